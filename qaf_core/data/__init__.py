@@ -1,0 +1,1 @@
+"""Models and images: where they come from and how they are checked."""

@@ -1,0 +1,1 @@
+"""Files and runtimes a compressed network leaves for."""

@@ -1,0 +1,100 @@
+"""What the solver is told and what it tells: options, events and stop reasons, free of heavy imports."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+from qaf_core.errors import SolverError
+
+RHO_POLICIES = ("trace", "balanced")
+
+
+class Status(str, Enum):
+    """Why a solve stopped."""
+
+    CONVERGED = "converged"
+    STAGNATED = "stagnated"
+    MAX_ITERATIONS = "max_iterations"
+    TIME_LIMIT = "time_limit"
+    CANCELLED = "cancelled"
+    DIVERGED = "diverged"
+    NONFINITE = "nonfinite"
+
+    @property
+    def explanation(self) -> str:
+        """One sentence for people."""
+        return _EXPLANATIONS[self]
+
+
+_EXPLANATIONS = {
+    Status.CONVERGED: "The error stopped changing: more iterations would not lower it.",
+    Status.STAGNATED: "No better quantized iterate was found for many iterations; the best one is kept.",
+    Status.MAX_ITERATIONS: "The iteration limit was reached; the best iterate is kept, and more iterations may lower the error.",
+    Status.TIME_LIMIT: "The time limit was reached; the best iterate so far is kept.",
+    Status.CANCELLED: "The solve was stopped on request; the best iterate so far is kept.",
+    Status.DIVERGED: "The iteration grew without bound; the best iterate before that is kept.",
+    Status.NONFINITE: "The weights hold NaN or infinite values: there is nothing to approximate.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolveEvent:
+    """One iteration of one layer's solve; errors are relative Frobenius norms."""
+
+    layer: str
+    iteration: int
+    float_error: float
+    quantized_error: float
+    primal_residual: float
+    dual_residual: float
+    rho: float
+    elapsed_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolverOptions:
+    """How long and how hard the joint solver works.
+
+    Attributes:
+        start_iterations: Sweeps of the floating-point alternating least squares that make the start.
+        iterations: ADMM sweeps over the modes.
+        inner_iterations: ADMM steps per mode and sweep.
+        rounding_rounds: Rounds of error-feedback rounding alternating over the modes, after ADMM (0: none).
+        descent_sweeps: Coordinate-descent sweeps over a factor's codes after each rounding.
+        tolerance: Relative change of the error below which a phase counts as converged.
+        patience: Iterations without a better quantized iterate before a phase stops.
+        rho_policy: ``trace`` (tr(G)/R, as in arXiv 2308.04595) or ``balanced`` (also adapted to the residuals).
+        time_limit_seconds: Wall-clock limit of the solve, or None.
+
+    Raises:
+        SolverError: If a field is out of range.
+    """
+
+    start_iterations: int = 60
+    iterations: int = 30
+    inner_iterations: int = 3
+    rounding_rounds: int = 30
+    descent_sweeps: int = 2
+    tolerance: float = 1e-5
+    patience: int = 10
+    rho_policy: str = "trace"
+    time_limit_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        least = {
+            "start_iterations": 1, "iterations": 0, "inner_iterations": 1, "rounding_rounds": 0,
+            "descent_sweeps": 0, "patience": 1,
+        }
+        for field, minimum in least.items():
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+                raise SolverError(f"solver option {field} out of range", got=value, expected=f"a whole number, at least {minimum}")
+        if not (math.isfinite(self.tolerance) and 0 <= self.tolerance < 1):
+            raise SolverError("solver option tolerance out of range", got=self.tolerance, expected="0 up to 1")
+        if self.rho_policy not in RHO_POLICIES:
+            raise SolverError("unknown solver option rho_policy", got=self.rho_policy, expected=", ".join(RHO_POLICIES))
+        limit = self.time_limit_seconds
+        if limit is not None and not (math.isfinite(limit) and limit > 0):
+            raise SolverError("solver option time_limit_seconds out of range", got=limit, expected="a positive number or none")

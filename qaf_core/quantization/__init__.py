@@ -1,0 +1,1 @@
+"""Integer grids: scales, codes and their packing."""

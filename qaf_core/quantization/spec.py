@@ -1,0 +1,56 @@
+"""The description of an integer grid, free of heavy imports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qaf_core.errors import SolverError
+
+BITS_FLOAT = 32
+BITS_INTEGER = (2, 3, 4, 5, 6, 7, 8)
+GRANULARITIES = ("tensor", "rank", "rank_row")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantSpec:
+    """The grid every factor is solved on.
+
+    The codes of a ``b``-bit factor are the integers ``-2**(b-1) … 2**(b-1)-1``; a value is its code times its scale.
+
+    Attributes:
+        bits: 2 to 8, or 32 for floating point; one number for all factors or one per factor.
+        granularity: ``tensor`` (one scale per factor), ``rank`` (one per rank component) or ``rank_row``
+            (per rank component, and on the output side one per row instead: the output channel's own scale).
+        symmetric: The zero point is code 0. The only kind the solver takes.
+
+    Raises:
+        SolverError: If a field is out of range.
+    """
+
+    bits: int | tuple[int, ...] = 4
+    granularity: str = "rank"
+    symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        for bits in self.bits if isinstance(self.bits, tuple) else (self.bits,):
+            if isinstance(bits, bool) or bits not in (*BITS_INTEGER, BITS_FLOAT):
+                raise SolverError("bit-width out of range", got=bits, expected="2 to 8, or 32 for floating point")
+        if self.granularity not in GRANULARITIES:
+            raise SolverError("unknown scale granularity", got=self.granularity, expected=", ".join(GRANULARITIES))
+        if not self.symmetric:
+            raise SolverError("grids with a zero point are not solved", expected="symmetric=True")
+
+    def bits_of(self, factor_count: int) -> tuple[int, ...]:
+        """The bit-width of each of ``factor_count`` factors.
+
+        Raises:
+            SolverError: If ``bits`` is a tuple of another length.
+        """
+        if isinstance(self.bits, tuple):
+            if len(self.bits) != factor_count:
+                raise SolverError(
+                    "one bit-width per factor is needed", got=f"{len(self.bits)} for {factor_count} factors",
+                    remedy="give one number, or as many as there are factors",
+                )
+            return self.bits
+        return (self.bits,) * factor_count

@@ -1,0 +1,1 @@
+"""Runs: their store, their queue and the process that executes them."""
