@@ -1,0 +1,78 @@
+"""Tables of the run store, and how older ones are brought up to date."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+from qaf_core.errors import WorkspaceError
+
+SCHEMA_VERSION = 1
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS runs (
+    id TEXT PRIMARY KEY, model TEXT NOT NULL, status TEXT NOT NULL, request TEXT NOT NULL, result TEXT, error TEXT,
+    created_at REAL NOT NULL, started_at REAL, finished_at REAL,
+    pid INTEGER, pid_token TEXT, cancel INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX IF NOT EXISTS runs_by_model ON runs (model, created_at);
+CREATE INDEX IF NOT EXISTS runs_by_status ON runs (status, created_at);
+CREATE TABLE IF NOT EXISTS events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL, kind TEXT NOT NULL, layer TEXT,
+    data TEXT NOT NULL, elapsed_seconds REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS events_by_run ON events (run_id, seq);
+CREATE TABLE IF NOT EXISTS layers (
+    run_id TEXT NOT NULL, name TEXT NOT NULL, position INTEGER NOT NULL, row TEXT NOT NULL, details TEXT NOT NULL,
+    PRIMARY KEY (run_id, name));
+CREATE TABLE IF NOT EXISTS workers (pid INTEGER PRIMARY KEY, pid_token TEXT, state TEXT NOT NULL, since REAL NOT NULL);
+"""
+
+# What leads from version n (the key) to n + 1, run inside one transaction.
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
+
+
+def prepare_schema(connection: sqlite3.Connection) -> None:
+    """Create the tables, or bring older ones up to date.
+
+    Args:
+        connection: Open, in autocommit mode.
+
+    Raises:
+        WorkspaceError: If the store was written by a newer version of the product.
+    """
+    version = _read_version(connection)
+    if version == SCHEMA_VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = _read_version(connection)
+        if version is None:
+            for statement in filter(None, (part.strip() for part in _TABLES.split(";"))):
+                connection.execute(statement)
+            connection.execute("INSERT INTO schema_version VALUES (?)", (SCHEMA_VERSION,))
+        else:
+            _migrate(connection, version)
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _migrate(connection: sqlite3.Connection, version: int) -> None:
+    if version > SCHEMA_VERSION:
+        raise WorkspaceError(
+            "the run store was written by a newer version", got=f"schema {version}",
+            expected=f"at most {SCHEMA_VERSION}", remedy="update this installation or choose another --workspace",
+        )
+    while version < SCHEMA_VERSION:
+        MIGRATIONS[version](connection)
+        version += 1
+        connection.execute("UPDATE schema_version SET version = ?", (version,))
+
+
+def _read_version(connection: sqlite3.Connection) -> int | None:
+    known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_version'").fetchone()
+    if known is None:
+        return None
+    row = connection.execute("SELECT version FROM schema_version").fetchone()
+    return None if row is None else int(row[0])
