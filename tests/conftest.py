@@ -35,7 +35,10 @@ def store(workspace: Path) -> Iterator[Store]:
 def seeded_store(store: Store) -> Store:
     """A store with a finished run of each method, a stopped one and a failed one."""
     for method, ratio, value in (
-        ("joint", 2.0, 0.921), ("joint", 3.0, 0.897), ("paper", 2.0, 0.842), ("sequential", 2.0, 0.713),
+        ("joint", 2.0, 0.921),
+        ("joint", 3.0, 0.897),
+        ("paper", 2.0, 0.842),
+        ("sequential", 2.0, 0.713),
         ("dense", 1.0, 0.931),
     ):
         seed_finished_run(store, method=method, ratio=ratio, value=value)
@@ -51,8 +54,12 @@ def seed_plan(structure: str, ratio: float) -> dict[str, Any]:
     rank = None if structure == "dense" else max(1, int(40 / ratio))
     layers = [{"name": name, "structure": structure, "rank": rank, "bits": 4} for name in SEEDED_LAYERS]
     return {
-        "schema_version": 1, "model": "inspection/resnet20", "layers": layers, "activation_bits": 8,
-        "options": {}, "seed": 0,
+        "schema_version": 1,
+        "model": "inspection/resnet20",
+        "layers": layers,
+        "activation_bits": 8,
+        "options": {},
+        "seed": 0,
     }
 
 
@@ -68,22 +75,49 @@ def seed_finished_run(
     """Write a run with its events, layers and result, as ``execute_run`` would; the run's id."""
     structure = "dense" if method == "dense" else "cp"
     plan = seed_plan(structure, ratio)
-    run_id = store.create_run(RunRequest(model="inspection/resnet20", plan=plan, method=method, name=f"{method} {ratio:g}"))
-    store.append_event(run_id, RunEvent(kind="stage", data={"stage": "loading", "fraction": 0.0, "message": "Loading"}))
+    run_id = store.create_run(
+        RunRequest(model="inspection/resnet20", plan=plan, method=method, name=f"{method} {ratio:g}")
+    )
+    store.append_event(
+        run_id, RunEvent(kind="stage", data={"stage": "loading", "fraction": 0.0, "message": "Loading"})
+    )
     rows = [_seed_layer(store, run_id, index, plan["layers"][index], ratio) for index in range(done)]
     baseline = {"metric": "top1", "value": 0.942, "n": 2000, "ci95": [0.931, 0.951]}
     compressed = {"metric": "top1", "value": value, "n": 2000, "ci95": [value - 0.012, value + 0.011]}
     for which, evaluation in (("original", baseline), ("compressed", compressed)):
-        store.append_event(run_id, RunEvent(kind="evaluated", data={"which": which, **evaluation}, elapsed_seconds=30.0))
+        store.append_event(
+            run_id, RunEvent(kind="evaluated", data={"which": which, **evaluation}, elapsed_seconds=30.0)
+        )
     drop = baseline["value"] - value
-    cost = {"params": int(270_000 / ratio), "size_bytes": int(150_000 / ratio), "macs": int(160e6 / ratio),
-            "bops": int(160e6 * 32 / ratio), "peak_activation_bytes": 262_144, "energy_joules": 2.1e-4 / ratio}
-    original = {"params": 270_000, "size_bytes": 1_080_000, "macs": 160_000_000, "bops": 163_840_000_000,
-                "peak_activation_bytes": 524_288, "energy_joules": 1.1e-3}
+    cost = {
+        "params": int(270_000 / ratio),
+        "size_bytes": int(150_000 / ratio),
+        "macs": int(160e6 / ratio),
+        "bops": int(160e6 * 32 / ratio),
+        "peak_activation_bytes": 262_144,
+        "energy_joules": 2.1e-4 / ratio,
+    }
+    original = {
+        "params": 270_000,
+        "size_bytes": 1_080_000,
+        "macs": 160_000_000,
+        "bops": 163_840_000_000,
+        "peak_activation_bytes": 524_288,
+        "energy_joules": 1.1e-3,
+    }
     result = {
-        "run_id": run_id, "status": status, "model": "inspection/resnet20", "method": method, "plan": plan,
-        "baseline": baseline, "compressed": compressed, "drop": drop, "drop_ci95": [drop - 0.008, drop + 0.008],
-        "cost": cost, "baseline_cost": original, "layers": rows,
+        "run_id": run_id,
+        "status": status,
+        "model": "inspection/resnet20",
+        "method": method,
+        "plan": plan,
+        "baseline": baseline,
+        "compressed": compressed,
+        "drop": drop,
+        "drop_ci95": [drop - 0.008, drop + 0.008],
+        "cost": cost,
+        "baseline_cost": original,
+        "layers": rows,
         "seconds": {"factorize": 21.0, "calibrate": 6.0, "evaluate": 4.0, "total": 33.0},
         "peak_memory_bytes": 900_000_000,
         "environment": {"python": "3.11.7", "torch": "2.14.1", "platform": "Linux", "threads": 2},
@@ -94,24 +128,42 @@ def seed_finished_run(
 
 def _seed_layer(store: Store, run_id: str, index: int, plan: dict[str, Any], ratio: float) -> dict[str, Any]:
     name, began, floor = plan["name"], 3.0 * index, 0.2 + 0.02 * index
-    started = {"index": index, "total": len(SEEDED_LAYERS), **{key: plan[key] for key in ("structure", "rank", "bits")}}
-    store.append_event(run_id, RunEvent(kind="layer_started", layer=name, data=started, elapsed_seconds=began))
+    started = {
+        "index": index,
+        "total": len(SEEDED_LAYERS),
+        **{key: plan[key] for key in ("structure", "rank", "bits")},
+    }
+    store.append_event(
+        run_id, RunEvent(kind="layer_started", layer=name, data=started, elapsed_seconds=began)
+    )
     for iteration in range(1, 21):
         decay = math.exp(-iteration / 5)
         data = {
-            "iteration": iteration, "float_error": floor * (0.8 + decay), "quantized_error": floor * (1 + 2 * decay),
-            "primal_residual": decay, "dual_residual": 0.5 * decay, "rho": 1.0,
+            "iteration": iteration,
+            "float_error": floor * (0.8 + decay),
+            "quantized_error": floor * (1 + 2 * decay),
+            "primal_residual": decay,
+            "dual_residual": 0.5 * decay,
+            "rho": 1.0,
         }
         moment = began + 0.1 * iteration
         store.append_event(run_id, RunEvent(kind="iteration", layer=name, data=data, elapsed_seconds=moment))
     row = {
-        **{key: plan[key] for key in ("name", "structure", "rank", "bits")}, "relative_error": floor * ratio / 2,
-        "float_relative_error": 0.8 * floor * ratio / 2, "status": "converged", "iterations": 20, "seconds": 2.0,
+        **{key: plan[key] for key in ("name", "structure", "rank", "bits")},
+        "relative_error": floor * ratio / 2,
+        "float_relative_error": 0.8 * floor * ratio / 2,
+        "status": "converged",
+        "iterations": 20,
+        "seconds": 2.0,
         "output_error": 0.1 * floor,
     }
-    finished = {**{key: value for key, value in row.items() if key != "name"},
-                "explanation": "The error stopped changing: more iterations would not lower it."}
-    store.append_event(run_id, RunEvent(kind="layer_finished", layer=name, data=finished, elapsed_seconds=began + 2.0))
+    finished = {
+        **{key: value for key, value in row.items() if key != "name"},
+        "explanation": "The error stopped changing: more iterations would not lower it.",
+    }
+    store.append_event(
+        run_id, RunEvent(kind="layer_finished", layer=name, data=finished, elapsed_seconds=began + 2.0)
+    )
     bell = [int(1000 * math.exp(-(((i - 7.5) / 4) ** 2))) for i in range(16)]
     histograms: dict[str, Any] = {"weight": {"edges": [-0.4 + 0.05 * i for i in range(17)], "counts": bell}}
     for factor in ("A", "B", "C"):

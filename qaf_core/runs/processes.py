@@ -13,8 +13,8 @@ def process_token(pid: int) -> str | None:
         pid: Process number.
 
     Returns:
-        Its start time in clock ticks where ``/proc`` tells it, ``"?"`` where a live process's start is unknown,
-        None if there is no such process or only its remains.
+        Its start time in clock ticks where ``/proc`` tells it, ``"?"`` where a live process's start is
+        unknown, None if there is no such process or only its remains.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

@@ -17,7 +17,7 @@ from qaf_core.errors import WorkspaceError
 from qaf_core.runs.store import Store
 
 POLL_SECONDS = 0.1
-# The next standby loads torch only once the run before it has drawn its first live points: both share the cores.
+# The next standby loads torch only once the run before it has drawn its first live points: they share cores.
 STANDBY_DELAY_SECONDS = 8.0
 STOP_SECONDS = 5.0
 # A worker that dies while starting (no memory, a broken installation) is tried again ever more slowly.
@@ -31,7 +31,7 @@ LOG_LIMIT_BYTES = 4_000_000
 class Supervisor:
     """Keeps one worker process ready in a workspace and tidies up after those that died.
 
-    Only one supervisor is at work per workspace: a second one starts no workers and takes over when the first ends.
+    Only one is at work per workspace: a second one starts no workers and takes over when the first ends.
 
     Args:
         workspace: Folder of the run store; None for the default one.
@@ -113,7 +113,9 @@ class Supervisor:
             self._store.remove_worker(worker.pid)
             failed = worker.returncode != 0
             self._next_start = time.monotonic() + (self._retry_seconds if failed else 0.0)
-            self._retry_seconds = min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS) if failed else FIRST_RETRY_SECONDS
+            self._retry_seconds = (
+                min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS) if failed else FIRST_RETRY_SECONDS
+            )
         self._store.mark_interrupted()
         states = self._store.worker_states()
         if any(states.get(worker.pid) == "ready" for worker in self._workers):
@@ -142,7 +144,15 @@ def start_worker(workspace: Path) -> subprocess.Popen[bytes]:
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists() and log.stat().st_size > LOG_LIMIT_BYTES:
         log.replace(log.with_suffix(".old.log"))
-    command = [sys.executable, "-m", "qaf_core.runs.worker", "--workspace", str(workspace), "--parent", str(os.getpid())]
+    command = [
+        sys.executable,
+        "-m",
+        "qaf_core.runs.worker",
+        "--workspace",
+        str(workspace),
+        "--parent",
+        str(os.getpid()),
+    ]
     with log.open("ab") as messages:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, start_new_session=True

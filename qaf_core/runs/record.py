@@ -38,8 +38,8 @@ class RunRecord:
         created_at, started_at, finished_at: Seconds since 1970, UTC; None if not yet.
         request: What was asked for.
         plan: The plan as plain data.
-        layers: A row per layer finished so far: name, structure, rank, bits, relative_error, float_relative_error,
-            status, iterations, seconds, output_error.
+        layers: A row per layer finished so far: name, structure, rank, bits, relative_error,
+            float_relative_error, status, iterations, seconds, output_error.
         cost, baseline_cost: params, size_bytes, macs, bops, … of the compressed network and the original.
         baseline, compressed: metric, value, n, ci95 (fractions) of both; None if not evaluated.
         drop, drop_ci95: Baseline minus compressed and its 95 % interval, fractions.

@@ -45,11 +45,17 @@ class RunRequest:
         if self.method not in METHODS:
             raise PlanError("unknown method", got=self.method, expected=", ".join(METHODS))
         if self.images is not None and not _is_count(self.images, 1):
-            raise DataError("number of images out of range", got=self.images, expected="a whole number, at least 1")
+            raise DataError(
+                "number of images out of range", got=self.images, expected="a whole number, at least 1"
+            )
         if not _is_count(self.seed, 0):
             raise QafError("seed out of range", got=self.seed, expected="a whole number, at least 0")
         if self.name is not None and len(self.name) > LONGEST_NAME:
-            raise QafError("name of the run too long", got=f"{len(self.name)} characters", expected=f"at most {LONGEST_NAME}")
+            raise QafError(
+                "name of the run too long",
+                got=f"{len(self.name)} characters",
+                expected=f"at most {LONGEST_NAME}",
+            )
 
     def to_json(self) -> str:
         """This request as one JSON object."""

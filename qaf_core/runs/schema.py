@@ -12,8 +12,8 @@ SCHEMA_VERSION = 1
 _TABLES = """
 CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS runs (
-    id TEXT PRIMARY KEY, model TEXT NOT NULL, status TEXT NOT NULL, request TEXT NOT NULL, result TEXT, error TEXT,
-    created_at REAL NOT NULL, started_at REAL, finished_at REAL,
+    id TEXT PRIMARY KEY, model TEXT NOT NULL, status TEXT NOT NULL, request TEXT NOT NULL,
+    result TEXT, error TEXT, created_at REAL NOT NULL, started_at REAL, finished_at REAL,
     pid INTEGER, pid_token TEXT, cancel INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS runs_by_model ON runs (model, created_at);
 CREATE INDEX IF NOT EXISTS runs_by_status ON runs (status, created_at);
@@ -22,9 +22,10 @@ CREATE TABLE IF NOT EXISTS events (
     data TEXT NOT NULL, elapsed_seconds REAL NOT NULL);
 CREATE INDEX IF NOT EXISTS events_by_run ON events (run_id, seq);
 CREATE TABLE IF NOT EXISTS layers (
-    run_id TEXT NOT NULL, name TEXT NOT NULL, position INTEGER NOT NULL, row TEXT NOT NULL, details TEXT NOT NULL,
-    PRIMARY KEY (run_id, name));
-CREATE TABLE IF NOT EXISTS workers (pid INTEGER PRIMARY KEY, pid_token TEXT, state TEXT NOT NULL, since REAL NOT NULL);
+    run_id TEXT NOT NULL, name TEXT NOT NULL, position INTEGER NOT NULL, row TEXT NOT NULL,
+    details TEXT NOT NULL, PRIMARY KEY (run_id, name));
+CREATE TABLE IF NOT EXISTS workers (
+    pid INTEGER PRIMARY KEY, pid_token TEXT, state TEXT NOT NULL, since REAL NOT NULL);
 """
 
 # What leads from version n (the key) to n + 1, run inside one transaction.
@@ -61,8 +62,10 @@ def prepare_schema(connection: sqlite3.Connection) -> None:
 def _migrate(connection: sqlite3.Connection, version: int) -> None:
     if version > SCHEMA_VERSION:
         raise WorkspaceError(
-            "the run store was written by a newer version", got=f"schema {version}",
-            expected=f"at most {SCHEMA_VERSION}", remedy="update this installation or choose another --workspace",
+            "the run store was written by a newer version",
+            got=f"schema {version}",
+            expected=f"at most {SCHEMA_VERSION}",
+            remedy="update this installation or choose another --workspace",
         )
     while version < SCHEMA_VERSION:
         MIGRATIONS[version](connection)

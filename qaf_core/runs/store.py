@@ -15,13 +15,22 @@ from typing import Any, Self
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.processes import is_alive, process_token
-from qaf_core.runs.record import CANCELLED, FINAL_STATUSES, INTERRUPTED, QUEUED, RUNNING, RunRecord, StoredEvent
+from qaf_core.runs.record import (
+    CANCELLED,
+    FINAL_STATUSES,
+    INTERRUPTED,
+    QUEUED,
+    RUNNING,
+    RunRecord,
+    StoredEvent,
+)
 from qaf_core.runs.request import RunRequest
 from qaf_core.runs.schema import SCHEMA_VERSION, prepare_schema
 from qaf_core.runs.workspace import default_workspace, open_workspace
 
 DATABASE_NAME = "runs.sqlite"
 BUSY_TIMEOUT_SECONDS = 15.0
+LOST_WORKER = "The process working on this run ended before it was done."
 
 
 class Store:
@@ -100,7 +109,10 @@ class Store:
         rows = self._rows(f"SELECT {_RUN_COLUMNS} FROM runs WHERE id = ?", (run_id,))
         if not rows:
             raise WorkspaceError(
-                "no such run", got=run_id, expected="the id of a run in this workspace", remedy="list them with: qaf runs"
+                "no such run",
+                got=run_id,
+                expected="the id of a run in this workspace",
+                remedy="list them with: qaf runs",
             )
         layers = self._rows("SELECT row FROM layers WHERE run_id = ? ORDER BY position", (run_id,))
         return _to_record(rows[0], [row[0] for row in layers])
@@ -111,7 +123,9 @@ class Store:
         rows = self._rows(f"SELECT {_RUN_COLUMNS} FROM runs{where} ORDER BY created_at DESC, id DESC", values)
         layers: dict[str, list[str]] = {}
         scope = "" if model is None else " WHERE run_id IN (SELECT id FROM runs WHERE model = ?)"
-        for run_id, row in self._rows(f"SELECT run_id, row FROM layers{scope} ORDER BY run_id, position", values):
+        for run_id, row in self._rows(
+            f"SELECT run_id, row FROM layers{scope} ORDER BY run_id, position", values
+        ):
             layers.setdefault(run_id, []).append(row)
         return tuple(_to_record(row, layers.get(row[0], [])) for row in rows)
 
@@ -124,7 +138,9 @@ class Store:
         if not self._rows("SELECT 1 FROM runs WHERE status = ? LIMIT 1", (QUEUED,)):
             return None
         with self._transaction() as connection:
-            busy = connection.execute("SELECT pid, pid_token FROM runs WHERE status = ?", (RUNNING,)).fetchall()
+            busy = connection.execute(
+                "SELECT pid, pid_token FROM runs WHERE status = ?", (RUNNING,)
+            ).fetchall()
             if any(is_alive(other, token) for other, token in busy):
                 return None
             row = connection.execute(
@@ -175,7 +191,8 @@ class Store:
         text = None if result is None else json.dumps(result, separators=(",", ":"))
         with self._transaction() as connection:
             connection.execute(
-                "UPDATE runs SET status = ?, result = ?, error = ?, finished_at = ? WHERE id = ? AND status IN (?,?)",
+                "UPDATE runs SET status = ?, result = ?, error = ?, finished_at = ?"
+                " WHERE id = ? AND status IN (?,?)",
                 (status, text, error, time.time(), run_id, QUEUED, RUNNING),
             )
 
@@ -188,12 +205,19 @@ class Store:
         running = self._rows("SELECT id, pid, pid_token FROM runs WHERE status = ?", (RUNNING,))
         dead = tuple(str(run_id) for run_id, pid, token in running if not is_alive(pid, token))
         for run_id in dead:
-            self.finish(run_id, INTERRUPTED, error="The process working on this run ended before it was done.")
+            self.finish(run_id, INTERRUPTED, error=LOST_WORKER)
         return dead
+
+    def worker_of(self, run_id: str) -> int | None:
+        """Number of the process at work on a run, or that was last."""
+        rows = self._rows("SELECT pid FROM runs WHERE id = ?", (run_id,))
+        return rows[0][0] if rows else None
 
     # Layers
 
-    def put_layer(self, run_id: str, position: int, row: Mapping[str, Any], details: Mapping[str, Any]) -> None:
+    def put_layer(
+        self, run_id: str, position: int, row: Mapping[str, Any], details: Mapping[str, Any]
+    ) -> None:
         """Keep one finished layer.
 
         Args:
@@ -257,7 +281,8 @@ class Store:
         """Note what a worker process is about: ``starting``, ``ready`` or ``running``."""
         with self._transaction() as connection:
             connection.execute(
-                "INSERT OR REPLACE INTO workers VALUES (?,?,?,?)", (pid, process_token(pid), state, time.time())
+                "INSERT OR REPLACE INTO workers VALUES (?,?,?,?)",
+                (pid, process_token(pid), state, time.time()),
             )
 
     def remove_worker(self, pid: int) -> None:
@@ -293,12 +318,14 @@ class Store:
             yield
         except sqlite3.OperationalError as error:
             raise WorkspaceError(
-                "the run store cannot be used", got=f"{self.path} ({error})",
-                remedy="check that the folder can be written to and has space left, or choose another --workspace",
+                "the run store cannot be used",
+                got=f"{self.path} ({error})",
+                remedy="check that its folder is writable and not full, or choose another --workspace",
             ) from error
         except (sqlite3.DatabaseError, ValueError) as error:
             raise WorkspaceError(
-                "the run store is damaged", got=f"{self.path} ({error})",
+                "the run store is damaged",
+                got=f"{self.path} ({error})",
                 remedy=f"move {DATABASE_NAME} away (a new one is made) or choose another --workspace",
             ) from error
 
@@ -316,11 +343,25 @@ def _to_record(row: tuple[Any, ...], layers: list[str]) -> RunRecord:
         raise WorkspaceError("a run in the store is damaged", got=f"{run_id} ({problem})") from problem
     interval = result.get("drop_ci95")
     return RunRecord(
-        id=run_id, schema_version=SCHEMA_VERSION, status=status, created_at=created_at, started_at=started_at,
-        finished_at=finished_at, request=request, plan=result.get("plan") or request.plan, layers=rows,
-        cost=result.get("cost"), baseline_cost=result.get("baseline_cost"), baseline=result.get("baseline"),
-        compressed=result.get("compressed"), drop=result.get("drop"),
-        drop_ci95=None if interval is None else (interval[0], interval[1]), seconds=result.get("seconds") or {},
-        peak_memory_bytes=result.get("peak_memory_bytes"), environment=result.get("environment") or {}, error=error,
-        latencies=tuple(result.get("latencies") or ()), result=result,
+        id=run_id,
+        schema_version=SCHEMA_VERSION,
+        status=status,
+        created_at=created_at,
+        started_at=started_at,
+        finished_at=finished_at,
+        request=request,
+        plan=result.get("plan") or request.plan,
+        layers=rows,
+        cost=result.get("cost"),
+        baseline_cost=result.get("baseline_cost"),
+        baseline=result.get("baseline"),
+        compressed=result.get("compressed"),
+        drop=result.get("drop"),
+        drop_ci95=None if interval is None else (interval[0], interval[1]),
+        seconds=result.get("seconds") or {},
+        peak_memory_bytes=result.get("peak_memory_bytes"),
+        environment=result.get("environment") or {},
+        error=error,
+        latencies=tuple(result.get("latencies") or ()),
+        result=result,
     )

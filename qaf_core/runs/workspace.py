@@ -53,6 +53,7 @@ def write_file(path: Path, content: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise WorkspaceError(
-            "a file cannot be written", got=f"{path} ({error.strerror or error})",
+            "a file cannot be written",
+            got=f"{path} ({error.strerror or error})",
             remedy="free some space, or choose another --workspace",
         ) from error
