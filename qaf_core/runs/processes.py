@@ -27,10 +27,10 @@ def process_token(pid: int) -> str | None:
 
 def is_alive(pid: int | None, token: str | None) -> bool:
     """Whether process ``pid`` lives and is still the one that had ``token``."""
-    if pid is None:
+    if pid is None or token is None:
         return False
     now = process_token(pid)
-    return now is not None and (token is None or "?" in (now, token) or now == token)
+    return now is not None and ("?" in (now, token) or now == token)
 
 
 def _answers(pid: int) -> bool:

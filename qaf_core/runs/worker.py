@@ -1,7 +1,7 @@
 """The process that executes one queued run: ``python -m qaf_core.runs.worker --workspace DIR``.
 
-It loads torch first and says it is ready, so that a run starts the moment it is queued; and it ends after that run,
-so that the peak memory it reports is the run's own.
+It loads torch first and says it is ready, so that a run starts the moment it is queued; and it ends after
+that run, so that the peak memory it reports is the run's own.
 """
 
 from __future__ import annotations

@@ -1,0 +1,76 @@
+import time
+
+import pytest
+
+from qaf_core.errors import RunCancelled
+from qaf_core.pipeline.events import RunEvent
+from qaf_core.runs.progress import ITERATIONS_PER_SECOND, Recorder, StopSignal
+from qaf_core.runs.record import StoredEvent
+from qaf_core.runs.request import RunRequest
+from qaf_core.runs.store import Store
+
+
+@pytest.fixture
+def run_id(store: Store) -> str:
+    return store.create_run(RunRequest(model="digits/cnn"))
+
+
+def iterations(events: tuple[StoredEvent, ...], layer: str) -> list[int]:
+    return [stored.event.data["iteration"] for stored in events if stored.event.layer == layer]
+
+
+def test_iterations_are_thinned_out_but_the_last_is_kept(store: Store, run_id: str) -> None:
+    told: list[RunEvent] = []
+    recorder = Recorder(store, run_id, told.append)
+    for layer in ("a", "b"):
+        recorder(RunEvent(kind="layer_started", layer=layer))
+        for index in range(500):
+            recorder(RunEvent(kind="iteration", layer=layer, data={"iteration": index}))
+        recorder(RunEvent(kind="layer_finished", layer=layer))
+    events = store.events_since(run_id, kinds=("iteration",))
+    for layer in ("a", "b"):
+        kept = iterations(events, layer)
+        assert kept[0] == 0
+        assert kept[-1] == 499
+        assert len(kept) <= 2 + 1 + ITERATIONS_PER_SECOND
+        assert kept == sorted(kept)
+    order = [event.kind for event in told if event.layer == "a" and event.kind != "iteration"]
+    assert order == ["layer_started", "layer_finished"]
+    assert told[-1].kind == "layer_finished"
+
+
+def test_slow_iterations_are_all_kept(store: Store, run_id: str) -> None:
+    recorder = Recorder(store, run_id)
+    for index in range(3):
+        recorder(RunEvent(kind="iteration", layer="a", data={"iteration": index}))
+        time.sleep(1.5 / ITERATIONS_PER_SECOND)
+    assert iterations(store.events_since(run_id), "a") == [0, 1, 2]
+
+
+def test_events_are_dated_from_the_beginning_of_the_run(store: Store, run_id: str) -> None:
+    recorder = Recorder(store, run_id)
+    recorder.stage("loading", "Loading", 0.0)
+    time.sleep(0.02)
+    recorder.evaluated("original", {"value": 0.9})
+    first, second = (stored.event for stored in store.events_since(run_id))
+    assert first.data == {"stage": "loading", "message": "Loading", "fraction": 0.0}
+    assert second.data == {"which": "original", "value": 0.9}
+    assert second.elapsed_seconds - first.elapsed_seconds >= 0.02
+
+
+def test_tracking_passes_on_and_stops_when_asked(store: Store, run_id: str) -> None:
+    recorder = Recorder(store, run_id)
+    assert list(recorder.track(range(3), 3, "evaluating", "Evaluating")) == [0, 1, 2]
+    items = recorder.track(range(3), 3, "baseline", "Evaluating", stop=lambda: True)
+    with pytest.raises(RunCancelled):
+        next(items)
+
+
+def test_a_stop_comes_from_the_store_or_the_caller(store: Store, run_id: str) -> None:
+    store.claim_next(1)
+    stop = StopSignal(store, run_id)
+    assert not stop()
+    store.request_cancel(run_id)
+    time.sleep(0.15)
+    assert stop()
+    assert StopSignal(store, run_id, also=lambda: True)()
