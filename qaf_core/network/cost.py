@@ -1,0 +1,242 @@
+"""Predicted cost of a network, as it is and under a plan: size, operations, activations, energy. Free of torch.
+
+Two conventions differ in what counts as an operation:
+
+``uniform``: every layer at its own weight bits × activation bits, ``keep`` at 32 × 32; a BatchNorm that can be folded into
+the layer before it counts nothing, before and after.
+
+``paper`` (arXiv 2308.04595): BatchNorm counts 2 multiply-accumulates per output element, at 8-bit weights where
+activations are quantized.
+
+Size, parameters and memory are the same in both. The original counts 4 bytes per trainable parameter, BatchNorm's included
+(its running statistics are not counted). The compressed network counts the packed file: codes at their bit-width, every
+factor starting on a byte; fp16 scales, biases and kept weights; activation quantizers; the container's header and index.
+A layer that has a bias or takes up a BatchNorm keeps C_out biases; a BatchNorm that cannot be folded keeps 2·C numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from qaf_core.errors import PlanError
+from qaf_core.network.energy import activation_traffic_joules, mac_joules, weight_traffic_joules
+from qaf_core.network.inventory import LayerInfo
+from qaf_core.network.plan import LayerPlan, Plan, paper_plan, plan_for_ratio
+from qaf_core.network.structures import FACTOR_COUNT, factor_shapes, link_activations, link_macs
+from qaf_core.quantization.spec import BITS_FLOAT
+
+CONVENTIONS = ("uniform", "paper")
+
+FLOAT_BYTES = 4
+HALF_BYTES = 2
+BATCHNORM_BITS = 8
+ACTIVATION_QUANTIZER_BYTES = 4  # scale and zero point of one link's input, fp16 each
+
+# The packed file's own header and index, fitted to real files.
+CONTAINER_BYTES_FIXED = 512
+CONTAINER_BYTES_PER_LAYER = 96
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a layer or network costs, for one image.
+
+    Attributes:
+        params: Numbers stored: weights or factor elements, biases, kept tensors; scales not counted.
+        size_bytes: Of the packed file (original: 4 bytes per parameter).
+        macs: Multiply-accumulates.
+        bops: Bit operations: Σ macs × weight bits × activation bits.
+        peak_activation_bytes: Largest input plus output of any one link.
+        energy_joules: Modelled (see ``energy``), never measured.
+    """
+
+    params: int
+    size_bytes: int
+    macs: int
+    bops: int
+    peak_activation_bytes: int
+    energy_joules: float
+
+    def to_dict(self) -> dict[str, float]:
+        """The cost as plain JSON types."""
+        return {
+            "params": self.params, "size_bytes": self.size_bytes, "macs": self.macs, "bops": self.bops,
+            "peak_activation_bytes": self.peak_activation_bytes, "energy_joules": self.energy_joules,
+        }  # fmt: skip
+
+
+def total_cost(costs: Iterable[Cost], *, container_bytes: int = 0) -> Cost:
+    """Sum of costs; the peak is the largest of them."""
+    rows = list(costs)
+    return Cost(
+        params=sum(row.params for row in rows),
+        size_bytes=container_bytes + sum(row.size_bytes for row in rows),
+        macs=sum(row.macs for row in rows),
+        bops=sum(row.bops for row in rows),
+        peak_activation_bytes=max((row.peak_activation_bytes for row in rows), default=0),
+        energy_joules=math.fsum(row.energy_joules for row in rows),
+    )
+
+
+def plan_cost(inventory: Sequence[LayerInfo], plan: Plan, convention: str = "uniform") -> Cost:
+    """Cost of the network a plan makes.
+
+    Args:
+        inventory: The network.
+        plan: A plan for it; ranks and bits are taken as they are (``validate_plan`` checks them).
+        convention: ``uniform`` or ``paper``.
+
+    Raises:
+        PlanError: If the plan lacks a layer, or the convention is unknown.
+    """
+    rows = {row.name: row for row in plan.layers}
+    costs = []
+    for info in inventory:
+        if info.planned and info.name not in rows:
+            raise PlanError("the plan leaves out a layer", got=f"no row for {info.name}", remedy="add it, or make a new plan")
+        costs.append(layer_cost(info, rows.get(info.name), plan.activation_bits, convention))
+    return total_cost(costs, container_bytes=CONTAINER_BYTES_FIXED)
+
+
+def original_cost(inventory: Sequence[LayerInfo], convention: str = "uniform") -> Cost:
+    """Cost of the network as it is, in 32-bit floating point."""
+    return total_cost(original_layer_cost(info, convention) for info in inventory)
+
+
+def ratio_cost(
+    inventory: Sequence[LayerInfo], ratio: float, bits: int, activation_bits: int = 8, convention: str = "uniform"
+) -> Cost:
+    """Cost at one parameter ratio and weight bit-width.
+
+    Under ``uniform`` of the plan ``plan_for_ratio`` makes; under ``paper`` of the paper's (``paper_plan``).
+
+    Raises:
+        PlanError: If an argument is out of range.
+    """
+    _check_convention(convention)
+    make = paper_plan if convention == "paper" else plan_for_ratio
+    plan = make(inventory, model="", ratio=ratio, bits=bits, activation_bits=activation_bits)
+    return plan_cost(inventory, plan, convention)
+
+
+def original_layer_cost(info: LayerInfo, convention: str = "uniform") -> Cost:
+    """Cost of one layer as it is: 4 bytes a parameter, 32 × 32 bit operations."""
+    _check_convention(convention)
+    macs = 0 if convention == "uniform" and info.folded_into is not None else info.macs
+    activations = sum(link_activations(info, "keep", None)[0]) * FLOAT_BYTES if macs else 0
+    traffic = FLOAT_BYTES * info.params if info.calls else 0
+    energy = macs * mac_joules(BITS_FLOAT, BITS_FLOAT) + weight_traffic_joules(traffic)
+    return Cost(
+        params=info.params, size_bytes=FLOAT_BYTES * info.params, macs=macs, bops=macs * BITS_FLOAT * BITS_FLOAT,
+        peak_activation_bytes=activations,
+        energy_joules=energy + activation_traffic_joules(activations * max(1, info.calls)),
+    )  # fmt: skip
+
+
+def layer_cost(
+    info: LayerInfo, layer_plan: LayerPlan | None, activation_bits: int, convention: str = "uniform"
+) -> Cost:
+    """Cost of what a plan makes of one layer, its share of the file's index included.
+
+    Args:
+        info: The layer.
+        layer_plan: Its row; None for layers no plan lists (BatchNorm and other kinds).
+        activation_bits: Of the plan.
+        convention: ``uniform`` or ``paper``.
+
+    Raises:
+        PlanError: If the convention is unknown, or a factorized structure has a rank of another form.
+    """
+    _check_convention(convention)
+    if info.kind == "batchnorm":
+        return _batchnorm_cost(info, activation_bits, convention)
+    if layer_plan is None or layer_plan.structure == "keep":
+        return _kept_cost(info)
+    structure, rank = layer_plan.structure, layer_plan.rank
+    shapes = factor_shapes(info, structure, rank)
+    if len(shapes) != FACTOR_COUNT.get(structure, 0):
+        raise PlanError(f"layer {info.name}: {structure} and its rank do not go together", got=f"rank {rank}")
+    bits = _factor_bits(info, layer_plan, len(shapes))
+    macs = link_macs(info, structure, rank)
+    activation_bytes = [(x + y) * activation_bits / 8 for x, y in link_activations(info, structure, rank)]
+    biases = _bias_count(info)
+    quantizers = ACTIVATION_QUANTIZER_BYTES * len(shapes) if activation_bits < BITS_FLOAT else 0
+    stored = sum(map(_stored_bytes, shapes, bits, _scale_counts(info, structure, rank))) + HALF_BYTES * biases + quantizers
+    energy = sum(count * mac_joules(b, activation_bits) for count, b in zip(macs, bits, strict=True))
+    energy += weight_traffic_joules(stored) + activation_traffic_joules(sum(activation_bytes) * info.calls)
+    return Cost(
+        params=sum(map(math.prod, shapes)) + biases,
+        size_bytes=stored + _index_bytes(info),
+        macs=sum(macs),
+        bops=sum(count * b * activation_bits for count, b in zip(macs, bits, strict=True)),
+        peak_activation_bytes=math.ceil(max(activation_bytes)),
+        energy_joules=energy,
+    )
+
+
+def _batchnorm_cost(info: LayerInfo, activation_bits: int, convention: str) -> Cost:
+    folded = info.folded_into is not None
+    macs = 0 if folded and convention == "uniform" else info.macs
+    quantized = convention == "paper" and activation_bits < BITS_FLOAT
+    weight_bits, input_bits = (BATCHNORM_BITS, activation_bits) if quantized else (BITS_FLOAT, BITS_FLOAT)
+    kept = 0 if folded else 2 * info.out_channels
+    activations = 0 if folded else FLOAT_BYTES * sum(link_activations(info, "keep", None)[0])
+    energy = macs * mac_joules(weight_bits, input_bits) + weight_traffic_joules(HALF_BYTES * kept)
+    return Cost(
+        params=kept, size_bytes=HALF_BYTES * kept + (0 if folded else _index_bytes(info)),
+        macs=macs, bops=macs * weight_bits * input_bits, peak_activation_bytes=activations,
+        energy_joules=energy + activation_traffic_joules(activations * info.calls),
+    )  # fmt: skip
+
+
+def _kept_cost(info: LayerInfo) -> Cost:
+    kept = info.params + (info.out_channels if info.folds_batchnorm and not info.bias else 0)
+    activations = FLOAT_BYTES * sum(link_activations(info, "keep", None)[0]) if info.macs else 0
+    energy = info.macs * mac_joules(BITS_FLOAT, BITS_FLOAT) + activation_traffic_joules(activations * info.calls)
+    return Cost(
+        params=kept, size_bytes=HALF_BYTES * kept + _index_bytes(info),
+        macs=info.macs, bops=info.macs * BITS_FLOAT * BITS_FLOAT, peak_activation_bytes=activations,
+        energy_joules=energy + (weight_traffic_joules(HALF_BYTES * kept) if info.calls else 0.0),
+    )  # fmt: skip
+
+
+def _bias_count(info: LayerInfo) -> int:
+    return info.out_channels if info.bias or info.folds_batchnorm else 0
+
+
+def _factor_bits(info: LayerInfo, layer_plan: LayerPlan, count: int) -> tuple[int, ...]:
+    bits = layer_plan.bits if isinstance(layer_plan.bits, tuple) else (layer_plan.bits,) * count
+    whole = tuple(value for value in bits if isinstance(value, int))
+    if len(whole) != count:
+        raise PlanError(f"layer {info.name}: bits missing", got=layer_plan.bits, expected=f"one number, or {count}")
+    return whole
+
+
+def _scale_counts(info: LayerInfo, structure: str, rank: object) -> tuple[int, ...]:
+    """Scales of each factor: one per rank component, and on the output side one per output channel."""
+    if structure == "cp" and isinstance(rank, int):
+        return rank, rank, info.out_channels
+    if structure == "svd" and isinstance(rank, int):
+        return rank, info.out_channels
+    if structure == "tucker2" and isinstance(rank, tuple):
+        return rank[1], rank[0], info.out_channels
+    return (info.out_channels,)
+
+
+def _stored_bytes(shape: tuple[int, ...], bits: int, scales: int) -> int:
+    """Bytes of one factor: packed codes and fp16 scales, or fp16 numbers where it is floating point."""
+    numbers = math.prod(shape)
+    if bits >= BITS_FLOAT:
+        return HALF_BYTES * numbers
+    return (numbers * bits + 7) // 8 + HALF_BYTES * scales
+
+
+def _index_bytes(info: LayerInfo) -> int:
+    return CONTAINER_BYTES_PER_LAYER + len(info.name.encode())
+
+
+def _check_convention(convention: str) -> None:
+    if convention not in CONVENTIONS:
+        raise PlanError("unknown cost convention", got=convention, expected=", ".join(CONVENTIONS))

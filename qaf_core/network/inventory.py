@@ -1,0 +1,182 @@
+"""One row per weight layer of a network: shape, cost of the original, and what may become of it. Free of torch at import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from qaf_core.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Pair = tuple[int, int]
+
+STRUCTURES = ("cp", "tucker2", "svd", "dense", "keep")
+FACTORIZED = ("cp", "tucker2", "svd")
+PLANNED_KINDS = ("conv2d", "linear")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerInfo:
+    """A weight layer as one forward pass of one image saw it.
+
+    Attributes:
+        name: Dotted module path, as in ``named_modules()``; ``(model)`` for parameters of the network itself.
+        kind: ``conv2d``, ``linear``, ``batchnorm``, or another name (``layernorm``, ``attention``, ``parameter`` …).
+        weight_shape: Shape of the weight; a 2-d convolution's is (C_out, C_in / groups, k_h, k_w).
+        kernel: Kernel height and width; (1, 1) where there is no 2-d kernel, as for the next three.
+        stride: Stride (rows, columns).
+        padding: Padding (top, left) in pixels; ``same`` and ``valid`` are resolved to numbers.
+        dilation: Dilation (rows, columns).
+        groups: Groups of a convolution.
+        bias: Whether the layer has a bias of its own.
+        input_hw: Height and width of the input, in its largest call; None unless a 2-d convolution that runs.
+        output_hw: The same of the output.
+        macs: Multiply-accumulates per image, summed over all calls.
+        params: Trainable numbers; a tensor shared between layers counts where it comes first.
+        structures: What a plan may make of the layer; empty for BatchNorm.
+        skip_reason: Why the layer cannot be factorized, in words, or None.
+        calls: How often the layer runs in one forward pass.
+        output_elements: Numbers it puts out per image, summed over all calls.
+        input_elements: Numbers it takes in per image, summed over all calls (0: derived from the shapes).
+        folds_batchnorm: A BatchNorm follows that can be folded into this layer's weight and bias.
+        folded_into: For a BatchNorm: the layer it can be folded into, or None.
+        padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
+    """
+
+    name: str
+    kind: str
+    weight_shape: tuple[int, ...]
+    kernel: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    bias: bool = False
+    input_hw: Pair | None = None
+    output_hw: Pair | None = None
+    macs: int = 0
+    params: int = 0
+    structures: tuple[str, ...] = ("keep",)
+    skip_reason: str | None = None
+    calls: int = 1
+    output_elements: int = 0
+    input_elements: int = 0
+    folds_batchnorm: bool = False
+    folded_into: str | None = None
+    padding_mode: str = "zeros"
+
+    def __post_init__(self) -> None:
+        if not self.input_elements and self.kind == "conv2d" and self.input_hw is not None:
+            elements = self.calls * self.in_channels * prod(self.input_hw)
+            object.__setattr__(self, "input_elements", elements)
+        elif not self.input_elements and self.kind == "linear" and self.output_elements:
+            elements = self.output_elements // self.out_channels * self.in_channels
+            object.__setattr__(self, "input_elements", elements)
+
+    @property
+    def eligible(self) -> bool:
+        """Whether the layer has a factorized structure."""
+        return any(structure in FACTORIZED for structure in self.structures)
+
+    @property
+    def planned(self) -> bool:
+        """Whether a plan must list the layer."""
+        return self.kind in PLANNED_KINDS
+
+    @property
+    def out_channels(self) -> int:
+        """C_out of a convolution or out_features of a linear layer (first dimension of any other weight)."""
+        return self.weight_shape[0] if self.weight_shape else 0
+
+    @property
+    def in_channels(self) -> int:
+        """C_in of a convolution (of all groups) or in_features of a linear layer."""
+        return self.weight_shape[1] * self.groups if len(self.weight_shape) > 1 else 0
+
+    @property
+    def kernel_elements(self) -> int:
+        """k_h · k_w; 1 for a linear layer."""
+        return prod(self.kernel)
+
+    @property
+    def weight_numel(self) -> int:
+        """Numbers in the weight, without the bias."""
+        return prod(self.weight_shape)
+
+    @property
+    def default_structure(self) -> str:
+        """The first allowed structure: ``cp``, ``svd``, ``dense`` or ``keep``."""
+        return self.structures[0] if self.structures else "keep"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as plain JSON types."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> LayerInfo:
+        """Read a row written by ``to_dict``.
+
+        Raises:
+            ModelError: If a field is missing or unknown.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(row) - known)
+        missing = sorted({"name", "kind", "weight_shape"} - set(row))
+        if unknown or missing:
+            raise ModelError(
+                f"damaged inventory row {row.get('name', '')!r}",
+                got=f"unknown fields {unknown}, missing fields {missing}",
+                remedy="take the inventory again from the model",
+            )
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+
+
+def take_inventory(model: nn.Module, input_shape: Sequence[int]) -> tuple[LayerInfo, ...]:
+    """List every layer of a network that holds weights, in the order one forward pass runs them.
+
+    The pass runs on a weightless copy (torch's ``meta`` device), or on the network itself where that is not possible.
+    Layers that never run come last. The parameters of all rows add up to the network's.
+
+    Args:
+        model: The network; left as it is.
+        input_shape: Shape of one input without the batch: (C, H, W) in pixels.
+
+    Returns:
+        The rows.
+
+    Raises:
+        ModelError: If the network does not run on such an input.
+    """
+    from qaf_core.network.trace import trace_network
+
+    return trace_network(model, tuple(input_shape))
+
+
+def inventory_to_rows(inventory: Iterable[LayerInfo]) -> list[dict[str, Any]]:
+    """The inventory as plain JSON types."""
+    return [info.to_dict() for info in inventory]
+
+
+def inventory_from_rows(rows: Iterable[Mapping[str, Any]]) -> tuple[LayerInfo, ...]:
+    """Read rows written by ``inventory_to_rows``.
+
+    Raises:
+        ModelError: If a row is damaged.
+    """
+    return tuple(LayerInfo.from_dict(row) for row in rows)
+
+
+def first_convolution(inventory: Iterable[LayerInfo]) -> LayerInfo | None:
+    """The first 2-d convolution in forward order, or None."""
+    return next((info for info in inventory if info.kind == "conv2d" and info.calls), None)
+
+
+def classifier(inventory: Iterable[LayerInfo]) -> LayerInfo | None:
+    """The last linear layer in forward order (the last 2-d convolution where there is none), or None."""
+    running = [info for info in inventory if info.planned and info.calls]
+    linear = [info for info in running if info.kind == "linear"]
+    return (linear or running or [None])[-1]

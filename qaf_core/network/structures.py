@@ -1,0 +1,135 @@
+"""The chains of small layers a weight can become: shapes, operations and ranks of each. Free of torch.
+
+A k×k convolution (C_out, C_in, k, k) under ``cp`` becomes 1×1 (C_in → R, at the input's resolution), depthwise k×k (the
+stride is here), 1×1 (R → C_out); under ``tucker2`` 1×1 (C_in → R_in), k×k (R_in → R_out), 1×1 (R_out → C_out). A 1×1
+convolution or linear layer under ``svd`` becomes two of its kind; a stride goes into the first.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+from qaf_core.errors import PlanError
+from qaf_core.network.inventory import LayerInfo
+
+Rank = int | tuple[int, int] | None
+
+FACTOR_COUNT = {"cp": 3, "tucker2": 3, "svd": 2, "dense": 1, "keep": 0}
+
+
+def factor_shapes(info: LayerInfo, structure: str, rank: Rank) -> tuple[tuple[int, ...], ...]:
+    """Shapes of a layer's factors, in the order the chain runs.
+
+    ``cp``: B (C_in, R), C (k·k, R), A (C_out, R). ``tucker2``: U_in (C_in, R_in), core (R_out, R_in, k_h, k_w),
+    U_out (C_out, R_out). ``svd``: (R, C_in), (C_out, R). Anything else: the weight.
+    """
+    if structure == "cp" and isinstance(rank, int):
+        return (info.in_channels, rank), (info.kernel_elements, rank), (info.out_channels, rank)
+    if structure == "svd" and isinstance(rank, int):
+        return (rank, info.in_channels), (info.out_channels, rank)
+    if structure == "tucker2" and isinstance(rank, tuple):
+        return (info.in_channels, rank[1]), (*rank, *info.kernel), (info.out_channels, rank[0])
+    return (info.weight_shape,)
+
+
+def link_macs(info: LayerInfo, structure: str, rank: Rank) -> tuple[int, ...]:
+    """Multiply-accumulates per image of each link of the chain, summed over all calls of the layer."""
+    inputs, outputs = input_positions(info), output_positions(info)
+    if structure == "cp" and isinstance(rank, int):
+        return (
+            rank * info.in_channels * inputs,
+            rank * info.kernel_elements * outputs,
+            rank * info.out_channels * outputs,
+        )
+    if structure == "svd" and isinstance(rank, int):
+        return rank * info.in_channels * outputs, rank * info.out_channels * outputs
+    if structure == "tucker2" and isinstance(rank, tuple):
+        rank_out, rank_in = rank
+        return (
+            info.in_channels * rank_in * inputs,
+            rank_in * rank_out * info.kernel_elements * outputs,
+            rank_out * info.out_channels * outputs,
+        )
+    return (info.macs,)
+
+
+def link_activations(info: LayerInfo, structure: str, rank: Rank) -> tuple[tuple[int, int], ...]:
+    """(input, output) elements per image of each link of the chain, in the layer's largest call."""
+    calls = max(1, info.calls)
+    given = max(info.input_elements // calls, info.in_channels * math.prod(info.input_hw or (0,)))
+    made = max(info.output_elements // calls, info.out_channels * math.prod(info.output_hw or (0,)))
+    inputs, outputs = given // max(1, info.in_channels), made // max(1, info.out_channels)
+    if structure == "cp" and isinstance(rank, int):
+        return (given, rank * inputs), (rank * inputs, rank * outputs), (rank * outputs, made)
+    if structure == "svd" and isinstance(rank, int):
+        return (given, rank * outputs), (rank * outputs, made)
+    if structure == "tucker2" and isinstance(rank, tuple):
+        return (given, rank[1] * inputs), (rank[1] * inputs, rank[0] * outputs), (rank[0] * outputs, made)
+    return ((given, made),)
+
+
+def input_positions(info: LayerInfo) -> int:
+    """Pixels (or rows, of a linear layer) the layer reads per image, over all calls."""
+    return info.input_elements // max(1, info.in_channels)
+
+
+def output_positions(info: LayerInfo) -> int:
+    """Pixels (or rows, of a linear layer) the layer writes per image, over all calls."""
+    return info.output_elements // max(1, info.out_channels)
+
+
+def rank_for_ratio(info: LayerInfo, structure: str, ratio: float) -> Rank:
+    """The rank at which the factors hold the layer's weights divided by ``ratio``, at least 1.
+
+    ``cp``: int(numel / (C_out + C_in + k·k) / ratio), as in arXiv 2308.04595. ``svd``: int(numel / (out + in) / ratio).
+    ``tucker2``: the largest pair (R_out, R_in) proportional to (C_out, C_in) within numel / ratio.
+
+    Args:
+        info: The layer.
+        structure: Any structure; the rank of ``dense`` and ``keep`` is None.
+        ratio: Parameters before over parameters after, at least 1.
+
+    Raises:
+        PlanError: If the ratio is below 1 or not finite.
+    """
+    check_ratio(ratio)
+    if structure == "cp":
+        dimensions = info.out_channels + info.in_channels + info.kernel_elements
+        return max(1, int(info.weight_numel / dimensions / ratio))
+    if structure == "svd":
+        return max(1, int(info.weight_numel / (info.out_channels + info.in_channels) / ratio))
+    if structure == "tucker2":
+        return _tucker_pair(info.out_channels, info.in_channels, info.kernel_elements, info.weight_numel / ratio)
+    return None
+
+
+def max_useful_rank(info: LayerInfo, structure: str) -> Rank:
+    """The rank at which the factors hold as many numbers as the layer itself, at least 1: a larger one is of no use."""
+    return rank_for_ratio(info, structure, 1.0)
+
+
+def check_ratio(ratio: Any) -> None:
+    """Raise PlanError unless ``ratio`` is a finite number of at least 1."""
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not (math.isfinite(ratio) and ratio >= 1):
+        raise PlanError("ratio out of range", got=ratio, expected="a number of at least 1 (parameters before over after)")
+
+
+@lru_cache(maxsize=4096)
+def _tucker_pair(outputs: int, inputs: int, kernel: int, budget: float) -> tuple[int, int]:
+    """Largest (R_out, R_in) in the proportion of the channels with R_out·C_out + R_in·C_in + R_out·R_in·k² ≤ budget."""
+    larger = max(outputs, inputs)
+
+    def pair(step: int) -> tuple[int, int]:
+        return max(1, outputs * step // larger), max(1, inputs * step // larger)
+
+    low, high = 1, larger
+    while low < high:
+        middle = (low + high + 1) // 2
+        rank_out, rank_in = pair(middle)
+        if rank_out * outputs + rank_in * inputs + rank_out * rank_in * kernel <= budget:
+            low = middle
+        else:
+            high = middle - 1
+    return pair(low)
