@@ -1,24 +1,25 @@
-"""Predicted cost of a network, as it is and under a plan: size, operations, activations, energy. Free of torch.
+"""Predicted cost of a network, as it is and under a plan: size, operations, memory, energy. Free of torch.
 
 Two conventions differ in what counts as an operation:
 
-``uniform``: every layer at its own weight bits × activation bits, ``keep`` at 32 × 32; a BatchNorm that can be folded into
-the layer before it counts nothing, before and after.
+``uniform``: every layer at its own weight bits × activation bits, ``keep`` at 32 × 32; a BatchNorm that can
+be folded into the layer before it counts nothing, before and after.
 
-``paper`` (arXiv 2308.04595): BatchNorm counts 2 multiply-accumulates per output element, at 8-bit weights where
-activations are quantized.
+``paper`` (arXiv 2308.04595): BatchNorm counts 2 multiply-accumulates per output element, at 8-bit weights
+where activations are quantized.
 
-Size, parameters and memory are the same in both. The original counts 4 bytes per trainable parameter, BatchNorm's included
-(its running statistics are not counted). The compressed network counts the packed file: codes at their bit-width, every
-factor starting on a byte; fp16 scales, biases and kept weights; activation quantizers; the container's header and index.
-A layer that has a bias or takes up a BatchNorm keeps C_out biases; a BatchNorm that cannot be folded keeps 2·C numbers.
+Parameters, size and memory are the same in both. The original counts 4 bytes per trainable parameter, those
+of BatchNorm included (its running statistics are not). The compressed network counts the packed file: codes
+at their bit-width, every factor starting on a byte; fp16 scales, biases and kept weights; activation
+quantizers; the container's header and index. A layer that has a bias or takes up a BatchNorm holds C_out
+biases; a BatchNorm that cannot be folded holds 2·C numbers.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qaf_core.errors import PlanError
 from qaf_core.network.energy import activation_traffic_joules, mac_joules, weight_traffic_joules
@@ -62,9 +63,13 @@ class Cost:
     def to_dict(self) -> dict[str, float]:
         """The cost as plain JSON types."""
         return {
-            "params": self.params, "size_bytes": self.size_bytes, "macs": self.macs, "bops": self.bops,
-            "peak_activation_bytes": self.peak_activation_bytes, "energy_joules": self.energy_joules,
-        }  # fmt: skip
+            "params": self.params,
+            "size_bytes": self.size_bytes,
+            "macs": self.macs,
+            "bops": self.bops,
+            "peak_activation_bytes": self.peak_activation_bytes,
+            "energy_joules": self.energy_joules,
+        }
 
 
 def total_cost(costs: Iterable[Cost], *, container_bytes: int = 0) -> Cost:
@@ -95,7 +100,11 @@ def plan_cost(inventory: Sequence[LayerInfo], plan: Plan, convention: str = "uni
     costs = []
     for info in inventory:
         if info.planned and info.name not in rows:
-            raise PlanError("the plan leaves out a layer", got=f"no row for {info.name}", remedy="add it, or make a new plan")
+            raise PlanError(
+                "the plan leaves out a layer",
+                got=f"no row for {info.name}",
+                remedy="add it, or make a new plan",
+            )
         costs.append(layer_cost(info, rows.get(info.name), plan.activation_bits, convention))
     return total_cost(costs, container_bytes=CONTAINER_BYTES_FIXED)
 
@@ -106,7 +115,11 @@ def original_cost(inventory: Sequence[LayerInfo], convention: str = "uniform") -
 
 
 def ratio_cost(
-    inventory: Sequence[LayerInfo], ratio: float, bits: int, activation_bits: int = 8, convention: str = "uniform"
+    inventory: Sequence[LayerInfo],
+    ratio: float,
+    bits: int,
+    activation_bits: int = 8,
+    convention: str = "uniform",
 ) -> Cost:
     """Cost at one parameter ratio and weight bit-width.
 
@@ -124,15 +137,7 @@ def ratio_cost(
 def original_layer_cost(info: LayerInfo, convention: str = "uniform") -> Cost:
     """Cost of one layer as it is: 4 bytes a parameter, 32 × 32 bit operations."""
     _check_convention(convention)
-    macs = 0 if convention == "uniform" and info.folded_into is not None else info.macs
-    activations = sum(link_activations(info, "keep", None)[0]) * FLOAT_BYTES if macs else 0
-    traffic = FLOAT_BYTES * info.params if info.calls else 0
-    energy = macs * mac_joules(BITS_FLOAT, BITS_FLOAT) + weight_traffic_joules(traffic)
-    return Cost(
-        params=info.params, size_bytes=FLOAT_BYTES * info.params, macs=macs, bops=macs * BITS_FLOAT * BITS_FLOAT,
-        peak_activation_bytes=activations,
-        energy_joules=energy + activation_traffic_joules(activations * max(1, info.calls)),
-    )  # fmt: skip
+    return _float_cost(info, params=info.params, bytes_each=FLOAT_BYTES, convention=convention)
 
 
 def layer_cost(
@@ -150,10 +155,8 @@ def layer_cost(
         PlanError: If the convention is unknown, or a factorized structure has a rank of another form.
     """
     _check_convention(convention)
-    if info.kind == "batchnorm":
-        return _batchnorm_cost(info, activation_bits, convention)
     if layer_plan is None or layer_plan.structure == "keep":
-        return _kept_cost(info)
+        return _kept_cost(info, activation_bits, convention)
     structure, rank = layer_plan.structure, layer_plan.rank
     shapes = factor_shapes(info, structure, rank)
     if len(shapes) != FACTOR_COUNT.get(structure, 0):
@@ -163,7 +166,11 @@ def layer_cost(
     activation_bytes = [(x + y) * activation_bits / 8 for x, y in link_activations(info, structure, rank)]
     biases = _bias_count(info)
     quantizers = ACTIVATION_QUANTIZER_BYTES * len(shapes) if activation_bits < BITS_FLOAT else 0
-    stored = sum(map(_stored_bytes, shapes, bits, _scale_counts(info, structure, rank))) + HALF_BYTES * biases + quantizers
+    stored = (
+        sum(map(_stored_bytes, shapes, bits, _scale_counts(info, structure, rank)))
+        + HALF_BYTES * biases
+        + quantizers
+    )
     energy = sum(count * mac_joules(b, activation_bits) for count, b in zip(macs, bits, strict=True))
     energy += weight_traffic_joules(stored) + activation_traffic_joules(sum(activation_bytes) * info.calls)
     return Cost(
@@ -176,30 +183,37 @@ def layer_cost(
     )
 
 
-def _batchnorm_cost(info: LayerInfo, activation_bits: int, convention: str) -> Cost:
+def _kept_cost(info: LayerInfo, activation_bits: int, convention: str) -> Cost:
+    """Cost of a layer that stays floating point: stored in fp16, a BatchNorm as scale and shift or folded."""
+    weight_bits, input_bits = BITS_FLOAT, BITS_FLOAT
+    if info.kind == "batchnorm":
+        params = 0 if info.folded_into is not None else 2 * info.out_channels
+        if convention == "paper" and activation_bits < BITS_FLOAT:
+            weight_bits, input_bits = BATCHNORM_BITS, activation_bits
+    else:
+        params = info.params + (info.out_channels if info.folds_batchnorm and not info.bias else 0)
+    cost = _float_cost(
+        info, params=params, bytes_each=HALF_BYTES, convention=convention, bits=(weight_bits, input_bits)
+    )
+    index = _index_bytes(info) if info.folded_into is None else 0
+    return replace(cost, size_bytes=cost.size_bytes + index)
+
+
+def _float_cost(
+    info: LayerInfo, *, params: int, bytes_each: int, convention: str, bits: tuple[int, int] = (32, 32)
+) -> Cost:
     folded = info.folded_into is not None
     macs = 0 if folded and convention == "uniform" else info.macs
-    quantized = convention == "paper" and activation_bits < BITS_FLOAT
-    weight_bits, input_bits = (BATCHNORM_BITS, activation_bits) if quantized else (BITS_FLOAT, BITS_FLOAT)
-    kept = 0 if folded else 2 * info.out_channels
-    activations = 0 if folded else FLOAT_BYTES * sum(link_activations(info, "keep", None)[0])
-    energy = macs * mac_joules(weight_bits, input_bits) + weight_traffic_joules(HALF_BYTES * kept)
+    activations = 0 if folded or not macs else FLOAT_BYTES * sum(link_activations(info, "keep", None)[0])
+    energy = macs * mac_joules(*bits) + activation_traffic_joules(activations * info.calls)
     return Cost(
-        params=kept, size_bytes=HALF_BYTES * kept + (0 if folded else _index_bytes(info)),
-        macs=macs, bops=macs * weight_bits * input_bits, peak_activation_bytes=activations,
-        energy_joules=energy + activation_traffic_joules(activations * info.calls),
-    )  # fmt: skip
-
-
-def _kept_cost(info: LayerInfo) -> Cost:
-    kept = info.params + (info.out_channels if info.folds_batchnorm and not info.bias else 0)
-    activations = FLOAT_BYTES * sum(link_activations(info, "keep", None)[0]) if info.macs else 0
-    energy = info.macs * mac_joules(BITS_FLOAT, BITS_FLOAT) + activation_traffic_joules(activations * info.calls)
-    return Cost(
-        params=kept, size_bytes=HALF_BYTES * kept + _index_bytes(info),
-        macs=info.macs, bops=info.macs * BITS_FLOAT * BITS_FLOAT, peak_activation_bytes=activations,
-        energy_joules=energy + (weight_traffic_joules(HALF_BYTES * kept) if info.calls else 0.0),
-    )  # fmt: skip
+        params=params,
+        size_bytes=bytes_each * params,
+        macs=macs,
+        bops=macs * bits[0] * bits[1],
+        peak_activation_bytes=activations,
+        energy_joules=energy + (weight_traffic_joules(bytes_each * params) if info.calls else 0.0),
+    )
 
 
 def _bias_count(info: LayerInfo) -> int:
@@ -210,7 +224,9 @@ def _factor_bits(info: LayerInfo, layer_plan: LayerPlan, count: int) -> tuple[in
     bits = layer_plan.bits if isinstance(layer_plan.bits, tuple) else (layer_plan.bits,) * count
     whole = tuple(value for value in bits if isinstance(value, int))
     if len(whole) != count:
-        raise PlanError(f"layer {info.name}: bits missing", got=layer_plan.bits, expected=f"one number, or {count}")
+        raise PlanError(
+            f"layer {info.name}: bits missing", got=layer_plan.bits, expected=f"one number, or {count}"
+        )
     return whole
 
 

@@ -1,13 +1,14 @@
 """Energy of one inference, modelled from operation and memory counts; never measured. Free of torch.
 
-Figures per operation: M. Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014, 45 nm, 0.9 V:
-8-bit integer addition 0.03 pJ and multiplication 0.2 pJ, 32-bit integer addition 0.1 pJ and multiplication 3.1 pJ, fp32
-addition 0.9 pJ and multiplication 3.7 pJ, a 32-bit word from a small SRAM 5 pJ, from DRAM 640 pJ.
+Figures per operation: M. Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014,
+45 nm, 0.9 V: 8-bit integer multiplication 0.2 pJ, 32-bit integer addition 0.1 pJ, fp32 multiplication 3.7 pJ
+and addition 0.9 pJ, a 32-bit word from a small SRAM 5 pJ and from DRAM 640 pJ.
 
-What the model assumes: every weight is read from DRAM once per image; activations stay on the chip, each written and read
-through SRAM once per link; an integer product costs in proportion to the product of its two bit-widths and is added into 32
-bits; where weight or activation is floating point, so is the arithmetic. Caches, control and idle power are left out, so that
-only comparisons under the same model mean anything.
+What the model assumes: every weight is read from DRAM once per image; activations stay on the chip and pass
+through SRAM where a link reads its input and where it writes its output; an integer product costs in
+proportion to the product of its bit-widths and is added into 32 bits; where weight or activation is floating
+point, so is the arithmetic. Caches, control and idle power are left out: only comparisons under this same
+model mean anything.
 """
 
 from __future__ import annotations

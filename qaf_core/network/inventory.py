@@ -1,4 +1,4 @@
-"""One row per weight layer of a network: shape, cost of the original, and what may become of it. Free of torch at import."""
+"""One row per weight layer of a network: shape, operations, what may become of it. Imports without torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LayerInfo:
 
     Attributes:
         name: Dotted module path, as in ``named_modules()``; ``(model)`` for parameters of the network itself.
-        kind: ``conv2d``, ``linear``, ``batchnorm``, or another name (``layernorm``, ``attention``, ``parameter`` …).
+        kind: ``conv2d``, ``linear``, ``batchnorm``, or another: ``layernorm``, ``attention``, ``parameter`` …
         weight_shape: Shape of the weight; a 2-d convolution's is (C_out, C_in / groups, k_h, k_w).
         kernel: Kernel height and width; (1, 1) where there is no 2-d kernel, as for the next three.
         stride: Stride (rows, columns).
@@ -107,14 +107,11 @@ class LayerInfo:
         """Numbers in the weight, without the bias."""
         return prod(self.weight_shape)
 
-    @property
-    def default_structure(self) -> str:
-        """The first allowed structure: ``cp``, ``svd``, ``dense`` or ``keep``."""
-        return self.structures[0] if self.structures else "keep"
-
     def to_dict(self) -> dict[str, Any]:
         """The row as plain JSON types."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> LayerInfo:
@@ -132,13 +129,14 @@ class LayerInfo:
                 got=f"unknown fields {unknown}, missing fields {missing}",
                 remedy="take the inventory again from the model",
             )
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in row.items()}
+        return cls(**values)
 
 
 def take_inventory(model: nn.Module, input_shape: Sequence[int]) -> tuple[LayerInfo, ...]:
     """List every layer of a network that holds weights, in the order one forward pass runs them.
 
-    The pass runs on a weightless copy (torch's ``meta`` device), or on the network itself where that is not possible.
+    The pass runs on a weightless copy (torch's ``meta`` device), or on the network itself where that fails.
     Layers that never run come last. The parameters of all rows add up to the network's.
 
     Args:
@@ -178,5 +176,5 @@ def first_convolution(inventory: Iterable[LayerInfo]) -> LayerInfo | None:
 def classifier(inventory: Iterable[LayerInfo]) -> LayerInfo | None:
     """The last linear layer in forward order (the last 2-d convolution where there is none), or None."""
     running = [info for info in inventory if info.planned and info.calls]
-    linear = [info for info in running if info.kind == "linear"]
-    return (linear or running or [None])[-1]
+    candidates = [info for info in running if info.kind == "linear"] or running
+    return candidates[-1] if candidates else None

@@ -1,8 +1,9 @@
 """The chains of small layers a weight can become: shapes, operations and ranks of each. Free of torch.
 
-A k×k convolution (C_out, C_in, k, k) under ``cp`` becomes 1×1 (C_in → R, at the input's resolution), depthwise k×k (the
-stride is here), 1×1 (R → C_out); under ``tucker2`` 1×1 (C_in → R_in), k×k (R_in → R_out), 1×1 (R_out → C_out). A 1×1
-convolution or linear layer under ``svd`` becomes two of its kind; a stride goes into the first.
+A k×k convolution (C_out, C_in, k, k) under ``cp`` becomes 1×1 (C_in → R, at the input's resolution),
+depthwise k×k (the stride is here), 1×1 (R → C_out); under ``tucker2`` 1×1 (C_in → R_in), k×k (R_in → R_out),
+1×1 (R_out → C_out). A 1×1 convolution or linear layer under ``svd`` becomes two of its kind; a stride goes
+into the first.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ FACTOR_COUNT = {"cp": 3, "tucker2": 3, "svd": 2, "dense": 1, "keep": 0}
 def factor_shapes(info: LayerInfo, structure: str, rank: Rank) -> tuple[tuple[int, ...], ...]:
     """Shapes of a layer's factors, in the order the chain runs.
 
-    ``cp``: B (C_in, R), C (k·k, R), A (C_out, R). ``tucker2``: U_in (C_in, R_in), core (R_out, R_in, k_h, k_w),
-    U_out (C_out, R_out). ``svd``: (R, C_in), (C_out, R). Anything else: the weight.
+    ``cp``: B (C_in, R), C (k·k, R), A (C_out, R). ``tucker2``: U_in (C_in, R_in), core (R_out, R_in, k_h,
+    k_w), U_out (C_out, R_out). ``svd``: (R, C_in), (C_out, R). Anything else: the weight.
     """
     if structure == "cp" and isinstance(rank, int):
         return (info.in_channels, rank), (info.kernel_elements, rank), (info.out_channels, rank)
@@ -83,8 +84,8 @@ def output_positions(info: LayerInfo) -> int:
 def rank_for_ratio(info: LayerInfo, structure: str, ratio: float) -> Rank:
     """The rank at which the factors hold the layer's weights divided by ``ratio``, at least 1.
 
-    ``cp``: int(numel / (C_out + C_in + k·k) / ratio), as in arXiv 2308.04595. ``svd``: int(numel / (out + in) / ratio).
-    ``tucker2``: the largest pair (R_out, R_in) proportional to (C_out, C_in) within numel / ratio.
+    ``cp``: int(numel / (C_out + C_in + k·k) / ratio), as in arXiv 2308.04595. ``svd``: int(numel / (out + in)
+    / ratio). ``tucker2``: the largest pair (R_out, R_in) proportional to (C_out, C_in) within numel / ratio.
 
     Args:
         info: The layer.
@@ -101,24 +102,32 @@ def rank_for_ratio(info: LayerInfo, structure: str, ratio: float) -> Rank:
     if structure == "svd":
         return max(1, int(info.weight_numel / (info.out_channels + info.in_channels) / ratio))
     if structure == "tucker2":
-        return _tucker_pair(info.out_channels, info.in_channels, info.kernel_elements, info.weight_numel / ratio)
+        return _tucker_pair(
+            info.out_channels, info.in_channels, info.kernel_elements, info.weight_numel / ratio
+        )
     return None
 
 
 def max_useful_rank(info: LayerInfo, structure: str) -> Rank:
-    """The rank at which the factors hold as many numbers as the layer itself, at least 1: a larger one is of no use."""
+    """The rank at which the factors hold as many numbers as the layer, at least 1; more is of no use."""
     return rank_for_ratio(info, structure, 1.0)
 
 
 def check_ratio(ratio: Any) -> None:
     """Raise PlanError unless ``ratio`` is a finite number of at least 1."""
-    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not (math.isfinite(ratio) and ratio >= 1):
-        raise PlanError("ratio out of range", got=ratio, expected="a number of at least 1 (parameters before over after)")
+    if (
+        isinstance(ratio, bool)
+        or not isinstance(ratio, (int, float))
+        or not (math.isfinite(ratio) and ratio >= 1)
+    ):
+        raise PlanError(
+            "ratio out of range", got=ratio, expected="a number of at least 1 (parameters before over after)"
+        )
 
 
 @lru_cache(maxsize=4096)
 def _tucker_pair(outputs: int, inputs: int, kernel: int, budget: float) -> tuple[int, int]:
-    """Largest (R_out, R_in) in the proportion of the channels with R_out·C_out + R_in·C_in + R_out·R_in·k² ≤ budget."""
+    """Largest pair in the channels' proportion with R_out·C_out + R_in·C_in + R_out·R_in·k² ≤ budget."""
     larger = max(outputs, inputs)
 
     def pair(step: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -24,15 +24,28 @@ from qaf_core.network.inventory import LayerInfo, Pair
 ROOT_NAME = "(model)"
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_KINDS: tuple[tuple[type[nn.Module], str], ...] = (
-    (nn.Conv2d, "conv2d"), (nn.Linear, "linear"), (_BatchNorm, "batchnorm"),
-    (nn.Conv1d, "conv1d"), (nn.Conv3d, "conv3d"),
-    (nn.ConvTranspose1d, "conv_transpose1d"), (nn.ConvTranspose2d, "conv_transpose2d"),
-    (nn.ConvTranspose3d, "conv_transpose3d"), (nn.LayerNorm, "layernorm"), (nn.GroupNorm, "groupnorm"),
-    (nn.InstanceNorm1d, "instancenorm"), (nn.InstanceNorm2d, "instancenorm"), (nn.InstanceNorm3d, "instancenorm"),
-    (nn.MultiheadAttention, "attention"), (nn.Embedding, "embedding"), (nn.EmbeddingBag, "embedding"),
-    (nn.PReLU, "prelu"), (nn.RNNBase, "recurrent"), (nn.RNNCellBase, "recurrent"), (nn.Bilinear, "bilinear"),
-)  # fmt: skip
+_KINDS: dict[type[nn.Module], str] = {
+    nn.Conv2d: "conv2d",
+    nn.Linear: "linear",
+    _BatchNorm: "batchnorm",
+    nn.Conv1d: "conv1d",
+    nn.Conv3d: "conv3d",
+    nn.ConvTranspose1d: "conv_transpose1d",
+    nn.ConvTranspose2d: "conv_transpose2d",
+    nn.ConvTranspose3d: "conv_transpose3d",
+    nn.LayerNorm: "layernorm",
+    nn.GroupNorm: "groupnorm",
+    nn.InstanceNorm1d: "instancenorm",
+    nn.InstanceNorm2d: "instancenorm",
+    nn.InstanceNorm3d: "instancenorm",
+    nn.MultiheadAttention: "attention",
+    nn.Embedding: "embedding",
+    nn.EmbeddingBag: "embedding",
+    nn.PReLU: "prelu",
+    nn.RNNBase: "recurrent",
+    nn.RNNCellBase: "recurrent",
+    nn.Bilinear: "bilinear",
+}
 
 
 @dataclass
@@ -47,33 +60,49 @@ class _Seen:
     output_hw: Pair | None = None
 
 
-@dataclass(eq=False)
-class _Watch(TorchDispatchMode):
-    """Counts, during the pass, how often each tensor is read, and keeps what the hooks saw, in order."""
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """What the hooks saw, in order, and how often each layer's output was read.
 
-    seen: dict[str, _Seen] = field(default_factory=dict)
-    produced_by: dict[int, str] = field(default_factory=dict)
-    read_by_batchnorm: dict[str, int] = field(default_factory=dict)
-    reads: Counter[int] = field(default_factory=Counter)
-    alive: list[torch.Tensor] = field(default_factory=list)
+    Attributes:
+        seen: Name of a module -> what it did.
+        feeds: Name of a BatchNorm -> (layer, id of the tensor) whose output it took in.
+        made_by: Id of a layer's output -> the layer. The tensors are kept alive, so that no id is given
+            twice.
+        reads: Id of a layer's output -> operations that took it in.
+    """
 
-    def __post_init__(self) -> None:
-        super().__init__()
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: dict[str, _Seen] = {}
+        self.feeds: dict[str, tuple[str, int]] = {}
+        self.made_by: dict[int, str] = {}
+        self.reads: Counter[int] = Counter()
+        self._alive: list[torch.Tensor] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        tensors = {id(leaf) for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)}
-        self.reads.update(tensors & self.produced_by.keys())
+        self.reads.update({id(tensor) for tensor in _tensors((args, kwargs))} & self.made_by.keys())
         return func(*args, **(kwargs or {}))
+
+    def made(self, name: str, output: torch.Tensor) -> None:
+        """Remember what a layer put out."""
+        self.made_by[id(output)] = name
+        self._alive.append(output)
 
 
 def trace_network(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerInfo, ...]:
     """See ``take_inventory``, which this does the work of."""
     if not input_shape or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in input_shape):
-        raise ModelError("input shape out of range", got=input_shape, expected="whole numbers of at least 1: C, H, W")
+        raise ModelError(
+            "input shape out of range", got=input_shape, expected="whole numbers of at least 1: C, H, W"
+        )
     if isinstance(model, torch.jit.ScriptModule):
-        raise ModelError("TorchScript networks cannot be taken apart", remedy="give the nn.Module it was made from")
+        raise ModelError(
+            "TorchScript networks cannot be taken apart", remedy="give the nn.Module it was made from"
+        )
     if any(is_lazy(parameter) for parameter in model.parameters()):
-        raise ModelError("the network holds lazy layers without a shape", remedy="run it once on an input first")
+        raise ModelError(
+            "the network holds lazy layers without a shape", remedy="run it once on an input first"
+        )
     modules = dict(_weight_modules(model))
     watch = _watch_forward(model, modules, input_shape)
     folds = _foldable(watch, modules)
@@ -86,13 +115,13 @@ def trace_network(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Layer
 
 
 def _weight_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules with parameters of their own, and BatchNorm; an attention's output layer belongs to the attention."""
-    inside: tuple[str, ...] = ()
+    """Modules with parameters of their own, and BatchNorm; the layers inside an attention belong to it."""
+    inside: set[nn.Module] = set()
     for name, module in model.named_modules():
-        if name.startswith(inside) and inside:
+        if module in inside:
             continue
         if isinstance(module, nn.MultiheadAttention):
-            inside = (*inside, f"{name}." if name else "")
+            inside.update(module.modules())
         if isinstance(module, _BatchNorm) or any(True for _ in module.parameters(recurse=False)):
             yield name, module
 
@@ -102,7 +131,9 @@ def _watch_forward(model: nn.Module, modules: dict[str, nn.Module], input_shape:
     try:
         weightless = _weightless_copy(model)
         twins = dict(weightless.named_modules())
-        return _run(weightless, {name: twins[name] for name in modules}, torch.zeros(1, *input_shape, device="meta"))
+        return _run(
+            weightless, {name: twins[name] for name in modules}, torch.zeros(1, *input_shape, device="meta")
+        )
     except Exception:  # the network computes with values, or holds tensors no copy reaches: run it for real
         pass
     first = next(model.parameters(), torch.zeros(()))
@@ -122,7 +153,9 @@ def _weightless_copy(model: nn.Module) -> nn.Module:
     """A copy on the meta device; no weight is copied, and shared tensors stay shared."""
     memo: dict[int, Any] = {}
     for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+        memo[id(parameter)] = nn.Parameter(
+            torch.empty_like(parameter, device="meta"), parameter.requires_grad
+        )
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
     return copy.deepcopy(model, memo)
@@ -130,7 +163,7 @@ def _weightless_copy(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def _inference(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients and without fused attention, which would pass the hooks by; undone after."""
+    """Evaluation mode, no gradients, no fused attention (it would pass the hooks by); undone afterwards."""
     training = {module: module.training for module in model.modules()}
     fused = torch.backends.mha.get_fastpath_enabled()
     try:
@@ -155,7 +188,7 @@ def _run(model: nn.Module, modules: dict[str, nn.Module], image: torch.Tensor) -
     finally:
         for handle in handles:
             handle.remove()
-    watch.reads.update(id(leaf) for leaf in tree_flatten(output)[0])
+    watch.reads.update(id(tensor) for tensor in _tensors(output))
     return watch
 
 
@@ -175,10 +208,10 @@ def _hook(watch: _Watch, name: str) -> Any:
             seen.input_hw = (int(x.shape[-2]), int(x.shape[-1]))
             seen.output_hw = (int(y.shape[-2]), int(y.shape[-1]))
         if isinstance(module, _BatchNorm):
-            watch.read_by_batchnorm[name] = id(x)
+            if id(x) in watch.made_by:
+                watch.feeds[name] = (watch.made_by[id(x)], id(x))
         elif isinstance(module, (nn.Conv2d, nn.Linear)):
-            watch.produced_by[id(y)] = name
-            watch.alive.append(y)  # an id says nothing once its tensor is gone
+            watch.made(name, y)
 
     return note
 
@@ -188,7 +221,7 @@ def _tensors(tree: Any) -> list[torch.Tensor]:
 
 
 def _macs(module: nn.Module, taken: list[torch.Tensor], y: torch.Tensor) -> int:
-    """Multiply-accumulates of one call; 2 per output element for normalisation, 0 where there are hardly any."""
+    """Multiply-accumulates of one call; 2 per output element for normalisation, 0 for the rest."""
     x = taken[0]
     if isinstance(module, _ConvTransposeNd):
         return x.numel() * prod(module.weight.shape[1:])
@@ -211,23 +244,22 @@ def _macs(module: nn.Module, taken: list[torch.Tensor], y: torch.Tensor) -> int:
 def _attention_macs(module: nn.MultiheadAttention, taken: list[torch.Tensor]) -> int:
     """Four projections, and the two products of queries, keys and values."""
     query, key, value = (*taken, taken[-1], taken[-1])[:3]
-    width = module.embed_dim
-    queries, keys = query.numel() // width, key.numel() // int(key.shape[-1])
-    sequences = 1 if query.dim() == 2 else int(query.shape[0 if module.batch_first else 1])
-    projections = 2 * queries * width * width + keys * width * (int(key.shape[-1]) + int(value.shape[-1]))
+    width: int = module.embed_dim
+    queries, keys = query.numel() // width, key.numel() // key.shape[-1]
+    sequences = 1 if query.dim() == 2 else query.shape[0 if module.batch_first else 1]
+    projections = 2 * queries * width * width + keys * width * (key.shape[-1] + value.shape[-1])
     return projections + 2 * width * queries * keys // sequences
 
 
 def _foldable(watch: _Watch, modules: dict[str, nn.Module]) -> dict[str, str]:
-    """BatchNorm name -> layer it can be folded into: it alone reads what that layer puts out, and both run once."""
+    """BatchNorm -> the layer it can be folded into: nothing else reads its output, and both run once."""
     folds: dict[str, str] = {}
-    for name, tensor in watch.read_by_batchnorm.items():
-        source, module = watch.produced_by.get(tensor), modules[name]
-        if source is None or not isinstance(module, _BatchNorm) or module.running_mean is None:
+    for name, (source, output) in watch.feeds.items():
+        batchnorm, weight = modules[name], modules[source]._parameters.get("weight")
+        if watch.reads[output] != 1 or watch.seen[name].calls != 1 or watch.seen[source].calls != 1:
             continue
-        once = watch.seen[name].calls == 1 and watch.seen[source].calls == 1
-        channels = modules[source]._parameters.get("weight")
-        if once and watch.reads[tensor] == 1 and channels is not None and channels.shape[0] == module.num_features:
+        statistics = batchnorm.running_mean if isinstance(batchnorm, _BatchNorm) else None
+        if statistics is not None and weight is not None and weight.shape[0] == statistics.numel():
             folds[name] = source
     return folds
 
@@ -247,9 +279,14 @@ def _shared_weights(modules: dict[str, nn.Module], order: list[str]) -> dict[str
 
 
 def _row(
-    name: str, module: nn.Module, seen: _Seen, folds: dict[str, str], shared: dict[str, str], counted: set[int]
+    name: str,
+    module: nn.Module,
+    seen: _Seen,
+    folds: dict[str, str],
+    shared: dict[str, str],
+    counted: set[int],
 ) -> LayerInfo:
-    kind = next((kind for base, kind in _KINDS if isinstance(module, base)), "parameter")
+    kind = next((name for base, name in _KINDS.items() if isinstance(module, base)), "parameter")
     own = list(module.parameters(recurse=kind == "attention"))
     fresh = {id(parameter): parameter.numel() for parameter in own if id(parameter) not in counted}
     counted.update(fresh)
@@ -259,15 +296,14 @@ def _row(
     if weight is None and own:
         weight = own[0]
     shape = tuple(weight.shape) if weight is not None else (getattr(module, "num_features", 0),)
+    structures, reason = _structures(name, kind, module, seen, shared.get(name))
     if kind == "batchnorm":
         structures, reason = (), _batchnorm_reason(name, seen, folds)
-    else:
-        structures, reason = _structures(name, kind, module, seen, shared.get(name))
     return LayerInfo(
         name=name or ROOT_NAME, kind=kind, weight_shape=shape, **_geometry(module),
         bias=module._parameters.get("bias") is not None, input_hw=seen.input_hw, output_hw=seen.output_hw,
-        macs=seen.macs, params=sum(fresh.values()), structures=structures, skip_reason=reason, calls=seen.calls,
-        output_elements=seen.output_elements, input_elements=seen.input_elements,
+        macs=seen.macs, params=sum(fresh.values()), structures=structures, skip_reason=reason,
+        calls=seen.calls, output_elements=seen.output_elements, input_elements=seen.input_elements,
         folds_batchnorm=name in folds.values(), folded_into=folds.get(name),
     )  # fmt: skip
 
@@ -276,8 +312,8 @@ def _batchnorm_reason(name: str, seen: _Seen, folds: dict[str, str]) -> str | No
     if name in folds:
         return None
     if not seen.calls:
-        return "is never called as a layer in a forward pass"
-    return "no layer comes directly before it that it could be folded into"
+        return "it is never called as a layer in a forward pass"
+    return "it cannot be folded into a layer directly before it"
 
 
 def _structures(
@@ -288,17 +324,20 @@ def _structures(
     if kind == "parameter":
         return keep, "parameters outside convolution and linear layers stay as they are"
     if not seen.calls:
-        return keep, "is never called as a layer in a forward pass"
+        return keep, "it is never called as a layer in a forward pass"
     if not isinstance(module, (nn.Conv2d, nn.Linear)):
         return keep, f"{kind} layers stay as they are: only 2-d convolutions and linear layers are compressed"
     if not name:
         return keep, "it is the whole network: wrap it in nn.Sequential to compress it"
     if "weight" not in module._parameters:
-        return keep, "its weight is computed by a parametrization: remove that first (torch.nn.utils.parametrize)"
+        return (
+            keep,
+            "its weight is computed by a parametrization: remove that first",
+        )
     if type(module).forward not in (nn.Conv2d.forward, nn.Linear.forward):
         return keep, f"{type(module).__name__} computes its output in its own way"
     if shared_with is not None:
-        return keep, f"shares its weight with {shared_with}"
+        return keep, f"it shares its weight with {shared_with}"
     if isinstance(module, nn.Linear):
         return ("svd", "dense", "keep"), None
     if module.groups > 1:
