@@ -94,7 +94,8 @@ def test_every_module_is_imported_by_a_test_of_its_package() -> None:
     untested = []
     for path in (path for path in CORE_MODULES if path.stem != "__init__"):
         inside = path.relative_to(ROOT / "qaf_core").with_suffix("")
-        tests = (ROOT / "tests" / inside.parent).glob("test_*.py")
+        folder = ROOT / "tests"
+        tests = [*(folder / inside.parent).glob("test_*.py"), *folder.glob(f"test_{inside.parts[0]}.py")]
         name = ".".join(("qaf_core", *inside.parts))
         if not any(name in imported_modules(test) for test in tests):
             untested.append(str(inside))

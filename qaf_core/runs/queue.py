@@ -47,6 +47,7 @@ class Supervisor:
         self._lock_file: IO[str] | None = None
         self._workers: list[subprocess.Popen[bytes]] = []
         self._next_start = 0.0
+        self._problem: str | None = None
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._thread = threading.Thread(target=self._watch, name="qaf-supervisor", daemon=True)
         self._thread.start()
@@ -55,6 +56,11 @@ class Supervisor:
     def in_charge(self) -> bool:
         """Whether this supervisor, not another, keeps the workers of the workspace."""
         return self._lock_file is not None
+
+    @property
+    def problem(self) -> str | None:
+        """Why no worker comes up, in one line; None if all is well."""
+        return self._problem
 
     def ready(self) -> bool:
         """Whether a worker waits with everything loaded."""
@@ -70,7 +76,9 @@ class Supervisor:
         return True
 
     def stop(self) -> None:
-        """End the workers (a run at work becomes ``interrupted``) and let go of the workspace."""
+        """End the workers (a run at work becomes ``interrupted``) and let go of the workspace, for good."""
+        if self._stop.is_set():
+            return
         self._stop.set()
         self._thread.join(timeout=2 * STOP_SECONDS)
         for worker in self._workers:
@@ -107,24 +115,32 @@ class Supervisor:
         return True
 
     def _tend(self) -> None:
-        ended = [worker for worker in self._workers if worker.poll() is not None]
-        for worker in ended:
-            self._workers.remove(worker)
-            self._store.remove_worker(worker.pid)
-            failed = worker.returncode != 0
-            self._next_start = time.monotonic() + (self._retry_seconds if failed else 0.0)
-            self._retry_seconds = (
-                min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS) if failed else FIRST_RETRY_SECONDS
-            )
+        self._collect_ended()
         self._store.mark_interrupted()
         states = self._store.worker_states()
         if any(states.get(worker.pid) == "ready" for worker in self._workers):
             self._retry_seconds = FIRST_RETRY_SECONDS
+            self._problem = None
         at_work = [worker for worker in self._workers if states.get(worker.pid) == "running"]
         if len(self._workers) > len(at_work):
             self._next_start = time.monotonic() + STANDBY_DELAY_SECONDS
         elif time.monotonic() >= self._next_start:
             self._workers.append(start_worker(self.workspace))
+
+    def _collect_ended(self) -> None:
+        for worker in [worker for worker in self._workers if worker.poll() is not None]:
+            self._workers.remove(worker)
+            self._store.remove_worker(worker.pid)
+            failed = worker.returncode != 0
+            self._problem = self._describe(worker.returncode) if failed else None
+            self._next_start = time.monotonic() + (self._retry_seconds if failed else 0.0)
+            self._retry_seconds = (
+                min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS) if failed else FIRST_RETRY_SECONDS
+            )
+
+    def _describe(self, code: int) -> str:
+        log = self.workspace / "logs" / LOG_NAME
+        return f"The worker process ended with code {code} and is started again; its messages are in {log}."
 
     def _end(self, worker: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -117,6 +117,18 @@ class Store:
         layers = self._rows("SELECT row FROM layers WHERE run_id = ? ORDER BY position", (run_id,))
         return _to_record(rows[0], [row[0] for row in layers])
 
+    def find(self, beginning: str) -> RunRecord:
+        """The run whose id begins like this, if it is the only one.
+
+        Raises:
+            WorkspaceError: If there is none, or several.
+        """
+        pattern = beginning.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+        rows = self._rows("SELECT id FROM runs WHERE id LIKE ? ESCAPE '\\' ORDER BY id LIMIT 2", (pattern,))
+        if len(rows) > 1 and beginning:
+            raise WorkspaceError("several runs begin like this", got=beginning, expected="more of the id")
+        return self.run(rows[0][0] if len(rows) == 1 else beginning)
+
     def list_runs(self, model: str | None = None) -> tuple[RunRecord, ...]:
         """All runs, or those of one model, newest first."""
         where, values = ("", ()) if model is None else (" WHERE model = ?", (model,))

@@ -1,0 +1,82 @@
+"""The ``qaf`` program: its commands, and how faults become one line and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+
+from qaf_core.cli.app import app
+from qaf_core.cli.doctor import doctor
+from qaf_core.cli.networks import cost, inspect, models
+from qaf_core.cli.runs import compress, runs, show
+from qaf_core.errors import QafError
+from qaf_core.runs.workspace import default_workspace, write_file
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_CANCELLED = 130
+LONGEST_MESSAGE = 400
+
+program = typer.Typer(
+    name="qaf",
+    help="Compress trained neural networks by joint tensor factorization and quantization.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for command in (app, models, inspect, cost, compress, runs, show, doctor):
+    program.command()(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: What stands after ``qaf``; None for the process's own.
+
+    Returns:
+        0 done, 2 bad input, 130 cancelled, 1 anything else; errors are told in one line on stderr.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        outcome = program(given or ["--help"], standalone_mode=False)
+        sys.stdout.flush()
+        return outcome if isinstance(outcome, int) else EXIT_DONE
+    except QafError as error:
+        return _tell(str(error), EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        return _tell("Cancelled.", EXIT_CANCELLED)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; keep the interpreter from flushing into the closed pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except Exception as error:
+        return _tell_other(error)
+
+
+def _tell_other(error: Exception) -> int:
+    # Typer carries its own copy of click in newer versions, so its errors are known by what they can do.
+    if hasattr(error, "format_message"):
+        return _tell(f"{error.format_message().rstrip('.')}; see: qaf --help.", EXIT_BAD_INPUT)
+    if type(error).__name__ == "Abort":
+        return _tell("Cancelled.", EXIT_CANCELLED)
+    if type(error).__name__ == "RunFailed":
+        return _tell(str(error), EXIT_FAILED)
+    summary = f"Internal error: {type(error).__name__}: {error}"
+    with contextlib.suppress(OSError, QafError):
+        path = default_workspace() / "logs" / "cli-traceback.txt"
+        write_file(path, "".join(traceback.format_exception(error)).encode())
+        summary += f"; details are in {path}"
+    return _tell(summary, EXIT_FAILED)
+
+
+def _tell(message: str, code: int) -> int:
+    line = " ".join(message.split())
+    print(line if len(line) <= LONGEST_MESSAGE else line[: LONGEST_MESSAGE - 1] + "…", file=sys.stderr)
+    return code

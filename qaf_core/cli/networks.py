@@ -1,0 +1,132 @@
+"""Commands about networks: ``models``, ``inspect``, ``cost``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qaf_core.cli.options import (
+    ActBits,
+    Bits,
+    Convention,
+    Json,
+    Method,
+    Model,
+    PlanFile,
+    Ratio,
+    Structure,
+    Workspace,
+    make_plan,
+)
+from qaf_core.cli.text import print_costs, print_json, print_table
+from qaf_core.review.units import count_text, with_prefix
+
+if TYPE_CHECKING:
+    from qaf_core.data.models import ModelSource
+    from qaf_core.network.inventory import LayerInfo
+
+
+def models(as_json: Json = False, workspace: Workspace = None) -> None:
+    """What can be compressed here."""
+    from qaf_core.data.models import list_models
+
+    rows = [_model_row(source) for source in list_models()]
+    if as_json:
+        print_json({"models": rows})
+        return
+    table = [
+        (
+            row["id"],
+            row["title"],
+            "yes" if row["shipped"] else "--weights",
+            "×".join(map(str, row["input_shape"])),
+        )
+        for row in rows
+    ]
+    print_table(("model", "what it is", "weights", "input"), table)
+    print("\nYour own: qaf compress package.module:factory --weights FILE --data DATA …")
+
+
+def _model_row(source: ModelSource) -> dict[str, Any]:
+    return {
+        "id": source.id,
+        "title": source.title,
+        "architecture": source.architecture,
+        "task": source.task,
+        "input_shape": list(source.input_shape),
+        "classes": list(source.classes),
+        "default_data": source.default_data,
+        "shipped": source.shipped,
+    }
+
+
+def inspect(model: Model, as_json: Json = False, workspace: Workspace = None) -> None:
+    """Layer inventory: shapes, parameters, operations and what may become of each layer. Needs no weights."""
+    inventory = _inventory_of(model)
+    if as_json:
+        print_json({"model": model, "layers": [info.to_dict() for info in inventory]})
+        return
+    rows = [
+        (
+            info.name,
+            info.kind,
+            "×".join(map(str, info.weight_shape)),
+            count_text(info.params),
+            with_prefix(info.macs, "MACs"),
+            ", ".join(info.structures) + (f" ({info.skip_reason})" if info.skip_reason else ""),
+        )
+        for info in inventory
+    ]
+    print_table(("layer", "kind", "shape", "params", "operations", "can become"), rows)
+
+
+def cost(
+    model: Model,
+    plan: PlanFile = None,
+    ratio: Ratio = None,
+    bits: Bits = None,
+    act_bits: ActBits = None,
+    structure: Structure = "cp",
+    method: Method = "joint",
+    convention: Convention = "uniform",
+    as_json: Json = False,
+    workspace: Workspace = None,
+) -> None:
+    """Predicted size, operations and energy under a plan. Needs no weights."""
+    from qaf_core.network.cost import original_cost, plan_cost, ratio_cost
+    from qaf_core.network.plan import validate_plan
+
+    inventory = _inventory_of(model)
+    if (
+        convention == "paper"
+        and plan is None
+        and ratio is not None
+        and bits is not None
+        and method != "dense"
+    ):
+        after = ratio_cost(inventory, ratio, bits, 8 if act_bits is None else act_bits, convention)
+    else:
+        chosen = make_plan(model, inventory, plan, ratio, bits, act_bits, structure, method, None)
+        validate_plan(chosen, inventory, model=model)
+        after = plan_cost(inventory, chosen, convention)
+    before = original_cost(inventory, convention)
+    if as_json:
+        print_json(
+            {
+                "model": model,
+                "convention": convention,
+                **after.to_dict(),
+                "bops_fraction": after.bops / before.bops,
+                "size_fraction": after.size_bytes / before.size_bytes,
+                "cost": after.to_dict(),
+                "baseline_cost": before.to_dict(),
+            }
+        )
+        return
+    print(f"{model}, {convention} convention")
+    print_costs(before.to_dict(), after.to_dict())
+
+
+def _inventory_of(model: str) -> tuple[LayerInfo, ...]:
+    from qaf_core.data.models import find_model, load_inventory
+
+    return load_inventory(find_model(model))

@@ -1,0 +1,83 @@
+"""What several commands take, and the plan they mean."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qaf_core.errors import PlanError
+
+if TYPE_CHECKING:
+    from qaf_core.network.inventory import LayerInfo
+    from qaf_core.network.plan import Plan
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model id, as in: qaf models.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Workspace = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder of runs and caches [default: $QAF_WORKSPACE or the user's]"),
+]
+PlanFile = Annotated[Path | None, typer.Option("--plan", metavar="FILE", help="A plan as JSON.")]
+Ratio = Annotated[float | None, typer.Option(help="Parameters before over after, of each covered layer.")]
+Bits = Annotated[int | None, typer.Option(help="Weight bits of the covered layers: 2 to 8, or 32.")]
+ActBits = Annotated[int | None, typer.Option(help="Activation bits: 2 to 8, or 32 for none [default: 8]")]
+Structure = Annotated[str, typer.Option(help="Of k×k convolutions: cp, tucker2 or auto.")]
+Method = Annotated[str, typer.Option(help="joint, paper, sequential or dense.")]
+Convention = Annotated[str, typer.Option(help="What counts as an operation: uniform or paper.")]
+
+
+def make_plan(
+    model: str,
+    inventory: tuple[LayerInfo, ...],
+    file: Path | None,
+    ratio: float | None,
+    bits: int | None,
+    act_bits: int | None,
+    structure: str,
+    method: str,
+    seed: int | None,
+) -> Plan:
+    """The plan in ``file``, or the one for a ratio and bits."""
+    from qaf_core.network.plan import plan_for_ratio
+    from qaf_core.runs.request import METHODS
+
+    if method not in METHODS:
+        raise PlanError("unknown method", got=method, expected=", ".join(METHODS))
+    if file is not None:
+        if ratio is not None or bits is not None:
+            raise PlanError(
+                "--plan stands alone", got="--plan with --ratio or --bits", expected="one of the two"
+            )
+        plan = read_plan(file)
+        plan = plan if act_bits is None else replace(plan, activation_bits=act_bits)
+        return plan if seed is None else replace(plan, seed=seed)
+    if method == "dense" and ratio is None:
+        ratio = 1.0
+    if ratio is None or bits is None:
+        needed = "--bits B" if method == "dense" else "--ratio R --bits B"
+        raise PlanError("nothing says how to compress", expected=f"--plan FILE, or {needed}")
+    return plan_for_ratio(
+        inventory,
+        model=model,
+        ratio=ratio,
+        bits=bits,
+        activation_bits=8 if act_bits is None else act_bits,
+        structure=structure,
+        method=method,
+        seed=seed or 0,
+    )
+
+
+def read_plan(file: Path) -> Plan:
+    from qaf_core.network.plan import Plan
+
+    try:
+        return Plan.from_json(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise PlanError(
+            "the plan cannot be read", got=f"{file} ({reason})", remedy="check the path"
+        ) from error

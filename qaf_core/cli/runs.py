@@ -1,0 +1,236 @@
+"""Commands about runs: ``compress``, ``runs``, ``show``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qaf_core.cli.options import (
+    ActBits,
+    Bits,
+    Json,
+    Method,
+    Model,
+    PlanFile,
+    Ratio,
+    Structure,
+    Workspace,
+    make_plan,
+)
+from qaf_core.cli.text import print_costs, print_json, print_table
+from qaf_core.review.units import duration_text, percent_text, points_text, size_text
+
+if TYPE_CHECKING:
+    from qaf_core.pipeline.events import RunEvent
+    from qaf_core.runs.record import RunRecord
+
+EXIT_DONE = 0
+EXIT_CANCELLED = 130
+
+
+def compress(
+    model: Model,
+    plan: PlanFile = None,
+    ratio: Ratio = None,
+    bits: Bits = None,
+    act_bits: ActBits = None,
+    structure: Structure = "cp",
+    method: Method = "joint",
+    data: Annotated[
+        str, typer.Option(help="Evaluation images: builtin, a folder or an .npz file.")
+    ] = "builtin",
+    calibration: Annotated[
+        str | None, typer.Option(help="Calibration images [default: part of the data]")
+    ] = None,
+    images: Annotated[int | None, typer.Option(help="At most so many evaluation images.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything drawn at random [default: 0]")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Weights: safetensors or a state dict.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What to call the run.")] = None,
+    as_json: Json = False,
+    workspace: Workspace = None,
+) -> int:
+    """Compress a model, evaluate it and store the run."""
+    from qaf_core.data.models import find_model, load_inventory
+    from qaf_core.network.plan import validate_plan
+    from qaf_core.runs.request import RunRequest
+    from qaf_core.runs.store import Store
+
+    inventory = load_inventory(find_model(model, weights=weights))
+    chosen = make_plan(model, inventory, plan, ratio, bits, act_bits, structure, method, seed)
+    validate_plan(chosen, inventory, model=model)
+    request = RunRequest(
+        model=model,
+        plan=chosen.to_dict(),
+        weights=None if weights is None else str(weights.absolute()),
+        data=_absolute(data),
+        calibration=None if calibration is None else _absolute(calibration),
+        images=images,
+        method=method,
+        seed=chosen.seed,
+        name=name,
+    )
+    with Store(workspace) as store, _stop_on_interrupt() as should_stop:
+        run_id = store.create_run(request, pid=os.getpid())
+        from qaf_core.runs.execute import execute_run
+
+        result = execute_run(store, run_id, _print_progress, should_stop)
+    if as_json:
+        print_json(result)
+    else:
+        _print_result(result)
+    return EXIT_CANCELLED if result["status"] == "cancelled" else EXIT_DONE
+
+
+def _absolute(data: str) -> str:
+    """A path that means the same in another working directory; names of data sets stay as they are."""
+    path = Path(data).expanduser()
+    return str(path.absolute()) if path.exists() and data != "builtin" else data
+
+
+@contextlib.contextmanager
+def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a request to stop and keep what is done; a second one ends at once."""
+    asked = False
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        print("Stopping: finished layers are kept. Press Ctrl-C again to end at once.", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _print_progress(event: RunEvent) -> None:
+    data = event.data
+    if event.kind == "stage" and data.get("fraction") in (None, 0, 0.0):
+        line = str(data.get("message") or data["stage"])
+    elif event.kind == "layer_started":
+        rank = "" if data.get("rank") is None else f" rank {data['rank']}"
+        place = f"[{data['index'] + 1}/{data['total']}]"
+        line = f"{place} {event.layer}: {data['structure']}{rank}, {data['bits']} bits"
+    elif event.kind == "layer_finished":
+        took = duration_text(data["seconds"])
+        line = f"    error {percent_text(data['relative_error'])}, {data['status']}, {took}"
+    elif event.kind == "evaluated":
+        line = f"    {data['which']}: {data['metric']} {percent_text(data['value'])} on {data['n']:,} images"
+    else:
+        return
+    print(f"{duration_text(event.elapsed_seconds):>12}  {line}", file=sys.stderr)
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    print(f"run {result['run_id']}: {result['status']}")
+    if result.get("compressed") is None:
+        return
+    before, after = result["baseline"], result["compressed"]
+    low, high = result["drop_ci95"]
+    print(
+        f"{before['metric']} {percent_text(before['value'])} → {percent_text(after['value'])}"
+        f" on {after['n']:,} images, drop {points_text(result['drop'])} points"
+        f" (95 %: {points_text(low)} to {points_text(high)})"
+    )
+    print_costs(result["baseline_cost"], result["cost"])
+    peak = size_text(result["peak_memory_bytes"])
+    print(f"in {duration_text(result['seconds']['total'])}, peak memory {peak}")
+
+
+def runs(
+    model: Annotated[str | None, typer.Option(help="Only this model's.")] = None,
+    as_json: Json = False,
+    workspace: Workspace = None,
+) -> None:
+    """The runs of the workspace, newest first."""
+    from qaf_core.runs.store import Store
+
+    with Store(workspace) as store:
+        store.mark_interrupted()
+        records = store.list_runs(model)
+    if as_json:
+        print_json({"runs": [_record_row(record) for record in records]})
+    elif not records:
+        print("No runs yet. Start one with: qaf compress digits/cnn --ratio 2 --bits 4")
+    else:
+        header = ("run", "status", "model", "method", "top-1", "drop", "size", "name")
+        print_table(header, [_record_cells(record) for record in records])
+
+
+def _record_row(record: RunRecord) -> dict[str, Any]:
+    row = {
+        "run_id": record.id,
+        "status": record.status,
+        "name": record.request.name,
+        "model": record.model,
+        "method": record.method,
+        "plan": dict(record.plan),
+        "layers": [dict(layer) for layer in record.layers],
+        **record.result,
+        "created_at": record.created_at,
+        "started_at": record.started_at,
+        "finished_at": record.finished_at,
+        "error": record.error,
+    }
+    return {**row, "status": record.status}
+
+
+def _record_cells(record: RunRecord) -> tuple[str, ...]:
+    compressed, drop = record.compressed, record.drop
+    return (
+        record.id,
+        record.status,
+        record.model,
+        record.method,
+        "–" if compressed is None else percent_text(compressed["value"]),
+        "–" if drop is None else points_text(drop),
+        "–" if record.cost is None else size_text(record.cost["size_bytes"]),
+        record.request.name or record.error or "",
+    )
+
+
+def show(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.")],
+    as_json: Json = False,
+    workspace: Workspace = None,
+) -> None:
+    """One run: what was asked for and what came of it."""
+    from qaf_core.runs.store import Store
+
+    with Store(workspace) as store:
+        store.mark_interrupted()
+        record = store.find(run)
+    if as_json:
+        print_json(_record_row(record))
+        return
+    print(f"{record.model}, {record.method}" + (f", {record.request.name}" if record.request.name else ""))
+    if record.error:
+        print(record.error)
+    _print_result({"run_id": record.id, "status": record.status, **record.result})
+    rows = [
+        (
+            str(row["name"]),
+            str(row["structure"]),
+            str(row["rank"] or ""),
+            str(row["bits"]),
+            percent_text(row["relative_error"]),
+            str(row["status"]),
+        )
+        for row in record.layers
+    ]
+    if rows:
+        print()
+        print_table(("layer", "structure", "rank", "bits", "error", "status"), rows)

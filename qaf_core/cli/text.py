@@ -1,0 +1,36 @@
+"""How the command line prints: JSON objects, tables, costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from qaf_core.review.units import count_text, size_text, times_text, with_prefix
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one JSON object."""
+    print(json.dumps(value))
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print columns as wide as their widest cell."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    for row in (header, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_costs(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Print the original's cost beside the compressed network's."""
+    quantities: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+        ("parameters", "params", count_text),
+        ("size", "size_bytes", size_text),
+        ("operations", "macs", lambda value: with_prefix(value, "MACs")),
+        ("bit operations", "bops", lambda value: with_prefix(value, "BOPs")),
+    )
+    rows = [
+        (title, show(before[field]), show(after[field]), times_text(before[field], after[field]))
+        for title, field, show in quantities
+    ]
+    print_table(("", "original", "compressed", "smaller"), rows)
