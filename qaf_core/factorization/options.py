@@ -58,7 +58,7 @@ class SolverOptions:
     """How long and how hard the joint solver works.
 
     Attributes:
-        start_iterations: Sweeps of the floating-point alternating least squares that make the start.
+        start_iterations: Sweeps of the floating-point alternating least squares that make the start; None: 60 to 300 by size.
         iterations: ADMM sweeps over the modes.
         inner_iterations: ADMM steps per mode and sweep.
         rounding_rounds: Rounds of error-feedback rounding alternating over the modes, after ADMM (0: none).
@@ -72,8 +72,8 @@ class SolverOptions:
         SolverError: If a field is out of range.
     """
 
-    start_iterations: int = 60
-    iterations: int = 30
+    start_iterations: int | None = None
+    iterations: int = 10
     inner_iterations: int = 3
     rounding_rounds: int = 30
     descent_sweeps: int = 2
@@ -89,6 +89,8 @@ class SolverOptions:
         }
         for field, minimum in least.items():
             value = getattr(self, field)
+            if field == "start_iterations" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
                 raise SolverError(f"solver option {field} out of range", got=value, expected=f"a whole number, at least {minimum}")
         if not (math.isfinite(self.tolerance) and 0 <= self.tolerance < 1):

@@ -1,0 +1,306 @@
+"""The joint solver: factors found directly on their integer grids.
+
+One loop (:func:`iterate`) runs three kinds of sweep over the factors, each a function ``State -> None``:
+
+1. *start*: alternating least squares that expects the rounding to come. A grid of ``b`` bits adds relative noise ``ε²`` to
+   each factor; in expectation that raises the diagonal of every Gram by ``Π(1 + ε²) - 1`` over the other factors. Solving
+   with the raised Gram steers away from large components that cancel each other, which rounding would break. The raise
+   begins high and falls to its final value, which also finds better floating-point minima.
+2. *admm*: the alternating direction method of multipliers of arXiv 2308.04595, §3, with one scale per rank component:
+   ``Ã = (F + ρ(A + U))(G + ρI)⁻¹``, ``A = Q(Ã - U)``, ``U += A - Ã``, ``ρ = tr(G)/R``, duals kept warm.
+3. *rounding*: each factor in turn is rounded with error feedback around its least-squares solution, every step taken,
+   scales fitted anew. The error may rise for a sweep before it falls.
+
+The best quantized iterate of the last two (and the plain rounding of the start) is kept.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from qaf_core.errors import RunCancelled
+from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
+from qaf_core.factorization.rounding import descend_codes, round_with_feedback, solve_gram
+from qaf_core.factorization.structure import Quadratic, Structure
+from qaf_core.quantization.grids import RELATIVE_NOISE, fit_scales, to_codes
+from qaf_core.quantization.spec import BITS_FLOAT
+
+OnEvent = Callable[[SolveEvent], None]
+
+NOISE_FACTOR = 1.75  # error feedback leaves a smaller error but moves more than plain rounding; flat between 1.5 and 2.5
+FIRST_LIFT = 0.6  # the raise of the Gram's diagonal at the first start sweep; it falls geometrically
+FALL_SHARE = 0.6  # share of the start sweeps over which it falls
+START_EVENT_EVERY = 10
+START_WORK = 1.5e12  # floating-point operations that `start_iterations=None` allows for a start
+
+
+@dataclass(kw_only=True)
+class Best:
+    """The best quantized iterate so far."""
+
+    error: float = math.inf
+    codes: list[Tensor] = field(default_factory=list)
+    scales: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class State:
+    """Everything a sweep reads and changes.
+
+    ``values`` holds the factors as they enter the next quadratic problem: floating-point during the start, on the grid
+    afterwards. Errors are relative.
+    """
+
+    structure: Structure
+    bits: tuple[int, ...]
+    granularity: str
+    options: SolverOptions
+    values: list[Tensor]
+    codes: list[Tensor]
+    scales: list[Tensor]
+    duals: list[Tensor]
+    best: Best = field(default_factory=Best)
+    float_error: float = math.inf
+    best_float_error: float = math.inf
+    quantized_error: float = math.inf
+    primal_residual: float = 0.0
+    dual_residual: float = 0.0
+    rho: float = 0.0
+    iteration: int = 0
+
+    def relative(self, squared: float) -> float:
+        """A squared error as a relative norm."""
+        return math.sqrt(squared / self.structure.target_norm_squared)
+
+    def note_quantized(self, error: float) -> bool:
+        """Record the error of the current codes; True if it is the best so far."""
+        self.quantized_error = error
+        if not error < self.best.error:
+            return False
+        self.best = Best(error=error, codes=[c.clone() for c in self.codes], scales=[s.clone() for s in self.scales])
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A kind of sweep, how often it may run, and how it knows that it is done."""
+
+    name: str
+    sweep: Callable[[State, int], None]
+    limit: int
+    watches_quantized: bool
+
+
+def solve_joint(
+    structure: Structure,
+    bits: tuple[int, ...],
+    *,
+    granularity: str,
+    options: SolverOptions,
+    seed: int,
+    layer: str = "",
+    on_event: OnEvent | None = None,
+    start: Sequence[Tensor] | None = None,
+) -> tuple[State, Status]:
+    """Run the joint solver on one structure.
+
+    Args:
+        structure: The target and its algebra.
+        bits: One bit-width per factor.
+        granularity: ``tensor``, ``rank`` or ``rank_row``, as in ``QuantSpec``.
+        options: Limits and tolerances.
+        seed: Of the random start.
+        layer: Name carried by the events.
+        on_event: Called after each sweep that is reported; it may raise ``RunCancelled`` to stop.
+        start: Floating-point factors to begin with, instead of a random start (a warm start).
+
+    Returns:
+        The final state, whose ``best`` holds codes and scales, and why it stopped.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    values = list(start) if start is not None else structure.random_start(generator)
+    state = State(
+        structure=structure, bits=bits, granularity=granularity, options=options, values=values,
+        codes=[torch.zeros_like(v) for v in values], scales=[torch.ones_like(v[:1]) for v in values],
+        duals=[torch.zeros_like(v) for v in values],
+    )  # fmt: skip
+    start_limit = options.start_iterations or automatic_start_iterations(values)
+    quantized = any(b != BITS_FLOAT for b in bits)
+    phases = [
+        Phase(name="start", sweep=start_sweep(start_limit, warm=start is not None), limit=start_limit, watches_quantized=False),
+        Phase(name="admm", sweep=admm_sweep, limit=options.iterations if quantized else 0, watches_quantized=True),
+        Phase(name="rounding", sweep=rounding_sweep, limit=options.rounding_rounds if quantized else 0, watches_quantized=True),
+    ]  # fmt: skip
+    status = iterate(state, phases, layer=layer, on_event=on_event)
+    if not state.best.codes:
+        round_plainly(state)
+    return state, status
+
+
+def automatic_start_iterations(values: Sequence[Tensor]) -> int:
+    """Start sweeps by size: 60 for the largest layers, up to 300 for small ones."""
+    work_per_sweep = 2.0 * len(values) * math.prod(v.shape[0] for v in values) * values[0].shape[1]
+    return int(min(300, max(60, START_WORK / max(work_per_sweep, 1.0))))
+
+
+def iterate(state: State, phases: Sequence[Phase], *, layer: str, on_event: OnEvent | None) -> Status:
+    """Run the phases one after another; each ends when done, all end on a limit, a cancellation or a divergence."""
+    began = time.monotonic()
+    status = Status.MAX_ITERATIONS
+    try:
+        for phase in phases:
+            previous, idle = math.inf, 0
+            for step in range(phase.limit):
+                phase.sweep(state, step)
+                state.iteration += 1
+                current = state.quantized_error if phase.watches_quantized else state.float_error
+                status = Status.MAX_ITERATIONS
+                if not all(bool(torch.isfinite(v).all()) for v in state.values):
+                    return Status.DIVERGED
+                idle = 0 if current <= state.best.error or not phase.watches_quantized else idle + 1
+                if phase.watches_quantized or step % START_EVENT_EVERY == 0 or step == phase.limit - 1:
+                    _report(state, layer, time.monotonic() - began, on_event)
+                settled = abs(previous - current) <= state.options.tolerance * current
+                previous = current
+                if settled and (phase.watches_quantized or step > FALL_SHARE * phase.limit):
+                    status = Status.CONVERGED
+                    break
+                if idle >= state.options.patience:
+                    status = Status.STAGNATED
+                    break
+                limit = state.options.time_limit_seconds
+                if limit is not None and time.monotonic() - began > limit:
+                    return Status.TIME_LIMIT
+            if phase.name == "start":
+                round_plainly(state)
+    except RunCancelled:
+        return Status.CANCELLED
+    return status
+
+
+def _report(state: State, layer: str, elapsed_seconds: float, on_event: OnEvent | None) -> None:
+    if on_event is None:
+        return
+    if math.isinf(state.quantized_error):
+        round_plainly(state)
+    on_event(SolveEvent(
+        layer=layer, iteration=state.iteration, float_error=state.float_error, quantized_error=state.quantized_error,
+        primal_residual=state.primal_residual, dual_residual=state.dual_residual, rho=state.rho,
+        elapsed_seconds=elapsed_seconds,
+    ))  # fmt: skip
+
+
+def start_sweep(limit: int, *, warm: bool) -> Callable[[State, int], None]:
+    """A least-squares sweep with Grams raised for the rounding to come; the raise falls over ``FALL_SHARE·limit`` sweeps."""
+
+    def sweep(state: State, step: int) -> None:
+        noise = [NOISE_FACTOR * RELATIVE_NOISE[b] for b in state.bits]
+        progress = 1.0 if warm else min(1.0, step / (FALL_SHARE * limit))
+        squared = 0.0
+        for mode in state.structure.order:
+            final = max(state.structure.lift(noise, mode), 1e-7)
+            lift = FIRST_LIFT ** (1.0 - progress) * final**progress if final < FIRST_LIFT else final
+            problem = state.structure.quadratic(state.values, mode)
+            state.values[mode] = problem.solution(lift)
+            squared = problem.squared_error(state.values[mode], state.structure.target_norm_squared)
+        state.values = state.structure.balance(state.values)
+        state.float_error = state.relative(squared)
+        state.best_float_error = min(state.best_float_error, state.float_error)
+        state.quantized_error = math.inf
+
+    return sweep
+
+
+def round_plainly(state: State) -> None:
+    """Round each factor to its own grid, without feedback: the quantized error of a floating-point iterate."""
+    for mode, (values, bits) in enumerate(zip(state.values, state.bits, strict=True)):
+        state.scales[mode] = fit_factor_scales(values, bits, state.granularity, mode)
+        state.codes[mode] = to_codes(values, state.scales[mode], bits)
+    rounded = [codes * scales for codes, scales in zip(state.codes, state.scales, strict=True)]
+    problem = state.structure.quadratic(rounded, 0)
+    state.note_quantized(state.relative(problem.squared_error(rounded[0], state.structure.target_norm_squared)))
+
+
+def fit_factor_scales(values: Tensor, bits: int, granularity: str, mode: int) -> Tensor:
+    """Scales of factor ``mode``: ``(1, 1)`` by ``tensor``, ``(1, P)`` by ``rank``.
+
+    By ``rank_row`` factor 0 has a scale per row besides: ``(N, P)``, an outer product.
+    """
+    if granularity == "tensor":
+        return fit_scales(values, bits, dims=(0, 1))
+    by_column = fit_scales(values, bits, dims=(0,))
+    if granularity == "rank" or mode != 0 or bits == BITS_FLOAT:
+        return by_column
+    return by_column * fit_scales(values / by_column, bits, dims=(1,))
+
+
+def admm_sweep(state: State, step: int) -> None:
+    """Inner ADMM steps on every factor in turn (arXiv 2308.04595, algorithm 1), projection by rank-wise scales."""
+    del step
+    primal = dual = size = squared = 0.0
+    for mode in state.structure.order:
+        problem = state.structure.quadratic(state.values, mode)
+        gram, bits = problem.gram, state.bits[mode]
+        rho = float(gram.diagonal().mean())
+        shifted = gram + rho * torch.eye(gram.shape[0], device=gram.device, dtype=gram.dtype)
+        target = problem.linear if problem.row_gram is None else solve_gram(problem.row_gram, problem.linear.mT).mT
+        for _ in range(state.options.inner_iterations):
+            before = state.values[mode]
+            smooth = solve_gram(shifted, target + rho * (before + state.duals[mode]))
+            aim = smooth - state.duals[mode]
+            state.scales[mode] = fit_factor_scales(aim, bits, state.granularity, mode)
+            state.codes[mode] = to_codes(aim, state.scales[mode], bits)
+            state.values[mode] = state.codes[mode] * state.scales[mode]
+            state.duals[mode] = state.duals[mode] + state.values[mode] - smooth
+        primal += float((state.values[mode] - smooth).square().sum())
+        dual += float((state.values[mode] - before).square().sum())
+        size += float(state.values[mode].square().sum())
+        squared = problem.squared_error(state.values[mode], state.structure.target_norm_squared)
+        state.rho = rho
+        state.float_error = state.relative(problem.squared_error(smooth, state.structure.target_norm_squared))
+    state.primal_residual, state.dual_residual = math.sqrt(primal / max(size, 1e-30)), math.sqrt(dual / max(size, 1e-30))
+    state.note_quantized(state.relative(squared))
+
+
+def rounding_sweep(state: State, step: int) -> None:
+    """Error-feedback rounding of every factor in turn around its least-squares solution, each step taken."""
+    if step == 0:  # from the smooth start, not from the last ADMM iterate, unless that is the better grid point
+        state.values = [codes * scales for codes, scales in zip(state.best.codes, state.best.scales, strict=True)]
+    primal = dual = size = squared = 0.0
+    problem: Quadratic | None = None
+    for mode in state.structure.order:
+        problem = state.structure.quadratic(state.values, mode)
+        before, bits = state.values[mode], state.bits[mode]
+        target = problem.solution()
+        scales = fit_factor_scales(target, bits, state.granularity, mode)
+        codes = round_with_feedback(target, problem.gram, scales, bits)
+        codes = descend_codes(codes, target, problem.gram, scales, bits, sweeps=state.options.descent_sweeps)
+        state.codes[mode], state.scales[mode], state.values[mode] = codes, scales, codes * scales
+        primal += float((state.values[mode] - target).square().sum())
+        dual += float((state.values[mode] - before).square().sum())
+        size += float(state.values[mode].square().sum())
+        state.float_error = state.relative(problem.squared_error(target, state.structure.target_norm_squared))
+    assert problem is not None
+    refit_column_scales(state, problem)
+    squared = problem.squared_error(state.values[0], state.structure.target_norm_squared)
+    state.primal_residual, state.dual_residual = math.sqrt(primal / max(size, 1e-30)), math.sqrt(dual / max(size, 1e-30))
+    state.rho = 0.0
+    state.note_quantized(state.relative(squared))
+
+
+def refit_column_scales(state: State, problem: Quadratic) -> None:
+    """Scale the columns of factor 0 to least squares: ``(G ∘ AᵀA) d = diag(AᵀF)``; codes stay. One scale for all has no such freedom."""
+    factor = state.values[0]
+    if state.granularity == "tensor":
+        return
+    inner = factor.mT @ (factor if problem.row_gram is None else problem.row_gram @ factor)
+    wanted = (factor * problem.linear).sum(dim=0, keepdim=True)
+    multipliers = solve_gram(problem.gram * inner, wanted).clamp(0.25, 4.0)
+    state.scales[0] = state.scales[0] * multipliers
+    state.values[0] = factor * multipliers

@@ -1,0 +1,194 @@
+"""The methods a user compares with: float factorization then rounding, and the published ADMM.
+
+Letters as in :mod:`qaf_core.factorization.cp`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+from torch import Tensor
+
+from qaf_core.errors import RunCancelled, SolverError
+from qaf_core.factorization.admm import OnEvent, fit_factor_scales
+from qaf_core.factorization.cp import Canonical
+from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
+from qaf_core.factorization.rounding import cholesky_with_lift
+from qaf_core.quantization.grids import to_codes
+from qaf_core.quantization.spec import BITS_FLOAT
+
+TENSORLY_ITERATIONS = 200
+PAPER_START_SWEEPS = 50
+PAPER_SCALE_POINTS = 200
+PAPER_OUTER_TOLERANCE = 1e-5
+PAPER_INNER_TOLERANCE = 1e-8
+PAPER_OUTER_LIMIT = 1000
+
+
+def tensorly_factors(target: Tensor, rank: int, seed: int) -> list[Tensor]:
+    """Floating-point factors by TensorLy: CP of ``(I, J, K)``, truncated SVD of ``(I, J)``; columns norm-balanced.
+
+    Raises:
+        SolverError: If TensorLy is not installed.
+    """
+    try:
+        import tensorly
+        from tensorly.decomposition import parafac
+    except ImportError as error:
+        raise SolverError("method sequential needs TensorLy", remedy="pip install tensorly") from error
+    structure = Canonical(target, rank)
+    with tensorly.backend_context("pytorch"):
+        if target.ndim == 2:
+            left, values, right = torch.linalg.svd(target, full_matrices=False)
+            factors = [left[:, :rank] * values[:rank], right[:rank].mT.contiguous()]
+        else:
+            weights, factors = parafac(
+                target, rank, n_iter_max=TENSORLY_ITERATIONS, init="random", tol=1e-6, random_state=seed
+            )
+            factors = [factors[0] * weights, *factors[1:]]
+    return structure.balance(factors)
+
+
+def round_factors(
+    factors: list[Tensor], bits: tuple[int, ...], granularity: str
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Codes and scales of floating-point factors, each rounded to its own grid by a mean-squared-error scale search."""
+    codes, scales = [], []
+    for mode, (values, width) in enumerate(zip(factors, bits, strict=True)):
+        if granularity == "tensor":
+            scale = search_tensor_scale(values, width)
+        else:
+            scale = fit_factor_scales(values, width, granularity, mode)
+        codes.append(to_codes(values, scale, width))
+        scales.append(scale)
+    return codes, scales
+
+
+def search_tensor_scale(values: Tensor, bits: int) -> Tensor:
+    """One scale ``(1, 1)`` for a factor: the best of 200 clipping points over 0.2 to 1.2 times the peak."""
+    if bits == BITS_FLOAT:
+        return values.new_ones(1, 1)
+    peak = values.abs().max()
+    if float(peak) <= torch.finfo(values.dtype).tiny:
+        return values.new_ones(1, 1)
+    points = torch.linspace(0.2, 1.2, PAPER_SCALE_POINTS, device=values.device, dtype=values.dtype)
+    candidates = (points * peak / (2 ** (bits - 1) - 1)).reshape(-1, 1)
+    flat = values.reshape(1, -1)
+    # In slices, so that 200 copies of a large factor never stand in memory at once.
+    errors = torch.cat([
+        (to_codes(flat, part, bits) * part - flat).square_().sum(dim=1) for part in candidates.split(20)
+    ])  # fmt: skip
+    return candidates[errors.argmin()].reshape(1, 1)
+
+
+def correct_errors(structure: Canonical, factors: list[Tensor], bound_squared: float, sweeps: int) -> list[Tensor]:
+    """Error-preserving correction: least total size of the components at no more than the given squared error.
+
+    Per factor ``min Σ_r ‖a_r‖²‖b_r‖²‖c_r‖²`` subject to the bound has the solution ``F (G + μ·diag G)⁻¹``; ``μ`` is found
+    by bisection (Phan et al., "Stable low-rank tensor decomposition for compression of convolutional neural network", 2020).
+    """
+    for _ in range(sweeps):
+        for mode in structure.order:
+            problem = structure.quadratic(factors, mode)
+            low, high = -9.0, 3.0
+            for _ in range(12):
+                middle = (low + high) / 2
+                trial = problem.solution(10.0**middle)
+                inside = problem.squared_error(trial, structure.target_norm_squared) <= bound_squared
+                low, high = (middle, high) if inside else (low, middle)
+            factors[mode] = problem.solution(10.0**low)
+        factors = structure.balance(factors)
+    return factors
+
+
+def paper_start(structure: Canonical, seed: int) -> list[Tensor]:
+    """50 sweeps of alternating least squares, then 50 of error-preserving correction, as published."""
+    factors = structure.random_start(torch.Generator().manual_seed(seed))
+    squared = math.inf
+    for _ in range(PAPER_START_SWEEPS):
+        for mode in structure.order:
+            problem = structure.quadratic(factors, mode)
+            factors[mode] = problem.solution(1e-7)
+            squared = problem.squared_error(factors[mode], structure.target_norm_squared)
+        factors = structure.balance(factors)
+    return correct_errors(structure, factors, squared * (1 + 1e-4), PAPER_START_SWEEPS)
+
+
+def solve_paper(
+    structure: Canonical, bits: tuple[int, ...], *, options: SolverOptions, seed: int, layer: str, on_event: OnEvent | None
+) -> tuple[list[Tensor], list[Tensor], float, Status, int]:
+    """AO-ADMM as published (arXiv 2308.04595): one symmetric scale per factor, searched in every inner iteration.
+
+    Returns:
+        Codes, scales, the relative error of the floating-point start, status and outer iterations.
+    """
+    began = time.monotonic()
+    norm = structure.target_norm_squared
+    values = paper_start(structure, seed)
+    problem = structure.quadratic(values, 0)
+    float_error = math.sqrt(problem.squared_error(values[0], norm) / norm)
+    duals = [torch.zeros_like(v) for v in values]
+    best_error, best, previous = math.inf, round_factors(values, bits, "tensor"), math.inf
+    scales = list(best[1])
+    codes = list(best[0])
+    status, iteration = Status.MAX_ITERATIONS, 0
+    try:
+        for iteration in range(1, PAPER_OUTER_LIMIT + 1):
+            error = math.inf
+            for mode in structure.order:
+                step = _paper_mode(structure, values, duals[mode], mode, bits[mode], options.inner_iterations)
+                codes[mode], scales[mode], values[mode], duals[mode], rho, primal, dual, smooth_error, error = step
+            error, smooth_error = math.sqrt(error / norm), math.sqrt(smooth_error / norm)
+            if error < best_error:
+                best_error, best = error, (list(codes), list(scales))
+            if on_event is not None:
+                on_event(SolveEvent(
+                    layer=layer, iteration=iteration, float_error=smooth_error, quantized_error=error,
+                    primal_residual=primal, dual_residual=dual, rho=rho, elapsed_seconds=time.monotonic() - began,
+                ))  # fmt: skip
+            if not math.isfinite(error):
+                status = Status.DIVERGED
+                break
+            if abs(previous - error) < PAPER_OUTER_TOLERANCE:
+                status = Status.CONVERGED
+                break
+            if options.time_limit_seconds is not None and time.monotonic() - began > options.time_limit_seconds:
+                status = Status.TIME_LIMIT
+                break
+            previous = error
+    except RunCancelled:
+        status = Status.CANCELLED
+    return *best, float_error, status, iteration
+
+
+def _paper_mode(
+    structure: Canonical, values: list[Tensor], dual: Tensor, mode: int, bits: int, inner_iterations: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, float, float, float, float, float]:
+    """The inner ADMM iterations of one factor."""
+    problem = structure.quadratic(values, mode)
+    gram = problem.gram
+    rho = float(gram.diagonal().mean())
+    factor = cholesky_with_lift(gram + rho * torch.eye(gram.shape[0], device=gram.device, dtype=gram.dtype))
+    current = values[mode]
+    codes, scale, smooth = current, current.new_ones(1, 1), current
+    primal = dual_change = 0.0
+    for _ in range(inner_iterations):
+        before = current
+        smooth = torch.cholesky_solve((problem.linear + rho * (current + dual)).mT, factor).mT
+        scale = search_tensor_scale(smooth - dual, bits)
+        codes = to_codes(smooth - dual, scale, bits)
+        current = codes * scale
+        dual = dual + current - smooth
+        size = max(float(current.square().sum()), 1e-30)
+        primal = float((current - smooth).square().sum()) / size
+        dual_change = float((current - before).square().sum()) / size
+        if primal < PAPER_INNER_TOLERANCE and dual_change < PAPER_INNER_TOLERANCE:
+            break
+    norm = structure.target_norm_squared
+    return (
+        codes, scale, current, dual, rho, math.sqrt(primal), math.sqrt(dual_change),
+        problem.squared_error(smooth, norm), problem.squared_error(current, norm),
+    )  # fmt: skip
+

@@ -1,0 +1,85 @@
+"""Canonical polyadic structure of a matrix or a three-way tensor.
+
+Legend: ``X (I, J, K)`` is the target, ``A (I, R)``, ``B (J, R)``, ``C (K, R)`` the factors, ``X ≈ Σ_r a_r ∘ b_r ∘ c_r``;
+``G`` is the Hadamard product of the other factors' Grams, ``F`` the matricized tensor times their Khatri-Rao product.
+A matrix (no ``C``) gives the two-factor form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from qaf_core.factorization.structure import Quadratic
+
+
+def khatri_rao(left: Tensor, right: Tensor) -> Tensor:
+    """Column-wise Kronecker product of ``(M, R)`` and ``(N, R)``: ``(M·N, R)``, the rows of ``right`` fastest."""
+    return (left[:, None, :] * right[None, :, :]).reshape(-1, left.shape[1])
+
+
+class Canonical:
+    """CP of ``target`` at a fixed rank, optionally under a second moment of the inputs.
+
+    Args:
+        target: ``(I, J, K)`` or ``(I, J)``.
+        rank: R ≥ 1.
+        moment: ``S (J, J)`` or None; the error is then ``‖(X - X̂) ×_J S^½‖``.
+    """
+
+    def __init__(self, target: Tensor, rank: int, moment: Tensor | None = None) -> None:
+        self.name = "cp" if target.ndim == 3 else "svd"
+        self.target = target
+        self.rank = rank
+        self.moment = moment
+        self.device, self.dtype = target.device, target.dtype
+        weighted = target if moment is None else torch.tensordot(target.movedim(1, -1), moment, dims=1).movedim(-1, 1)
+        self.target_norm_squared = float((target * weighted).sum(dtype=torch.float64))
+        # One contiguous unfolding per mode: each MTTKRP is then a single matrix product.
+        self._unfoldings = [
+            (target if mode == 1 else weighted).movedim(mode, 0).reshape(target.shape[mode], -1).contiguous()
+            for mode in range(target.ndim)
+        ]
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The output side, factor 0, comes last."""
+        return (1, 2, 0) if self.target.ndim == 3 else (1, 0)
+
+    def random_start(self, generator: torch.Generator) -> list[Tensor]:
+        """Gaussian factors of the target's norm; the draws do not depend on device or dtype."""
+        draws = [torch.randn(size, self.rank, generator=generator, dtype=torch.float64) for size in self.target.shape]
+        size = max(float(self.target.norm()), torch.finfo(self.dtype).tiny) / math.sqrt(self.target.numel() * self.rank)
+        return [draw.to(self.device, self.dtype) * size ** (1 / self.target.ndim) for draw in draws]
+
+    def _gram(self, factors: Sequence[Tensor], mode: int) -> Tensor:
+        if mode == 1 and self.moment is not None:
+            return factors[1].mT @ (self.moment @ factors[1])
+        return factors[mode].mT @ factors[mode]
+
+    def quadratic(self, factors: Sequence[Tensor], mode: int) -> Quadratic:
+        """``G`` and ``F`` of factor ``mode``; rows of B are coupled by the moment."""
+        others = [other for other in range(len(factors)) if other != mode]
+        gram = self._gram(factors, others[0])
+        joined = factors[others[0]]
+        for other in others[1:]:
+            gram = gram * self._gram(factors, other)
+            joined = khatri_rao(joined, factors[other])
+        linear = self._unfoldings[mode] @ joined
+        if mode == 1 and self.moment is not None:
+            return Quadratic(gram=gram, linear=self.moment @ linear, row_gram=self.moment)
+        return Quadratic(gram=gram, linear=linear)
+
+    def balance(self, factors: Sequence[Tensor]) -> list[Tensor]:
+        """Columns of equal norm across the factors, component by component."""
+        tiny = torch.finfo(self.dtype).tiny ** 0.25
+        norms = [factor.norm(dim=0).clamp_min(tiny) for factor in factors]
+        mean = torch.stack(norms).log().mean(dim=0).exp()
+        return [factor * (mean / norm) for factor, norm in zip(factors, norms, strict=True)]
+
+    def lift(self, noise: Sequence[float], mode: int) -> float:
+        """``E[G]`` under independent relative noise has its diagonal raised by ``Π(1 + noise) - 1`` over the others."""
+        return math.prod(1.0 + noise[other] for other in range(len(noise)) if other != mode) - 1.0

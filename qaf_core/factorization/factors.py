@@ -1,0 +1,75 @@
+"""Quantized factors: integer codes, their scales, and the tensor they stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qaf_core.quantization.spec import BITS_FLOAT
+
+FACTOR_NAMES = {"cp": ("A", "B", "C"), "svd": ("A", "B"), "tucker2": ("U_out", "core", "U_in"), "dense": ("W",)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factors:
+    """The factors of one weight tensor.
+
+    Legend, for a weight ``(C_out, C_in, k, k)`` read as ``(I, J, K)``:
+    ``cp``: A ``(I, R)``, B ``(J, R)``, C ``(K, R)``; ``svd``: A ``(I, R)``, B ``(J, R)``;
+    ``tucker2``: U_out ``(I, R_out)``, core ``(R_out, R_in, K)``, U_in ``(J, R_in)``; ``dense``: W ``(I, J·K)``.
+
+    Attributes:
+        structure: ``cp``, ``svd``, ``tucker2`` or ``dense``.
+        weight_shape: Shape of the tensor they stand for.
+        codes: One ``int8`` tensor per factor (floating point where ``bits`` is 32).
+        scales: One tensor per factor, broadcastable to its codes.
+        bits: One bit-width per factor.
+    """
+
+    structure: str
+    weight_shape: tuple[int, ...]
+    codes: tuple[Tensor, ...]
+    scales: tuple[Tensor, ...]
+    bits: tuple[int, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The factors' letters, in order."""
+        return FACTOR_NAMES[self.structure]
+
+    @property
+    def rank(self) -> int | tuple[int, int] | None:
+        """R, for ``tucker2`` the pair (R_out, R_in), for ``dense`` None."""
+        if self.structure == "dense":
+            return None
+        if self.structure == "tucker2":
+            return int(self.codes[0].shape[1]), int(self.codes[2].shape[1])
+        return int(self.codes[0].shape[1])
+
+    def values(self) -> tuple[Tensor, ...]:
+        """Codes times scales, one floating-point tensor per factor."""
+        return tuple(
+            codes.to(scales.dtype) * scales for codes, scales in zip(self.codes, self.scales, strict=True)
+        )
+
+    def reconstruct(self) -> Tensor:
+        """The tensor the factors stand for, in ``weight_shape`` and in the dtype of the scales."""
+        values = self.values()
+        if self.structure == "dense":
+            return values[0].reshape(self.weight_shape)
+        if self.structure == "svd":
+            return (values[0] @ values[1].mT).reshape(self.weight_shape)
+        rows, columns = self.weight_shape[0], self.weight_shape[1]
+        if self.structure == "cp":
+            joined = (values[1][:, None, :] * values[2][None, :, :]).reshape(-1, values[0].shape[1])
+            return (values[0] @ joined.mT).reshape(self.weight_shape)
+        left = torch.tensordot(values[0], values[1], dims=1)  # (I, R_in, K)
+        full = torch.einsum("ijk,lj->ilk", left, values[2])
+        return full.reshape(rows, columns, *self.weight_shape[2:])
+
+
+def as_stored_codes(codes: Tensor, bits: int) -> Tensor:
+    """Codes in the type they are kept in: ``int8``, or as they are where ``bits`` is 32."""
+    return codes if bits == BITS_FLOAT else codes.to(torch.int8)

@@ -1,0 +1,232 @@
+"""One weight tensor in, integer factors out."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from qaf_core.errors import SolverError
+from qaf_core.factorization.admm import OnEvent, solve_joint
+from qaf_core.factorization.baselines import round_factors, solve_paper, tensorly_factors
+from qaf_core.factorization.cp import Canonical
+from qaf_core.factorization.factors import Factors, as_stored_codes
+from qaf_core.factorization.options import SolverOptions, Status
+from qaf_core.factorization.rounding import round_rows
+from qaf_core.quantization.spec import QuantSpec
+
+METHODS = ("joint", "paper", "sequential", "dense")
+STRUCTURES = ("cp", "svd", "tucker2", "dense")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolveResult:
+    """The outcome of one solve.
+
+    Attributes:
+        factors: Integer codes and scales.
+        relative_error: ‖W - Ŵ‖_F / ‖W‖_F of the quantized factors, recomputed from ``factors.reconstruct()``.
+        float_relative_error: The same for the best floating-point factors met on the way.
+        status: Why the solve stopped.
+        iterations: Sweeps over the factors.
+        seconds: Wall-clock time.
+    """
+
+    factors: Factors
+    relative_error: float
+    float_relative_error: float
+    status: Status
+    iterations: int
+    seconds: float
+
+
+def solve_layer(
+    weight: Tensor,
+    structure: str = "cp",
+    rank: int | tuple[int, int] | None = None,
+    spec: QuantSpec | None = None,
+    options: SolverOptions | None = None,
+    method: str = "joint",
+    seed: int = 0,
+    input_covariance: Tensor | None = None,
+    on_event: OnEvent | None = None,
+    layer: str = "layer",
+) -> SolveResult:
+    """Write one weight tensor as factors on integer grids.
+
+    Args:
+        weight: ``(C_out, C_in, k_h, k_w)`` or ``(out, in)``, any floating-point dtype; half precision is computed in float32.
+        structure: ``cp`` (four-way weights), ``svd`` (linear and 1×1), ``tucker2`` or ``dense`` (rounding only).
+        rank: R; for ``tucker2`` the pair (R_out, R_in); not used by ``dense``.
+        spec: Bit-width and granularity of the grids (default: 4 bits, one scale per rank component).
+        options: Limits and tolerances.
+        method: ``joint``, ``paper`` (arXiv 2308.04595), ``sequential`` (TensorLy, then rounding) or ``dense``.
+        seed: The same seed gives the same codes on the same machine.
+        input_covariance: Second moment of the layer's input, ``(C_in·k_h·k_w,)*2``, or ``(C_in, C_in)`` read as Σ⊗I.
+        on_event: Called with a ``SolveEvent`` as the solve goes on; it may raise ``RunCancelled`` to stop early.
+        layer: Name that the events carry.
+
+    Returns:
+        A ``SolveResult``; a numerical failure is a ``Status`` there, not an exception.
+
+    Raises:
+        SolverError: For a tensor, rank, structure, method or covariance that cannot be taken.
+    """
+    began = time.monotonic()
+    spec, options = spec or QuantSpec(), options or SolverOptions()
+    if method == "dense":
+        structure = "dense"
+    target = _as_target(weight, structure, method)
+    rank = _checked_rank(rank, structure, target)
+    if not bool(torch.isfinite(target).all()):
+        return _trivial(weight, target, structure, rank, spec, Status.NONFINITE, began)
+    if not bool(target.any()):
+        return _trivial(weight, target, structure, rank, spec, Status.CONVERGED, began)
+    covariance = _checked_covariance(input_covariance, weight, target)
+    if structure == "dense":
+        outcome = _solve_dense(target, covariance, spec)
+    else:
+        moment = None if covariance is None or method != "joint" else channel_moment(covariance, target)
+        problem = Canonical(target, int(rank), moment)  # type: ignore[arg-type]
+        outcome = _solve_factors(problem, spec, options, method, seed, layer, on_event)
+    codes, scales, float_error, status, iterations = outcome
+    factors = _as_factors(weight, structure, codes, scales, spec)
+    error = relative_error(weight, factors)
+    return SolveResult(
+        factors=factors, relative_error=error, float_relative_error=float_error, status=status, iterations=iterations,
+        seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+Outcome = tuple[list[Tensor], list[Tensor], float, Status, int]
+
+
+def _solve_factors(
+    problem: Canonical, spec: QuantSpec, options: SolverOptions, method: str, seed: int, layer: str, on_event: OnEvent | None
+) -> Outcome:
+    bits = spec.bits_of(problem.target.ndim)
+    if method == "paper":
+        return solve_paper(problem, bits, options=options, seed=seed, layer=layer, on_event=on_event)
+    if method == "sequential":
+        values = tensorly_factors(problem.target, problem.rank, seed)
+        codes, scales = round_factors(values, bits, spec.granularity)
+        quadratic = problem.quadratic(values, 0)
+        error = quadratic.squared_error(values[0], problem.target_norm_squared) / problem.target_norm_squared
+        return codes, scales, math.sqrt(error), Status.CONVERGED, 0
+    state, status = solve_joint(
+        problem, bits, granularity=spec.granularity, options=options, seed=seed, layer=layer, on_event=on_event,
+    )  # fmt: skip
+    return state.best.codes, state.best.scales, state.best_float_error, status, state.iteration
+
+
+def _solve_dense(target: Tensor, covariance: Tensor | None, spec: QuantSpec) -> Outcome:
+    (bits,) = spec.bits_of(1)
+    matrix = target.reshape(target.shape[0], -1)
+    if covariance is None:
+        gram = torch.eye(matrix.shape[1], device=matrix.device, dtype=matrix.dtype)
+    elif covariance.shape[0] == matrix.shape[1]:
+        gram = covariance
+    else:
+        gram = torch.kron(covariance, torch.eye(target.shape[2], device=matrix.device, dtype=matrix.dtype))
+    codes, scales = round_rows(matrix, gram, bits)
+    return [codes], [scales], 0.0, Status.CONVERGED, 1
+
+
+def relative_error(weight: Tensor, factors: Factors) -> float:
+    """‖W - Ŵ‖_F / ‖W‖_F, summed in float64; 0 for a zero weight that is met exactly."""
+    exact = weight.detach().to(torch.float64)
+    difference = float((exact - factors.reconstruct().to(torch.float64)).norm())
+    size = float(exact.norm())
+    return difference / size if size > 0 else difference
+
+
+def channel_moment(covariance: Tensor, target: Tensor) -> Tensor:
+    """The ``(J, J)`` second moment over input channels, averaged over kernel positions, of mean diagonal one."""
+    channels = target.shape[1]
+    if covariance.shape[0] != channels:
+        positions = covariance.shape[0] // channels
+        covariance = covariance.reshape(channels, positions, channels, positions).diagonal(dim1=1, dim2=3).mean(dim=-1)
+    scale = covariance.diagonal().mean()
+    if float(scale) <= 0.0:
+        return torch.eye(channels, device=covariance.device, dtype=covariance.dtype)
+    return covariance / scale
+
+
+def _as_target(weight: Tensor, structure: str, method: str) -> Tensor:
+    """The weight as ``(I, J, K)`` for ``cp``, ``tucker2`` and ``dense`` convolutions, ``(I, J)`` for ``svd`` and linear layers."""
+    if method not in METHODS:
+        raise SolverError("unknown method", got=method, expected=", ".join(METHODS))
+    if structure not in STRUCTURES:
+        raise SolverError("unknown structure", got=structure, expected=", ".join(STRUCTURES))
+    if not isinstance(weight, Tensor) or not weight.is_floating_point():
+        raise SolverError("weight is not a floating-point tensor", got=getattr(weight, "dtype", type(weight).__name__))
+    if weight.ndim not in (2, 4) or weight.numel() == 0:
+        raise SolverError("weight has a shape the solver does not take", got=tuple(weight.shape), expected="(C_out, C_in, k, k) or (out, in), not empty")  # fmt: skip
+    work = weight.detach()
+    if work.dtype not in (torch.float32, torch.float64):
+        work = work.to(torch.float32)
+    if structure == "svd":
+        if work.ndim == 4 and work.shape[2:] != (1, 1):
+            raise SolverError("the two-factor form takes linear and 1x1 layers", got=f"kernel {tuple(work.shape[2:])}", remedy="use structure cp or tucker2")  # fmt: skip
+        return work.reshape(work.shape[0], work.shape[1])
+    if structure in ("cp", "tucker2") and work.ndim != 4:
+        raise SolverError(f"structure {structure} takes convolution weights", got=tuple(weight.shape), remedy="use structure svd")
+    return work.reshape(work.shape[0], work.shape[1], -1)
+
+
+def _checked_rank(rank: object, structure: str, target: Tensor) -> int | tuple[int, int] | None:
+    if structure == "dense":
+        return None
+    if structure == "tucker2":
+        raise SolverError("structure tucker2 is not solved yet", remedy="use structure cp")
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        raise SolverError("rank out of range", got=rank, expected="a whole number, at least 1")
+    largest = target.numel() // sum(target.shape) if target.ndim == 2 else target.numel() // max(target.shape)
+    if rank > max(largest, min(target.shape), 1):
+        raise SolverError("rank larger than useful", got=rank, expected=f"at most {max(largest, min(target.shape), 1)}")
+    return rank
+
+
+def _checked_covariance(covariance: Tensor | None, weight: Tensor, target: Tensor) -> Tensor | None:
+    if covariance is None:
+        return None
+    channels, inputs = weight.shape[1], weight[0].numel()
+    if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1] or covariance.shape[0] not in (channels, inputs):
+        raise SolverError("input covariance has the wrong shape", got=tuple(covariance.shape), expected=f"({inputs}, {inputs}) or ({channels}, {channels})")  # fmt: skip
+    if not bool(torch.isfinite(covariance).all()):
+        raise SolverError("input covariance holds NaN or infinite values", remedy="check the calibration images")
+    symmetric = covariance.to(target.device, target.dtype)
+    return (symmetric + symmetric.mT) / 2
+
+
+def _as_factors(weight: Tensor, structure: str, codes: list[Tensor], scales: list[Tensor], spec: QuantSpec) -> Factors:
+    bits = spec.bits_of(len(codes))
+    return Factors(
+        structure=structure, weight_shape=tuple(weight.shape), bits=bits, scales=tuple(scales),
+        codes=tuple(as_stored_codes(c, b) for c, b in zip(codes, bits, strict=True)),
+    )  # fmt: skip
+
+
+def _trivial(
+    weight: Tensor, target: Tensor, structure: str, rank: int | tuple[int, int] | None, spec: QuantSpec, status: Status, began: float
+) -> SolveResult:
+    """Zero factors, for weights that are all zero or not finite."""
+    if structure == "dense":
+        shapes = [(target.shape[0], target[0].numel())]
+    else:
+        shapes = [(size, int(rank)) for size in target.shape]  # type: ignore[arg-type]
+    codes = [target.new_zeros(shape) for shape in shapes]
+    factors = _as_factors(weight, structure, codes, [target.new_ones(1, shape[1]) for shape in shapes], spec)
+    error = math.nan if status is Status.NONFINITE else 0.0
+    return SolveResult(
+        factors=factors, relative_error=error, float_relative_error=error, status=status, iterations=0,
+        seconds=time.monotonic() - began,
+    )  # fmt: skip
+
+
+def with_factors(result: SolveResult, factors: Factors, weight: Tensor) -> SolveResult:
+    """The result with other factors (after a fit to outputs), its error recomputed."""
+    return replace(result, factors=factors, relative_error=relative_error(weight, factors))
