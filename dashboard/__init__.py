@@ -1,0 +1,1 @@
+"""The browser dashboard: pages over the run store; it holds no tensors and never imports torch."""

@@ -1,0 +1,132 @@
+"""What can be compressed here: models, their layers and sample images, without importing torch."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import streamlit as st
+from PIL import Image
+
+from qaf_core.data.datasets import load_images
+from qaf_core.data.models import ModelSource, find_model, list_models, load_inventory
+from qaf_core.errors import ModelError, QafError
+from qaf_core.network.inventory import LayerInfo, inventory_from_rows
+from qaf_core.runs.workspace import write_file
+
+INSPECT_TIMEOUT_SECONDS = 120
+STRIP_SIDE_PX = 64
+
+
+def shipped_models() -> tuple[ModelSource, ...]:
+    """The models that come trained, with built-in images; the toy among them last."""
+    shipped = [source for source in list_models() if source.shipped]
+    return tuple(sorted(shipped, key=lambda source: source.default_data == "digits"))
+
+
+def other_models() -> tuple[str, ...]:
+    """Ids of the models that need the user's own weights."""
+    return tuple(source.id for source in list_models() if not source.shipped)
+
+
+def open_model(model_id: str, weights: str | None) -> ModelSource:
+    """A model, with the user's weights where they are given.
+
+    Raises:
+        ModelError: If there is no such model.
+        WeightsError: If the file does not exist.
+    """
+    return find_model(model_id, weights or None)
+
+
+def inventory_of(source: ModelSource, workspace: Path) -> tuple[LayerInfo, ...]:
+    """The layers of a model: from its card, from an earlier look, or by asking another process.
+
+    Raises:
+        ModelError: If the model cannot be built or looked into.
+    """
+    if source.shipped and source.card.get("inventory"):
+        return _inventory_from_card(source.id, source)
+    name = hashlib.sha256(source.id.encode()).hexdigest()[:16]
+    file = workspace / "cache" / "inventory" / f"{name}.json"
+    return _inventory_from_file(source.id, str(file))
+
+
+@st.cache_resource(show_spinner=False)
+def _inventory_from_card(model_id: str, _source: ModelSource) -> tuple[LayerInfo, ...]:
+    return load_inventory(_source)
+
+
+@st.cache_resource(show_spinner=False, max_entries=64)
+def _inventory_from_file(model_id: str, file: str) -> tuple[LayerInfo, ...]:
+    path = Path(file)
+    if not path.is_file():
+        rows = _inspect(model_id)
+        write_file(path, json.dumps(rows).encode())
+    return inventory_from_rows(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _inspect(model_id: str) -> list[dict[str, object]]:
+    """Have another process build the model and list its layers: torch takes seconds to load, and stays there."""
+    command = [sys.executable, "-m", "qaf_core.cli", "inspect", model_id, "--json"]
+    root = str(Path(__file__).resolve().parent.parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=INSPECT_TIMEOUT_SECONDS,
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ModelError(f"{model_id} could not be inspected in time", remedy="try again") from error
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise ModelError(lines[-1] if lines else f"{model_id} could not be inspected")
+    layers: list[dict[str, object]] = json.loads(done.stdout)["layers"]
+    return layers
+
+
+@st.cache_data(show_spinner=False)
+def sample_strip(model_id: str, count: int) -> tuple[tuple[str, str], ...]:
+    """A few built-in images of a model as data addresses with their class names; empty where there are none."""
+    source = find_model(model_id)
+    if source.default_data is None:
+        return ()
+    try:
+        images = load_images("builtin", source, split="calibration", limit=max(48, count))
+    except QafError:
+        return ()
+    first = _one_of_each(images.labels, count)
+    return tuple(
+        (_data_address(images.images[index]), source.classes[int(images.labels[index])]) for index in first
+    )
+
+
+def _one_of_each(labels: Sequence[int] | np.ndarray, count: int) -> list[int]:
+    """Positions that show as many classes as possible."""
+    seen: dict[int, int] = {}
+    for position, label in enumerate(labels):
+        seen.setdefault(int(label), position)
+    chosen = [seen[label] for label in sorted(seen)]
+    rest = [position for position in range(len(labels)) if position not in set(chosen)]
+    return (chosen + rest)[:count]
+
+
+def _data_address(image: np.ndarray) -> str:
+    picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+    small = picture.width < STRIP_SIDE_PX
+    stream = io.BytesIO()
+    picture.save(stream, "PNG" if small else "JPEG", **({} if small else {"quality": 82}))
+    kind = "png" if small else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"

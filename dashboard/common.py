@@ -1,0 +1,184 @@
+"""What the pages share: the store, the worker's keeper, the ground colour, links and small pieces of layout."""
+
+from __future__ import annotations
+
+import atexit
+import html
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from dashboard.text import _
+from qaf_core.errors import WorkspaceError
+from qaf_core.runs.queue import Supervisor
+from qaf_core.runs.record import RunRecord
+from qaf_core.runs.store import Store
+from qaf_core.runs.workspace import default_workspace
+
+PAGES_KEY = "pages"
+ASSETS = Path(__file__).parent / "assets"
+
+
+def workspace() -> Path:
+    """The folder everything is kept in: ``QAF_WORKSPACE``, or the user's data folder."""
+    return default_workspace()
+
+
+def open_store() -> Store:
+    """The run store of the workspace, one for all sessions.
+
+    Raises:
+        WorkspaceError: If the folder cannot be written to or the store is damaged.
+    """
+    return _store(str(workspace()))
+
+
+@st.cache_resource(show_spinner=False)
+def _store(folder: str) -> Store:
+    return Store(Path(folder))
+
+
+def keep_worker() -> None:
+    """Have one worker process ready in the workspace (once per server, not per session)."""
+    _supervisor(str(workspace()))
+
+
+@st.cache_resource(show_spinner=False)
+def _supervisor(folder: str) -> Supervisor:
+    supervisor = Supervisor(Path(folder))
+    atexit.register(supervisor.stop)
+    return supervisor
+
+
+def worker_ready() -> bool:
+    """Whether a run would start at once."""
+    return "ready" in open_store().worker_states().values()
+
+
+def find_run(run_id: str) -> RunRecord | None:
+    """A run, or None where the workspace has none with this id."""
+    try:
+        return open_store().run(run_id)
+    except WorkspaceError:
+        return None
+
+
+def is_dark() -> bool:
+    """Whether the page stands on a dark ground just now."""
+    return st.context.theme.type == "dark"
+
+
+def go_to(page: str, **query: str) -> None:
+    """Leave for another page (``explore``, ``run``, ``tradeoffs``, ``layers``)."""
+    st.switch_page(st.session_state[PAGES_KEY][page], query_params=query or None)
+
+
+def link_to(page: str, label: str, icon: str, **query: str) -> None:
+    """A link to another page."""
+    st.page_link(st.session_state[PAGES_KEY][page], label=label, icon=icon, query_params=query or None)
+
+
+def run_title(run: RunRecord) -> str:
+    """The name people see: the one they gave, else model and time."""
+    return run.request.name or f"{run.model} · {run.id[4:6]}-{run.id[6:8]} {run.id[9:11]}:{run.id[11:13]}"
+
+
+def empty_state(icon: str, title: str, body: str, link: tuple[str, str] | None = None) -> None:
+    """A friendly page for when there is nothing to show yet.
+
+    Args:
+        icon: A Material icon's name.
+        title: What is missing, in a few words.
+        body: What to do about it.
+        link: Page and label of the way on.
+    """
+    left, middle, right = st.columns([1, 2, 1])
+    del left, right
+    with middle, st.container(key="empty-state", horizontal_alignment="center", gap="small"):
+        st.markdown(f":material/{icon}:", text_alignment="center")
+        st.subheader(title, anchor=False, text_alignment="center")
+        st.markdown(body, text_alignment="center")
+        if link is not None and st.button(link[1], type="primary", icon=":material/arrow_forward:"):
+            go_to(link[0])
+
+
+def page_title(title: str, lead: str) -> None:
+    """A page's heading and one sentence on what it is for."""
+    with st.container(gap=None):
+        st.header(title, anchor=False)
+        st.caption(lead)
+
+
+def status_badge(status: str) -> None:
+    """A run's status as a coloured word with an icon, never by colour alone."""
+    label, icon, colour = _status_looks().get(status, (status, "help", "gray"))
+    st.badge(label, icon=f":material/{icon}:", color=colour)  # type: ignore[arg-type]
+
+
+def status_label(status: str) -> str:
+    """A run's status in the user's language."""
+    return _status_looks().get(status, (status, "", ""))[0]
+
+
+def _status_looks() -> dict[str, tuple[str, str, str]]:
+    return {
+        "queued": (_("Waiting"), "schedule", "gray"),
+        "running": (_("Running"), "play_circle", "blue"),
+        "completed": (_("Finished"), "check_circle", "green"),
+        "failed": (_("Failed"), "error", "red"),
+        "cancelled": (_("Stopped"), "stop_circle", "orange"),
+        "interrupted": (_("Interrupted"), "power_off", "orange"),
+    }
+
+
+def stepper(steps: Iterable[tuple[str, str]]) -> None:
+    """A row of steps, each with a state: ``done``, ``now`` or ``later``."""
+    signs = {"done": "✓", "now": "●", "later": "○"}
+    items = "".join(
+        f'<li class="{state}"><span>{signs[state]}</span>{html.escape(label)}</li>' for label, state in steps
+    )
+    st.html(f'<ol class="qaf-steps">{items}</ol>')
+
+
+def inject_style() -> None:
+    """The few rules Streamlit's theme has no option for."""
+    ground = {
+        "line": "#2A3646",
+        "soft": "#18212E",
+        "ink": "#E6EBF2",
+        "mute": "#9AA8BA",
+        "accent": "#7CB8F2",
+        "good": "#2BC49A",
+    }
+    if not is_dark():
+        ground = {
+            "line": "#DCE2EA",
+            "soft": "#F4F6F9",
+            "ink": "#18222F",
+            "mute": "#5B6B7F",
+            "accent": "#0B5CAD",
+            "good": "#00805C",
+        }
+    variables = ";".join(f"--qaf-{name}:{colour}" for name, colour in ground.items())
+    st.html(f"<style>:root{{{variables}}}{_style_sheet()}</style>")
+
+
+@st.cache_resource(show_spinner=False)
+def _style_sheet() -> str:
+    return (ASSETS / "style.css").read_text(encoding="utf-8")
+
+
+def metric_card(label: str, value: str, note: str = "", help_text: str | None = None, **options: Any) -> None:
+    """One number with its label and a quiet note under it."""
+    st.metric(
+        label,
+        value,
+        delta=note or None,
+        delta_color="off",
+        delta_arrow="off",
+        help=help_text,
+        border=True,
+        **options,
+    )

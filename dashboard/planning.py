@@ -1,0 +1,202 @@
+"""The plan being made on the Explore page: table rows to a checked plan and its predicted cost; pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import pandas as pd
+
+from dashboard.rows import bits_text, rank_text
+from dashboard.text import _
+from qaf_core.network.cost import Cost, layer_cost, original_cost, original_layer_cost, plan_cost
+from qaf_core.network.inventory import LayerInfo
+from qaf_core.network.plan import LayerPlan, Plan, check_layer_plan, rank_for_ratio
+from qaf_core.review.units import MISSING
+
+NO_RANK = ("dense", "keep")
+_SEPARATOR = re.compile(r"[\s,;/×x*]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DraftRow:
+    """One layer as typed into the table: texts, not yet checked."""
+
+    structure: str
+    rank: str
+    bits: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A plan as far as it is made.
+
+    Attributes:
+        base: The plan the bulk controls made, before edits.
+        rows: The table's rows with the edits, one for each row of ``base``.
+        layers: The layer plans read from the rows; the row of ``base`` where a row has a problem.
+        problems: What is wrong, in words, by layer name; empty when the plan can be run.
+    """
+
+    base: Plan
+    rows: tuple[DraftRow, ...]
+    layers: tuple[LayerPlan, ...]
+    problems: Mapping[str, tuple[str, ...]]
+
+    @property
+    def plan(self) -> Plan:
+        """The plan; rows with a problem are as in ``base``."""
+        return replace(self.base, layers=self.layers)
+
+
+def make_draft(
+    inventory: Sequence[LayerInfo], base: Plan, edits: Mapping[int, Mapping[str, Any]], ratio: float
+) -> Draft:
+    """Apply the table's edits to a plan and check every row.
+
+    Args:
+        inventory: The network.
+        base: The plan the table started from.
+        edits: Edited cells by row position, then column, as ``st.data_editor`` keeps them.
+        ratio: Gives the rank of a row whose structure was changed and whose rank was not.
+    """
+    infos = {info.name: info for info in inventory}
+    rows, layers, problems = [], [], {}
+    for position, planned in enumerate(base.layers):
+        info = infos[planned.name]
+        row = _edited_row(info, planned, edits.get(position) or {}, ratio)
+        read, found = read_row(info, row)
+        rows.append(row)
+        layers.append(planned if read is None else read)
+        if found:
+            problems[planned.name] = found
+    return Draft(base=base, rows=tuple(rows), layers=tuple(layers), problems=problems)
+
+
+def _edited_row(info: LayerInfo, planned: LayerPlan, edit: Mapping[str, Any], ratio: float) -> DraftRow:
+    structure = str(edit.get("structure") or planned.structure)
+    rank, bits = planned.rank, planned.bits
+    if structure != planned.structure:
+        rank = rank_for_ratio(info, structure, ratio) if structure in info.structures else None
+        bits = None if structure == "keep" else bits if bits is not None else 8
+    return DraftRow(
+        structure=structure,
+        rank=rank_text(rank) if edit.get("rank") is None else str(edit["rank"]).strip(),
+        bits=bits_text(bits) if edit.get("bits") is None else str(edit["bits"]).strip(),
+    )
+
+
+def read_row(info: LayerInfo, row: DraftRow) -> tuple[LayerPlan | None, tuple[str, ...]]:
+    """Read a row's texts.
+
+    Returns:
+        The layer plan and no messages, or None and what is wrong with the row.
+    """
+    rank, rank_ok = _whole_numbers(row.rank)
+    bits, bits_ok = _whole_numbers(row.bits)
+    messages = []
+    if not rank_ok:
+        messages.append(
+            _("rank must be a whole number such as 12 (Tucker-2: two, such as 12 × 24): got {got}").format(
+                got=row.rank
+            )
+        )
+    if not bits_ok:
+        messages.append(_("bits must be a whole number from 2 to 8, or 32: got {got}").format(got=row.bits))
+    if messages:
+        return None, tuple(messages)
+    planned = LayerPlan(name=info.name, structure=row.structure, rank=_single(rank), bits=_single(bits))
+    messages = [_(message) for _field, message in check_layer_plan(info, planned)]
+    return (None, tuple(messages)) if messages else (planned, ())
+
+
+def _whole_numbers(text: str) -> tuple[tuple[int, ...], bool]:
+    parts = [part for part in _SEPARATOR.split(text.strip()) if part]
+    if not all(re.fullmatch(r"[+-]?\d{1,9}", part) for part in parts):
+        return (), False
+    return tuple(int(part) for part in parts), True
+
+
+def _single(numbers: tuple[int, ...]) -> Any:
+    return None if not numbers else numbers[0] if len(numbers) == 1 else numbers
+
+
+@lru_cache(maxsize=64)
+def cost_before(inventory: tuple[LayerInfo, ...]) -> Cost:
+    """The cost of the network as it is."""
+    return original_cost(inventory)
+
+
+def preview_cost(inventory: Sequence[LayerInfo], plan: Plan) -> Cost:
+    """The predicted cost of a plan."""
+    return plan_cost(inventory, plan)
+
+
+@lru_cache(maxsize=8192)
+def _layer_share(info: LayerInfo, planned: LayerPlan | None, activation_bits: int) -> tuple[int, int]:
+    """Bytes and bit-operations of one layer, as planned or (None) as it is."""
+    cost = original_layer_cost(info) if planned is None else layer_cost(info, planned, activation_bits)
+    return cost.size_bytes, cost.bops
+
+
+def plan_frame(inventory: Sequence[LayerInfo], draft: Draft, kinds: Mapping[str, str]) -> pd.DataFrame:
+    """The table of layers.
+
+    The cells a user may edit (structure, rank, bits) hold what ``draft.base`` says, adapted where another cell of
+    the row was edited; the editor lays the edits themselves on top. The other columns follow every edit.
+
+    Args:
+        inventory: The network.
+        draft: The plan as far as it is made.
+        kinds: The name of each kind of layer on screens.
+    """
+    infos = {info.name: info for info in inventory}
+    params = sum(info.params for info in inventory) or 1
+    bops = sum(_layer_share(info, None, 0)[1] for info in inventory) or 1
+    frame = []
+    for row, planned in zip(draft.rows, draft.layers, strict=True):
+        info = infos[planned.name]
+        size_before, bops_before = _layer_share(info, None, 0)
+        size_after, bops_after = _layer_share(info, planned, draft.base.activation_bits)
+        messages = draft.problems.get(planned.name, ())
+        frame.append(
+            {
+                "layer": planned.name,
+                "kind": kind_label(info, kinds),
+                "shape": shape_label(info),
+                "params": 100 * info.params / params,
+                "bops": 100 * bops_before / bops,
+                "structure": row.structure,
+                "rank": row.rank,
+                "bits": row.bits,
+                "size_after": 100 * size_after / size_before if size_before else None,
+                "bops_after": 100 * bops_after / bops_before if bops_before else None,
+                "check": "✗ " + "; ".join(messages) if messages else _note(info),
+            }
+        )
+    return pd.DataFrame(frame)
+
+
+def _note(info: LayerInfo) -> str:
+    if info.eligible or not info.skip_reason:
+        return "✓"
+    return "✓ " + _("not factorized: {reason}").format(reason=_(info.skip_reason))
+
+
+def kind_label(info: LayerInfo, kinds: Mapping[str, str]) -> str:
+    """What a layer is, with its kernel: ``Convolution 3×3``."""
+    name = kinds.get(
+        "depthwise" if info.kind == "conv2d" and 1 < info.groups == info.in_channels else info.kind, info.kind
+    )
+    return f"{name} {info.kernel[0]}×{info.kernel[1]}" if info.kind == "conv2d" else name
+
+
+def shape_label(info: LayerInfo) -> str:
+    """Channels in and out, and the size of the output image: ``64 → 128, 28×28``."""
+    if len(info.weight_shape) < 2:
+        return " × ".join(str(size) for size in info.weight_shape) or MISSING
+    text = f"{info.in_channels} → {info.out_channels}"
+    return f"{text}, {info.output_hw[0]}×{info.output_hw[1]}" if info.output_hw else text

@@ -1,0 +1,163 @@
+"""A run's events folded into what the live page shows; pure, so that it can be tested without a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qaf_core.runs.record import StoredEvent
+
+STAGES = ("loading", "baseline", "solving", "calibrating", "evaluating", "saving")
+WAITING, SOLVING, DONE = "waiting", "solving", "done"
+# Below this share of its expected time a layer's rest is no longer guessed down.
+LEAST_LAYER_REST = 0.1
+
+
+@dataclass(kw_only=True)
+class LayerProgress:
+    """Where one layer stands; errors are relative (0.4 is 40 %)."""
+
+    name: str
+    state: str = WAITING
+    started_at: float = 0.0
+    seconds: float | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class RunProgress:
+    """Everything seen of one run so far.
+
+    Attributes:
+        run_id: The run.
+        weights: Expected work per layer, any unit; layers without one count as the mean.
+        seq: Number of the last event taken in.
+        stage: The latest stage, or None before the first.
+        message: What that stage says about itself.
+        elapsed_seconds: Of the latest event, since the run began.
+        layers: By name, in the plan's order.
+        total: How many layers are to be solved.
+        current: The layer being solved, or the last one solved.
+        iterations: The rows of ``current``'s solve.
+        evaluations: ``original`` and ``compressed`` as they arrive.
+    """
+
+    run_id: str
+    weights: Mapping[str, float] = field(default_factory=dict)
+    seq: int = 0
+    stage: str | None = None
+    message: str = ""
+    elapsed_seconds: float = 0.0
+    layers: dict[str, LayerProgress] = field(default_factory=dict)
+    total: int = 0
+    current: str | None = None
+    iterations: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stage_starts: dict[str, float] = field(default_factory=dict)
+    solve_began: float | None = None
+
+    def absorb(self, events: Iterable[StoredEvent]) -> None:
+        """Take in new events, oldest first."""
+        for stored in events:
+            self.seq = max(self.seq, stored.seq)
+            self.elapsed_seconds = max(self.elapsed_seconds, stored.event.elapsed_seconds)
+            handle = getattr(self, f"_on_{stored.event.kind}", None)
+            if handle is not None:
+                handle(stored.event.layer, stored.event.data, stored.event.elapsed_seconds)
+
+    def _on_stage(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
+        self.stage = str(data.get("stage"))
+        self.message = str(data.get("message") or "")
+        self.stage_starts.setdefault(self.stage, elapsed)
+
+    def _on_layer_started(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
+        if layer is None:
+            return
+        self.layers[layer] = LayerProgress(name=layer, state=SOLVING, started_at=elapsed, data=dict(data))
+        self.total = int(data.get("total") or self.total)
+        self.current, self.iterations = layer, []
+        if self.solve_began is None:
+            self.solve_began = elapsed
+
+    def _on_iteration(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
+        if layer == self.current:
+            self.iterations.append(dict(data))
+
+    def _on_layer_finished(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
+        if layer is None:
+            return
+        progress = self.layers.setdefault(layer, LayerProgress(name=layer, started_at=elapsed))
+        progress.state = DONE
+        progress.seconds = float(data.get("seconds") or elapsed - progress.started_at)
+        progress.data.update(data)
+
+    def _on_evaluated(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
+        self.evaluations[str(data.get("which"))] = dict(data)
+
+    @property
+    def done(self) -> tuple[LayerProgress, ...]:
+        """The layers solved so far."""
+        return tuple(layer for layer in self.layers.values() if layer.state == DONE)
+
+    def stage_states(self) -> tuple[tuple[str, str], ...]:
+        """Each stage with ``done``, ``now`` or ``later``."""
+        if self.stage not in STAGES:
+            return tuple((stage, "later") for stage in STAGES)
+        now = STAGES.index(self.stage)
+        states = ["done" if i < now else "now" if i == now else "later" for i in range(len(STAGES))]
+        return tuple(zip(STAGES, states, strict=True))
+
+    def fraction(self, elapsed_seconds: float | None = None) -> float:
+        """How much of the whole is done, 0 to 1: solving counts for most of it."""
+        shares = {"loading": 0.0, "baseline": 0.03, "calibrating": 0.85, "evaluating": 0.92, "saving": 0.98}
+        if self.stage in shares and not (self.stage == "calibrating" and len(self.done) < self.total):
+            return shares[self.stage]
+        if self.stage is None or not self.total:
+            return 0.0 if self.stage is None else 0.06
+        moment = self.elapsed_seconds if elapsed_seconds is None else elapsed_seconds
+        done, current, rest = self._work(moment)
+        whole = done + current + rest
+        return 0.06 + 0.79 * (min(1.0, done / whole) if whole > 0 else 0.0)
+
+    def seconds_left(self, elapsed_seconds: float) -> float | None:
+        """A guess at the time the layers still need, or None while there is nothing to guess from.
+
+        The time per unit of work so far is carried over to what is left.
+        """
+        if self.solve_began is None or not self.total or not self.done:
+            return None
+        done, current, rest = self._work(elapsed_seconds)
+        spent = sum(layer.seconds or 0.0 for layer in self.done)
+        return (current + rest) * spent / done if done > 0 else None
+
+    def _work(self, moment: float) -> tuple[float, float, float]:
+        """Work done, left in the layer at hand, and left in those not begun."""
+        known = [w for w in self.weights.values() if w > 0]
+        mean = sum(known) / len(known) if known else 1.0
+        weight = {name: self.weights.get(name, mean) or mean for name in (*self.weights, *self.layers)}
+        done = sum(weight[layer.name] for layer in self.done)
+        current = 0.0
+        for layer in self.layers.values():
+            if layer.state == SOLVING:
+                expected = weight[layer.name]
+                spent = sum(finished.seconds or 0.0 for finished in self.done)
+                used = (moment - layer.started_at) * done / spent if spent > 0 and done > 0 else 0.0
+                current += max(expected - used, LEAST_LAYER_REST * expected)
+        begun = set(self.layers)
+        waiting = [name for name in self.weights if name not in begun]
+        rest = sum(weight[name] for name in waiting)
+        if not self.weights:
+            rest = mean * max(0, self.total - len(self.layers))
+        return done, current, rest
+
+
+def estimated_work(plan: Mapping[str, Any]) -> dict[str, float]:
+    """A rough measure of each layer's solve time, from the plan alone: its rank; layers without one go quickly."""
+    work = {}
+    for row in plan.get("layers") or ():
+        if row.get("structure") != "keep":
+            rank = row.get("rank")
+            size = max(rank) if isinstance(rank, (list, tuple)) else rank
+            work[str(row["name"])] = float(size) ** 2 if size else 1.0
+    return work

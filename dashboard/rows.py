@@ -1,0 +1,85 @@
+"""Stored runs as the rows and series that tables and charts take; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qaf_core.review.charts import LayerErrors
+from qaf_core.review.points import RunPoint, digest_plan, original_point, run_point
+from qaf_core.runs.record import RunRecord
+
+
+def solved_layers(plan: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the layers a plan changes, in forward order."""
+    return tuple(str(row["name"]) for row in plan.get("layers") or () if row.get("structure") != "keep")
+
+
+def rank_text(rank: object) -> str:
+    """A rank as people write it: ``134``, ``24 × 32``, or nothing."""
+    if rank is None:
+        return ""
+    if isinstance(rank, (list, tuple)):
+        return " × ".join(str(r) for r in rank)
+    return str(rank)
+
+
+def bits_text(bits: object) -> str:
+    """Bits as people write them: ``4``, or ``4, 4, 8`` where each factor has its own."""
+    if bits is None:
+        return ""
+    if isinstance(bits, (list, tuple)):
+        return ", ".join(str(b) for b in bits) if len(set(bits)) > 1 else str(bits[0])
+    return str(bits)
+
+
+def plan_summary(run: RunRecord) -> str:
+    """A run's plan in one short line."""
+    return digest_plan(run.plan).text()
+
+
+def as_mapping(run: RunRecord) -> dict[str, Any]:
+    """The fields of a run that points are made of."""
+    return {
+        "run_id": run.id,
+        "method": run.method,
+        "baseline": run.baseline,
+        "compressed": run.compressed,
+        "cost": run.cost,
+        "baseline_cost": run.baseline_cost,
+    }
+
+
+def tradeoff_points(runs: Sequence[RunRecord], titles: Mapping[str, str], original: str) -> list[RunPoint]:
+    """The points of the trade-off charts: every run with a result, and the original of each evaluation.
+
+    Args:
+        runs: Runs of one model and one data set.
+        titles: The name of each run, by id.
+        original: What the original is called.
+    """
+    points = [run_point(as_mapping(run), title=titles[run.id], summary=plan_summary(run)) for run in runs]
+    originals = {
+        (point.value, point.size_bytes): point
+        for run in runs
+        if (point := original_point(as_mapping(run), title=original)) is not None
+    }
+    return [point for point in points if point is not None] + list(originals.values())
+
+
+def layer_errors(run: RunRecord, title: str) -> LayerErrors:
+    """The errors of the layers a run has solved, in forward order; planned ones without a result stay empty."""
+    rows = {str(row["name"]): row for row in run.layers}
+    names = tuple(dict.fromkeys((*solved_layers(run.plan), *rows)))
+    return LayerErrors(
+        title=title,
+        names=names,
+        float_errors=tuple(rows.get(name, {}).get("float_relative_error") for name in names),
+        quantized_errors=tuple(rows.get(name, {}).get("relative_error") for name in names),
+    )
+
+
+def evaluation_data(run: RunRecord) -> str:
+    """What a run was evaluated on, so that only comparable accuracies meet: data, number of images."""
+    count = (run.baseline or run.compressed or {}).get("n")
+    return f"{run.request.data} · {count:,}" if count else run.request.data

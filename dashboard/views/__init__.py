@@ -1,0 +1,1 @@
+"""One file a page: layout only, no tensors, no business rules."""

@@ -1,0 +1,262 @@
+"""The first half of Explore: a model and its images, chosen from cards."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from dashboard import catalogue
+from dashboard.text import _, plural
+from qaf_core.data.models import ModelSource
+from qaf_core.errors import QafError
+from qaf_core.network.cost import original_cost
+from qaf_core.review.units import count_text, percent_text, size_text, with_prefix
+
+MODE_KEY, MODEL_KEY, OTHER_KEY, WEIGHTS_KEY = "mode", "model", "other-model", "weights"
+DATA_MODE_KEY, DATA_KEY, CALIBRATION_KEY = "data-mode", "data-path", "calibration-path"
+FIRST_MODEL = "inspection/resnet20"
+FIRST_OTHER = "cifar/resnet20"
+CARD_IMAGES = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What the user chose.
+
+    Attributes:
+        source: The model.
+        weights: The user's weights file, or None for the shipped ones.
+        data: Where the images to measure on come from.
+        calibration: Where the calibration images come from, or None.
+        obstacle: Why this cannot be run, in words, or None. It can still be planned.
+    """
+
+    source: ModelSource
+    weights: str | None
+    data: str
+    calibration: str | None
+    obstacle: str | None
+
+
+def choose() -> Choice | None:
+    """Draw the cards; what is chosen, or None where no model could be opened (the reason is on the screen)."""
+    modes = {"shipped": _("Trained models"), "own": _("Your weights")}
+    left, right = st.columns([3, 2], vertical_alignment="bottom")
+    left.subheader(_("1 · Model and images"), anchor=False)
+    with right, st.container(horizontal=True, horizontal_alignment="right"):
+        mode = st.segmented_control(
+            _("Where the model comes from"),
+            list(modes),
+            format_func=modes.__getitem__,
+            required=True,
+            default="shipped",
+            key=MODE_KEY,
+            persist_state="session",
+            label_visibility="collapsed",
+        )
+    return _own_model() if mode == "own" else _shipped_model()
+
+
+def use(request: Any) -> None:
+    """Set the widgets to what an earlier run used, before they are drawn."""
+    shipped = {source.id for source in catalogue.shipped_models()}
+    own = request.weights is not None or request.model not in shipped
+    st.session_state[MODE_KEY] = "own" if own else "shipped"
+    st.session_state[OTHER_KEY if own else MODEL_KEY] = request.model
+    st.session_state[WEIGHTS_KEY] = request.weights or ""
+    builtin = request.data == "builtin"
+    st.session_state[DATA_MODE_KEY] = "builtin" if builtin else "own"
+    st.session_state[DATA_KEY] = "" if builtin else request.data
+    st.session_state[CALIBRATION_KEY] = request.calibration or ""
+
+
+def _shipped_model() -> Choice | None:
+    sources = catalogue.shipped_models()
+    by_id = {source.id: source for source in sources}
+    chosen = st.session_state.get(MODEL_KEY, FIRST_MODEL)
+    chosen = chosen if chosen in by_id else sources[0].id
+    for column, source in zip(st.columns(len(sources), gap="small"), sources, strict=True):
+        with column:
+            _card(source, source.id == chosen)
+    source = by_id[chosen]
+    data, calibration = _data_for(source)
+    obstacle = (
+        None
+        if source.weights and source.weights.is_file()
+        else _("This model's trained weights are missing: restore the folder sample_models.")
+    )
+    return Choice(
+        source=source,
+        weights=None,
+        data=data,
+        calibration=calibration,
+        obstacle=obstacle or _path_problem(data, calibration),
+    )
+
+
+def _card(source: ModelSource, chosen: bool) -> None:
+    name = source.id.replace("/", "-")
+    with st.container(
+        border=True,
+        key=f"card-chosen-{name}" if chosen else f"card-{name}",
+        height="stretch",
+        vertical_alignment="distribute",
+    ):
+        st.html(card_html(source))
+        with st.container(key=f"chosen-{name}" if chosen else f"other-{name}"):
+            st.button(
+                _("Chosen") if chosen else _("Choose"),
+                key=f"choose-{source.id}",
+                width="stretch",
+                icon=":material/check_circle:" if chosen else None,
+                on_click=st.session_state.__setitem__,
+                args=(MODEL_KEY, source.id),
+            )
+
+
+@st.cache_data(show_spinner=False, hash_funcs={ModelSource: lambda source: (source.id, str(source.card))})
+def card_html(source: ModelSource) -> str:
+    """A model's card: sample images, name, task and the numbers that matter."""
+    images = catalogue.sample_strip(source.id, CARD_IMAGES)
+    small = " small" if source.input_shape[1] < catalogue.STRIP_SIDE_PX else ""
+    strip = "".join(
+        f'<img src="{address}" alt="{html.escape(label)}" title="{html.escape(label)}">'
+        for address, label in images
+    )
+    name, _comma, subject = source.title.partition(", ")
+    task = plural("{count} class", "{count} classes", len(source.classes))
+    rows = "".join(f"<dt>{html.escape(label)}</dt><dd>{value}</dd>" for label, value in _card_rows(source))
+    return (
+        f'<div class="qaf-card"><div class="qaf-strip{small}">{strip}</div>'
+        f"<h4>{html.escape(_(name))}</h4>"
+        f'<p class="task">{html.escape(_(subject).capitalize())} · {task}</p><dl>{rows}</dl></div>'
+    )
+
+
+def _card_rows(source: ModelSource) -> list[tuple[str, str]]:
+    rows = []
+    metric = source.card.get("metric")
+    if metric:
+        low, high = metric["ci95"]
+        half = 50 * (high - low)
+        rows.append((_("Accuracy"), f"{percent_text(metric['value'])} ± {half:.1f}"))
+    if source.card.get("inventory"):
+        cost = original_cost(catalogue.inventory_of(source, Path()))
+        rows += [
+            (_("Size"), size_text(cost.size_bytes)),
+            (_("Compute"), with_prefix(cost.macs, "MACs")),
+            (_("Parameters"), count_text(cost.params)),
+        ]
+    return rows
+
+
+def _data_for(source: ModelSource) -> tuple[str, str | None]:
+    """The images for a shipped model: built in, or the user's."""
+    names = {"builtin": _("Built-in images"), "own": _("My images")}
+    left, right = st.columns([1, 3], vertical_alignment="center")
+    with left:
+        mode = st.segmented_control(
+            _("Images"),
+            list(names),
+            format_func=names.__getitem__,
+            required=True,
+            default="builtin",
+            key=DATA_MODE_KEY,
+            persist_state="session",
+            help=_(
+                "The images accuracy is measured on, before and after. Others, without labels, fit the compressed "
+                "layers to the original ones."
+            ),
+        )
+    with right:
+        if mode == "own":
+            return _paths()
+        classes = ", ".join(source.classes)
+        st.caption(_("Made for this model: {classes}.").format(classes=classes) if len(classes) < 120 else "")
+    return "builtin", None
+
+
+def _paths() -> tuple[str, str | None]:
+    left, right = st.columns(2)
+    data = left.text_input(
+        _("Labelled images to measure on"),
+        key=DATA_KEY,
+        persist_state="session",
+        placeholder=_("/path/to/images or images.npz"),
+        help=_(
+            "A path on the computer the dashboard runs on: a folder with one sub-folder for each class, or an .npz "
+            "file with x (N,H,W,3) uint8 and y (N,)."
+        ),
+    )
+    calibration = right.text_input(
+        _("Images to fit with (optional)"),
+        key=CALIBRATION_KEY,
+        persist_state="session",
+        placeholder=_("a part of the others"),
+        help=_(
+            "A few hundred images like those the network sees in use; labels are not used. Left empty, a part of the "
+            "images on the left is set aside for it."
+        ),
+    )
+    return data.strip(), calibration.strip() or None
+
+
+def _own_model() -> Choice | None:
+    models = catalogue.other_models()
+    with st.container(border=True):
+        left, right = st.columns([1, 2])
+        st.session_state.setdefault(OTHER_KEY, FIRST_OTHER)
+        model = left.selectbox(
+            _("Architecture"),
+            models,
+            key=OTHER_KEY,
+            persist_state="session",
+            help=_(
+                "ResNets for 32×32 images as in He et al. 2016 (cifar/…), or any image classifier of torchvision."
+            ),
+        )
+        weights = right.text_input(
+            _("Trained weights"),
+            key=WEIGHTS_KEY,
+            persist_state="session",
+            placeholder="/path/to/weights.safetensors",
+            help=_(
+                "A path on the computer the dashboard runs on: a safetensors file, or a PyTorch state dict. "
+                "Without weights the model can be planned, not run."
+            ),
+        ).strip()
+        data, calibration = _paths()
+    obstacle = (
+        None
+        if weights
+        else _("This model comes without trained weights: give the path of a weights file above to run it.")
+    )
+    try:
+        source = catalogue.open_model(model, weights)
+    except QafError as error:
+        st.error(_(str(error)), icon=":material/error:")
+        obstacle = _("The weights cannot be opened.")
+        source = catalogue.open_model(model, None)
+        weights = ""
+    if obstacle is None and not data:
+        obstacle = _("Give the path of labelled images above: accuracy is measured on them.")
+    return Choice(
+        source=source,
+        weights=weights or None,
+        data=data,
+        calibration=calibration,
+        obstacle=obstacle or _path_problem(data, calibration),
+    )
+
+
+def _path_problem(data: str, calibration: str | None) -> str | None:
+    if data != "builtin" and not data:
+        return _("Give the path of labelled images: accuracy is measured on them.")
+    for path in (data, calibration):
+        if path and path != "builtin" and not Path(path).expanduser().exists():
+            return _("There is no file or folder {path}.").format(path=path)
+    return None

@@ -1,0 +1,48 @@
+"""Choose a model and images, make a plan, see what it saves, and run it."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import catalogue, common
+from dashboard.text import _
+from dashboard.views import choose, plan
+from qaf_core.errors import QafError
+from qaf_core.network.plan import Plan
+
+
+def page() -> None:
+    """The Explore page."""
+    common.page_title(
+        _("Explore"),
+        _(
+            "Choose a trained network and how far to compress it. What it would save shows at once; what it costs in "
+            "accuracy, a run measures."
+        ),
+    )
+    _reuse_run()
+    choice = choose.choose()
+    if choice is None:
+        return
+    try:
+        with st.spinner(_("Looking into the model…"), show_time=True):
+            inventory = catalogue.inventory_of(choice.source, common.workspace())
+    except QafError as error:
+        st.error(_(str(error)), icon=":material/error:")
+        return
+    plan.plan_and_run(choice, inventory)
+
+
+def _reuse_run() -> None:
+    """Begin from an earlier run where the address names one."""
+    run_id = st.query_params.pop("run", None)
+    run = common.find_run(run_id) if run_id else None
+    if run is None:
+        return
+    try:
+        earlier = Plan.from_dict(dict(run.plan))
+    except QafError as error:
+        st.warning(_(str(error)), icon=":material/warning:")
+        return
+    choose.use(run.request)
+    plan.use(run.request, earlier)

@@ -1,0 +1,207 @@
+"""What became of each layer, for one run or two side by side, down to the weights and their grids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from dashboard import common, rows
+from dashboard.text import _
+from dashboard.views import live
+from qaf_core.review import charts
+from qaf_core.review.units import MISSING
+from qaf_core.runs.record import RunRecord
+
+HISTOGRAM_COLUMNS = 4
+
+
+def page() -> None:
+    """The Layers page: ``?run=ID`` names the run to begin with."""
+    common.page_title(
+        _("Layers"),
+        _("How well each layer's weights were kept, and how its factors use their integer grids."),
+    )
+    runs = [run for run in common.open_store().list_runs() if run.layers]
+    if not runs:
+        common.empty_state(
+            "stacks",
+            _("No layer has been compressed yet"),
+            _("Once a run has solved its first layers, they can be studied here."),
+            ("explore", _("Choose a model")),
+        )
+        return
+    first, second = _choose(runs)
+    shown = [first] if second is None else [first, second]
+    _errors(shown)
+    layer = _choose_layer(shown)
+    for run in shown:
+        _details(run, layer, titled=len(shown) > 1)
+
+
+def _choose(runs: Sequence[RunRecord]) -> tuple[RunRecord, RunRecord | None]:
+    by_id = {run.id: run for run in runs}
+    asked = st.query_params.get("run") or st.session_state.get("last_run")
+    ids = list(by_id)
+    left, right = st.columns(2)
+    first = left.selectbox(
+        _("Run"),
+        ids,
+        index=ids.index(asked) if asked in by_id else 0,
+        format_func=lambda run_id: _label(by_id[run_id]),
+    )
+    others = [run.id for run in runs if run.model == by_id[first].model and run.id != first]
+    second = right.selectbox(
+        _("Compare with"),
+        others,
+        index=None,
+        format_func=lambda run_id: _label(by_id[run_id]),
+        placeholder=_("No other run") if others else _("No other run of this model"),
+        disabled=not others,
+        key=f"second-{first}",
+    )
+    return by_id[first], by_id[second] if second else None
+
+
+def _label(run: RunRecord) -> str:
+    title = common.run_title(run)
+    model = "" if run.model in title else f" · {run.model}"
+    return f"{title}{model} · {charts.method_label(run.method, _)} · {rows.plan_summary(run)}"
+
+
+def _errors(runs: Sequence[RunRecord]) -> None:
+    left, right = st.columns(2, gap="medium")
+    titles = _distinct_titles(runs)
+    with left:
+        st.markdown(f"**{_('Error of each layer')}**", help=live.layer_error_help())
+        series = [rows.layer_errors(run, title) for run, title in zip(runs, titles, strict=True)]
+        st.plotly_chart(
+            charts.layer_error_figure(series, dark=common.is_dark(), _=_),
+            key="layer-errors",
+            config={"displayModeBar": False},
+            alt=_("Error of each layer"),
+        )
+    with right:
+        for run, title in zip(runs, titles, strict=True):
+            st.markdown(f"**{title}**")
+            st.dataframe(
+                live.layer_frame([dict(row) for row in run.layers]),
+                hide_index=True,
+                column_config=live.layer_columns(),
+                placeholder=MISSING,
+                height=live.table_height(len(run.layers), 18 // len(runs)),
+                key=f"table-{run.id}",
+            )
+
+
+def _distinct_titles(runs: Sequence[RunRecord]) -> list[str]:
+    titles = [common.run_title(run) for run in runs]
+    if len(set(titles)) < len(titles):
+        return [
+            f"{title} ({charts.method_label(run.method, _)}, {run.id[-6:]})"
+            for run, title in zip(runs, titles, strict=True)
+        ]
+    return titles
+
+
+def _choose_layer(runs: Sequence[RunRecord]) -> str:
+    names = list(dict.fromkeys(str(row["name"]) for run in runs for row in run.layers))
+    worst = max(runs[0].layers, key=lambda row: row.get("relative_error") or 0.0)["name"]
+    st.subheader(_("Inside a layer"), anchor=False)
+    return st.selectbox(
+        _("Layer"),
+        names,
+        index=names.index(worst),
+        key=f"layer-of-{runs[0].id}",
+        help=_("The one with the largest error is shown first."),
+    )
+
+
+def _details(run: RunRecord, layer: str, *, titled: bool) -> None:
+    row = next((row for row in run.layers if row["name"] == layer), None)
+    if titled:
+        st.markdown(f"**{common.run_title(run)}**")
+    if row is None:
+        st.caption(_("This run did not change the layer."))
+        return
+    _facts(row)
+    histograms = common.open_store().layer_details(run.id, layer).get("histograms") or {}
+    if not histograms:
+        st.caption(_("No histograms were kept for this layer."))
+        return
+    _histograms(run.id, histograms)
+    _solve_course(run, layer)
+
+
+def _facts(row: Mapping[str, Any]) -> None:
+    labels, ends = live.structure_labels(), live.solve_labels()
+    parts = [labels.get(str(row.get("structure")), str(row.get("structure")))]
+    if rows.rank_text(row.get("rank")):
+        parts.append(_("rank {rank}").format(rank=rows.rank_text(row["rank"])))
+    if rows.bits_text(row.get("bits")):
+        parts.append(_("{bits} bits").format(bits=rows.bits_text(row["bits"])))
+    if row.get("relative_error") is not None:
+        parts.append(_("error {error:.1f} %").format(error=100 * row["relative_error"]))
+    if row.get("output_error") is not None:
+        parts.append(_("error of its output {error:.1f} %").format(error=100 * row["output_error"]))
+    parts.append(ends.get(str(row.get("status")), str(row.get("status"))))
+    st.caption(" · ".join(parts))
+
+
+def _histograms(run_id: str, histograms: Mapping[str, Any]) -> None:
+    columns = st.columns(min(HISTOGRAM_COLUMNS, len(histograms)), gap="small")
+    for position, (name, histogram) in enumerate(histograms.items()):
+        with columns[position % len(columns)]:
+            if "edges" in histogram:
+                title, help_text = _("Original weights"), None
+                figure = charts.weight_histogram_figure(histogram, dark=common.is_dark(), _=_)
+            else:
+                title, help_text = _factor_title(name), _factor_help(name)
+                figure = charts.code_histogram_figure(histogram, dark=common.is_dark(), _=_)
+            st.markdown(f"**{title}**", help=help_text)
+            st.plotly_chart(
+                figure, key=f"histogram-{run_id}-{name}", config={"displayModeBar": False}, alt=title
+            )
+
+
+def _factor_title(name: str) -> str:
+    titles = {
+        "A": _("Output factor A"),
+        "B": _("Input factor B"),
+        "C": _("Kernel factor C"),
+        "core": _("Core"),
+        "weight_codes": _("Weights on the grid"),
+    }
+    return titles.get(name, _("Factor {name}").format(name=name))
+
+
+def _factor_help(name: str) -> str | None:
+    texts = {
+        "A": _("Mixes the components into the output channels: the last small layer."),
+        "B": _("Mixes the input channels into the components: the first small layer."),
+        "C": _("One small image filter per component: the middle layer."),
+    }
+    return texts.get(name)
+
+
+def _solve_course(run: RunRecord, layer: str) -> None:
+    events = common.open_store().events_since(run.id, kinds=("iteration",), layer=layer)
+    iterations = [stored.event.data for stored in events]
+    if not iterations:
+        return
+    with st.expander(_("How the solver got there"), icon=":material/show_chart:"):
+        left, right = st.columns(2, gap="medium")
+        dark = common.is_dark()
+        left.plotly_chart(
+            charts.convergence_figure(iterations, dark=dark, _=_),
+            key=f"course-{run.id}",
+            config={"displayModeBar": False},
+            alt=_("Layer error by iteration"),
+        )
+        right.plotly_chart(
+            charts.residual_figure(iterations, dark=dark, _=_),
+            key=f"course-residuals-{run.id}",
+            config={"displayModeBar": False},
+            alt=_("Residuals by iteration"),
+        )

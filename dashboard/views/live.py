@@ -1,0 +1,267 @@
+"""A run at work: stages, the layer being solved and the layers done."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import common, rows
+from dashboard.progress import DONE, RunProgress
+from dashboard.text import _, plural
+from qaf_core.review import charts
+from qaf_core.review.charts import LayerErrors
+from qaf_core.review.units import MISSING, duration_text, percent_text
+from qaf_core.runs.record import RunRecord
+
+
+def show_queued(run: RunRecord, *, ahead: int, ready: bool) -> None:
+    """A run nobody has begun yet."""
+    if ahead:
+        note = plural(
+            "{count} other run is ahead of this one.", "{count} other runs are ahead of this one.", ahead
+        )
+    elif ready:
+        note = _("Starting now.")
+    else:
+        note = _("The worker is loading; this takes a few seconds after the dashboard was opened.")
+    st.progress(0.0, text=_("Waiting to start. {note}").format(note=note))
+    common.stepper((label, "later") for label in stage_labels().values())
+    st.caption(_("You may close this page: the run goes on, and its address finds it again."))
+
+
+def stage_labels() -> dict[str, str]:
+    """The names of a run's stages."""
+    return {
+        "loading": _("Load"),
+        "baseline": _("Measure the original"),
+        "solving": _("Solve the layers"),
+        "calibrating": _("Calibrate"),
+        "evaluating": _("Measure the result"),
+        "saving": _("Save"),
+    }
+
+
+def show_running(run: RunRecord, progress: RunProgress, *, stopping: bool) -> None:
+    """A run at work."""
+    elapsed = max(0.0, time.time() - (run.started_at or time.time()))
+    st.progress(progress.fraction(elapsed), text=_headline(progress, elapsed, stopping))
+    labels = stage_labels()
+    common.stepper((labels[stage], state) for stage, state in progress.stage_states())
+    _numbers(run, progress, elapsed)
+    _convergence(progress)
+    _finished_layers(run, progress)
+
+
+def _headline(progress: RunProgress, elapsed: float, stopping: bool) -> str:
+    if stopping:
+        return _("Stopping. What is done so far is kept and measured.")
+    if (
+        progress.stage in ("solving", "calibrating")
+        and progress.current
+        and len(progress.done) < progress.total
+    ):
+        position = min(progress.total, len(progress.done) + 1)
+        text = _("Layer {position} of {total}: {layer}").format(
+            position=position, total=progress.total, layer=progress.current
+        )
+        left = progress.seconds_left(elapsed)
+        return f"{text} · " + (
+            _("about {time} left for the layers").format(time=duration_text(left))
+            if left is not None
+            else _("estimating the time left")
+        )
+    return progress.message or stage_labels().get(progress.stage or "", _("Starting"))
+
+
+def _numbers(run: RunRecord, progress: RunProgress, elapsed: float) -> None:
+    columns = st.columns(4)
+    left = progress.seconds_left(elapsed)
+    original = progress.evaluations.get("original")
+    errors = [
+        layer.data["relative_error"]
+        for layer in progress.done
+        if layer.data.get("relative_error") is not None
+    ]
+    total = progress.total or len(rows.solved_layers(run.plan))
+    with columns[0]:
+        common.metric_card(
+            _("Time so far"),
+            duration_text(elapsed),
+            _("about {time} left").format(time=duration_text(left)) if left is not None else "–",
+        )
+    with columns[1]:
+        common.metric_card(_("Layers done"), f"{len(progress.done)} / {total}", progress.current or "–")
+    with columns[2]:
+        low, high = (original or {}).get("ci95") or (None, None)
+        common.metric_card(
+            _("Original accuracy"),
+            percent_text(original["value"]) if original else MISSING,
+            f"{percent_text(low)} – {percent_text(high)}" if low is not None and high is not None else "–",
+            _("Measured before compression on the same images; the range holds it with 95 % confidence."),
+        )
+    with columns[3]:
+        common.metric_card(
+            _("Mean layer error"),
+            percent_text(sum(errors) / len(errors)) if errors else MISSING,
+            _("of the layers done"),
+            layer_error_help(),
+        )
+
+
+def layer_error_help() -> str:
+    """What a layer error is, for a tooltip."""
+    return _(
+        "How far the compressed weights of a layer are from the original ones: the norm of the difference "
+        "divided by the norm of the original. 0 % is exact. Much of it can be made up for by fitting the "
+        "layer's output, so look at the accuracy in the end."
+    )
+
+
+def _convergence(progress: RunProgress) -> None:
+    if progress.current is None:
+        return
+    layer = progress.layers[progress.current]
+    structure = structure_labels().get(str(layer.data.get("structure")), "")
+    rank, bits = rows.rank_text(layer.data.get("rank")), rows.bits_text(layer.data.get("bits"))
+    facts = [
+        structure,
+        _("rank {rank}").format(rank=rank) if rank else "",
+        _("{bits} bits").format(bits=bits) if bits else "",
+    ]
+    left, right = st.columns([3, 2], gap="medium")
+    with left:
+        st.markdown(
+            f"**{_('Layer being solved')}** &nbsp; `{layer.name}` &nbsp; "
+            + " · ".join(f for f in facts if f),
+            help=_(
+                "The solver looks for small factors whose entries are integers times a scale. "
+                "The solid line is the error of what will be used; the dashed one ignores the integer grid."
+            ),
+        )
+        figure = charts.convergence_figure(progress.iterations, dark=common.is_dark(), _=_)
+        st.plotly_chart(
+            figure, key="convergence", config={"displayModeBar": False}, alt=_("Layer error by iteration")
+        )
+    with right:
+        st.markdown(
+            f"**{_('Residuals')}**",
+            help=_(
+                "Two signs that the solver settles down: how far its floating-point factors are from the integer grid, "
+                "and how much they still change from step to step. Both should fall."
+            ),
+        )
+        figure = charts.residual_figure(progress.iterations, dark=common.is_dark(), _=_)
+        st.plotly_chart(
+            figure, key="residuals", config={"displayModeBar": False}, alt=_("Residuals by iteration")
+        )
+
+
+def structure_labels() -> dict[str, str]:
+    """The names of the structures on screens."""
+    return {"cp": _("CP"), "tucker2": _("Tucker-2"), "svd": _("SVD"), "dense": _("Dense"), "keep": _("Keep")}
+
+
+def _finished_layers(run: RunRecord, progress: RunProgress) -> None:
+    if not progress.done:
+        return
+    names = tuple(dict.fromkeys((*rows.solved_layers(run.plan), *progress.layers)))
+    known = {layer.name: layer.data for layer in progress.done}
+    errors = LayerErrors(
+        title="",
+        names=names,
+        float_errors=tuple(known.get(name, {}).get("float_relative_error") for name in names),
+        quantized_errors=tuple(known.get(name, {}).get("relative_error") for name in names),
+    )
+    left, right = st.columns(2, gap="medium")
+    with left:
+        st.markdown(f"**{_('Errors of the finished layers')}**", help=layer_error_help())
+        figure = charts.layer_error_figure([errors], dark=common.is_dark(), _=_)
+        st.plotly_chart(
+            figure, key="live-errors", config={"displayModeBar": False}, alt=_("Error of each finished layer")
+        )
+    with right:
+        st.markdown(f"**{_('Layers')}**")
+        st.dataframe(
+            layer_frame(_progress_rows(progress)),
+            hide_index=True,
+            column_config=layer_columns(),
+            placeholder=MISSING,
+            height=table_height(len(progress.layers)),
+        )
+
+
+def _progress_rows(progress: RunProgress) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": layer.name,
+            **layer.data,
+            "seconds": layer.seconds,
+            "status": layer.data.get("status") if layer.state == DONE else "solving",
+        }
+        for layer in reversed(progress.layers.values())
+    ]
+
+
+def table_height(rows_shown: int, most: int = 18) -> int | str:
+    """The height of a table: as high as its rows, up to ``most`` of them."""
+    return "content" if rows_shown <= most else 36 * (most + 1)
+
+
+def layer_frame(layers: list[dict[str, Any]]) -> pd.DataFrame:
+    """Layer rows as a table; also used by the finished run."""
+    labels, statuses = structure_labels(), solve_labels()
+    return pd.DataFrame(
+        [
+            {
+                "layer": row["name"],
+                "structure": labels.get(str(row.get("structure")), row.get("structure")),
+                "rank": rows.rank_text(row.get("rank")) or None,
+                "bits": rows.bits_text(row.get("bits")) or None,
+                "error": _percent(row.get("relative_error")),
+                "float": _percent(row.get("float_relative_error")),
+                "seconds": row.get("seconds"),
+                "status": statuses.get(str(row.get("status")), str(row.get("status") or "")),
+            }
+            for row in layers
+        ]
+    )
+
+
+def _percent(fraction: float | None) -> float | None:
+    return None if fraction is None else 100 * fraction
+
+
+def solve_labels() -> dict[str, str]:
+    """Why a layer's solve ended, in a few words."""
+    return {
+        "solving": _("At work"),
+        "converged": _("Converged"),
+        "stagnated": _("No better found"),
+        "max_iterations": _("Iteration limit"),
+        "time_limit": _("Time limit"),
+        "cancelled": _("Stopped"),
+        "diverged": _("Diverged, best kept"),
+        "nonfinite": _("Weights not finite"),
+    }
+
+
+def layer_columns() -> dict[str, Any]:
+    """Headings, units and tooltips of a layer table."""
+    column = st.column_config
+    return {
+        "layer": column.TextColumn(_("Layer")),
+        "structure": column.TextColumn(_("Structure")),
+        "rank": column.TextColumn(_("Rank")),
+        "bits": column.TextColumn(_("Bits")),
+        "error": column.NumberColumn(_("Quantized"), format="%.1f %%", help=layer_error_help()),
+        "float": column.NumberColumn(
+            _("Float"),
+            format="%.1f %%",
+            help=_("The error the same factors would have in floating point, without the integer grid."),
+        ),
+        "seconds": column.NumberColumn(_("Time"), format="%.1f s"),
+        "status": column.TextColumn(_("Solver")),
+    }

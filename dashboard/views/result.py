@@ -1,0 +1,173 @@
+"""A run that has ended: what was gained and lost, or why there is nothing to show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from dashboard import common, rows
+from dashboard.text import _, plural
+from dashboard.views import live
+from qaf_core.review import charts
+from qaf_core.review.units import (
+    MISSING,
+    duration_text,
+    percent_text,
+    points_text,
+    size_text,
+    times_text,
+    with_prefix,
+)
+from qaf_core.runs.record import CANCELLED, FAILED, INTERRUPTED, RunRecord
+
+
+def show(run: RunRecord) -> None:
+    """The result of a run, whatever it is."""
+    if st.session_state.pop("reuse_run", None):
+        common.go_to("explore", run=run.id)
+    _banner(run)
+    if run.compressed and run.cost:
+        _headline(run)
+    if run.layers:
+        _layers(run)
+    _facts(run)
+
+
+def _banner(run: RunRecord) -> None:
+    planned = len(rows.solved_layers(run.plan))
+    if run.status == FAILED:
+        st.error(run.error or _("The run failed without a message."), icon=":material/error:")
+        if not run.layers:
+            st.caption(_("Nothing was changed. Mend the cause, then run it again with the button above."))
+    elif run.status == INTERRUPTED:
+        st.warning(
+            _(
+                "The process that worked on this run ended before it was done (the machine was switched off, or "
+                "memory ran out). The layers solved until then are listed; nothing was measured."
+            ),
+            icon=":material/power_off:",
+        )
+    elif run.status == CANCELLED and run.compressed:
+        done = plural("{count} layer was compressed", "{count} layers were compressed", len(run.layers))
+        st.info(
+            _(
+                "Stopped on request: of {total} layers, {done}; the others stay as they were. The numbers below are "
+                "measured on this partly compressed network."
+            ).format(total=planned, done=done),
+            icon=":material/stop_circle:",
+        )
+    elif run.status == CANCELLED:
+        st.info(
+            _("Stopped before the first layer was done: there is nothing to measure."),
+            icon=":material/stop_circle:",
+        )
+
+
+def _headline(run: RunRecord) -> None:
+    compressed, cost = run.compressed or {}, run.cost or {}
+    baseline, original = run.baseline or {}, run.baseline_cost or {}
+    columns = st.columns(4)
+    with columns[0]:
+        low, high = compressed["ci95"]
+        common.metric_card(
+            _("Accuracy"),
+            percent_text(compressed["value"]),
+            _("was {before}").format(before=percent_text(baseline["value"])) if baseline else "–",
+            _(
+                "Top-1: how often the first answer is right, on {count} images. The compressed network lies between "
+                "{low} and {high} with 95 % confidence."
+            ).format(count=f"{compressed['n']:,}", low=percent_text(low), high=percent_text(high)),
+        )
+    with columns[1]:
+        common.metric_card(
+            _("Change in accuracy"),
+            _points(run),
+            _drop_interval(run),
+            _("Percentage points, compressed against original on the same images, with the 95 % interval."),
+        )
+    with columns[2]:
+        size, before = cost["size_bytes"], original.get("size_bytes", 0)
+        common.metric_card(
+            _("Size"),
+            _("{times} smaller").format(times=times_text(before, size)),
+            f"{size_text(before)} → {size_text(size)}",
+            _(
+                "The packed file: integer codes at their bit-width, scales, biases and everything else it needs."
+            ),
+        )
+    with columns[3]:
+        bops, before = cost["bops"], original.get("bops", 0)
+        common.metric_card(
+            _("Bit-operations"),
+            percent_text(bops / before) if before else MISSING,
+            f"{with_prefix(before, 'BOPs')} → {with_prefix(bops, 'BOPs')}",
+            _(
+                "Multiplications per image, each counted as weight bits × activation bits, as a share of the original. "
+                "A measure of arithmetic effort, not of time."
+            ),
+        )
+    with st.container(horizontal=True, gap="medium"):
+        common.link_to("tradeoffs", _("Compare with other runs"), ":material/scatter_plot:", model=run.model)
+        common.link_to("layers", _("Look into the layers"), ":material/stacks:", run=run.id)
+
+
+def _points(run: RunRecord) -> str:
+    if run.drop is None:
+        return MISSING
+    return _("{points} points").format(points=points_text(-run.drop))
+
+
+def _drop_interval(run: RunRecord) -> str:
+    if run.drop_ci95 is None:
+        return "–"
+    low, high = run.drop_ci95
+    return _("between {low} and {high}").format(low=points_text(-high), high=points_text(-low))
+
+
+def _layers(run: RunRecord) -> None:
+    left, right = st.columns(2, gap="medium")
+    with left:
+        st.markdown(f"**{_('Error of each layer')}**", help=live.layer_error_help())
+        errors = rows.layer_errors(run, common.run_title(run))
+        figure = charts.layer_error_figure([errors], dark=common.is_dark(), _=_)
+        st.plotly_chart(
+            figure, key="result-errors", config={"displayModeBar": False}, alt=_("Error of each layer")
+        )
+    with right:
+        st.markdown(f"**{_('Layers')}**")
+        st.dataframe(
+            live.layer_frame([dict(row) for row in run.layers]),
+            hide_index=True,
+            column_config=live.layer_columns(),
+            placeholder=MISSING,
+            height=live.table_height(len(run.layers)),
+        )
+
+
+def _facts(run: RunRecord) -> None:
+    facts = _seconds(run.seconds)
+    if run.peak_memory_bytes:
+        facts.append((_("Peak memory"), size_text(run.peak_memory_bytes)))
+    facts += [(_("Plan"), rows.plan_summary(run)), (_("Data"), rows.evaluation_data(run))]
+    if run.request.weights:
+        facts.append((_("Weights"), f"`{run.request.weights}`"))
+    if run.request.calibration:
+        facts.append((_("Calibration images"), f"`{run.request.calibration}`"))
+    facts.append((_("Seed"), str(run.request.seed)))
+    with st.expander(_("How it was made"), icon=":material/info:"):
+        left, right = st.columns(2)
+        left.markdown("\n".join(f"- {name}: **{value}**" for name, value in facts if value))
+        right.markdown("\n".join(f"- {name}: {value}" for name, value in run.environment.items()))
+
+
+def _seconds(seconds: Any) -> list[tuple[str, str]]:
+    names = {
+        "total": _("Time in all"),
+        "factorize": _("Solving the layers"),
+        "calibrate": _("Calibrating"),
+        "evaluate": _("Measuring"),
+    }
+    return [
+        (label, duration_text(seconds[key])) for key, label in names.items() if seconds.get(key) is not None
+    ]

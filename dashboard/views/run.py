@@ -1,0 +1,118 @@
+"""One run, live while it works and as a result afterwards; without an id, the list of runs."""
+
+from __future__ import annotations
+
+import time
+
+import streamlit as st
+
+from dashboard import common
+from dashboard.progress import RunProgress, estimated_work
+from dashboard.text import _
+from dashboard.views import live, result, run_list
+from qaf_core.review.charts import method_label
+from qaf_core.runs.record import QUEUED, RunRecord
+
+REFRESH_SECONDS = 0.5
+LAST_RUN_KEY = "last_run"
+PROGRESS_KEY = "progress"
+
+
+def page() -> None:
+    """The Live run page: ``?run=ID`` names the run, so that a reload or a shared address finds it again."""
+    run_id = st.query_params.get("run")
+    if not run_id:
+        run_list.show()
+        return
+    run = common.find_run(run_id)
+    if run is None:
+        st.error(
+            _("There is no run {run} in this workspace.").format(run=f"`{run_id}`"), icon=":material/error:"
+        )
+        run_list.show()
+        return
+    st.session_state[LAST_RUN_KEY] = run.id
+    _heading(run)
+    if run.is_final:
+        st.session_state.pop(PROGRESS_KEY, None)
+        result.show(run)
+    else:
+        _watch(run.id)
+
+
+def _heading(run: RunRecord) -> None:
+    left, right = st.columns([5, 2], vertical_alignment="center")
+    with left:
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            st.header(common.run_title(run), anchor=False, width="content")
+            common.status_badge(run.status)
+        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at))
+        st.caption(
+            " · ".join(
+                (
+                    run.model,
+                    _("method {method}").format(method=method_label(run.method, _)),
+                    started,
+                    f"`{run.id}`",
+                )
+            )
+        )
+    with right, st.container(horizontal=True, horizontal_alignment="right"):
+        if run.is_final:
+            st.button(
+                _("Change and run again"),
+                icon=":material/replay:",
+                on_click=_reuse,
+                args=(run.id,),
+                help=_("Opens Explore with this run's model, data and plan."),
+            )
+        else:
+            st.button(
+                _("Stop"),
+                icon=":material/stop_circle:",
+                type="primary",
+                key="stop-run",
+                on_click=_stop,
+                args=(run.id,),
+                disabled=common.open_store().cancel_requested(run.id),
+                help=_(
+                    "Ends the run after the step at hand. The layers solved so far are kept and measured."
+                ),
+            )
+
+
+def _stop(run_id: str) -> None:
+    common.open_store().request_cancel(run_id)
+
+
+def _reuse(run_id: str) -> None:
+    st.session_state["reuse_run"] = run_id
+
+
+@st.fragment(run_every=REFRESH_SECONDS)
+def _watch(run_id: str) -> None:
+    """Read what is new, draw it, and let the whole page run again once the run has ended."""
+    store = common.open_store()
+    run = store.run(run_id)
+    if run.is_final:
+        st.rerun(scope="app")
+    progress = _progress_of(run)
+    progress.absorb(store.events_since(run_id, progress.seq))
+    if run.status == QUEUED:
+        live.show_queued(run, ahead=_runs_ahead(run), ready=common.worker_ready())
+    else:
+        live.show_running(run, progress, stopping=store.cancel_requested(run_id))
+
+
+def _progress_of(run: RunRecord) -> RunProgress:
+    """The session's view of this run, begun anew after a reload."""
+    known = st.session_state.get(PROGRESS_KEY)
+    if not isinstance(known, RunProgress) or known.run_id != run.id:
+        known = RunProgress(run_id=run.id, weights=estimated_work(run.plan))
+        st.session_state[PROGRESS_KEY] = known
+    return known
+
+
+def _runs_ahead(run: RunRecord) -> int:
+    others = common.open_store().list_runs()
+    return sum(not other.is_final and other.created_at < run.created_at for other in others)

@@ -1,0 +1,216 @@
+"""Accuracy against size and bit-operations, for all runs of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import common, rows
+from dashboard.text import _, plural
+from qaf_core.review import charts
+from qaf_core.review.points import RunPoint
+from qaf_core.review.units import MISSING, points_text
+from qaf_core.runs.record import RunRecord
+
+
+def page() -> None:
+    """The Trade-offs page."""
+    common.page_title(
+        _("Trade-offs"),
+        _("What each run gained and lost: the best ones are high (accurate) and to the left (small)."),
+    )
+    runs = common.open_store().list_runs()
+    measured = [run for run in runs if run.compressed and run.cost]
+    if not measured:
+        unfinished = [run for run in runs if not run.is_final]
+        if unfinished:
+            common.empty_state(
+                "hourglass_top",
+                _("The first run is not finished yet"),
+                _("Its result appears here as soon as it is measured."),
+                ("run", _("Watch the runs")),
+            )
+        else:
+            common.empty_state(
+                "scatter_plot",
+                _("No result to compare yet"),
+                _("Run a compression first: each finished run becomes a point on these charts."),
+                ("explore", _("Choose a model")),
+            )
+        return
+    chosen = _filters(measured)
+    if not chosen:
+        st.info(_("No run matches these filters."), icon=":material/filter_alt_off:")
+        return
+    titles = {run.id: common.run_title(run) for run in chosen}
+    points = rows.tradeoff_points(chosen, titles, _("Original"))
+    _charts(points)
+    _table(chosen, points)
+
+
+def _filters(measured: Sequence[RunRecord]) -> list[RunRecord]:
+    """Widgets that choose a model, what it was measured on, methods and the largest loss; the runs that pass."""
+    left, middle, right, last = st.columns([2, 2, 3, 2], vertical_alignment="bottom")
+    models = list(dict.fromkeys(run.model for run in measured))
+    asked = st.query_params.get("model")
+    model = left.selectbox(_("Model"), models, index=models.index(asked) if asked in models else 0)
+    runs = [run for run in measured if run.model == model]
+    kinds = list(dict.fromkeys(rows.evaluation_data(run) for run in runs))
+    data = middle.selectbox(
+        _("Measured on"),
+        kinds,
+        disabled=len(kinds) == 1,
+        format_func=_data_label,
+        help=_("Only accuracies measured on the same images can be compared."),
+    )
+    runs = [run for run in runs if rows.evaluation_data(run) == data]
+    methods = [m for m in charts.METHOD_ORDER if any(run.method == m for run in runs)]
+    wanted = right.pills(
+        _("Methods"),
+        methods,
+        selection_mode="multi",
+        default=methods,
+        key=f"methods-{model}-{data}-{methods}",
+        format_func=lambda method: charts.method_label(method, _),
+        help=method_help(),
+    )
+    limits = {_("Any"): None, _("1 point"): 0.01, _("2 points"): 0.02, _("5 points"): 0.05}
+    limit = limits[last.selectbox(_("Largest accuracy loss"), list(limits))]
+    return [
+        run
+        for run in runs
+        if run.method in wanted and (limit is None or (run.drop is not None and run.drop <= limit))
+    ]
+
+
+def _data_label(kind: str) -> str:
+    name, _dot, count = kind.partition(" · ")
+    label = _("Built-in images") if name == "builtin" else name
+    return f"{label} ({count})" if count else label
+
+
+def method_help() -> str:
+    """One line for each method, for a tooltip."""
+    return "\n".join(
+        (
+            "- " + _("**Joint**: factorize and quantize as one problem, then fit each layer's output. Ours."),
+            "- " + _("**Paper**: the published joint method (arXiv 2308.04595) as it was described."),
+            "- " + _("**Sequential**: factorize in floating point first, round to integers afterwards."),
+            "- " + _("**Dense**: no factorization, only careful rounding of the original weights."),
+        )
+    )
+
+
+def _charts(points: Sequence[RunPoint]) -> None:
+    left, right = st.columns(2, gap="medium")
+    for column, axis, title in (
+        (left, "size", _("Accuracy against size")),
+        (right, "bops", _("Accuracy against bit-operations")),
+    ):
+        with column:
+            st.markdown(f"**{title}**", help=bops_help() if axis == "bops" else None)
+            figure = charts.tradeoff_figure(points, axis=axis, dark=common.is_dark(), _=_)  # type: ignore[arg-type]
+            event = st.plotly_chart(
+                figure,
+                key=f"tradeoff-{axis}",
+                on_select="rerun",
+                selection_mode="points",
+                config={"displayModeBar": False},
+                alt=title,
+            )
+            _open_clicked(event)
+    st.caption(
+        _(
+            "Bars show 95 % intervals of the measurement; the dotted line joins the best trade-offs. "
+            "Click a point to open its run."
+        )
+    )
+
+
+def bops_help() -> str:
+    """What bit-operations are, for a tooltip."""
+    return _(
+        "Bit-operations (BOPs): multiplications per image, each counted as weight bits × activation bits. "
+        "A measure of arithmetic effort, not of time."
+    )
+
+
+def _open_clicked(event: Any) -> None:
+    for point in event.selection.points:
+        run_id = next(iter(point.get("customdata") or ()), "")
+        if run_id:
+            common.go_to("run", run=str(run_id))
+
+
+def _table(runs: Sequence[RunRecord], points: Sequence[RunPoint]) -> None:
+    st.subheader(plural("{count} run", "{count} runs", len(runs)), anchor=False)
+    best = _front_ids(points)
+    frame = pd.DataFrame([_table_row(run, best) for run in runs])
+    chosen = st.dataframe(
+        frame,
+        hide_index=True,
+        key="tradeoff-table",
+        on_select="rerun",
+        selection_mode="single-cell",
+        column_config=_table_columns(),
+        placeholder=MISSING,
+    )
+    for position, _column in chosen.selection.cells:
+        common.go_to("run", run=runs[position].id)
+
+
+def _front_ids(points: Sequence[RunPoint]) -> set[str]:
+    from qaf_core.review.pareto import pareto_front
+
+    values = [point.value for point in points]
+    positions = {
+        *pareto_front([p.size_bytes for p in points], values),
+        *pareto_front([p.bops for p in points], values),
+    }
+    return {points[i].run_id for i in positions}
+
+
+def _table_row(run: RunRecord, best: set[str]) -> dict[str, Any]:
+    assert run.compressed is not None and run.cost is not None
+    original = run.baseline_cost or {}
+    low, high = run.compressed["ci95"]
+    return {
+        "best": "★" if run.id in best else "",
+        "run": common.run_title(run),
+        "method": charts.method_label(run.method, _),
+        "plan": rows.plan_summary(run),
+        "accuracy": 100 * run.compressed["value"],
+        "interval": f"{100 * low:.1f} – {100 * high:.1f}",
+        "drop": points_text(-run.drop) if run.drop is not None else None,
+        "size": run.cost["size_bytes"] / 1e6,
+        "smaller": original["size_bytes"] / run.cost["size_bytes"] if original else None,
+        "bops": run.cost["bops"] / 1e9,
+        "share": 100 * run.cost["bops"] / original["bops"] if original else None,
+        "status": common.status_label(run.status),
+    }
+
+
+def _table_columns() -> dict[str, Any]:
+    column = st.column_config
+    return {
+        "best": column.TextColumn(
+            _("Best"), help=_("On the line of best trade-offs for size or bit-operations."), width=45
+        ),
+        "run": column.TextColumn(_("Run")),
+        "method": column.TextColumn(_("Method")),
+        "plan": column.TextColumn(
+            _("Plan"),
+            help=_("Layers per structure · R: lowest and highest rank · W: weight bits · A: activation bits"),
+        ),
+        "accuracy": column.NumberColumn(_("Accuracy"), format="%.1f %%"),
+        "interval": column.TextColumn(_("95 % interval")),
+        "drop": column.TextColumn(_("Change"), help=_("Percentage points against the original network.")),
+        "size": column.NumberColumn(_("Size"), format="%.3f MB"),
+        "smaller": column.NumberColumn(_("Smaller"), format="%.1f×"),
+        "bops": column.NumberColumn(_("BOPs"), format="%.3f G", help=bops_help()),
+        "share": column.NumberColumn(_("Of original BOPs"), format="%.1f %%"),
+        "status": column.TextColumn(_("Status")),
+    }

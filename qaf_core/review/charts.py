@@ -1,0 +1,412 @@
+"""Rows to Plotly figures, for the screens and the report alike: no Streamlit, no store, no state.
+
+Every text a person reads passes through the caller's translation function, the argument ``_``. Fonts and
+grounds are left to the page the figure stands on; only the colours of the series are set here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+import plotly.graph_objects as go
+
+from qaf_core.review import palette
+from qaf_core.review.palette import Mark
+from qaf_core.review.pareto import pareto_front
+from qaf_core.review.points import RunPoint
+from qaf_core.review.units import MISSING, percent_text, size_text, with_prefix
+
+Translate = Callable[[str], str]
+CostAxis = Literal["size", "bops"]
+METHOD_ORDER = ("joint", "paper", "sequential", "dense")
+ROW_HEIGHT_PX = 24
+MOST_TICKS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerErrors:
+    """The relative reconstruction errors of one run, one entry per layer; None where nothing is known yet."""
+
+    title: str
+    names: tuple[str, ...]
+    float_errors: tuple[float | None, ...]
+    quantized_errors: tuple[float | None, ...]
+
+
+def untranslated(text: str) -> str:
+    """The translation function of those who want English."""
+    return text
+
+
+def tradeoff_figure(
+    points: Sequence[RunPoint],
+    *,
+    axis: CostAxis,
+    dark: bool = False,
+    highlight: str | None = None,
+    _: Translate = untranslated,
+) -> go.Figure:
+    """Accuracy against size or bit-operations, with 95 % intervals, the original and the Pareto front.
+
+    Args:
+        points: Runs of one model, evaluated on the same images; method ``original`` is drawn as a star.
+        axis: What stands on the horizontal axis.
+        dark: Whether the ground is dark.
+        highlight: The run to ring, if it is among them.
+        _: Translation of texts.
+
+    Returns:
+        A figure whose points carry the run's id as first entry of ``customdata`` (empty for the original).
+    """
+    figure = go.Figure()
+    _add_front(figure, points, axis, dark, _)
+    others = sorted({p.method for p in points} - {*METHOD_ORDER, "original"})
+    for method in (*METHOD_ORDER, *others, "original"):
+        chosen = [p for p in points if p.method == method]
+        if chosen:
+            figure.add_trace(_run_trace(chosen, method, axis, dark, _))
+    _add_ring(figure, points, axis, dark, highlight)
+    titles = {
+        "size": _("Model size (smaller is better)"),
+        "bops": _("Bit-operations per image, BOPs (fewer is better)"),
+    }
+    _style(figure, height_px=430)
+    figure.update_layout(hovermode="closest", dragmode=False, clickmode="event+select")
+    figure.update_xaxes(title_text=titles[axis], **_cost_ticks([_cost(p, axis) for p in points], axis))
+    figure.update_yaxes(title_text=_("Accuracy (%)"), ticksuffix=" ", automargin=True)
+    return figure
+
+
+def _cost(point: RunPoint, axis: CostAxis) -> float:
+    return point.size_bytes if axis == "size" else point.bops
+
+
+def _add_front(
+    figure: go.Figure, points: Sequence[RunPoint], axis: CostAxis, dark: bool, _: Translate
+) -> None:
+    front = pareto_front([_cost(p, axis) for p in points], [p.value for p in points])
+    if len(front) < 2:
+        return
+    chosen = [points[index] for index in front]
+    figure.add_trace(
+        go.Scatter(
+            x=[_cost(p, axis) for p in chosen],
+            y=[100 * p.value for p in chosen],
+            mode="lines",
+            name=_("Best trade-offs"),
+            hoverinfo="skip",
+            line={"color": palette.OTHER_MARK.colour(dark), "width": 1.5, "dash": "dot", "shape": "hv"},
+        )
+    )
+
+
+def _run_trace(
+    points: Sequence[RunPoint], method: str, axis: CostAxis, dark: bool, _: Translate
+) -> go.Scatter:
+    original = method == "original"
+    mark = palette.ORIGINAL_MARK if original else palette.method_mark(method)
+    colour = mark.colour(dark)
+    return go.Scatter(
+        x=[_cost(p, axis) for p in points],
+        y=[100 * p.value for p in points],
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "thickness": 1.2,
+            "width": 4,
+            "color": colour,
+            "array": [100 * (p.high - p.value) for p in points],
+            "arrayminus": [100 * (p.value - p.low) for p in points],
+        },
+        mode="markers",
+        name=_("Original") if original else method_label(method, _),
+        marker={
+            "color": colour,
+            "symbol": mark.symbol,
+            "size": 15 if original else 11,
+            "line": {"width": 1, "color": "#0F151E" if dark else "#FFFFFF"},
+        },
+        customdata=[[p.run_id] for p in points],
+        text=[_hover(p, _) for p in points],
+        hovertemplate="%{text}<extra></extra>",
+        selected={"marker": {"opacity": 1}},
+        unselected={"marker": {"opacity": 1}},
+    )
+
+
+def _hover(point: RunPoint, _: Translate) -> str:
+    interval = f"{percent_text(point.low)} … {percent_text(point.high)}"
+    lines = [
+        f"<b>{point.title}</b>",
+        _("Accuracy {value} ({interval})").format(value=percent_text(point.value), interval=interval),
+        _("Size {size}, {bops} per image").format(
+            size=size_text(point.size_bytes), bops=with_prefix(point.bops, "BOPs")
+        ),
+    ]
+    if point.summary:
+        lines.append(point.summary)
+    if point.run_id:
+        lines.append(f"<i>{_('Click to open the run')}</i>")
+    return "<br>".join(lines)
+
+
+def _add_ring(
+    figure: go.Figure, points: Sequence[RunPoint], axis: CostAxis, dark: bool, highlight: str | None
+) -> None:
+    ringed = [p for p in points if highlight and p.run_id == highlight]
+    if ringed:
+        figure.add_trace(
+            go.Scatter(
+                x=[_cost(p, axis) for p in ringed],
+                y=[100 * p.value for p in ringed],
+                mode="markers",
+                showlegend=False,
+                hoverinfo="skip",
+                marker={"size": 20, "symbol": "circle-open", "color": palette.ORIGINAL_MARK.colour(dark)},
+            )
+        )
+
+
+def _cost_ticks(values: Sequence[float], axis: CostAxis) -> dict[str, Any]:
+    """A logarithmic axis with few round ticks that carry their unit."""
+    positive = [v for v in values if v > 0 and math.isfinite(v)]
+    if not positive:
+        return {"type": "linear"}
+    low, high = min(positive) / 1.35, max(positive) * 1.35
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    candidates = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+    ticks = [tick for tick in candidates if low <= tick <= high]
+    if len(ticks) > MOST_TICKS:
+        ticks = ticks[len(ticks) % 2 :: 2]
+    return {
+        "type": "log",
+        "range": [math.log10(low), math.log10(high)],
+        "tickvals": ticks,
+        "ticktext": [with_prefix(tick, "B" if axis == "size" else "") for tick in ticks],
+        "tickangle": 0,
+    }
+
+
+def method_label(method: str, _: Translate = untranslated) -> str:
+    """The name of a method on screens."""
+    labels = {
+        "joint": _("Joint"),
+        "paper": _("Paper"),
+        "sequential": _("Sequential"),
+        "dense": _("Dense"),
+        "original": _("Original"),
+    }
+    return labels.get(method, method)
+
+
+def convergence_figure(
+    iterations: Sequence[Mapping[str, Any]], *, dark: bool = False, _: Translate = untranslated
+) -> go.Figure:
+    """The layer's relative error by iteration: of the floating-point factors and of those on the grid.
+
+    Args:
+        iterations: Rows with ``iteration``, ``float_error`` and ``quantized_error`` (relative, not percent).
+        dark: Whether the ground is dark.
+        _: Translation of texts.
+    """
+    figure = go.Figure()
+    for key, name, mark in (
+        ("quantized_error", _("Quantized (on the grid)"), palette.QUANTIZED_MARK),
+        ("float_error", _("Float (without the grid)"), palette.FLOAT_MARK),
+    ):
+        _add_line(figure, iterations, key, name, mark, dark, scale=100)
+    _style(figure, height_px=300)
+    figure.update_xaxes(title_text=_("Iteration"), rangemode="tozero")
+    figure.update_yaxes(title_text=_("Layer error (%)"), rangemode="normal")
+    return figure
+
+
+def residual_figure(
+    iterations: Sequence[Mapping[str, Any]], *, dark: bool = False, _: Translate = untranslated
+) -> go.Figure:
+    """Primal and dual residual by iteration on a logarithmic axis; rows as for ``convergence_figure``."""
+    figure = go.Figure()
+    for key, name, mark in (
+        ("primal_residual", _("Distance from the grid"), palette.PRIMAL_MARK),
+        ("dual_residual", _("Change per step"), palette.DUAL_MARK),
+    ):
+        positive = [row for row in iterations if (row.get(key) or 0) > 0]
+        _add_line(figure, positive, key, name, mark, dark)
+    _style(figure, height_px=300)
+    figure.update_xaxes(title_text=_("Iteration"), rangemode="tozero")
+    figure.update_yaxes(title_text=_("Residual (log scale)"), type="log", exponentformat="power", dtick=1)
+    return figure
+
+
+def _add_line(
+    figure: go.Figure,
+    rows: Sequence[Mapping[str, Any]],
+    key: str,
+    name: str,
+    mark: Mark,
+    dark: bool,
+    scale: float = 1.0,
+) -> None:
+    shown = [row for row in rows if row.get(key) is not None and math.isfinite(row[key])]
+    figure.add_trace(
+        go.Scatter(
+            x=[row["iteration"] for row in shown],
+            y=[scale * row[key] for row in shown],
+            name=name,
+            mode="lines+markers" if len(shown) <= 60 else "lines",
+            line={"color": mark.colour(dark), "dash": mark.dash, "width": 2},
+            marker={"symbol": mark.symbol, "size": 5},
+            hovertemplate="%{y:.3g}" + (" %" if scale == 100 else ""),
+        )
+    )
+    figure.update_layout(hovermode="x unified")
+
+
+def layer_error_figure(
+    runs: Sequence[LayerErrors], *, dark: bool = False, _: Translate = untranslated
+) -> go.Figure:
+    """Relative reconstruction error per layer: a filled mark on the grid, an open one before rounding.
+
+    Args:
+        runs: One run, or two to compare; layers are matched by name and keep the first run's order.
+        dark: Whether the ground is dark.
+        _: Translation of texts.
+    """
+    names = list(dict.fromkeys(name for run in runs for name in run.names))
+    figure = go.Figure()
+    for position, run in enumerate(runs):
+        mark = (palette.QUANTIZED_MARK, palette.SECOND_RUN_MARK)[position % 2]
+        _add_dumbbells(figure, run, mark, dark, run.title if len(runs) > 1 else "", _)
+    _style(figure, height_px=90 + ROW_HEIGHT_PX * max(len(names), 3))
+    figure.update_layout(hovermode="closest")
+    figure.update_xaxes(
+        title_text=_("Layer error (% of the norm of the weights)"), rangemode="tozero", side="bottom"
+    )
+    figure.update_yaxes(
+        type="category",
+        categoryorder="array",
+        categoryarray=names,
+        autorange="reversed",
+        automargin=True,
+        tickmode="array",
+        tickvals=names,
+        range=[len(names) - 0.4, -0.6],
+    )
+    return figure
+
+
+def _add_dumbbells(
+    figure: go.Figure, run: LayerErrors, mark: Mark, dark: bool, title: str, _: Translate
+) -> None:
+    colour = mark.colour(dark)
+    links_x: list[float | None] = []
+    links_y: list[str | None] = []
+    for name, before, after in zip(run.names, run.float_errors, run.quantized_errors, strict=True):
+        if before is not None and after is not None:
+            links_x += [100 * before, 100 * after, None]
+            links_y += [name, name, None]
+    figure.add_trace(
+        go.Scatter(
+            x=links_x,
+            y=links_y,
+            mode="lines",
+            hoverinfo="skip",
+            showlegend=False,
+            line={"color": colour, "width": 2},
+            opacity=0.45,
+        )
+    )
+    suffix = f" · {title}" if title else ""
+    for errors, label, symbol in (
+        (run.quantized_errors, _("Quantized (on the grid)"), mark.symbol),
+        (run.float_errors, _("Float (without the grid)"), f"{mark.symbol}-open"),
+    ):
+        figure.add_trace(
+            go.Scatter(
+                x=[None if e is None else 100 * e for e in errors],
+                y=list(run.names),
+                mode="markers",
+                name=label + suffix,
+                marker={"color": colour, "symbol": symbol, "size": 10, "line": {"width": 2}},
+                hovertemplate="<b>%{y}</b><br>%{x:.1f} %<extra>" + label + suffix + "</extra>",
+            )
+        )
+
+
+def weight_histogram_figure(
+    histogram: Mapping[str, Sequence[float]], *, dark: bool = False, _: Translate = untranslated
+) -> go.Figure:
+    """The original weights' values: ``edges`` (n+1) and ``counts`` (n)."""
+    bins = list(pairwise(histogram["edges"]))
+    figure = go.Figure(
+        go.Bar(
+            x=[(low + high) / 2 for low, high in bins],
+            y=list(histogram["counts"]),
+            width=[high - low for low, high in bins],
+            marker={"color": palette.OTHER_MARK.colour(dark), "line": {"width": 0}},
+            hovertemplate=_("value {x}<br>{count} weights").format(x="%{x:.3g}", count="%{y}")
+            + "<extra></extra>",
+        )
+    )
+    _style(figure, height_px=240)
+    figure.update_layout(showlegend=False, bargap=0)
+    figure.update_xaxes(title_text=_("Weight value"))
+    figure.update_yaxes(title_text=_("Weights"))
+    return figure
+
+
+def code_histogram_figure(
+    histogram: Mapping[str, Any], *, dark: bool = False, _: Translate = untranslated
+) -> go.Figure:
+    """How often each code of a factor is used, over the whole grid: ``codes``, ``counts``, ``bits``."""
+    bits = int(histogram["bits"])
+    used = dict(zip((int(c) for c in histogram["codes"]), histogram["counts"], strict=True))
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    codes = list(range(low, high + 1))
+    figure = go.Figure(
+        go.Bar(
+            x=codes,
+            y=[used.get(code, 0) for code in codes],
+            marker={"color": palette.QUANTIZED_MARK.colour(dark), "line": {"width": 0}},
+            hovertemplate=_("code {x}<br>used {count} times").format(x="%{x}", count="%{y}")
+            + "<extra></extra>",
+        )
+    )
+    _style(figure, height_px=240)
+    figure.update_layout(showlegend=False, bargap=0.12 if bits <= 5 else 0)
+    figure.update_xaxes(
+        title_text=_("Integer code ({low} to {high})").format(low=low, high=high),
+        range=[low - 0.6, high + 0.6],
+        dtick=max(1, 2 ** (bits - 4)),
+    )
+    figure.update_yaxes(title_text=_("Weights"))
+    return figure
+
+
+def _style(figure: go.Figure, *, height_px: int) -> None:
+    """What all figures share: little margin, the legend on top, no zoom lost when live data arrives."""
+    figure.update_layout(
+        height=height_px,
+        margin={"l": 10, "r": 16, "t": 36, "b": 10},
+        uirevision="kept",
+        legend={
+            "orientation": "h",
+            "yanchor": "bottom",
+            "y": 1.0,
+            "xanchor": "left",
+            "x": 0,
+            "title": {"text": ""},
+        },
+        hoverlabel={"align": "left"},
+    )
+    figure.update_xaxes(automargin=True, zeroline=False)
+    figure.update_yaxes(automargin=True, zeroline=False)
+
+
+def with_title(errors: LayerErrors, title: str) -> LayerErrors:
+    """The same errors under another title."""
+    return replace(errors, title=title or MISSING)
