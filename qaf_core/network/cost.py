@@ -25,7 +25,7 @@ from qaf_core.errors import PlanError
 from qaf_core.network.energy import activation_traffic_joules, mac_joules, weight_traffic_joules
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.network.plan import LayerPlan, Plan, paper_plan, plan_for_ratio
-from qaf_core.network.structures import FACTOR_COUNT, factor_shapes, link_activations, link_macs
+from qaf_core.network.structures import FACTOR_COUNT, factor_macs, factor_shapes, link_activations
 from qaf_core.quantization.spec import BITS_FLOAT
 
 CONVENTIONS = ("uniform", "paper")
@@ -162,7 +162,7 @@ def layer_cost(
     if len(shapes) != FACTOR_COUNT.get(structure, 0):
         raise PlanError(f"layer {info.name}: {structure} and its rank do not go together", got=f"rank {rank}")
     bits = _factor_bits(info, layer_plan, len(shapes))
-    macs = link_macs(info, structure, rank)
+    macs = factor_macs(info, structure, rank)
     activation_bytes = [(x + y) * activation_bits / 8 for x, y in link_activations(info, structure, rank)]
     biases = _bias_count(info)
     quantizers = ACTIVATION_QUANTIZER_BYTES * len(shapes) if activation_bits < BITS_FLOAT else 0
@@ -231,13 +231,13 @@ def _factor_bits(info: LayerInfo, layer_plan: LayerPlan, count: int) -> tuple[in
 
 
 def _scale_counts(info: LayerInfo, structure: str, rank: object) -> tuple[int, ...]:
-    """Scales of each factor: one per rank component, and on the output side one per output channel."""
+    """Scales of each factor: one per output channel on the output side, one per rank component else."""
     if structure == "cp" and isinstance(rank, int):
-        return rank, rank, info.out_channels
+        return info.out_channels, rank, rank
     if structure == "svd" and isinstance(rank, int):
-        return rank, info.out_channels
+        return info.out_channels, rank
     if structure == "tucker2" and isinstance(rank, tuple):
-        return rank[1], rank[0], info.out_channels
+        return info.out_channels, rank[0], rank[1]
     return (info.out_channels,)
 
 

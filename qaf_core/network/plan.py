@@ -16,8 +16,8 @@ from qaf_core.network.plan_types import SCHEMA_VERSION, Bits, LayerPlan, Plan
 from qaf_core.network.structures import (
     Rank,
     check_ratio,
+    factor_macs,
     factor_shapes,
-    link_macs,
     max_useful_rank,
     rank_for_ratio,
 )
@@ -79,7 +79,7 @@ def _nearest_structure(info: LayerInfo, structure: str, ratio: float) -> str:
 
 def _auto_structure(info: LayerInfo, ratio: float) -> str:
     needed = {
-        name: sum(link_macs(info, name, rank_for_ratio(info, name, ratio))) for name in ("cp", "tucker2")
+        name: sum(factor_macs(info, name, rank_for_ratio(info, name, ratio))) for name in ("cp", "tucker2")
     }
     return "tucker2" if needed["cp"] > info.macs >= needed["tucker2"] else "cp"
 

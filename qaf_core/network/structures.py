@@ -21,43 +21,34 @@ FACTOR_COUNT = {"cp": 3, "tucker2": 3, "svd": 2, "dense": 1, "keep": 0}
 
 
 def factor_shapes(info: LayerInfo, structure: str, rank: Rank) -> tuple[tuple[int, ...], ...]:
-    """Shapes of a layer's factors, in the order the chain runs.
+    """Shapes of a layer's factors, the output side first.
 
-    ``cp``: B (C_in, R), C (k·k, R), A (C_out, R). ``tucker2``: U_in (C_in, R_in), core (R_out, R_in, k_h,
-    k_w), U_out (C_out, R_out). ``svd``: (R, C_in), (C_out, R). Anything else: the weight.
+    ``cp``: A (C_out, R), B (C_in, R), C (k·k, R). ``svd``: A (C_out, R), B (C_in, R). ``tucker2``: U_out
+    (C_out, R_out), core (R_out, R_in, k·k), U_in (C_in, R_in). Anything else: the weight.
     """
+    outputs, inputs, kernel = info.out_channels, info.in_channels, info.kernel_elements
     if structure == "cp" and isinstance(rank, int):
-        return (info.in_channels, rank), (info.kernel_elements, rank), (info.out_channels, rank)
+        return (outputs, rank), (inputs, rank), (kernel, rank)
     if structure == "svd" and isinstance(rank, int):
-        return (rank, info.in_channels), (info.out_channels, rank)
+        return (outputs, rank), (inputs, rank)
     if structure == "tucker2" and isinstance(rank, tuple):
-        return (info.in_channels, rank[1]), (*rank, *info.kernel), (info.out_channels, rank[0])
+        return (outputs, rank[0]), (rank[0], rank[1], kernel), (inputs, rank[1])
     return (info.weight_shape,)
 
 
-def link_macs(info: LayerInfo, structure: str, rank: Rank) -> tuple[int, ...]:
-    """Multiply-accumulates per image of each link of the chain, summed over all calls of the layer."""
-    inputs, outputs = input_positions(info), output_positions(info)
-    if structure == "cp" and isinstance(rank, int):
-        return (
-            rank * info.in_channels * inputs,
-            rank * info.kernel_elements * outputs,
-            rank * info.out_channels * outputs,
-        )
-    if structure == "svd" and isinstance(rank, int):
-        return rank * info.in_channels * outputs, rank * info.out_channels * outputs
-    if structure == "tucker2" and isinstance(rank, tuple):
-        rank_out, rank_in = rank
-        return (
-            info.in_channels * rank_in * inputs,
-            rank_in * rank_out * info.kernel_elements * outputs,
-            rank_out * info.out_channels * outputs,
-        )
-    return (info.macs,)
+def factor_macs(info: LayerInfo, structure: str, rank: Rank) -> tuple[int, ...]:
+    """Multiply-accumulates per image of each factor's link, all calls, in the order of ``factor_shapes``."""
+    before, after = input_positions(info), output_positions(info)
+    shapes = factor_shapes(info, structure, rank)
+    if len(shapes) == 1:
+        return (info.macs,)
+    # The first link of a k×k convolution runs at the input's resolution, all others at the output's.
+    positions = {"cp": (after, before, after), "svd": (after, after), "tucker2": (after, after, before)}
+    return tuple(math.prod(shape) * count for shape, count in zip(shapes, positions[structure], strict=True))
 
 
 def link_activations(info: LayerInfo, structure: str, rank: Rank) -> tuple[tuple[int, int], ...]:
-    """(input, output) elements per image of each link of the chain, in the layer's largest call."""
+    """(input, output) elements per image of each link, in the order the chain runs, in the largest call."""
     calls = max(1, info.calls)
     given = max(info.input_elements // calls, info.in_channels * math.prod(info.input_hw or (0,)))
     made = max(info.output_elements // calls, info.out_channels * math.prod(info.output_hw or (0,)))

@@ -1,0 +1,49 @@
+"""Inventories that several tests of this folder read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from qaf_core.network.inventory import LayerInfo, take_inventory
+
+RowOf = Callable[[nn.Module, tuple[int, ...]], LayerInfo]
+
+
+def _row_of(module: nn.Module, shape: tuple[int, ...]) -> LayerInfo:
+    (row,) = take_inventory(nn.Sequential(module), shape)
+    return row
+
+
+@pytest.fixture(scope="session")
+def row_of() -> RowOf:
+    """The inventory row of one layer, given the layer and its input shape."""
+    return _row_of
+
+
+@pytest.fixture(scope="session")
+def weightless() -> Callable[..., nn.Module]:
+    """A torchvision network on the meta device, built without drawing its weights, by name."""
+
+    def build(name: str, **arguments: Any) -> nn.Module:
+        with torch.device("meta"):
+            return torchvision.models.get_model(name, weights=None, **arguments)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def resnet18(weightless: Callable[..., nn.Module]) -> tuple[LayerInfo, ...]:
+    """torchvision's ResNet-18 at 224 × 224."""
+    return take_inventory(weightless("resnet18"), (3, 224, 224))
+
+
+@pytest.fixture(scope="session")
+def resnet50(weightless: Callable[..., nn.Module]) -> tuple[LayerInfo, ...]:
+    """torchvision's ResNet-50 at 224 × 224."""
+    return take_inventory(weightless("resnet50"), (3, 224, 224))
