@@ -109,7 +109,9 @@ def counted_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
     return total
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "squeezenet1_1", "shufflenet_v2_x0_5", "regnet_y_400mf"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenet_v2", "squeezenet1_1", "shufflenet_v2_x0_5", "regnet_y_400mf"]
+)
 def test_macs_agree_with_a_count_on_a_real_pass(name: str) -> None:
     model = torchvision.models.get_model(name, weights=None)
     inventory = take_inventory(model, (3, 64, 64))

@@ -1,0 +1,38 @@
+"""The energy model against its own published figures."""
+
+from __future__ import annotations
+
+import pytest
+
+from qaf_core.network.cost import original_cost, ratio_cost
+from qaf_core.network.energy import (
+    MODELLED,
+    activation_traffic_joules,
+    mac_joules,
+    weight_traffic_joules,
+)
+from qaf_core.network.inventory import LayerInfo
+
+
+def test_one_multiply_accumulate() -> None:
+    assert mac_joules(32, 32) == pytest.approx(4.6e-12)
+    assert mac_joules(8, 8) == pytest.approx(0.3e-12)
+    assert mac_joules(4, 8) == pytest.approx(0.2e-12)
+    assert mac_joules(4, 32) == mac_joules(32, 8) == mac_joules(32, 32)
+
+
+def test_one_word_of_memory() -> None:
+    assert weight_traffic_joules(4) == pytest.approx(640e-12)
+    assert activation_traffic_joules(4) == pytest.approx(5e-12)
+
+
+def test_energy_of_a_network(resnet18: tuple[LayerInfo, ...]) -> None:
+    before, after = original_cost(resnet18).energy_joules, ratio_cost(resnet18, 2, 4).energy_joules
+    # 1.8 G operations at 4.6 pJ and 11.7 M weights at 640 pJ, and the activations.
+    assert before == pytest.approx(1.814e9 * 4.6e-12 + 11.69e6 * 640e-12, rel=0.02)
+    assert 0.03 < after / before < 0.1
+
+
+def test_the_label_says_modelled() -> None:
+    assert "modelled" in MODELLED
+    assert "not measured" in MODELLED
