@@ -1,0 +1,394 @@
+"""Model sources: which networks can be compressed, where weights come from, how they are built.
+
+Listing and finding models needs no torch, so that a screen can paint before torch is loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from qaf_core.data import inspection
+from qaf_core.data.torchvision_names import TORCHVISION_MODELS
+from qaf_core.errors import ModelError, WeightsError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from qaf_core.network.inventory import LayerInfo
+
+SAMPLE_MODELS = Path(__file__).resolve().parents[2] / "sample_models"
+CARD_SCHEMA_VERSION = 1
+CIFAR_ORIGIN = "https://github.com/akamaster/pytorch_resnet_cifar10"
+TORCHVISION_ORIGIN = "https://docs.pytorch.org/vision/stable/models.html"
+
+_CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_MAX_WEIGHT_BYTES = 16 * 2**30
+_COUNTER = "num_batches_tracked"  # BatchNorm's step counter, without effect on the results
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """A network that can be compressed, and what must be known to feed it.
+
+    Attributes:
+        id: Name on the command line, for example `inspection/resnet20`.
+        title: Name for people.
+        architecture: What `build_architecture` makes, or `package.module:factory`.
+        input_shape: (C, H, W) of one image.
+        classes: Class names, in the order of the outputs.
+        mean, std: Normalisation of each channel, for pixels scaled to 0 … 1.
+        weights: File of trained weights, or None when there is none yet.
+        task: What the outputs mean.
+        default_data: Built-in image set that fits, or None.
+        shipped: Trained weights come with this package.
+        card: The model card of a shipped model.
+    """
+
+    id: str
+    title: str
+    architecture: str
+    input_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    weights: Path | None = None
+    task: str = "classification"
+    default_data: Literal["inspection", "digits"] | None = None
+    shipped: bool = False
+    card: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+
+def _shipped(
+    model_id: str, title: str, architecture: str, data: Literal["inspection", "digits"]
+) -> ModelSource:
+    digits = data == "digits"
+    return ModelSource(
+        id=model_id,
+        title=title,
+        architecture=architecture,
+        input_shape=(1, 8, 8) if digits else (3, inspection.IMAGE_SIZE, inspection.IMAGE_SIZE),
+        classes=tuple("0123456789") if digits else inspection.CLASSES,
+        mean=(0.305,) if digits else inspection.MEAN,
+        std=(0.376,) if digits else inspection.STD,
+        weights=weights_path(model_id),
+        default_data=data,
+        shipped=True,
+    )
+
+
+def weights_path(model_id: str) -> Path:
+    """Where the trained weights of a shipped model lie; its card has the same name and ends in .json."""
+    return SAMPLE_MODELS / f"{model_id.replace('/', '_')}.safetensors"
+
+
+def _cifar(depth: int) -> ModelSource:
+    return ModelSource(
+        id=f"cifar/resnet{depth}",
+        title=f"ResNet-{depth}, CIFAR-10",
+        architecture=f"cifar_resnet{depth}",
+        input_shape=(3, 32, 32),
+        classes=_CIFAR_CLASSES,
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+    )
+
+
+def _torchvision(name: str) -> ModelSource:
+    side = 299 if name == "inception_v3" else 224
+    return ModelSource(
+        id=f"torchvision/{name}",
+        title=f"{name}, ImageNet",
+        architecture=f"torchvision.{name}",
+        input_shape=(3, side, side),
+        classes=tuple(f"class {index}" for index in range(1000)),
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+    )
+
+
+_SHIPPED = (
+    _shipped("digits/cnn", "Small CNN, handwritten digits", "digits_cnn", "digits"),
+    _shipped("inspection/resnet20", "ResNet-20, surface inspection", "cifar_resnet20", "inspection"),
+    _shipped("inspection/resnet18", "ResNet-18, surface inspection", "torchvision.resnet18", "inspection"),
+    _shipped("inspection/vgg", "Narrow VGG, surface inspection", "narrow_vgg", "inspection"),
+)
+_CIFAR = tuple(_cifar(depth) for depth in (20, 32, 44, 56, 110))
+
+
+@lru_cache(maxsize=1)
+def _sources() -> dict[str, ModelSource]:
+    every = (*_SHIPPED, *_CIFAR, *(_torchvision(name) for name in TORCHVISION_MODELS))
+    return {source.id: source for source in every}
+
+
+def list_models() -> tuple[ModelSource, ...]:
+    """Every named model: the shipped ones with their cards, the CIFAR ResNets, torchvision's classifiers."""
+    return tuple(_with_card(source) for source in _sources().values())
+
+
+def find_model(model_id: str, weights: str | Path | None = None) -> ModelSource:
+    """The source with this id.
+
+    Args:
+        model_id: `inspection/NAME`, `digits/NAME`, `cifar/NAME`, `torchvision/NAME`, or
+            `package.module:factory` (the user's own code, which is imported here).
+        weights: Trained weights to use, safetensors or a torch state dict; by default the shipped ones.
+
+    Raises:
+        ModelError: When there is no such model; names close matches.
+        WeightsError: When the weights file does not exist.
+    """
+    if ":" in model_id:
+        from qaf_core.data.factories import describe_factory
+
+        source = describe_factory(model_id)
+    else:
+        source = _with_card(_named(model_id))
+    if weights is None:
+        return source
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise WeightsError(f"weights file not found: {weights}", remedy="check the path given with --weights")
+    return _with_classes_of(replace(source, weights=path, shipped=False, card={}))
+
+
+def _named(model_id: str) -> ModelSource:
+    sources = _sources()
+    if model_id in sources:
+        return sources[model_id]
+    wanted = model_id.strip().lower()
+    same_end = [name for name in sources if name.split("/")[1] == wanted.split("/")[-1]]
+    close = same_end + difflib.get_close_matches(wanted, sources, n=4, cutoff=0.6)
+    unique = list(dict.fromkeys(close))[:4]
+    raise ModelError(
+        "unknown model",
+        got=model_id or "an empty name",
+        expected="one of " + ", ".join(unique) if unique else "a name that `qaf models` lists",
+        remedy="did you mean " + unique[0] + "?" if unique else None,
+    )
+
+
+@lru_cache(maxsize=16)
+def _read_card(path: Path, modified_ns: int) -> dict[str, Any]:
+    try:
+        card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model card {path.name} cannot be read", got=error, remedy="restore it from git"
+        ) from error
+    if card.get("schema_version") != CARD_SCHEMA_VERSION:
+        raise ModelError(
+            f"model card {path.name} has another version",
+            got=card.get("schema_version"),
+            expected=CARD_SCHEMA_VERSION,
+            remedy="make it again with sample_models/train.py",
+        )
+    return card
+
+
+def _with_card(source: ModelSource) -> ModelSource:
+    """A shipped source with its card, where there is one."""
+    if not source.shipped or source.weights is None:
+        return source
+    path = source.weights.with_suffix(".json")
+    try:
+        modified_ns = path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return source
+    return replace(source, card=_read_card(path, modified_ns))
+
+
+def _with_classes_of(source: ModelSource) -> ModelSource:
+    """The source with as many classes as the weights' classifier has outputs, if the header tells."""
+    outputs = _outputs_in_header(source.weights) if source.weights else None
+    if outputs is None or outputs == len(source.classes):
+        return source
+    return replace(source, classes=tuple(f"class {index}" for index in range(outputs)), default_data=None)
+
+
+def _outputs_in_header(path: Path) -> int | None:
+    """Rows of the last linear layer in a safetensors header, or None."""
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length <= 2**26 else {}
+        shapes = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # building the model says what is wrong with the file
+    classifiers = ("fc.weight", "linear.weight", "head.weight", "heads.head.weight")
+    named = [name for name in classifiers if name in shapes]
+    named += sorted(name for name in shapes if name.startswith("classifier.") and name.endswith(".weight"))[
+        -1:
+    ]
+    return int(shapes[named[0]][0]) if named else None
+
+
+# --- building
+
+
+def build_model(source: ModelSource, *, with_weights: bool = True) -> nn.Module:
+    """Build a model in evaluation mode, float32, on the CPU.
+
+    Args:
+        source: From `find_model`.
+        with_weights: Load the trained weights; without, the weights are freshly drawn (to be inspected, never
+            to be evaluated).
+
+    Raises:
+        ModelError: When the user's factory fails.
+        WeightsError: When weights are asked for and are missing, damaged, or made for another network.
+    """
+    network = _build_network(source)
+    if with_weights and (source.weights is not None or ":" not in source.architecture):
+        state = _read_weights(source)
+        _load_state(network, state, source)
+    return network.float().eval()
+
+
+def _build_network(source: ModelSource) -> nn.Module:
+    if ":" in source.architecture:
+        from qaf_core.data.factories import call_factory
+
+        return call_factory(source.architecture)
+    from qaf_core.data.architectures import build_architecture
+
+    return build_architecture(source.architecture, len(source.classes))
+
+
+def load_inventory(source: ModelSource) -> tuple[LayerInfo, ...]:
+    """The layers of a model in forward order: from the card of a shipped model, else by tracing it.
+
+    Raises:
+        ModelError: When the network cannot be built or traced.
+    """
+    from qaf_core.network.inventory import LayerInfo, take_inventory
+
+    if source.shipped and source.card.get("inventory"):
+        return tuple(LayerInfo.from_dict(row) for row in source.card["inventory"])
+    import torch
+
+    if ":" in source.architecture:
+        network = _build_network(source)
+    else:
+        with torch.device("meta"):
+            network = _build_network(source)
+    return tuple(take_inventory(network.eval(), source.input_shape))
+
+
+def _read_weights(source: ModelSource) -> dict[str, torch.Tensor]:
+    path = source.weights
+    if path is None:
+        origin = CIFAR_ORIGIN if source.id.startswith("cifar/") else TORCHVISION_ORIGIN
+        raise WeightsError(
+            f"{source.id} comes without trained weights",
+            expected="a safetensors file or a torch state dict",
+            remedy=f"pass --weights FILE (public checkpoints: {origin})",
+        )
+    if not path.is_file():
+        remedy = (
+            f"make them with: python sample_models/train.py {source.id}"
+            if source.shipped
+            else "check the path"
+        )
+        raise WeightsError(f"weights file not found: {path}", remedy=remedy)
+    if path.stat().st_size > _MAX_WEIGHT_BYTES:
+        raise WeightsError(f"weights file {path.name} is too large", got=f"{path.stat().st_size:,} bytes")
+    raw = _read_safetensors(path) if path.suffix == ".safetensors" else _read_state_dict(path)
+    if raw and all(name.startswith("module.") for name in raw):  # saved from nn.DataParallel
+        raw = {name.removeprefix("module."): value for name, value in raw.items()}
+    return raw
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"weights file {path.name} is no valid safetensors file",
+            got=_first_line(error),
+            remedy="download or export it again",
+        ) from error
+
+
+def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """A torch file read without running code of it; a dict with `state_dict` or `model` inside will do."""
+    import pickle
+
+    import torch
+
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+    ) as error:
+        raise WeightsError(
+            f"weights file {path.name} cannot be read",
+            got=type(error).__name__,
+            expected="a safetensors file or a torch state dict that loads with weights_only=True",
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+        raise WeightsError(
+            f"weights file {path.name} holds no state dict",
+            got=type(loaded).__name__,
+            expected="tensors by name",
+        )
+    return {str(name): value for name, value in loaded.items()}
+
+
+def _load_state(network: nn.Module, state: dict[str, torch.Tensor], source: ModelSource) -> None:
+    """Load weights strictly, after naming whatever does not fit."""
+    expected = network.state_dict()
+    file = source.weights.name if source.weights else "weights"
+    missing = [name for name in expected if name not in state and not name.endswith(_COUNTER)]
+    unexpected = [name for name in state if name not in expected and not name.endswith(_COUNTER)]
+    if missing or unexpected:
+        raise WeightsError(
+            f"weights file {file} is for another network than {source.id}",
+            got=f"{len(unexpected)} unknown tensors ({_some(unexpected)})" if unexpected else None,
+            expected=f"{len(missing)} more tensors ({_some(missing)})" if missing else None,
+            remedy="choose the model these weights were trained for",
+        )
+    for name, value in state.items():
+        if name in expected and value.shape != expected[name].shape:
+            raise WeightsError(
+                f"tensor {name} in {file} has the wrong shape",
+                got=tuple(value.shape),
+                expected=f"{tuple(expected[name].shape)} for {source.id}",
+                remedy="choose the model these weights were trained for",
+            )
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise WeightsError(
+                f"tensor {name} in {file} holds NaN or infinite values", remedy="use an intact checkpoint"
+            )
+    network.load_state_dict({name: state.get(name, value) for name, value in expected.items()})
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:3]) + (" …" if len(listed) > 3 else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
