@@ -137,7 +137,8 @@ def take_inventory(model: nn.Module, input_shape: Sequence[int]) -> tuple[LayerI
     """List every layer of a network that holds weights, in the order one forward pass runs them.
 
     The pass runs on a weightless copy (torch's ``meta`` device), or on the network itself where that fails.
-    Layers that never run come last. The parameters of all rows add up to the network's.
+    Layers that never run come last. The parameters of all rows add up to the network's. Operations on no
+    weight, as the products inside a hand-written attention, are in no row.
 
     Args:
         model: The network; left as it is.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
@@ -58,6 +61,7 @@ class _Seen:
     output_elements: int = 0
     input_hw: Pair | None = None
     output_hw: Pair | None = None
+    outside: bool = False  # its weight is read, but the layer is not called
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -87,6 +91,36 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Remember what a layer put out."""
         self.made_by[id(output)] = name
         self._alive.append(output)
+
+
+class _LinearReads(TorchFunctionMode):
+    """Notes where a linear layer's weight is used without the layer being called, as in Swin's attention."""
+
+    def __init__(self, watch: _Watch, modules: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.watch = watch
+        layers = {name: module for name, module in modules.items() if isinstance(module, nn.Linear)}
+        self.names = {id(layer.weight): name for name, layer in reversed(layers.items())}
+        self.widths = {name: layer.in_features for name, layer in layers.items()}
+        self.uses: dict[str, list[tuple[int, int]]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func is functional.linear and len(args) > 1 and id(args[1]) in self.names:
+            name = self.names[id(args[1])]
+            self.watch.seen.setdefault(name, _Seen())  # here, to keep the forward order
+            self.uses.setdefault(name, []).append((args[0].numel(), output.numel()))
+        return output
+
+    def settle(self) -> None:
+        """Count the uses of those layers that no hook saw."""
+        for name, uses in self.uses.items():
+            seen = self.watch.seen[name]
+            if not seen.calls:
+                seen.outside, seen.calls = True, len(uses)
+                seen.input_elements = sum(taken for taken, _ in uses)
+                seen.output_elements = sum(made for _, made in uses)
+                seen.macs = seen.output_elements * self.widths[name]
 
 
 def trace_network(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerInfo, ...]:
@@ -169,7 +203,8 @@ def _inference(model: nn.Module) -> Iterator[None]:
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the network warns of is told when it runs in earnest
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -179,16 +214,18 @@ def _inference(model: nn.Module) -> Iterator[None]:
 
 def _run(model: nn.Module, modules: dict[str, nn.Module], image: torch.Tensor) -> _Watch:
     watch = _Watch()
+    reads = _LinearReads(watch, modules)
     handles = [
         module.register_forward_hook(_hook(watch, name), with_kwargs=True) for name, module in modules.items()
     ]
     try:
-        with _inference(model), watch:
+        with _inference(model), reads, watch:
             output = model(image.to(dtype=next(model.parameters(), image).dtype))
     finally:
         for handle in handles:
             handle.remove()
     watch.reads.update(id(tensor) for tensor in _tensors(output))
+    reads.settle()
     return watch
 
 
@@ -325,6 +362,8 @@ def _structures(
         return keep, "parameters outside convolution and linear layers stay as they are"
     if not seen.calls:
         return keep, "it is never called as a layer in a forward pass"
+    if seen.outside:
+        return keep, "its weight is used without the layer being called"
     if not isinstance(module, (nn.Conv2d, nn.Linear)):
         return keep, f"{kind} layers stay as they are: only 2-d convolutions and linear layers are compressed"
     if not name:

@@ -174,6 +174,17 @@ def test_attention_is_one_row_that_holds_its_layers(weightless: Weightless) -> N
     assert not [info for info in inventory if info.name.endswith("out_proj")]
 
 
+def test_linear_layers_used_without_being_called_count_their_operations(weightless: Weightless) -> None:
+    inventory = take_inventory(weightless("swin_t"), (3, 224, 224))
+    rows = {info.name: info for info in inventory}
+    qkv, last = rows["features.1.0.attn.qkv"], classifier(inventory)
+    assert (qkv.calls, qkv.macs, qkv.structures) == (1, 56 * 56 * 96 * 3 * 96, ("keep",))
+    assert "without the layer being called" in (qkv.skip_reason or "")
+    assert not [info for info in inventory if info.kind == "linear" and not info.calls]
+    assert last is not None
+    assert last.name == "head"
+
+
 def test_layers_that_never_run_come_last_and_stay(weightless: Weightless) -> None:
     inventory = take_inventory(weightless("googlenet", init_weights=False), (3, 224, 224))
     idle = [info for info in inventory if not info.calls]
@@ -341,6 +352,11 @@ def test_the_network_is_left_as_it_was(model: nn.Module) -> None:
     for name, tensor in model.state_dict().items():
         assert tensor.device.type == "cpu"
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+
+
+def test_a_network_may_warn_while_it_is_listed(row_of: RowOf) -> None:
+    row = row_of(nn.Conv2d(3, 4, 4, padding="same"), (3, 8, 8))  # torch warns of uneven padding
+    assert (row.padding, row.output_hw) == ((1, 1), (8, 8))
 
 
 def test_half_precision_networks_are_listed() -> None:
