@@ -75,7 +75,7 @@ def _inventory_from_file(model_id: str, file: str) -> tuple[LayerInfo, ...]:
 
 
 def _inspect(model_id: str) -> list[dict[str, object]]:
-    """Have another process build the model and list its layers: torch takes seconds to load, and stays there."""
+    """Have another process list the layers: torch takes seconds to load, and stays there."""
     command = [sys.executable, "-m", "qaf_core.cli", "inspect", model_id, "--json"]
     root = str(Path(__file__).resolve().parent.parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
@@ -99,7 +99,7 @@ def _inspect(model_id: str) -> list[dict[str, object]]:
 
 @st.cache_data(show_spinner=False)
 def sample_strip(model_id: str, count: int) -> tuple[tuple[str, str], ...]:
-    """A few built-in images of a model as data addresses with their class names; empty where there are none."""
+    """A few built-in images of a model as data addresses, with their class names; empty if it has none."""
     source = find_model(model_id)
     if source.default_data is None:
         return ()

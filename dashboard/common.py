@@ -1,4 +1,4 @@
-"""What the pages share: the store, the worker's keeper, the ground colour, links and small pieces of layout."""
+"""What the pages share: the store, the worker's keeper, the ground colour, links, small pieces of layout."""
 
 from __future__ import annotations
 

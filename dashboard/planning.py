@@ -37,12 +37,14 @@ class Draft:
     Attributes:
         base: The plan the bulk controls made, before edits.
         rows: The table's rows with the edits, one for each row of ``base``.
+        shown: The same without the edits themselves: what the editor is given.
         layers: The layer plans read from the rows; the row of ``base`` where a row has a problem.
         problems: What is wrong, in words, by layer name; empty when the plan can be run.
     """
 
     base: Plan
     rows: tuple[DraftRow, ...]
+    shown: tuple[DraftRow, ...]
     layers: tuple[LayerPlan, ...]
     problems: Mapping[str, tuple[str, ...]]
 
@@ -64,16 +66,18 @@ def make_draft(
         ratio: Gives the rank of a row whose structure was changed and whose rank was not.
     """
     infos = {info.name: info for info in inventory}
-    rows, layers, problems = [], [], {}
+    rows, shown, layers, problems = [], [], [], {}
     for position, planned in enumerate(base.layers):
         info = infos[planned.name]
-        row = _edited_row(info, planned, edits.get(position) or {}, ratio)
+        edit = edits.get(position) or {}
+        row = _edited_row(info, planned, edit, ratio)
         read, found = read_row(info, row)
         rows.append(row)
+        shown.append(_shown_row(planned, row, edit))
         layers.append(planned if read is None else read)
         if found:
             problems[planned.name] = found
-    return Draft(base=base, rows=tuple(rows), layers=tuple(layers), problems=problems)
+    return Draft(base=base, rows=tuple(rows), shown=tuple(shown), layers=tuple(layers), problems=problems)
 
 
 def _edited_row(info: LayerInfo, planned: LayerPlan, edit: Mapping[str, Any], ratio: float) -> DraftRow:
@@ -84,8 +88,17 @@ def _edited_row(info: LayerInfo, planned: LayerPlan, edit: Mapping[str, Any], ra
         bits = None if structure == "keep" else bits if bits is not None else 8
     return DraftRow(
         structure=structure,
-        rank=rank_text(rank) if edit.get("rank") is None else str(edit["rank"]).strip(),
-        bits=bits_text(bits) if edit.get("bits") is None else str(edit["bits"]).strip(),
+        rank=str(edit["rank"] or "").strip() if "rank" in edit else rank_text(rank),
+        bits=str(edit["bits"] or "").strip() if "bits" in edit else bits_text(bits),
+    )
+
+
+def _shown_row(planned: LayerPlan, row: DraftRow, edit: Mapping[str, Any]) -> DraftRow:
+    """The cells the editor lays its edits on: an edited one keeps its first value, others follow the row."""
+    return DraftRow(
+        structure=planned.structure,
+        rank=rank_text(planned.rank) if "rank" in edit else row.rank,
+        bits=bits_text(planned.bits) if "bits" in edit else row.bits,
     )
 
 
@@ -145,8 +158,8 @@ def _layer_share(info: LayerInfo, planned: LayerPlan | None, activation_bits: in
 def plan_frame(inventory: Sequence[LayerInfo], draft: Draft, kinds: Mapping[str, str]) -> pd.DataFrame:
     """The table of layers.
 
-    The cells a user may edit (structure, rank, bits) hold what ``draft.base`` says, adapted where another cell of
-    the row was edited; the editor lays the edits themselves on top. The other columns follow every edit.
+    The cells a user may edit (structure, rank, bits) hold ``draft.shown``: the editor lays the edits on top.
+    The other columns follow every edit.
 
     Args:
         inventory: The network.
@@ -157,7 +170,7 @@ def plan_frame(inventory: Sequence[LayerInfo], draft: Draft, kinds: Mapping[str,
     params = sum(info.params for info in inventory) or 1
     bops = sum(_layer_share(info, None, 0)[1] for info in inventory) or 1
     frame = []
-    for row, planned in zip(draft.rows, draft.layers, strict=True):
+    for row, planned in zip(draft.shown, draft.layers, strict=True):
         info = infos[planned.name]
         size_before, bops_before = _layer_share(info, None, 0)
         size_after, bops_after = _layer_share(info, planned, draft.base.activation_bits)
@@ -172,9 +185,9 @@ def plan_frame(inventory: Sequence[LayerInfo], draft: Draft, kinds: Mapping[str,
                 "structure": row.structure,
                 "rank": row.rank,
                 "bits": row.bits,
+                "check": "✗ " + "; ".join(messages) if messages else _note(info),
                 "size_after": 100 * size_after / size_before if size_before else None,
                 "bops_after": 100 * bops_after / bops_before if bops_before else None,
-                "check": "✗ " + "; ".join(messages) if messages else _note(info),
             }
         )
     return pd.DataFrame(frame)

@@ -153,7 +153,7 @@ class RunProgress:
 
 
 def estimated_work(plan: Mapping[str, Any]) -> dict[str, float]:
-    """A rough measure of each layer's solve time, from the plan alone: its rank; layers without one go quickly."""
+    """A rough measure of each layer's solve time, from its rank alone; layers without one go quickly."""
     work = {}
     for row in plan.get("layers") or ():
         if row.get("structure") != "keep":

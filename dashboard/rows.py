@@ -68,7 +68,7 @@ def tradeoff_points(runs: Sequence[RunRecord], titles: Mapping[str, str], origin
 
 
 def layer_errors(run: RunRecord, title: str) -> LayerErrors:
-    """The errors of the layers a run has solved, in forward order; planned ones without a result stay empty."""
+    """The errors of a run's layers, in forward order; planned ones without a result stay empty."""
     rows = {str(row["name"]): row for row in run.layers}
     names = tuple(dict.fromkeys((*solved_layers(run.plan), *rows)))
     return LayerErrors(

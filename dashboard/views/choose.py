@@ -43,7 +43,7 @@ class Choice:
 
 
 def choose() -> Choice | None:
-    """Draw the cards; what is chosen, or None where no model could be opened (the reason is on the screen)."""
+    """Draw the cards; what is chosen, or None where no model could be opened (the screen says why)."""
     modes = {"shipped": _("Trained models"), "own": _("Your weights")}
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     left.subheader(_("1 · Model and images"), anchor=False)
@@ -168,7 +168,8 @@ def _data_for(source: ModelSource) -> tuple[str, str | None]:
             key=DATA_MODE_KEY,
             persist_state="session",
             help=_(
-                "The images accuracy is measured on, before and after. Others, without labels, fit the compressed "
+                "The images accuracy is measured on, before and after. Others, without labels, fit "
+                "the compressed "
                 "layers to the original ones."
             ),
         )
@@ -176,7 +177,7 @@ def _data_for(source: ModelSource) -> tuple[str, str | None]:
         if mode == "own":
             return _paths()
         classes = ", ".join(source.classes)
-        st.caption(_("Made for this model: {classes}.").format(classes=classes) if len(classes) < 120 else "")
+        st.caption(_("Made for this model. Classes: {classes}.").format(classes=classes))
     return "builtin", None
 
 
@@ -188,7 +189,8 @@ def _paths() -> tuple[str, str | None]:
         persist_state="session",
         placeholder=_("/path/to/images or images.npz"),
         help=_(
-            "A path on the computer the dashboard runs on: a folder with one sub-folder for each class, or an .npz "
+            "A path on the computer the dashboard runs on: a folder with one sub-folder for each "
+            "class, or an .npz "
             "file with x (N,H,W,3) uint8 and y (N,)."
         ),
     )
@@ -198,7 +200,8 @@ def _paths() -> tuple[str, str | None]:
         persist_state="session",
         placeholder=_("a part of the others"),
         help=_(
-            "A few hundred images like those the network sees in use; labels are not used. Left empty, a part of the "
+            "A few hundred images like those the network sees in use; labels are not used. Left "
+            "empty, a part of the "
             "images on the left is set aside for it."
         ),
     )
@@ -216,7 +219,8 @@ def _own_model() -> Choice | None:
             key=OTHER_KEY,
             persist_state="session",
             help=_(
-                "ResNets for 32×32 images as in He et al. 2016 (cifar/…), or any image classifier of torchvision."
+                "ResNets for 32×32 images as in He et al. 2016 (cifar/…), or any image classifier of "
+                "torchvision."
             ),
         )
         weights = right.text_input(

@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import catalogue, common
 from dashboard.text import _
-from dashboard.views import choose, plan
+from dashboard.views import choose, controls, plan
 from qaf_core.errors import QafError
 from qaf_core.network.plan import Plan
 
@@ -16,7 +16,8 @@ def page() -> None:
     common.page_title(
         _("Explore"),
         _(
-            "Choose a trained network and how far to compress it. What it would save shows at once; what it costs in "
+            "Choose a trained network and how far to compress it. What it would save shows at once; "
+            "what it costs in "
             "accuracy, a run measures."
         ),
     )
@@ -45,4 +46,4 @@ def _reuse_run() -> None:
         st.warning(_(str(error)), icon=":material/warning:")
         return
     choose.use(run.request)
-    plan.use(run.request, earlier)
+    controls.use(run.request, earlier)

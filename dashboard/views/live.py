@@ -149,7 +149,8 @@ def _convergence(progress: RunProgress) -> None:
         st.markdown(
             f"**{_('Residuals')}**",
             help=_(
-                "Two signs that the solver settles down: how far its floating-point factors are from the integer grid, "
+                "Two signs that the solver settles down: how far its floating-point factors are from "
+                "the integer grid, "
                 "and how much they still change from step to step. Both should fall."
             ),
         )

@@ -43,7 +43,8 @@ def _banner(run: RunRecord) -> None:
     elif run.status == INTERRUPTED:
         st.warning(
             _(
-                "The process that worked on this run ended before it was done (the machine was switched off, or "
+                "The process that worked on this run ended before it was done (the machine was "
+                "switched off, or "
                 "memory ran out). The layers solved until then are listed; nothing was measured."
             ),
             icon=":material/power_off:",
@@ -52,7 +53,8 @@ def _banner(run: RunRecord) -> None:
         done = plural("{count} layer was compressed", "{count} layers were compressed", len(run.layers))
         st.info(
             _(
-                "Stopped on request: of {total} layers, {done}; the others stay as they were. The numbers below are "
+                "Stopped on request: of {total} layers, {done}; the others stay as they were. The "
+                "numbers below are "
                 "measured on this partly compressed network."
             ).format(total=planned, done=done),
             icon=":material/stop_circle:",
@@ -75,7 +77,8 @@ def _headline(run: RunRecord) -> None:
             percent_text(compressed["value"]),
             _("was {before}").format(before=percent_text(baseline["value"])) if baseline else "–",
             _(
-                "Top-1: how often the first answer is right, on {count} images. The compressed network lies between "
+                "Top-1: how often the first answer is right, on {count} images. The compressed "
+                "network lies between "
                 "{low} and {high} with 95 % confidence."
             ).format(count=f"{compressed['n']:,}", low=percent_text(low), high=percent_text(high)),
         )
@@ -93,7 +96,8 @@ def _headline(run: RunRecord) -> None:
             _("{times} smaller").format(times=times_text(before, size)),
             f"{size_text(before)} → {size_text(size)}",
             _(
-                "The packed file: integer codes at their bit-width, scales, biases and everything else it needs."
+                "The packed file: integer codes at their bit-width, scales, biases and everything "
+                "else it needs."
             ),
         )
     with columns[3]:
@@ -103,7 +107,8 @@ def _headline(run: RunRecord) -> None:
             percent_text(bops / before) if before else MISSING,
             f"{with_prefix(before, 'BOPs')} → {with_prefix(bops, 'BOPs')}",
             _(
-                "Multiplications per image, each counted as weight bits × activation bits, as a share of the original. "
+                "Multiplications per image, each counted as weight bits × activation bits, as a "
+                "share of the original. "
                 "A measure of arithmetic effort, not of time."
             ),
         )

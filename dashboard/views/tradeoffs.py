@@ -52,7 +52,7 @@ def page() -> None:
 
 
 def _filters(measured: Sequence[RunRecord]) -> list[RunRecord]:
-    """Widgets that choose a model, what it was measured on, methods and the largest loss; the runs that pass."""
+    """Widgets that choose model, data, methods and the largest loss; the runs that pass."""
     left, middle, right, last = st.columns([2, 2, 3, 2], vertical_alignment="bottom")
     models = list(dict.fromkeys(run.model for run in measured))
     asked = st.query_params.get("model")
@@ -174,21 +174,20 @@ def _front_ids(points: Sequence[RunPoint]) -> set[str]:
 
 
 def _table_row(run: RunRecord, best: set[str]) -> dict[str, Any]:
-    assert run.compressed is not None and run.cost is not None
-    original = run.baseline_cost or {}
-    low, high = run.compressed["ci95"]
+    compressed, cost, original = run.compressed or {}, run.cost or {}, run.baseline_cost or {}
+    low, high = compressed["ci95"]
     return {
         "best": "★" if run.id in best else "",
         "run": common.run_title(run),
         "method": charts.method_label(run.method, _),
         "plan": rows.plan_summary(run),
-        "accuracy": 100 * run.compressed["value"],
+        "accuracy": 100 * compressed["value"],
         "interval": f"{100 * low:.1f} – {100 * high:.1f}",
         "drop": points_text(-run.drop) if run.drop is not None else None,
-        "size": run.cost["size_bytes"] / 1e6,
-        "smaller": original["size_bytes"] / run.cost["size_bytes"] if original else None,
-        "bops": run.cost["bops"] / 1e9,
-        "share": 100 * run.cost["bops"] / original["bops"] if original else None,
+        "size": cost["size_bytes"] / 1e6,
+        "smaller": original["size_bytes"] / cost["size_bytes"] if original else None,
+        "bops": cost["bops"] / 1e9,
+        "share": 100 * cost["bops"] / original["bops"] if original else None,
         "status": common.status_label(run.status),
     }
 

@@ -1,0 +1,219 @@
+"""What shapes a whole plan: method, presets and the controls that set all layers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from dashboard.text import _
+from dashboard.views.choose import Choice
+from qaf_core.errors import QafError
+from qaf_core.network.inventory import LayerInfo
+from qaf_core.network.plan import PRESETS, Plan, plan_for_ratio
+from qaf_core.runs.request import RunRequest
+
+FIRST_PRESET = "balanced"
+METHODS = ("joint", "paper", "sequential", "dense")
+STRUCTURES = ("cp", "tucker2", "auto")
+BITS = (2, 3, 4, 5, 6, 7, 8, 32)
+BASES_KEY, DRAFTS_KEY, VERSION_KEY = "plan-bases", "plan-drafts", "plan-version"
+SETTINGS = ("ratio", "bits", "activation-bits", "structure", "method")
+
+
+def use(request: RunRequest, plan: Plan) -> None:
+    """Begin from the plan of an earlier run."""
+    first_settings()
+    st.session_state["method"] = request.method
+    st.session_state["activation-bits"] = plan.activation_bits
+    st.session_state[BASES_KEY] = {**st.session_state.get(BASES_KEY, {}), request.model: plan}
+    st.session_state[VERSION_KEY] += 1
+
+
+def first_settings() -> None:
+    ratio, bits = PRESETS[FIRST_PRESET]
+    first = {"ratio": ratio, "bits": bits, "activation-bits": 8, "structure": "cp", "method": "joint"}
+    for name in SETTINGS:
+        # Written back on every run: the widgets' own memory ends when another page is shown.
+        st.session_state[name] = st.session_state.get(name, first[name])
+    st.session_state.setdefault(VERSION_KEY, 0)
+    st.session_state.setdefault(BASES_KEY, {})
+    st.session_state.setdefault(DRAFTS_KEY, {})
+
+
+def choose_method(choice: Choice, inventory: Sequence[LayerInfo]) -> None:
+    captions = [
+        _("Factors found directly on the integer grid, then fitted to the layer's output. The one to use."),
+        _("The published joint method (arXiv 2308.04595) as described, to compare with."),
+        _("Factorize in floating point, round to integers afterwards: the usual way."),
+        _("No factorization: only careful rounding of the weights. Strong above 3 bits."),
+    ]
+    columns = st.columns(4, gap="small")
+    names = {"joint": _("Joint"), "paper": _("Paper"), "sequential": _("Sequential"), "dense": _("Dense")}
+    for column, method, caption in zip(columns, METHODS, captions, strict=True):
+        chosen = st.session_state["method"] == method
+        with column, st.container(key=f"chosen-{method}" if chosen else f"other-{method}", gap=None):
+            st.button(
+                names[method],
+                key=f"use-{method}",
+                width="stretch",
+                icon=":material/check_circle:" if chosen else None,
+                on_click=_set_method,
+                args=(method, choice.source.id),
+            )
+            st.caption(caption)
+
+
+def _set_method(method: str, model: str) -> None:
+    before = st.session_state["method"]
+    st.session_state["method"] = method
+    if "dense" in (before, method) and before != method:
+        _start_over(model)
+
+
+def bulk_controls(choice: Choice, inventory: Sequence[LayerInfo]) -> None:
+    dense = st.session_state["method"] == "dense"
+    model = choice.source.id
+    labels = {"gentle": _("Gentle"), "balanced": _("Balanced"), "aggressive": _("Aggressive")}
+    columns = st.columns([2.9, 1.9, 1.9, 1.4, 1.6], gap="small", vertical_alignment="bottom")
+    now = (st.session_state["ratio"], st.session_state["bits"])
+    preset = next((name for name, values in PRESETS.items() if values == now), None)
+    with columns[0]:
+        st.session_state["preset"] = preset
+        st.segmented_control(
+            _("Preset"),
+            list(PRESETS),
+            format_func=labels.__getitem__,
+            key="preset",
+            on_change=_use_preset,
+            args=(model,),
+            help=_preset_help(labels),
+        )
+    with columns[1]:
+        st.slider(
+            _("Parameter reduction"),
+            1.0,
+            8.0,
+            step=0.1,
+            key="ratio",
+            format="%.1f×",
+            disabled=dense,
+            on_change=_start_over,
+            args=(model,),
+            help=_(
+                "How many times fewer parameters each covered layer gets. It decides the rank: the number of "
+                "components a layer is made of. The first convolution and the classifier are not factorized."
+            ),
+        )
+    with columns[2]:
+        st.select_slider(
+            _("Weight bits"),
+            BITS,
+            key="bits",
+            on_change=_start_over,
+            args=(model,),
+            help=_("Bits per stored weight: 2 to 8 bits are integers, 32 is floating point."),
+        )
+    with columns[3]:
+        st.selectbox(
+            _("Activation bits"),
+            (8, 32),
+            key="activation-bits",
+            on_change=_start_over,
+            args=(model,),
+            help=_("Bits of the numbers that flow between layers: 8, or 32 for floating point."),
+        )
+    with columns[4]:
+        names = {"cp": _("CP"), "tucker2": _("Tucker-2"), "auto": _("Automatic")}
+        st.selectbox(
+            _("Structure"),
+            STRUCTURES,
+            format_func=names.__getitem__,
+            key="structure",
+            disabled=dense,
+            on_change=_start_over,
+            args=(model,),
+            help=structure_help(),
+        )
+
+
+def _preset_help(labels: dict[str, str]) -> str:
+    return "\n".join(
+        "- "
+        + _("**{name}**: {ratio:g} times fewer parameters, {bits} bits").format(
+            name=labels[name], ratio=ratio, bits=bits
+        )
+        for name, (ratio, bits) in PRESETS.items()
+    )
+
+
+def structure_help() -> str:
+    """What each structure is, one line each, for a tooltip."""
+    return "\n".join(
+        (
+            "- " + _("**CP**: a 3×3 convolution becomes three small layers; smallest."),
+            "- " + _("**Tucker-2**: two 1×1 layers around a smaller 3×3; often faster."),
+            "- " + _("**SVD**: two small layers, for 1×1 convolutions and linear layers."),
+            "- " + _("**Dense**: quantized, not factorized. **Keep**: left as it is."),
+        )
+    )
+
+
+def _use_preset(model: str) -> None:
+    chosen = st.session_state.get("preset")
+    if chosen in PRESETS:
+        st.session_state["ratio"], st.session_state["bits"] = PRESETS[chosen]
+        _start_over(model)
+
+
+def reset(model: str) -> None:
+    st.session_state["ratio"], st.session_state["bits"] = PRESETS[FIRST_PRESET]
+    st.session_state["activation-bits"], st.session_state["structure"] = 8, "cp"
+    _start_over(model)
+
+
+def _start_over(model: str) -> None:
+    """Forget the edits: the bulk controls make the plan anew."""
+    for key in (BASES_KEY, DRAFTS_KEY):
+        st.session_state[key] = {k: v for k, v in st.session_state[key].items() if k != model}
+    st.session_state[VERSION_KEY] += 1
+
+
+def editor_key(choice: Choice) -> str:
+    return f"layers-{choice.source.id}-{st.session_state[VERSION_KEY]}"
+
+
+def take_up_edits(choice: Choice) -> None:
+    """Begin from the plan as it was edited, after a look at another page or model: the table forgets."""
+    model = choice.source.id
+    if editor_key(choice) not in st.session_state and model in st.session_state[DRAFTS_KEY]:
+        st.session_state[BASES_KEY] = {
+            **st.session_state[BASES_KEY],
+            model: st.session_state[DRAFTS_KEY].pop(model),
+        }
+        st.session_state[VERSION_KEY] += 1
+
+
+def base_plan(choice: Choice, inventory: Sequence[LayerInfo]) -> Plan | None:
+    """The plan the table starts from: kept from before, or made from the bulk controls."""
+    state = st.session_state
+    kept = state[BASES_KEY].get(choice.source.id)
+    if kept is not None and {row.name for row in kept.layers} == {
+        info.name for info in inventory if info.planned
+    }:
+        return kept
+    try:
+        plan = plan_for_ratio(
+            inventory,
+            model=choice.source.id,
+            ratio=state["ratio"],
+            bits=state["bits"],
+            activation_bits=state["activation-bits"],
+            structure=state["structure"],
+            method=state["method"],
+        )
+    except QafError as error:
+        st.error(_(str(error)), icon=":material/error:")
+        return None
+    state[BASES_KEY] = {**state[BASES_KEY], choice.source.id: plan}
+    return plan

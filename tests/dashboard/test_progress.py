@@ -1,0 +1,78 @@
+"""Events folded into progress."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dashboard.progress import RunProgress, estimated_work
+from qaf_core.pipeline.events import RunEvent
+from qaf_core.runs.record import StoredEvent
+from qaf_core.runs.store import Store
+
+
+def events(*rows: tuple[str, str | None, dict[str, Any], float]) -> list[StoredEvent]:
+    return [
+        StoredEvent(seq=i, event=RunEvent(kind=kind, layer=layer, data=data, elapsed_seconds=moment))
+        for i, (kind, layer, data, moment) in enumerate(rows, 1)
+    ]
+
+
+STARTED = [
+    ("stage", None, {"stage": "baseline", "message": "Measuring"}, 0.5),
+    ("evaluated", None, {"which": "original", "value": 0.9, "ci95": [0.8, 0.95]}, 1.0),
+    ("stage", None, {"stage": "solving"}, 1.0),
+    ("layer_started", "a", {"index": 0, "total": 3, "rank": 10}, 1.0),
+    ("iteration", "a", {"iteration": 1, "quantized_error": 0.5}, 2.0),
+    ("layer_finished", "a", {"relative_error": 0.3, "seconds": 4.0, "status": "converged"}, 5.0),
+    ("layer_started", "b", {"index": 1, "total": 3, "rank": 10}, 5.0),
+    ("iteration", "b", {"iteration": 1, "quantized_error": 0.7}, 6.0),
+]
+
+
+def test_fold() -> None:
+    progress = RunProgress(run_id="x")
+    progress.absorb(events(*STARTED))
+    assert progress.seq == len(STARTED)
+    assert progress.total == 3
+    assert progress.current == "b"
+    assert [row["quantized_error"] for row in progress.iterations] == [0.7]
+    assert [layer.name for layer in progress.done] == ["a"]
+    assert progress.layers["a"].data["rank"] == 10
+    assert progress.evaluations["original"]["value"] == 0.9
+    assert dict(progress.stage_states())["baseline"] == "done"
+    assert dict(progress.stage_states())["solving"] == "now"
+
+
+def test_time_left_carries_the_pace_over() -> None:
+    progress = RunProgress(run_id="x", weights={"a": 1.0, "b": 1.0, "c": 2.0})
+    assert progress.seconds_left(0.0) is None
+    progress.absorb(events(*STARTED))
+    # a took 4 s for 1 unit: b has 3 s of its 4 left after one second, c needs 8 s.
+    assert progress.seconds_left(6.0) == pytest.approx(11.0)
+    # A layer that takes longer than expected never counts as less than a tenth.
+    assert progress.seconds_left(60.0) == pytest.approx(8.4)
+
+
+def test_fraction_never_goes_back(seeded_store: Store) -> None:
+    for run in seeded_store.list_runs():
+        progress, last = RunProgress(run_id=run.id, weights=estimated_work(run.plan)), 0.0
+        for stored in seeded_store.events_since(run.id):
+            progress.absorb([stored])
+            fraction = progress.fraction()
+            assert last - 1e-9 <= fraction <= 1
+            last = fraction
+
+
+def test_unknown_events_are_passed_over() -> None:
+    progress = RunProgress(run_id="x")
+    progress.absorb(events(("novelty", None, {}, 3.0)))
+    assert progress.elapsed_seconds == 3.0
+    assert progress.fraction() == 0.0
+
+
+def test_estimated_work_leaves_kept_layers_out() -> None:
+    rows = [{"name": "a", "structure": "keep"}, {"name": "b", "structure": "dense", "rank": None},
+            {"name": "c", "structure": "tucker2", "rank": [3, 5]}]  # fmt: skip
+    assert estimated_work({"layers": rows}) == {"b": 1.0, "c": 25.0}
