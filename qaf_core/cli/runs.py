@@ -119,7 +119,7 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 def _print_progress(event: RunEvent) -> None:
     data = event.data
     if event.kind == "stage" and data.get("fraction") in (None, 0, 0.0):
-        line = str(data.get("message") or data["stage"])
+        line = f"{data['stage']}: {data['message']}"
     elif event.kind == "layer_started":
         rank = "" if data.get("rank") is None else f" rank {data['rank']}"
         place = f"[{data['index'] + 1}/{data['total']}]"

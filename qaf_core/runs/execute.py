@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from qaf_core.data.datasets import ImageSet, load_images, to_batches
+from qaf_core.data.datasets import ImageSet, load_pair, to_batches
 from qaf_core.data.models import ModelSource, build_model, find_model
 from qaf_core.errors import PlanError, QafError, RunCancelled
-from qaf_core.network.cost import Cost, original_cost, plan_cost
+from qaf_core.factorization.options import SolverOptions
+from qaf_core.network.cost import original_cost, plan_cost
 from qaf_core.network.inventory import LayerInfo, take_inventory
 from qaf_core.network.plan import LayerPlan, Plan, validate_plan
 from qaf_core.pipeline.compress import Compression, CompressOptions, LayerOutcome, compress_network
-from qaf_core.pipeline.evaluate import Evaluation, evaluate, paired_drop, predict
+from qaf_core.pipeline.evaluate import evaluate, paired_drop, predict
 from qaf_core.pipeline.events import RunEvent
+from qaf_core.runs.artifact import load_packed, save_packed
 from qaf_core.runs.baseline import baseline_path, read_predictions, write_predictions
 from qaf_core.runs.environment import describe_environment, peak_memory_bytes
 from qaf_core.runs.progress import Recorder, StopSignal
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 CALIBRATION_IMAGES = 512
 CALIBRATION_IMAGES_GIVEN = 1024
 BATCH_SIZE = 256
+PACKED_NAME = "model.safetensors"
+MOST_CLASSES_NAMED = 100
 
 
 class RunFailed(Exception):
@@ -50,8 +55,10 @@ class Subject:
     model: nn.Module
     inventory: tuple[LayerInfo, ...]
     plan: Plan
+    options: CompressOptions
     images: ImageSet
     calibration: Tensor
+    calibration_name: str
 
 
 def execute_run(
@@ -100,41 +107,40 @@ def execute_run(
 
 
 def _execute(store: Store, record: RunRecord, recorder: Recorder, stop: StopSignal) -> dict[str, Any]:
-    request = record.request
-    recorder.stage("loading", f"Loading {request.model}", 0.0)
-    subject = _load(request, recorder, stop)
+    recorder.stage("loading", f"Loading {record.model}", 0.0)
+    subject = _load(record.request, recorder, stop)
     before, original_predictions, seconds_before = _evaluate_original(
         store.workspace, subject, recorder, stop
     )
     recorder.evaluated("original", before)
     compression = _compress(store, record, subject, recorder, stop)
-    began = time.monotonic()
-    after, drop, interval = _evaluate_compressed(subject, compression, original_predictions, recorder)
-    recorder.evaluated("compressed", after)
-    seconds_after = time.monotonic() - began
     recorder.stage("saving", "Saving the packed model")
+    path = store.run_folder(record.id) / PACKED_NAME
+    file_bytes = save_packed(path, compression.model, subject.inventory, _card(record, subject))
+    # What is evaluated is the file, read back: so the accuracy is that of exactly these bytes.
+    packed = load_packed(path, copy.deepcopy(subject.model))
+    after, drop, interval, seconds_after = _evaluate_packed(subject, packed, original_predictions, recorder)
+    recorder.evaluated("compressed", after)
     done = plan_done(subject.plan, compression.layers)
-    file = _save(store.run_folder(record.id), record, subject, compression, done)
-    status = CANCELLED if compression.status == CANCELLED else COMPLETED
     return {
-        **_header(record, status),
-        "data": {"evaluation": subject.images.name, "calibration_images": len(subject.calibration)},
+        **_header(record, CANCELLED if compression.status == CANCELLED else COMPLETED),
+        "data": {"evaluation": subject.images.name, "calibration": subject.calibration_name},
         "baseline": before,
         "compressed": after,
         "drop": drop,
         "drop_ci95": interval,
-        "cost": _cost(plan_cost(subject.inventory, done)),
-        "baseline_cost": _cost(original_cost(subject.inventory)),
+        "cost": plan_cost(subject.inventory, done).to_dict(),
+        "baseline_cost": original_cost(subject.inventory).to_dict(),
         "layers": [_layer_row(outcome) for outcome in compression.layers],
         "seconds": {
-            "factorize": compression.seconds.get("factorize", 0.0),
-            "calibrate": compression.seconds.get("calibrate", 0.0),
+            "factorize": compression.seconds["factorize"],
+            "calibrate": compression.seconds["calibrate"],
             "evaluate": seconds_before + seconds_after,
             "total": recorder.elapsed_seconds,
         },
         "peak_memory_bytes": peak_memory_bytes(),
         "environment": describe_environment(),
-        "file": file,
+        "file": {"path": str(path.relative_to(store.workspace)), "size_bytes": file_bytes},
     }
 
 
@@ -147,64 +153,89 @@ def _header(record: RunRecord, status: str) -> dict[str, Any]:
 
 
 def _load(request: RunRequest, recorder: Recorder, stop: StopSignal) -> Subject:
-    source = find_model(request.model, weights=None if request.weights is None else Path(request.weights))
+    source = find_model(request.model, weights=request.weights)
     model = build_model(source)
     inventory = take_inventory(model, source.input_shape)
     plan = Plan.from_dict(request.plan)
-    if plan.model != request.model:
-        raise PlanError(
-            "the plan is for another model",
-            got=plan.model,
-            expected=request.model,
-            remedy="make one for this model, for instance with --ratio and --bits",
-        )
-    validate_plan(plan, inventory)
-    recorder.stage("loading", "Loading images", 0.5)
-    images = load_images(request.data, source, split="evaluation", limit=request.images, seed=request.seed)
+    validate_plan(plan, inventory, model=request.model)
+    options = read_options(plan)
     if stop():
         raise RunCancelled
-    own = request.calibration is not None and request.calibration != "builtin"
-    taken = load_images(
-        request.calibration or request.data,
+    recorder.stage("loading", "Loading images", 0.5)
+    given = request.calibration if request.calibration is not None else request.data
+    images, calibration = load_pair(
+        request.data,
+        request.calibration,
         source,
-        split="calibration",
-        limit=CALIBRATION_IMAGES_GIVEN if own else CALIBRATION_IMAGES,
+        evaluation_limit=request.images,
+        calibration_limit=CALIBRATION_IMAGES if given == "builtin" else CALIBRATION_IMAGES_GIVEN,
         seed=request.seed,
     )
-    calibration = torch.cat([batch for batch, _ in to_batches(taken, source, BATCH_SIZE)])
     return Subject(
-        source=source, model=model, inventory=inventory, plan=plan, images=images, calibration=calibration
+        source=source,
+        model=model,
+        inventory=inventory,
+        plan=plan,
+        options=options,
+        images=images,
+        calibration=torch.cat([batch for batch, _ in to_batches(calibration, source, BATCH_SIZE)]),
+        calibration_name=f"{calibration.name}, {len(calibration):,} images",
     )
+
+
+def read_options(plan: Plan) -> CompressOptions:
+    """The options a plan carries by name, the solver's and the compression's.
+
+    Raises:
+        QafError: If one is unknown or out of range.
+    """
+    of_solver = {item.name for item in fields(SolverOptions)}
+    of_compression = {item.name for item in fields(CompressOptions)} - {"solver"}
+    unknown = sorted(set(plan.options) - of_solver - of_compression)
+    if unknown:
+        known = ", ".join(sorted(of_solver | of_compression))
+        raise PlanError("the plan has unknown options", got=", ".join(unknown), expected=known)
+    solver = SolverOptions(**{key: value for key, value in plan.options.items() if key in of_solver})
+    own = {key: value for key, value in plan.options.items() if key in of_compression}
+    return CompressOptions(solver=solver, **own)
 
 
 def _evaluate_original(
     workspace: Path, subject: Subject, recorder: Recorder, stop: StopSignal
-) -> tuple[dict[str, Any], NDArray[Any], float]:
+) -> tuple[dict[str, Any], NDArray[np.int64], float]:
     """The original's evaluation, its predictions, and the seconds that took."""
     began = time.monotonic()
-    message = f"Evaluating the original on {len(subject.images.labels):,} images"
+    message = f"Evaluating the original on {len(subject.images):,} images"
     recorder.stage("baseline", message, 0.0)
     path = baseline_path(workspace, subject.model, subject.source, subject.images)
-    predictions = read_predictions(path, len(subject.images.labels))
+    predictions = read_predictions(path, len(subject.images))
     if predictions is None:
         predictions = predict(subject.model, _batches(subject, recorder, "baseline", message, stop))
         write_predictions(path, predictions)
     evaluation = evaluate(predictions, subject.images.labels, subject.source.classes)
-    return _evaluation(evaluation), predictions, time.monotonic() - began
+    return evaluation.to_dict(), predictions, time.monotonic() - began
 
 
-def _evaluate_compressed(
-    subject: Subject, compression: Compression, original: NDArray[Any], recorder: Recorder
-) -> tuple[dict[str, Any], float, list[float]]:
-    """The compressed network's evaluation, the drop and its interval."""
-    message = f"Evaluating the compressed network on {len(subject.images.labels):,} images"
+def _evaluate_packed(
+    subject: Subject, model: nn.Module, original: NDArray[np.int64], recorder: Recorder
+) -> tuple[dict[str, Any], float, list[float], float]:
+    """The compressed network's evaluation, the drop, its interval, and the seconds that took."""
+    began = time.monotonic()
+    message = f"Evaluating the compressed network on {len(subject.images):,} images"
     recorder.stage("evaluating", message, 0.0)
     labels = subject.images.labels
-    model = compression.model
     predictions = predict(model, _batches(subject, recorder, "evaluating", message))
     evaluation = evaluate(predictions, labels, subject.source.classes, original_predictions=original)
-    drop, interval = paired_drop(_classes_of(original) == labels, _classes_of(predictions) == labels)
-    return _evaluation(evaluation), float(drop), [float(bound) for bound in interval]
+    drop, interval = paired_drop(original == labels, predictions == labels)
+    return evaluation.to_dict(), drop, list(interval), time.monotonic() - began
+
+
+def _batches(
+    subject: Subject, recorder: Recorder, stage: str, message: str, stop: StopSignal | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    count = -(-len(subject.images) // BATCH_SIZE)
+    batches = to_batches(subject.images, subject.source, BATCH_SIZE)
+    return recorder.track(batches, count, stage, message, stop)
 
 
 def _compress(
@@ -215,77 +246,51 @@ def _compress(
     def keep(event: RunEvent) -> None:
         if event.kind == "layer_finished" and event.layer is not None:
             row = {"name": event.layer, **event.data}
-            store.put_layer(record.id, positions.get(event.layer, 0), row, {})
+            store.put_layer(record.id, positions[event.layer], row, {})
         recorder(event)
 
     compression = compress_network(
         subject.model,
         subject.plan,
         subject.inventory,
-        method=record.request.method,
+        method=record.method,
         calibration=subject.calibration,
-        options=CompressOptions(),
+        options=subject.options,
         on_event=keep,
         should_stop=stop,
     )
     recorder.flush()
     for outcome in compression.layers:
-        details = {"histograms": dict(outcome.histograms)}
-        store.put_layer(record.id, positions.get(outcome.name, 0), _layer_row(outcome), details)
+        details = {"histograms": outcome.histograms}
+        store.put_layer(record.id, positions[outcome.name], _layer_row(outcome), details)
     return compression
 
 
 def plan_done(plan: Plan, outcomes: Sequence[LayerOutcome]) -> Plan:
     """The plan as far as it was carried out: layers without an outcome stay as they were."""
     solved = {outcome.name for outcome in outcomes}
-    rows = (
-        row if row.name in solved or row.structure == "keep" else LayerPlan(name=row.name, structure="keep")
-        for row in plan.layers
-    )
+    rows = (row if row.name in solved else LayerPlan(name=row.name, structure="keep") for row in plan.layers)
     return replace(plan, layers=tuple(rows))
 
 
-def _save(
-    folder: Path, record: RunRecord, subject: Subject, compression: Compression, done: Plan
-) -> dict[str, Any] | None:
-    return None
-
-
-def _batches(
-    subject: Subject, recorder: Recorder, stage: str, message: str, stop: StopSignal | None = None
-) -> Any:
-    count = -(-len(subject.images.labels) // BATCH_SIZE)
-    batches = to_batches(subject.images, subject.source, BATCH_SIZE)
-    return recorder.track(batches, count, stage, message, stop)
-
-
-def _classes_of(predictions: NDArray[Any]) -> NDArray[Any]:
-    """Class numbers, whether predictions are those already or a row of scores per image."""
-    return predictions if predictions.ndim == 1 else np.argmax(predictions, axis=1)
-
-
-def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
+def _card(record: RunRecord, subject: Subject) -> dict[str, Any]:
+    """What the packed file tells besides its layers."""
+    source = subject.source
     return {
-        "metric": evaluation.metric,
-        "value": float(evaluation.value),
-        "n": int(evaluation.n),
-        "ci95": [float(bound) for bound in evaluation.ci95],
-        "per_class": {name: float(value) for name, value in evaluation.per_class.items()},
-        "agreement": None if evaluation.agreement is None else float(evaluation.agreement),
+        "model": source.id,
+        "architecture": source.architecture,
+        "method": record.method,
+        "activation_bits": subject.plan.activation_bits,
+        "seed": subject.plan.seed,
+        "input_shape": source.input_shape,
+        "mean": source.mean,
+        "std": source.std,
+        "classes": source.classes if len(source.classes) <= MOST_CLASSES_NAMED else len(source.classes),
     }
 
 
-def _cost(cost: Cost) -> Mapping[str, Any]:
-    return asdict(cost)
-
-
 def _layer_row(outcome: LayerOutcome) -> dict[str, Any]:
-    fields = (
-        "name", "structure", "rank", "bits", "relative_error", "float_relative_error", "status", "iterations",
-        "seconds", "output_error",
-    )  # fmt: skip
-    row = {field: getattr(outcome, field) for field in fields}
-    return {**row, "status": getattr(row["status"], "value", row["status"])}
+    return {key: value for key, value in outcome.to_dict().items() if key != "histograms"}
 
 
 def _keep_traceback(store: Store, run_id: str, error: Exception) -> str:

@@ -1,0 +1,351 @@
+"""The packed file of a compressed network: integer codes at their own bit-width, all else in half precision.
+
+One safetensors file with five tensors and a JSON index in its metadata:
+
+- ``codes`` (uint8): the codes of every link, packed without gaps, every link starting on a byte;
+- ``halves`` (fp16): scales and biases of the links and all kept tensors, one segment after the other;
+- ``gains`` (int8): the power of two each segment of ``halves`` is multiplied with, so that fp16's range will
+  do;
+- ``steps`` (fp32) and ``zeros`` (uint8): the activation quantizer of each link's input; a step of 0: none.
+
+BatchNorm is folded into the layer before it, or kept as one factor and one shift per channel.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_safetensors
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from qaf_core.errors import ModelError, WeightsError
+from qaf_core.factorization.factors import Factors
+from qaf_core.network.inventory import LayerInfo
+from qaf_core.network.layers import FactorizedLayer, Link, build_chain, swap_layer
+from qaf_core.quantization.packing import pack_codes, packed_size_bytes, unpack_codes
+from qaf_core.quantization.spec import BITS_FLOAT
+from qaf_core.runs.workspace import write_file
+
+FORMAT_VERSION = 1
+INDEX_KEY = "qaf"
+# Segments are scaled to just below 2**15: fp16 ends at 65504, and rounds up.
+_TOP_EXPONENT = 15
+_FOLDED_INTO = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Packed:
+    """What is written so far, in the order it will be read."""
+
+    codes: list[Tensor] = field(default_factory=list)
+    halves: list[Tensor] = field(default_factory=list)
+    gains: list[int] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+    zeros: list[int] = field(default_factory=list)
+
+    def add_half(self, values: Tensor) -> None:
+        """One segment: ``values`` over a power of two, in fp16."""
+        flat = values.detach().reshape(-1).to(torch.float64)
+        largest = float(flat.abs().max()) if flat.numel() else 0.0
+        exponent = int(np.frexp(largest)[1]) - _TOP_EXPONENT if largest > 0 else 0
+        exponent = min(max(exponent, -128), 127)
+        self.halves.append((flat * 2.0**-exponent).to(torch.float16))
+        self.gains.append(exponent)
+
+    def add_link(self, link: Link, factor: Tensor | None, bias: Tensor | None) -> None:
+        """A link's codes, scales, bias and quantizer; its output multiplied by ``factor`` per channel."""
+        outputs = link.codes.shape[0]
+        if link.bits == BITS_FLOAT:
+            weight = link.weight.detach().reshape(outputs, -1)
+            self.add_half(weight if factor is None else weight * factor[:, None])
+        else:
+            scales = link.scales.detach().expand(outputs, *link.scales.shape[1:]).reshape(outputs)
+            self.codes.append(pack_codes(link.codes, link.bits))
+            self.add_half(scales if factor is None else scales * factor)
+        if bias is not None:
+            self.add_half(bias)
+        quantizer = link.input_quantizer
+        enabled = bool(quantizer.enabled)
+        self.steps.append(float(quantizer.scale) if enabled else 0.0)
+        self.zeros.append(int(quantizer.zero_point) if enabled else 0)
+
+    def tensors(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The file's tensors."""
+        codes = torch.cat(self.codes) if self.codes else torch.zeros(0, dtype=torch.uint8)
+        halves = torch.cat(self.halves) if self.halves else torch.zeros(0, dtype=torch.float16)
+        return {
+            "codes": codes.numpy(),
+            "halves": halves.numpy(),
+            "gains": np.array(self.gains, np.int8),
+            "steps": np.array(self.steps, np.float32),
+            "zeros": np.array(self.zeros, np.uint8),
+        }
+
+
+class _Reader:
+    """What ``_Packed`` wrote, taken out in the same order."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+        self._at = dict.fromkeys(("codes", "halves", "gains", "steps", "zeros"), 0)
+
+    def _take(self, name: str, count: int) -> Tensor:
+        begin = self._at[name]
+        self._at[name] = begin + count
+        if begin + count > len(self._tensors[name]):
+            raise ValueError(f"{name} ends early")
+        return self._tensors[name][begin : begin + count]
+
+    def half(self, shape: Sequence[int]) -> Tensor:
+        """The next segment, float32, in this shape."""
+        values = self._take("halves", prod(shape)).to(torch.float32)
+        return (values * 2.0 ** int(self._take("gains", 1))).reshape(tuple(shape))
+
+    def fill_link(self, link: Link, has_bias: bool) -> None:
+        """The next link's codes, scales, bias and quantizer."""
+        outputs = link.codes.shape[0]
+        scale_shape = (outputs, *(1,) * (link.codes.ndim - 1))
+        if link.bits == BITS_FLOAT:
+            link.codes = self.half(link.codes.shape)
+            link.scales = torch.ones(scale_shape)
+        else:
+            packed = self._take("codes", packed_size_bytes(link.codes.numel(), link.bits))
+            link.codes = unpack_codes(packed, link.bits, link.codes.numel()).reshape(link.codes.shape)
+            link.scales = self.half(scale_shape)
+        link.bias = nn.Parameter(self.half([outputs]), requires_grad=False) if has_bias else None
+        step, zero = float(self._take("steps", 1)), int(self._take("zeros", 1))
+        if step > 0:
+            # set_range rounds to the same step and zero point again.
+            link.input_quantizer.set_range(-zero * step, (255 - zero) * step)
+
+
+def save_packed(path: Path, model: nn.Module, inventory: Sequence[LayerInfo], card: Mapping[str, Any]) -> int:
+    """Write a compressed network as one packed file.
+
+    Args:
+        path: The file; written under a temporary name first.
+        model: The network with its chains in place.
+        inventory: The rows of the original network.
+        card: What else the file tells, such as model, method and seed; small, ready for JSON.
+
+    Returns:
+        The file's size in bytes.
+
+    Raises:
+        WorkspaceError: If it cannot be written.
+    """
+    packed = _Packed()
+    folds = _find_folds(model, inventory)
+    layers = []
+    for info in inventory:
+        module = model.get_submodule(info.name) if info.planned else None
+        if isinstance(module, FactorizedLayer):
+            layers.append(_add_chain(packed, info, module, folds.get(info.name)))
+    kept = _kept_tensors(model, [row[0] for row in layers], folds)
+    for tensor in kept.values():
+        packed.add_half(tensor)
+    index = {
+        **card,
+        "format": FORMAT_VERSION,
+        "layers": layers,
+        "folded": [name for name, _ in folds.values()],
+        "kept": [[key, list(tensor.shape)] for key, tensor in kept.items()],
+    }
+    content = to_safetensors(packed.tensors(), {INDEX_KEY: json.dumps(index, separators=(",", ":"))})
+    write_file(path, content)
+    return len(content)
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """The index of a packed file.
+
+    Raises:
+        WeightsError: If it is no packed file of a version known here.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            index: dict[str, Any] = json.loads((file.metadata() or {})[INDEX_KEY])
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise _damaged(path, error) from error
+    if index.get("format") != FORMAT_VERSION:
+        raise WeightsError(
+            "the packed model has another version", got=index.get("format"), expected=FORMAT_VERSION
+        )
+    return index
+
+
+def load_packed(path: Path, model: nn.Module) -> nn.Module:
+    """Turn a freshly built original network into the compressed one a packed file holds.
+
+    Args:
+        path: The file.
+        model: The original architecture, whatever its weights; changed in place.
+
+    Returns:
+        ``model``, in evaluation mode.
+
+    Raises:
+        WeightsError: If the file is damaged or for another network.
+    """
+    index = read_index(path)
+    try:
+        reader = _Reader(load_file(path))
+        for name, structure, rank, bits, has_bias in index["layers"]:
+            chain = _empty_chain(model.get_submodule(name), structure, rank, bits)
+            for link in chain.chain:
+                reader.fill_link(link, bool(has_bias) and link is chain.last)
+            swap_layer(model, name, chain)
+        for name in index["folded"]:
+            swap_layer(model, name, nn.Identity())
+        _restore_kept(model, {key: reader.half(shape) for key, shape in index["kept"]})
+    except (KeyError, AttributeError, RuntimeError, ValueError, IndexError, TypeError, ModelError) as error:
+        raise _damaged(path, error) from error
+    return model.eval()
+
+
+def _damaged(path: Path, error: Exception) -> WeightsError:
+    reason = " ".join(str(error).split())[:160]
+    return WeightsError(
+        "the packed model is damaged or for another network",
+        got=f"{path} ({reason})",
+        remedy="compress it again",
+    )
+
+
+# Writing
+
+
+def _find_folds(model: nn.Module, inventory: Sequence[LayerInfo]) -> dict[str, tuple[str, nn.Module]]:
+    """Layer -> name and module of the BatchNorm it takes up."""
+    folds = {}
+    for info in inventory:
+        if info.kind == "batchnorm" and info.folded_into is not None:
+            source, norm = model.get_submodule(info.folded_into), model.get_submodule(info.name)
+            if isinstance(source, (FactorizedLayer, *_FOLDED_INTO)) and _statistics(norm) is not None:
+                folds[info.folded_into] = (info.name, norm)
+    return folds
+
+
+def _statistics(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """Factor and shift per channel a BatchNorm amounts to in evaluation; None without kept statistics."""
+    if not isinstance(norm, BatchNorm) or norm.running_mean is None or norm.running_var is None:
+        return None
+    factor = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        factor = factor * norm.weight.detach().double()
+    shift = -norm.running_mean.double() * factor
+    return factor, shift if norm.bias is None else shift + norm.bias.detach().double()
+
+
+def _add_chain(
+    packed: _Packed, info: LayerInfo, chain: FactorizedLayer, fold: tuple[str, nn.Module] | None
+) -> list[Any]:
+    """Write a layer's links; its row of the index."""
+    statistics = None if fold is None else _statistics(fold[1])
+    bias = None if chain.last.bias is None else chain.last.bias.detach()
+    factor = None
+    if statistics is not None:
+        factor, shift = statistics
+        bias = shift if bias is None else shift + bias.double() * factor
+    for link in chain.chain:
+        on_output_side = link is chain.last
+        packed.add_link(link, factor if on_output_side else None, bias if on_output_side else None)
+    widths = [link.bits for link in chain.chain]
+    bits = widths[0] if len(set(widths)) == 1 else widths
+    return [info.name, chain.structure, _rank_of(chain), bits, int(bias is not None)]
+
+
+def _rank_of(chain: FactorizedLayer) -> int | list[int] | None:
+    outputs = [link.codes.shape[0] for link in chain.chain]
+    if chain.structure == "tucker2":
+        return [outputs[1], outputs[0]]
+    return None if chain.structure == "dense" else outputs[0]
+
+
+def _kept_tensors(
+    model: nn.Module, chains: Sequence[str], folds: Mapping[str, tuple[str, nn.Module]]
+) -> dict[str, Tensor]:
+    """All tensors outside the chains, BatchNorm as factor and shift; shared ones once."""
+    state: dict[str, Tensor] = {}
+    buffers = ((key, value) for key, value in model.named_buffers() if value.is_floating_point())
+    gone = (*chains, *(name for name, _ in folds.values()))
+    for key, tensor in (*model.named_parameters(), *buffers):
+        if not any(key.startswith(f"{name}.") for name in gone):
+            state[key] = tensor.detach()
+    for name, module in model.named_modules():
+        statistics = _statistics(module)
+        if statistics is not None and name not in gone:
+            for part in ("running_mean", "running_var"):
+                state.pop(f"{name}.{part}", None)
+            state[f"{name}.weight"], state[f"{name}.bias"] = statistics
+    for source, (_, norm) in folds.items():
+        statistics = _statistics(norm)
+        if source not in chains and statistics is not None:
+            factor, shift = statistics
+            weight, bias = state[f"{source}.weight"].double(), state.get(f"{source}.bias")
+            state[f"{source}.weight"] = weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
+            state[f"{source}.bias"] = shift if bias is None else shift + bias.double() * factor
+    return state
+
+
+# Reading
+
+
+def _empty_chain(
+    layer: nn.Module, structure: str, rank: int | list[int] | None, bits: int | list[int]
+) -> FactorizedLayer:
+    """The links of a layer with no weights yet."""
+    shape = tuple(layer.get_parameter("weight").shape)
+    kernel = prod(shape[2:])
+    outputs, inputs = shape[:2]
+    if isinstance(rank, list):
+        shapes: list[tuple[int, ...]] = [(outputs, rank[0]), (rank[0], rank[1], kernel), (inputs, rank[1])]
+    elif structure == "dense":
+        shapes = [(outputs, inputs * kernel)]
+    else:
+        factors = [(outputs, rank or 0), (inputs, rank or 0), (kernel, rank or 0)]
+        shapes = list(factors[: 3 if structure == "cp" else 2])
+    return build_chain(
+        layer,
+        Factors(
+            structure=structure,
+            weight_shape=shape,
+            codes=tuple(torch.zeros(part, dtype=torch.int8) for part in shapes),
+            scales=tuple(torch.ones((1,) * len(part)) for part in shapes),
+            bits=_factor_order(structure, bits, len(shapes)),
+        ),
+    )
+
+
+def _factor_order(structure: str, bits: int | list[int], count: int) -> tuple[int, ...]:
+    """Bit-widths in the order of the factors, from those in the order of the links."""
+    if isinstance(bits, int):
+        return (bits,) * count
+    first, *rest = bits
+    return (rest[1], first, rest[0]) if structure == "cp" else tuple(reversed(bits))
+
+
+def _restore_kept(model: nn.Module, kept: Mapping[str, Tensor]) -> None:
+    present = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for key, tensor in kept.items():
+        name, _, part = key.rpartition(".")
+        if key in present:
+            present[key].data.copy_(tensor)
+        else:
+            model.get_submodule(name).register_parameter(part, nn.Parameter(tensor, requires_grad=False))
+    for module in model.modules():
+        if not isinstance(module, BatchNorm) or _statistics(module) is None:
+            continue
+        # Factor and shift now stand in weight and bias: let the statistics change nothing.
+        module.get_buffer("running_mean").zero_()
+        module.get_buffer("running_var").fill_(1.0 - module.eps)
