@@ -9,10 +9,9 @@ be folded into the layer before it counts nothing, before and after.
 where activations are quantized.
 
 Parameters, size and memory are the same in both. The original counts 4 bytes per trainable parameter, those
-of BatchNorm included (its running statistics are not). The compressed network counts the packed file: codes
-at their bit-width, every factor starting on a byte; fp16 scales, biases and kept weights; activation
-quantizers; the container's header and index. A layer that has a bias or takes up a BatchNorm holds C_out
-biases; a BatchNorm that cannot be folded holds 2·C numbers.
+of BatchNorm included (its running statistics are not). The compressed network counts the packed file (see
+``storage``). A layer that has a bias or takes up a BatchNorm holds C_out biases; a BatchNorm that cannot be
+folded holds 2·C numbers.
 """
 
 from __future__ import annotations
@@ -25,19 +24,21 @@ from qaf_core.errors import PlanError
 from qaf_core.network.energy import activation_traffic_joules, mac_joules, weight_traffic_joules
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.network.plan import LayerPlan, Plan, paper_plan, plan_for_ratio
+from qaf_core.network.storage import (
+    CONTAINER_BYTES_FIXED,
+    HALF_BYTES,
+    bias_count,
+    chain_bytes,
+    chain_index_bytes,
+    kept_index_bytes,
+)
 from qaf_core.network.structures import FACTOR_COUNT, factor_macs, factor_shapes, link_activations
 from qaf_core.quantization.spec import BITS_FLOAT
 
 CONVENTIONS = ("uniform", "paper")
 
 FLOAT_BYTES = 4
-HALF_BYTES = 2
 BATCHNORM_BITS = 8
-ACTIVATION_QUANTIZER_BYTES = 4  # scale and zero point of one link's input, fp16 each
-
-# The packed file's own header and index, fitted to real files.
-CONTAINER_BYTES_FIXED = 512
-CONTAINER_BYTES_PER_LAYER = 96
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,18 +165,12 @@ def layer_cost(
     bits = _factor_bits(info, layer_plan, len(shapes))
     macs = factor_macs(info, structure, rank)
     activation_bytes = [(x + y) * activation_bits / 8 for x, y in link_activations(info, structure, rank)]
-    biases = _bias_count(info)
-    quantizers = ACTIVATION_QUANTIZER_BYTES * len(shapes) if activation_bits < BITS_FLOAT else 0
-    stored = (
-        sum(map(_stored_bytes, shapes, bits, _scale_counts(info, structure, rank)))
-        + HALF_BYTES * biases
-        + quantizers
-    )
+    stored = chain_bytes(info, structure, rank, bits)
     energy = sum(count * mac_joules(b, activation_bits) for count, b in zip(macs, bits, strict=True))
     energy += weight_traffic_joules(stored) + activation_traffic_joules(sum(activation_bytes) * info.calls)
     return Cost(
-        params=sum(map(math.prod, shapes)) + biases,
-        size_bytes=stored + _index_bytes(info),
+        params=sum(map(math.prod, shapes)) + bias_count(info),
+        size_bytes=stored + chain_index_bytes(info),
         macs=sum(macs),
         bops=sum(count * b * activation_bits for count, b in zip(macs, bits, strict=True)),
         peak_activation_bytes=math.ceil(max(activation_bytes)),
@@ -191,12 +186,11 @@ def _kept_cost(info: LayerInfo, activation_bits: int, convention: str) -> Cost:
         if convention == "paper" and activation_bits < BITS_FLOAT:
             weight_bits, input_bits = BATCHNORM_BITS, activation_bits
     else:
-        params = info.params + (info.out_channels if info.folds_batchnorm and not info.bias else 0)
+        params = info.params + (0 if info.bias else bias_count(info))
     cost = _float_cost(
         info, params=params, bytes_each=HALF_BYTES, convention=convention, bits=(weight_bits, input_bits)
     )
-    index = _index_bytes(info) if info.folded_into is None else 0
-    return replace(cost, size_bytes=cost.size_bytes + index)
+    return replace(cost, size_bytes=cost.size_bytes + kept_index_bytes(info))
 
 
 def _float_cost(
@@ -216,10 +210,6 @@ def _float_cost(
     )
 
 
-def _bias_count(info: LayerInfo) -> int:
-    return info.out_channels if info.bias or info.folds_batchnorm else 0
-
-
 def _factor_bits(info: LayerInfo, layer_plan: LayerPlan, count: int) -> tuple[int, ...]:
     bits = layer_plan.bits if isinstance(layer_plan.bits, tuple) else (layer_plan.bits,) * count
     whole = tuple(value for value in bits if isinstance(value, int))
@@ -228,29 +218,6 @@ def _factor_bits(info: LayerInfo, layer_plan: LayerPlan, count: int) -> tuple[in
             f"layer {info.name}: bits missing", got=layer_plan.bits, expected=f"one number, or {count}"
         )
     return whole
-
-
-def _scale_counts(info: LayerInfo, structure: str, rank: object) -> tuple[int, ...]:
-    """Scales of each factor: one per output channel on the output side, one per rank component else."""
-    if structure == "cp" and isinstance(rank, int):
-        return info.out_channels, rank, rank
-    if structure == "svd" and isinstance(rank, int):
-        return info.out_channels, rank
-    if structure == "tucker2" and isinstance(rank, tuple):
-        return info.out_channels, rank[0], rank[1]
-    return (info.out_channels,)
-
-
-def _stored_bytes(shape: tuple[int, ...], bits: int, scales: int) -> int:
-    """Bytes of one factor: packed codes and fp16 scales, or fp16 numbers where it is floating point."""
-    numbers = math.prod(shape)
-    if bits >= BITS_FLOAT:
-        return HALF_BYTES * numbers
-    return (numbers * bits + 7) // 8 + HALF_BYTES * scales
-
-
-def _index_bytes(info: LayerInfo) -> int:
-    return CONTAINER_BYTES_PER_LAYER + len(info.name.encode())
 
 
 def _check_convention(convention: str) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,9 +13,6 @@ from torch import nn
 
 from qaf_core.errors import PlanError
 from qaf_core.network.cost import (
-    ACTIVATION_QUANTIZER_BYTES,
-    CONTAINER_BYTES_FIXED,
-    CONTAINER_BYTES_PER_LAYER,
     Cost,
     layer_cost,
     original_cost,
@@ -28,6 +23,7 @@ from qaf_core.network.cost import (
 )
 from qaf_core.network.inventory import LayerInfo, take_inventory
 from qaf_core.network.plan import LayerPlan, Plan, paper_plan, plan_for_ratio, replace_layer
+from qaf_core.network.storage import CONTAINER_BYTES_FIXED, CONTAINER_BYTES_PER_FOLD, kept_index_bytes
 
 # ratio, weight bits, GBOPs, percent, GMACs of ResNet-18 with 8-bit activations: arXiv 2308.04595
 PAPER = [
@@ -79,35 +75,6 @@ def one_layer(layer: nn.Module, shape: tuple[int, ...], *after: nn.Module) -> tu
     return take_inventory(nn.Sequential(layer, *after), shape)
 
 
-def packed(*factors: tuple[int, int, int]) -> int:
-    """Bytes of factors given as (numbers, bits, scales)."""
-    return sum(math.ceil(numbers * bits / 8) + 2 * scales for numbers, bits, scales in factors)
-
-
-def index(info: LayerInfo) -> int:
-    return CONTAINER_BYTES_PER_LAYER + len(info.name)
-
-
-@pytest.mark.parametrize(
-    ("structure", "rank", "bits", "links", "stored"),
-    [
-        ("cp", 7, 3, 3, packed((10 * 7, 3, 10), (6 * 7, 3, 7), (9 * 7, 3, 7))),
-        ("cp", 7, (2, 4, 8), 3, packed((10 * 7, 2, 10), (6 * 7, 4, 7), (9 * 7, 8, 7))),
-        ("tucker2", (5, 4), 5, 3, packed((10 * 5, 5, 10), (5 * 4 * 9, 5, 5), (6 * 4, 5, 4))),
-        ("dense", None, 4, 1, packed((540, 4, 10))),
-        ("cp", 7, 32, 3, 2 * 7 * (10 + 6 + 9)),
-        ("dense", None, 32, 1, 2 * 540),
-    ],
-)
-def test_size_of_a_layer_by_hand(structure: str, rank: Any, bits: Any, links: int, stored: int) -> None:
-    (info,) = one_layer(nn.Conv2d(6, 10, 3), (6, 9, 9))
-    row = LayerPlan(name="0", structure=structure, rank=rank, bits=bits)
-    biases = 2 * 10
-    quantizers = ACTIVATION_QUANTIZER_BYTES * links
-    assert layer_cost(info, row, 8).size_bytes == stored + biases + quantizers + index(info)
-    assert layer_cost(info, row, 32).size_bytes == stored + biases + index(info)
-
-
 def test_bit_operations_follow_each_factors_bits() -> None:
     (info,) = one_layer(nn.Conv2d(6, 10, 3, stride=2, padding=1), (6, 8, 8))
     row = LayerPlan(name="0", structure="cp", rank=3, bits=(2, 4, 8))
@@ -133,7 +100,12 @@ def test_a_folded_batchnorm_becomes_a_bias() -> None:
     assert layer_cost(info, row, 8).params == 540 + 10
     assert layer_cost(info, LayerPlan(name="0", structure="keep"), 8).params == 540 + 10
     assert layer_cost(norm, None, 8) == Cost(
-        params=0, size_bytes=0, macs=0, bops=0, peak_activation_bytes=0, energy_joules=0.0
+        params=0,
+        size_bytes=CONTAINER_BYTES_PER_FOLD + 1,
+        macs=0,
+        bops=0,
+        peak_activation_bytes=0,
+        energy_joules=0.0,
     )
     assert layer_cost(norm, None, 8, "paper").bops == 2 * 490 * 8 * 8
     assert layer_cost(norm, None, 32, "paper").bops == 2 * 490 * 32 * 32
@@ -145,7 +117,7 @@ def test_a_folded_batchnorm_becomes_a_bias() -> None:
 def test_a_batchnorm_that_cannot_be_folded_costs() -> None:
     norm, *_ = one_layer(nn.BatchNorm2d(6), (6, 9, 9), nn.ReLU(), nn.Conv2d(6, 10, 3))
     cost = layer_cost(norm, None, 8)
-    assert (cost.params, cost.size_bytes) == (12, 24 + index(norm))
+    assert (cost.params, cost.size_bytes) == (12, 24 + kept_index_bytes(norm))
     assert (cost.macs, cost.bops) == (2 * 486, 2 * 486 * 1024)
     assert cost.peak_activation_bytes == 4 * 2 * 486
     assert original_layer_cost(norm).macs == 2 * 486
@@ -154,7 +126,7 @@ def test_a_batchnorm_that_cannot_be_folded_costs() -> None:
 def test_kept_layers_are_stored_in_half_precision() -> None:
     (info,) = one_layer(nn.LayerNorm(8), (5, 8))
     cost = layer_cost(info, None, 8)
-    assert (cost.params, cost.size_bytes, cost.macs) == (16, 32 + index(info), 80)
+    assert (cost.params, cost.size_bytes, cost.macs) == (16, 32 + kept_index_bytes(info), 80)
     assert cost.bops == 80 * 1024
 
 
@@ -213,7 +185,7 @@ def test_layers_that_never_run_cost_only_their_size(
     (idle,) = [info for info in inventory if info.name == "aux1.fc1"]
     cost = layer_cost(idle, LayerPlan(name=idle.name, structure="keep"), 8)
     assert (cost.macs, cost.bops, cost.peak_activation_bytes, cost.energy_joules) == (0, 0, 0, 0.0)
-    assert cost.size_bytes == 2 * idle.params + index(idle)
+    assert cost.size_bytes == 2 * idle.params + kept_index_bytes(idle)
 
 
 @pytest.mark.parametrize(
