@@ -1,0 +1,245 @@
+"""Factorized and quantized layers as PyTorch modules, and their exchange by name.
+
+A CP convolution becomes 1×1 (C_in→R), depthwise k×k (stride, padding and dilation here), 1×1 (R→C_out); a two-factor layer
+two 1×1 convolutions (the stride in the first) or two linear layers; Tucker-2 1×1, k×k, 1×1; ``dense`` one layer with integer
+weights. Every link keeps integer codes and per-output-channel scales, so that it is a plain per-channel integer layer for any
+runtime, and quantizes its own input when activations are quantized.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from qaf_core.errors import ModelError
+from qaf_core.factorization.factors import Factors
+
+ACTIVATION_BITS = 8
+
+
+class ActivationQuantizer(nn.Module):
+    """Rounds a tensor to unsigned 8-bit codes with one scale and zero point; does nothing until it is given a range."""
+
+    scale: Tensor
+    zero_point: Tensor
+    enabled: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
+        self.register_buffer("enabled", torch.zeros((), dtype=torch.bool))
+        self._active = False
+
+    def set_range(self, low: float, high: float) -> None:
+        """Cover ``low … high``, widened to hold zero."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        levels = 2**ACTIVATION_BITS - 1
+        scale = max((high - low) / levels, 1e-12)
+        self.scale.fill_(scale)
+        self.zero_point.fill_(int(min(max(round(-low / scale), 0), levels)))
+        self.enabled.fill_(True)
+        self._active = True
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The values on their 8-bit grid, any shape."""
+        if not self._active:
+            return values
+        return torch.fake_quantize_per_tensor_affine(
+            values, self.scale, self.zero_point, 0, 2**ACTIVATION_BITS - 1
+        )
+
+
+class Link(nn.Module):
+    """A convolution or linear layer whose weight is codes times scales.
+
+    Args:
+        codes: ``int8`` (or floating-point, for 32 bits) in the layer's weight shape.
+        scales: Per output channel, broadcastable to the codes.
+        bits: Width of the codes.
+        bias: ``(C_out,)`` or None.
+    """
+
+    codes: Tensor
+    scales: Tensor
+
+    def __init__(self, codes: Tensor, scales: Tensor, bits: int, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.bits = bits
+        self.register_buffer("codes", codes)
+        self.register_buffer("scales", scales)
+        self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False) if bias is not None else None
+        self.input_quantizer = ActivationQuantizer()
+
+    @property
+    def weight(self) -> Tensor:
+        """Codes times scales, in the layer's weight shape."""
+        return self.codes.to(self.scales.dtype) * self.scales
+
+    def apply_weight(self, values: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's linear map on already quantized input."""
+        return functional.linear(values, self.weight, bias)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Quantize the input, then the linear map and the bias."""
+        return self.apply_weight(self.input_quantizer(values), self.bias)
+
+
+class ConvLink(Link):
+    """A two-dimensional convolution with integer weights; geometry as in ``torch.nn.Conv2d``."""
+
+    def __init__(
+        self, codes: Tensor, scales: Tensor, bits: int, bias: Tensor | None = None, *,
+        stride: tuple[int, ...] = (1, 1), padding: str | tuple[int, ...] = (0, 0), dilation: tuple[int, ...] = (1, 1),
+        groups: int = 1, padding_mode: str = "zeros",
+    ) -> None:  # fmt: skip
+        super().__init__(codes, scales, bits, bias)
+        height, width = codes.shape[2:]
+        # A stand-in carries torch's own reading of the geometry ('same', padding modes) without a weight of its own.
+        self.geometry = nn.Conv2d(
+            groups, groups, (height, width), stride=(stride[0], stride[1]), dilation=(dilation[0], dilation[1]), groups=groups,
+            padding=padding if isinstance(padding, str) else (padding[0], padding[1]), padding_mode=padding_mode, bias=False,
+            device="meta",
+        )  # fmt: skip
+        del self.geometry.weight
+
+    def apply_weight(self, values: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution on already quantized input."""
+        return self.geometry._conv_forward(values, self.weight, bias)
+
+
+class FactorizedLayer(nn.Module):
+    """A chain of links in place of one layer.
+
+    Args:
+        links: First to last, in the order the data passes them.
+        structure: ``cp``, ``svd``, ``tucker2`` or ``dense``.
+    """
+
+    def __init__(self, links: list[Link], structure: str) -> None:
+        super().__init__()
+        self.links = nn.ModuleList(links)
+        self.structure = structure
+
+    @property
+    def chain(self) -> list[Link]:
+        """The links, typed."""
+        return [link for link in self.links if isinstance(link, Link)]
+
+    @property
+    def last(self) -> Link:
+        """The link on the output side."""
+        return self.chain[-1]
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The chain applied link by link."""
+        for link in self.links:
+            values = link(values)
+        return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Geometry:
+    stride: tuple[int, ...]
+    padding: str | tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding_mode: str
+
+
+def build_chain(layer: nn.Module, factors: Factors) -> FactorizedLayer:
+    """The modules that compute ``layer`` with the factors in place of its weight; bias and geometry are kept.
+
+    Args:
+        layer: ``nn.Conv2d`` or ``nn.Linear``.
+        factors: Factors of its weight; per-row scales of factor 0 stay on the last link, all others move to the front.
+
+    Raises:
+        ModelError: If the layer's kind or groups do not go with the structure.
+    """
+    bias = layer.bias if isinstance(layer, nn.Conv2d | nn.Linear) else None
+    if isinstance(layer, nn.Linear):
+        return FactorizedLayer(_linear_links(factors, bias), factors.structure)
+    if not isinstance(layer, nn.Conv2d):
+        raise ModelError("only convolutions and linear layers are exchanged", got=type(layer).__name__)
+    if layer.groups != 1 and factors.structure != "dense":
+        raise ModelError("a grouped convolution is not factorized as a whole", got=f"groups={layer.groups}")
+    geometry = _Geometry(
+        stride=layer.stride, padding=layer.padding if isinstance(layer.padding, str) else tuple(layer.padding),
+        dilation=layer.dilation, padding_mode=layer.padding_mode,
+    )  # fmt: skip
+    return FactorizedLayer(_conv_links(layer, factors, bias, geometry), factors.structure)
+
+
+def _linear_links(factors: Factors, bias: Tensor | None) -> list[Link]:
+    if factors.structure == "dense":
+        return [Link(factors.codes[0], factors.scales[0], factors.bits[0], bias)]
+    (a, b), (row, column) = factors.codes, _split_scales(factors)
+    return [Link(b.mT.contiguous(), column.mT.contiguous(), factors.bits[1]), Link(a, row, factors.bits[0], bias)]
+
+
+def _conv_links(layer: nn.Conv2d, factors: Factors, bias: Tensor | None, geometry: _Geometry) -> list[Link]:
+    spatial = {"stride": geometry.stride, "padding": geometry.padding, "dilation": geometry.dilation, "padding_mode": geometry.padding_mode}  # fmt: skip
+    kernel = tuple(layer.weight.shape[2:])
+    if factors.structure == "dense":
+        codes = factors.codes[0].reshape(factors.weight_shape)
+        scales = factors.scales[0].reshape(-1, 1, 1, 1)
+        return [ConvLink(codes, scales, factors.bits[0], bias, groups=layer.groups, **spatial)]  # type: ignore[arg-type]
+    if factors.structure == "tucker2":
+        return _tucker_links(factors, bias, kernel, spatial)
+    row, column = _split_scales(factors)
+    last = ConvLink(factors.codes[0][:, :, None, None], row[:, :, None, None], factors.bits[0], bias)
+    rank = factors.codes[0].shape[1]
+    first_codes = factors.codes[1].mT.contiguous()[:, :, None, None]
+    column_scales = column.reshape(rank, 1, 1, 1)
+    if factors.structure == "svd":
+        first = ConvLink(first_codes, column_scales, factors.bits[1], **spatial)  # type: ignore[arg-type]
+        return [first, last]
+    middle_scales = factors.scales[2].expand(1, rank).reshape(rank, 1, 1, 1)
+    middle_codes = factors.codes[2].mT.contiguous().reshape(rank, 1, *kernel)
+    first = ConvLink(first_codes, torch.ones_like(column_scales), factors.bits[1])
+    middle = ConvLink(middle_codes, middle_scales * column_scales, factors.bits[2], groups=rank, **spatial)  # type: ignore[arg-type]
+    return [first, middle, last]
+
+
+def _split_scales(factors: Factors) -> tuple[Tensor, Tensor]:
+    """Row scales ``(I, 1)`` of factor 0, and the product ``(1, R)`` of its column scales with those of factor 1."""
+    row, column = _row_and_column(factors.scales[0], factors.codes[0])
+    return row, column * factors.scales[1].expand_as(column)
+
+
+def _tucker_links(factors: Factors, bias: Tensor | None, kernel: tuple[int, ...], spatial: dict[str, object]) -> list[Link]:
+    outer, core, inner = factors.codes
+    rank_out, rank_in = outer.shape[1], inner.shape[1]
+    row, column = _row_and_column(factors.scales[0], outer)
+    first = ConvLink(inner.mT.contiguous()[:, :, None, None], factors.scales[2].expand(1, rank_in).reshape(-1, 1, 1, 1), factors.bits[2])
+    core_scales = factors.scales[1].expand(rank_out, 1, 1) * column.reshape(-1, 1, 1)
+    middle = ConvLink(
+        core.reshape(rank_out, rank_in, *kernel), core_scales.reshape(-1, 1, 1, 1), factors.bits[1], **spatial  # type: ignore[arg-type]
+    )
+    return [first, middle, ConvLink(outer[:, :, None, None], row[:, :, None, None], factors.bits[0], bias)]
+
+
+def _row_and_column(scales: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales of a factor ``(N, P)`` as per-row ``(N, 1)`` times per-column ``(1, P)``; its scales are an outer product."""
+    if scales.shape[0] == 1:
+        return scales.new_ones(codes.shape[0], 1), scales.expand(1, codes.shape[1])
+    return (scales[:, :1] / scales[:1, :1]).contiguous(), scales[:1].expand(1, codes.shape[1])
+
+
+def swap_layer(model: nn.Module, name: str, replacement: nn.Module) -> nn.Module:
+    """Put ``replacement`` in the place of the module called ``name`` and return the one it replaces.
+
+    Raises:
+        ModelError: If there is no such module.
+    """
+    try:
+        parent = model.get_submodule(name.rpartition(".")[0])
+        old = model.get_submodule(name)
+    except AttributeError as error:
+        raise ModelError("no such layer in the network", got=name) from error
+    setattr(parent, name.rpartition(".")[2], replacement)
+    return old
+

@@ -1,0 +1,302 @@
+"""From a plan to a compressed network: solve every layer, put the chains in place, calibrate front to back."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qaf_core.errors import PlanError, RunCancelled
+from qaf_core.factorization.factors import Factors
+from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
+from qaf_core.factorization.solve import METHODS, SolveResult, relative_error, solve_layer
+from qaf_core.network.inventory import LayerInfo
+from qaf_core.network.layers import FactorizedLayer, build_chain, swap_layer
+from qaf_core.network.plan import LayerPlan, Plan
+from qaf_core.pipeline.calibrate import calibrate_layer
+from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.histograms import factor_histograms
+from qaf_core.pipeline.moments import collect_moments
+from qaf_core.pipeline.replay import Replay
+from qaf_core.quantization.spec import QuantSpec
+
+OnRunEvent = Callable[[RunEvent], None]
+
+CALIBRATION_BATCH = 64
+FITTED_METHODS = ("joint", "dense")
+MOMENT_SHRINKAGE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressOptions:
+    """How a network is compressed.
+
+    Attributes:
+        solver: Options of the solver.
+        granularity: Of the scales; the paper's method has one per factor whatever is set here.
+        paper_inner_iterations: Inner iterations of the published method (its own limit is 1,000, DESIGN.md §6).
+        output_fit: Fit outputs on the calibration images where the method does so.
+    """
+
+    solver: SolverOptions = field(default_factory=SolverOptions)
+    granularity: str = "rank_row"
+    paper_inner_iterations: int = 10
+    output_fit: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerOutcome:
+    """What became of one planned layer; errors are relative Frobenius norms of its weight.
+
+    ``output_error`` is the relative squared error of its outputs on held-back calibration images (None without images).
+    """
+
+    name: str
+    structure: str
+    rank: int | tuple[int, int] | None
+    bits: int | tuple[int, ...] | None
+    relative_error: float
+    float_relative_error: float
+    status: str
+    iterations: int
+    seconds: float
+    output_error: float | None
+    histograms: dict[str, Any]
+    factors: Factors
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types, without the factors."""
+        return {
+            "name": self.name, "structure": self.structure, "rank": list(self.rank) if isinstance(self.rank, tuple) else self.rank,
+            "bits": list(self.bits) if isinstance(self.bits, tuple) else self.bits, "relative_error": self.relative_error,
+            "float_relative_error": self.float_relative_error, "status": self.status, "iterations": self.iterations,
+            "seconds": self.seconds, "output_error": self.output_error, "histograms": self.histograms,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compression:
+    """A compressed network and how it came about.
+
+    Attributes:
+        model: The network with its planned layers exchanged, in evaluation mode.
+        layers: Outcomes in the order of the plan.
+        status: ``completed`` or ``cancelled``; when cancelled, layers not reached keep their original weights.
+        seconds: By stage: ``factorize`` and ``calibrate``.
+    """
+
+    model: nn.Module
+    layers: tuple[LayerOutcome, ...]
+    status: str
+    seconds: dict[str, float]
+
+
+class _Watch:
+    """Sends events with the time since the start and turns a wish to stop into ``RunCancelled``."""
+
+    def __init__(self, on_event: OnRunEvent | None, should_stop: Callable[[], bool] | None) -> None:
+        self._on_event, self._should_stop = on_event, should_stop
+        self._began = time.monotonic()
+
+    def send(self, kind: str, layer: str | None = None, **data: Any) -> None:
+        if self._on_event is not None:
+            self._on_event(RunEvent(kind=kind, layer=layer, data=data, elapsed_seconds=time.monotonic() - self._began))
+
+    def check(self) -> None:
+        if self._should_stop is not None and self._should_stop():
+            raise RunCancelled
+
+    def solver_event(self, event: SolveEvent) -> None:
+        self.check()
+        self.send(
+            "iteration", event.layer, iteration=event.iteration, float_error=event.float_error,
+            quantized_error=event.quantized_error, primal_residual=event.primal_residual,
+            dual_residual=event.dual_residual, rho=event.rho,
+        )  # fmt: skip
+
+
+def compress_network(
+    model: nn.Module,
+    plan: Plan,
+    inventory: Sequence[LayerInfo],
+    *,
+    method: str = "joint",
+    calibration: Tensor | None,
+    options: CompressOptions | None = None,
+    on_event: OnRunEvent | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Compression:
+    """Compress a network as planned.
+
+    Args:
+        model: The original; it is not changed.
+        plan: What becomes of each layer (validated by the caller).
+        inventory: The network's rows.
+        method: ``joint``, ``paper``, ``sequential`` or ``dense``.
+        calibration: Normalised images ``(N, C, H, W)`` without labels, or None (then no output fit, floating-point activations).
+        options: Solver options and granularity.
+        on_event: Called with ``RunEvent`` s.
+        should_stop: Asked between solver iterations; True stops and keeps what is done.
+
+    Raises:
+        PlanError: If the method is unknown, or activations are to be quantized without calibration images.
+    """
+    if method not in METHODS:
+        raise PlanError("unknown method", got=method, expected=", ".join(METHODS))
+    if calibration is None and plan.activation_bits < 32:
+        raise PlanError("8-bit activations need calibration images", remedy="give --calibration, or --act-bits 32")
+    options = options or CompressOptions()
+    watch = _Watch(on_event, should_stop)
+    position = {info.name: index for index, info in enumerate(inventory)}
+    rows = sorted((row for row in plan.layers if row.structure != "keep"), key=lambda row: position[row.name])
+    original = copy.deepcopy(model).eval()
+    compressed = copy.deepcopy(original)
+    batches = [] if calibration is None else list(calibration.split(CALIBRATION_BATCH))
+    began = time.monotonic()
+    status = "completed"
+    solved: dict[str, SolveResult] = {}
+    try:
+        moments = _moments(original, rows, batches, method, watch)
+        for index, row in enumerate(rows):
+            watch.check()
+            watch.send("stage", stage="solving", fraction=index / max(len(rows), 1), message=row.name)
+            solved[row.name] = _solve(original, row, index, len(rows), plan, method, options, moments, watch)
+            swap_layer(compressed, row.name, build_chain(original.get_submodule(row.name), solved[row.name].factors))
+    except RunCancelled:
+        status = "cancelled"
+    factorized = time.monotonic()
+    done = [row for row in rows if row.name in solved]
+    fits = method in FITTED_METHODS and options.output_fit
+    output_errors, status = _calibrate(original, compressed, done, batches, plan, fits, status, watch)
+    if method == "paper" and batches and status == "completed":
+        compressed = reestimate_batchnorm_if_better(original, compressed, batches)
+    calibrated = time.monotonic()
+    outcomes = tuple(
+        _outcome(row, solved[row.name], original.get_submodule(row.name), compressed.get_submodule(row.name), output_errors.get(row.name))
+        for row in done
+    )  # fmt: skip
+    return Compression(
+        model=compressed.eval(), layers=outcomes, status=status,
+        seconds={"factorize": factorized - began, "calibrate": calibrated - factorized},
+    )  # fmt: skip
+
+
+def _moments(
+    original: nn.Module, rows: Sequence[LayerPlan], batches: Sequence[Tensor], method: str, watch: _Watch
+) -> dict[str, Tensor]:
+    """Input second moments of the layers the method weighs by them."""
+    if not batches or method not in FITTED_METHODS:
+        return {}
+    watch.send("stage", stage="solving", fraction=0.0, message="input statistics")
+    return collect_moments(original, [row.name for row in rows], batches, per_position=method == "dense")
+
+
+def _solve(
+    original: nn.Module, row: LayerPlan, index: int, total: int, plan: Plan, method: str, options: CompressOptions,
+    moments: dict[str, Tensor], watch: _Watch,
+) -> SolveResult:  # fmt: skip
+    """Solve one layer and tell of it."""
+    layer = original.get_submodule(row.name)
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    rank = list(row.rank) if isinstance(row.rank, tuple) else row.rank
+    bits = list(row.bits) if isinstance(row.bits, tuple) else row.bits
+    watch.send("layer_started", row.name, index=index, total=total, structure=row.structure, rank=rank, bits=bits)
+    layer_method = "dense" if row.structure == "dense" else method
+    solver = options.solver
+    if method == "paper":
+        solver = replace(solver, inner_iterations=options.paper_inner_iterations)
+    moment = moments.get(row.name)
+    result = solve_layer(
+        layer.weight.detach(), structure=row.structure, rank=row.rank,
+        spec=QuantSpec(bits=row.bits if row.bits is not None else 32, granularity="tensor" if method == "paper" else options.granularity),
+        options=solver, method=layer_method, seed=plan.seed,
+        input_covariance=None if moment is None else shrink(moment), on_event=watch.solver_event, layer=row.name,
+    )  # fmt: skip
+    watch.send(
+        "layer_finished", row.name, relative_error=result.relative_error, float_relative_error=result.float_relative_error,
+        status=result.status.value, explanation=result.status.explanation, iterations=result.iterations,
+        seconds=result.seconds, structure=row.structure, rank=rank, bits=bits, output_error=None,
+    )  # fmt: skip
+    if result.status is Status.CANCELLED:
+        raise RunCancelled
+    return result
+
+
+def shrink(moment: Tensor) -> Tensor:
+    """A second moment mixed with a multiple of the identity, so that directions the images do not show still count."""
+    mean = moment.diagonal().mean()
+    return (1 - MOMENT_SHRINKAGE) * moment + MOMENT_SHRINKAGE * mean * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+
+
+def _calibrate(
+    original: nn.Module, compressed: nn.Module, rows: Sequence[LayerPlan], batches: Sequence[Tensor], plan: Plan, fit: bool,
+    status: str, watch: _Watch,
+) -> tuple[dict[str, float], str]:  # fmt: skip
+    """Go through the exchanged layers front to back; returns output errors by layer and the status."""
+    errors: dict[str, float] = {}
+    if not batches:
+        return errors, status
+    names = [row.name for row in rows]
+    before, after = Replay(original, batches, names), Replay(compressed, batches, names)
+    try:
+        for index, row in enumerate(rows):
+            if status == "completed":
+                watch.check()
+            watch.send("stage", stage="calibrating", fraction=index / len(rows), message=row.name)
+            chain = compressed.get_submodule(row.name)
+            assert isinstance(chain, FactorizedLayer)
+            errors[row.name] = calibrate_layer(
+                chain, after.inputs(row.name), before.outputs(row.name), activation_bits=plan.activation_bits, fit=fit
+            )
+            before.done(row.name)
+            after.done(row.name)
+    except RunCancelled:
+        status = "cancelled"
+    finally:
+        before.close()
+        after.close()
+    return errors, status
+
+
+@torch.no_grad()
+def reestimate_batchnorm_if_better(original: nn.Module, compressed: nn.Module, batches: Sequence[Tensor]) -> nn.Module:
+    """The compressed network with BatchNorm statistics re-estimated, or as it was: whichever is closer to the original's scores."""
+    trial = copy.deepcopy(compressed)
+    norms = [m for m in trial.modules() if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d)]
+    if not norms:
+        return compressed
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    for batch in batches:
+        trial(batch)
+    trial.eval()
+    distance = {id(network): 0.0 for network in (compressed, trial)}
+    for batch in batches:
+        wanted = original(batch).log_softmax(dim=1)
+        for network in (compressed, trial):
+            found = network(batch).log_softmax(dim=1)
+            distance[id(network)] += float((wanted.exp() * (wanted - found)).sum())
+    return trial if distance[id(trial)] < distance[id(compressed)] else compressed
+
+
+def _outcome(
+    row: LayerPlan, result: SolveResult, layer: nn.Module, chain: nn.Module, output_error: float | None
+) -> LayerOutcome:
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    assert isinstance(chain, FactorizedLayer)
+    return LayerOutcome(
+        name=row.name, structure=row.structure, rank=row.rank, bits=row.bits, status=result.status.value,
+        relative_error=result.relative_error, float_relative_error=result.float_relative_error,
+        iterations=result.iterations, seconds=result.seconds, output_error=output_error, factors=result.factors,
+        histograms=factor_histograms(layer.weight.detach(), result.factors),
+    )  # fmt: skip
+
+
+__all__ = ["CompressOptions", "Compression", "LayerOutcome", "compress_network", "relative_error"]

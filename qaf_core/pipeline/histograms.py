@@ -1,0 +1,39 @@
+"""Histograms of weights and codes, small enough to keep with a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qaf_core.factorization.factors import Factors
+from qaf_core.quantization.grids import code_range
+from qaf_core.quantization.spec import BITS_FLOAT
+
+WEIGHT_BINS = 60
+
+
+def value_histogram(values: Tensor, bins: int = WEIGHT_BINS) -> dict[str, Any]:
+    """``edges`` (bins + 1) and ``counts`` (bins) over a symmetric range that holds every finite value."""
+    finite = values.reshape(-1)[torch.isfinite(values.reshape(-1))].float().cpu()
+    reach = float(finite.abs().max()) if finite.numel() else 0.0
+    reach = reach if reach > 0 else 1.0
+    counts = torch.histc(finite, bins=bins, min=-reach, max=reach)
+    edges = torch.linspace(-reach, reach, bins + 1)
+    return {"edges": [round(float(e), 8) for e in edges], "counts": [int(c) for c in counts]}
+
+
+def code_histogram(codes: Tensor, bits: int) -> dict[str, Any]:
+    """``codes`` on the grid and how often each occurs (``counts``)."""
+    low, high = code_range(bits)
+    counts = torch.bincount(codes.reshape(-1).long().cpu() - low, minlength=high - low + 1)
+    return {"codes": list(range(low, high + 1)), "counts": [int(c) for c in counts], "bits": bits}
+
+
+def factor_histograms(weight: Tensor, factors: Factors) -> dict[str, Any]:
+    """The weight's histogram under ``weight`` and one per factor under its letter."""
+    found: dict[str, Any] = {"weight": value_histogram(weight)}
+    for name, codes, scales, bits in zip(factors.names, factors.codes, factors.scales, factors.bits, strict=True):
+        found[name] = value_histogram(codes * scales) if bits == BITS_FLOAT else code_histogram(codes, bits)
+    return found

@@ -1,0 +1,144 @@
+"""Stopping a network at a layer, again and again, without paying for the whole way each time.
+
+Calibration goes through the layers front to back and needs, for each, what reaches it. A module whose layers are all done
+gives the same output on every later pass: it is computed once and replayed. So the way through all layers costs about as
+much as one forward pass, for any network whose modules run once each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qaf_core.errors import ModelError
+
+
+class _Reached(Exception):
+    """The wanted layer has been reached: nothing after it needs to run."""
+
+
+class Replay:
+    """Runs a network on fixed batches up to a layer.
+
+    Args:
+        model: In evaluation mode; restored by :meth:`close`.
+        batches: Inputs ``(B, C, H, W)``, the same on every pass.
+        layers: Names of the layers that will be visited, in the order of the visits; a module is replayed once all of
+            its layers have been marked done.
+    """
+
+    def __init__(self, model: nn.Module, batches: Sequence[Tensor], layers: Sequence[str]) -> None:
+        self._model = model
+        self._batches = batches
+        self._open = set(layers)
+        self._outputs: dict[str, dict[int, Any]] = {}
+        self._batch = 0
+        self._calls: dict[str, int] = {}
+        self._forwards: dict[str, Callable[..., Any]] = {}
+        self._once = self._modules_that_run_once(layers)
+
+    def _modules_that_run_once(self, layers: Sequence[str]) -> set[str]:
+        """Modules above the layers that are entered exactly once in a forward pass."""
+        above = {name.rpartition(".")[0] for name in layers}
+        for name in list(above):
+            while name:
+                name = name.rpartition(".")[0]
+                above.add(name)
+        above |= set(layers)
+        above.discard("")
+        counts = dict.fromkeys(above, 0)
+        handles = []
+        for name in above:
+            def count(_module: nn.Module, _inputs: Any, name: str = name) -> None:
+                counts[name] += 1
+            handles.append(self._model.get_submodule(name).register_forward_pre_hook(count))
+        with torch.inference_mode():
+            self._model(self._batches[0][:1])
+        for handle in handles:
+            handle.remove()
+        self._known = counts
+        return {name for name, count in counts.items() if count == 1}
+
+    def done(self, layer: str) -> None:
+        """Mark a layer as final: it will not change any more."""
+        self._open.discard(layer)
+
+    def inputs(self, layer: str) -> list[Tensor]:
+        """What reaches the layer, one tensor per batch."""
+        return self._run(layer, wants_input=True)
+
+    def outputs(self, layer: str) -> list[Tensor]:
+        """What the layer puts out, one tensor per batch."""
+        return self._run(layer, wants_input=False)
+
+    @torch.inference_mode()
+    def _run(self, layer: str, *, wants_input: bool) -> list[Tensor]:
+        if self._known.get(layer, 0) == 0:
+            raise ModelError("the layer does not run in a forward pass", got=layer, remedy="plan it as keep")
+        captured: list[Tensor] = []
+
+        def catch_input(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            captured.append(inputs[0])
+            raise _Reached
+
+        def catch_output(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            captured.append(output)
+            raise _Reached
+
+        target = self._model.get_submodule(layer)
+        handles = [target.register_forward_pre_hook(catch_input) if wants_input else target.register_forward_hook(catch_output)]
+        handles += [self._recorder(name) for name in self._newly_final()]
+        try:
+            for self._batch, batch in enumerate(self._batches):
+                try:
+                    self._model(batch)
+                except _Reached:
+                    continue
+        finally:
+            for handle in handles:
+                handle.remove()
+        self._replay_recorded()
+        return captured
+
+    def _newly_final(self) -> list[str]:
+        """Outermost modules whose layers are all done and whose outputs are not replayed yet."""
+        final = [
+            name for name in self._once
+            if not any(layer == name or layer.startswith(name + ".") for layer in self._open)
+        ]
+        outermost = [
+            name for name in final if not any(name.startswith(other + ".") for other in final)
+        ]
+        return [name for name in outermost if name not in self._forwards]
+
+    def _recorder(self, name: str) -> Any:
+        def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):  # a copy: what follows may work in place
+                self._outputs.setdefault(name, {})[self._batch] = output.clone()
+
+        return self._model.get_submodule(name).register_forward_hook(record)
+
+    def _replay_recorded(self) -> None:
+        """Put a replayer in place of every module recorded on all batches, and drop what stands inside it."""
+        for name in [n for n in self._outputs if n not in self._forwards]:
+            if len(self._outputs[name]) < len(self._batches):
+                del self._outputs[name]
+                continue
+            for inner in [n for n in self._forwards if n.startswith(name + ".")]:
+                self._restore(inner)
+            module = self._model.get_submodule(name)
+            self._forwards[name] = module.forward
+            stored = self._outputs[name]
+            module.forward = lambda *_a, stored=stored, **_k: stored[self._batch].clone()
+
+    def _restore(self, name: str) -> None:
+        del self._model.get_submodule(name).forward
+        del self._forwards[name], self._outputs[name]
+
+    def close(self) -> None:
+        """Give the network its own forward functions back and free what was recorded."""
+        for name in list(self._forwards):
+            self._restore(name)
