@@ -118,6 +118,9 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 
 def _print_progress(event: RunEvent) -> None:
     data = event.data
+    if event.kind == "stage" and data["stage"] == "loading" and not sys.stderr.isatty():
+        # Bad input shows while loading: a script then finds one line on stderr, the fault.
+        return
     if event.kind == "stage" and data.get("fraction") in (None, 0, 0.0):
         line = f"{data['stage']}: {data['message']}"
     elif event.kind == "layer_started":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,8 +11,16 @@ from qaf_core.review.units import count_text, size_text, times_text, with_prefix
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """Print one JSON object."""
-    print(json.dumps(value))
+    """Print one JSON object; numbers JSON does not know (NaN, infinity) become null."""
+    print(json.dumps(_finite(value)))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -296,6 +296,8 @@ def _layer_row(outcome: LayerOutcome) -> dict[str, Any]:
 def _keep_traceback(store: Store, run_id: str, error: Exception) -> str:
     path = store.run_folder(run_id) / "traceback.txt"
     summary = " ".join(str(error).split())[:200] or "no message"
+    if isinstance(error, MemoryError) or "can't allocate memory" in summary:
+        summary = "memory ran out; choose a smaller model or fewer images, or close other programs"
     try:
         write_file(path, "".join(traceback.format_exception(error)).encode())
     except QafError:

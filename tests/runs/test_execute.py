@@ -1,0 +1,225 @@
+import copy
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qaf_core.data.datasets import load_images, to_batches
+from qaf_core.data.models import build_model, find_model, load_inventory
+from qaf_core.errors import DataError, PlanError, SolverError
+from qaf_core.factorization.solve import METHODS as SOLVER_METHODS
+from qaf_core.network.plan import Plan, plan_for_ratio
+from qaf_core.pipeline.evaluate import predict
+from qaf_core.pipeline.events import RunEvent
+from qaf_core.runs import execute
+from qaf_core.runs.artifact import load_packed
+from qaf_core.runs.baseline import baseline_path, read_predictions, write_predictions
+from qaf_core.runs.environment import describe_environment, peak_memory_bytes
+from qaf_core.runs.execute import RunFailed, execute_run, plan_done, read_options
+from qaf_core.runs.request import METHODS, RunRequest
+from qaf_core.runs.store import Store
+
+SHORT = {"start_iterations": 5, "iterations": 2, "rounding_rounds": 2}
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    inventory = load_inventory(find_model("digits/cnn"))
+    return replace(plan_for_ratio(inventory, model="digits/cnn", ratio=2.0, bits=4), options=SHORT)
+
+
+def start(store: Store, plan: Plan, **fields: Any) -> str:
+    request = RunRequest(model="digits/cnn", plan=plan.to_dict(), images=100, **fields)
+    return store.create_run(request, pid=os.getpid())
+
+
+def stop_at(kind: str, layer: str | None = None) -> tuple[Callable[[RunEvent], None], Callable[[], bool]]:
+    """A listener and the wish to stop it raises once it hears of ``kind``."""
+    heard: list[bool] = []
+
+    def listen(event: RunEvent) -> None:
+        if event.kind == kind and layer in (None, event.layer):
+            heard.append(True)
+
+    return listen, lambda: bool(heard)
+
+
+def test_methods_are_the_solvers() -> None:
+    assert set(METHODS) == set(SOLVER_METHODS)
+
+
+def test_a_run_is_told_stored_and_packed(store: Store, plan: Plan) -> None:
+    told: list[RunEvent] = []
+    run_id = start(store, plan, name="first")
+    result = execute_run(store, run_id, told.append)
+    record = store.run(run_id)
+    assert record.status == result["status"] == "completed"
+    assert record.result == result
+    assert [event.kind for event in told] == [stored.event.kind for stored in store.events_since(run_id)]
+    stages = [event.data["stage"] for event in told if event.kind == "stage"]
+    assert list(dict.fromkeys(stages)) == [
+        "loading", "baseline", "solving", "calibrating", "saving", "evaluating",
+    ]  # fmt: skip
+    assert [event.data["which"] for event in told if event.kind == "evaluated"] == ["original", "compressed"]
+    changed = [row.name for row in plan.layers if row.structure != "keep"]
+    assert [row["name"] for row in record.layers] == changed
+    assert [event.layer for event in told if event.kind == "layer_finished"] == changed
+    histograms = store.layer_details(run_id, "features.3")["histograms"]
+    assert histograms["weight"]["counts"]
+    assert result["environment"]["torch"]
+    assert result["peak_memory_bytes"] > 10**8
+    file = store.workspace / result["file"]["path"]
+    assert file.stat().st_size == result["file"]["size_bytes"]
+
+
+def test_the_accuracy_is_that_of_the_packed_file(store: Store, plan: Plan) -> None:
+    result = execute_run(store, start(store, plan))
+    source = find_model("digits/cnn")
+    images = load_images("builtin", source, split="evaluation", limit=100)
+    path = store.workspace / result["file"]["path"]
+    packed = load_packed(path, build_model(source, with_weights=False))
+    predictions = predict(packed, to_batches(images, source))
+    assert result["compressed"]["value"] == float((predictions == images.labels).mean())
+
+
+def test_the_originals_predictions_are_made_once(
+    store: Store, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted: list[int] = []
+
+    def count(*arguments: Any) -> Any:
+        predicted.append(1)
+        return predict(*arguments)
+
+    monkeypatch.setattr(execute, "predict", count)
+    first, second = (execute_run(store, start(store, plan)) for _ in range(2))
+    assert first["baseline"] == second["baseline"]
+    assert len(predicted) == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer", "solved"),
+    [("stage", None, 0), ("layer_finished", "features.3", 2), ("layer_started", "features.7", 2)],
+)
+def test_a_stopped_run_keeps_the_layers_done(
+    store: Store, plan: Plan, kind: str, layer: str | None, solved: int
+) -> None:
+    listen, should_stop = stop_at(kind, layer)
+    run_id = start(store, plan)
+    result = execute_run(store, run_id, listen, should_stop)
+    record = store.run(run_id)
+    assert record.status == result["status"] == "cancelled"
+    assert solved <= len(record.layers) <= solved + 1
+    if solved:
+        done = plan_done(plan, [outcome_named(row["name"]) for row in record.layers])
+        assert result["cost"]["params"] > 0
+        assert result["compressed"]["n"] == 100
+        assert sum(row.structure != "keep" for row in done.layers) == len(record.layers)
+    else:
+        assert "compressed" not in result
+
+
+def outcome_named(name: str) -> Any:
+    class Named:
+        pass
+
+    outcome = Named()
+    outcome.name = name  # type: ignore[attr-defined]
+    return outcome
+
+
+def test_a_stop_asked_for_in_the_store_is_heard(store: Store, plan: Plan) -> None:
+    run_id = start(store, plan)
+
+    def ask(event: RunEvent) -> None:
+        if event.kind == "layer_started":
+            store.request_cancel(run_id)
+
+    assert execute_run(store, run_id, ask)["status"] == "cancelled"
+
+
+def test_bad_input_fails_the_run_in_one_line(store: Store, plan: Plan) -> None:
+    for fields, kind in (({"data": "nowhere"}, DataError), ({"method": "joint", "weights": "x"}, Exception)):
+        run_id = start(store, plan, **fields)
+        with pytest.raises(kind) as caught:
+            execute_run(store, run_id)
+        record = store.run(run_id)
+        assert record.status == "failed"
+        assert record.error == str(caught.value)
+        assert "\n" not in record.error
+        assert not store.run_folder(run_id).exists()
+
+
+def test_a_plan_for_another_model_is_refused(store: Store, plan: Plan) -> None:
+    run_id = start(store, replace(plan, model="inspection/vgg"))
+    with pytest.raises(PlanError, match="another model"):
+        execute_run(store, run_id)
+
+
+def test_our_own_faults_leave_one_line_and_a_traceback(
+    store: Store, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr(execute, "compress_network", fail)
+    run_id = start(store, plan)
+    with pytest.raises(RunFailed, match="RuntimeError: first line second line"):
+        execute_run(store, run_id)
+    record = store.run(run_id)
+    path = store.run_folder(run_id) / "traceback.txt"
+    assert str(path) in str(record.error)
+    assert "in fail" in path.read_text()
+
+
+def test_memory_running_out_is_said_in_words(
+    store: Store, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:128] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(execute, "compress_network", fail)
+    with pytest.raises(RunFailed, match="memory ran out.*fewer"):
+        execute_run(store, start(store, plan))
+
+
+def test_plans_carry_options_by_name(plan: Plan) -> None:
+    options = read_options(replace(plan, options={"iterations": 7, "output_fit": False}))
+    assert options.solver.iterations == 7
+    assert options.output_fit is False
+    with pytest.raises(PlanError, match="unknown options; got magic"):
+        read_options(replace(plan, options={"magic": 1}))
+    with pytest.raises(SolverError, match="iterations out of range"):
+        read_options(replace(plan, options={"iterations": -1}))
+
+
+def test_kept_predictions_belong_to_weights_and_images(tmp_path: Path) -> None:
+    source = find_model("digits/cnn")
+    model = build_model(source)
+    images = load_images("builtin", source, split="evaluation", limit=10)
+    path = baseline_path(tmp_path, model, source, images)
+    assert read_predictions(path, 10) is None
+    write_predictions(path, np.arange(10))
+    assert np.array_equal(read_predictions(path, 10), np.arange(10))
+    assert read_predictions(path, 11) is None
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        next(iter(other.parameters())).add_(1e-6)
+    assert baseline_path(tmp_path, other, source, images) != path
+    fewer = load_images("builtin", source, split="evaluation", limit=9)
+    assert baseline_path(tmp_path, model, source, fewer) != path
+    path.write_bytes(b"damaged")
+    assert read_predictions(path, 10) is None
+
+
+def test_the_environment_is_described() -> None:
+    environment = describe_environment()
+    assert environment["torch"] == torch.__version__.partition("+")[0]
+    assert environment["threads"] >= 1
+    assert environment["processor"]
+    assert peak_memory_bytes() > 10**7
