@@ -14,7 +14,6 @@ import streamlit as st  # noqa: E402
 from dashboard import common  # noqa: E402
 from dashboard.text import _  # noqa: E402
 from dashboard.views import explore, layers, run, tradeoffs  # noqa: E402
-from qaf_core.errors import QafError  # noqa: E402
 
 
 def main(first_page: str = "explore") -> None:
@@ -43,12 +42,14 @@ def main(first_page: str = "explore") -> None:
     st.session_state[common.PAGES_KEY] = pages
     chosen = st.navigation(list(pages.values()), position="top")
     common.inject_style()
-    try:
-        common.open_store()
-        common.keep_worker()
-        chosen.run()
-    except QafError as error:
-        st.error(_(str(error)), icon=":material/error:")
+    _draw(chosen)
+
+
+@common.guarded
+def _draw(page: st.Page) -> None:
+    common.open_store()
+    common.keep_worker()
+    page.run()
 
 
 if __name__ == "__main__":

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import html
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import streamlit as st
 
 from dashboard.text import _
-from qaf_core.errors import WorkspaceError
+from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.runs.queue import Supervisor
 from qaf_core.runs.record import RunRecord
 from qaf_core.runs.store import Store
 from qaf_core.runs.workspace import default_workspace
 
+LOG = logging.getLogger(__name__)
+Arguments = ParamSpec("Arguments")
 PAGES_KEY = "pages"
 ASSETS = Path(__file__).parent / "assets"
 
@@ -102,6 +106,28 @@ def empty_state(icon: str, title: str, body: str, link: tuple[str, str] | None =
         st.markdown(body, text_alignment="center")
         if link is not None and st.button(link[1], type="primary", icon=":material/arrow_forward:"):
             go_to(link[0])
+
+
+def guarded(draw: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Turn faults into words on the page: bad input in its own, anything else with where the details are."""
+
+    @functools.wraps(draw)
+    def draw_or_explain(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        try:
+            draw(*args, **kwargs)
+        except QafError as error:
+            st.error(_(str(error)), icon=":material/error:")
+        except Exception:
+            LOG.exception("a page could not be drawn")
+            st.error(
+                _(
+                    "This part of the page could not be drawn. Nothing is lost: runs go on and are kept. "
+                    "Load the page again; the details are in the terminal the dashboard was started from."
+                ),
+                icon=":material/error:",
+            )
+
+    return draw_or_explain
 
 
 def page_title(title: str, lead: str) -> None:

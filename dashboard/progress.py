@@ -8,7 +8,7 @@ from typing import Any
 
 from qaf_core.runs.record import StoredEvent
 
-STAGES = ("loading", "baseline", "solving", "calibrating", "evaluating", "saving")
+STAGES = ("loading", "baseline", "solving", "calibrating", "saving", "evaluating")
 WAITING, SOLVING, DONE = "waiting", "solving", "done"
 # Below this share of its expected time a layer's rest is no longer guessed down.
 LEAST_LAYER_REST = 0.1
@@ -110,7 +110,7 @@ class RunProgress:
 
     def fraction(self, elapsed_seconds: float | None = None) -> float:
         """How much of the whole is done, 0 to 1: solving counts for most of it."""
-        shares = {"loading": 0.0, "baseline": 0.03, "calibrating": 0.85, "evaluating": 0.92, "saving": 0.98}
+        shares = {"loading": 0.0, "baseline": 0.03, "calibrating": 0.85, "saving": 0.9, "evaluating": 0.92}
         if self.stage in shares and not (self.stage == "calibrating" and len(self.done) < self.total):
             return shares[self.stage]
         if self.stage is None or not self.total:

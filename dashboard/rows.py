@@ -80,6 +80,6 @@ def layer_errors(run: RunRecord, title: str) -> LayerErrors:
 
 
 def evaluation_data(run: RunRecord) -> str:
-    """What a run was evaluated on, so that only comparable accuracies meet: data, number of images."""
-    count = (run.baseline or run.compressed or {}).get("n")
-    return f"{run.request.data} · {count:,}" if count else run.request.data
+    """What a run was evaluated on, in words; only runs of the same have accuracies to compare."""
+    named = (run.result.get("data") or {}).get("evaluation")
+    return str(named or run.request.data)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from dashboard.text import _
+from dashboard.views import live
 from dashboard.views.choose import Choice
 from qaf_core.errors import QafError
 from qaf_core.network.inventory import LayerInfo
@@ -15,7 +16,7 @@ from qaf_core.runs.request import RunRequest
 
 FIRST_PRESET = "balanced"
 METHODS = ("joint", "paper", "sequential", "dense")
-STRUCTURES = ("cp", "tucker2", "auto")
+STRUCTURES = ("cp",)  # tucker2 and auto follow once the solver takes them
 BITS = (2, 3, 4, 5, 6, 7, 8, 32)
 BASES_KEY, DRAFTS_KEY, VERSION_KEY = "plan-bases", "plan-drafts", "plan-version"
 SETTINGS = ("ratio", "bits", "activation-bits", "structure", "method")
@@ -75,7 +76,9 @@ def bulk_controls(choice: Choice, inventory: Sequence[LayerInfo]) -> None:
     dense = st.session_state["method"] == "dense"
     model = choice.source.id
     labels = {"gentle": _("Gentle"), "balanced": _("Balanced"), "aggressive": _("Aggressive")}
-    columns = st.columns([2.9, 1.9, 1.9, 1.4, 1.6], gap="small", vertical_alignment="bottom")
+    columns = st.columns(
+        [2.9, 2.1, 2.1, 1.5] + [1.6] * (len(STRUCTURES) > 1), gap="small", vertical_alignment="bottom"
+    )
     now = (st.session_state["ratio"], st.session_state["bits"])
     preset = next((name for name, values in PRESETS.items() if values == now), None)
     with columns[0]:
@@ -123,6 +126,8 @@ def bulk_controls(choice: Choice, inventory: Sequence[LayerInfo]) -> None:
             args=(model,),
             help=_("Bits of the numbers that flow between layers: 8, or 32 for floating point."),
         )
+    if len(STRUCTURES) == 1:
+        return
     with columns[4]:
         names = {"cp": _("CP"), "tucker2": _("Tucker-2"), "auto": _("Automatic")}
         st.selectbox(
@@ -147,12 +152,17 @@ def _preset_help(labels: dict[str, str]) -> str:
     )
 
 
+def structure_names() -> dict[str, str]:
+    """The structures a layer can be given, with their names."""
+    offered = {*STRUCTURES, "svd", "dense", "keep"}
+    return {name: label for name, label in live.structure_labels().items() if name in offered}
+
+
 def structure_help() -> str:
     """What each structure is, one line each, for a tooltip."""
     return "\n".join(
         (
             "- " + _("**CP**: a 3×3 convolution becomes three small layers; smallest."),
-            "- " + _("**Tucker-2**: two 1×1 layers around a smaller 3×3; often faster."),
             "- " + _("**SVD**: two small layers, for 1×1 convolutions and linear layers."),
             "- " + _("**Dense**: quantized, not factorized. **Keep**: left as it is."),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -123,7 +124,7 @@ def _details(run: RunRecord, layer: str, *, titled: bool) -> None:
     if titled:
         st.markdown(f"**{common.run_title(run)}**")
     if row is None:
-        st.caption(_("This run did not change the layer."))
+        st.caption(_("This run has not compressed this layer."))
         return
     _facts(row)
     histograms = common.open_store().layer_details(run.id, layer).get("histograms") or {}
@@ -144,7 +145,11 @@ def _facts(row: Mapping[str, Any]) -> None:
     if row.get("relative_error") is not None:
         parts.append(_("error {error:.1f} %").format(error=100 * row["relative_error"]))
     if row.get("output_error") is not None:
-        parts.append(_("error of its output {error:.1f} %").format(error=100 * row["output_error"]))
+        parts.append(
+            _("error of its output {error:.1f} %").format(
+                error=100 * math.sqrt(max(0.0, row["output_error"]))
+            )
+        )
     parts.append(ends.get(str(row.get("status")), str(row.get("status"))))
     st.caption(" · ".join(parts))
 
@@ -153,12 +158,10 @@ def _histograms(run_id: str, histograms: Mapping[str, Any]) -> None:
     columns = st.columns(min(HISTOGRAM_COLUMNS, len(histograms)), gap="small")
     for position, (name, histogram) in enumerate(histograms.items()):
         with columns[position % len(columns)]:
-            if "edges" in histogram:
-                title, help_text = _("Original weights"), None
-                figure = charts.weight_histogram_figure(histogram, dark=common.is_dark(), _=_)
-            else:
-                title, help_text = _factor_title(name), _factor_help(name)
-                figure = charts.code_histogram_figure(histogram, dark=common.is_dark(), _=_)
+            title, help_text = _factor_title(name), _factor_help(name)
+            # Factors kept in floating point have values, not codes.
+            draw = charts.weight_histogram_figure if "edges" in histogram else charts.code_histogram_figure
+            figure = draw(histogram, dark=common.is_dark(), _=_)
             st.markdown(f"**{title}**", help=help_text)
             st.plotly_chart(
                 figure, key=f"histogram-{run_id}-{name}", config={"displayModeBar": False}, alt=title
@@ -167,11 +170,14 @@ def _histograms(run_id: str, histograms: Mapping[str, Any]) -> None:
 
 def _factor_title(name: str) -> str:
     titles = {
+        "weight": _("Original weights"),
         "A": _("Output factor A"),
         "B": _("Input factor B"),
         "C": _("Kernel factor C"),
         "core": _("Core"),
-        "weight_codes": _("Weights on the grid"),
+        "U_out": _("Output factor"),
+        "U_in": _("Input factor"),
+        "W": _("Weights on the grid"),
     }
     return titles.get(name, _("Factor {name}").format(name=name))
 

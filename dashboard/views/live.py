@@ -39,8 +39,8 @@ def stage_labels() -> dict[str, str]:
         "baseline": _("Measure the original"),
         "solving": _("Solve the layers"),
         "calibrating": _("Calibrate"),
-        "evaluating": _("Measure the result"),
         "saving": _("Save"),
+        "evaluating": _("Measure the result"),
     }
 
 

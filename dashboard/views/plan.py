@@ -10,7 +10,7 @@ import streamlit as st
 from dashboard import common, planning
 from dashboard.planning import Draft
 from dashboard.text import _, plural
-from dashboard.views import controls, live
+from dashboard.views import controls
 from dashboard.views.choose import Choice
 from dashboard.views.tradeoffs import bops_help
 from qaf_core.errors import QafError
@@ -24,6 +24,7 @@ SHARE_WIDTH_PX = 118
 
 
 @st.fragment
+@common.guarded
 def plan_and_run(choice: Choice, inventory: tuple[LayerInfo, ...]) -> None:
     """The plan of the chosen model; an edit draws only this part of the page again."""
     controls.first_settings()
@@ -192,7 +193,7 @@ def _table(inventory: Sequence[LayerInfo], draft: Draft, key: str) -> None:
 
 def _columns() -> dict[str, Any]:
     column = st.column_config
-    labels = live.structure_labels()
+    labels = controls.structure_names()
     return {
         "layer": column.TextColumn(_("Layer"), pinned=True),
         "kind": column.TextColumn(_("Kind")),
@@ -225,10 +226,7 @@ def _columns() -> dict[str, Any]:
         "rank": column.TextColumn(
             _("Rank"),
             alignment="right",
-            help=_(
-                "The number of components: more is more accurate and larger. Tucker-2 takes two, "
-                "such as 12 × 24."
-            ),
+            help=_("The number of components the layer is made of: more is more accurate, and larger."),
         ),
         "bits": column.TextColumn(
             _("Bits"),

@@ -90,6 +90,7 @@ def _reuse(run_id: str) -> None:
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
+@common.guarded
 def _watch(run_id: str) -> None:
     """Read what is new, draw it, and let the whole page run again once the run has ended."""
     store = common.open_store()

@@ -63,7 +63,7 @@ def _filters(measured: Sequence[RunRecord]) -> list[RunRecord]:
         _("Measured on"),
         kinds,
         disabled=len(kinds) == 1,
-        format_func=_data_label,
+        format_func=lambda name: _("Built-in images") if name == "builtin" else name,
         help=_("Only accuracies measured on the same images can be compared."),
     )
     runs = [run for run in runs if rows.evaluation_data(run) == data]
@@ -84,12 +84,6 @@ def _filters(measured: Sequence[RunRecord]) -> list[RunRecord]:
         for run in runs
         if run.method in wanted and (limit is None or (run.drop is not None and run.drop <= limit))
     ]
-
-
-def _data_label(kind: str) -> str:
-    name, _dot, count = kind.partition(" · ")
-    label = _("Built-in images") if name == "builtin" else name
-    return f"{label} ({count})" if count else label
 
 
 def method_help() -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from qaf_core.review import palette
 from qaf_core.review.palette import Mark
 from qaf_core.review.pareto import pareto_front
 from qaf_core.review.points import RunPoint
-from qaf_core.review.units import MISSING, percent_text, size_text, with_prefix
+from qaf_core.review.units import percent_text, size_text, with_prefix
 
 Translate = Callable[[str], str]
 CostAxis = Literal["size", "bops"]
@@ -281,17 +281,17 @@ def layer_error_figure(
     for position, run in enumerate(runs):
         mark = (palette.QUANTIZED_MARK, palette.SECOND_RUN_MARK)[position % 2]
         _add_dumbbells(figure, run, mark, dark, run.title if len(runs) > 1 else "", _)
+    errors = [e for run in runs for e in (*run.float_errors, *run.quantized_errors) if e is not None]
+    reach = 100 * max(errors, default=0.01)
     _style(figure, height_px=90 + ROW_HEIGHT_PX * max(len(names), 3))
     figure.update_layout(hovermode="closest")
     figure.update_xaxes(
-        title_text=_("Layer error (% of the norm of the weights)"), rangemode="tozero", side="bottom"
+        title_text=_("Layer error (% of the norm of the weights)"), range=[-0.02 * reach, 1.06 * reach]
     )
     figure.update_yaxes(
         type="category",
         categoryorder="array",
         categoryarray=names,
-        autorange="reversed",
-        automargin=True,
         tickmode="array",
         tickvals=names,
         range=[len(names) - 0.4, -0.6],
@@ -353,7 +353,7 @@ def weight_histogram_figure(
         )
     )
     _style(figure, height_px=240)
-    figure.update_layout(showlegend=False, bargap=0)
+    figure.update_layout(showlegend=False, bargap=0, margin_t=8)
     figure.update_xaxes(title_text=_("Weight value"))
     figure.update_yaxes(title_text=_("Weights"))
     return figure
@@ -377,7 +377,7 @@ def code_histogram_figure(
         )
     )
     _style(figure, height_px=240)
-    figure.update_layout(showlegend=False, bargap=0.12 if bits <= 5 else 0)
+    figure.update_layout(showlegend=False, bargap=0.12 if bits <= 5 else 0, margin_t=8)
     figure.update_xaxes(
         title_text=_("Integer code ({low} to {high})").format(low=low, high=high),
         range=[low - 0.6, high + 0.6],
@@ -405,8 +405,3 @@ def _style(figure: go.Figure, *, height_px: int) -> None:
     )
     figure.update_xaxes(automargin=True, zeroline=False)
     figure.update_yaxes(automargin=True, zeroline=False)
-
-
-def with_title(errors: LayerErrors, title: str) -> LayerErrors:
-    """The same errors under another title."""
-    return replace(errors, title=title or MISSING)

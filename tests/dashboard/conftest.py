@@ -1,0 +1,54 @@
+"""Pages drawn by Streamlit's test runner over a temporary store, without a worker process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from dashboard import common
+from qaf_core.runs.store import Store
+
+Draw = Callable[..., AppTest]
+
+
+@pytest.fixture
+def draw(store: Store, monkeypatch: pytest.MonkeyPatch) -> Draw:
+    """Draws a page: ``draw("run", run="ID")``; faults of the page fail the test."""
+    st.cache_resource.clear()
+    st.cache_data.clear()
+    monkeypatch.setattr(common, "open_store", lambda: store)
+    monkeypatch.setattr(common, "keep_worker", lambda: None)
+
+    def draw_page(page: str, **query: str) -> AppTest:
+        test = AppTest.from_string(f"from dashboard import app\napp.main({page!r})", default_timeout=60)
+        for name, value in query.items():
+            test.query_params[name] = value
+        return test.run()
+
+    return draw_page
+
+
+def words(test: AppTest) -> str:
+    """All texts on a page, in one string."""
+    parts: list[str] = []
+    for kind in ("header", "subheader", "markdown", "caption", "error", "warning", "info", "success"):
+        parts += [str(element.value) for element in getattr(test, kind)]
+    for metric in test.metric:
+        parts += [str(metric.label), str(metric.value), str(metric.delta)]
+    parts += [str(button.label) for button in test.button]
+    return "\n".join(parts)
+
+
+def shown(test: AppTest) -> str:
+    """The same, after checking that nothing went wrong while drawing."""
+    assert not test.exception, test.exception
+    text = words(test)
+    assert "could not be drawn" not in text
+    return text
+
+
+ROOT = Path(__file__).resolve().parents[2]

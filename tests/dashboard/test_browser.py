@@ -1,0 +1,187 @@
+"""The main path in a real browser: choose, edit, run, stop one run, finish another, find it again."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qaf_core.runs.record import RunRecord
+from qaf_core.runs.store import Store
+
+from .conftest import ROOT
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
+# Columns of the layer table, counted from the layer's name.
+RANK_COLUMN, BITS_COLUMN = 6, 7
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless system Chromium."""
+    found = os.environ.get("QAF_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        reason = "no Chromium on this machine (Debian package chromium)"
+        if os.environ.get("QAF_REQUIRE_BROWSER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """``qaf app`` on a free port over an empty workspace: its address and the workspace."""
+    workspace = tmp_path_factory.mktemp("browser") / "workspace"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "qaf_core.cli", "app", "--port", str(port), "--no-browser"]
+    log = workspace.parent / "app.log"
+    with log.open("wb") as messages:
+        server = subprocess.Popen(
+            [*command, "--workspace", str(workspace)], cwd=ROOT, stdout=messages, stderr=messages
+        )
+    try:
+        wait_for_server(f"http://127.0.0.1:{port}/_stcore/health", server, log)
+        yield f"http://127.0.0.1:{port}", workspace
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def wait_for_server(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        try:
+            with opener.open(address, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail("the app did not answer within a minute: " + log.read_text())
+
+
+@pytest.fixture
+def page(browser: Any, app: tuple[str, Path]) -> Iterator[Any]:
+    """A browser page that fails the test if it asks anything of another machine."""
+    context = browser.new_context(viewport={"width": 1440, "height": 1500})
+    opened = context.new_page()
+    opened.set_default_timeout(60_000)
+    asked: list[str] = []
+    opened.on("request", lambda request: asked.append(request.url))
+    yield opened
+    context.close()
+    outside = [url for url in asked if not url.startswith((app[0], "ws://127.0.0.1", "data:", "blob:"))]
+    assert not outside
+
+
+def set_cell(page: Any, row: int, column: int, text: str) -> None:
+    """Type into a cell of the layer table, a canvas: reach it by arrow keys from its first cell."""
+    table = page.get_by_test_id("stDataFrame").locator("canvas").first
+    table.scroll_into_view_if_needed()
+    box = table.bounding_box()
+    page.mouse.click(box["x"] + 40, box["y"] + 52)
+    page.wait_for_timeout(200)
+    for _step in range(row):
+        page.keyboard.press("ArrowDown")
+    for _step in range(column):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(200)
+    page.keyboard.type(text)
+    page.wait_for_timeout(200)
+    page.keyboard.press("Enter")
+
+
+def start(page: Any, name: str) -> str:
+    """Press Run and follow to the run's page; the run's id, from the address."""
+    field = page.get_by_label("Name of the run")
+    field.fill(name)
+    field.press("Enter")
+    page.wait_for_timeout(500)
+    page.get_by_test_id("stMain").get_by_role("button", name="Run", exact=True).click()
+    page.wait_for_url(re.compile(r"/run\?run="))
+    page.get_by_role("heading", name=name).wait_for()
+    return str(page.url).rpartition("run=")[2]
+
+
+def choose_digits(page: Any, address: str) -> None:
+    page.goto(address)
+    card = page.locator('[class*="st-key-card-"]').filter(has_text="Handwritten digits")
+    card.get_by_role("button").click()
+    page.get_by_text("smaller than 360 kB").wait_for()
+
+
+def saved(workspace: Path, run_id: str) -> RunRecord:
+    with Store(workspace) as store:
+        return store.run(run_id)
+
+
+def test_main_path(page: Any, app: tuple[str, Path]) -> None:
+    address, workspace = app
+    choose_digits(page, address)
+    size = page.get_by_test_id("stMetricValue").first
+
+    # A rank out of range is said at the row, and Run is closed.
+    set_cell(page, 1, RANK_COLUMN, "9999")
+    page.get_by_text("These rows cannot be used as they are").wait_for()
+    assert page.get_by_role("button", name="Run", exact=True).is_disabled()
+
+    # Another rank and other bits: the prediction follows.
+    before = size.inner_text()
+    set_cell(page, 1, RANK_COLUMN, "40")
+    page.get_by_text("These rows cannot be used as they are").wait_for(state="detached")
+    set_cell(page, 2, BITS_COLUMN, "3")
+    page.wait_for_function(
+        "before => document.querySelector('[data-testid=stMetricValue]').innerText !== before", arg=before
+    )
+    page.wait_for_timeout(1000)
+
+    # Live progress, which a reload finds again; then Stop.
+    stopped = start(page, "to be stopped")
+    page.get_by_text("Layer being solved").wait_for()
+    page.reload()
+    page.get_by_text("Layer being solved").wait_for()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("Stopped", exact=True).first.wait_for()
+    run = saved(workspace, stopped)
+    assert run.status == "cancelled"
+    rows = {row["name"]: row for row in run.plan["layers"]}
+    assert (rows["features.3"]["rank"], rows["features.3"]["bits"]) == (40, 4)
+    assert rows["features.7"]["bits"] == 3
+
+    # Another run to its end, found on the Trade-offs page.
+    choose_digits(page, address)
+    finished = start(page, "to be finished")
+    page.get_by_text("Change in accuracy").wait_for(timeout=120_000)
+    assert saved(workspace, finished).status == "completed"
+    page.get_by_role("link", name="Compare with other runs").click()
+    page.get_by_text("Accuracy against size").wait_for()
+    page.get_by_text("Joint", exact=True).first.wait_for()
+    points = page.locator(".js-plotly-plot").first.locator(".scatterlayer .points path.point")
+    points.first.wait_for()
+    assert "to be finished" in page.get_by_test_id("stDataFrame").first.text_content()
+
+    # A click on a point opens its run.
+    points.last.scroll_into_view_if_needed()
+    joint = page.locator(".js-plotly-plot").first.locator(".scatterlayer .trace").nth(0)
+    joint.wait_for(state="attached")

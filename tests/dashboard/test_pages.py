@@ -1,0 +1,207 @@
+"""Every page in its states: empty, running, failed, stopped, finished."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dashboard import catalogue
+from qaf_core.data.models import find_model
+from qaf_core.errors import ModelError
+from qaf_core.pipeline.events import RunEvent
+from qaf_core.runs.request import RunRequest
+from qaf_core.runs.store import Store
+
+from .conftest import Draw, shown, words
+
+
+def run_with(store: Store, status: str) -> str:
+    return next(run.id for run in store.list_runs() if run.status == status)
+
+
+def start_run(store: Store, plan: dict[str, object]) -> str:
+    """A run at work in this very process."""
+    run_id = store.create_run(RunRequest(model="inspection/resnet20", plan=plan), pid=os.getpid())
+    store.append_event(run_id, RunEvent(kind="stage", data={"stage": "solving"}, elapsed_seconds=1.0))
+    started = {"index": 0, "total": 5, "structure": "cp", "rank": 20, "bits": 4}
+    store.append_event(run_id, RunEvent(kind="layer_started", layer="layer1.0.conv1", data=started))
+    for iteration in (1, 2, 3):
+        row = {"iteration": iteration, "float_error": 0.3, "quantized_error": 0.5, "primal_residual": 0.1,
+               "dual_residual": 0.1, "rho": 1.0}  # fmt: skip
+        store.append_event(run_id, RunEvent(kind="iteration", layer="layer1.0.conv1", data=row))
+    return run_id
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("run", "No run yet"),
+        ("tradeoffs", "No result to compare yet"),
+        ("layers", "No layer has been compressed yet"),
+    ],
+)
+def test_empty_pages_show_the_way_on(draw: Draw, page: str, said: str) -> None:
+    text = shown(draw(page))
+    assert said in text
+    assert "Choose a model" in text
+
+
+def test_a_queued_run_waits(draw: Draw, store: Store) -> None:
+    run_id = store.create_run(RunRequest(model="digits/cnn"))
+    test = draw("run", run=run_id)
+    assert "Stop" in shown(test)
+    assert "Waiting" in words(test)
+
+
+def test_a_running_run_shows_layer_curve_and_stop(draw: Draw, seeded_store: Store) -> None:
+    run_id = start_run(seeded_store, dict(seeded_store.list_runs()[0].plan))
+    test = draw("run", run=run_id)
+    text = shown(test)
+    assert "0 / 5" in text
+    assert "layer1.0.conv1" in text
+    assert len(test.get("plotly_chart")) == 2
+    test.button(key="stop-run").click().run()
+    assert seeded_store.cancel_requested(run_id)
+    assert test.button(key="stop-run").disabled
+
+
+def test_a_finished_run_shows_its_headline(draw: Draw, seeded_store: Store) -> None:
+    test = draw("run", run=run_with(seeded_store, "completed"))
+    text = shown(test)
+    assert "93.1 %" in text
+    assert "was 94.2 %" in text
+    assert "−1.1 points" in text
+    assert "7.20× smaller" in text
+    assert "3.1 %" in text
+    assert "Change and run again" in text
+    assert not [button for button in test.button if button.key == "stop-run"]
+
+
+def test_a_stopped_run_says_what_was_kept(draw: Draw, seeded_store: Store) -> None:
+    text = shown(draw("run", run=run_with(seeded_store, "cancelled")))
+    assert "of 5 layers, 2 layers were compressed" in text
+    assert "Accuracy" in text
+
+
+def test_a_failed_run_says_why(draw: Draw, seeded_store: Store) -> None:
+    text = shown(draw("run", run=run_with(seeded_store, "failed")))
+    assert "weights hold NaN; got layer1.0.conv1; train the model again." in text
+
+
+def test_an_interrupted_run_is_explained(draw: Draw, seeded_store: Store) -> None:
+    run_id = seeded_store.create_run(RunRequest(model="digits/cnn"))
+    seeded_store.finish(run_id, "interrupted", error="the worker ended")
+    assert "ended before it was done" in shown(draw("run", run=run_id))
+
+
+def test_an_unknown_run_is_a_message_and_the_list(draw: Draw, seeded_store: Store) -> None:
+    text = shown(draw("run", run="nonsense"))
+    assert "There is no run `nonsense`" in text
+    assert "Every compression started" in text
+
+
+def test_the_list_of_runs(draw: Draw, seeded_store: Store) -> None:
+    test = draw("run")
+    shown(test)
+    table = test.dataframe[0].value
+    assert len(table) == len(seeded_store.list_runs())
+    assert set(table["status"]) == {"Finished", "Stopped", "Failed"}
+
+
+def test_tradeoffs_show_every_method_and_filter(draw: Draw, seeded_store: Store) -> None:
+    test = draw("tradeoffs")
+    assert "6 runs" in shown(test)
+    charts = [json.loads(chart.proto.spec) for chart in test.get("plotly_chart")]
+    names = {trace.get("name") for trace in charts[0]["data"]}
+    assert {"Joint", "Paper", "Sequential", "Dense", "Original", "Best trade-offs"} <= names
+    test.selectbox[2].set_value("5 points").run()
+    assert set(test.dataframe[0].value["method"]) == {"Joint", "Dense"}
+    test.selectbox[2].set_value("1 point").run()
+    assert "No run matches" in shown(test)
+
+
+def test_tradeoffs_wait_for_the_first_result(draw: Draw, store: Store) -> None:
+    store.create_run(RunRequest(model="digits/cnn"))
+    assert "not finished yet" in shown(draw("tradeoffs"))
+
+
+def test_layers_of_one_run_and_of_two(draw: Draw, seeded_store: Store) -> None:
+    test = draw("layers", run=run_with(seeded_store, "completed"))
+    text = shown(test)
+    assert "Original weights" in text
+    assert "Output factor A" in text
+    single = len(test.get("plotly_chart"))
+    test.selectbox[1].select_index(1).run()
+    shown(test)
+    assert len(test.get("plotly_chart")) > single
+
+
+def test_explore_starts_with_a_plan_that_can_be_run(draw: Draw, store: Store) -> None:
+    test = draw("explore")
+    test.button(key="choose-digits/cnn").click().run()
+    text = shown(test)
+    assert "5 layers" in text
+    assert "smaller than 360 kB" in text
+    assert not test.button(key="start-run").disabled
+    test.button(key="start-run").click().run()
+    run = store.list_runs()[0]
+    assert run.model == "digits/cnn"
+    assert run.method == "joint"
+    assert [row["bits"] for row in run.plan["layers"]] == [8, 4, 4, 4, 8]
+
+
+def test_bulk_controls_change_the_prediction(draw: Draw) -> None:
+    test = draw("explore")
+    test.button(key="choose-digits/cnn").click().run()
+    before = test.metric[0].value
+    test.select_slider(key="bits").set_value(2).run()
+    assert test.metric[0].value != before
+    test.button(key="reset-plan").click().run()
+    assert test.metric[0].value == before
+    test.button(key="use-dense").click().run()
+    assert shown(test)
+    assert test.slider(key="ratio").disabled
+
+
+def test_without_weights_run_is_closed_with_the_remedy(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = find_model("digits/cnn").card["inventory"]
+    monkeypatch.setattr(catalogue, "_inspect", lambda model: rows)
+    test = draw("explore")
+    test.segmented_control(key="mode").set_value("own").run()
+    assert "give the path of a weights file" in shown(test)
+    assert test.button(key="start-run").disabled
+    test.text_input(key="weights").set_value("/no/such/file").run()
+    assert "weights file not found" in shown(test)
+
+
+def test_a_model_that_cannot_be_inspected_is_a_message(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(model: str) -> list[dict[str, object]]:
+        raise ModelError("it does not run on such images")
+
+    monkeypatch.setattr(catalogue, "_inspect", fail)
+    test = draw("explore")
+    test.segmented_control(key="mode").set_value("own").run()
+    assert "it does not run on such images" in words(test)
+
+
+def test_own_images_must_be_there(draw: Draw) -> None:
+    test = draw("explore")
+    test.button(key="choose-digits/cnn").click().run()
+    test.segmented_control(key="data-mode").set_value("own").run()
+    assert "Give the path of labelled images" in shown(test)
+    test.text_input(key="data-path").set_value("/no/images").run()
+    assert "There is no file or folder /no/images" in shown(test)
+    assert test.button(key="start-run").disabled
+
+
+def test_the_dashboard_never_imports_torch() -> None:
+    code = (
+        "import sys, dashboard.app, dashboard.catalogue as c; c.shipped_models(); c.sample_strip('digits/cnn', 6);"
+        "assert 'torch' not in sys.modules, [m for m in sys.modules if 'torch' in m][:3]"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
