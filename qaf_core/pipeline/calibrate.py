@@ -20,7 +20,7 @@ from qaf_core.factorization.rounding import round_rows, solve_gram
 from qaf_core.network.layers import ActivationQuantizer, ConvLink, FactorizedLayer, Link
 
 HELD_BACK_SHARE = 8  # one image batch in eight judges the fits
-RANGE_SAMPLES = 200_000
+RANGE_SAMPLES = 50_000
 ROW_SAMPLES = 400_000
 RANGE_FRACTIONS = torch.linspace(0.35, 1.0, 27).tolist()
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)

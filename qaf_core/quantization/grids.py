@@ -12,6 +12,7 @@ from qaf_core.quantization.spec import BITS_FLOAT
 RELATIVE_NOISE = {2: 0.1188, 3: 0.03744, 4: 0.01154, 5: 0.003495, 6: 0.001041, 7: 0.0003035, 8: 0.0000869, 32: 0.0}
 
 _SEARCH_FRACTIONS = torch.linspace(0.30, 1.15, 35).tolist()
+_SEARCH_NUMBERS = 500_000  # values that may stand in memory at once during a search
 
 
 def code_range(bits: int) -> tuple[int, int]:
@@ -30,7 +31,7 @@ def to_codes(values: Tensor, scales: Tensor, bits: int) -> Tensor:
     if bits == BITS_FLOAT:
         return values / scales
     low, high = code_range(bits)
-    return torch.round(values / scales).clamp_(low, high)
+    return torch.div(values, scales).round_().clamp_(low, high)
 
 
 def fit_scales(values: Tensor, bits: int, *, dims: tuple[int, ...], importance: Tensor | None = None) -> Tensor:
@@ -48,17 +49,18 @@ def fit_scales(values: Tensor, bits: int, *, dims: tuple[int, ...], importance: 
     peak = values.abs().amax(dim=dims, keepdim=True)
     if bits == BITS_FLOAT:
         return torch.ones_like(peak)
-    floor = torch.finfo(values.dtype).tiny * 2**bits
-    largest = peak / (2 ** (bits - 1) - 0.5)
-    best_scales = torch.where(peak > floor, largest, torch.ones_like(peak))
-    best_error = torch.full_like(peak, torch.inf)
-    for fraction in _SEARCH_FRACTIONS:
-        scales = torch.where(peak > floor, largest * fraction, torch.ones_like(peak))
-        error = (to_codes(values, scales, bits) * scales - values).square_()
+    usable = peak > torch.finfo(values.dtype).tiny * 2**bits
+    largest = torch.where(usable, peak / (2 ** (bits - 1) - 0.5), torch.ones_like(peak))
+    fractions = torch.tensor(_SEARCH_FRACTIONS, device=values.device, dtype=values.dtype)
+    shared = tuple(dim % values.ndim + 1 for dim in dims)
+    best_error, best_scales = torch.full_like(peak, torch.inf), largest
+    for part in fractions.split(max(1, _SEARCH_NUMBERS // max(values.numel(), 1))):
+        scales = largest * part.reshape(-1, *[1] * values.ndim)
+        error = (to_codes(values, scales, bits) * scales).sub_(values).square_()
         if importance is not None:
             error.mul_(importance)
-        total = error.sum(dim=dims, keepdim=True)
-        better = total < best_error
-        best_error = torch.where(better, total, best_error)
-        best_scales = torch.where(better, scales, best_scales)
-    return best_scales
+        least, where = error.sum(dim=shared, keepdim=True).min(dim=0)
+        better = least < best_error
+        best_error = torch.where(better, least, best_error)
+        best_scales = torch.where(better, largest * part[where], best_scales)
+    return torch.where(usable, best_scales, torch.ones_like(peak))
