@@ -55,7 +55,7 @@ RECIPES = {
     "digits/cnn": Recipe(epochs=60, images_per_epoch=998, batch_size=64, peak_rate=0.003),
     "inspection/resnet20": Recipe(epochs=8, images_per_epoch=8000, batch_size=64, peak_rate=0.004),
     "inspection/resnet18": Recipe(epochs=10, images_per_epoch=10_000, batch_size=64, peak_rate=0.001),
-    "inspection/vgg": Recipe(epochs=10, images_per_epoch=8000, batch_size=64, peak_rate=0.001),
+    "inspection/vgg": Recipe(epochs=8, images_per_epoch=8000, batch_size=64, peak_rate=0.001),
 }
 SEED = 0
 

@@ -138,14 +138,16 @@ def load_pair(
 def to_batches(
     image_set: ImageSet, source: ModelSource, batch_size: int = 256
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield normalised batches: float32 images (B, C, H, W) and int64 labels (B,)."""
+    """Yield normalised batches: float32 images (B, C, H, W) and int64 labels (B,).
+
+    The images lie channels-last in memory: convolutions on a CPU run up to twice as fast then.
+    """
     import torch
 
-    mean = torch.tensor(source.mean).view(1, -1, 1, 1)
-    std = torch.tensor(source.std).view(1, -1, 1, 1)
+    mean, std = torch.tensor(source.mean), torch.tensor(source.std)
     for start in range(0, len(image_set), batch_size):
-        part = np.ascontiguousarray(image_set.images[start : start + batch_size].transpose(0, 3, 1, 2))
-        images = torch.from_numpy(part).to(torch.float32).div_(255).sub_(mean).div_(std)
+        pixels = torch.from_numpy(image_set.images[start : start + batch_size].astype(np.float32))
+        images = pixels.div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2)
         yield images, torch.from_numpy(image_set.labels[start : start + batch_size].copy())
 
 
@@ -184,7 +186,7 @@ def _load_digits(source: ModelSource, split: Split) -> ImageSet:
 
 def _load_npz(path: Path, source: ModelSource) -> ImageSet:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [key for key in ("x", "y") if key not in archive.files]
             if missing:
                 raise DataError(

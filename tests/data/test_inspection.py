@@ -1,0 +1,87 @@
+"""The built-in inspection images: seeded, balanced, with masks that fit the pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qaf_core.data import inspection
+from qaf_core.data.inspection import CLASSES, IMAGE_SIZE, render
+from qaf_core.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def drawn() -> inspection.RenderedImages:
+    return render(320, seed=11)
+
+
+def test_shapes_and_types(drawn: inspection.RenderedImages) -> None:
+    assert drawn.images.shape == (320, IMAGE_SIZE, IMAGE_SIZE, 3)
+    assert drawn.masks.shape == (320, IMAGE_SIZE, IMAGE_SIZE)
+    assert (drawn.images.dtype, drawn.labels.dtype, drawn.masks.dtype) == (np.uint8, np.int64, np.bool_)
+
+
+def test_every_run_of_eight_holds_every_class(drawn: inspection.RenderedImages) -> None:
+    groups = drawn.labels.reshape(-1, len(CLASSES))
+    assert (np.sort(groups, axis=1) == np.arange(len(CLASSES))).all()
+    assert len(np.unique(groups, axis=0)) > 30, "the order of the classes must not give them away"
+
+
+@pytest.mark.parametrize(("first", "count", "workers"), [(0, 9, 1), (70, 130, 2), (319, 1, 1)])
+def test_an_image_depends_only_on_seed_and_number(
+    drawn: inspection.RenderedImages, first: int, count: int, workers: int
+) -> None:
+    part = render(count, seed=11, first=first, workers=workers)
+    for whole, taken in zip(drawn, part, strict=True):
+        np.testing.assert_array_equal(taken, whole[first : first + count])
+
+
+def test_seeds_share_no_image(drawn: inspection.RenderedImages) -> None:
+    other = render(320, seed=12)
+    both = np.concatenate([drawn.images, other.images]).reshape(640, -1)
+    assert len({image.tobytes() for image in both}) == 640
+
+
+def test_masks_agree_with_classes(drawn: inspection.RenderedImages) -> None:
+    marked = drawn.masks.any(axis=(1, 2))
+    np.testing.assert_array_equal(marked, drawn.labels != CLASSES.index("ok"))
+    assert drawn.masks.mean(axis=(1, 2)).max() < 0.25, "a defect is a small part of the picture"
+
+
+@pytest.mark.parametrize("name", [name for name in CLASSES if name != "ok"])
+def test_a_defect_changes_the_picture_inside_its_mask(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the same scene, drawn without its defect, differs inside the mask and hardly outside."""
+    label = CLASSES.index(name)
+    defective = render(240, seed=5)
+    chosen = defective.labels == label
+
+    def no_defect(draws: object, scene: inspection._Scene) -> inspection._Defect:
+        return inspection._unchanged(scene)
+
+    monkeypatch.setitem(inspection._DEFECTS, name, no_defect)
+    clean = render(240, seed=5, workers=1)
+    assert (clean.images[~chosen] == defective.images[~chosen]).all()
+    change = np.abs(clean.images[chosen].astype(int) - defective.images[chosen]).mean(-1)
+    masks = defective.masks[chosen]
+    inside = np.array([each[mask].mean() for each, mask in zip(change, masks, strict=True)])
+    outside = np.array([each[~mask].mean() for each, mask in zip(change, masks, strict=True)])
+    assert np.median(inside) > 12 * max(np.median(outside), 0.1)
+    assert (inside > outside).mean() > 0.9
+
+
+def test_pictures_look_like_photographs(drawn: inspection.RenderedImages) -> None:
+    """Neither flat nor blown out, near the stated mean and spread, and no two alike in colour."""
+    pixels = drawn.images / 255.0
+    np.testing.assert_allclose(pixels.mean((0, 1, 2)), inspection.MEAN, atol=0.03)
+    np.testing.assert_allclose(pixels.std((0, 1, 2)), inspection.STD, atol=0.03)
+    assert (drawn.images == 255).mean() < 0.02
+    assert pixels.std(axis=(1, 2, 3)).min() > 0.03
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"), [((0, 1, 0), "count"), ((1, -1, 0), "seed"), ((1, 1, -1), "first")]
+)
+def test_bad_numbers_are_named(arguments: tuple[int, int, int], field: str) -> None:
+    count, seed, first = arguments
+    with pytest.raises(DataError, match=field):
+        render(count, seed, first=first)

@@ -1,0 +1,360 @@
+"""Model sources: found by name, built with the right weights, and every way weights can be wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from qaf_core.data import models
+from qaf_core.data.architectures import CifarBlock, build_architecture
+from qaf_core.data.datasets import load_images, to_batches
+from qaf_core.data.models import ModelSource, build_model, find_model, list_models, load_inventory
+from qaf_core.data.torchvision_names import TORCHVISION_MODELS
+from qaf_core.errors import ModelError, QafError, WeightsError
+from qaf_core.network.inventory import take_inventory
+
+SHIPPED = ("digits/cnn", "inspection/resnet20", "inspection/resnet18", "inspection/vgg")
+REAL_DATA = os.environ.get("QAF_REAL_DATA")
+
+
+@pytest.fixture
+def state() -> dict[str, torch.Tensor]:
+    """A sound state dict of cifar/resnet20."""
+    torch.manual_seed(0)
+    return {
+        name: value.clone() for name, value in build_architecture("cifar_resnet20", 10).state_dict().items()
+    }
+
+
+# --- Finding
+
+
+def test_the_list_holds_every_family_once() -> None:
+    names = [source.id for source in list_models()]
+    assert len(names) == len(set(names))
+    assert set(SHIPPED) == {source.id for source in list_models() if source.shipped}
+    assert {"cifar/resnet20", "cifar/resnet110", "torchvision/resnet18", "torchvision/vit_b_16"} <= set(names)
+
+
+def test_listing_models_loads_no_torch() -> None:
+    code = (
+        "import sys; from qaf_core.data.models import list_models, find_model, load_inventory\n"
+        "from qaf_core.data.datasets import load_images\n"
+        "list_models(); load_inventory(find_model('digits/cnn')); find_model('cifar/resnet20')\n"
+        "load_images('builtin', find_model('inspection/resnet20'), split='calibration', limit=8)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("asked", "suggested"),
+    [
+        ("resnet18", "inspection/resnet18, torchvision/resnet18"),
+        ("inspection/resnet21", "inspection/resnet20"),
+        ("Digits/CNN", "digits/cnn"),
+        ("torchvision/resnet5", "torchvision/resnet50"),
+        ("cifar/resnet21", "cifar/resnet20"),
+    ],
+)
+def test_an_unknown_model_names_close_matches(asked: str, suggested: str) -> None:
+    with pytest.raises(ModelError, match=f"unknown model; got {asked}") as caught:
+        find_model(asked)
+    assert suggested in str(caught.value)
+
+
+@pytest.mark.parametrize("asked", ["", "qqqqqqqq", "/", "../../etc/passwd"])
+def test_a_hopeless_name_points_to_the_list(asked: str) -> None:
+    with pytest.raises(ModelError, match="qaf models"):
+        find_model(asked)
+
+
+def test_the_listed_torchvision_names_are_torchvisions() -> None:
+    import torchvision.models
+
+    known = set(torchvision.models.list_models(module=torchvision.models))
+    assert set(TORCHVISION_MODELS) <= known
+
+
+# --- Architectures
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    # He et al. 2016, table 6: 0.27, 0.46, 0.66, 0.85 and 1.7 M
+    [
+        ("resnet20", 269_722),
+        ("resnet32", 464_154),
+        ("resnet44", 658_586),
+        ("resnet56", 853_018),
+        ("resnet110", 1_727_962),
+    ],
+)
+def test_cifar_resnets_have_the_published_size(name: str, parameters: int) -> None:
+    network = build_model(find_model(f"cifar/{name}"), with_weights=False)
+    assert sum(value.numel() for value in network.parameters()) == parameters
+    assert sum(isinstance(module, nn.Conv2d) for module in network.modules()) == int(name[6:]) - 1
+
+
+def test_the_shortcut_takes_every_second_pixel_and_pads_channels_with_zeros() -> None:
+    block = CifarBlock(2, 4, stride=2).eval()
+    nn.init.zeros_(block.bn2.weight)
+    features = torch.rand(1, 2, 4, 4)
+    result = block(features)
+    torch.testing.assert_close(result[:, 1:3], features[:, :, ::2, ::2])
+    assert result[:, [0, 3]].abs().max() == 0
+
+
+def test_sizes_keep_the_promises_of_the_readme() -> None:
+    def count(model_id: str) -> int:
+        return sum(
+            value.numel() for value in build_model(find_model(model_id), with_weights=False).parameters()
+        )
+
+    assert count("inspection/vgg") <= 2_500_000
+    assert count("digits/cnn") == 90_090
+    vgg = build_architecture("narrow_vgg", 8)
+    linear = sum(module.weight.numel() for module in vgg.modules() if isinstance(module, nn.Linear))
+    assert linear > 1_500_000
+
+
+# --- Shipped models
+
+
+@pytest.mark.parametrize("model_id", SHIPPED)
+def test_a_shipped_model_comes_with_weights_and_an_honest_card(model_id: str) -> None:
+    source = find_model(model_id)
+    card = source.card
+    assert source.weights is not None
+    assert source.weights.stat().st_size == card["weights"]["size_bytes"]
+    assert (tuple(card["classes"]), tuple(card["input_shape"])) == (source.classes, source.input_shape)
+    assert (tuple(card["mean"]), tuple(card["std"])) == (source.mean, source.std)
+    low, high = card["metric"]["ci95"]
+    assert low < card["metric"]["value"] < high
+    network = build_model(source)
+    assert not network.training
+    assert {value.dtype for value in network.parameters()} == {torch.float32}
+    assert card["weights"]["parameters"] == sum(value.numel() for value in network.parameters())
+    assert load_inventory(source) == tuple(take_inventory(network, source.input_shape))
+
+
+@pytest.mark.parametrize(
+    ("model_id", "limit"),
+    [
+        ("digits/cnn", None),
+        ("inspection/resnet20", 240),
+        ("inspection/resnet18", 240),
+        ("inspection/vgg", 240),
+    ],
+)
+def test_a_shipped_model_does_as_well_as_its_card_says(model_id: str, limit: int | None) -> None:
+    source = find_model(model_id)
+    value = measure(build_model(source), source, limit)
+    stated = source.card["metric"]["value"]
+    tolerance = 0.0 if limit is None else 4 * (stated * (1 - stated) / limit) ** 0.5
+    assert value == pytest.approx(stated, abs=tolerance + 1e-6)
+
+
+def test_the_inspection_task_is_neither_trivial_nor_hopeless() -> None:
+    assert 0.92 <= find_model("inspection/resnet18").card["metric"]["value"] <= 0.97
+
+
+def test_all_sample_models_together_stay_small() -> None:
+    total = sum(file.stat().st_size for file in models.SAMPLE_MODELS.iterdir() if file.is_file())
+    assert total <= 45e6
+
+
+def measure(network: nn.Module, source: ModelSource, limit: int | None, data: str = "builtin") -> float:
+    images = load_images(data, source, split="evaluation", limit=limit)
+    hits = 0
+    with torch.no_grad():
+        for pixels, labels in to_batches(images, source):
+            hits += int((network(pixels).argmax(1) == labels).sum())
+    return hits / len(images)
+
+
+@pytest.mark.skipif(not REAL_DATA, reason="QAF_REAL_DATA names no folder with real checkpoints and images")
+@pytest.mark.parametrize(("name", "top1"), [("resnet20", 0.9035), ("resnet32", 0.9215)])
+def test_real_checkpoints_reach_their_published_accuracy(name: str, top1: float) -> None:
+    folder = Path(REAL_DATA or "")
+    source = find_model(f"cifar/{name}", weights=folder / f"cifar10_{name}.safetensors")
+    assert measure(build_model(source), source, None, str(folder / "cifar10_eval_2000.npz")) == top1
+
+
+# --- Weights
+
+
+def test_without_weights_a_model_can_be_inspected_but_not_evaluated() -> None:
+    for model_id, origin in (("cifar/resnet20", "akamaster"), ("torchvision/resnet18", "pytorch.org")):
+        source = find_model(model_id)
+        with pytest.raises(
+            WeightsError, match=f"{model_id} comes without trained weights.*--weights FILE.*{origin}"
+        ):
+            build_model(source)
+    assert len(load_inventory(find_model("cifar/resnet20"))) > 20
+
+
+@pytest.mark.parametrize("wrapping", ["plain", "state_dict", "data_parallel", "half", "no counters"])
+def test_the_usual_ways_to_save_weights_are_all_read(
+    tmp_path: Path, state: dict[str, torch.Tensor], wrapping: str
+) -> None:
+    if wrapping == "half":
+        save_file({name: value.half() for name, value in state.items()}, tmp_path / "w.safetensors")
+    elif wrapping == "no counters":
+        kept = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+        save_file(kept, tmp_path / "w.safetensors")
+    elif wrapping == "data_parallel":
+        torch.save(
+            {"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "w.pth"
+        )
+    else:
+        torch.save({"state_dict": state} if wrapping == "state_dict" else state, tmp_path / "w.pth")
+    file = next(tmp_path.glob("w.*"))
+    network = build_model(find_model("cifar/resnet20", weights=file))
+    assert network.conv1.weight.dtype == torch.float32
+    torch.testing.assert_close(network.conv1.weight.data, state["conv1.weight"], rtol=1e-3, atol=1e-4)
+
+
+def test_damaged_or_foreign_weights_are_told_in_one_line(
+    tmp_path: Path, state: dict[str, torch.Tensor]
+) -> None:
+    def message(changed: dict[str, torch.Tensor]) -> str:
+        save_file(changed, tmp_path / "w.safetensors")
+        with pytest.raises(QafError) as caught:
+            build_model(find_model("cifar/resnet20", weights=tmp_path / "w.safetensors"))
+        assert isinstance(caught.value, WeightsError)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    renamed = {name.replace("layer1.0", "block1"): value for name, value in state.items()}
+    assert "for another network than cifar/resnet20; got 8 unknown tensors (block1." not in message(renamed)
+    assert "unknown tensors (block1." in message(renamed)
+    lacking = {name: value for name, value in state.items() if name != "bn1.running_mean"}
+    assert "expected 1 more tensors (bn1.running_mean)" in message(lacking)
+    wide = {**state, "conv1.weight": torch.zeros(16, 3, 5, 5)}
+    assert (
+        "conv1.weight in w.safetensors has the wrong shape; got (16, 3, 5, 5); expected (16, 3, 3, 3)"
+        in message(wide)
+    )
+    sick = {**state, "linear.bias": torch.full((10,), float("nan"))}
+    assert "linear.bias in w.safetensors holds NaN" in message(sick)
+    assert "unknown tensors" in message({"a": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "w.bin"])
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff" * 64, b"PK\x03\x04 cut off"])
+def test_files_that_hold_no_weights_are_told_in_one_line(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"weights file {name}") as caught:
+        build_model(find_model("cifar/resnet20", weights=tmp_path / name))
+    assert "\n" not in str(caught.value)
+
+
+def test_code_in_a_weights_file_is_never_run(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"conv1.weight": Bomb()}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        build_model(find_model("cifar/resnet20", weights=tmp_path / "w.pth"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_missing_weights_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(WeightsError, match=r"weights file not found: nowhere\.safetensors"):
+        find_model("cifar/resnet20", weights="nowhere.safetensors")
+    with pytest.raises(WeightsError, match="not found"):
+        find_model("cifar/resnet20", weights=tmp_path)
+    gone = tmp_path / "gone.safetensors"
+    monkeypatch.setattr(models, "weights_path", lambda model_id: gone)
+    source = models._shipped("digits/cnn", "Digits", "digits_cnn", "digits")
+    with pytest.raises(WeightsError, match=r"python sample_models/train\.py digits/cnn"):
+        build_model(source)
+
+
+def test_finetuned_weights_bring_their_own_number_of_classes(tmp_path: Path) -> None:
+    save_file(build_architecture("cifar_resnet20", 3).state_dict(), tmp_path / "w.safetensors")
+    source = find_model("cifar/resnet20", weights=tmp_path / "w.safetensors")
+    assert source.classes == ("class 0", "class 1", "class 2")
+    assert build_model(source).linear.out_features == 3
+
+
+def test_a_damaged_card_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = find_model("digits/cnn")
+    copy = models.replace(source, weights=tmp_path / "w.safetensors")
+    for text, expected in (("{", "cannot be read"), (json.dumps({"schema_version": 99}), "another version")):
+        (tmp_path / "w.json").write_text(text)
+        models._read_card.cache_clear()
+        with pytest.raises(ModelError, match=expected):
+            models._with_card(copy)
+
+
+# --- The user's own code
+
+FACTORY = """
+from torch import nn
+CLASSES = ("good", "bad")
+def make():
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 2))
+make.input_shape = (1, 8, 8)
+def bare():
+    return nn.Sequential(nn.Conv2d(3, 4, 3, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 7))
+bare.classes = ()
+def broken():
+    raise ValueError("no such\\nthing")
+def number():
+    return 7
+number.classes = ("a",)
+broken.classes = ("a",)
+def crooked():
+    return make()
+crooked.input_shape = (8, 8)
+value = 3
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"own_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(FACTORY)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def test_a_factory_of_the_user_is_built_and_described(own_module: str) -> None:
+    source = find_model(f"{own_module}:make")
+    assert (source.input_shape, source.classes, source.mean) == ((1, 8, 8), ("good", "bad"), (0.5,))
+    assert build_model(source)(torch.zeros(1, 1, 8, 8)).shape == (1, 2)
+    assert [row.kind for row in load_inventory(source)] == ["conv2d", "linear"]
+    assert len(find_model(f"{own_module}:bare").classes) == 7
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("broken", "failed; got ValueError: no such thing"),
+        ("number", "returned no model; got int"),
+        ("missing", "has no function missing"),
+        ("value", "has no function value"),
+        ("crooked", r"input_shape of .* is malformed; got \(8, 8\)"),
+        ("", "has no function"),
+    ],
+)
+def test_a_bad_factory_is_told_in_one_line(own_module: str, factory: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        build_model(find_model(f"{own_module}:{factory}"))
+
+
+@pytest.mark.parametrize("name", ["no_such_package.at_all:make", ":make"])
+def test_a_module_that_cannot_be_imported_is_told(name: str) -> None:
+    with pytest.raises(ModelError, match="cannot import"):
+        find_model(name)
