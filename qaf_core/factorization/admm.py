@@ -130,7 +130,7 @@ def solve_joint(
         codes=[torch.zeros_like(v) for v in values], scales=[torch.ones_like(v[:1]) for v in values],
         duals=[torch.zeros_like(v) for v in values],
     )  # fmt: skip
-    start_limit = options.start_iterations or automatic_start_iterations(values)
+    start_limit = options.start_iterations or automatic_start_iterations(structure)
     quantized = any(b != BITS_FLOAT for b in bits)
     phases = [
         Phase(name="start", sweep=start_sweep(start_limit, warm=start is not None), limit=start_limit, watches_quantized=False),
@@ -143,10 +143,9 @@ def solve_joint(
     return state, status
 
 
-def automatic_start_iterations(values: Sequence[Tensor]) -> int:
+def automatic_start_iterations(structure: Structure) -> int:
     """Start sweeps by size: 60 for the largest layers, up to 300 for small ones."""
-    work_per_sweep = 2.0 * len(values) * math.prod(v.shape[0] for v in values) * values[0].shape[1]
-    return int(min(300, max(60, START_WORK / max(work_per_sweep, 1.0))))
+    return int(min(300, max(60, START_WORK / max(structure.sweep_operations, 1.0))))
 
 
 def iterate(state: State, phases: Sequence[Phase], *, layer: str, on_event: OnEvent | None) -> Status:
@@ -249,7 +248,7 @@ def admm_sweep(state: State, step: int) -> None:
         gram, bits = problem.gram, state.bits[mode]
         rho = float(gram.diagonal().mean())
         shifted = gram + rho * torch.eye(gram.shape[0], device=gram.device, dtype=gram.dtype)
-        target = problem.linear if problem.row_gram is None else solve_gram(problem.row_gram, problem.linear.mT).mT
+        target = problem.solve_rows(problem.linear)
         for _ in range(state.options.inner_iterations):
             before = state.values[mode]
             smooth = solve_gram(shifted, target + rho * (before + state.duals[mode]))
@@ -299,7 +298,7 @@ def refit_column_scales(state: State, problem: Quadratic) -> None:
     factor = state.values[0]
     if state.granularity == "tensor":
         return
-    inner = factor.mT @ (factor if problem.row_gram is None else problem.row_gram @ factor)
+    inner = factor.mT @ problem.couple_rows(factor)
     wanted = (factor * problem.linear).sum(dim=0, keepdim=True)
     multipliers = solve_gram(problem.gram * inner, wanted).clamp(0.25, 4.0)
     state.scales[0] = state.scales[0] * multipliers

@@ -16,6 +16,7 @@ from qaf_core.factorization.admm import OnEvent, fit_factor_scales
 from qaf_core.factorization.cp import Canonical
 from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
 from qaf_core.factorization.rounding import cholesky_with_lift
+from qaf_core.factorization.tucker import Tucker2
 from qaf_core.quantization.grids import to_codes
 from qaf_core.quantization.spec import BITS_FLOAT
 
@@ -27,25 +28,28 @@ PAPER_INNER_TOLERANCE = 1e-8
 PAPER_OUTER_LIMIT = 1000
 
 
-def tensorly_factors(target: Tensor, rank: int, seed: int) -> list[Tensor]:
-    """Floating-point factors by TensorLy: CP of ``(I, J, K)``, truncated SVD of ``(I, J)``; columns norm-balanced.
+def tensorly_factors(structure: Canonical | Tucker2, seed: int) -> list[Tensor]:
+    """Floating-point factors by TensorLy: CP, truncated SVD or partial Tucker, in the shapes the structure solves in.
 
     Raises:
         SolverError: If TensorLy is not installed.
     """
     try:
         import tensorly
-        from tensorly.decomposition import parafac
+        from tensorly.decomposition import parafac, partial_tucker
     except ImportError as error:
         raise SolverError("method sequential needs TensorLy", remedy="pip install tensorly") from error
-    structure = Canonical(target, rank)
+    target = structure.target
     with tensorly.backend_context("pytorch"):
-        if target.ndim == 2:
-            left, values, right = torch.linalg.svd(target, full_matrices=False)
-            factors = [left[:, :rank] * values[:rank], right[:rank].mT.contiguous()]
+        if isinstance(structure, Tucker2):
+            (core, (outer, inner)), _ = partial_tucker(target, list(structure.ranks), modes=[0, 1])
+            factors = [outer, core.permute(2, 0, 1).reshape(-1, structure.ranks[1]), inner]
+        elif target.ndim == 2:
+            left, values, right = tensorly.truncated_svd(target, n_eigenvecs=structure.rank)
+            factors = [left * values, right.mT.contiguous()]
         else:
             weights, factors = parafac(
-                target, rank, n_iter_max=TENSORLY_ITERATIONS, init="random", tol=1e-6, random_state=seed
+                target, structure.rank, n_iter_max=TENSORLY_ITERATIONS, init="random", tol=1e-6, random_state=seed
             )
             factors = [factors[0] * weights, *factors[1:]]
     return structure.balance(factors)

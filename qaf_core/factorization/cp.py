@@ -80,6 +80,15 @@ class Canonical:
         mean = torch.stack(norms).log().mean(dim=0).exp()
         return [factor * (mean / norm) for factor, norm in zip(factors, norms, strict=True)]
 
+    @property
+    def sweep_operations(self) -> float:
+        """Two for each of the target's numbers, components and factors."""
+        return 2.0 * self.target.ndim * self.target.numel() * self.rank
+
+    def as_stored(self, matrices: Sequence[Tensor]) -> list[Tensor]:
+        """Codes or scales as they are."""
+        return list(matrices)
+
     def lift(self, noise: Sequence[float], mode: int) -> float:
         """``E[G]`` under independent relative noise has its diagonal raised by ``Π(1 + noise) - 1`` over the others."""
         return math.prod(1.0 + noise[other] for other in range(len(noise)) if other != mode) - 1.0

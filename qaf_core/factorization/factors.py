@@ -9,7 +9,12 @@ from torch import Tensor
 
 from qaf_core.quantization.spec import BITS_FLOAT
 
-FACTOR_NAMES = {"cp": ("A", "B", "C"), "svd": ("A", "B"), "tucker2": ("U_out", "core", "U_in"), "dense": ("W",)}
+FACTOR_NAMES = {
+    "cp": ("A", "B", "C"),
+    "svd": ("A", "B"),
+    "tucker2": ("U_out", "core", "U_in"),
+    "dense": ("W",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,19 +84,35 @@ class SolverOptions:
 
     def __post_init__(self) -> None:
         least = {
-            "start_iterations": 1, "iterations": 0, "inner_iterations": 1, "rounding_rounds": 0,
-            "descent_sweeps": 0, "patience": 1,
+            "start_iterations": 1,
+            "iterations": 0,
+            "inner_iterations": 1,
+            "rounding_rounds": 0,
+            "descent_sweeps": 0,
+            "patience": 1,
         }
         for field, minimum in least.items():
             value = getattr(self, field)
             if field == "start_iterations" and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-                raise SolverError(f"solver option {field} out of range", got=value, expected=f"a whole number, at least {minimum}")
+                raise SolverError(
+                    f"solver option {field} out of range",
+                    got=value,
+                    expected=f"a whole number, at least {minimum}",
+                )
         if not (math.isfinite(self.tolerance) and 0 <= self.tolerance < 1):
-            raise SolverError("solver option tolerance out of range", got=self.tolerance, expected="0 up to 1")
+            raise SolverError(
+                "solver option tolerance out of range", got=self.tolerance, expected="0 up to 1"
+            )
         if self.rho_policy not in RHO_POLICIES:
-            raise SolverError("unknown solver option rho_policy", got=self.rho_policy, expected=", ".join(RHO_POLICIES))
+            raise SolverError(
+                "unknown solver option rho_policy", got=self.rho_policy, expected=", ".join(RHO_POLICIES)
+            )
         limit = self.time_limit_seconds
         if limit is not None and not (math.isfinite(limit) and limit > 0):
-            raise SolverError("solver option time_limit_seconds out of range", got=limit, expected="a positive number or none")
+            raise SolverError(
+                "solver option time_limit_seconds out of range",
+                got=limit,
+                expected="a positive number or none",
+            )

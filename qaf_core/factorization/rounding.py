@@ -82,7 +82,9 @@ def round_with_feedback(target: Tensor, gram: Tensor, scales: Tensor, bits: int)
     return result.mT.contiguous()
 
 
-def descend_codes(codes: Tensor, target: Tensor, gram: Tensor, scales: Tensor, bits: int, *, sweeps: int) -> Tensor:
+def descend_codes(
+    codes: Tensor, target: Tensor, gram: Tensor, scales: Tensor, bits: int, *, sweeps: int
+) -> Tensor:
     """Coordinate descent on the codes: each moves to its best value with the others fixed; the error never rises.
 
     Args:
@@ -121,7 +123,13 @@ def descend_codes(codes: Tensor, target: Tensor, gram: Tensor, scales: Tensor, b
 
 
 def round_rows(
-    target: Tensor, gram: Tensor, bits: int, *, column_scales: Tensor | None = None, rounds: int = 4, sweeps: int = 3
+    target: Tensor,
+    gram: Tensor,
+    bits: int,
+    *,
+    column_scales: Tensor | None = None,
+    rounds: int = 4,
+    sweeps: int = 3,
 ) -> tuple[Tensor, Tensor]:
     """Integer least squares with one scale per row: ``min Σ_n (s_n·q_n - t_n) G (s_n·q_n - t_n)ᵀ``.
 
@@ -157,5 +165,8 @@ def round_rows(
         error = ((difference @ gram) * difference).sum(dim=1, keepdim=True)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
-        best_codes, best_scales = torch.where(better, codes, best_codes), torch.where(better, scales, best_scales)
+        best_codes, best_scales = (
+            torch.where(better, codes, best_codes),
+            torch.where(better, scales, best_scales),
+        )
     return best_codes, best_scales

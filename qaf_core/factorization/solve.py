@@ -16,6 +16,8 @@ from qaf_core.factorization.cp import Canonical
 from qaf_core.factorization.factors import Factors, as_stored_codes
 from qaf_core.factorization.options import SolverOptions, Status
 from qaf_core.factorization.rounding import round_rows
+from qaf_core.factorization.structure import Structure
+from qaf_core.factorization.tucker import Tucker2
 from qaf_core.quantization.spec import QuantSpec
 
 METHODS = ("joint", "paper", "sequential", "dense")
@@ -90,8 +92,9 @@ def solve_layer(
         outcome = _solve_dense(target, covariance, spec)
     else:
         moment = None if covariance is None or method != "joint" else channel_moment(covariance, target)
-        problem = Canonical(target, int(rank), moment)  # type: ignore[arg-type]
-        outcome = _solve_factors(problem, spec, options, method, seed, layer, on_event)
+        problem = Tucker2(target, rank, moment) if isinstance(rank, tuple) else Canonical(target, rank or 1, moment)
+        codes, scales, *told = _solve_factors(problem, spec, options, method, seed, layer, on_event)
+        outcome = problem.as_stored(codes), problem.as_stored(scales), *told
     codes, scales, float_error, status, iterations = outcome
     factors = _as_factors(weight, structure, codes, scales, spec)
     error = relative_error(weight, factors)
@@ -105,21 +108,27 @@ Outcome = tuple[list[Tensor], list[Tensor], float, Status, int]
 
 
 def _solve_factors(
-    problem: Canonical, spec: QuantSpec, options: SolverOptions, method: str, seed: int, layer: str, on_event: OnEvent | None
+    problem: Canonical | Tucker2, spec: QuantSpec, options: SolverOptions, method: str, seed: int, layer: str, on_event: OnEvent | None
 ) -> Outcome:
-    bits = spec.bits_of(problem.target.ndim)
+    bits = spec.bits_of(2 if problem.name == "svd" else 3)
     if method == "paper":
+        if not isinstance(problem, Canonical):
+            raise SolverError("the published method solves CP only", got=problem.name, remedy="use structure cp or method joint")
         return solve_paper(problem, bits, options=options, seed=seed, layer=layer, on_event=on_event)
     if method == "sequential":
-        values = tensorly_factors(problem.target, problem.rank, seed)
+        values = tensorly_factors(problem, seed)
         codes, scales = round_factors(values, bits, spec.granularity)
-        quadratic = problem.quadratic(values, 0)
-        error = quadratic.squared_error(values[0], problem.target_norm_squared) / problem.target_norm_squared
-        return codes, scales, math.sqrt(error), Status.CONVERGED, 0
+        return codes, scales, plain_error(problem, values), Status.CONVERGED, 0
     state, status = solve_joint(
-        problem, bits, granularity=spec.granularity, options=options, seed=seed, layer=layer, on_event=on_event,
-    )  # fmt: skip
+        problem, bits, granularity=spec.granularity, options=options, seed=seed, layer=layer, on_event=on_event
+    )
     return state.best.codes, state.best.scales, state.best_float_error, status, state.iteration
+
+
+def plain_error(problem: Structure, values: list[Tensor]) -> float:
+    """Relative error of floating-point factors under the problem's own norm."""
+    squared = problem.quadratic(values, 0).squared_error(values[0], problem.target_norm_squared)
+    return math.sqrt(squared / problem.target_norm_squared)
 
 
 def _solve_dense(target: Tensor, covariance: Tensor | None, spec: QuantSpec) -> Outcome:
@@ -181,7 +190,13 @@ def _checked_rank(rank: object, structure: str, target: Tensor) -> int | tuple[i
     if structure == "dense":
         return None
     if structure == "tucker2":
-        raise SolverError("structure tucker2 is not solved yet", remedy="use structure cp")
+        limits = target.shape[:2]
+        if not isinstance(rank, tuple | list) or len(rank) != 2:
+            raise SolverError("structure tucker2 takes a pair of ranks", got=rank, expected="(R_out, R_in)")
+        for value, limit in zip(rank, limits, strict=True):
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
+                raise SolverError("rank out of range", got=tuple(rank), expected=f"whole numbers from 1 to {tuple(limits)}")
+        return int(rank[0]), int(rank[1])
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise SolverError("rank out of range", got=rank, expected="a whole number, at least 1")
     largest = target.numel() // sum(target.shape) if target.ndim == 2 else target.numel() // max(target.shape)
@@ -214,12 +229,16 @@ def _trivial(
     weight: Tensor, target: Tensor, structure: str, rank: int | tuple[int, int] | None, spec: QuantSpec, status: Status, began: float
 ) -> SolveResult:
     """Zero factors, for weights that are all zero or not finite."""
+    shapes: list[tuple[int, ...]]
     if structure == "dense":
         shapes = [(target.shape[0], target[0].numel())]
+    elif isinstance(rank, tuple):
+        shapes = [(target.shape[0], rank[0]), (*rank, target.shape[2]), (target.shape[1], rank[1])]
     else:
-        shapes = [(size, int(rank)) for size in target.shape]  # type: ignore[arg-type]
+        shapes = [(size, rank or 1) for size in target.shape]
     codes = [target.new_zeros(shape) for shape in shapes]
-    factors = _as_factors(weight, structure, codes, [target.new_ones(1, shape[1]) for shape in shapes], spec)
+    scales = [target.new_ones(1, shape[1], *[1] * (len(shape) - 2)) for shape in shapes]
+    factors = _as_factors(weight, structure, codes, scales, spec)
     error = math.nan if status is Status.NONFINITE else 0.0
     return SolveResult(
         factors=factors, relative_error=error, float_relative_error=error, status=status, iterations=0,

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from qaf_core.factorization.rounding import solve_gram
+from qaf_core.factorization.rounding import cholesky_with_lift, solve_gram
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Quadratic:
     Attributes:
         gram: ``G (P, P)``.
         linear: ``F (N, P)``, the matricized-tensor-times-Khatri-Rao product of the target.
-        row_gram: ``H (N, N)`` where rows are coupled, None for the identity.
+        row_gram: ``H (M, M)`` where rows are coupled, in consecutive groups of ``M``; None for the identity.
     """
 
     gram: Tensor
@@ -30,13 +30,24 @@ class Quadratic:
         """The least-squares factor ``H⁻¹ F (G + lift·diag G)⁻¹``, ``(N, P)``."""
         gram = self.gram + torch.diag(lift * self.gram.diagonal()) if lift > 0 else self.gram
         solved = solve_gram(gram, self.linear)
-        return solved if self.row_gram is None else solve_gram(self.row_gram, solved.mT).mT
+        return self.solve_rows(solved)
+
+    def solve_rows(self, factor: Tensor) -> Tensor:
+        """``H⁻¹`` applied to the rows of ``factor (N, P)``."""
+        if self.row_gram is None:
+            return factor
+        groups = factor.reshape(-1, len(self.row_gram), factor.shape[1])
+        return torch.cholesky_solve(groups, cholesky_with_lift(self.row_gram).expand(len(groups), -1, -1)).reshape_as(factor)
+
+    def couple_rows(self, factor: Tensor) -> Tensor:
+        """``H`` applied to the rows of ``factor (N, P)``."""
+        if self.row_gram is None:
+            return factor
+        return (self.row_gram @ factor.reshape(-1, len(self.row_gram), factor.shape[1])).reshape_as(factor)
 
     def squared_error(self, factor: Tensor, constant: float) -> float:
         """The squared error at ``factor``, summed in float64; ``constant`` is the squared norm of the target."""
-        image = factor @ self.gram
-        if self.row_gram is not None:
-            image = self.row_gram @ image
+        image = self.couple_rows(factor @ self.gram)
         change = (factor * (image - 2.0 * self.linear)).sum(dtype=torch.float64)
         return max(constant + float(change), 0.0)
 
@@ -61,6 +72,13 @@ class Structure(Protocol):
 
     def balance(self, factors: Sequence[Tensor]) -> list[Tensor]:
         """The same tensor with the norms of its components spread evenly over the factors."""
+
+    @property
+    def sweep_operations(self) -> float:
+        """Floating-point operations of one sweep over the factors, roughly."""
+
+    def as_stored(self, matrices: Sequence[Tensor]) -> list[Tensor]:
+        """Codes or scales in the shapes in which ``Factors`` keeps them."""
 
     def lift(self, noise: Sequence[float], mode: int) -> float:
         """Relative raise of the Gram's diagonal when the *other* factors carry relative noise ``noise``."""

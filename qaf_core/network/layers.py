@@ -211,14 +211,15 @@ def _split_scales(factors: Factors) -> tuple[Tensor, Tensor]:
 
 
 def _tucker_links(factors: Factors, bias: Tensor | None, kernel: tuple[int, ...], spatial: dict[str, object]) -> list[Link]:
+    """U_in's and the core's column scales go to the first link, U_out's column scales to the core."""
     outer, core, inner = factors.codes
-    rank_out, rank_in = outer.shape[1], inner.shape[1]
+    (rank_out, rank_in), core_scales = core.shape[:2], factors.scales[1]
     row, column = _row_and_column(factors.scales[0], outer)
-    first = ConvLink(inner.mT.contiguous()[:, :, None, None], factors.scales[2].expand(1, rank_in).reshape(-1, 1, 1, 1), factors.bits[2])
-    core_scales = factors.scales[1].expand(rank_out, 1, 1) * column.reshape(-1, 1, 1)
-    middle = ConvLink(
-        core.reshape(rank_out, rank_in, *kernel), core_scales.reshape(-1, 1, 1, 1), factors.bits[1], **spatial  # type: ignore[arg-type]
-    )
+    core_row, core_column = _row_and_column(core_scales.reshape(core_scales.shape[:2]), core[:, :, 0])
+    first_scales = factors.scales[2].expand(1, rank_in) * core_column
+    first = ConvLink(inner.mT.contiguous()[:, :, None, None], first_scales.reshape(-1, 1, 1, 1), factors.bits[2])
+    middle_scales = (core_row * column.mT).reshape(rank_out, 1, 1, 1)
+    middle = ConvLink(core.reshape(rank_out, rank_in, *kernel), middle_scales, factors.bits[1], **spatial)  # type: ignore[arg-type]
     return [first, middle, ConvLink(outer[:, :, None, None], row[:, :, None, None], factors.bits[0], bias)]
 
 
