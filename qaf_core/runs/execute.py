@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +19,7 @@ from qaf_core.network.cost import original_cost, plan_cost
 from qaf_core.network.inventory import LayerInfo, take_inventory
 from qaf_core.network.plan import LayerPlan, Plan, validate_plan
 from qaf_core.pipeline.compress import Compression, CompressOptions, LayerOutcome, compress_network
-from qaf_core.pipeline.evaluate import evaluate, paired_drop, predict
+from qaf_core.pipeline.evaluate import Evaluation, evaluate, paired_drop, predict
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.artifact import load_packed, save_packed
 from qaf_core.runs.baseline import baseline_path, read_predictions, write_predictions
@@ -109,33 +107,42 @@ def execute_run(
 def _execute(store: Store, record: RunRecord, recorder: Recorder, stop: StopSignal) -> dict[str, Any]:
     recorder.stage("loading", f"Loading {record.model}", 0.0)
     subject = _load(record.request, recorder, stop)
-    before, original_predictions, seconds_before = _evaluate_original(
-        store.workspace, subject, recorder, stop
-    )
-    recorder.evaluated("original", before)
+    kept = baseline_path(store.workspace, subject.model, subject.source, subject.images)
+    original = read_predictions(kept, len(subject.images))
+    if original is not None:
+        recorder.evaluated("original", _rate(subject, original).to_dict())
     compression = _compress(store, record, subject, recorder, stop)
     recorder.stage("saving", "Saving the packed model")
     path = store.run_folder(record.id) / PACKED_NAME
     file_bytes = save_packed(path, compression.model, subject.inventory, _card(record, subject))
     # What is evaluated is the file, read back: so the accuracy is that of exactly these bytes.
     packed = load_packed(path, copy.deepcopy(subject.model))
-    after, drop, interval, seconds_after = _evaluate_packed(subject, packed, original_predictions, recorder)
-    recorder.evaluated("compressed", after)
+    began = recorder.elapsed_seconds
+    if original is None:
+        # Only now, so that the first layer's curve appears at once.
+        original = _predict(subject, subject.model, recorder, "baseline", "the original")
+        write_predictions(kept, original)
+        recorder.evaluated("original", _rate(subject, original).to_dict())
+    predictions = _predict(subject, packed, recorder, "evaluating", "the compressed network")
+    before, after = _rate(subject, original), _rate(subject, predictions, original)
+    recorder.evaluated("compressed", after.to_dict())
+    labels = subject.images.labels
+    drop, interval = paired_drop(original == labels, predictions == labels)
     done = plan_done(subject.plan, compression.layers)
     return {
         **_header(record, CANCELLED if compression.status == CANCELLED else COMPLETED),
         "data": {"evaluation": subject.images.name, "calibration": subject.calibration_name},
-        "baseline": before,
-        "compressed": after,
+        "baseline": before.to_dict(),
+        "compressed": after.to_dict(),
         "drop": drop,
-        "drop_ci95": interval,
+        "drop_ci95": list(interval),
         "cost": plan_cost(subject.inventory, done).to_dict(),
         "baseline_cost": original_cost(subject.inventory).to_dict(),
         "layers": [_layer_row(outcome) for outcome in compression.layers],
         "seconds": {
             "factorize": compression.seconds["factorize"],
             "calibrate": compression.seconds["calibrate"],
-            "evaluate": seconds_before + seconds_after,
+            "evaluate": recorder.elapsed_seconds - began,
             "total": recorder.elapsed_seconds,
         },
         "peak_memory_bytes": peak_memory_bytes(),
@@ -171,6 +178,9 @@ def _load(request: RunRequest, recorder: Recorder, stop: StopSignal) -> Subject:
         calibration_limit=CALIBRATION_IMAGES if given == "builtin" else CALIBRATION_IMAGES_GIVEN,
         seed=request.seed,
     )
+    batches = [batch for batch, _ in to_batches(calibration, source, BATCH_SIZE)]
+    # A network that does not classify, or not at this size, shows here and not after minutes of solving.
+    predict(model, [(batches[0][:2], None)])
     return Subject(
         source=source,
         model=model,
@@ -178,7 +188,7 @@ def _load(request: RunRequest, recorder: Recorder, stop: StopSignal) -> Subject:
         plan=plan,
         options=options,
         images=images,
-        calibration=torch.cat([batch for batch, _ in to_batches(calibration, source, BATCH_SIZE)]),
+        calibration=torch.cat(batches),
         calibration_name=f"{calibration.name}, {len(calibration):,} images",
     )
 
@@ -200,42 +210,20 @@ def read_options(plan: Plan) -> CompressOptions:
     return CompressOptions(solver=solver, **own)
 
 
-def _evaluate_original(
-    workspace: Path, subject: Subject, recorder: Recorder, stop: StopSignal
-) -> tuple[dict[str, Any], NDArray[np.int64], float]:
-    """The original's evaluation, its predictions, and the seconds that took."""
-    began = time.monotonic()
-    message = f"Evaluating the original on {len(subject.images):,} images"
-    recorder.stage("baseline", message, 0.0)
-    path = baseline_path(workspace, subject.model, subject.source, subject.images)
-    predictions = read_predictions(path, len(subject.images))
-    if predictions is None:
-        predictions = predict(subject.model, _batches(subject, recorder, "baseline", message, stop))
-        write_predictions(path, predictions)
-    evaluation = evaluate(predictions, subject.images.labels, subject.source.classes)
-    return evaluation.to_dict(), predictions, time.monotonic() - began
+def _rate(
+    subject: Subject, predictions: NDArray[np.int64], original: NDArray[np.int64] | None = None
+) -> Evaluation:
+    return evaluate(predictions, subject.images.labels, subject.source.classes, original_predictions=original)
 
 
-def _evaluate_packed(
-    subject: Subject, model: nn.Module, original: NDArray[np.int64], recorder: Recorder
-) -> tuple[dict[str, Any], float, list[float], float]:
-    """The compressed network's evaluation, the drop, its interval, and the seconds that took."""
-    began = time.monotonic()
-    message = f"Evaluating the compressed network on {len(subject.images):,} images"
-    recorder.stage("evaluating", message, 0.0)
-    labels = subject.images.labels
-    predictions = predict(model, _batches(subject, recorder, "evaluating", message))
-    evaluation = evaluate(predictions, labels, subject.source.classes, original_predictions=original)
-    drop, interval = paired_drop(original == labels, predictions == labels)
-    return evaluation.to_dict(), drop, list(interval), time.monotonic() - began
-
-
-def _batches(
-    subject: Subject, recorder: Recorder, stage: str, message: str, stop: StopSignal | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _predict(
+    subject: Subject, model: nn.Module, recorder: Recorder, stage: str, what: str
+) -> NDArray[np.int64]:
+    message = f"Evaluating {what} on {len(subject.images):,} images"
+    recorder.stage(stage, message, 0.0)
     count = -(-len(subject.images) // BATCH_SIZE)
     batches = to_batches(subject.images, subject.source, BATCH_SIZE)
-    return recorder.track(batches, count, stage, message, stop)
+    return predict(model, recorder.track(batches, count, stage, message))
 
 
 def _compress(
@@ -260,6 +248,8 @@ def _compress(
         should_stop=stop,
     )
     recorder.flush()
+    if compression.status == CANCELLED and not compression.layers:
+        raise RunCancelled
     for outcome in compression.layers:
         details = {"histograms": outcome.histograms}
         store.put_layer(record.id, positions[outcome.name], _layer_row(outcome), details)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from qaf_core.errors import RunCancelled
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.store import Store
 
@@ -76,14 +75,7 @@ class Recorder:
         if waiting is not None:
             self._keep(waiting)
 
-    def track(
-        self,
-        items: Iterable[Item],
-        count: int,
-        stage: str,
-        message: str,
-        stop: Callable[[], bool] | None = None,
-    ) -> Iterator[Item]:
+    def track(self, items: Iterable[Item], count: int, stage: str, message: str) -> Iterator[Item]:
         """Pass ``items`` on, telling how far the stage has come a few times a second.
 
         Args:
@@ -91,12 +83,9 @@ class Recorder:
             count: How many there are.
             stage: The stage they belong to.
             message: One line for people.
-            stop: If it says so, ``RunCancelled`` is raised before the next item.
         """
         told = time.monotonic()
         for index, item in enumerate(items):
-            if stop is not None and stop():
-                raise RunCancelled
             if time.monotonic() - told > 0.25:
                 told = time.monotonic()
                 self.stage(stage, message, index / max(count, 1))

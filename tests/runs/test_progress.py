@@ -1,8 +1,8 @@
 import time
+from collections.abc import Iterator
 
 import pytest
 
-from qaf_core.errors import RunCancelled
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.progress import ITERATIONS_PER_SECOND, Recorder, StopSignal
 from qaf_core.runs.record import StoredEvent
@@ -58,12 +58,18 @@ def test_events_are_dated_from_the_beginning_of_the_run(store: Store, run_id: st
     assert second.elapsed_seconds - first.elapsed_seconds >= 0.02
 
 
-def test_tracking_passes_on_and_stops_when_asked(store: Store, run_id: str) -> None:
+def test_tracking_passes_on_and_tells_how_far_it_is(store: Store, run_id: str) -> None:
     recorder = Recorder(store, run_id)
-    assert list(recorder.track(range(3), 3, "evaluating", "Evaluating")) == [0, 1, 2]
-    items = recorder.track(range(3), 3, "baseline", "Evaluating", stop=lambda: True)
-    with pytest.raises(RunCancelled):
-        next(items)
+
+    def items() -> Iterator[int]:
+        for item in range(4):
+            time.sleep(0.15)
+            yield item
+
+    assert list(recorder.track(items(), 4, "evaluating", "Evaluating")) == [0, 1, 2, 3]
+    fractions = [stored.event.data["fraction"] for stored in store.events_since(run_id)]
+    assert fractions
+    assert all(0 < fraction < 1 for fraction in fractions)
 
 
 def test_a_stop_comes_from_the_store_or_the_caller(store: Store, run_id: str) -> None:
