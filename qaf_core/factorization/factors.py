@@ -23,7 +23,8 @@ class Factors:
 
     Legend, for a weight ``(C_out, C_in, k, k)`` read as ``(I, J, K)``:
     ``cp``: A ``(I, R)``, B ``(J, R)``, C ``(K, R)``; ``svd``: A ``(I, R)``, B ``(J, R)``;
-    ``tucker2``: U_out ``(I, R_out)``, core ``(R_out, R_in, K)``, U_in ``(J, R_in)``; ``dense``: W ``(I, J·K)``.
+    ``tucker2``: U_out ``(I, R_out)``, core ``(R_out, R_in, K)``, U_in ``(J, R_in)``;
+    ``dense``: W ``(I, J·K)``.
 
     Attributes:
         structure: ``cp``, ``svd``, ``tucker2`` or ``dense``.

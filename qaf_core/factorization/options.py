@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 from qaf_core.errors import SolverError
 
 RHO_POLICIES = ("trace", "balanced")
 
 
-class Status(str, Enum):
+class Status(StrEnum):
     """Why a solve stopped."""
 
     CONVERGED = "converged"
@@ -31,7 +31,9 @@ class Status(str, Enum):
 _EXPLANATIONS = {
     Status.CONVERGED: "The error stopped changing: more iterations would not lower it.",
     Status.STAGNATED: "No better quantized iterate was found for many iterations; the best one is kept.",
-    Status.MAX_ITERATIONS: "The iteration limit was reached; the best iterate is kept, and more iterations may lower the error.",
+    Status.MAX_ITERATIONS: (
+        "The iteration limit was reached; the best iterate is kept, and more iterations may lower the error."
+    ),
     Status.TIME_LIMIT: "The time limit was reached; the best iterate so far is kept.",
     Status.CANCELLED: "The solve was stopped on request; the best iterate so far is kept.",
     Status.DIVERGED: "The iteration grew without bound; the best iterate before that is kept.",
@@ -53,19 +55,25 @@ class SolveEvent:
     elapsed_seconds: float
 
 
+def _is_finite_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SolverOptions:
     """How long and how hard the joint solver works.
 
     Attributes:
-        start_iterations: Sweeps of the floating-point alternating least squares that make the start; None: 60 to 300 by size.
+        start_iterations: Sweeps of the floating-point alternating least squares that make the start; None: 60
+            to 300 by size.
         iterations: ADMM sweeps over the modes.
         inner_iterations: ADMM steps per mode and sweep.
         rounding_rounds: Rounds of error-feedback rounding alternating over the modes, after ADMM (0: none).
         descent_sweeps: Coordinate-descent sweeps over a factor's codes after each rounding.
         tolerance: Relative change of the error below which a phase counts as converged.
         patience: Iterations without a better quantized iterate before a phase stops.
-        rho_policy: ``trace`` (tr(G)/R, as in arXiv 2308.04595) or ``balanced`` (also adapted to the residuals).
+        rho_policy: ``trace`` (tr(G)/R, as in arXiv 2308.04595) or ``balanced`` (also adapted to the
+            residuals).
         time_limit_seconds: Wall-clock limit of the solve, or None.
 
     Raises:
@@ -101,7 +109,7 @@ class SolverOptions:
                     got=value,
                     expected=f"a whole number, at least {minimum}",
                 )
-        if not (math.isfinite(self.tolerance) and 0 <= self.tolerance < 1):
+        if not (_is_finite_number(self.tolerance) and 0 <= self.tolerance < 1):
             raise SolverError(
                 "solver option tolerance out of range", got=self.tolerance, expected="0 up to 1"
             )
@@ -110,7 +118,7 @@ class SolverOptions:
                 "unknown solver option rho_policy", got=self.rho_policy, expected=", ".join(RHO_POLICIES)
             )
         limit = self.time_limit_seconds
-        if limit is not None and not (math.isfinite(limit) and limit > 0):
+        if limit is not None and not (_is_finite_number(limit) and limit > 0):
             raise SolverError(
                 "solver option time_limit_seconds out of range",
                 got=limit,

@@ -1,10 +1,11 @@
 """Rounding with error feedback: integer least squares, one column after another.
 
-With every other factor fixed, the factor ``A (N, P)`` minimises ``tr((A - T) G (A - T)ᵀ)`` over the grid, where ``T`` is
-the least-squares solution and ``G (P, P)`` the Gram. Columns are rounded one by one, and the error of each is carried to
-the columns still open through the Cholesky factor of ``G⁻¹`` (Babai's nearest plane; known from GPTQ, arXiv 2210.17323).
-Coordinate descent on the codes then mends what the greedy order got wrong. Both work on blocks of columns: inside a block
-on a small slice, between blocks by one matrix product.
+With every other factor fixed, the factor ``A (N, P)`` minimises ``tr((A - T) G (A - T)ᵀ)`` over the grid,
+where ``T`` is the least-squares solution and ``G (P, P)`` the Gram. Columns are rounded one by one, and the
+error of each is carried to the columns still open through the Cholesky factor of ``G⁻¹`` (Babai's nearest
+plane; known from GPTQ, arXiv 2210.17323). Coordinate descent on the codes then mends what the greedy order
+got wrong. Both work on blocks of columns: inside a block on a small slice, between blocks by one matrix
+product.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qaf_core.quantization.grids import code_range, fit_scales
+from qaf_core.quantization.grids import code_range, fit_scales, to_codes
 from qaf_core.quantization.spec import BITS_FLOAT
 
 BLOCK = 64
@@ -20,16 +21,17 @@ _FLOOR = 1e-6
 
 
 def damped(gram: Tensor, relative: float = _FLOOR) -> Tensor:
-    """``gram (P, P)`` with its diagonal raised by ``relative`` times its mean, so that it factorizes even when singular."""
+    """``gram (P, P)``, its diagonal raised by ``relative`` of its mean: it factorizes even when singular."""
     diagonal = gram.diagonal()
     lift = relative * diagonal.mean().clamp_min(torch.finfo(gram.dtype).tiny ** 0.5)
     return gram + torch.diag(lift.expand_as(diagonal))
 
 
 def cholesky_with_lift(gram: Tensor) -> Tensor:
-    """Lower Cholesky factor of ``gram (P, P)``, the diagonal raised tenfold until the factorization succeeds."""
+    """Lower Cholesky factor of ``gram (P, P)``, the diagonal raised tenfold until it succeeds."""
     relative = _FLOOR
     while True:
+        factor: Tensor
         factor, fault = torch.linalg.cholesky_ex(damped(gram, relative))
         if int(fault) == 0 or relative > 1.0:
             return factor
@@ -39,6 +41,17 @@ def cholesky_with_lift(gram: Tensor) -> Tensor:
 def solve_gram(gram: Tensor, linear: Tensor) -> Tensor:
     """The least-squares factor ``linear G⁻¹``; ``gram (P, P)``, ``linear (N, P)``."""
     return torch.cholesky_solve(linear.mT, cholesky_with_lift(gram)).mT
+
+
+def feedback_matrix(gram: Tensor) -> Tensor:
+    """Upper Cholesky factor ``(P, P)`` of ``G⁻¹`` with each row divided by its diagonal element.
+
+    With ``G = U Uᵀ``, ``U`` upper triangular, that factor is ``U⁻¹``: no inverse of ``G`` is formed.
+    """
+    upper = cholesky_with_lift(gram.flip(0, 1)).flip(0, 1)
+    identity = torch.eye(len(gram), device=gram.device, dtype=gram.dtype)
+    factor: Tensor = torch.linalg.solve_triangular(upper, identity, upper=True)
+    return factor * upper.diagonal()[:, None]
 
 
 def round_with_feedback(target: Tensor, gram: Tensor, scales: Tensor, bits: int) -> Tensor:
@@ -58,9 +71,7 @@ def round_with_feedback(target: Tensor, gram: Tensor, scales: Tensor, bits: int)
     low, high = code_range(bits)
     full_scales = scales.expand_as(target)
     order = torch.argsort(gram.diagonal() * full_scales.square().mean(dim=0), descending=True)
-    inverse = torch.cholesky_inverse(cholesky_with_lift(gram[order][:, order]))
-    feedback = torch.linalg.cholesky(damped(inverse, 1e-7), upper=True)
-    feedback = feedback / feedback.diagonal()[:, None]
+    feedback = feedback_matrix(gram[order][:, order])
     open_values = target.mT[order].contiguous()  # (P, N): a column of the factor is one contiguous row here
     row_scales = full_scales.mT[order].contiguous()
     codes = torch.empty_like(open_values)
@@ -85,7 +96,9 @@ def round_with_feedback(target: Tensor, gram: Tensor, scales: Tensor, bits: int)
 def descend_codes(
     codes: Tensor, target: Tensor, gram: Tensor, scales: Tensor, bits: int, *, sweeps: int
 ) -> Tensor:
-    """Coordinate descent on the codes: each moves to its best value with the others fixed; the error never rises.
+    """Coordinate descent on the codes: each moves to its best value with the others fixed.
+
+    The error never rises.
 
     Args:
         codes: ``(N, P)`` whole numbers.
@@ -133,8 +146,8 @@ def round_rows(
 ) -> tuple[Tensor, Tensor]:
     """Integer least squares with one scale per row: ``min Σ_n (s_n·q_n - t_n) G (s_n·q_n - t_n)ᵀ``.
 
-    Codes are found by error feedback and coordinate descent at a fixed scale, the scale then by least squares at fixed
-    codes, in turn; each row keeps its best.
+    Codes are found by error feedback and coordinate descent at a fixed scale, the scale then by least squares
+    at fixed codes, in turn; each row keeps its best, at worst its plain rounding.
 
     Args:
         target: ``T (N, P)``.
@@ -151,9 +164,9 @@ def round_rows(
         target, gram = target / column_scales, gram * (column_scales.mT * column_scales)
     if bits == BITS_FLOAT:
         return target, target.new_ones(target.shape[0], 1)
-    scales = fit_scales(target, bits, dims=(1,), importance=gram.diagonal()[None, :])
-    best_error = target.new_full((target.shape[0], 1), torch.inf)
-    best_codes, best_scales = torch.zeros_like(target), scales
+    best_scales = scales = fit_scales(target, bits, dims=(1,), importance=gram.diagonal()[None, :])
+    best_codes = to_codes(target, scales, bits)
+    best_error = _row_errors(best_codes * scales - target, gram)
     for _ in range(rounds):
         codes = round_with_feedback(target, gram, scales, bits)
         codes = descend_codes(codes, target, gram, scales, bits, sweeps=sweeps)
@@ -161,12 +174,14 @@ def round_rows(
         size = (image * codes).sum(dim=1, keepdim=True)
         fitted = (image * target).sum(dim=1, keepdim=True) / size.clamp_min(torch.finfo(gram.dtype).tiny)
         scales = torch.where((size > 0) & (fitted > 0), fitted, scales)
-        difference = codes * scales - target
-        error = ((difference @ gram) * difference).sum(dim=1, keepdim=True)
+        error = _row_errors(codes * scales - target, gram)
         better = error < best_error
         best_error = torch.where(better, error, best_error)
-        best_codes, best_scales = (
-            torch.where(better, codes, best_codes),
-            torch.where(better, scales, best_scales),
-        )
+        best_codes = torch.where(better, codes, best_codes)
+        best_scales = torch.where(better, scales, best_scales)
     return best_codes, best_scales
+
+
+def _row_errors(difference: Tensor, gram: Tensor) -> Tensor:
+    """``diag(D G Dᵀ)`` as a column ``(N, 1)``."""
+    return ((difference @ gram) * difference).sum(dim=1, keepdim=True)

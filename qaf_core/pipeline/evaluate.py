@@ -81,7 +81,16 @@ def predict(
     for images, _ in batches:
         logits = model(images)
         if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise DataError("the network does not put out one row of class scores per image", got=getattr(logits, "shape", type(logits).__name__))
+            raise DataError(
+                "the network does not put out one row of class scores per image",
+                got=getattr(logits, "shape", type(logits).__name__),
+            )
+        if not bool(torch.isfinite(logits).all()):
+            raise DataError(
+                "the network puts out class scores that are not finite",
+                got=f"NaN or infinity among images {done} to {done + len(images) - 1}",
+                remedy="look at its weights and at the images",
+            )
         found.append(logits.argmax(dim=1).cpu().numpy().astype(np.int64))
         done += len(images)
         if on_batch is not None:
@@ -92,7 +101,10 @@ def predict(
 
 
 def evaluate(
-    predictions: IntArray, labels: IntArray, classes: Sequence[str], original_predictions: IntArray | None = None
+    predictions: IntArray,
+    labels: IntArray,
+    classes: Sequence[str],
+    original_predictions: IntArray | None = None,
 ) -> Evaluation:
     """Top-1 accuracy with its interval, per class, and agreement with the original's predictions.
 
@@ -110,12 +122,18 @@ def evaluate(
     }
     agreement = None if original_predictions is None else float((predictions == original_predictions).mean())
     return Evaluation(
-        value=float(right.mean()), n=n, ci95=wilson_interval(int(right.sum()), n), per_class=per_class, agreement=agreement
+        value=float(right.mean()),
+        n=n,
+        ci95=wilson_interval(int(right.sum()), n),
+        per_class=per_class,
+        agreement=agreement,
     )
 
 
 def paired_drop(original_right: BoolArray, compressed_right: BoolArray) -> tuple[float, tuple[float, float]]:
-    """Accuracy lost, and its 95 % interval from the same images (Agresti & Min 2005: half an image added to each cell).
+    """Accuracy lost, and its 95 % interval from the same images.
+
+    Half an image is added to each cell of the table (Agresti & Min 2005).
 
     Args:
         original_right: ``(N,)`` whether the original was right.

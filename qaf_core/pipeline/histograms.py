@@ -21,7 +21,7 @@ def value_histogram(values: Tensor, bins: int = WEIGHT_BINS) -> dict[str, Any]:
     reach = reach if reach > 0 else 1.0
     counts = torch.histc(finite, bins=bins, min=-reach, max=reach)
     edges = torch.linspace(-reach, reach, bins + 1)
-    return {"edges": [round(float(e), 8) for e in edges], "counts": [int(c) for c in counts]}
+    return {"edges": [float(f"{edge:.6g}") for edge in edges], "counts": [int(c) for c in counts]}
 
 
 def code_histogram(codes: Tensor, bits: int) -> dict[str, Any]:
@@ -34,6 +34,8 @@ def code_histogram(codes: Tensor, bits: int) -> dict[str, Any]:
 def factor_histograms(weight: Tensor, factors: Factors) -> dict[str, Any]:
     """The weight's histogram under ``weight`` and one per factor under its letter."""
     found: dict[str, Any] = {"weight": value_histogram(weight)}
-    for name, codes, scales, bits in zip(factors.names, factors.codes, factors.scales, factors.bits, strict=True):
+    for name, codes, scales, bits in zip(
+        factors.names, factors.codes, factors.scales, factors.bits, strict=True
+    ):
         found[name] = value_histogram(codes * scales) if bits == BITS_FLOAT else code_histogram(codes, bits)
     return found

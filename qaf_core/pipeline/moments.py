@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-LARGEST_PATCH = 1600  # inputs per output (C_in·k²) up to which the full moment over kernel positions is collected
+LARGEST_PATCH = 1600  # inputs per output (C_in·k²) up to which the moment over kernel positions is collected
 POSITIONS = 200_000
 
 
@@ -23,34 +23,41 @@ def collect_moments(
         model: In evaluation mode.
         layers: Names of convolutions and linear layers.
         batches: Images ``(B, C, H, W)``.
-        per_position: Collect ``(C_in·k², C_in·k²)`` over patches where that is not too large, else ``(C_in, C_in)``.
+        per_position: Collect ``(C_in·k², C_in·k²)`` over patches where that is not too large, else
+            ``(C_in, C_in)``.
 
     Returns:
         One float32 matrix per layer; grouped convolutions are left out.
     """
     totals: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
     handles = []
     for name in layers:
         module = model.get_submodule(name)
         if isinstance(module, nn.Conv2d) and module.groups != 1:
             continue
-        handles.append(module.register_forward_pre_hook(_adder(name, totals, per_position, len(batches))))
+        adder = _adder(name, totals, counts, per_position, len(batches))
+        handles.append(module.register_forward_pre_hook(adder))
     try:
         for batch in batches:
             model(batch)
     finally:
         for handle in handles:
             handle.remove()
-    return {name: total.float() for name, total in totals.items()}
+    return {name: (total / counts[name]).float() for name, total in totals.items()}
 
 
-def _adder(name: str, totals: dict[str, Tensor], per_position: bool, batches: int) -> Any:
+def _adder(
+    name: str, totals: dict[str, Tensor], counts: dict[str, int], per_position: bool, batches: int
+) -> Any:
     def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         rows = _rows(module, inputs[0], per_position)
-        step = max(1, len(rows) * batches // POSITIONS)
+        # An odd step does not fall on the same columns of every image, whose sizes are mostly even.
+        step = len(rows) * batches // POSITIONS | 1
         rows = rows[::step]
-        moment = (rows.mT @ rows).double() / max(len(rows), 1)
+        moment = (rows.mT @ rows).double()
         totals[name] = totals[name] + moment if name in totals else moment
+        counts[name] = counts.get(name, 0) + len(rows)
 
     return add
 
@@ -60,7 +67,16 @@ def _rows(module: nn.Module, values: Tensor, per_position: bool) -> Tensor:
     if not isinstance(module, nn.Conv2d):
         return values.reshape(-1, values.shape[-1])
     patch = module.weight[0].numel()
-    if not per_position or module.kernel_size == (1, 1) or patch > LARGEST_PATCH or isinstance(module.padding, str):
+    if not per_position or module.kernel_size == (1, 1) or patch > LARGEST_PATCH:
         return values.movedim(1, -1).reshape(-1, values.shape[1])
-    rows = functional.unfold(values, module.kernel_size, dilation=module.dilation, padding=module.padding, stride=module.stride)
-    return rows.movedim(1, -1).reshape(-1, patch)
+    return patch_rows(module, values)
+
+
+def patch_rows(convolution: nn.Conv2d, values: Tensor) -> Tensor:
+    """What a convolution multiplies its flat weight with, ``(n, C_in·k²)``: one row per output position."""
+    mode = "constant" if convolution.padding_mode == "zeros" else convolution.padding_mode
+    padded = functional.pad(values, convolution._reversed_padding_repeated_twice, mode=mode)
+    rows = functional.unfold(
+        padded, convolution.kernel_size, dilation=convolution.dilation, stride=convolution.stride
+    )
+    return rows.movedim(1, -1).reshape(-1, rows.shape[1])

@@ -1,8 +1,8 @@
 """Stopping a network at a layer, again and again, without paying for the whole way each time.
 
-Calibration goes through the layers front to back and needs, for each, what reaches it. A module whose layers are all done
-gives the same output on every later pass: it is computed once and replayed. So the way through all layers costs about as
-much as one forward pass, for any network whose modules run once each.
+Calibration goes through the layers front to back and needs, for each, what reaches it. A module whose layers
+are all done gives the same output on every later pass: it is computed once and replayed. So the way through
+all layers costs about as much as one forward pass, for any network whose modules run once each.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Replay:
     Args:
         model: In evaluation mode; restored by :meth:`close`.
         batches: Inputs ``(B, C, H, W)``, the same on every pass.
-        layers: Names of the layers that will be visited, in the order of the visits; a module is replayed once all of
-            its layers have been marked done.
+        layers: Names of the layers that will be visited, in the order of the visits; a module is replayed
+            once all of its layers have been marked done.
     """
 
     def __init__(self, model: nn.Module, batches: Sequence[Tensor], layers: Sequence[str]) -> None:
@@ -52,8 +52,10 @@ class Replay:
         counts = dict.fromkeys(above, 0)
         handles = []
         for name in above:
+
             def count(_module: nn.Module, _inputs: Any, name: str = name) -> None:
                 counts[name] += 1
+
             handles.append(self._model.get_submodule(name).register_forward_pre_hook(count))
         with torch.inference_mode():
             self._model(self._batches[0][:1])
@@ -89,10 +91,15 @@ class Replay:
             raise _Reached
 
         target = self._model.get_submodule(layer)
-        handles = [target.register_forward_pre_hook(catch_input) if wants_input else target.register_forward_hook(catch_output)]
+        handles = [
+            target.register_forward_pre_hook(catch_input)
+            if wants_input
+            else target.register_forward_hook(catch_output)
+        ]
         handles += [self._recorder(name) for name in self._newly_final()]
         try:
-            for self._batch, batch in enumerate(self._batches):
+            for index, batch in enumerate(self._batches):
+                self._batch = index
                 try:
                     self._model(batch)
                 except _Reached:
@@ -106,12 +113,11 @@ class Replay:
     def _newly_final(self) -> list[str]:
         """Outermost modules whose layers are all done and whose outputs are not replayed yet."""
         final = [
-            name for name in self._once
+            name
+            for name in self._once
             if not any(layer == name or layer.startswith(name + ".") for layer in self._open)
         ]
-        outermost = [
-            name for name in final if not any(name.startswith(other + ".") for other in final)
-        ]
+        outermost = [name for name in final if not any(name.startswith(other + ".") for other in final)]
         return [name for name in outermost if name not in self._forwards]
 
     def _recorder(self, name: str) -> Any:

@@ -7,9 +7,18 @@ from torch import Tensor
 
 from qaf_core.quantization.spec import BITS_FLOAT
 
-# Relative mean squared error of the best uniform quantizer of a unit Gaussian, by bits (J. Max, "Quantizing for
-# minimum distortion", IRE Trans. Inf. Theory 6, 1960, table II).
-RELATIVE_NOISE = {2: 0.1188, 3: 0.03744, 4: 0.01154, 5: 0.003495, 6: 0.001041, 7: 0.0003035, 8: 0.0000869, 32: 0.0}
+# Relative mean squared error of the best uniform quantizer of a unit Gaussian, by bits (J. Max, "Quantizing
+# for minimum distortion", IRE Trans. Inf. Theory 6, 1960, table II).
+RELATIVE_NOISE = {
+    2: 0.1188,
+    3: 0.03744,
+    4: 0.01154,
+    5: 0.003495,
+    6: 0.001041,
+    7: 0.0003035,
+    8: 0.0000869,
+    32: 0.0,
+}
 
 _SEARCH_FRACTIONS = torch.linspace(0.30, 1.15, 35).tolist()
 _SEARCH_NUMBERS = 500_000  # values that may stand in memory at once during a search
@@ -34,7 +43,9 @@ def to_codes(values: Tensor, scales: Tensor, bits: int) -> Tensor:
     return torch.div(values, scales).round_().clamp_(low, high)
 
 
-def fit_scales(values: Tensor, bits: int, *, dims: tuple[int, ...], importance: Tensor | None = None) -> Tensor:
+def fit_scales(
+    values: Tensor, bits: int, *, dims: tuple[int, ...], importance: Tensor | None = None
+) -> Tensor:
     """Scales that minimise the squared rounding error of ``values``, found by a search over clipping ranges.
 
     Args:
@@ -51,10 +62,12 @@ def fit_scales(values: Tensor, bits: int, *, dims: tuple[int, ...], importance: 
         return torch.ones_like(peak)
     usable = peak > torch.finfo(values.dtype).tiny * 2**bits
     largest = torch.where(usable, peak / (2 ** (bits - 1) - 0.5), torch.ones_like(peak))
-    fractions = torch.tensor(_SEARCH_FRACTIONS, device=values.device, dtype=values.dtype)
+    # Besides: the scales that put the peak on the highest or the lowest code, where a grid stays as it is.
+    ends = [(2 ** (bits - 1) - 0.5) / abs(code) for code in reversed(code_range(bits))]
+    fractions = torch.tensor([*ends, *_SEARCH_FRACTIONS], device=values.device, dtype=values.dtype)
     shared = tuple(dim % values.ndim + 1 for dim in dims)
     best_error, best_scales = torch.full_like(peak, torch.inf), largest
-    for part in fractions.split(max(1, _SEARCH_NUMBERS // max(values.numel(), 1))):
+    for part in torch.split(fractions, max(1, _SEARCH_NUMBERS // max(values.numel(), 1))):
         scales = largest * part.reshape(-1, *[1] * values.ndim)
         error = (to_codes(values, scales, bits) * scales).sub_(values).square_()
         if importance is not None:

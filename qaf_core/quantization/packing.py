@@ -34,7 +34,9 @@ def unpack_codes(packed: Tensor, bits: int, count: int) -> Tensor:
         ValueError: If ``packed`` holds too few bytes.
     """
     if packed.numel() < packed_size_bytes(count, bits):
-        raise ValueError(f"{count} codes of {bits} bits need {packed_size_bytes(count, bits)} bytes, got {packed.numel()}")
+        raise ValueError(
+            f"{count} codes of {bits} bits need {packed_size_bytes(count, bits)} bytes, got {packed.numel()}"
+        )
     table = np.unpackbits(packed.cpu().numpy(), count=count * bits, bitorder="little").reshape(count, bits)
     unsigned = np.packbits(table, axis=1, bitorder="little")[:, 0].astype(np.int16)
     signed = np.where(unsigned >= 2 ** (bits - 1), unsigned - 2**bits, unsigned)

@@ -15,12 +15,13 @@ GRANULARITIES = ("tensor", "rank", "rank_row")
 class QuantSpec:
     """The grid every factor is solved on.
 
-    The codes of a ``b``-bit factor are the integers ``-2**(b-1) … 2**(b-1)-1``; a value is its code times its scale.
+    The codes of a ``b``-bit factor are the integers ``-2**(b-1) … 2**(b-1)-1``; a value is its code times its
+    scale.
 
     Attributes:
         bits: 2 to 8, or 32 for floating point; one number for all factors or one per factor.
         granularity: ``tensor`` (one scale per factor), ``rank`` (one per rank component) or ``rank_row``
-            (per rank component, and on the output side one per row instead: the output channel's own scale).
+            (per rank component, and on the output side one per row besides: the output channel's own scale).
         symmetric: The zero point is code 0. The only kind the solver takes.
 
     Raises:
@@ -34,9 +35,13 @@ class QuantSpec:
     def __post_init__(self) -> None:
         for bits in self.bits if isinstance(self.bits, tuple) else (self.bits,):
             if isinstance(bits, bool) or bits not in (*BITS_INTEGER, BITS_FLOAT):
-                raise SolverError("bit-width out of range", got=bits, expected="2 to 8, or 32 for floating point")
+                raise SolverError(
+                    "bit-width out of range", got=bits, expected="2 to 8, or 32 for floating point"
+                )
         if self.granularity not in GRANULARITIES:
-            raise SolverError("unknown scale granularity", got=self.granularity, expected=", ".join(GRANULARITIES))
+            raise SolverError(
+                "unknown scale granularity", got=self.granularity, expected=", ".join(GRANULARITIES)
+            )
         if not self.symmetric:
             raise SolverError("grids with a zero point are not solved", expected="symmetric=True")
 
@@ -49,7 +54,8 @@ class QuantSpec:
         if isinstance(self.bits, tuple):
             if len(self.bits) != factor_count:
                 raise SolverError(
-                    "one bit-width per factor is needed", got=f"{len(self.bits)} for {factor_count} factors",
+                    "one bit-width per factor is needed",
+                    got=f"{len(self.bits)} for {factor_count} factors",
                     remedy="give one number, or as many as there are factors",
                 )
             return self.bits
