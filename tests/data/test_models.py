@@ -189,6 +189,10 @@ def test_real_checkpoints_reach_their_published_accuracy(name: str, top1: float)
     assert measure(build_model(source), source, None, str(folder / "cifar10_eval_2000.npz")) == top1
 
 
+def test_a_network_whose_constructor_reads_values_is_inspected_all_the_same() -> None:
+    assert sum(row.params for row in load_inventory(find_model("torchvision/regnet_y_400mf"))) == 4_344_144
+
+
 # --- Weights
 
 
