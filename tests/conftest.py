@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.request import RunRequest
 from qaf_core.runs.store import Store
+
+# The same examples on every machine, and no fault for a machine that is busy.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 
 SEEDED_LAYERS = ("layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "layer2.0.conv2", "layer3.0.conv1")
 
