@@ -114,8 +114,9 @@ def descend_codes(
     full_scales = scales.expand_as(target).mT.contiguous()
     current = codes.mT.contiguous()
     slope = gram @ (current * full_scales - target.mT)  # (P, N): half the gradient by the values
-    curvature = gram.diagonal().clamp_min(torch.finfo(gram.dtype).tiny)
-    rate = -1.0 / (curvature[:, None] * full_scales)
+    steepness = gram.diagonal()[:, None] * full_scales
+    # A column of no weight has no best value: its codes stay.
+    rate = torch.where(steepness > torch.finfo(gram.dtype).tiny, -1.0 / steepness, 0.0)
     columns = current.shape[0]
     for _ in range(sweeps):
         before = current.clone()
