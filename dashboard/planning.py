@@ -112,7 +112,9 @@ def read_row(info: LayerInfo, row: DraftRow) -> tuple[LayerPlan | None, tuple[st
     bits, bits_ok = _whole_numbers(row.bits)
     messages = []
     if not rank_ok:
-        messages.append(_("rank must be a whole number such as 12: got {got}").format(got=row.rank))
+        messages.append(
+            _("rank must be a whole number such as 12 (two for Tucker-2): got {got}").format(got=row.rank)
+        )
     if not bits_ok:
         messages.append(_("bits must be a whole number from 2 to 8, or 32: got {got}").format(got=row.bits))
     if messages:

@@ -8,7 +8,16 @@ from typing import Any
 
 from qaf_core.runs.record import StoredEvent
 
-STAGES = ("loading", "baseline", "solving", "calibrating", "saving", "evaluating")
+STAGES = ("loading", "solving", "calibrating", "saving", "baseline", "evaluating")
+# How much of the whole is done when a stage begins; solving takes most of it.
+STAGE_STARTS = {
+    "loading": 0.0,
+    "solving": 0.06,
+    "calibrating": 0.75,
+    "saving": 0.88,
+    "baseline": 0.89,
+    "evaluating": 0.94,
+}
 WAITING, SOLVING, DONE = "waiting", "solving", "done"
 # Below this share of its expected time a layer's rest is no longer guessed down.
 LEAST_LAYER_REST = 0.1
@@ -35,6 +44,8 @@ class RunProgress:
         seq: Number of the last event taken in.
         stage: The latest stage, or None before the first.
         message: What that stage says about itself.
+        stage_fraction: How much of that stage is done, as it says itself.
+        furthest: The largest fraction of the whole shown so far.
         elapsed_seconds: Of the latest event, since the run began.
         layers: By name, in the plan's order.
         total: How many layers are to be solved.
@@ -48,6 +59,8 @@ class RunProgress:
     seq: int = 0
     stage: str | None = None
     message: str = ""
+    stage_fraction: float = 0.0
+    furthest: float = 0.0
     elapsed_seconds: float = 0.0
     layers: dict[str, LayerProgress] = field(default_factory=dict)
     total: int = 0
@@ -55,7 +68,6 @@ class RunProgress:
     iterations: list[dict[str, Any]] = field(default_factory=list)
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
     stage_starts: dict[str, float] = field(default_factory=dict)
-    solve_began: float | None = None
 
     def absorb(self, events: Iterable[StoredEvent]) -> None:
         """Take in new events, oldest first."""
@@ -69,6 +81,7 @@ class RunProgress:
     def _on_stage(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
         self.stage = str(data.get("stage"))
         self.message = str(data.get("message") or "")
+        self.stage_fraction = float(data.get("fraction") or 0.0)
         self.stage_starts.setdefault(self.stage, elapsed)
 
     def _on_layer_started(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
@@ -77,8 +90,6 @@ class RunProgress:
         self.layers[layer] = LayerProgress(name=layer, state=SOLVING, started_at=elapsed, data=dict(data))
         self.total = int(data.get("total") or self.total)
         self.current, self.iterations = layer, []
-        if self.solve_began is None:
-            self.solve_began = elapsed
 
     def _on_iteration(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
         if layer == self.current:
@@ -101,31 +112,34 @@ class RunProgress:
         return tuple(layer for layer in self.layers.values() if layer.state == DONE)
 
     def stage_states(self) -> tuple[tuple[str, str], ...]:
-        """Each stage with ``done``, ``now`` or ``later``."""
-        if self.stage not in STAGES:
-            return tuple((stage, "later") for stage in STAGES)
-        now = STAGES.index(self.stage)
-        states = ["done" if i < now else "now" if i == now else "later" for i in range(len(STAGES))]
-        return tuple(zip(STAGES, states, strict=True))
+        """Each stage with ``done``, ``now`` or ``later``, in the usual order."""
+        # A known original is not measured again.
+        seen = {*self.stage_starts, *(("baseline",) if "original" in self.evaluations else ())}
+        return tuple(
+            (stage, "now" if stage == self.stage else "done" if stage in seen else "later")
+            for stage in STAGES
+        )
 
     def fraction(self, elapsed_seconds: float | None = None) -> float:
-        """How much of the whole is done, 0 to 1: solving counts for most of it."""
-        shares = {"loading": 0.0, "baseline": 0.03, "calibrating": 0.85, "saving": 0.9, "evaluating": 0.92}
-        if self.stage in shares and not (self.stage == "calibrating" and len(self.done) < self.total):
-            return shares[self.stage]
-        if self.stage is None or not self.total:
-            return 0.0 if self.stage is None else 0.06
-        moment = self.elapsed_seconds if elapsed_seconds is None else elapsed_seconds
-        done, current, rest = self._work(moment)
-        whole = done + current + rest
-        return 0.06 + 0.79 * (min(1.0, done / whole) if whole > 0 else 0.0)
+        """How much of the whole is done, 0 to 1; it never falls, in whatever order the stages come."""
+        start = STAGE_STARTS.get(self.stage or "", 0.0)
+        end = min((later for later in STAGE_STARTS.values() if later > start), default=1.0)
+        within = self.stage_fraction
+        if self.stage == "solving":
+            done, current, rest = self._work(
+                self.elapsed_seconds if elapsed_seconds is None else elapsed_seconds
+            )
+            whole = done + current + rest
+            within = done / whole if whole > 0 else 0.0
+        self.furthest = max(self.furthest, start + (end - start) * min(1.0, max(0.0, within)))
+        return self.furthest
 
     def seconds_left(self, elapsed_seconds: float) -> float | None:
         """A guess at the time the layers still need, or None while there is nothing to guess from.
 
         The time per unit of work so far is carried over to what is left.
         """
-        if self.solve_began is None or not self.total or not self.done:
+        if self.stage != "solving" or not self.total or not self.done:
             return None
         done, current, rest = self._work(elapsed_seconds)
         spent = sum(layer.seconds or 0.0 for layer in self.done)

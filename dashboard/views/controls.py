@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import streamlit as st
 
 from dashboard.text import _
-from dashboard.views import live
 from dashboard.views.choose import Choice
 from qaf_core.errors import QafError
 from qaf_core.network.inventory import LayerInfo
@@ -16,7 +15,7 @@ from qaf_core.runs.request import RunRequest
 
 FIRST_PRESET = "balanced"
 METHODS = ("joint", "paper", "sequential", "dense")
-STRUCTURES = ("cp",)  # tucker2 and auto follow once the solver takes them
+STRUCTURES = ("cp", "tucker2", "auto")
 BITS = (2, 3, 4, 5, 6, 7, 8, 32)
 BASES_KEY, DRAFTS_KEY, VERSION_KEY = "plan-bases", "plan-drafts", "plan-version"
 SETTINGS = ("ratio", "bits", "activation-bits", "structure", "method")
@@ -76,9 +75,7 @@ def bulk_controls(choice: Choice, inventory: Sequence[LayerInfo]) -> None:
     dense = st.session_state["method"] == "dense"
     model = choice.source.id
     labels = {"gentle": _("Gentle"), "balanced": _("Balanced"), "aggressive": _("Aggressive")}
-    columns = st.columns(
-        [2.9, 2.1, 2.1, 1.5] + [1.6] * (len(STRUCTURES) > 1), gap="small", vertical_alignment="bottom"
-    )
+    columns = st.columns([2.9, 1.9, 1.9, 1.3, 1.5, 1.2], gap="small", vertical_alignment="bottom")
     now = (st.session_state["ratio"], st.session_state["bits"])
     preset = next((name for name, values in PRESETS.items() if values == now), None)
     with columns[0]:
@@ -126,8 +123,16 @@ def bulk_controls(choice: Choice, inventory: Sequence[LayerInfo]) -> None:
             args=(model,),
             help=_("Bits of the numbers that flow between layers: 8, or 32 for floating point."),
         )
-    if len(STRUCTURES) == 1:
-        return
+    with columns[-1]:
+        st.button(
+            _("Reset"),
+            icon=":material/restart_alt:",
+            key="reset-plan",
+            on_click=reset,
+            args=(model,),
+            width="stretch",
+            help=_("Back to the balanced preset, without edits."),
+        )
     with columns[4]:
         names = {"cp": _("CP"), "tucker2": _("Tucker-2"), "auto": _("Automatic")}
         st.selectbox(
@@ -150,12 +155,6 @@ def _preset_help(labels: dict[str, str]) -> str:
         )
         for name, (ratio, bits) in PRESETS.items()
     )
-
-
-def structure_names() -> dict[str, str]:
-    """The structures a layer can be given, with their names."""
-    offered = {*STRUCTURES, "svd", "dense", "keep"}
-    return {name: label for name, label in live.structure_labels().items() if name in offered}
 
 
 def structure_help() -> str:

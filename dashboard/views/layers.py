@@ -11,7 +11,7 @@ import streamlit as st
 from dashboard import common, rows
 from dashboard.text import _
 from dashboard.views import live
-from qaf_core.review import charts
+from qaf_core.review import charts, histograms
 from qaf_core.review.units import MISSING
 from qaf_core.runs.record import RunRecord
 
@@ -127,11 +127,11 @@ def _details(run: RunRecord, layer: str, *, titled: bool) -> None:
         st.caption(_("This run has not compressed this layer."))
         return
     _facts(row)
-    histograms = common.open_store().layer_details(run.id, layer).get("histograms") or {}
-    if not histograms:
+    kept = common.open_store().layer_details(run.id, layer).get("histograms") or {}
+    if not kept:
         st.caption(_("No histograms were kept for this layer."))
         return
-    _histograms(run.id, histograms)
+    _histograms(run.id, kept)
     _solve_course(run, layer)
 
 
@@ -154,13 +154,17 @@ def _facts(row: Mapping[str, Any]) -> None:
     st.caption(" · ".join(parts))
 
 
-def _histograms(run_id: str, histograms: Mapping[str, Any]) -> None:
-    columns = st.columns(min(HISTOGRAM_COLUMNS, len(histograms)), gap="small")
-    for position, (name, histogram) in enumerate(histograms.items()):
+def _histograms(run_id: str, kept: Mapping[str, Any]) -> None:
+    columns = st.columns(min(HISTOGRAM_COLUMNS, len(kept)), gap="small")
+    for position, (name, histogram) in enumerate(kept.items()):
         with columns[position % len(columns)]:
             title, help_text = _factor_title(name), _factor_help(name)
             # Factors kept in floating point have values, not codes.
-            draw = charts.weight_histogram_figure if "edges" in histogram else charts.code_histogram_figure
+            draw = (
+                histograms.weight_histogram_figure
+                if "edges" in histogram
+                else histograms.code_histogram_figure
+            )
             figure = draw(histogram, dark=common.is_dark(), _=_)
             st.markdown(f"**{title}**", help=help_text)
             st.plotly_chart(

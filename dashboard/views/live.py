@@ -36,10 +36,10 @@ def stage_labels() -> dict[str, str]:
     """The names of a run's stages."""
     return {
         "loading": _("Load"),
-        "baseline": _("Measure the original"),
         "solving": _("Solve the layers"),
         "calibrating": _("Calibrate"),
         "saving": _("Save"),
+        "baseline": _("Measure the original"),
         "evaluating": _("Measure the result"),
     }
 
@@ -56,24 +56,17 @@ def show_running(run: RunRecord, progress: RunProgress, *, stopping: bool) -> No
 
 
 def _headline(progress: RunProgress, elapsed: float, stopping: bool) -> str:
-    if stopping:
-        return _("Stopping. What is done so far is kept and measured.")
-    if (
-        progress.stage in ("solving", "calibrating")
-        and progress.current
-        and len(progress.done) < progress.total
-    ):
-        position = min(progress.total, len(progress.done) + 1)
+    label = stage_labels().get(progress.stage or "", _("Starting"))
+    if progress.stage == "solving" and progress.current:
         text = _("Layer {position} of {total}: {layer}").format(
-            position=position, total=progress.total, layer=progress.current
+            position=min(progress.total, len(progress.done) + 1), total=progress.total, layer=progress.current
         )
         left = progress.seconds_left(elapsed)
-        return f"{text} · " + (
-            _("about {time} left for the layers").format(time=duration_text(left))
-            if left is not None
-            else _("estimating the time left")
-        )
-    return progress.message or stage_labels().get(progress.stage or "", _("Starting"))
+        if left is not None:
+            text += " · " + _("about {time} left for the layers").format(time=duration_text(left))
+    else:
+        text = f"{label}: {progress.message}" if progress.stage == "calibrating" else label
+    return _("Stopping; what is done is kept and measured.") + " " + text if stopping else text
 
 
 def _numbers(run: RunRecord, progress: RunProgress, elapsed: float) -> None:
@@ -138,7 +131,10 @@ def _convergence(progress: RunProgress) -> None:
             + " · ".join(f for f in facts if f),
             help=_(
                 "The solver looks for small factors whose entries are integers times a scale. "
-                "The solid line is the error of what will be used; the dashed one ignores the integer grid."
+                "The solid line is the error of what will be used; the dashed one ignores the integer grid. "
+                "Where images are at hand, weights count by how much the images use them: the final "
+                "error in the "
+                "table, which counts all alike, can differ."
             ),
         )
         figure = charts.convergence_figure(progress.iterations, dark=common.is_dark(), _=_)

@@ -10,7 +10,7 @@ import streamlit as st
 from dashboard import common, planning
 from dashboard.planning import Draft
 from dashboard.text import _, plural
-from dashboard.views import controls
+from dashboard.views import controls, live
 from dashboard.views.choose import Choice
 from dashboard.views.tradeoffs import bops_help
 from qaf_core.errors import QafError
@@ -153,23 +153,13 @@ def _start(choice: Choice, draft: Draft, name: str) -> None:
 def _table(inventory: Sequence[LayerInfo], draft: Draft, key: str) -> None:
     kinds = {"conv2d": _("Convolution"), "depthwise": _("Depthwise convolution"), "linear": _("Linear")}
     frame = planning.plan_frame(inventory, draft, kinds)
-    left, right = st.columns([5, 1], vertical_alignment="bottom")
-    with left, st.container(gap=None):
+    with st.container(gap=None):
         st.markdown("**" + plural("{count} layer", "{count} layers", len(frame)) + "**")
         st.caption(
             _(
                 "Double-click a cell under Structure, Rank or Bits to change it. "
                 "The controls above fill all rows anew."
             )
-        )
-    with right, st.container(horizontal=True, horizontal_alignment="right"):
-        st.button(
-            _("Reset"),
-            icon=":material/restart_alt:",
-            key="reset-plan",
-            on_click=controls.reset,
-            args=(draft.base.model,),
-            help=_("Back to the balanced preset, without edits."),
         )
     rows = min(len(frame), LONGEST_TABLE_ROWS)
     st.data_editor(
@@ -193,7 +183,7 @@ def _table(inventory: Sequence[LayerInfo], draft: Draft, key: str) -> None:
 
 def _columns() -> dict[str, Any]:
     column = st.column_config
-    labels = controls.structure_names()
+    labels = live.structure_labels()
     return {
         "layer": column.TextColumn(_("Layer"), pinned=True),
         "kind": column.TextColumn(_("Kind")),
@@ -226,7 +216,10 @@ def _columns() -> dict[str, Any]:
         "rank": column.TextColumn(
             _("Rank"),
             alignment="right",
-            help=_("The number of components the layer is made of: more is more accurate, and larger."),
+            help=_(
+                "The number of components the layer is made of: more is more accurate, and larger. "
+                "Tucker-2 takes two, such as 12 × 24."
+            ),
         ),
         "bits": column.TextColumn(
             _("Bits"),

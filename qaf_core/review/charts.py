@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import plotly.graph_objects as go
@@ -74,7 +73,7 @@ def tradeoff_figure(
         "size": _("Model size (smaller is better)"),
         "bops": _("Bit-operations per image, BOPs (fewer is better)"),
     }
-    _style(figure, height_px=430)
+    style(figure, height_px=430)
     figure.update_layout(hovermode="closest", dragmode=False, clickmode="event+select")
     figure.update_xaxes(title_text=titles[axis], **_cost_ticks([_cost(p, axis) for p in points], axis))
     figure.update_yaxes(title_text=_("Accuracy (%)"), ticksuffix=" ", automargin=True)
@@ -219,7 +218,7 @@ def convergence_figure(
         ("float_error", _("Float (without the grid)"), palette.FLOAT_MARK),
     ):
         _add_line(figure, iterations, key, name, mark, dark, scale=100)
-    _style(figure, height_px=300)
+    style(figure, height_px=300)
     figure.update_xaxes(title_text=_("Iteration"), rangemode="tozero")
     figure.update_yaxes(title_text=_("Layer error (%)"), rangemode="normal")
     return figure
@@ -236,9 +235,18 @@ def residual_figure(
     ):
         positive = [row for row in iterations if (row.get(key) or 0) > 0]
         _add_line(figure, positive, key, name, mark, dark)
-    _style(figure, height_px=300)
-    figure.update_xaxes(title_text=_("Iteration"), rangemode="tozero")
-    figure.update_yaxes(title_text=_("Residual (log scale)"), type="log", exponentformat="power", dtick=1)
+    style(figure, height_px=300)
+    if not any(len(trace.x) for trace in figure.data):
+        figure.add_annotation(
+            text=_("They begin with the integer steps"),
+            showarrow=False,
+            x=0.5,
+            y=0.5,
+            xref="paper",
+            yref="paper",
+        )
+    figure.update_xaxes(title_text=_("Iteration"))
+    figure.update_yaxes(title_text=_("Residual (log scale)"), type="log", exponentformat="power", nticks=6)
     return figure
 
 
@@ -283,7 +291,7 @@ def layer_error_figure(
         _add_dumbbells(figure, run, mark, dark, run.title if len(runs) > 1 else "", _)
     errors = [e for run in runs for e in (*run.float_errors, *run.quantized_errors) if e is not None]
     reach = 100 * max(errors, default=0.01)
-    _style(figure, height_px=90 + ROW_HEIGHT_PX * max(len(names), 3))
+    style(figure, height_px=90 + ROW_HEIGHT_PX * max(len(names), 3))
     figure.update_layout(hovermode="closest")
     figure.update_xaxes(
         title_text=_("Layer error (% of the norm of the weights)"), range=[-0.02 * reach, 1.06 * reach]
@@ -337,57 +345,7 @@ def _add_dumbbells(
         )
 
 
-def weight_histogram_figure(
-    histogram: Mapping[str, Sequence[float]], *, dark: bool = False, _: Translate = untranslated
-) -> go.Figure:
-    """The original weights' values: ``edges`` (n+1) and ``counts`` (n)."""
-    bins = list(pairwise(histogram["edges"]))
-    figure = go.Figure(
-        go.Bar(
-            x=[(low + high) / 2 for low, high in bins],
-            y=list(histogram["counts"]),
-            width=[high - low for low, high in bins],
-            marker={"color": palette.OTHER_MARK.colour(dark), "line": {"width": 0}},
-            hovertemplate=_("value {x}<br>{count} weights").format(x="%{x:.3g}", count="%{y}")
-            + "<extra></extra>",
-        )
-    )
-    _style(figure, height_px=240)
-    figure.update_layout(showlegend=False, bargap=0, margin_t=8)
-    figure.update_xaxes(title_text=_("Weight value"))
-    figure.update_yaxes(title_text=_("Weights"))
-    return figure
-
-
-def code_histogram_figure(
-    histogram: Mapping[str, Any], *, dark: bool = False, _: Translate = untranslated
-) -> go.Figure:
-    """How often each code of a factor is used, over the whole grid: ``codes``, ``counts``, ``bits``."""
-    bits = int(histogram["bits"])
-    used = dict(zip((int(c) for c in histogram["codes"]), histogram["counts"], strict=True))
-    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    codes = list(range(low, high + 1))
-    figure = go.Figure(
-        go.Bar(
-            x=codes,
-            y=[used.get(code, 0) for code in codes],
-            marker={"color": palette.QUANTIZED_MARK.colour(dark), "line": {"width": 0}},
-            hovertemplate=_("code {x}<br>used {count} times").format(x="%{x}", count="%{y}")
-            + "<extra></extra>",
-        )
-    )
-    _style(figure, height_px=240)
-    figure.update_layout(showlegend=False, bargap=0.12 if bits <= 5 else 0, margin_t=8)
-    figure.update_xaxes(
-        title_text=_("Integer code ({low} to {high})").format(low=low, high=high),
-        range=[low - 0.6, high + 0.6],
-        dtick=max(1, 2 ** (bits - 4)),
-    )
-    figure.update_yaxes(title_text=_("Weights"))
-    return figure
-
-
-def _style(figure: go.Figure, *, height_px: int) -> None:
+def style(figure: go.Figure, *, height_px: int) -> None:
     """What all figures share: little margin, the legend on top, no zoom lost when live data arrives."""
     figure.update_layout(
         height=height_px,

@@ -90,13 +90,25 @@ def page(browser: Any, app: tuple[str, Path]) -> Iterator[Any]:
     asked: list[str] = []
     opened.on("request", lambda request: asked.append(request.url))
     yield opened
+    opened.screenshot(path=str(app[1].parent / "last.png"))  # pytest keeps the folder of the last runs
     context.close()
     outside = [url for url in asked if not url.startswith((app[0], "ws://127.0.0.1", "data:", "blob:"))]
     assert not outside
 
 
+def settle(page: Any) -> None:
+    """Wait until the page has been still for a moment."""
+    quiet_since = time.monotonic()
+    deadline = quiet_since + 60
+    while time.monotonic() < deadline and time.monotonic() - quiet_since < 0.6:
+        if page.get_by_test_id("stApp").get_attribute("data-test-script-state") != "notRunning":
+            quiet_since = time.monotonic()
+        page.wait_for_timeout(50)
+
+
 def set_cell(page: Any, row: int, column: int, text: str) -> None:
     """Type into a cell of the layer table, a canvas: reach it by arrow keys from its first cell."""
+    settle(page)
     table = page.get_by_test_id("stDataFrame").locator("canvas").first
     table.scroll_into_view_if_needed()
     box = table.bounding_box()
@@ -106,29 +118,23 @@ def set_cell(page: Any, row: int, column: int, text: str) -> None:
         page.keyboard.press("ArrowDown")
     for _step in range(column):
         page.keyboard.press("ArrowRight")
-    page.wait_for_timeout(200)
-    page.keyboard.type(text)
-    page.wait_for_timeout(200)
     page.keyboard.press("Enter")
+    editor = page.locator("#portal").locator("input, textarea").first
+    editor.fill(text)
+    editor.press("Enter")
 
 
 def start(page: Any, name: str) -> str:
     """Press Run and follow to the run's page; the run's id, from the address."""
+    settle(page)
     field = page.get_by_label("Name of the run")
     field.fill(name)
     field.press("Enter")
-    page.wait_for_timeout(500)
+    settle(page)
     page.get_by_test_id("stMain").get_by_role("button", name="Run", exact=True).click()
     page.wait_for_url(re.compile(r"/run\?run="))
     page.get_by_role("heading", name=name).wait_for()
     return str(page.url).rpartition("run=")[2]
-
-
-def choose_digits(page: Any, address: str) -> None:
-    page.goto(address)
-    card = page.locator('[class*="st-key-card-"]').filter(has_text="Handwritten digits")
-    card.get_by_role("button").click()
-    page.get_by_text("smaller than 360 kB").wait_for()
 
 
 def saved(workspace: Path, run_id: str) -> RunRecord:
@@ -136,9 +142,30 @@ def saved(workspace: Path, run_id: str) -> RunRecord:
         return store.run(run_id)
 
 
-def test_main_path(page: Any, app: tuple[str, Path]) -> None:
+def test_stop_a_run(page: Any, app: tuple[str, Path]) -> None:
     address, workspace = app
-    choose_digits(page, address)
+    page.goto(address)
+    page.get_by_text("20 layers").wait_for()
+    run_id = start(page, "to be stopped")
+
+    # Live progress, which a reload finds again; then Stop.
+    page.get_by_text("Layer being solved").wait_for()
+    page.reload()
+    page.get_by_text("Layer being solved").wait_for()
+    page.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("Stopped on request").wait_for(timeout=180_000)
+    run = saved(workspace, run_id)
+    assert run.status == "cancelled"
+    assert len(run.layers) < 20
+
+
+def test_edit_run_and_compare(page: Any, app: tuple[str, Path]) -> None:
+    address, workspace = app
+    page.goto(address)
+    card = page.locator('[class*="st-key-card-"]').filter(has_text="Handwritten digits")
+    card.get_by_role("button").click()
+    page.get_by_text("smaller than 360 kB").wait_for()
     size = page.get_by_test_id("stMetricValue").first
 
     # A rank out of range is said at the row, and Run is closed.
@@ -154,34 +181,23 @@ def test_main_path(page: Any, app: tuple[str, Path]) -> None:
     page.wait_for_function(
         "before => document.querySelector('[data-testid=stMetricValue]').innerText !== before", arg=before
     )
-    page.wait_for_timeout(1000)
 
-    # Live progress, which a reload finds again; then Stop.
-    stopped = start(page, "to be stopped")
-    page.get_by_text("Layer being solved").wait_for()
-    page.reload()
-    page.get_by_text("Layer being solved").wait_for()
-    page.get_by_role("button", name="Stop").click()
-    page.get_by_text("Stopped", exact=True).first.wait_for()
-    run = saved(workspace, stopped)
-    assert run.status == "cancelled"
+    run_id = start(page, "to be finished")
+    page.get_by_text("Change in accuracy").wait_for(timeout=120_000)
+    run = saved(workspace, run_id)
+    assert run.status == "completed"
     rows = {row["name"]: row for row in run.plan["layers"]}
     assert (rows["features.3"]["rank"], rows["features.3"]["bits"]) == (40, 4)
     assert rows["features.7"]["bits"] == 3
 
-    # Another run to its end, found on the Trade-offs page.
-    choose_digits(page, address)
-    finished = start(page, "to be finished")
-    page.get_by_text("Change in accuracy").wait_for(timeout=120_000)
-    assert saved(workspace, finished).status == "completed"
+    # It stands on the Trade-offs page, and a click on its point opens it.
     page.get_by_role("link", name="Compare with other runs").click()
     page.get_by_text("Accuracy against size").wait_for()
-    page.get_by_text("Joint", exact=True).first.wait_for()
     points = page.locator(".js-plotly-plot").first.locator(".scatterlayer .points path.point")
     points.first.wait_for()
+    settle(page)
     assert "to be finished" in page.get_by_test_id("stDataFrame").first.text_content()
-
-    # A click on a point opens its run.
-    points.last.scroll_into_view_if_needed()
-    joint = page.locator(".js-plotly-plot").first.locator(".scatterlayer .trace").nth(0)
-    joint.wait_for(state="attached")
+    box = points.first.bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_url(re.compile(rf"run={run_id}"))
+    page.get_by_role("heading", name="to be finished").wait_for()

@@ -200,7 +200,8 @@ def test_own_images_must_be_there(draw: Draw) -> None:
 
 def test_the_dashboard_never_imports_torch() -> None:
     code = (
-        "import sys, dashboard.app, dashboard.catalogue as c; c.shipped_models(); c.sample_strip('digits/cnn', 6);"
+        "import sys, dashboard.app, dashboard.catalogue as c; c.shipped_models(); "
+        "c.sample_strip('digits/cnn', 6);"
         "assert 'torch' not in sys.modules, [m for m in sys.modules if 'torch' in m][:3]"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

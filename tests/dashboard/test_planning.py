@@ -62,9 +62,11 @@ def test_a_new_structure_brings_its_rank(base: Plan) -> None:
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
-        ({"rank": "100000"}, "100000"), ({"rank": "0"}, "0"), ({"rank": "-3"}, "-3"), ({"rank": "many"}, "many"),
+        ({"rank": "100000"}, "100000"), ({"rank": "0"}, "0"), ({"rank": "-3"}, "-3"),
+        ({"rank": "many"}, "many"),
         ({"rank": "2.5"}, "2.5"), ({"rank": None}, "rank"), ({"bits": "9"}, "9"), ({"bits": "1"}, "1"),
-        ({"bits": "four"}, "four"), ({"bits": None}, "bits"), ({"structure": "svd"}, "svd"), ({"bits": "4, 4"}, "3"),
+        ({"bits": "four"}, "four"), ({"bits": None}, "bits"), ({"structure": "svd"}, "svd"),
+        ({"bits": "4, 4"}, "3"),
     ],
 )  # fmt: skip
 def test_what_is_out_of_range_is_said_and_not_counted(base: Plan, edit: dict[str, str], said: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
-from qaf_core.review import charts
+from qaf_core.review import charts, histograms
 from qaf_core.review.charts import LayerErrors
 from qaf_core.review.palette import METHOD_MARKS
 from qaf_core.review.points import RunPoint, digest_plan, original_point, run_point
@@ -55,7 +55,11 @@ def test_bops_axis_takes_the_bops() -> None:
 @pytest.mark.parametrize("dark", [False, True])
 def test_methods_differ_by_colour_and_by_symbol(dark: bool) -> None:
     marks = METHOD_MARKS.values()
-    assert len({mark.colour(dark) for mark in marks}) == len({mark.symbol for mark in marks}) == len(METHOD_MARKS)
+    assert (
+        len({mark.colour(dark) for mark in marks})
+        == len({mark.symbol for mark in marks})
+        == len(METHOD_MARKS)
+    )
 
 
 def test_an_unknown_method_is_drawn_too() -> None:
@@ -73,7 +77,9 @@ def test_hover_names_accuracy_cost_and_plan() -> None:
 def test_texts_are_translated() -> None:
     figure = charts.tradeoff_figure(POINTS, axis="size", _=lambda text: f"<{text}>")
     assert figure.layout.xaxis.title.text == "<Model size (smaller is better)>"
-    assert {t.name for t in figure.data} == {f"<{n}>" for n in ("Best trade-offs", "Joint", "Paper", "Dense", "Original")}
+    assert {t.name for t in figure.data} == {
+        f"<{n}>" for n in ("Best trade-offs", "Joint", "Paper", "Dense", "Original")
+    }
 
 
 def test_convergence_is_in_percent_and_skips_what_is_unknown() -> None:
@@ -92,6 +98,7 @@ def test_residuals_that_are_zero_have_no_place_on_a_log_axis() -> None:
     primal, dual = charts.residual_figure(rows).data
     assert list(primal.x) == [1]
     assert list(dual.x) == []
+    assert len(charts.residual_figure([]).layout.annotations) == 1
 
 
 def test_layer_errors_of_two_runs_share_the_layers() -> None:
@@ -104,14 +111,14 @@ def test_layer_errors_of_two_runs_share_the_layers() -> None:
 
 
 def test_code_histogram_shows_codes_never_used() -> None:
-    figure = charts.code_histogram_figure({"codes": [-1, 0, 1], "counts": [5, 7, 5], "bits": 3})
+    figure = histograms.code_histogram_figure({"codes": [-1, 0, 1], "counts": [5, 7, 5], "bits": 3})
     bar = figure.data[0]
     assert list(bar.x) == list(range(-4, 4))
     assert list(bar.y) == [0, 0, 0, 5, 7, 5, 0, 0]
 
 
 def test_weight_histogram_puts_bars_between_the_edges() -> None:
-    bar = charts.weight_histogram_figure({"edges": [0.0, 1.0, 3.0], "counts": [4, 2]}).data[0]
+    bar = histograms.weight_histogram_figure({"edges": [0.0, 1.0, 3.0], "counts": [4, 2]}).data[0]
     assert list(bar.x) == [0.5, 2.0]
     assert list(bar.width) == [1.0, 2.0]
 
@@ -129,7 +136,8 @@ def test_points_of_unfinished_runs_are_none() -> None:
 def test_plan_digest() -> None:
     plan = {"activation_bits": 8, "layers": [
         {"structure": "dense", "rank": None, "bits": 8}, {"structure": "cp", "rank": 12, "bits": 4},
-        {"structure": "cp", "rank": 134, "bits": [4, 4, 8]}, {"structure": "tucker2", "rank": [8, 16], "bits": 4},
+        {"structure": "cp", "rank": 134, "bits": [4, 4, 8]},
+        {"structure": "tucker2", "rank": [8, 16], "bits": 4},
         {"structure": "keep", "rank": None, "bits": None},
     ]}  # fmt: skip
     digest = digest_plan(plan)

@@ -1,6 +1,7 @@
 """The Pareto front against its definition."""
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -27,7 +28,7 @@ def test_front_is_what_nothing_beats(points: list[tuple[float, float]]) -> None:
 @given(POINTS)
 def test_cost_and_value_rise_along_the_front(points: list[tuple[float, float]]) -> None:
     front = [points[i] for i in pareto_front([p[0] for p in points], [p[1] for p in points])]
-    assert all(a[0] < b[0] and a[1] < b[1] for a, b in zip(front, front[1:], strict=False))
+    assert all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(front))
 
 
 def test_the_first_of_equal_points_stands_for_all() -> None:

@@ -1,0 +1,62 @@
+"""Histograms of a layer's weights and of its factors' integer codes, as Plotly figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import plotly.graph_objects as go
+
+from qaf_core.review import palette
+from qaf_core.review.charts import Translate, style, untranslated
+
+
+def weight_histogram_figure(
+    histogram: Mapping[str, Sequence[float]], *, dark: bool = False, _: Translate = untranslated
+) -> go.Figure:
+    """The original weights' values: ``edges`` (n+1) and ``counts`` (n)."""
+    bins = list(pairwise(histogram["edges"]))
+    figure = go.Figure(
+        go.Bar(
+            x=[(low + high) / 2 for low, high in bins],
+            y=list(histogram["counts"]),
+            width=[high - low for low, high in bins],
+            marker={"color": palette.OTHER_MARK.colour(dark), "line": {"width": 0}},
+            hovertemplate=_("value {x}<br>{count} weights").format(x="%{x:.3g}", count="%{y}")
+            + "<extra></extra>",
+        )
+    )
+    style(figure, height_px=240)
+    figure.update_layout(showlegend=False, bargap=0, margin_t=8)
+    figure.update_xaxes(title_text=_("Weight value"))
+    figure.update_yaxes(title_text=_("Weights"))
+    return figure
+
+
+def code_histogram_figure(
+    histogram: Mapping[str, Any], *, dark: bool = False, _: Translate = untranslated
+) -> go.Figure:
+    """How often each code of a factor is used, over the whole grid: ``codes``, ``counts``, ``bits``."""
+    bits = int(histogram["bits"])
+    used = dict(zip((int(c) for c in histogram["codes"]), histogram["counts"], strict=True))
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    codes = list(range(low, high + 1))
+    figure = go.Figure(
+        go.Bar(
+            x=codes,
+            y=[used.get(code, 0) for code in codes],
+            marker={"color": palette.QUANTIZED_MARK.colour(dark), "line": {"width": 0}},
+            hovertemplate=_("code {x}<br>used {count} times").format(x="%{x}", count="%{y}")
+            + "<extra></extra>",
+        )
+    )
+    style(figure, height_px=240)
+    figure.update_layout(showlegend=False, bargap=0.12 if bits <= 5 else 0, margin_t=8)
+    figure.update_xaxes(
+        title_text=_("Integer code ({low} to {high})").format(low=low, high=high),
+        range=[low - 0.6, high + 0.6],
+        dtick=max(1, 2 ** (bits - 4)),
+    )
+    figure.update_yaxes(title_text=_("Weights"))
+    return figure
