@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -31,6 +32,7 @@ _DIGITS_PARTS: dict[Split, slice] = {
     "calibration": slice(449, 799),
     "train": slice(799, 1797),
 }
+_MAX_IMAGE_BYTES = 8 * 2**30
 _CALIBRATION_SHARE = 0.25  # of user data that serve both purposes
 _ACCEPTED = "builtin, an image folder (one sub-folder a class), or an .npz with x (N,H,W,C) uint8 and y (N,)"
 
@@ -53,6 +55,34 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """Which of a user's images to take."""
+
+    split: Split
+    limit: int | None
+    seed: int
+    shared: bool
+
+    def among(self, count: int, name: str) -> tuple[npt.NDArray[np.intp], str]:
+        """Ascending indices into count images, and the name of the choice."""
+        chosen = np.arange(count)
+        if self.shared and self.split != "train":
+            if count < 2:
+                raise DataError(
+                    f"{name} is too small to be split", got=f"{count} image", expected="2 or more"
+                )
+            # The two parts are disjoint and the same on every call.
+            order = np.random.default_rng((count, 17)).permutation(count)
+            share = max(1, round(count * _CALIBRATION_SHARE))
+            chosen = order[:share] if self.split == "calibration" else order[share:]
+            name = f"{name}, {self.split} part"
+        if self.limit is not None and self.limit < len(chosen):
+            name = f"{name}, subset of {len(chosen):,}"
+            chosen = np.random.default_rng((self.seed, count)).permutation(chosen)[: self.limit]
+        return np.sort(chosen), name
 
 
 def load_images(
@@ -85,20 +115,11 @@ def load_images(
         raise DataError("unknown split", got=split, expected=", ".join(SPLITS))
     if data == "builtin":
         return _load_builtin(source, split, limit, seed)
-    path = Path(data).expanduser()
-    if path.is_dir():
-        images = _load_folder(path, source)
-    elif path.is_file() and path.suffix.lower() == ".npz":
-        images = _load_npz(path, source)
-    elif path.is_file():
-        raise DataError(
-            f"data file {path.name} has an unknown format", got=path.suffix or "no suffix", expected=_ACCEPTED
-        )
-    else:
-        raise DataError(f"data not found: {data}", expected=_ACCEPTED, remedy="check the path")
-    if shared and split != "train":
-        images = _take_part(images, split)
-    return _take_subset(images, limit, seed if split == "calibration" else 0)
+    choice = _Choice(split=split, limit=limit, seed=seed if split == "calibration" else 0, shared=shared)
+    try:
+        return _load_user_data(Path(data).expanduser(), source, choice)
+    except (OSError, RuntimeError) as error:  # no permission, a name too long, an unknown ~user
+        raise DataError(f"data cannot be read: {data}", got=_first_line(error), expected=_ACCEPTED) from error
 
 
 def load_pair(
@@ -158,7 +179,8 @@ def _load_builtin(source: ModelSource, split: Split, limit: int | None, seed: in
     if source.default_data == "inspection":
         return _load_inspection(source, split, limit or DEFAULT_COUNTS[split], seed)
     if source.default_data == "digits":
-        return _take_subset(_load_digits(source, split), limit, seed if split == "calibration" else 0)
+        chosen_seed = seed if split == "calibration" else 0
+        return _load_digits(source, _Choice(split=split, limit=limit, seed=chosen_seed, shared=False))
     raise DataError(
         f"{source.id} has no built-in images", expected=_ACCEPTED, remedy="name your own images with --data"
     )
@@ -167,21 +189,35 @@ def _load_builtin(source: ModelSource, split: Split, limit: int | None, seed: in
 def _load_inspection(source: ModelSource, split: Split, count: int, seed: int) -> ImageSet:
     stream = INSPECTION_SEEDS[split] + (seed if split == "calibration" else 0)
     drawn = inspection.render(count, stream)
-    name = f"built-in inspection set, {split}, {count:,} images"
-    return _checked(name, drawn.images, drawn.labels, inspection.CLASSES, source)
+    return _checked(
+        f"built-in inspection set, {split}", drawn.images, drawn.labels, inspection.CLASSES, source
+    )
 
 
-def _load_digits(source: ModelSource, split: Split) -> ImageSet:
+def _load_digits(source: ModelSource, choice: _Choice) -> ImageSet:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    order = np.random.default_rng(0).permutation(len(digits.target))[_DIGITS_PARTS[split]]
-    images = np.rint(digits.images[order] * (255 / 16)).astype(np.uint8)[..., None]
-    name = f"scikit-learn digits, {split}, {len(order):,} images"
-    return _checked(name, images, digits.target[order], source.classes, source)
+    part = np.random.default_rng(0).permutation(len(digits.target))[_DIGITS_PARTS[choice.split]]
+    chosen, name = choice.among(len(part), f"scikit-learn digits, {choice.split}")
+    images = np.rint(digits.images[part[chosen]] * (255 / 16)).astype(np.uint8)[..., None]
+    return _checked(name, images, digits.target[part[chosen]], source.classes, source)
 
 
 # --- user data
+
+
+def _load_user_data(path: Path, source: ModelSource, choice: _Choice) -> ImageSet:
+    if path.is_dir():
+        return _load_folder(path, source, choice)
+    if path.is_file() and path.suffix.lower() == ".npz":
+        images = _load_npz(path, source)
+        chosen, name = choice.among(len(images), images.name)
+        return replace(images, name=name, images=images.images[chosen], labels=images.labels[chosen])
+    if path.is_file():
+        found = path.suffix or "no suffix"
+        raise DataError(f"data file {path.name} has an unknown format", got=found, expected=_ACCEPTED)
+    raise DataError(f"data not found: {path}", expected=_ACCEPTED, remedy="check the path")
 
 
 def _load_npz(path: Path, source: ModelSource) -> ImageSet:
@@ -201,10 +237,16 @@ def _load_npz(path: Path, source: ModelSource) -> ImageSet:
             f"{path.name} cannot be read as .npz", got=_first_line(error), remedy="save it with numpy.savez"
         ) from error
     classes = source.classes if names is None else tuple(str(name) for name in names.reshape(-1))
-    return _checked(path.name, images, labels, classes, source)
+    loaded = _checked(path.name, images, labels, classes, source)
+    if classes == source.classes or sorted(classes) != sorted(source.classes):
+        return loaded
+    # The same classes in another order: number them as the model does.
+    numbers = np.array([source.classes.index(name) for name in classes])
+    return replace(loaded, labels=numbers[loaded.labels], classes=source.classes)
 
 
-def _load_folder(path: Path, source: ModelSource) -> ImageSet:
+def _load_folder(path: Path, source: ModelSource, choice: _Choice) -> ImageSet:
+    """Only the chosen pictures are opened: a folder may hold far more than fits in memory."""
     folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not folders:
         raise DataError(
@@ -213,14 +255,25 @@ def _load_folder(path: Path, source: ModelSource) -> ImageSet:
             remedy="sort the images into sub-folders named after their class",
         )
     label_of = _labels_of_folders(folders, source)
-    images, labels = [], []
-    for folder in folders:
-        for file in sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES):
-            images.append(_read_image(file, source.input_shape))
-            labels.append(label_of[folder.name])
-    if not images:
+    files = [
+        file
+        for folder in folders
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+    ]
+    if not files:
         raise DataError(f"image folder {path.name} holds no images", expected=", ".join(IMAGE_SUFFIXES))
-    return _checked(path.name, np.stack(images), np.array(labels), source.classes, source)
+    chosen, name = choice.among(len(files), path.name)
+    if len(chosen) * prod(source.input_shape) > _MAX_IMAGE_BYTES:
+        raise DataError(
+            f"image folder {path.name} holds too many images for memory",
+            got=f"{len(chosen):,} images",
+            expected=f"at most {_MAX_IMAGE_BYTES // prod(source.input_shape):,}",
+            remedy="take fewer with --images",
+        )
+    images = np.stack([_read_image(files[index], source.input_shape) for index in chosen])
+    labels = np.array([label_of[files[index].parent.name] for index in chosen])
+    return _checked(name, images, labels, source.classes, source)
 
 
 def _labels_of_folders(folders: list[Path], source: ModelSource) -> dict[str, int]:
@@ -329,34 +382,6 @@ def _check_labels(name: str, labels: npt.NDArray[Any], count: int, source: Model
             got=f"{int(labels[first])} at image {first}",
             expected=f"0 to {last} for the {last + 1} classes of {source.id}",
         )
-
-
-# --- subsets
-
-
-def _take_part(images: ImageSet, split: Split) -> ImageSet:
-    """The calibration or the evaluation part of data that serve both: disjoint, the same on every call."""
-    order = np.random.default_rng((len(images), 17)).permutation(len(images))
-    share = max(1, round(len(images) * _CALIBRATION_SHARE))
-    if share >= len(images):
-        raise DataError(
-            f"{images.name} is too small to be split", got=f"{len(images)} image", expected="2 or more images"
-        )
-    chosen = np.sort(order[:share] if split == "calibration" else order[share:])
-    return _select(images, chosen, f"{images.name}, {split} part, {len(chosen):,} of {len(images):,} images")
-
-
-def _take_subset(images: ImageSet, limit: int | None, seed: int) -> ImageSet:
-    if limit is None or limit >= len(images):
-        return images
-    chosen = np.sort(np.random.default_rng((seed, len(images))).permutation(len(images))[:limit])
-    return _select(images, chosen, f"{images.name}, {limit:,} of {len(images):,} images")
-
-
-def _select(images: ImageSet, chosen: npt.NDArray[np.intp], name: str) -> ImageSet:
-    return ImageSet(
-        name=name, images=images.images[chosen], labels=images.labels[chosen], classes=images.classes
-    )
 
 
 def _same_place(first: str, second: str) -> bool:

@@ -154,8 +154,13 @@ def find_model(model_id: str, weights: str | Path | None = None) -> ModelSource:
         source = _with_card(_named(model_id))
     if weights is None:
         return source
-    path = Path(weights).expanduser()
-    if not path.is_file():
+    path = Path(weights)
+    try:
+        path = path.expanduser()
+        found = path.is_file()
+    except (OSError, RuntimeError):  # no permission, a name too long, an unknown ~user
+        found = False
+    if not found:
         raise WeightsError(f"weights file not found: {weights}", remedy="check the path given with --weights")
     return _with_classes_of(replace(source, weights=path, shipped=False, card={}))
 

@@ -122,7 +122,7 @@ def test_a_limit_takes_a_stable_subset(npz: str) -> None:
     first = load_images(npz, SMALL, split="evaluation", limit=10, seed=1)
     second = load_images(npz, SMALL, split="evaluation", limit=10, seed=2)
     assert keys_of(first) == keys_of(second)
-    assert "10 of 40" in first.name
+    assert first.name == "photos.npz, subset of 40"
     assert len(load_images(npz, SMALL, split="evaluation", limit=999)) == 40
 
 
@@ -140,6 +140,20 @@ def test_separate_calibration_data_leave_the_evaluation_data_whole(npz: str, tmp
     np.savez(tmp_path / "other.npz", **make_arrays(seed=1))
     evaluation, calibration = load_pair(npz, str(tmp_path / "other.npz"), SMALL, calibration_limit=16)
     assert (len(evaluation), len(calibration)) == (40, 16)
+
+
+def test_classes_in_another_order_are_numbered_as_the_model_does(tmp_path: Path) -> None:
+    arrays = {**make_arrays(3), "y": np.array([0, 1, 2]), "classes": np.array(["right", "far left", "left"])}
+    np.savez(tmp_path / "photos.npz", **arrays)
+    loaded = load_images(str(tmp_path / "photos.npz"), SMALL, split="evaluation")
+    assert [loaded.classes[label] for label in loaded.labels] == ["right", "far left", "left"]
+    assert loaded.classes == SMALL.classes
+
+
+@pytest.mark.parametrize("data", ["x" * 5000, "~no_such_user_here/photos.npz"])
+def test_impossible_paths_are_told_in_one_line(data: str) -> None:
+    with pytest.raises(DataError, match="data cannot be read"):
+        load_images(data, SMALL, split="evaluation")
 
 
 BAD_ARRAYS: list[tuple[str, dict[str, Any], str]] = [
@@ -246,6 +260,24 @@ def test_the_middle_of_a_wide_picture_is_kept(tmp_path: Path) -> None:
     (tmp_path / "left").mkdir()
     Image.fromarray(picture).save(tmp_path / "left" / "1.png")
     assert (load_images(str(tmp_path), SMALL, split="evaluation").images == 200).all()
+
+
+def test_only_the_chosen_pictures_of_a_folder_are_opened(tmp_path: Path) -> None:
+    for index in range(8):
+        save_picture(tmp_path / "left" / f"{index}.png", (index, index, index))
+    evaluation, calibration = load_pair(str(tmp_path), None, SMALL)
+    assert (len(evaluation), len(calibration)) == (6, 2)
+    assert not keys_of(evaluation) & keys_of(calibration)
+    for image in calibration.images:
+        (tmp_path / "left" / f"{image[0, 0, 0]}.png").write_bytes(b"broken")
+    again = load_images(str(tmp_path), SMALL, split="evaluation", limit=3, shared=True)
+    assert keys_of(again) <= keys_of(evaluation)
+
+
+def test_a_single_picture_cannot_serve_two_purposes(tmp_path: Path) -> None:
+    save_picture(tmp_path / "left" / "1.png", (1, 2, 3))
+    with pytest.raises(DataError, match="too small to be split; got 1 image"):
+        load_pair(str(tmp_path), None, SMALL)
 
 
 def test_grey_models_read_colour_pictures(tmp_path: Path) -> None:

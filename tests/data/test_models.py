@@ -276,8 +276,9 @@ def test_code_in_a_weights_file_is_never_run(tmp_path: Path) -> None:
 def test_a_missing_weights_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WeightsError, match=r"weights file not found: nowhere\.safetensors"):
         find_model("cifar/resnet20", weights="nowhere.safetensors")
-    with pytest.raises(WeightsError, match="not found"):
-        find_model("cifar/resnet20", weights=tmp_path)
+    for path in (tmp_path, "x" * 5000, "~no_such_user_here/w.pth"):
+        with pytest.raises(WeightsError, match="not found"):
+            find_model("cifar/resnet20", weights=path)
     gone = tmp_path / "gone.safetensors"
     monkeypatch.setattr(models, "weights_path", lambda model_id: gone)
     source = models._shipped("digits/cnn", "Digits", "digits_cnn", "digits")
