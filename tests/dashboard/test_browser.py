@@ -142,30 +142,31 @@ def saved(workspace: Path, run_id: str) -> RunRecord:
         return store.run(run_id)
 
 
-def test_stop_a_run(page: Any, app: tuple[str, Path]) -> None:
-    address, workspace = app
-    page.goto(address)
-    page.get_by_text("20 layers").wait_for()
-    run_id = start(page, "to be stopped")
-
-    # Live progress, which a reload finds again; then Stop.
-    page.get_by_text("Layer being solved").wait_for()
-    page.reload()
-    page.get_by_text("Layer being solved").wait_for()
-    page.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for()
-    page.get_by_role("button", name="Stop").click()
-    page.get_by_text("Stopped on request").wait_for(timeout=180_000)
-    run = saved(workspace, run_id)
-    assert run.status == "cancelled"
-    assert len(run.layers) < 20
-
-
-def test_edit_run_and_compare(page: Any, app: tuple[str, Path]) -> None:
-    address, workspace = app
+def choose_digits(page: Any, address: str) -> None:
     page.goto(address)
     card = page.locator('[class*="st-key-card-"]').filter(has_text="Handwritten digits")
     card.get_by_role("button").click()
     page.get_by_text("smaller than 360 kB").wait_for()
+    settle(page)
+
+
+def test_stop_a_run(page: Any, app: tuple[str, Path]) -> None:
+    address, workspace = app
+    choose_digits(page, address)
+    page.get_by_role("radio", name="Gentle").click()  # higher ranks: time enough to stop
+    run_id = start(page, "to be stopped")
+    page.get_by_text("Layer being solved").wait_for()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("Stopped on request").wait_for()
+    run = saved(workspace, run_id)
+    assert run.status == "cancelled"
+    assert 0 < len(run.layers) <= 5
+    assert run.compressed is not None
+
+
+def test_edit_run_and_compare(page: Any, app: tuple[str, Path]) -> None:
+    address, workspace = app
+    choose_digits(page, address)
     size = page.get_by_test_id("stMetricValue").first
 
     # A rank out of range is said at the row, and Run is closed.
@@ -182,7 +183,12 @@ def test_edit_run_and_compare(page: Any, app: tuple[str, Path]) -> None:
         "before => document.querySelector('[data-testid=stMetricValue]').innerText !== before", arg=before
     )
 
+    # Live progress, which a reload finds again.
     run_id = start(page, "to be finished")
+    page.get_by_text("Layer being solved").wait_for()
+    page.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for()
+    page.reload()
+    page.get_by_role("heading", name="to be finished").wait_for()
     page.get_by_text("Change in accuracy").wait_for(timeout=120_000)
     run = saved(workspace, run_id)
     assert run.status == "completed"
