@@ -6,12 +6,13 @@ import copy
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from qaf_core.data.datasets import ImageSet, load_pair, to_batches
+from qaf_core.data.datasets import ImageSet, load_images, load_pair, to_batches
 from qaf_core.data.models import ModelSource, build_model, find_model
 from qaf_core.errors import PlanError, QafError, RunCancelled
 from qaf_core.factorization.options import SolverOptions
@@ -19,7 +20,7 @@ from qaf_core.network.cost import original_cost, plan_cost
 from qaf_core.network.inventory import LayerInfo, take_inventory
 from qaf_core.network.plan import LayerPlan, Plan, validate_plan
 from qaf_core.pipeline.compress import Compression, CompressOptions, LayerOutcome, compress_network
-from qaf_core.pipeline.evaluate import Evaluation, evaluate, paired_drop, predict
+from qaf_core.pipeline.evaluate import evaluate, paired_drop, predict
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.artifact import load_packed, save_packed
 from qaf_core.runs.baseline import baseline_path, read_predictions, write_predictions
@@ -54,7 +55,7 @@ class Subject:
     inventory: tuple[LayerInfo, ...]
     plan: Plan
     options: CompressOptions
-    images: ImageSet
+    images: ImageSet | None
     calibration: Tensor
     calibration_name: str
 
@@ -107,10 +108,6 @@ def execute_run(
 def _execute(store: Store, record: RunRecord, recorder: Recorder, stop: StopSignal) -> dict[str, Any]:
     recorder.stage("loading", f"Loading {record.model}", 0.0)
     subject = _load(record.request, recorder, stop)
-    kept = baseline_path(store.workspace, subject.model, subject.source, subject.images)
-    original = read_predictions(kept, len(subject.images))
-    if original is not None:
-        recorder.evaluated("original", _rate(subject, original).to_dict())
     compression = _compress(store, record, subject, recorder, stop)
     recorder.stage("saving", "Saving the packed model")
     path = store.run_folder(record.id) / PACKED_NAME
@@ -118,24 +115,11 @@ def _execute(store: Store, record: RunRecord, recorder: Recorder, stop: StopSign
     # What is evaluated is the file, read back: so the accuracy is that of exactly these bytes.
     packed = load_packed(path, copy.deepcopy(subject.model))
     began = recorder.elapsed_seconds
-    if original is None:
-        # Only now, so that the first layer's curve appears at once.
-        original = _predict(subject, subject.model, recorder, "baseline", "the original")
-        write_predictions(kept, original)
-        recorder.evaluated("original", _rate(subject, original).to_dict())
-    predictions = _predict(subject, packed, recorder, "evaluating", "the compressed network")
-    before, after = _rate(subject, original), _rate(subject, predictions, original)
-    recorder.evaluated("compressed", after.to_dict())
-    labels = subject.images.labels
-    drop, interval = paired_drop(original == labels, predictions == labels)
+    comparison = _compare(store.workspace, record.request, subject, packed, recorder)
     done = plan_done(subject.plan, compression.layers)
     return {
         **_header(record, CANCELLED if compression.status == CANCELLED else COMPLETED),
-        "data": {"evaluation": subject.images.name, "calibration": subject.calibration_name},
-        "baseline": before.to_dict(),
-        "compressed": after.to_dict(),
-        "drop": drop,
-        "drop_ci95": list(interval),
+        **comparison,
         "cost": plan_cost(subject.inventory, done).to_dict(),
         "baseline_cost": original_cost(subject.inventory).to_dict(),
         "layers": [_layer_row(outcome) for outcome in compression.layers],
@@ -169,15 +153,7 @@ def _load(request: RunRequest, recorder: Recorder, stop: StopSignal) -> Subject:
     if stop():
         raise RunCancelled
     recorder.stage("loading", "Loading images", 0.5)
-    given = request.calibration if request.calibration is not None else request.data
-    images, calibration = load_pair(
-        request.data,
-        request.calibration,
-        source,
-        evaluation_limit=request.images,
-        calibration_limit=CALIBRATION_IMAGES if given == "builtin" else CALIBRATION_IMAGES_GIVEN,
-        seed=request.seed,
-    )
+    calibration, images = _load_images(request, source)
     batches = [batch for batch, _ in to_batches(calibration, source, BATCH_SIZE)]
     # A network that does not classify, or not at this size, shows here and not after minutes of solving.
     predict(model, [(batches[0][:2], None)])
@@ -210,19 +186,60 @@ def read_options(plan: Plan) -> CompressOptions:
     return CompressOptions(solver=solver, **own)
 
 
-def _rate(
-    subject: Subject, predictions: NDArray[np.int64], original: NDArray[np.int64] | None = None
-) -> Evaluation:
-    return evaluate(predictions, subject.images.labels, subject.source.classes, original_predictions=original)
+def _load_images(request: RunRequest, source: ModelSource) -> tuple[ImageSet, ImageSet | None]:
+    """Calibration images, and those for evaluation; built-in ones wait until the layers are done."""
+    given = request.data if request.calibration is None else request.calibration
+    limit = CALIBRATION_IMAGES if given == "builtin" else CALIBRATION_IMAGES_GIVEN
+    if request.data == "builtin":
+        return load_images(given, source, split="calibration", limit=limit, seed=request.seed), None
+    images, calibration = load_pair(
+        request.data,
+        request.calibration,
+        source,
+        evaluation_limit=request.images,
+        calibration_limit=limit,
+        seed=request.seed,
+    )
+    return calibration, images
+
+
+def _compare(
+    workspace: Path, request: RunRequest, subject: Subject, packed: nn.Module, recorder: Recorder
+) -> dict[str, Any]:
+    """Both networks on the same images: evaluations, drop and its interval, ready for JSON.
+
+    The original comes second to the layers, so that the first curve appears at once.
+    """
+    images = subject.images
+    if images is None:
+        images = load_images(request.data, subject.source, split="evaluation", limit=request.images)
+    kept = baseline_path(workspace, subject.model, subject.source, images)
+    original = read_predictions(kept, len(images))
+    if original is None:
+        original = _predict(subject, subject.model, images, recorder, "baseline", "the original")
+        write_predictions(kept, original)
+    before = evaluate(original, images.labels, images.classes).to_dict()
+    recorder.evaluated("original", before)
+    predictions = _predict(subject, packed, images, recorder, "evaluating", "the compressed network")
+    after = evaluate(predictions, images.labels, images.classes, original_predictions=original).to_dict()
+    recorder.evaluated("compressed", after)
+    drop, interval = paired_drop(original == images.labels, predictions == images.labels)
+    return {
+        "data": {"evaluation": images.name, "calibration": subject.calibration_name},
+        "baseline": before,
+        "compressed": after,
+        "drop": drop,
+        "drop_ci95": list(interval),
+    }
 
 
 def _predict(
-    subject: Subject, model: nn.Module, recorder: Recorder, stage: str, what: str
+    subject: Subject, model: nn.Module, images: ImageSet, recorder: Recorder, stage: str, what: str
 ) -> NDArray[np.int64]:
-    message = f"Evaluating {what} on {len(subject.images):,} images"
+    message = f"Evaluating {what} on {len(images):,} images"
     recorder.stage(stage, message, 0.0)
-    count = -(-len(subject.images) // BATCH_SIZE)
-    batches = to_batches(subject.images, subject.source, BATCH_SIZE)
+    count = -(-len(images) // BATCH_SIZE)
+    batches = to_batches(images, subject.source, BATCH_SIZE)
     return predict(model, recorder.track(batches, count, stage, message))
 
 
