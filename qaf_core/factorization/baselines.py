@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ PAPER_OUTER_LIMIT = 1000
 
 
 def tensorly_factors(structure: Canonical | Tucker2, seed: int) -> list[Tensor]:
-    """Floating-point factors by TensorLy: CP, truncated SVD or partial Tucker, in the shapes the structure solves in.
+    """Floating-point factors by TensorLy: CP, truncated SVD or partial Tucker, as the structure solves them.
 
     Raises:
         SolverError: If TensorLy is not installed.
@@ -49,7 +50,12 @@ def tensorly_factors(structure: Canonical | Tucker2, seed: int) -> list[Tensor]:
             factors = [left * values, right.mT.contiguous()]
         else:
             weights, factors = parafac(
-                target, structure.rank, n_iter_max=TENSORLY_ITERATIONS, init="random", tol=1e-6, random_state=seed
+                target,
+                structure.rank,
+                n_iter_max=TENSORLY_ITERATIONS,
+                init="random",
+                tol=1e-6,
+                random_state=seed,
             )
             factors = [factors[0] * weights, *factors[1:]]
     return structure.balance(factors)
@@ -58,7 +64,7 @@ def tensorly_factors(structure: Canonical | Tucker2, seed: int) -> list[Tensor]:
 def round_factors(
     factors: list[Tensor], bits: tuple[int, ...], granularity: str
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Codes and scales of floating-point factors, each rounded to its own grid by a mean-squared-error scale search."""
+    """Codes and scales of floating-point factors, each rounded to its own grid of least squared error."""
     codes, scales = [], []
     for mode, (values, width) in enumerate(zip(factors, bits, strict=True)):
         if granularity == "tensor":
@@ -71,7 +77,7 @@ def round_factors(
 
 
 def search_tensor_scale(values: Tensor, bits: int) -> Tensor:
-    """One scale ``(1, 1)`` for a factor: the best of 200 clipping points over 0.2 to 1.2 times the peak."""
+    """One scale ``(1, 1)`` for a factor: the best of 200 clipping points over 0.2 to 1.2 of the peak."""
     if bits == BITS_FLOAT:
         return values.new_ones(1, 1)
     peak = values.abs().max()
@@ -81,17 +87,20 @@ def search_tensor_scale(values: Tensor, bits: int) -> Tensor:
     candidates = (points * peak / (2 ** (bits - 1) - 1)).reshape(-1, 1)
     flat = values.reshape(1, -1)
     # In slices, so that 200 copies of a large factor never stand in memory at once.
-    errors = torch.cat([
-        (to_codes(flat, part, bits) * part - flat).square_().sum(dim=1) for part in candidates.split(20)
-    ])  # fmt: skip
-    return candidates[errors.argmin()].reshape(1, 1)
+    parts = torch.split(candidates, 20)
+    errors = torch.cat([(to_codes(flat, part, bits) * part - flat).square_().sum(dim=1) for part in parts])
+    best: Tensor = candidates[errors.argmin()]
+    return best.reshape(1, 1)
 
 
-def correct_errors(structure: Canonical, factors: list[Tensor], bound_squared: float, sweeps: int) -> list[Tensor]:
-    """Error-preserving correction: least total size of the components at no more than the given squared error.
+def correct_errors(
+    structure: Canonical, factors: list[Tensor], bound_squared: float, sweeps: int
+) -> list[Tensor]:
+    """Error-preserving correction: least total size of the components within the given squared error.
 
-    Per factor ``min Σ_r ‖a_r‖²‖b_r‖²‖c_r‖²`` subject to the bound has the solution ``F (G + μ·diag G)⁻¹``; ``μ`` is found
-    by bisection (Phan et al., "Stable low-rank tensor decomposition for compression of convolutional neural network", 2020).
+    Per factor ``min Σ_r ‖a_r‖²‖b_r‖²‖c_r‖²`` within the bound has the solution ``F (G + μ·diag G)⁻¹``; ``μ``
+    is found by bisection (Phan et al., "Stable low-rank tensor decomposition for compression of convolutional
+    neural network", 2020).
     """
     for _ in range(sweeps):
         for mode in structure.order:
@@ -121,9 +130,15 @@ def paper_start(structure: Canonical, seed: int) -> list[Tensor]:
 
 
 def solve_paper(
-    structure: Canonical, bits: tuple[int, ...], *, options: SolverOptions, seed: int, layer: str, on_event: OnEvent | None
+    structure: Canonical,
+    bits: tuple[int, ...],
+    *,
+    options: SolverOptions,
+    seed: int,
+    layer: str,
+    on_event: OnEvent | None,
 ) -> tuple[list[Tensor], list[Tensor], float, Status, int]:
-    """AO-ADMM as published (arXiv 2308.04595): one symmetric scale per factor, searched in every inner iteration.
+    """AO-ADMM as published (arXiv 2308.04595): one symmetric scale per factor, searched in every inner step.
 
     Returns:
         Codes, scales, the relative error of the floating-point start, status and outer iterations.
@@ -135,30 +150,31 @@ def solve_paper(
     float_error = math.sqrt(problem.squared_error(values[0], norm) / norm)
     duals = [torch.zeros_like(v) for v in values]
     best_error, best, previous = math.inf, round_factors(values, bits, "tensor"), math.inf
-    scales = list(best[1])
-    codes = list(best[0])
+    codes, scales = (list(part) for part in best)
     status, iteration = Status.MAX_ITERATIONS, 0
     try:
         for iteration in range(1, PAPER_OUTER_LIMIT + 1):
-            error = math.inf
             for mode in structure.order:
                 step = _paper_mode(structure, values, duals[mode], mode, bits[mode], options.inner_iterations)
-                codes[mode], scales[mode], values[mode], duals[mode], rho, primal, dual, smooth_error, error = step
-            error, smooth_error = math.sqrt(error / norm), math.sqrt(smooth_error / norm)
-            if error < best_error:
-                best_error, best = error, (list(codes), list(scales))
-            if on_event is not None:
-                on_event(SolveEvent(
-                    layer=layer, iteration=iteration, float_error=smooth_error, quantized_error=error,
-                    primal_residual=primal, dual_residual=dual, rho=rho, elapsed_seconds=time.monotonic() - began,
-                ))  # fmt: skip
+                codes[mode], scales[mode] = step.codes, step.scale
+                values[mode], duals[mode] = step.values, step.dual
+            error = math.sqrt(step.squared_error / norm)
             if not math.isfinite(error):
                 status = Status.DIVERGED
                 break
+            if error < best_error:
+                best_error, best = error, (list(codes), list(scales))
+            elapsed = time.monotonic() - began
+            if on_event is not None:
+                on_event(SolveEvent(
+                    layer=layer, iteration=iteration, quantized_error=error, rho=step.rho,
+                    float_error=math.sqrt(step.smooth_squared_error / norm), elapsed_seconds=elapsed,
+                    primal_residual=step.primal_residual, dual_residual=step.dual_residual,
+                ))  # fmt: skip
             if abs(previous - error) < PAPER_OUTER_TOLERANCE:
                 status = Status.CONVERGED
                 break
-            if options.time_limit_seconds is not None and time.monotonic() - began > options.time_limit_seconds:
+            if options.time_limit_seconds is not None and elapsed > options.time_limit_seconds:
                 status = Status.TIME_LIMIT
                 break
             previous = error
@@ -167,9 +183,24 @@ def solve_paper(
     return *best, float_error, status, iteration
 
 
+@dataclass(frozen=True, kw_only=True)
+class _PaperStep:
+    """What the inner iterations of one factor leave; ``dual`` is the scaled dual variable."""
+
+    codes: Tensor
+    scale: Tensor
+    values: Tensor
+    dual: Tensor
+    rho: float
+    primal_residual: float
+    dual_residual: float
+    smooth_squared_error: float
+    squared_error: float
+
+
 def _paper_mode(
     structure: Canonical, values: list[Tensor], dual: Tensor, mode: int, bits: int, inner_iterations: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, float, float, float, float, float]:
+) -> _PaperStep:
     """The inner ADMM iterations of one factor."""
     problem = structure.quadratic(values, mode)
     gram = problem.gram
@@ -191,8 +222,8 @@ def _paper_mode(
         if primal < PAPER_INNER_TOLERANCE and dual_change < PAPER_INNER_TOLERANCE:
             break
     norm = structure.target_norm_squared
-    return (
-        codes, scale, current, dual, rho, math.sqrt(primal), math.sqrt(dual_change),
-        problem.squared_error(smooth, norm), problem.squared_error(current, norm),
+    return _PaperStep(
+        codes=codes, scale=scale, values=current, dual=dual, rho=rho, primal_residual=math.sqrt(primal),
+        dual_residual=math.sqrt(dual_change), smooth_squared_error=problem.squared_error(smooth, norm),
+        squared_error=problem.squared_error(current, norm),
     )  # fmt: skip
-

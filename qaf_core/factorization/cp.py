@@ -1,8 +1,8 @@
 """Canonical polyadic structure of a matrix or a three-way tensor.
 
-Legend: ``X (I, J, K)`` is the target, ``A (I, R)``, ``B (J, R)``, ``C (K, R)`` the factors, ``X ≈ Σ_r a_r ∘ b_r ∘ c_r``;
-``G`` is the Hadamard product of the other factors' Grams, ``F`` the matricized tensor times their Khatri-Rao product.
-A matrix (no ``C``) gives the two-factor form.
+Legend: ``X (I, J, K)`` is the target, ``A (I, R)``, ``B (J, R)``, ``C (K, R)`` the factors,
+``X ≈ Σ_r a_r ∘ b_r ∘ c_r``; ``G`` is the Hadamard product of the other factors' Grams, ``F`` the matricized
+tensor times their Khatri-Rao product. A matrix (no ``C``) gives the two-factor form.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from qaf_core.factorization.structure import Quadratic
 
 
 def khatri_rao(left: Tensor, right: Tensor) -> Tensor:
-    """Column-wise Kronecker product of ``(M, R)`` and ``(N, R)``: ``(M·N, R)``, the rows of ``right`` fastest."""
+    """Column-wise Kronecker product of ``(M, R)`` and ``(N, R)``: ``(M·N, R)``, rows of ``right`` fastest."""
     return (left[:, None, :] * right[None, :, :]).reshape(-1, left.shape[1])
 
 
@@ -36,7 +36,9 @@ class Canonical:
         self.rank = rank
         self.moment = moment
         self.device, self.dtype = target.device, target.dtype
-        weighted = target if moment is None else torch.tensordot(target.movedim(1, -1), moment, dims=1).movedim(-1, 1)
+        weighted = target
+        if moment is not None:
+            weighted = torch.tensordot(target.movedim(1, -1), moment, dims=1).movedim(-1, 1)
         self.target_norm_squared = float((target * weighted).sum(dtype=torch.float64))
         # One contiguous unfolding per mode: each MTTKRP is then a single matrix product.
         self._unfoldings = [
@@ -51,8 +53,12 @@ class Canonical:
 
     def random_start(self, generator: torch.Generator) -> list[Tensor]:
         """Gaussian factors of the target's norm; the draws do not depend on device or dtype."""
-        draws = [torch.randn(size, self.rank, generator=generator, dtype=torch.float64) for size in self.target.shape]
-        size = max(float(self.target.norm()), torch.finfo(self.dtype).tiny) / math.sqrt(self.target.numel() * self.rank)
+        draws = [
+            torch.randn(size, self.rank, generator=generator, dtype=torch.float64)
+            for size in self.target.shape
+        ]
+        norm = max(float(self.target.norm()), torch.finfo(self.dtype).tiny)
+        size = norm / math.sqrt(self.target.numel() * self.rank)
         return [draw.to(self.device, self.dtype) * size ** (1 / self.target.ndim) for draw in draws]
 
     def _gram(self, factors: Sequence[Tensor], mode: int) -> Tensor:
@@ -90,5 +96,5 @@ class Canonical:
         return list(matrices)
 
     def lift(self, noise: Sequence[float], mode: int) -> float:
-        """``E[G]`` under independent relative noise has its diagonal raised by ``Π(1 + noise) - 1`` over the others."""
+        """The raise that independent relative noise of the other factors means: ``Π(1 + noise) - 1``."""
         return math.prod(1.0 + noise[other] for other in range(len(noise)) if other != mode) - 1.0

@@ -1,4 +1,4 @@
-"""What the joint solver needs to know of a structure: the quadratic problem of each factor with the others fixed."""
+"""What the joint solver needs of a structure: the quadratic problem of each factor with the others fixed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class Quadratic:
         if self.row_gram is None:
             return factor
         groups = factor.reshape(-1, len(self.row_gram), factor.shape[1])
-        return torch.cholesky_solve(groups, cholesky_with_lift(self.row_gram).expand(len(groups), -1, -1)).reshape_as(factor)
+        triangular = cholesky_with_lift(self.row_gram).expand(len(groups), -1, -1)
+        return torch.cholesky_solve(groups, triangular).reshape_as(factor)
 
     def couple_rows(self, factor: Tensor) -> Tensor:
         """``H`` applied to the rows of ``factor (N, P)``."""
@@ -46,7 +47,7 @@ class Quadratic:
         return (self.row_gram @ factor.reshape(-1, len(self.row_gram), factor.shape[1])).reshape_as(factor)
 
     def squared_error(self, factor: Tensor, constant: float) -> float:
-        """The squared error at ``factor``, summed in float64; ``constant`` is the squared norm of the target."""
+        """The squared error at ``factor``, summed in float64; ``constant``: the target's squared norm."""
         image = self.couple_rows(factor @ self.gram)
         change = (factor * (image - 2.0 * self.linear)).sum(dtype=torch.float64)
         return max(constant + float(change), 0.0)

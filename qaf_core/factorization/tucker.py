@@ -1,8 +1,8 @@
 """Tucker-2 structure of a convolution weight: both channel modes are reduced, the kernel is not.
 
-Legend: ``X (I, J, K)`` is the target, ``U (I, P)`` and ``V (J, Q)`` the output- and input-side factors, ``D_k (P, Q)`` the core at
-kernel position ``k``; ``X_k ≈ U D_k Vᵀ``. Inside the solver the core is the matrix of all ``D_k`` stacked, ``(K·P, Q)``: its Gram
-over columns is ``VᵀV``, and its rows are coupled by ``UᵀU``.
+Legend: ``X (I, J, K)`` is the target, ``U (I, P)`` and ``V (J, Q)`` the output- and input-side factors,
+``D_k (P, Q)`` the core at kernel position ``k``; ``X_k ≈ U D_k Vᵀ``. Inside the solver the core is the matrix
+of all ``D_k`` stacked, ``(K·P, Q)``: its Gram over columns is ``VᵀV``, and its rows are coupled by ``UᵀU``.
 """
 
 from __future__ import annotations
@@ -44,12 +44,16 @@ class Tucker2:
         return 4.0 * positions * rows * columns * sum(self.ranks)
 
     def random_start(self, generator: torch.Generator) -> list[Tensor]:
-        """Leading eigenvectors of both channel modes (HOSVD) and their least-squares core; nothing is drawn."""
+        """Leading eigenvectors of both channel modes (HOSVD) and their least-squares core; no draws."""
         del generator
         rank_out, rank_in = self.ranks
         outer = torch.linalg.eigh((self._slices @ self._weighted.mT).sum(dim=0))[1][:, -rank_out:].flip(1)
         inner = torch.linalg.eigh((self._slices.mT @ self._slices).sum(dim=0))[1][:, -rank_in:].flip(1)
-        factors = [outer.contiguous(), outer.new_zeros(len(self._slices) * rank_out, rank_in), inner.contiguous()]
+        factors = [
+            outer.contiguous(),
+            outer.new_zeros(len(self._slices) * rank_out, rank_in),
+            inner.contiguous(),
+        ]
         factors[1] = self.quadratic(factors, 1).solution()
         return factors
 
@@ -63,14 +67,18 @@ class Tucker2:
             maps = self._core(factors) @ inner.mT  # (K, P, J)
             weighted = maps if self.moment is None else maps @ self.moment
             return Quadratic(
-                gram=torch.einsum("kpj,kqj->pq", weighted, maps), linear=torch.einsum("kij,kpj->ip", self._weighted, maps)
+                gram=torch.einsum("kpj,kqj->pq", weighted, maps),
+                linear=torch.einsum("kij,kpj->ip", self._weighted, maps),
             )
         if mode == 1:
             projected = inner if self.moment is None else self.moment @ inner
             linear = outer.mT @ (self._weighted @ inner)  # (K, P, Q)
-            return Quadratic(gram=projected.mT @ inner, linear=linear.reshape(-1, self.ranks[1]), row_gram=outer.mT @ outer)
+            return Quadratic(
+                gram=projected.mT @ inner, linear=linear.reshape(-1, self.ranks[1]), row_gram=outer.mT @ outer
+            )
         maps = outer @ self._core(factors)  # (K, I, Q)
-        gram, linear = torch.einsum("kip,kiq->pq", maps, maps), torch.einsum("kij,kiq->jq", self._slices, maps)
+        gram = torch.einsum("kip,kiq->pq", maps, maps)
+        linear = torch.einsum("kij,kiq->jq", self._slices, maps)
         if self.moment is None:
             return Quadratic(gram=gram, linear=linear)
         return Quadratic(gram=gram, linear=self.moment @ linear, row_gram=self.moment)
@@ -83,11 +91,11 @@ class Tucker2:
         return [factors[0] / outer_norm, core.reshape(-1, self.ranks[1]), factors[2] / inner_norm]
 
     def lift(self, noise: Sequence[float], mode: int) -> float:
-        """``E[G]`` under independent relative noise has its diagonal raised by about ``Π(1 + noise) - 1`` over the others."""
+        """The raise that independent noise of the other factors means: about ``Π(1 + noise) - 1``."""
         return math.prod(1.0 + noise[other] for other in range(len(noise)) if other != mode) - 1.0
 
     def as_stored(self, matrices: Sequence[Tensor]) -> list[Tensor]:
-        """Codes or scales as :class:`~qaf_core.factorization.factors.Factors` keeps them: the core as ``(P, Q, K)``."""
+        """Codes or scales as ``Factors`` keeps them: the core as ``(P, Q, K)``."""
         outer, core, inner = matrices
         if core.shape[0] == 1:  # scales shared by all rows
             return [outer, core.reshape(1, -1, 1), inner]
