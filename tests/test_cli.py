@@ -171,6 +171,22 @@ def test_the_same_seed_gives_the_same_result(capsys: pytest.CaptureFixture[str],
     assert first["compressed"] == second["compressed"]
 
 
+def test_a_real_checkpoint_on_real_images(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = os.environ.get("QAF_REAL_DATA")
+    if not folder:
+        pytest.skip("QAF_REAL_DATA names no folder with the real checkpoint and images")
+    plan = write_plan(tmp_path / "plan.json", "cifar/resnet20")
+    result = run_json(
+        capsys, "compress", "cifar/resnet20", "--plan", str(plan), "--images", "400",
+        "--weights", f"{folder}/cifar10_resnet20.safetensors", "--data", f"{folder}/cifar10_eval_2000.npz",
+        "--calibration", f"{folder}/cifar10_calibration_1024.npz",
+    )  # fmt: skip
+    assert result["baseline"]["n"] == 400
+    assert 0.86 < result["baseline"]["value"] < 0.95
+    assert result["compressed"]["value"] > 0.6
+    assert result["file"]["size_bytes"] == pytest.approx(result["cost"]["size_bytes"], rel=0.01)
+
+
 def test_a_users_own_network_comes_by_module_and_factory(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
