@@ -72,7 +72,7 @@ def _label(run: RunRecord) -> str:
 
 
 def _errors(runs: Sequence[RunRecord]) -> None:
-    left, right = st.columns(2, gap="medium")
+    left, right = st.columns([4, 6], gap="medium")
     titles = _distinct_titles(runs)
     with left:
         st.markdown(f"**{_('Error of each layer')}**", help=live.layer_error_help())

@@ -64,6 +64,8 @@ def _headline(progress: RunProgress, elapsed: float, stopping: bool) -> str:
         left = progress.seconds_left(elapsed)
         if left is not None:
             text += " · " + _("about {time} left for the layers").format(time=duration_text(left))
+    elif progress.stage == "solving":
+        text = _("Seeing how the images use each layer")
     else:
         text = f"{label}: {progress.message}" if progress.stage == "calibrating" else label
     return _("Stopping; what is done is kept and measured.") + " " + text if stopping else text
@@ -83,16 +85,18 @@ def _numbers(run: RunRecord, progress: RunProgress, elapsed: float) -> None:
         common.metric_card(
             _("Time so far"),
             duration_text(elapsed),
-            _("about {time} left").format(time=duration_text(left)) if left is not None else "–",
+            _("about {time} left").format(time=duration_text(left))
+            if left is not None
+            else _("estimating the rest"),
         )
     with columns[1]:
         common.metric_card(_("Layers done"), f"{len(progress.done)} / {total}", progress.current or "–")
     with columns[2]:
-        low, high = (original or {}).get("ci95") or (None, None)
+        low, high = original["ci95"] if original else (0.0, 0.0)
         common.metric_card(
             _("Original accuracy"),
             percent_text(original["value"]) if original else MISSING,
-            f"{percent_text(low)} – {percent_text(high)}" if low is not None and high is not None else "–",
+            f"{percent_text(low)} – {percent_text(high)}" if original else _("measured after the layers"),
             _("Measured before compression on the same images; the range holds it with 95 % confidence."),
         )
     with columns[3]:
@@ -172,7 +176,7 @@ def _finished_layers(run: RunRecord, progress: RunProgress) -> None:
         float_errors=tuple(known.get(name, {}).get("float_relative_error") for name in names),
         quantized_errors=tuple(known.get(name, {}).get("relative_error") for name in names),
     )
-    left, right = st.columns(2, gap="medium")
+    left, right = st.columns([4, 6], gap="medium")
     with left:
         st.markdown(f"**{_('Errors of the finished layers')}**", help=layer_error_help())
         figure = charts.layer_error_figure([errors], dark=common.is_dark(), _=_)
@@ -236,8 +240,8 @@ def solve_labels() -> dict[str, str]:
     return {
         "solving": _("At work"),
         "converged": _("Converged"),
-        "stagnated": _("No better found"),
-        "max_iterations": _("Iteration limit"),
+        "stagnated": _("Best kept"),
+        "max_iterations": _("Limit reached"),
         "time_limit": _("Time limit"),
         "cancelled": _("Stopped"),
         "diverged": _("Diverged, best kept"),

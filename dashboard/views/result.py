@@ -131,7 +131,7 @@ def _drop_interval(run: RunRecord) -> str:
 
 
 def _layers(run: RunRecord) -> None:
-    left, right = st.columns(2, gap="medium")
+    left, right = st.columns([4, 6], gap="medium")
     with left:
         st.markdown(f"**{_('Error of each layer')}**", help=live.layer_error_help())
         errors = rows.layer_errors(run, common.run_title(run))

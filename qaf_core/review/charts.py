@@ -177,10 +177,11 @@ def _cost_ticks(values: Sequence[float], axis: CostAxis) -> dict[str, Any]:
         return {"type": "linear"}
     low, high = min(positive) / 1.35, max(positive) * 1.35
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    candidates = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
-    ticks = [tick for tick in candidates if low <= tick <= high]
-    if len(ticks) > MOST_TICKS:
-        ticks = ticks[len(ticks) % 2 :: 2]
+    ticks: list[float] = []
+    for digits in ((1, 2, 5), (1, 5), (1,)):
+        ticks = [t for decade in decades for digit in digits if low <= (t := digit * 10.0**decade) <= high]
+        if len(ticks) <= MOST_TICKS:
+            break
     return {
         "type": "log",
         "range": [math.log10(low), math.log10(high)],
@@ -245,6 +246,7 @@ def residual_figure(
             xref="paper",
             yref="paper",
         )
+        figure.update_layout(xaxis_visible=False, yaxis_visible=False, showlegend=False)
     figure.update_xaxes(title_text=_("Iteration"))
     figure.update_yaxes(title_text=_("Residual (log scale)"), type="log", exponentformat="power", nticks=6)
     return figure

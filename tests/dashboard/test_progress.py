@@ -75,4 +75,4 @@ def test_unknown_events_are_passed_over() -> None:
 def test_estimated_work_leaves_kept_layers_out() -> None:
     rows = [{"name": "a", "structure": "keep"}, {"name": "b", "structure": "dense", "rank": None},
             {"name": "c", "structure": "tucker2", "rank": [3, 5]}]  # fmt: skip
-    assert estimated_work({"layers": rows}) == {"b": 1.0, "c": 25.0}
+    assert estimated_work({"layers": rows}) == {"b": 1.0, "c": 25.025}
