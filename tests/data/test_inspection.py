@@ -8,6 +8,7 @@ import pytest
 from qaf_core.data import inspection, inspection_defects
 from qaf_core.data.inspection import CLASSES, IMAGE_SIZE, render
 from qaf_core.data.inspection_defects import unchanged
+from qaf_core.data.inspection_scene import draw_noise, draw_scene, edge_distance
 from qaf_core.errors import DataError
 
 # Of seed 3, images 0 to 15.
@@ -94,6 +95,17 @@ def test_the_images_are_those_the_sample_models_were_trained_on() -> None:
     assert drawn.labels.tolist() == LABELS
     np.testing.assert_allclose(drawn.images.mean((1, 2, 3)), BRIGHTNESS, atol=0.02)
     assert drawn.masks.sum((1, 2)).tolist() == pytest.approx(MASKED_PIXELS, abs=2)
+
+
+def test_hole_and_edge_lie_where_a_part_has_them() -> None:
+    """The hole is drilled in metal, and both metal and background are in view."""
+    scene = draw_scene(draw_noise(range(200), seed=11))
+    beyond = edge_distance(scene)
+    np.testing.assert_allclose(np.hypot(scene.normal_x, scene.normal_y), 1, atol=1e-6)
+    assert ((beyond < 0).mean((1, 2)) > 0.5).all()
+    assert ((beyond > 0).any((1, 2))).all()
+    to_edge = scene.edge_offset - scene.normal_x * scene.hole_x - scene.normal_y * scene.hole_y
+    assert (to_edge > scene.hole_radius + 2).all()
 
 
 def test_pictures_look_like_photographs(drawn: inspection.RenderedImages) -> None:
