@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import common, rows
+from dashboard import common, live_charts, rows
 from dashboard.progress import DONE, RunProgress
 from dashboard.text import _, plural
 from qaf_core.review import charts
@@ -141,9 +141,12 @@ def _convergence(progress: RunProgress) -> None:
                 "table, which counts all alike, can differ."
             ),
         )
-        figure = charts.convergence_figure(progress.iterations, dark=common.is_dark(), _=_)
-        st.plotly_chart(
-            figure, key="convergence", config={"displayModeBar": False}, alt=_("Layer error by iteration")
+        series = live_charts.convergence_series()
+        st.vega_lite_chart(
+            live_charts.curve_data(progress.iterations, series, scale=100.0),
+            live_charts.curve_spec(series, title=_("Layer error (%)"), dark=common.is_dark()),
+            key="convergence",
+            alt=_("Layer error by iteration"),
         )
     with right:
         st.markdown(
@@ -154,9 +157,18 @@ def _convergence(progress: RunProgress) -> None:
                 "and how much they still change from step to step. Both should fall."
             ),
         )
-        figure = charts.residual_figure(progress.iterations, dark=common.is_dark(), _=_)
-        st.plotly_chart(
-            figure, key="residuals", config={"displayModeBar": False}, alt=_("Residuals by iteration")
+        series = live_charts.residual_series()
+        data = live_charts.curve_data(progress.iterations, series, positive=True)
+        if data.empty:
+            st.caption(_("They begin with the integer steps of this layer."))
+            return
+        st.vega_lite_chart(
+            data,
+            live_charts.curve_spec(
+                series, title=_("Residual (log scale)"), dark=common.is_dark(), logarithmic=True
+            ),
+            key="residuals",
+            alt=_("Residuals by iteration"),
         )
 
 

@@ -127,6 +127,8 @@ def run_obstacle(choice: Choice, draft: Draft) -> str | None:
         )
     if choice.obstacle:
         return choice.obstacle
+    if st.session_state["method"] == "paper" and any(row.structure == "tucker2" for row in draft.layers):
+        return _("The paper's method solves CP only: choose another structure, or another method.")
     if all(row.structure == "keep" for row in draft.layers):
         return _("Nothing would be compressed: every layer is kept as it is.")
     return None

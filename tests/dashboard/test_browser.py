@@ -186,7 +186,8 @@ def test_edit_run_and_compare(page: Any, app: tuple[str, Path]) -> None:
     # Live progress, which a reload finds again.
     run_id = start(page, "to be finished")
     page.get_by_text("Layer being solved").wait_for()
-    page.locator(".js-plotly-plot .scatterlayer .trace").first.wait_for()
+    curves = page.get_by_test_id("stVegaLiteChart").first
+    curves.locator("path[aria-roledescription='line mark']").first.wait_for()
     page.reload()
     page.get_by_role("heading", name="to be finished").wait_for()
     page.get_by_text("Change in accuracy").wait_for(timeout=120_000)

@@ -63,7 +63,7 @@ def test_a_running_run_shows_layer_curve_and_stop(draw: Draw, seeded_store: Stor
     text = shown(test)
     assert "0 / 5" in text
     assert "layer1.0.conv1" in text
-    assert len(test.get("plotly_chart")) == 2
+    assert len(test.get("vega_lite_chart")) == 2
     test.button(key="stop-run").click().run()
     assert seeded_store.cancel_requested(run_id)
     assert test.button(key="stop-run").disabled
