@@ -54,7 +54,7 @@ class State:
     """Everything a sweep reads and changes.
 
     ``values`` holds the factors as they enter the next quadratic problem: floating-point during the start, on the grid
-    afterwards. Errors are relative.
+    afterwards. ``float_values`` are the factors of the last start sweep. Errors are relative.
     """
 
     structure: Structure
@@ -66,8 +66,8 @@ class State:
     scales: list[Tensor]
     duals: list[Tensor]
     best: Best = field(default_factory=Best)
+    float_values: list[Tensor] = field(default_factory=list)
     float_error: float = math.inf
-    best_float_error: float = math.inf
     quantized_error: float = math.inf
     primal_residual: float = 0.0
     dual_residual: float = 0.0
@@ -210,7 +210,7 @@ def start_sweep(limit: int, *, warm: bool) -> Callable[[State, int], None]:
             squared = problem.squared_error(state.values[mode], state.structure.target_norm_squared)
         state.values = state.structure.balance(state.values)
         state.float_error = state.relative(squared)
-        state.best_float_error = min(state.best_float_error, state.float_error)
+        state.float_values = list(state.values)
         state.quantized_error = math.inf
 
     return sweep

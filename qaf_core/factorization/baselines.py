@@ -137,17 +137,16 @@ def solve_paper(
     seed: int,
     layer: str,
     on_event: OnEvent | None,
-) -> tuple[list[Tensor], list[Tensor], float, Status, int]:
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], Status, int]:
     """AO-ADMM as published (arXiv 2308.04595): one symmetric scale per factor, searched in every inner step.
 
     Returns:
-        Codes, scales, the relative error of the floating-point start, status and outer iterations.
+        Codes, scales, the floating-point start, status and outer iterations.
     """
     began = time.monotonic()
     norm = structure.target_norm_squared
-    values = paper_start(structure, seed)
-    problem = structure.quadratic(values, 0)
-    float_error = math.sqrt(problem.squared_error(values[0], norm) / norm)
+    start = paper_start(structure, seed)
+    values = list(start)
     duals = [torch.zeros_like(v) for v in values]
     best_error, best, previous = math.inf, round_factors(values, bits, "tensor"), math.inf
     codes, scales = (list(part) for part in best)
@@ -180,7 +179,7 @@ def solve_paper(
             previous = error
     except RunCancelled:
         status = Status.CANCELLED
-    return *best, float_error, status, iteration
+    return *best, start, status, iteration
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ class SolveResult:
     Attributes:
         factors: Integer codes and scales.
         relative_error: ‖W - Ŵ‖_F / ‖W‖_F of the quantized factors, recomputed from ``factors.reconstruct()``.
-        float_relative_error: The same for the best floating-point factors met on the way.
+        float_relative_error: The same for the floating-point factors the rounding began from.
         status: Why the solve stopped.
         iterations: Sweeps over the factors.
         seconds: Wall-clock time.
@@ -93,18 +93,18 @@ def solve_layer(
     else:
         moment = None if covariance is None or method != "joint" else channel_moment(covariance, target)
         problem = Tucker2(target, rank, moment) if isinstance(rank, tuple) else Canonical(target, rank or 1, moment)
-        codes, scales, *told = _solve_factors(problem, spec, options, method, seed, layer, on_event)
-        outcome = problem.as_stored(codes), problem.as_stored(scales), *told
-    codes, scales, float_error, status, iterations = outcome
+        codes, scales, floats, status, iterations = _solve_factors(problem, spec, options, method, seed, layer, on_event)
+        outcome = problem.as_stored(codes), problem.as_stored(scales), problem.as_stored(floats), status, iterations
+    codes, scales, floats, status, iterations = outcome
     factors = _as_factors(weight, structure, codes, scales, spec)
-    error = relative_error(weight, factors)
+    unrounded = _as_factors(weight, structure, floats, [f.new_ones(1) for f in floats], QuantSpec(bits=32))
     return SolveResult(
-        factors=factors, relative_error=error, float_relative_error=float_error, status=status, iterations=iterations,
+        factors=factors, relative_error=relative_error(weight, factors), float_relative_error=relative_error(weight, unrounded), status=status, iterations=iterations,
         seconds=time.monotonic() - began,
     )  # fmt: skip
 
 
-Outcome = tuple[list[Tensor], list[Tensor], float, Status, int]
+Outcome = tuple[list[Tensor], list[Tensor], list[Tensor], Status, int]  # codes, scales, floating-point factors
 
 
 def _solve_factors(
@@ -118,17 +118,11 @@ def _solve_factors(
     if method == "sequential":
         values = tensorly_factors(problem, seed)
         codes, scales = round_factors(values, bits, spec.granularity)
-        return codes, scales, plain_error(problem, values), Status.CONVERGED, 0
+        return codes, scales, values, Status.CONVERGED, 0
     state, status = solve_joint(
         problem, bits, granularity=spec.granularity, options=options, seed=seed, layer=layer, on_event=on_event
     )
-    return state.best.codes, state.best.scales, state.best_float_error, status, state.iteration
-
-
-def plain_error(problem: Structure, values: list[Tensor]) -> float:
-    """Relative error of floating-point factors under the problem's own norm."""
-    squared = problem.quadratic(values, 0).squared_error(values[0], problem.target_norm_squared)
-    return math.sqrt(squared / problem.target_norm_squared)
+    return state.best.codes, state.best.scales, state.float_values, status, state.iteration
 
 
 def _solve_dense(target: Tensor, covariance: Tensor | None, spec: QuantSpec) -> Outcome:
@@ -141,7 +135,7 @@ def _solve_dense(target: Tensor, covariance: Tensor | None, spec: QuantSpec) -> 
     else:
         gram = torch.kron(covariance, torch.eye(target.shape[2], device=matrix.device, dtype=matrix.dtype))
     codes, scales = round_rows(matrix, gram, bits)
-    return [codes], [scales], 0.0, Status.CONVERGED, 1
+    return [codes], [scales], [matrix], Status.CONVERGED, 1
 
 
 def relative_error(weight: Tensor, factors: Factors) -> float:

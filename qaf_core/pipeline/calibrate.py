@@ -19,9 +19,10 @@ from torch.nn import functional
 from qaf_core.factorization.rounding import round_rows, solve_gram
 from qaf_core.network.layers import ActivationQuantizer, ConvLink, FactorizedLayer, Link
 
-HELD_BACK_SHARE = 8  # one image batch in eight judges the fits
+HELD_BACK_SHARE = 8  # one batch in eight judges the fits, the last of them if there are fewer
 RANGE_SAMPLES = 50_000
-ROW_SAMPLES = 400_000
+ROW_SAMPLES = 400_000  # output positions a fit looks at; more do not change it
+LEAST_IMAGES = 128
 RANGE_FRACTIONS = torch.linspace(0.35, 1.0, 27).tolist()
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 
@@ -55,6 +56,13 @@ class OutputMoments:
         self.y_sum += y.sum(dim=0, dtype=torch.float64)
         self.y_square += y.double().square().sum(dim=0)
         self.n += len(z)
+
+    def joined(self, other: OutputMoments) -> OutputMoments:
+        """The moments of both sets of samples."""
+        return OutputMoments(
+            gram=self.gram + other.gram, cross=self.cross + other.cross, z_sum=self.z_sum + other.z_sum,
+            y_sum=self.y_sum + other.y_sum, y_square=self.y_square + other.y_square, n=self.n + other.n,
+        )  # fmt: skip
 
     def centred(self) -> tuple[Tensor, Tensor]:
         """Covariance ``(P, P)`` of Z and cross-covariance ``(I, P)`` with Y."""
@@ -162,14 +170,14 @@ def _collect(link: Link, values: Sequence[Tensor], targets: Sequence[Tensor]) ->
     parts = [OutputMoments.empty(inputs, outputs, link.codes.device) for _ in range(2)]
     positions = sum(t.numel() // outputs for t in targets)
     generator = torch.Generator().manual_seed(0)
+    held_back = set(range(HELD_BACK_SHARE - 1, len(values), HELD_BACK_SHARE)) or ({len(values) - 1} if len(values) > 1 else set())
     for index, (value, target) in enumerate(zip(values, targets, strict=True)):
         rows = link_samples(link, link.input_quantizer(value))
         aims = output_rows(target, isinstance(link, ConvLink))
         if positions > ROW_SAMPLES:
             chosen = torch.randperm(len(rows), generator=generator)[: int(len(rows) * ROW_SAMPLES / positions)].to(rows.device)
             rows, aims = rows[chosen], aims[chosen]
-        held_back = len(values) > 1 and index % HELD_BACK_SHARE == HELD_BACK_SHARE - 1
-        parts[int(held_back)].add(rows, aims)
+        parts[int(index in held_back)].add(rows, aims)
     return (parts[0], parts[1] if parts[1].n else parts[0])
 
 
@@ -181,37 +189,53 @@ def _weight_and_bias(link: Link) -> tuple[Tensor, Tensor]:
 def fit_last_link(link: Link, fitting: OutputMoments, judging: OutputMoments) -> float:
     """Fit a link's codes, row scales and bias to outputs; kept only if the held-back samples agree.
 
+    The held-back samples choose how strongly the fit is drawn to the old weight, and whether codes, or only the bias, or
+    nothing at all is changed; what was chosen is then fitted once more on all samples.
+
     Args:
         link: Changed in place. fitting: Moments to fit on. judging: Moments of the held-back samples.
 
     Returns:
-        The relative squared output error on the held-back samples, after.
+        The relative squared output error on the held-back samples, of what was chosen there.
     """
     old_weight, old_bias = _weight_and_bias(link)
-    gram, cross = fitting.centred()
-    mean_z, mean_y = fitting.z_sum / fitting.n, fitting.y_sum / fitting.n
-    prior = gram.diagonal().clamp_min(float(gram.diagonal().mean()) * 1e-4)
-    best_error, best = judging.error(old_weight, old_bias), None
-    shrunk = None
+    trials: list[tuple[float, float]] = []
     for ridge in RIDGES:
-        raised = gram + torch.diag(ridge * prior)
-        target = solve_gram(raised, cross + ridge * prior * old_weight.double())
-        error = judging.error(target, mean_y - target @ mean_z)
-        if shrunk is None or error < shrunk[0]:
-            shrunk = (error, target, raised)
-    assert shrunk is not None
-    _, target, raised = shrunk
-    dtype = link.scales.dtype
-    codes, scales = round_rows(target.to(dtype), raised.to(dtype), link.bits)
-    weight = (codes * scales).double()
-    for candidate, bias in ((weight, mean_y - weight @ mean_z), (old_weight.double(), mean_y - old_weight.double() @ mean_z)):
-        error = judging.error(candidate, bias)
-        if error < best_error:
-            best_error, best = error, (candidate is weight, bias)
-    if best is not None:
-        changed, bias = best
-        if changed:
-            link.codes.copy_(codes.reshape(link.codes.shape))
-            link.scales = scales.reshape(len(codes), *[1] * (link.codes.ndim - 1)).contiguous()
-        link.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
-    return best_error
+        target, _ = _ridge_target(fitting, old_weight, ridge)
+        trials.append((judging.error(target, _fitted_bias(fitting, target)), ridge))
+    ridge = min(trials)[1]
+    codes, scales = _rounded(fitting, old_weight, ridge, link)
+    weight = codes * scales
+    errors = {
+        "nothing": judging.error(old_weight, old_bias),
+        "bias": judging.error(old_weight, _fitted_bias(fitting, old_weight)),
+        "codes": judging.error(weight, _fitted_bias(fitting, weight)),
+    }
+    chosen = min(errors, key=lambda name: errors[name])
+    everything = fitting if judging is fitting else fitting.joined(judging)
+    if chosen == "codes":
+        codes, scales = _rounded(everything, old_weight, ridge, link)
+        link.codes.copy_(codes.reshape(link.codes.shape))
+        link.scales = scales.reshape(len(codes), *[1] * (link.codes.ndim - 1)).contiguous()
+    if chosen != "nothing":
+        bias = _fitted_bias(everything, _weight_and_bias(link)[0])
+        link.bias = nn.Parameter(bias.to(link.scales.dtype), requires_grad=False)
+    return errors[chosen]
+
+
+def _ridge_target(moments: OutputMoments, old_weight: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """The least-squares weight ``(I, P)``, drawn to the old one with relative strength ``ridge``, and its Gram."""
+    gram, cross = moments.centred()
+    prior = ridge * gram.diagonal().clamp_min(float(gram.diagonal().mean()) * 1e-4)
+    raised = gram + torch.diag(prior)
+    return solve_gram(raised, cross + prior * old_weight.double()), raised
+
+
+def _rounded(moments: OutputMoments, old_weight: Tensor, ridge: float, link: Link) -> tuple[Tensor, Tensor]:
+    target, gram = _ridge_target(moments, old_weight, ridge)
+    return round_rows(target.to(link.scales.dtype), gram.to(link.scales.dtype), link.bits)
+
+
+def _fitted_bias(moments: OutputMoments, weight: Tensor) -> Tensor:
+    """The bias that makes the mean outputs agree, ``(I,)``."""
+    return (moments.y_sum - weight.double() @ moments.z_sum) / moments.n

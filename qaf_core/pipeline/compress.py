@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +20,8 @@ from qaf_core.factorization.solve import METHODS, SolveResult, relative_error, s
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.network.layers import FactorizedLayer, build_chain, swap_layer
 from qaf_core.network.plan import LayerPlan, Plan
-from qaf_core.pipeline.calibrate import calibrate_layer
+from qaf_core.pipeline.cache import SolveCache
+from qaf_core.pipeline.calibrate import LEAST_IMAGES, ROW_SAMPLES, calibrate_layer
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.histograms import factor_histograms
 from qaf_core.pipeline.moments import collect_moments
@@ -27,9 +30,10 @@ from qaf_core.quantization.spec import QuantSpec
 
 OnRunEvent = Callable[[RunEvent], None]
 
-CALIBRATION_BATCH = 64
+CALIBRATION_BATCH = 32
 FITTED_METHODS = ("joint", "dense")
 MOMENT_SHRINKAGE = 0.1
+SMALL_SWEEP = 5e8  # floating-point operations of a solver sweep below which one thread is faster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +134,7 @@ def compress_network(
     options: CompressOptions | None = None,
     on_event: OnRunEvent | None = None,
     should_stop: Callable[[], bool] | None = None,
+    cache: SolveCache | None = None,
 ) -> Compression:
     """Compress a network as planned.
 
@@ -142,6 +147,7 @@ def compress_network(
         options: Solver options and granularity.
         on_event: Called with ``RunEvent`` s.
         should_stop: Asked between solver iterations; True stops and keeps what is done.
+        cache: Where solved layers are looked up and kept, or None.
 
     Raises:
         PlanError: If the method is unknown, or activations are to be quantized without calibration images.
@@ -165,14 +171,14 @@ def compress_network(
         for index, row in enumerate(rows):
             watch.check()
             watch.send("stage", stage="solving", fraction=index / max(len(rows), 1), message=row.name)
-            solved[row.name] = _solve(original, row, index, len(rows), plan, method, options, moments, watch)
+            solved[row.name] = _solve(original, row, index, len(rows), plan, method, options, moments, watch, cache)
             swap_layer(compressed, row.name, build_chain(original.get_submodule(row.name), solved[row.name].factors))
     except RunCancelled:
         status = "cancelled"
     factorized = time.monotonic()
     done = [row for row in rows if row.name in solved]
     fits = method in FITTED_METHODS and options.output_fit
-    output_errors, status = _calibrate(original, compressed, done, batches, plan, fits, status, watch)
+    output_errors, status = _calibrate(original, compressed, done, inventory, batches, plan, fits, status, watch)
     if method == "paper" and batches and status == "completed":
         compressed = reestimate_batchnorm_if_better(original, compressed, batches)
     calibrated = time.monotonic()
@@ -198,9 +204,9 @@ def _moments(
 
 def _solve(
     original: nn.Module, row: LayerPlan, index: int, total: int, plan: Plan, method: str, options: CompressOptions,
-    moments: dict[str, Tensor], watch: _Watch,
+    moments: dict[str, Tensor], watch: _Watch, cache: SolveCache | None,
 ) -> SolveResult:  # fmt: skip
-    """Solve one layer and tell of it."""
+    """Solve one layer, or find it solved, and tell of it."""
     layer = original.get_submodule(row.name)
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     rank = list(row.rank) if isinstance(row.rank, tuple) else row.rank
@@ -211,12 +217,19 @@ def _solve(
     if method == "paper":
         solver = replace(solver, inner_iterations=options.paper_inner_iterations)
     moment = moments.get(row.name)
-    result = solve_layer(
-        layer.weight.detach(), structure=row.structure, rank=row.rank,
-        spec=QuantSpec(bits=row.bits if row.bits is not None else 32, granularity="tensor" if method == "paper" else options.granularity),
-        options=solver, method=layer_method, seed=plan.seed,
-        input_covariance=None if moment is None else shrink(moment), on_event=watch.solver_event, layer=row.name,
-    )  # fmt: skip
+    granularity = "tensor" if method == "paper" else options.granularity
+    weight, task = layer.weight.detach(), {
+        "structure": row.structure, "rank": row.rank, "method": layer_method, "seed": plan.seed, "options": solver,
+        "spec": QuantSpec(bits=row.bits if row.bits is not None else 32, granularity=granularity),
+        "input_covariance": None if moment is None else shrink(moment),
+    }  # fmt: skip
+    key = cache.key(weight, **task) if cache is not None else ""
+    result = cache.load(key) if cache is not None else None
+    if result is None:
+        with threads_for(weight, row.rank):
+            result = solve_layer(weight, **task, on_event=watch.solver_event, layer=row.name)
+        if cache is not None:
+            cache.keep(key, result)
     watch.send(
         "layer_finished", row.name, relative_error=result.relative_error, float_relative_error=result.float_relative_error,
         status=result.status.value, explanation=result.status.explanation, iterations=result.iterations,
@@ -227,6 +240,19 @@ def _solve(
     return result
 
 
+@contextmanager
+def threads_for(weight: Tensor, rank: int | tuple[int, int] | None) -> Iterator[None]:
+    """One thread while a small layer is solved: its matrix products are too short to share, and waiting costs more."""
+    threads = torch.get_num_threads()
+    ranks = rank if isinstance(rank, tuple) else (rank or 1,)
+    small = 6.0 * weight.numel() * max(ranks) < SMALL_SWEEP and weight.device.type == "cpu"
+    torch.set_num_threads(1 if small else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def shrink(moment: Tensor) -> Tensor:
     """A second moment mixed with a multiple of the identity, so that directions the images do not show still count."""
     mean = moment.diagonal().mean()
@@ -234,14 +260,15 @@ def shrink(moment: Tensor) -> Tensor:
 
 
 def _calibrate(
-    original: nn.Module, compressed: nn.Module, rows: Sequence[LayerPlan], batches: Sequence[Tensor], plan: Plan, fit: bool,
-    status: str, watch: _Watch,
+    original: nn.Module, compressed: nn.Module, rows: Sequence[LayerPlan], inventory: Sequence[LayerInfo],
+    batches: Sequence[Tensor], plan: Plan, fit: bool, status: str, watch: _Watch,
 ) -> tuple[dict[str, float], str]:  # fmt: skip
     """Go through the exchanged layers front to back; returns output errors by layer and the status."""
     errors: dict[str, float] = {}
     if not batches:
         return errors, status
     names = [row.name for row in rows]
+    infos = {info.name: info for info in inventory}
     before, after = Replay(original, batches, names), Replay(compressed, batches, names)
     try:
         for index, row in enumerate(rows):
@@ -250,9 +277,11 @@ def _calibrate(
             watch.send("stage", stage="calibrating", fraction=index / len(rows), message=row.name)
             chain = compressed.get_submodule(row.name)
             assert isinstance(chain, FactorizedLayer)
+            count = batches_needed(infos[row.name])
             errors[row.name] = calibrate_layer(
-                chain, after.inputs(row.name), before.outputs(row.name), activation_bits=plan.activation_bits, fit=fit
-            )
+                chain, after.inputs(row.name, count), before.outputs(row.name, count),
+                activation_bits=plan.activation_bits, fit=fit,
+            )  # fmt: skip
             before.done(row.name)
             after.done(row.name)
     except RunCancelled:
@@ -261,6 +290,12 @@ def _calibrate(
         before.close()
         after.close()
     return errors, status
+
+
+def batches_needed(info: LayerInfo) -> int:
+    """How many calibration batches a layer's fit looks at: fewer where one image already gives many output positions."""
+    positions = max(1, info.output_elements // max(info.out_channels, 1))
+    return math.ceil(max(LEAST_IMAGES, ROW_SAMPLES / positions) / CALIBRATION_BATCH)
 
 
 @torch.no_grad()
@@ -295,8 +330,14 @@ def _outcome(
         name=row.name, structure=row.structure, rank=row.rank, bits=row.bits, status=result.status.value,
         relative_error=result.relative_error, float_relative_error=result.float_relative_error,
         iterations=result.iterations, seconds=result.seconds, output_error=output_error, factors=result.factors,
-        histograms=factor_histograms(layer.weight.detach(), result.factors),
+        histograms=factor_histograms(layer.weight.detach(), with_fitted_codes(result.factors, chain)),
     )  # fmt: skip
+
+
+def with_fitted_codes(factors: Factors, chain: FactorizedLayer) -> Factors:
+    """The factors with the codes of the output side as the output fit left them."""
+    fitted = chain.last.codes.reshape(factors.codes[0].shape)
+    return replace(factors, codes=(fitted, *factors.codes[1:]))
 
 
 __all__ = ["CompressOptions", "Compression", "LayerOutcome", "compress_network", "relative_error"]

@@ -68,16 +68,16 @@ class Replay:
         """Mark a layer as final: it will not change any more."""
         self._open.discard(layer)
 
-    def inputs(self, layer: str) -> list[Tensor]:
-        """What reaches the layer, one tensor per batch."""
-        return self._run(layer, wants_input=True)
+    def inputs(self, layer: str, batches: int | None = None) -> list[Tensor]:
+        """What reaches the layer, one tensor for each of the first ``batches`` batches (None: all)."""
+        return self._run(layer, batches, wants_input=True)
 
-    def outputs(self, layer: str) -> list[Tensor]:
-        """What the layer puts out, one tensor per batch."""
-        return self._run(layer, wants_input=False)
+    def outputs(self, layer: str, batches: int | None = None) -> list[Tensor]:
+        """What the layer puts out, likewise."""
+        return self._run(layer, batches, wants_input=False)
 
     @torch.inference_mode()
-    def _run(self, layer: str, *, wants_input: bool) -> list[Tensor]:
+    def _run(self, layer: str, batches: int | None, *, wants_input: bool) -> list[Tensor]:
         if self._known.get(layer, 0) == 0:
             raise ModelError("the layer does not run in a forward pass", got=layer, remedy="plan it as keep")
         captured: list[Tensor] = []
@@ -96,9 +96,9 @@ class Replay:
             if wants_input
             else target.register_forward_hook(catch_output)
         ]
-        handles += [self._recorder(name) for name in self._newly_final()]
+        handles += [self._recorder(name) for name in self._final()]
         try:
-            for index, batch in enumerate(self._batches):
+            for index, batch in enumerate(self._batches[:batches]):
                 self._batch = index
                 try:
                     self._model(batch)
@@ -110,41 +110,54 @@ class Replay:
         self._replay_recorded()
         return captured
 
-    def _newly_final(self) -> list[str]:
-        """Outermost modules whose layers are all done and whose outputs are not replayed yet."""
+    def _final(self) -> list[str]:
+        """Outermost modules whose layers are all done."""
         final = [
-            name
-            for name in self._once
+            name for name in self._once
             if not any(layer == name or layer.startswith(name + ".") for layer in self._open)
         ]
-        outermost = [name for name in final if not any(name.startswith(other + ".") for other in final)]
-        return [name for name in outermost if name not in self._forwards]
+        return [name for name in final if not any(name.startswith(other + ".") for other in final)]
 
     def _recorder(self, name: str) -> Any:
         def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):  # a copy: what follows may work in place
-                self._outputs.setdefault(name, {})[self._batch] = output.clone()
+            stored = self._outputs.setdefault(name, {})
+            if isinstance(output, Tensor) and self._batch not in stored:
+                stored[self._batch] = _compact(output)
 
         return self._model.get_submodule(name).register_forward_hook(record)
 
     def _replay_recorded(self) -> None:
-        """Put a replayer in place of every module recorded on all batches, and drop what stands inside it."""
-        for name in [n for n in self._outputs if n not in self._forwards]:
-            if len(self._outputs[name]) < len(self._batches):
-                del self._outputs[name]
-                continue
-            for inner in [n for n in self._forwards if n.startswith(name + ".")]:
-                self._restore(inner)
-            module = self._model.get_submodule(name)
-            self._forwards[name] = module.forward
-            stored = self._outputs[name]
-            module.forward = lambda *_a, stored=stored, **_k: stored[self._batch].clone()
+        """Put a replayer in place of every recorded module, and drop what stands inside it once it has all batches."""
+        for name, stored in list(self._outputs.items()):
+            if name not in self._forwards and stored:
+                self._forwards[name] = module_forward = self._model.get_submodule(name).forward
+                self._model.get_submodule(name).forward = self._replayer(stored, module_forward)
+            if len(stored) == len(self._batches):
+                for inner in [n for n in self._forwards if n.startswith(name + ".")]:
+                    self._restore(inner)
+
+    def _replayer(self, stored: dict[int, Tensor], forward: Callable[..., Any]) -> Callable[..., Any]:
+        def replay(*inputs: Any, **named: Any) -> Any:
+            if self._batch in stored:
+                kept = stored[self._batch]
+                return kept.float() if kept.dtype == torch.half else kept.clone()
+            return forward(*inputs, **named)
+
+        return replay
 
     def _restore(self, name: str) -> None:
         del self._model.get_submodule(name).forward
-        del self._forwards[name], self._outputs[name]
+        del self._forwards[name]
+        self._outputs.pop(name, None)
 
     def close(self) -> None:
         """Give the network its own forward functions back and free what was recorded."""
         for name in list(self._forwards):
             self._restore(name)
+
+
+def _compact(output: Tensor) -> Tensor:
+    """A copy in half precision where that holds the values (its rounding is far below an 8-bit activation's)."""
+    if output.dtype == torch.float32 and float(output.abs().max()) < 3e4:
+        return output.half()
+    return output.clone()
