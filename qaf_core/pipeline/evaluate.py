@@ -55,7 +55,8 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     share, spread = successes / n, Z95 * Z95 / n
     centre = (share + spread / 2) / (1 + spread)
     half = Z95 * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    return low, 1.0 if successes == n else min(1.0, centre + half)
 
 
 @torch.inference_mode()
