@@ -24,6 +24,7 @@ from qaf_core.runs.workspace import write_file
 
 INSPECT_TIMEOUT_SECONDS = 120
 STRIP_SIDE_PX = 64
+TURNS = 5
 
 
 def shipped_models() -> tuple[ModelSource, ...]:
@@ -107,18 +108,18 @@ def sample_strip(model_id: str, count: int) -> tuple[tuple[str, str], ...]:
         images = load_images("builtin", source, split="calibration", limit=max(48, count))
     except QafError:
         return ()
-    first = _one_of_each(images.labels, count)
-    return tuple(
-        (_data_address(images.images[index]), source.classes[int(images.labels[index])]) for index in first
-    )
+    # Each model shows other examples of the same classes.
+    turn = sum(model_id.encode()) % TURNS
+    chosen = one_of_each(images.labels.tolist(), count, turn)
+    return tuple((_data_address(images.images[i]), source.classes[int(images.labels[i])]) for i in chosen)
 
 
-def _one_of_each(labels: Sequence[int] | np.ndarray, count: int) -> list[int]:
-    """Positions that show as many classes as possible."""
-    seen: dict[int, int] = {}
+def one_of_each(labels: Sequence[int], count: int, turn: int = 0) -> list[int]:
+    """Positions that show as many classes as possible, each by its ``turn``-th example if it has one."""
+    places: dict[int, list[int]] = {}
     for position, label in enumerate(labels):
-        seen.setdefault(int(label), position)
-    chosen = [seen[label] for label in sorted(seen)]
+        places.setdefault(label, []).append(position)
+    chosen = [places[label][min(turn, len(places[label]) - 1)] for label in sorted(places)]
     rest = [position for position in range(len(labels)) if position not in set(chosen)]
     return (chosen + rest)[:count]
 

@@ -44,6 +44,8 @@ class Choice:
 
 def choose() -> Choice | None:
     """Draw the cards; what is chosen, or None where no model could be opened (the screen says why)."""
+    st.session_state.setdefault(MODE_KEY, "shipped")
+    st.session_state.setdefault(DATA_MODE_KEY, "builtin")
     modes = {"shipped": _("Trained models"), "own": _("Your weights")}
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     left.subheader(_("1 · Model and images"), anchor=False)
@@ -53,7 +55,6 @@ def choose() -> Choice | None:
             list(modes),
             format_func=modes.__getitem__,
             required=True,
-            default="shipped",
             key=MODE_KEY,
             persist_state="session",
             label_visibility="collapsed",
@@ -164,7 +165,6 @@ def _data_for(source: ModelSource) -> tuple[str, str | None]:
             list(names),
             format_func=names.__getitem__,
             required=True,
-            default="builtin",
             key=DATA_MODE_KEY,
             persist_state="session",
             help=_(

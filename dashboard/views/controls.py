@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import streamlit as st
@@ -26,6 +27,9 @@ def use(request: RunRequest, plan: Plan) -> None:
     first_settings()
     st.session_state["method"] = request.method
     st.session_state["activation-bits"] = plan.activation_bits
+    common_bits = Counter(row.bits for row in plan.layers if row.bits in BITS).most_common(1)
+    if common_bits:
+        st.session_state["bits"] = common_bits[0][0]
     st.session_state[BASES_KEY] = {**st.session_state.get(BASES_KEY, {}), request.model: plan}
     st.session_state[VERSION_KEY] += 1
 
@@ -43,7 +47,7 @@ def first_settings() -> None:
 
 def choose_method(choice: Choice, inventory: Sequence[LayerInfo]) -> None:
     captions = [
-        _("Factors found directly on the integer grid, then fitted to the layer's output. The one to use."),
+        _("Factors found directly on the integer grid, then fitted to the layer's output."),
         _("The published joint method (arXiv 2308.04595) as described, to compare with."),
         _("Factorize in floating point, round to integers afterwards: the usual way."),
         _("No factorization: only careful rounding of the weights. Strong above 3 bits."),

@@ -154,6 +154,20 @@ def test_explore_starts_with_a_plan_that_can_be_run(draw: Draw, store: Store) ->
     assert [row["bits"] for row in run.plan["layers"]] == [8, 4, 4, 4, 8]
 
 
+def test_a_run_can_be_taken_up_again(draw: Draw, store: Store) -> None:
+    test = draw("explore")
+    test.button(key="choose-digits/cnn").click().run()
+    test.select_slider(key="bits").set_value(3).run()
+    test.button(key="start-run").click().run()
+    run = store.list_runs()[0]
+    again = draw("explore", run=run.id)
+    assert "5 layers" in shown(again)
+    assert again.session_state["bits"] == 3
+    again.button(key="start-run").click().run()
+    assert store.list_runs()[0].plan == run.plan
+    assert len(store.list_runs()) == 2
+
+
 def test_bulk_controls_change_the_prediction(draw: Draw) -> None:
     test = draw("explore")
     test.button(key="choose-digits/cnn").click().run()
