@@ -201,13 +201,12 @@ def start_sweep(limit: int, *, warm: bool) -> Callable[[State, int], None]:
     def sweep(state: State, step: int) -> None:
         noise = [NOISE_FACTOR * RELATIVE_NOISE[b] for b in state.bits]
         progress = 1.0 if warm else min(1.0, step / (FALL_SHARE * limit))
-        squared = 0.0
         for mode in state.structure.order:
             final = max(state.structure.lift(noise, mode), 1e-7)
             lift = FIRST_LIFT ** (1.0 - progress) * final**progress if final < FIRST_LIFT else final
             problem = state.structure.quadratic(state.values, mode)
             state.values[mode] = problem.solution(lift)
-            squared = problem.squared_error(state.values[mode], state.structure.target_norm_squared)
+        squared = problem.squared_error(state.values[0], state.structure.target_norm_squared)
         state.values = state.structure.balance(state.values)
         state.float_error = state.relative(squared)
         state.float_values = list(state.values)

@@ -40,11 +40,9 @@ class Canonical:
         if moment is not None:
             weighted = torch.tensordot(target.movedim(1, -1), moment, dims=1).movedim(-1, 1)
         self.target_norm_squared = float((target * weighted).sum(dtype=torch.float64))
-        # One contiguous unfolding per mode: each MTTKRP is then a single matrix product.
-        self._unfoldings = [
-            (target if mode == 1 else weighted).movedim(mode, 0).reshape(target.shape[mode], -1).contiguous()
-            for mode in range(target.ndim)
-        ]
+        self._rows = target.reshape(len(target), -1)  # X_(1) (I, J·K)
+        self._weighted_rows = self._rows if moment is None else weighted.reshape(len(target), -1).contiguous()
+        self._projected: tuple[Tensor, Tensor] | None = None
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -70,14 +68,36 @@ class Canonical:
         """``G`` and ``F`` of factor ``mode``; rows of B are coupled by the moment."""
         others = [other for other in range(len(factors)) if other != mode]
         gram = self._gram(factors, others[0])
-        joined = factors[others[0]]
         for other in others[1:]:
             gram = gram * self._gram(factors, other)
-            joined = khatri_rao(joined, factors[other])
-        linear = self._unfoldings[mode] @ joined
+        linear = self._linear(factors, mode)
         if mode == 1 and self.moment is not None:
             return Quadratic(gram=gram, linear=self.moment @ linear, row_gram=self.moment)
         return Quadratic(gram=gram, linear=linear)
+
+    def _linear(self, factors: Sequence[Tensor], mode: int) -> Tensor:
+        """The MTTKRP of a factor; for B that of the unweighted target.
+
+        B and C share the product ``X_(1)ᵀ A`` while A stands still (a dimension tree; Phan et al. 2013,
+        doi:10.1109/TSP.2013.2269903), so that a sweep over three factors needs two large products, not three.
+        """
+        if mode == 0:
+            joined = factors[1] if len(factors) == 2 else khatri_rao(factors[1], factors[2])
+            return self._weighted_rows @ joined
+        projection = self._project(factors[0])
+        if len(factors) == 2:
+            return projection
+        cube = projection.reshape(*self.target.shape[1:], -1)  # (J, K, R)
+        if mode == 1:
+            return (cube * factors[2]).sum(dim=1)
+        side = factors[1] if self.moment is None else self.moment @ factors[1]
+        return (cube * side[:, None, :]).sum(dim=0)
+
+    def _project(self, outer: Tensor) -> Tensor:
+        """``X_(1)ᵀ A (J·K, R)``, kept until A is another tensor."""
+        if self._projected is None or self._projected[0] is not outer:
+            self._projected = (outer, self._rows.mT @ outer)
+        return self._projected[1]
 
     def balance(self, factors: Sequence[Tensor]) -> list[Tensor]:
         """Columns of equal norm across the factors, component by component."""

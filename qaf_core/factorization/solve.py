@@ -15,8 +15,7 @@ from qaf_core.factorization.baselines import round_factors, solve_paper, tensorl
 from qaf_core.factorization.cp import Canonical
 from qaf_core.factorization.factors import Factors, as_stored_codes
 from qaf_core.factorization.options import SolverOptions, Status
-from qaf_core.factorization.rounding import round_rows
-from qaf_core.factorization.structure import Structure
+from qaf_core.factorization.rounding import damped, round_rows
 from qaf_core.factorization.tucker import Tucker2
 from qaf_core.quantization.spec import QuantSpec
 
@@ -60,15 +59,17 @@ def solve_layer(
     """Write one weight tensor as factors on integer grids.
 
     Args:
-        weight: ``(C_out, C_in, k_h, k_w)`` or ``(out, in)``, any floating-point dtype; half precision is computed in float32.
+        weight: ``(C_out, C_in, k_h, k_w)`` or ``(out, in)``, any floating-point dtype; half precision is computed
+            in float32.
         structure: ``cp`` (four-way weights), ``svd`` (linear and 1×1), ``tucker2`` or ``dense`` (rounding only).
         rank: R; for ``tucker2`` the pair (R_out, R_in); not used by ``dense``.
         spec: Bit-width and granularity of the grids (default: 4 bits, one scale per rank component).
         options: Limits and tolerances.
         method: ``joint``, ``paper`` (arXiv 2308.04595), ``sequential`` (TensorLy, then rounding) or ``dense``.
         seed: The same seed gives the same codes on the same machine.
-        input_covariance: Second moment of the layer's input, ``(C_in·k_h·k_w,)*2``, or ``(C_in, C_in)`` read as Σ⊗I.
-        on_event: Called with a ``SolveEvent`` as the solve goes on; it may raise ``RunCancelled`` to stop early.
+        input_covariance: Second moment of the layer's input, ``(C_in·k_h·k_w,)*2``, or ``(C_in, C_in)`` read as
+            Σ⊗I.
+        on_event: Called with a ``SolveEvent`` as the solve goes on; it may raise ``RunCancelled`` to stop.
         layer: Name that the events carry.
 
     Returns:
@@ -88,39 +89,61 @@ def solve_layer(
     if not bool(target.any()):
         return _trivial(weight, target, structure, rank, spec, Status.CONVERGED, began)
     covariance = _checked_covariance(input_covariance, weight, target)
+    # A power of two, so that the codes do not depend on the size and no square over- or underflows.
+    size = 2.0 ** math.floor(math.log2(float(target.abs().max())))
+    target = target / size
     if structure == "dense":
-        outcome = _solve_dense(target, covariance, spec)
+        codes, scales, floats, status, iterations = _solve_dense(target, covariance, spec)
     else:
         moment = None if covariance is None or method != "joint" else channel_moment(covariance, target)
-        problem = Tucker2(target, rank, moment) if isinstance(rank, tuple) else Canonical(target, rank or 1, moment)
-        codes, scales, floats, status, iterations = _solve_factors(problem, spec, options, method, seed, layer, on_event)
-        outcome = problem.as_stored(codes), problem.as_stored(scales), problem.as_stored(floats), status, iterations
-    codes, scales, floats, status, iterations = outcome
-    factors = _as_factors(weight, structure, codes, scales, spec)
+        pair = isinstance(rank, tuple)
+        problem = Tucker2(target, rank, moment) if pair else Canonical(target, rank or 1, moment)
+        *parts, status, iterations = _solve_factors(problem, spec, options, method, seed, layer, on_event)
+        codes, scales, floats = (problem.as_stored(part) for part in parts)
+    factors = _as_factors(weight, structure, codes, [scales[0] * size, *scales[1:]], spec)
+    floats[0] = floats[0] * size
     unrounded = _as_factors(weight, structure, floats, [f.new_ones(1) for f in floats], QuantSpec(bits=32))
     return SolveResult(
-        factors=factors, relative_error=relative_error(weight, factors), float_relative_error=relative_error(weight, unrounded), status=status, iterations=iterations,
+        factors=factors, relative_error=relative_error(weight, factors),
+        float_relative_error=relative_error(weight, unrounded), status=status, iterations=iterations,
         seconds=time.monotonic() - began,
     )  # fmt: skip
 
 
-Outcome = tuple[list[Tensor], list[Tensor], list[Tensor], Status, int]  # codes, scales, floating-point factors
+# Codes, scales, floating-point factors, why it stopped and after how many sweeps.
+Outcome = tuple[list[Tensor], list[Tensor], list[Tensor], Status, int]
 
 
 def _solve_factors(
-    problem: Canonical | Tucker2, spec: QuantSpec, options: SolverOptions, method: str, seed: int, layer: str, on_event: OnEvent | None
+    problem: Canonical | Tucker2,
+    spec: QuantSpec,
+    options: SolverOptions,
+    method: str,
+    seed: int,
+    layer: str,
+    on_event: OnEvent | None,
 ) -> Outcome:
     bits = spec.bits_of(2 if problem.name == "svd" else 3)
     if method == "paper":
         if not isinstance(problem, Canonical):
-            raise SolverError("the published method solves CP only", got=problem.name, remedy="use structure cp or method joint")
+            raise SolverError(
+                "the published method solves CP only",
+                got=problem.name,
+                remedy="use structure cp or method joint",
+            )
         return solve_paper(problem, bits, options=options, seed=seed, layer=layer, on_event=on_event)
     if method == "sequential":
         values = tensorly_factors(problem, seed)
         codes, scales = round_factors(values, bits, spec.granularity)
         return codes, scales, values, Status.CONVERGED, 0
     state, status = solve_joint(
-        problem, bits, granularity=spec.granularity, options=options, seed=seed, layer=layer, on_event=on_event
+        problem,
+        bits,
+        granularity=spec.granularity,
+        options=options,
+        seed=seed,
+        layer=layer,
+        on_event=on_event,
     )
     return state.best.codes, state.best.scales, state.float_values, status, state.iteration
 
@@ -151,32 +174,46 @@ def channel_moment(covariance: Tensor, target: Tensor) -> Tensor:
     channels = target.shape[1]
     if covariance.shape[0] != channels:
         positions = covariance.shape[0] // channels
-        covariance = covariance.reshape(channels, positions, channels, positions).diagonal(dim1=1, dim2=3).mean(dim=-1)
-    scale = covariance.diagonal().mean()
-    if float(scale) <= 0.0:
-        return torch.eye(channels, device=covariance.device, dtype=covariance.dtype)
-    return covariance / scale
+        covariance = (
+            covariance.reshape(channels, positions, channels, positions).diagonal(dim1=1, dim2=3).mean(dim=-1)
+        )
+    # Damped: weights that meet dead channels only still have a size to compare errors with.
+    return damped(covariance / covariance.diagonal().mean())
 
 
 def _as_target(weight: Tensor, structure: str, method: str) -> Tensor:
-    """The weight as ``(I, J, K)`` for ``cp``, ``tucker2`` and ``dense`` convolutions, ``(I, J)`` for ``svd`` and linear layers."""
+    """The weight as ``(I, J, K)``; ``(I, J)`` for ``svd``; any 1×1 or linear layer as ``(I, J, 1)`` otherwise."""
     if method not in METHODS:
         raise SolverError("unknown method", got=method, expected=", ".join(METHODS))
     if structure not in STRUCTURES:
         raise SolverError("unknown structure", got=structure, expected=", ".join(STRUCTURES))
     if not isinstance(weight, Tensor) or not weight.is_floating_point():
-        raise SolverError("weight is not a floating-point tensor", got=getattr(weight, "dtype", type(weight).__name__))
+        raise SolverError(
+            "weight is not a floating-point tensor", got=getattr(weight, "dtype", type(weight).__name__)
+        )
     if weight.ndim not in (2, 4) or weight.numel() == 0:
-        raise SolverError("weight has a shape the solver does not take", got=tuple(weight.shape), expected="(C_out, C_in, k, k) or (out, in), not empty")  # fmt: skip
+        raise SolverError(
+            "weight has a shape the solver does not take",
+            got=tuple(weight.shape),
+            expected="(C_out, C_in, k, k) or (out, in), not empty",
+        )
     work = weight.detach()
     if work.dtype not in (torch.float32, torch.float64):
         work = work.to(torch.float32)
     if structure == "svd":
         if work.ndim == 4 and work.shape[2:] != (1, 1):
-            raise SolverError("the two-factor form takes linear and 1x1 layers", got=f"kernel {tuple(work.shape[2:])}", remedy="use structure cp or tucker2")  # fmt: skip
+            raise SolverError(
+                "the two-factor form takes linear and 1x1 layers",
+                got=f"kernel {tuple(work.shape[2:])}",
+                remedy="use structure cp or tucker2",
+            )
         return work.reshape(work.shape[0], work.shape[1])
     if structure in ("cp", "tucker2") and work.ndim != 4:
-        raise SolverError(f"structure {structure} takes convolution weights", got=tuple(weight.shape), remedy="use structure svd")
+        raise SolverError(
+            f"structure {structure} takes convolution weights",
+            got=tuple(weight.shape),
+            remedy="use structure svd",
+        )
     return work.reshape(work.shape[0], work.shape[1], -1)
 
 
@@ -189,13 +226,17 @@ def _checked_rank(rank: object, structure: str, target: Tensor) -> int | tuple[i
             raise SolverError("structure tucker2 takes a pair of ranks", got=rank, expected="(R_out, R_in)")
         for value, limit in zip(rank, limits, strict=True):
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
-                raise SolverError("rank out of range", got=tuple(rank), expected=f"whole numbers from 1 to {tuple(limits)}")
+                raise SolverError(
+                    "rank out of range", got=tuple(rank), expected=f"whole numbers from 1 to {tuple(limits)}"
+                )
         return int(rank[0]), int(rank[1])
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise SolverError("rank out of range", got=rank, expected="a whole number, at least 1")
     largest = target.numel() // sum(target.shape) if target.ndim == 2 else target.numel() // max(target.shape)
     if rank > max(largest, min(target.shape), 1):
-        raise SolverError("rank larger than useful", got=rank, expected=f"at most {max(largest, min(target.shape), 1)}")
+        raise SolverError(
+            "rank larger than useful", got=rank, expected=f"at most {max(largest, min(target.shape), 1)}"
+        )
     return rank
 
 
@@ -203,15 +244,33 @@ def _checked_covariance(covariance: Tensor | None, weight: Tensor, target: Tenso
     if covariance is None:
         return None
     channels, inputs = weight.shape[1], weight[0].numel()
-    if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1] or covariance.shape[0] not in (channels, inputs):
-        raise SolverError("input covariance has the wrong shape", got=tuple(covariance.shape), expected=f"({inputs}, {inputs}) or ({channels}, {channels})")  # fmt: skip
+    if (
+        covariance.ndim != 2
+        or covariance.shape[0] != covariance.shape[1]
+        or covariance.shape[0] not in (channels, inputs)
+    ):
+        raise SolverError(
+            "input covariance has the wrong shape",
+            got=tuple(covariance.shape),
+            expected=f"({inputs}, {inputs}) or ({channels}, {channels})",
+        )
     if not bool(torch.isfinite(covariance).all()):
-        raise SolverError("input covariance holds NaN or infinite values", remedy="check the calibration images")
-    symmetric = covariance.to(target.device, target.dtype)
-    return (symmetric + symmetric.mT) / 2
+        raise SolverError(
+            "input covariance holds NaN or infinite values", remedy="check the calibration images"
+        )
+    largest = covariance.abs().max()
+    if float(largest) == 0.0:
+        return None  # nothing reaches the layer: all weights count alike
+    symmetric = (covariance / largest).to(target.device, target.dtype)
+    symmetric = (symmetric + symmetric.mT) / 2
+    if int(torch.linalg.cholesky_ex(damped(symmetric, 1e-3))[1]) != 0:
+        raise SolverError("input covariance has negative eigenvalues", expected="a second moment, E[x·xᵀ]")
+    return symmetric
 
 
-def _as_factors(weight: Tensor, structure: str, codes: list[Tensor], scales: list[Tensor], spec: QuantSpec) -> Factors:
+def _as_factors(
+    weight: Tensor, structure: str, codes: list[Tensor], scales: list[Tensor], spec: QuantSpec
+) -> Factors:
     bits = spec.bits_of(len(codes))
     return Factors(
         structure=structure, weight_shape=tuple(weight.shape), bits=bits, scales=tuple(scales),
@@ -220,7 +279,13 @@ def _as_factors(weight: Tensor, structure: str, codes: list[Tensor], scales: lis
 
 
 def _trivial(
-    weight: Tensor, target: Tensor, structure: str, rank: int | tuple[int, int] | None, spec: QuantSpec, status: Status, began: float
+    weight: Tensor,
+    target: Tensor,
+    structure: str,
+    rank: int | tuple[int, int] | None,
+    spec: QuantSpec,
+    status: Status,
+    began: float,
 ) -> SolveResult:
     """Zero factors, for weights that are all zero or not finite."""
     shapes: list[tuple[int, ...]]
@@ -232,6 +297,8 @@ def _trivial(
         shapes = [(size, rank or 1) for size in target.shape]
     codes = [target.new_zeros(shape) for shape in shapes]
     scales = [target.new_ones(1, shape[1], *[1] * (len(shape) - 2)) for shape in shapes]
+    if structure == "dense":
+        scales = [target.new_ones(len(target), 1)]
     factors = _as_factors(weight, structure, codes, scales, spec)
     error = math.nan if status is Status.NONFINITE else 0.0
     return SolveResult(
