@@ -32,6 +32,7 @@ OnRunEvent = Callable[[RunEvent], None]
 
 CALIBRATION_BATCH = 32
 FITTED_METHODS = ("joint", "dense")
+PAPER_BATCHNORM = ("better", "keep", "reestimate")
 MOMENT_SHRINKAGE = 0.1
 SMALL_SWEEP = 5e8  # floating-point operations of a solver sweep below which one thread is faster
 
@@ -45,12 +46,19 @@ class CompressOptions:
         granularity: Of the scales; the paper's method has one per factor whatever is set here.
         paper_inner_iterations: Inner iterations of the published method (its own limit is 1,000, DESIGN.md §6).
         output_fit: Fit outputs on the calibration images where the method does so.
+        paper_batchnorm: BatchNorm statistics of the published method: ``keep``, ``reestimate``, or ``better``, whichever
+            of the two comes closer to the original's scores on the calibration images.
     """
 
     solver: SolverOptions = field(default_factory=SolverOptions)
     granularity: str = "rank_row"
     paper_inner_iterations: int = 10
     output_fit: bool = True
+    paper_batchnorm: str = "better"
+
+    def __post_init__(self) -> None:
+        if self.paper_batchnorm not in PAPER_BATCHNORM:
+            raise PlanError("unknown option paper_batchnorm", got=self.paper_batchnorm, expected=", ".join(PAPER_BATCHNORM))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,8 +187,10 @@ def compress_network(
     done = [row for row in rows if row.name in solved]
     fits = method in FITTED_METHODS and options.output_fit
     output_errors, status = _calibrate(original, compressed, done, inventory, batches, plan, fits, status, watch)
-    if method == "paper" and batches and status == "completed":
-        compressed = reestimate_batchnorm_if_better(original, compressed, batches)
+    if method == "paper" and batches and status == "completed" and options.paper_batchnorm != "keep":
+        trial = with_batchnorm_reestimated(compressed, batches)
+        if options.paper_batchnorm == "reestimate" or divergence(original, trial, batches) < divergence(original, compressed, batches):
+            compressed = trial
     calibrated = time.monotonic()
     outcomes = tuple(
         _outcome(row, solved[row.name], original.get_submodule(row.name), compressed.get_submodule(row.name), output_errors.get(row.name))
@@ -299,26 +309,27 @@ def batches_needed(info: LayerInfo) -> int:
 
 
 @torch.no_grad()
-def reestimate_batchnorm_if_better(original: nn.Module, compressed: nn.Module, batches: Sequence[Tensor]) -> nn.Module:
-    """The compressed network with BatchNorm statistics re-estimated, or as it was: whichever is closer to the original's scores."""
-    trial = copy.deepcopy(compressed)
-    norms = [m for m in trial.modules() if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d)]
-    if not norms:
-        return compressed
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
+def with_batchnorm_reestimated(model: nn.Module, batches: Sequence[Tensor]) -> nn.Module:
+    """A copy whose BatchNorm statistics are those of the batches."""
+    trial = copy.deepcopy(model).eval()
+    for norm in trial.modules():
+        if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d):
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
     for batch in batches:
         trial(batch)
-    trial.eval()
-    distance = {id(network): 0.0 for network in (compressed, trial)}
+    return trial.eval()
+
+
+@torch.inference_mode()
+def divergence(original: nn.Module, model: nn.Module, batches: Sequence[Tensor]) -> float:
+    """Kullback-Leibler divergence of the model's class scores from the original's, summed over the images."""
+    total = 0.0
     for batch in batches:
         wanted = original(batch).log_softmax(dim=1)
-        for network in (compressed, trial):
-            found = network(batch).log_softmax(dim=1)
-            distance[id(network)] += float((wanted.exp() * (wanted - found)).sum())
-    return trial if distance[id(trial)] < distance[id(compressed)] else compressed
+        total += float((wanted.exp() * (wanted - model(batch).log_softmax(dim=1))).sum())
+    return total
 
 
 def _outcome(
