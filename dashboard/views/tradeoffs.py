@@ -11,6 +11,7 @@ import streamlit as st
 from dashboard import common, rows
 from dashboard.text import _, plural
 from qaf_core.review import charts
+from qaf_core.review.charts import CostAxis
 from qaf_core.review.points import RunPoint
 from qaf_core.review.units import MISSING, points_text
 from qaf_core.runs.record import RunRecord
@@ -99,14 +100,21 @@ def method_help() -> str:
 
 
 def _charts(points: Sequence[RunPoint]) -> None:
-    left, right = st.columns(2, gap="medium")
-    for column, axis, title in (
-        (left, "size", _("Accuracy against size")),
-        (right, "bops", _("Accuracy against bit-operations")),
-    ):
+    panels: tuple[tuple[CostAxis, str], ...] = (
+        ("size", _("Accuracy against size")),
+        ("bops", _("Accuracy against bit-operations")),
+    )
+    floor = charts.closeup_floor(points)
+    if floor is not None:
+        views = {"near": _("Close-up of the best"), "all": _("Whole range")}
+        view = st.segmented_control(
+            _("Accuracy axis"), list(views), format_func=views.__getitem__, default="near", required=True
+        )
+        floor = floor if view == "near" else None
+    for column, (axis, title) in zip(st.columns(2, gap="medium"), panels, strict=True):
         with column:
             st.markdown(f"**{title}**", help=bops_help() if axis == "bops" else None)
-            figure = charts.tradeoff_figure(points, axis=axis, dark=common.is_dark(), _=_)  # type: ignore[arg-type]
+            figure = charts.tradeoff_figure(points, axis=axis, dark=common.is_dark(), floor=floor, _=_)
             event = st.plotly_chart(
                 figure,
                 key=f"tradeoff-{axis}",
@@ -116,12 +124,13 @@ def _charts(points: Sequence[RunPoint]) -> None:
                 alt=title,
             )
             _open_clicked(event)
-    st.caption(
-        _(
-            "Bars show 95 % intervals of the measurement; the dotted line joins the best trade-offs. "
-            "Click a point to open its run."
-        )
+    note = _(
+        "Bars show 95 % intervals of the measurement; the dotted line joins the best trade-offs. "
+        "Click a point to open its run."
     )
+    if floor is not None:
+        note += " " + _("Open marks with an arrow belong further down.")
+    st.caption(note)
 
 
 def bops_help() -> str:

@@ -24,6 +24,7 @@ CostAxis = Literal["size", "bops"]
 METHOD_ORDER = ("joint", "paper", "sequential", "dense")
 ROW_HEIGHT_PX = 24
 MOST_TICKS = 6
+NEAR = 0.15  # accuracy this far below the best is still shown in a close-up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ def tradeoff_figure(
     *,
     axis: CostAxis,
     dark: bool = False,
-    highlight: str | None = None,
+    floor: float | None = None,
     _: Translate = untranslated,
 ) -> go.Figure:
     """Accuracy against size or bit-operations, with 95 % intervals, the original and the Pareto front.
@@ -55,7 +56,8 @@ def tradeoff_figure(
         points: Runs of one model, evaluated on the same images; method ``original`` is drawn as a star.
         axis: What stands on the horizontal axis.
         dark: Whether the ground is dark.
-        highlight: The run to ring, if it is among them.
+        floor: Runs less accurate than this fraction are drawn, open, at the lower edge, with their accuracy
+            written beside them; None gives everything its place.
         _: Translation of texts.
 
     Returns:
@@ -67,8 +69,7 @@ def tradeoff_figure(
     for method in (*METHOD_ORDER, *others, "original"):
         chosen = [p for p in points if p.method == method]
         if chosen:
-            figure.add_trace(_run_trace(chosen, method, axis, dark, _))
-    _add_ring(figure, points, axis, dark, highlight)
+            figure.add_trace(_run_trace(chosen, method, axis, dark, floor or 0.0, _))
     titles = {
         "size": _("Model size (smaller is better)"),
         "bops": _("Bit-operations per image, BOPs (fewer is better)"),
@@ -77,7 +78,19 @@ def tradeoff_figure(
     figure.update_layout(hovermode="closest", dragmode=False, clickmode="event+select")
     figure.update_xaxes(title_text=titles[axis], **_cost_ticks([_cost(p, axis) for p in points], axis))
     figure.update_yaxes(title_text=_("Accuracy (%)"), ticksuffix=" ", automargin=True)
+    if floor is not None:
+        top = max((p.high for p in points), default=1.0)
+        figure.update_yaxes(range=[100 * (floor - 0.08 * (top - floor)), 100 * (top + 0.06 * (top - floor))])
     return figure
+
+
+def closeup_floor(points: Sequence[RunPoint]) -> float | None:
+    """Where a close-up of the best runs ends, as a fraction; None where all are near each other."""
+    if not points:
+        return None
+    best = max(point.value for point in points)
+    near = [point.low for point in points if point.value >= best - NEAR]
+    return None if len(near) == len(points) else max(0.0, min(near) - 0.02)
 
 
 def _cost(point: RunPoint, axis: CostAxis) -> float:
@@ -104,34 +117,39 @@ def _add_front(
 
 
 def _run_trace(
-    points: Sequence[RunPoint], method: str, axis: CostAxis, dark: bool, _: Translate
+    points: Sequence[RunPoint], method: str, axis: CostAxis, dark: bool, floor: float, _: Translate
 ) -> go.Scatter:
     original = method == "original"
     mark = palette.ORIGINAL_MARK if original else palette.method_mark(method)
     colour = mark.colour(dark)
+    below = [p.value < floor for p in points]
     return go.Scatter(
         x=[_cost(p, axis) for p in points],
-        y=[100 * p.value for p in points],
+        y=[100 * max(p.value, floor) for p in points],
         error_y={
             "type": "data",
             "symmetric": False,
             "thickness": 1.2,
             "width": 4,
             "color": colour,
-            "array": [100 * (p.high - p.value) for p in points],
-            "arrayminus": [100 * (p.value - p.low) for p in points],
+            "array": [0 if out else 100 * (p.high - p.value) for p, out in zip(points, below, strict=True)],
+            "arrayminus": [
+                0 if out else 100 * (p.value - p.low) for p, out in zip(points, below, strict=True)
+            ],
         },
-        mode="markers",
+        mode="markers+text" if any(below) else "markers",
+        text=[f"↓ {percent_text(p.value)}" if out else "" for p, out in zip(points, below, strict=True)],
+        textposition="middle right",
         name=_("Original") if original else method_label(method, _),
         marker={
             "color": colour,
-            "symbol": mark.symbol,
+            "symbol": [f"{mark.symbol}-open" if out else mark.symbol for out in below],
             "size": 15 if original else 11,
             "line": {"width": 1, "color": "#0F151E" if dark else "#FFFFFF"},
         },
         customdata=[[p.run_id] for p in points],
-        text=[_hover(p, _) for p in points],
-        hovertemplate="%{text}<extra></extra>",
+        hovertext=[_hover(p, _) for p in points],
+        hovertemplate="%{hovertext}<extra></extra>",
         selected={"marker": {"opacity": 1}},
         unselected={"marker": {"opacity": 1}},
     )
@@ -151,23 +169,6 @@ def _hover(point: RunPoint, _: Translate) -> str:
     if point.run_id:
         lines.append(f"<i>{_('Click to open the run')}</i>")
     return "<br>".join(lines)
-
-
-def _add_ring(
-    figure: go.Figure, points: Sequence[RunPoint], axis: CostAxis, dark: bool, highlight: str | None
-) -> None:
-    ringed = [p for p in points if highlight and p.run_id == highlight]
-    if ringed:
-        figure.add_trace(
-            go.Scatter(
-                x=[_cost(p, axis) for p in ringed],
-                y=[100 * p.value for p in ringed],
-                mode="markers",
-                showlegend=False,
-                hoverinfo="skip",
-                marker={"size": 20, "symbol": "circle-open", "color": palette.ORIGINAL_MARK.colour(dark)},
-            )
-        )
 
 
 def _cost_ticks(values: Sequence[float], axis: CostAxis) -> dict[str, Any]:

@@ -40,7 +40,22 @@ def test_tradeoff_shows_intervals_methods_and_the_front() -> None:
     assert list(joint.error_y.arrayminus) == pytest.approx([2, 2])
     assert [row[0] for row in joint.customdata] == ["a", "b"]
     assert list(trace(figure, "Best trade-offs").x) == [1e6, 2e6, 40e6]
-    assert trace(figure, "Original").marker.symbol == "star"
+    assert trace(figure, "Original").marker.symbol[0] == "star"
+
+
+def test_a_close_up_keeps_the_far_runs_at_its_edge() -> None:
+    far = [*POINTS, point("e", "sequential", 0.125, 1e6)]
+    assert charts.closeup_floor([POINTS[0], POINTS[1]]) is None
+    assert charts.closeup_floor([]) is None
+    floor = charts.closeup_floor(far)
+    assert floor == pytest.approx(0.76)
+    figure = charts.tradeoff_figure(far, axis="size", floor=floor)
+    lost = trace(figure, "Sequential")
+    assert list(lost.y) == pytest.approx([76])
+    assert lost.text[0] == "↓ 12.5 %"
+    assert lost.marker.symbol[0] == "triangle-up-open"
+    assert lost.error_y.array[0] == 0
+    assert figure.layout.yaxis.range[0] < 76
 
 
 def test_bops_axis_takes_the_bops() -> None:
@@ -68,7 +83,7 @@ def test_an_unknown_method_is_drawn_too() -> None:
 
 
 def test_hover_names_accuracy_cost_and_plan() -> None:
-    text = trace(charts.tradeoff_figure(POINTS, axis="size"), "Dense").text[0]
+    text = trace(charts.tradeoff_figure(POINTS, axis="size"), "Dense").hovertext[0]
     assert "91.0 %" in text
     assert "3 MB" in text
     assert "cp 18 · W4" in text
