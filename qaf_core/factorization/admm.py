@@ -137,9 +137,11 @@ def solve_joint(
         Phase(name="admm", sweep=admm_sweep, limit=options.iterations if quantized else 0, watches_quantized=True),
         Phase(name="rounding", sweep=rounding_sweep, limit=options.rounding_rounds if quantized else 0, watches_quantized=True),
     ]  # fmt: skip
+    round_plainly(state)
     status = iterate(state, phases, layer=layer, on_event=on_event)
-    if not state.best.codes:
-        round_plainly(state)
+    if not state.best.codes:  # not one iterate was finite
+        zeros = [torch.zeros_like(v) for v in state.values]
+        state.best = Best(error=1.0, codes=zeros, scales=[torch.ones_like(v[:1]) for v in zeros])
     return state, status
 
 

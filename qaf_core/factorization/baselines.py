@@ -22,6 +22,7 @@ from qaf_core.quantization.grids import to_codes
 from qaf_core.quantization.spec import BITS_FLOAT
 
 TENSORLY_ITERATIONS = 200
+TENSORLY_RIDGES = (0.0, 1e-6, 1e-3)
 PAPER_START_SWEEPS = 50
 PAPER_SCALE_POINTS = 200
 PAPER_OUTER_TOLERANCE = 1e-5
@@ -37,7 +38,7 @@ def tensorly_factors(structure: Canonical | Tucker2, seed: int) -> list[Tensor]:
     """
     try:
         import tensorly
-        from tensorly.decomposition import parafac, partial_tucker
+        from tensorly.decomposition import partial_tucker
     except ImportError as error:
         raise SolverError("method sequential needs TensorLy", remedy="pip install tensorly") from error
     target = structure.target
@@ -49,16 +50,31 @@ def tensorly_factors(structure: Canonical | Tucker2, seed: int) -> list[Tensor]:
             left, values, right = tensorly.truncated_svd(target, n_eigenvecs=structure.rank)
             factors = [left * values, right.mT.contiguous()]
         else:
+            factors = _tensorly_cp(target, structure.rank, seed)
+    return structure.balance(factors)
+
+
+def _tensorly_cp(target: Tensor, rank: int, seed: int) -> list[Tensor]:
+    """CP by TensorLy; where its normal equations are singular (the rank is too high), with a ridge."""
+    from tensorly.decomposition import parafac
+
+    for ridge in TENSORLY_RIDGES:
+        try:
             weights, factors = parafac(
                 target,
-                structure.rank,
+                rank,
                 n_iter_max=TENSORLY_ITERATIONS,
                 init="random",
                 tol=1e-6,
                 random_state=seed,
+                l2_reg=ridge,
             )
-            factors = [factors[0] * weights, *factors[1:]]
-    return structure.balance(factors)
+        except RuntimeError as error:
+            if "singular" not in str(error):
+                raise
+            continue
+        return [factors[0] * weights, *factors[1:]]
+    raise SolverError("TensorLy cannot factorize this tensor", got=f"rank {rank}", remedy="use a lower rank")
 
 
 def round_factors(

@@ -21,6 +21,7 @@ from qaf_core.quantization.spec import QuantSpec
 
 METHODS = ("joint", "paper", "sequential", "dense")
 STRUCTURES = ("cp", "svd", "tucker2", "dense")
+UNSEEN = 1e-3  # how much directions that no input shows count, relative to the mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +60,16 @@ def solve_layer(
     """Write one weight tensor as factors on integer grids.
 
     Args:
-        weight: ``(C_out, C_in, k_h, k_w)`` or ``(out, in)``, any floating-point dtype; half precision is computed
-            in float32.
-        structure: ``cp`` (four-way weights), ``svd`` (linear and 1×1), ``tucker2`` or ``dense`` (rounding only).
+        weight: ``(C_out, C_in, k_h, k_w)`` or ``(out, in)``, any floating-point dtype; half precision is
+            computed in float32.
+        structure: ``cp`` (four-way weights), ``svd`` (linear and 1×1), ``tucker2``, ``dense`` (rounded only).
         rank: R; for ``tucker2`` the pair (R_out, R_in); not used by ``dense``.
         spec: Bit-width and granularity of the grids (default: 4 bits, one scale per rank component).
         options: Limits and tolerances.
-        method: ``joint``, ``paper`` (arXiv 2308.04595), ``sequential`` (TensorLy, then rounding) or ``dense``.
+        method: ``joint``, ``paper`` (arXiv 2308.04595), ``sequential`` (TensorLy, then rounded) or ``dense``.
         seed: The same seed gives the same codes on the same machine.
-        input_covariance: Second moment of the layer's input, ``(C_in·k_h·k_w,)*2``, or ``(C_in, C_in)`` read as
-            Σ⊗I.
+        input_covariance: Second moment of the layer's input, ``(C_in·k_h·k_w,)*2``, or ``(C_in, C_in)`` read
+            as Σ⊗I.
         on_event: Called with a ``SolveEvent`` as the solve goes on; it may raise ``RunCancelled`` to stop.
         layer: Name that the events carry.
 
@@ -96,8 +97,11 @@ def solve_layer(
         codes, scales, floats, status, iterations = _solve_dense(target, covariance, spec)
     else:
         moment = None if covariance is None or method != "joint" else channel_moment(covariance, target)
-        pair = isinstance(rank, tuple)
-        problem = Tucker2(target, rank, moment) if pair else Canonical(target, rank or 1, moment)
+        problem: Canonical | Tucker2
+        if isinstance(rank, tuple):
+            problem = Tucker2(target, rank, moment)
+        else:
+            problem = Canonical(target, rank or 1, moment)
         *parts, status, iterations = _solve_factors(problem, spec, options, method, seed, layer, on_event)
         codes, scales, floats = (problem.as_stored(part) for part in parts)
     factors = _as_factors(weight, structure, codes, [scales[0] * size, *scales[1:]], spec)
@@ -170,19 +174,18 @@ def relative_error(weight: Tensor, factors: Factors) -> float:
 
 
 def channel_moment(covariance: Tensor, target: Tensor) -> Tensor:
-    """The ``(J, J)`` second moment over input channels, averaged over kernel positions, of mean diagonal one."""
+    """The second moment over input channels ``(J, J)``, averaged over kernel positions, mean diagonal one."""
     channels = target.shape[1]
     if covariance.shape[0] != channels:
         positions = covariance.shape[0] // channels
-        covariance = (
-            covariance.reshape(channels, positions, channels, positions).diagonal(dim1=1, dim2=3).mean(dim=-1)
-        )
-    # Damped: weights that meet dead channels only still have a size to compare errors with.
-    return damped(covariance / covariance.diagonal().mean())
+        blocks = covariance.reshape(channels, positions, channels, positions)
+        covariance = blocks.diagonal(dim1=1, dim2=3).mean(dim=-1)
+    # Damped: what no input shows is held loosely, and weights that meet dead channels only keep a size.
+    return damped(covariance / covariance.diagonal().mean(), UNSEEN)
 
 
 def _as_target(weight: Tensor, structure: str, method: str) -> Tensor:
-    """The weight as ``(I, J, K)``; ``(I, J)`` for ``svd``; any 1×1 or linear layer as ``(I, J, 1)`` otherwise."""
+    """The weight as ``(I, J, K)``; as ``(I, J)`` for ``svd``; a linear layer's as ``(I, J, 1)`` otherwise."""
     if method not in METHODS:
         raise SolverError("unknown method", got=method, expected=", ".join(METHODS))
     if structure not in STRUCTURES:
