@@ -50,7 +50,8 @@ class RunProgress:
         layers: By name, in the plan's order.
         total: How many layers are to be solved.
         current: The layer being solved, or the last one solved.
-        iterations: The rows of ``current``'s solve.
+        curve_layer: The last layer that told of its iterations; some are done without any.
+        iterations: The rows of that layer's solve.
         evaluations: ``original`` and ``compressed`` as they arrive.
     """
 
@@ -65,6 +66,7 @@ class RunProgress:
     layers: dict[str, LayerProgress] = field(default_factory=dict)
     total: int = 0
     current: str | None = None
+    curve_layer: str | None = None
     iterations: list[dict[str, Any]] = field(default_factory=list)
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
     stage_starts: dict[str, float] = field(default_factory=dict)
@@ -89,11 +91,12 @@ class RunProgress:
             return
         self.layers[layer] = LayerProgress(name=layer, state=SOLVING, started_at=elapsed, data=dict(data))
         self.total = int(data.get("total") or self.total)
-        self.current, self.iterations = layer, []
+        self.current = layer
 
     def _on_iteration(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
-        if layer == self.current:
-            self.iterations.append(dict(data))
+        if layer != self.curve_layer:
+            self.curve_layer, self.iterations = layer, []
+        self.iterations.append(dict(data))
 
     def _on_layer_finished(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
         if layer is None:

@@ -85,9 +85,7 @@ def _numbers(run: RunRecord, progress: RunProgress, elapsed: float) -> None:
         common.metric_card(
             _("Time so far"),
             duration_text(elapsed),
-            _("about {time} left").format(time=duration_text(left))
-            if left is not None
-            else _("estimating the rest"),
+            _("about {time} left").format(time=duration_text(left)) if left is not None else _rest(progress),
         )
     with columns[1]:
         common.metric_card(_("Layers done"), f"{len(progress.done)} / {total}", progress.current or "–")
@@ -108,6 +106,12 @@ def _numbers(run: RunRecord, progress: RunProgress, elapsed: float) -> None:
         )
 
 
+def _rest(progress: RunProgress) -> str:
+    if progress.stage in (None, "loading"):
+        return _("starting")
+    return _("estimating the rest") if progress.stage == "solving" else _("all layers are solved")
+
+
 def layer_error_help() -> str:
     """What a layer error is, for a tooltip."""
     return _(
@@ -118,9 +122,9 @@ def layer_error_help() -> str:
 
 
 def _convergence(progress: RunProgress) -> None:
-    if progress.current is None:
+    if progress.stage != "solving" or progress.curve_layer not in progress.layers:
         return
-    layer = progress.layers[progress.current]
+    layer = progress.layers[progress.curve_layer]
     structure = structure_labels().get(str(layer.data.get("structure")), "")
     rank, bits = rows.rank_text(layer.data.get("rank")), rows.bits_text(layer.data.get("bits"))
     facts = [

@@ -49,6 +49,8 @@ def _banner(run: RunRecord) -> None:
             ),
             icon=":material/power_off:",
         )
+        if run.error:
+            st.caption(_(run.error))
     elif run.status == CANCELLED and run.compressed:
         done = plural("{count} layer was compressed", "{count} layers were compressed", len(run.layers))
         st.info(

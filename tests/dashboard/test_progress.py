@@ -45,6 +45,14 @@ def test_fold() -> None:
     assert dict(progress.stage_states())["solving"] == "now"
 
 
+def test_a_layer_without_iterations_leaves_the_curve_as_it_was() -> None:
+    progress = RunProgress(run_id="x")
+    progress.absorb(events(*STARTED, ("layer_started", "c", {"index": 2, "total": 3}, 7.0)))
+    assert progress.current == "c"
+    assert progress.curve_layer == "b"
+    assert len(progress.iterations) == 1
+
+
 def test_time_left_carries_the_pace_over() -> None:
     progress = RunProgress(run_id="x", weights={"a": 1.0, "b": 1.0, "c": 2.0})
     assert progress.seconds_left(0.0) is None
