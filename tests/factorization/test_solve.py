@@ -1,0 +1,503 @@
+"""One weight in, integer factors out: planted solutions, rivals, odd tensors and bad input."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from qaf_core import QuantSpec, SolveResult, SolverOptions, solve_layer
+from qaf_core.data.models import build_model, find_model, load_inventory
+from qaf_core.errors import RunCancelled, SolverError
+from qaf_core.factorization.options import SolveEvent, Status
+from qaf_core.factorization.solve import channel_moment, relative_error, with_factors
+from qaf_core.network.plan import plan_for_ratio
+from qaf_core.quantization.grids import code_range
+from qaf_core.quantization.spec import GRANULARITIES
+
+QUICK = SolverOptions(start_iterations=40, iterations=4, rounding_rounds=6)
+# The published method may turn in circles for a thousand iterations.
+LIMITED = SolverOptions(inner_iterations=5, time_limit_seconds=0.2)
+STRUCTURES: dict[str, tuple[tuple[int, ...], Any]] = {
+    "cp": ((10, 8, 3, 3), 6),
+    "tucker2": ((10, 8, 3, 3), (5, 4)),
+    "svd": ((10, 8), 4),
+    "dense": ((10, 8, 3, 3), None),
+}
+every_structure = pytest.mark.parametrize("structure", STRUCTURES)
+METHODS = ("joint", "paper", "sequential")
+
+
+def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def solve(weight: Tensor, structure: str, rank: Any = None, bits: Any = 4, **options: Any) -> SolveResult:
+    options.setdefault("options", LIMITED if options.get("method") == "paper" else QUICK)
+    spec = QuantSpec(bits=bits, granularity=options.pop("granularity", "rank"))
+    return solve_layer(weight, structure=structure, rank=rank, spec=spec, **options)
+
+
+def planted(shape: tuple[int, ...], rank: int, bits: int, seed: int) -> Tensor:
+    """A weight that integer factors of this width meet exactly, each column with a scale of its own."""
+    generator, high = torch.Generator().manual_seed(seed), code_range(bits)[1]
+    sizes = (shape[0], shape[1], math.prod(shape[2:])) if len(shape) == 4 else shape
+    factors = []
+    for size in sizes:
+        codes = torch.randint(-high, high + 1, (size, rank), generator=generator).double()
+        codes[torch.randint(0, size, (rank,), generator=generator), torch.arange(rank)] = high
+        factors.append(codes * (0.5 + torch.rand(1, rank, generator=generator)))
+    letters = "ir,jr,kr->ijk" if len(sizes) == 3 else "ir,jr->ij"
+    return torch.einsum(letters, *factors).reshape(shape)
+
+
+def assert_sound(result: SolveResult, weight: Tensor) -> None:
+    """Codes on their grids, scales positive, everything finite, the error as rebuilt."""
+    factors = result.factors
+    for codes, scales, bits in zip(factors.codes, factors.scales, factors.bits, strict=True):
+        assert bool(torch.isfinite(scales).all())
+        assert float(scales.min()) > 0
+        assert torch.broadcast_shapes(codes.shape, scales.shape) == codes.shape
+        if bits != 32:
+            low, high = code_range(bits)
+            assert codes.dtype == torch.int8
+            assert low <= int(codes.min())
+            assert int(codes.max()) <= high
+    rebuilt = factors.reconstruct()
+    assert rebuilt.shape == weight.shape
+    assert bool(torch.isfinite(rebuilt).all())
+    exact = weight.double()
+    error = float((rebuilt.double() - exact).norm() / exact.norm().clamp_min(1e-300))
+    assert result.relative_error == pytest.approx(error, rel=1e-6, abs=1e-12)
+    assert math.isfinite(result.float_relative_error)
+    assert result.seconds >= 0
+
+
+# Right answers
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_planted_factors_are_recovered_at_eight_bits(seed: int, dtype: torch.dtype) -> None:
+    weight = planted((16, 12, 3, 3), 4, 8, seed).to(dtype)
+    result = solve_layer(weight, "cp", 4, QuantSpec(bits=8))
+    assert result.relative_error < 1e-3
+    assert_sound(result, weight)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("bits", [3, 4])
+def test_planted_factors_are_recovered_at_few_bits(seed: int, bits: int) -> None:
+    weight = planted((16, 12, 3, 3), 2, bits, seed).float()
+    assert solve_layer(weight, "cp", 2, QuantSpec(bits=bits)).relative_error < 1e-2
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_planted_component_is_recovered_in_two_factors(bits: int) -> None:
+    weight = planted((16, 12), 1, bits, 0).float()
+    assert solve_layer(weight, "svd", 1, QuantSpec(bits=bits)).relative_error < 1e-3
+
+
+@pytest.mark.parametrize("rank", [1, 4, 9])
+def test_two_floating_point_factors_are_the_best_of_their_rank(rank: int) -> None:
+    weight = draw(14, 11)
+    values = torch.linalg.svdvals(weight.double())
+    best = float((values[rank:].square().sum() / values.square().sum()).sqrt())
+    result = solve_layer(weight, "svd", rank, QuantSpec(bits=32))
+    assert result.relative_error == pytest.approx(best, rel=0.01)
+    assert result.float_relative_error == pytest.approx(best, rel=0.01)
+
+
+@pytest.mark.parametrize("method", ["joint", "sequential"])
+def test_full_tucker_ranks_lose_nothing_in_floating_point(method: str) -> None:
+    assert solve(draw(8, 6, 3, 3), "tucker2", (8, 6), bits=32, method=method).relative_error < 1e-3
+
+
+def test_dense_meets_weights_that_lie_on_a_grid() -> None:
+    codes = torch.randint(-8, 8, (6, 5, 3, 3), generator=torch.Generator().manual_seed(0)).float()
+    codes[:, 0, 0, 0] = -8.0
+    weight = codes * torch.logspace(-2, 2, 6).reshape(-1, 1, 1, 1)
+    result = solve(weight, "dense")
+    assert result.relative_error < 1e-6
+    assert torch.equal(result.factors.codes[0].reshape(weight.shape).float(), codes)
+
+
+def test_dense_under_a_covariance_errs_less_where_the_inputs_are() -> None:
+    weight, inputs = draw(12, 6, 3, 3), draw(400, 54, seed=1) + 3 * draw(400, 1, seed=2)
+    covariance = inputs.mT @ inputs / 400
+
+    def output_error(result: SolveResult) -> float:
+        difference = (result.factors.reconstruct() - weight).reshape(12, -1)
+        return float(((difference @ covariance) * difference).sum())
+
+    plain, aware = solve(weight, "dense", bits=3), solve(weight, "dense", bits=3, input_covariance=covariance)
+    assert output_error(aware) < 0.7 * output_error(plain)
+
+
+@pytest.mark.parametrize(("structure", "rank"), [("cp", 12), ("tucker2", (5, 4)), ("svd", 4)])
+@pytest.mark.parametrize("full", [False, True])
+def test_a_covariance_lowers_the_error_of_outputs(structure: str, rank: Any, full: bool) -> None:
+    weight = draw(10, 8, 3, 3)[..., :1, :1] if structure == "svd" else draw(10, 8, 3, 3)
+    mixed = draw(200, 8, seed=1) * torch.logspace(-1, 1, 8)
+    moment = mixed.mT @ mixed / 200
+    positions = weight[0, 0].numel()
+    covariance = torch.kron(moment, torch.eye(positions)) if full else moment
+
+    def output_error(result: SolveResult) -> float:
+        difference = (result.factors.reconstruct() - weight).movedim(1, -1)
+        return float(((difference @ moment) * difference).sum())
+
+    plain = solve(weight, structure, rank)
+    aware = solve(weight, structure, rank, input_covariance=covariance)
+    assert output_error(aware) < 0.7 * output_error(plain)
+    assert_sound(aware, weight)
+
+
+def test_full_covariances_are_averaged_over_positions() -> None:
+    moment = torch.eye(3) + 0.5
+    blocks = torch.kron(moment, torch.diag(torch.tensor([1.0, 2.0])))
+    found = channel_moment(blocks, torch.zeros(4, 3, 2))
+    torch.testing.assert_close(found, moment / 1.5, rtol=2e-3, atol=2e-3)
+
+
+# Properties
+
+
+@every_structure
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("bits", [2, 4, 8, 32])
+def test_every_structure_grid_and_width_gives_sound_factors(
+    structure: str, granularity: str, bits: int
+) -> None:
+    shape, rank = STRUCTURES[structure]
+    weight = draw(*shape)
+    result = solve(weight, structure, rank, bits, granularity=granularity)
+    assert_sound(result, weight)
+    assert result.factors.rank == rank
+    assert result.status in (Status.CONVERGED, Status.STAGNATED, Status.MAX_ITERATIONS)
+    assert result.relative_error < 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("structure", ["cp", "svd"])
+def test_every_method_gives_sound_factors(method: str, structure: str) -> None:
+    shape, rank = STRUCTURES[structure]
+    weight = draw(*shape)
+    assert_sound(solve(weight, structure, rank, method=method), weight)
+
+
+@pytest.mark.parametrize(("structure", "bits"), [("cp", (8, 2, 32)), ("tucker2", (4, 8, 3)), ("svd", (3, 8))])
+def test_each_factor_may_have_its_own_width(structure: str, bits: tuple[int, ...]) -> None:
+    shape, rank = STRUCTURES[structure]
+    weight = draw(*shape)
+    result = solve(weight, structure, rank, bits)
+    assert result.factors.bits == bits
+    assert_sound(result, weight)
+
+
+@every_structure
+def test_the_same_seed_gives_the_same_codes(structure: str) -> None:
+    shape, rank = STRUCTURES[structure]
+    first, again = (solve(draw(*shape), structure, rank, seed=3) for _ in range(2))
+    for a, b in zip(first.factors.codes, again.factors.codes, strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(first.factors.scales, again.factors.scales, strict=True):
+        assert torch.equal(a, b)
+    assert first.relative_error == again.relative_error
+
+
+@every_structure
+@pytest.mark.parametrize("exponent", [-80, -10, 3, 80])
+def test_codes_do_not_depend_on_the_size_of_the_weight(structure: str, exponent: int) -> None:
+    shape, rank = STRUCTURES[structure]
+    weight = draw(*shape)
+    plain, scaled = solve(weight, structure, rank), solve(2.0**exponent * weight, structure, rank)
+    for a, b in zip(plain.factors.codes, scaled.factors.codes, strict=True):
+        assert torch.equal(a, b)
+    assert scaled.relative_error == pytest.approx(plain.relative_error, rel=1e-6)
+
+
+def test_more_bits_and_more_rank_lose_less() -> None:
+    weight = draw(12, 10, 3, 3)
+    by_bits = [solve(weight, "cp", 24, bits).relative_error for bits in (2, 3, 4, 6, 8)]
+    by_rank = [solve(weight, "cp", rank, 6).relative_error for rank in (4, 12, 30, 60)]
+    for errors in (by_bits, by_rank):  # but for the luck of the start
+        assert all(better < 1.03 * worse for worse, better in itertools.pairwise(errors))
+        assert errors[-1] < 0.7 * errors[0]
+
+
+def test_the_weight_is_not_changed_and_may_want_gradients() -> None:
+    weight = draw(8, 6, 3, 3).requires_grad_()
+    before = weight.detach().clone()
+    result = solve(weight, "cp", 5)
+    assert torch.equal(weight.detach(), before)
+    assert not result.factors.scales[0].requires_grad
+
+
+@pytest.mark.parametrize("method", ["joint", "paper"])
+def test_a_solve_can_be_cancelled_from_its_events(method: str) -> None:
+    events: list[SolveEvent] = []
+
+    def stop_at_third(event: SolveEvent) -> None:
+        events.append(event)
+        if len(events) == 3:
+            raise RunCancelled
+
+    weight = draw(12, 10, 3, 3)
+    result = solve(
+        weight, "cp", 8, bits=3, method=method, options=QUICK, on_event=stop_at_third, layer="conv7"
+    )
+    assert result.status is Status.CANCELLED
+    assert len(events) == 3
+    assert {event.layer for event in events} == {"conv7"}
+    assert_sound(result, weight)
+    assert result.relative_error <= min(event.quantized_error for event in events) * (1 + 1e-3)
+
+
+def test_a_time_limit_gives_a_sound_result() -> None:
+    weight = draw(12, 10, 3, 3)
+    result = solve(weight, "cp", 8, options=SolverOptions(time_limit_seconds=1e-9))
+    assert result.status is Status.TIME_LIMIT
+    assert_sound(result, weight)
+
+
+def test_other_factors_come_with_their_own_error() -> None:
+    weight = draw(8, 6)
+    rough, fine = solve(weight, "svd", 3, 2), solve(weight, "svd", 5, 8)
+    changed = with_factors(rough, fine.factors, weight)
+    assert changed.relative_error == pytest.approx(relative_error(weight, fine.factors))
+    assert changed.status is rough.status
+
+
+# Odd tensors
+
+
+@every_structure
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_that_are_not_finite_are_a_status(structure: str, value: float, method: str) -> None:
+    shape, rank = STRUCTURES[structure]
+    weight = draw(*shape)
+    weight.view(-1)[7] = value
+    result = solve(weight, structure, rank, method=method)
+    assert result.status is Status.NONFINITE
+    assert math.isnan(result.relative_error)
+    assert not bool(result.factors.reconstruct().any())
+
+
+@every_structure
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("bits", [2, 8, 32])
+def test_zero_weights_stay_zero(structure: str, method: str, bits: int) -> None:
+    shape, rank = STRUCTURES[structure]
+    result = solve(torch.zeros(shape), structure, rank, bits, method=method)
+    assert (result.status, result.relative_error) == (Status.CONVERGED, 0.0)
+    assert_sound(result, torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("structure", "method"),
+    [pair for pair in itertools.product(STRUCTURES, METHODS) if pair != ("tucker2", "paper")],
+)
+@pytest.mark.parametrize("case", ["constant", "one element", "one row", "one column", "outlier"])
+def test_degenerate_weights_are_met(structure: str, method: str, case: str) -> None:
+    shape, rank = STRUCTURES[structure]
+    weight = draw(*shape)
+    if case == "constant":
+        weight = torch.full(shape, -0.3)
+    elif case == "one element":
+        weight = torch.zeros(shape)
+        weight[3, 2] = 2.0
+        weight.view(-1)[1] = 0.0
+    elif case == "one row":
+        weight[1:] = 0.0
+    elif case == "one column":
+        weight[:, 1:] = 0.0
+    else:
+        weight.view(-1)[5] = 1e6
+    result = solve(weight, structure, rank, method=method)
+    assert_sound(result, weight)
+    if method != "sequential":  # rounding what it found is all it can do
+        assert result.relative_error < (0.01 if case in ("constant", "one element", "outlier") else 0.8)
+
+
+ODD_SHAPES: list[tuple[tuple[int, ...], str, Any]] = [
+    ((12, 10, 1, 1), "cp", 3),
+    ((12, 10, 1, 7), "cp", 5),
+    ((12, 10, 5, 5), "tucker2", (3, 3)),
+    ((1, 10, 3, 3), "cp", 2),
+    ((12, 1, 3, 3), "cp", 2),
+    ((12, 1, 3, 3), "tucker2", (2, 1)),
+    ((1, 1, 3, 3), "cp", 1),
+    ((1, 1, 1, 1), "cp", 1),
+    ((1, 1, 1, 1), "tucker2", (1, 1)),
+    ((1, 1, 1, 1), "svd", 1),
+    ((1, 10), "svd", 1),
+    ((12, 1), "svd", 1),
+    ((1, 5), "dense", None),
+    ((12, 1, 1, 7), "dense", None),
+]
+
+
+@pytest.mark.parametrize(("shape", "structure", "rank"), ODD_SHAPES, ids=str)
+@pytest.mark.parametrize("bits", [2, 8, 32])
+def test_odd_shapes(shape: tuple[int, ...], structure: str, rank: Any, bits: int) -> None:
+    weight = draw(*shape)
+    for method in METHODS:
+        if (structure, method) != ("tucker2", "paper"):
+            result = solve(weight, structure, rank, bits, method=method)
+            assert_sound(result, weight)
+            assert result.relative_error < 1
+
+
+@every_structure
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions(structure: str, dtype: torch.dtype) -> None:
+    shape, rank = STRUCTURES[structure]
+    weight = draw(*shape).to(dtype)
+    result = solve(weight, structure, rank)
+    assert_sound(result, weight)
+    expected = torch.float64 if dtype == torch.float64 else torch.float32
+    assert result.factors.scales[0].dtype == expected
+    plain = solve(draw(*shape), structure, rank).relative_error
+    assert result.relative_error == pytest.approx(plain, rel=0.05)
+
+
+COVARIANCES = {
+    "zero": torch.zeros(8, 8),
+    "rank one": torch.ones(8, 8),
+    "dead channels": torch.diag(torch.tensor([1.0] * 5 + [0.0] * 3)),
+    "huge": 1e30 * torch.eye(8),
+    "tiny": 1e-30 * torch.eye(8),
+    "whole numbers": torch.eye(8, dtype=torch.int64),
+    "double": torch.eye(8, dtype=torch.float64),
+    "patches": torch.kron(torch.ones(8, 8), torch.eye(9)),
+    "dead patches": torch.zeros(72, 72),
+}
+
+
+@pytest.mark.parametrize("structure", ["cp", "tucker2", "dense"])
+@pytest.mark.parametrize("name", COVARIANCES)
+def test_singular_and_extreme_covariances(structure: str, name: str) -> None:
+    shape, rank = STRUCTURES[structure]
+    weight = draw(*shape)
+    result = solve(weight, structure, rank, input_covariance=COVARIANCES[name])
+    assert_sound(result, weight)
+    assert result.relative_error < 1.2
+
+
+@pytest.mark.parametrize("name", ["huge", "tiny", "whole numbers", "double", "zero"])
+def test_a_multiple_of_the_identity_says_nothing(name: str) -> None:
+    weight = draw(10, 8, 3, 3)
+    plain = solve(weight, "cp", 6).relative_error
+    assert solve(weight, "cp", 6, input_covariance=COVARIANCES[name]).relative_error == pytest.approx(
+        plain, rel=0.01
+    )
+
+
+@pytest.mark.parametrize("structure", ["cp", "tucker2", "dense"])
+def test_weights_that_meet_dead_channels_only(structure: str) -> None:
+    shape, rank = STRUCTURES[structure]
+    weight = draw(*shape)
+    weight[:, :5] = 0.0
+    result = solve(weight, structure, rank, input_covariance=COVARIANCES["dead channels"])
+    assert_sound(result, weight)
+    assert result.relative_error < 1
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("covariance", "message"),
+    [
+        (torch.eye(7), "wrong shape.*72, 72.*8, 8"),
+        (torch.ones(8), "wrong shape"),
+        (torch.ones(8, 72), "wrong shape"),
+        (torch.full((8, 8), math.nan), "NaN or infinite"),
+        (torch.full((72, 72), math.inf), "NaN or infinite"),
+        (-torch.eye(8), "negative eigenvalues"),
+        (torch.diag(torch.tensor([1.0] * 7 + [-1.0])), "negative eigenvalues"),
+    ],
+)
+@pytest.mark.parametrize("structure", ["cp", "dense"])
+def test_covariances_that_are_none_are_refused(structure: str, covariance: Tensor, message: str) -> None:
+    shape, rank = STRUCTURES[structure]
+    with pytest.raises(SolverError, match=message):
+        solve(draw(*shape), structure, rank, input_covariance=covariance)
+
+
+@pytest.mark.parametrize(
+    ("structure", "rank", "message"),
+    [
+        ("cp", 0, "rank out of range; got 0"),
+        ("cp", -3, "rank out of range; got -3"),
+        ("cp", None, "rank out of range; expected a whole number"),
+        ("cp", True, "rank out of range"),
+        ("cp", 2.5, "rank out of range"),
+        ("cp", (3, 3), "rank out of range"),
+        ("cp", 1000, "rank larger than useful; got 1000; expected at most 72"),
+        ("tucker2", 4, "takes a pair of ranks"),
+        ("tucker2", (4,), "takes a pair of ranks"),
+        ("tucker2", (0, 3), "rank out of range.*from 1 to"),
+        ("tucker2", (11, 3), "rank out of range.*10, 8"),
+        ("tucker2", (4, True), "rank out of range"),
+    ],
+)
+def test_ranks_out_of_range_are_refused(structure: str, rank: Any, message: str) -> None:
+    with pytest.raises(SolverError, match=message):
+        solve(draw(10, 8, 3, 3), structure, rank)
+
+
+def test_the_largest_useful_rank_is_taken() -> None:
+    assert solve(draw(10, 8, 3, 3), "cp", 72).relative_error < 0.2
+    with pytest.raises(SolverError, match="larger than useful"):
+        solve(draw(10, 8), "svd", 9)
+    assert solve(draw(10, 8), "svd", 8, 8).relative_error < 0.02
+
+
+@pytest.mark.parametrize(
+    ("weight", "structure", "message"),
+    [
+        (torch.zeros(3, 3, dtype=torch.int64), "svd", "not a floating-point tensor; got torch.int64"),
+        ([[1.0]], "svd", "not a floating-point tensor; got list"),
+        (torch.zeros(3), "svd", "shape the solver does not take"),
+        (torch.zeros(3, 3, 3), "cp", "shape the solver does not take"),
+        (torch.zeros(0, 3, 3, 3), "cp", "not empty"),
+        (torch.zeros(4, 3, 3, 3), "svd", "takes linear and 1x1 layers; got kernel"),
+        (torch.zeros(4, 3), "cp", "structure cp takes convolution weights"),
+        (torch.zeros(4, 3), "tucker2", "structure tucker2 takes convolution weights"),
+        (torch.zeros(4, 3), "tt", "unknown structure; got tt; expected cp, svd"),
+    ],
+)
+def test_tensors_that_cannot_be_factorized_are_refused(weight: Any, structure: str, message: str) -> None:
+    with pytest.raises(SolverError, match=message):
+        solve(weight, structure, 2)
+
+
+def test_unknown_methods_and_wrong_numbers_of_widths_are_refused() -> None:
+    with pytest.raises(SolverError, match="unknown method; got magic; expected joint"):
+        solve(draw(4, 4), "svd", 2, method="magic")
+    with pytest.raises(SolverError, match="2 for 3 factors"):
+        solve(draw(4, 4, 3, 3), "cp", 2, (4, 4))
+    with pytest.raises(SolverError, match="3 for 1 factors"):
+        solve(draw(4, 4, 3, 3), "dense", None, (4, 4, 4))
+    with pytest.raises(SolverError, match="CP only"):
+        solve(draw(4, 4, 3, 3), "tucker2", (2, 2), method="paper")
+
+
+# Against the rivals
+
+
+def shipped_layers(model_id: str, ratio: float, structure: str) -> list[Any]:
+    source = find_model(model_id)
+    model = build_model(source)
+    plan = plan_for_ratio(
+        load_inventory(source), model=model_id, ratio=ratio, bits=4, activation_bits=32, structure=structure
+    )
+    rows = [row for row in plan.layers if row.structure != "keep"]
+    return [(model.get_submodule(row.name).weight.detach(), row.structure, row.rank) for row in rows]
