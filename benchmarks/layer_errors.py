@@ -2,7 +2,8 @@
 
 QAF_REAL_DATA=DIR python benchmarks/layer_errors.py [--published]
 
-With --published the paper's method also runs at its published limit of 1,000 inner iterations, and the time in which the
+With --published the paper's method also runs at its published limit of 1,000 inner iterations, and the time
+in which the
 joint solver gets below its error is compared (minutes).
 """
 
@@ -28,10 +29,16 @@ def row(weight: torch.Tensor, layer: str, rank: int, bits: int, method: str, inn
     options = SolverOptions(inner_iterations=inner)
     result = solve_layer(weight, rank=rank, spec=QuantSpec(bits=bits), method=method, options=options)
     return {
-        "layer": layer, "rank": rank, "bits": bits, "method": method, "inner_iterations": inner,
-        "relative_error": round(result.relative_error, 4), "float_relative_error": round(result.float_relative_error, 4),
-        "seconds": round(result.seconds, 2), "status": result.status.value,
-    }  # fmt: skip
+        "layer": layer,
+        "rank": rank,
+        "bits": bits,
+        "method": method,
+        "inner_iterations": inner,
+        "relative_error": round(result.relative_error, 4),
+        "float_relative_error": round(result.float_relative_error, 4),
+        "seconds": round(result.seconds, 2),
+        "status": result.status.value,
+    }
 
 
 def seconds_to_reach(weight: torch.Tensor, rank: int, bits: int, error: float) -> float:
@@ -57,15 +64,19 @@ def main() -> None:
     torch.set_num_threads(1)  # these layers are small: one thread is faster, for every method
     rows = [
         row(weights[layer], layer, rank, bits, method, 10 if method == "paper" else 3)
-        for layer, rank in LAYERS for bits in (3, 4, 6, 8) for method in ("joint", "paper", "sequential")
-    ]  # fmt: skip
+        for layer, rank in LAYERS
+        for bits in (3, 4, 6, 8)
+        for method in ("joint", "paper", "sequential")
+    ]
     report: dict[str, Any] = {"benchmark": "layer_errors", "rows": rows}
     if options.published:
         layer, rank = LAYERS[0]
         published = row(weights[layer], layer, rank, 4, "paper", PUBLISHED_INNER_ITERATIONS)
         seconds = seconds_to_reach(weights[layer], rank, 4, published["relative_error"])
         report["published"] = {
-            **published, "joint_seconds_to_that_error": round(seconds, 3), "times_faster": round(published["seconds"] / seconds, 1)
+            **published,
+            "joint_seconds_to_that_error": round(seconds, 3),
+            "times_faster": round(published["seconds"] / seconds, 1),
         }
     print(json.dumps(report))
 

@@ -2,7 +2,8 @@
 
 QAF_REAL_DATA=DIR python benchmarks/network_accuracy.py [--cases FILTER] [--seeds 3] [--depth 20]
 
-Cases read METHOD:RATIO:BITS, comma-separated. The published method is run with BatchNorm kept and re-estimated; the better of
+Cases read METHOD:RATIO:BITS, comma-separated. The published method is run with BatchNorm kept and
+re-estimated; the better of
 the two on the evaluation images is counted for it. Nothing of ours is chosen on the evaluation images.
 """
 
@@ -23,7 +24,10 @@ from qaf_core.network.plan import plan_for_ratio
 from qaf_core.pipeline.compress import CompressOptions, compress_network
 from qaf_core.pipeline.evaluate import paired_drop, predict
 
-CASES = "joint:2:4,joint:1.5:4,joint:2:6,joint:2:3,joint:3:4,joint:3:3,dense:1:2,dense:1:3,dense:1:4,paper:2:4,paper:2:3,sequential:2:4,sequential:2:8"
+CASES = (
+    "joint:2:4,joint:1.5:4,joint:2:6,joint:2:3,joint:3:4,joint:3:3,"
+    "dense:1:2,dense:1:3,dense:1:4,paper:2:4,paper:2:3,sequential:2:4,sequential:2:8"
+)
 
 
 def measure(depth: int, case: str, seeds: int) -> dict[str, Any]:
@@ -33,34 +37,57 @@ def measure(depth: int, case: str, seeds: int) -> dict[str, Any]:
     calibration, evaluation = load_sets(source)
     labels = evaluation.labels
     original = predict(model, to_batches(evaluation, source)) == labels
-    options = [CompressOptions(paper_batchnorm=choice) for choice in ("keep", "reestimate")] if method == "paper" else [CompressOptions()]
+    options = (
+        [CompressOptions(paper_batchnorm=choice) for choice in ("keep", "reestimate")]
+        if method == "paper"
+        else [CompressOptions()]
+    )
     rights: list[list[np.ndarray]] = [[] for _ in options]
     errors, seconds = [], []
     for seed in range(seeds):
         plan = plan_for_ratio(
-            inventory, model=source.id, ratio=float(ratio), bits=int(bits), activation_bits=8, method=method, seed=seed
+            inventory,
+            model=source.id,
+            ratio=float(ratio),
+            bits=int(bits),
+            activation_bits=8,
+            method=method,
+            seed=seed,
         )
         for found, choice in zip(rights, options, strict=True):
             began = time.monotonic()
-            result = compress_network(model, plan, inventory, method=method, calibration=calibration, options=choice)
+            result = compress_network(
+                model, plan, inventory, method=method, calibration=calibration, options=choice
+            )
             seconds.append(time.monotonic() - began)
             found.append(predict(result.model, to_batches(evaluation, source)) == labels)
-        errors.append(np.mean([row.relative_error for row in result.layers if row.structure != "dense"] or [np.nan]))
+        errors.append(
+            np.mean([row.relative_error for row in result.layers if row.structure != "dense"] or [np.nan])
+        )
     best = max(rights, key=lambda found: np.mean(found))
     drops = [paired_drop(original, right) for right in best]
     cost, before = plan_cost(inventory, plan), original_cost(inventory)
     row = {
-        "model": source.id, "method": method, "ratio": float(ratio), "bits": int(bits), "seeds": seeds,
-        "original_top1": round(float(original.mean()), 4), "top1": round(float(np.mean(best)), 4),
+        "model": source.id,
+        "method": method,
+        "ratio": float(ratio),
+        "bits": int(bits),
+        "seeds": seeds,
+        "original_top1": round(float(original.mean()), 4),
+        "top1": round(float(np.mean(best)), 4),
         "drop_points": round(100 * float(np.mean([drop for drop, _ in drops])), 2),
         "drop_points_by_seed": [round(100 * drop, 2) for drop, _ in drops],
         "drop_ci95_points_seed0": [round(100 * edge, 2) for edge in drops[0][1]],
         "mean_layer_error": None if np.isnan(errors).all() else round(float(np.mean(errors)), 4),
-        "size_bytes": cost.size_bytes, "original_size_bytes": before.size_bytes,
-        "bops_share": round(cost.bops / before.bops, 5), "seconds": round(float(np.mean(seconds)), 1),
-    }  # fmt: skip
+        "size_bytes": cost.size_bytes,
+        "original_size_bytes": before.size_bytes,
+        "bops_share": round(cost.bops / before.bops, 5),
+        "seconds": round(float(np.mean(seconds)), 1),
+    }
     if method == "paper":
-        row["top1_batchnorm_kept"], row["top1_batchnorm_reestimated"] = (round(float(np.mean(found)), 4) for found in rights)
+        row["top1_batchnorm_kept"], row["top1_batchnorm_reestimated"] = (
+            round(float(np.mean(found)), 4) for found in rights
+        )
     return row
 
 

@@ -1,4 +1,6 @@
-"""The real checkpoints and images the benchmarks measure on, found through the environment variable QAF_REAL_DATA."""
+"""The real checkpoints and images the benchmarks measure on, found through the environment variable
+QAF_REAL_DATA.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,18 @@ def real_data_folder() -> Path:
     """The folder, or an exit with one line that says what is missing."""
     folder = os.environ.get("QAF_REAL_DATA")
     if not folder or not Path(folder, "cifar10_eval_2000.npz").exists():
-        sys.exit("Set QAF_REAL_DATA to the folder that holds cifar10_eval_2000.npz, cifar10_calibration_1024.npz and the checkpoints.")
+        sys.exit(
+            "Set QAF_REAL_DATA to the folder that holds cifar10_eval_2000.npz, "
+            "cifar10_calibration_1024.npz and the checkpoints."
+        )
     return Path(folder)
 
 
 def load_network(depth: int) -> tuple[ModelSource, torch.nn.Module, tuple[LayerInfo, ...]]:
     """ResNet-20 or ResNet-32 with its CIFAR-10 weights, and its inventory."""
-    source = find_model(f"cifar/resnet{depth}", weights=str(real_data_folder() / f"cifar10_resnet{depth}.safetensors"))
+    source = find_model(
+        f"cifar/resnet{depth}", weights=str(real_data_folder() / f"cifar10_resnet{depth}.safetensors")
+    )
     model = build_model(source)
     return source, model, take_inventory(model, source.input_shape)
 

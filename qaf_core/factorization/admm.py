@@ -2,13 +2,18 @@
 
 One loop (:func:`iterate`) runs three kinds of sweep over the factors, each a function ``State -> None``:
 
-1. *start*: alternating least squares that expects the rounding to come. A grid of ``b`` bits adds relative noise ``ε²`` to
-   each factor; in expectation that raises the diagonal of every Gram by ``Π(1 + ε²) - 1`` over the other factors. Solving
-   with the raised Gram steers away from large components that cancel each other, which rounding would break. The raise
+1. *start*: alternating least squares that expects the rounding to come. A grid of ``b`` bits adds relative
+noise ``ε²`` to
+   each factor; in expectation that raises the diagonal of every Gram by ``Π(1 + ε²) - 1`` over the other
+   factors. Solving
+   with the raised Gram steers away from large components that cancel each other, which rounding would
+   break. The raise
    begins high and falls to its final value, which also finds better floating-point minima.
-2. *admm*: the alternating direction method of multipliers of arXiv 2308.04595, §3, with one scale per rank component:
+2. *admm*: the alternating direction method of multipliers of arXiv 2308.04595, §3, with one scale per rank
+component:
    ``Ã = (F + ρ(A + U))(G + ρI)⁻¹``, ``A = Q(Ã - U)``, ``U += A - Ã``, ``ρ = tr(G)/R``, duals kept warm.
-3. *rounding*: each factor in turn is rounded with error feedback around its least-squares solution, every step taken,
+3. *rounding*: each factor in turn is rounded with error feedback around its least-squares solution, every
+step taken,
    scales fitted anew. The error may rise for a sweep before it falls.
 
 The best quantized iterate of the last two (and the plain rounding of the start) is kept.
@@ -33,7 +38,9 @@ from qaf_core.quantization.spec import BITS_FLOAT
 
 OnEvent = Callable[[SolveEvent], None]
 
-NOISE_FACTOR = 1.75  # error feedback leaves a smaller error but moves more than plain rounding; flat between 1.5 and 2.5
+NOISE_FACTOR = (
+    1.75  # error feedback leaves a smaller error but moves more than plain rounding; flat between 1.5 and 2.5
+)
 FIRST_LIFT = 0.6  # the raise of the Gram's diagonal at the first start sweep; it falls geometrically
 FALL_SHARE = 0.6  # share of the start sweeps over which it falls
 START_EVENT_EVERY = 10
@@ -53,7 +60,8 @@ class Best:
 class State:
     """Everything a sweep reads and changes.
 
-    ``values`` holds the factors as they enter the next quadratic problem: floating-point during the start, on the grid
+    ``values`` holds the factors as they enter the next quadratic problem: floating-point during the start,
+    on the grid
     afterwards. ``float_values`` are the factors of the last start sweep. Errors are relative.
     """
 
@@ -83,7 +91,9 @@ class State:
         self.quantized_error = error
         if not error < self.best.error:
             return False
-        self.best = Best(error=error, codes=[c.clone() for c in self.codes], scales=[s.clone() for s in self.scales])
+        self.best = Best(
+            error=error, codes=[c.clone() for c in self.codes], scales=[s.clone() for s in self.scales]
+        )
         return True
 
 
@@ -126,17 +136,37 @@ def solve_joint(
     generator = torch.Generator().manual_seed(seed)
     values = list(start) if start is not None else structure.random_start(generator)
     state = State(
-        structure=structure, bits=bits, granularity=granularity, options=options, values=values,
-        codes=[torch.zeros_like(v) for v in values], scales=[torch.ones_like(v[:1]) for v in values],
+        structure=structure,
+        bits=bits,
+        granularity=granularity,
+        options=options,
+        values=values,
+        codes=[torch.zeros_like(v) for v in values],
+        scales=[torch.ones_like(v[:1]) for v in values],
         duals=[torch.zeros_like(v) for v in values],
-    )  # fmt: skip
+    )
     start_limit = options.start_iterations or automatic_start_iterations(structure)
     quantized = any(b != BITS_FLOAT for b in bits)
     phases = [
-        Phase(name="start", sweep=start_sweep(start_limit, warm=start is not None), limit=start_limit, watches_quantized=False),
-        Phase(name="admm", sweep=admm_sweep, limit=options.iterations if quantized else 0, watches_quantized=True),
-        Phase(name="rounding", sweep=rounding_sweep, limit=options.rounding_rounds if quantized else 0, watches_quantized=True),
-    ]  # fmt: skip
+        Phase(
+            name="start",
+            sweep=start_sweep(start_limit, warm=start is not None),
+            limit=start_limit,
+            watches_quantized=False,
+        ),
+        Phase(
+            name="admm",
+            sweep=admm_sweep,
+            limit=options.iterations if quantized else 0,
+            watches_quantized=True,
+        ),
+        Phase(
+            name="rounding",
+            sweep=rounding_sweep,
+            limit=options.rounding_rounds if quantized else 0,
+            watches_quantized=True,
+        ),
+    ]
     round_plainly(state)
     status = iterate(state, phases, layer=layer, on_event=on_event)
     if not state.best.codes:  # not one iterate was finite
@@ -151,7 +181,9 @@ def automatic_start_iterations(structure: Structure) -> int:
 
 
 def iterate(state: State, phases: Sequence[Phase], *, layer: str, on_event: OnEvent | None) -> Status:
-    """Run the phases one after another; each ends when done, all end on a limit, a cancellation or a divergence."""
+    """Run the phases one after another; each ends when done, all end on a limit, a cancellation or a
+    divergence.
+    """
     began = time.monotonic()
     status = Status.MAX_ITERATIONS
     try:
@@ -190,15 +222,24 @@ def _report(state: State, layer: str, elapsed_seconds: float, on_event: OnEvent 
         return
     if math.isinf(state.quantized_error):
         round_plainly(state)
-    on_event(SolveEvent(
-        layer=layer, iteration=state.iteration, float_error=state.float_error, quantized_error=state.quantized_error,
-        primal_residual=state.primal_residual, dual_residual=state.dual_residual, rho=state.rho,
-        elapsed_seconds=elapsed_seconds,
-    ))  # fmt: skip
+    on_event(
+        SolveEvent(
+            layer=layer,
+            iteration=state.iteration,
+            float_error=state.float_error,
+            quantized_error=state.quantized_error,
+            primal_residual=state.primal_residual,
+            dual_residual=state.dual_residual,
+            rho=state.rho,
+            elapsed_seconds=elapsed_seconds,
+        )
+    )
 
 
 def start_sweep(limit: int, *, warm: bool) -> Callable[[State, int], None]:
-    """A least-squares sweep with Grams raised for the rounding to come; the raise falls over ``FALL_SHARE·limit`` sweeps."""
+    """A least-squares sweep with Grams raised for the rounding to come; the raise falls over
+    ``FALL_SHARE·limit`` sweeps.
+    """
 
     def sweep(state: State, step: int) -> None:
         noise = [NOISE_FACTOR * RELATIVE_NOISE[b] for b in state.bits]
@@ -218,13 +259,17 @@ def start_sweep(limit: int, *, warm: bool) -> Callable[[State, int], None]:
 
 
 def round_plainly(state: State) -> None:
-    """Round each factor to its own grid, without feedback: the quantized error of a floating-point iterate."""
+    """Round each factor to its own grid, without feedback: the quantized error of a floating-point
+    iterate.
+    """
     for mode, (values, bits) in enumerate(zip(state.values, state.bits, strict=True)):
         state.scales[mode] = fit_factor_scales(values, bits, state.granularity, mode)
         state.codes[mode] = to_codes(values, state.scales[mode], bits)
     rounded = [codes * scales for codes, scales in zip(state.codes, state.scales, strict=True)]
     problem = state.structure.quadratic(rounded, 0)
-    state.note_quantized(state.relative(problem.squared_error(rounded[0], state.structure.target_norm_squared)))
+    state.note_quantized(
+        state.relative(problem.squared_error(rounded[0], state.structure.target_norm_squared))
+    )
 
 
 def fit_factor_scales(values: Tensor, bits: int, granularity: str, mode: int) -> Tensor:
@@ -241,7 +286,9 @@ def fit_factor_scales(values: Tensor, bits: int, granularity: str, mode: int) ->
 
 
 def admm_sweep(state: State, step: int) -> None:
-    """Inner ADMM steps on every factor in turn (arXiv 2308.04595, algorithm 1), projection by rank-wise scales."""
+    """Inner ADMM steps on every factor in turn (arXiv 2308.04595, algorithm 1), projection by rank-wise
+    scales.
+    """
     del step
     primal = dual = size = squared = 0.0
     for mode in state.structure.order:
@@ -264,14 +311,21 @@ def admm_sweep(state: State, step: int) -> None:
         squared = problem.squared_error(state.values[mode], state.structure.target_norm_squared)
         state.rho = rho
         state.float_error = state.relative(problem.squared_error(smooth, state.structure.target_norm_squared))
-    state.primal_residual, state.dual_residual = math.sqrt(primal / max(size, 1e-30)), math.sqrt(dual / max(size, 1e-30))
+    state.primal_residual, state.dual_residual = (
+        math.sqrt(primal / max(size, 1e-30)),
+        math.sqrt(dual / max(size, 1e-30)),
+    )
     state.note_quantized(state.relative(squared))
 
 
 def rounding_sweep(state: State, step: int) -> None:
     """Error-feedback rounding of every factor in turn around its least-squares solution, each step taken."""
-    if step == 0:  # from the smooth start, not from the last ADMM iterate, unless that is the better grid point
-        state.values = [codes * scales for codes, scales in zip(state.best.codes, state.best.scales, strict=True)]
+    if (
+        step == 0
+    ):  # from the smooth start, not from the last ADMM iterate, unless that is the better grid point
+        state.values = [
+            codes * scales for codes, scales in zip(state.best.codes, state.best.scales, strict=True)
+        ]
     primal = dual = size = squared = 0.0
     problem: Quadratic | None = None
     for mode in state.structure.order:
@@ -289,13 +343,18 @@ def rounding_sweep(state: State, step: int) -> None:
     assert problem is not None
     refit_column_scales(state, problem)
     squared = problem.squared_error(state.values[0], state.structure.target_norm_squared)
-    state.primal_residual, state.dual_residual = math.sqrt(primal / max(size, 1e-30)), math.sqrt(dual / max(size, 1e-30))
+    state.primal_residual, state.dual_residual = (
+        math.sqrt(primal / max(size, 1e-30)),
+        math.sqrt(dual / max(size, 1e-30)),
+    )
     state.rho = 0.0
     state.note_quantized(state.relative(squared))
 
 
 def refit_column_scales(state: State, problem: Quadratic) -> None:
-    """Scale the columns of factor 0 to least squares: ``(G ∘ AᵀA) d = diag(AᵀF)``; codes stay. One scale for all has no such freedom."""
+    """Scale the columns of factor 0 to least squares: ``(G ∘ AᵀA) d = diag(AᵀF)``; codes stay. One scale
+    for all has no such freedom.
+    """
     factor = state.values[0]
     if state.granularity == "tensor":
         return

@@ -1,9 +1,13 @@
 """Activation ranges and output fitting, layer by layer from front to back.
 
-Each layer sees the compressed network's own inputs (errors of the layers before it included) and aims at the original
-network's outputs. With ``Z (n, P)`` the input of the chain's last link and ``Y (n, I)`` the original outputs, the last link
-solves ``min ‖Y - Z Aᵀ - bias‖²`` on its integer grid: the Gram ``ZᵀZ`` takes the place of the weight-space Gram in the
-error-feedback rounding (per-layer reconstruction as in arXiv 2006.10518 and 2208.11580). No labels are used, and a fit stays
+Each layer sees the compressed network's own inputs (errors of the layers before it included) and aims at
+the original
+network's outputs. With ``Z (n, P)`` the input of the chain's last link and ``Y (n, I)`` the original
+outputs, the last link
+solves ``min ‖Y - Z Aᵀ - bias‖²`` on its integer grid: the Gram ``ZᵀZ`` takes the place of the weight-space
+Gram in the
+error-feedback rounding (per-layer reconstruction as in arXiv 2006.10518 and 2208.11580). No labels are
+used, and a fit stays
 only if held-back images agree.
 """
 
@@ -32,7 +36,8 @@ class OutputMoments:
     """Second moments of a link's inputs ``Z`` and targets ``Y``, summed over samples, in float64.
 
     Attributes:
-        gram: ``ZᵀZ (P, P)``. cross: ``YᵀZ (I, P)``. z_sum, y_sum: sums ``(P,)``, ``(I,)``. y_square: ``Σ Y² (I,)``. n: samples.
+        gram: ``ZᵀZ (P, P)``. cross: ``YᵀZ (I, P)``. z_sum, y_sum: sums ``(P,)``, ``(I,)``. y_square: ``Σ Y²
+            (I,)``. n: samples.
     """
 
     gram: Tensor
@@ -45,8 +50,14 @@ class OutputMoments:
     @classmethod
     def empty(cls, inputs: int, outputs: int, device: torch.device) -> OutputMoments:
         """No samples yet."""
-        zeros = lambda *shape: torch.zeros(*shape, dtype=torch.float64, device=device)  # noqa: E731
-        return cls(gram=zeros(inputs, inputs), cross=zeros(outputs, inputs), z_sum=zeros(inputs), y_sum=zeros(outputs), y_square=zeros(outputs), n=0)  # fmt: skip
+        return cls(
+            gram=torch.zeros(inputs, inputs, dtype=torch.float64, device=device),
+            cross=torch.zeros(outputs, inputs, dtype=torch.float64, device=device),
+            z_sum=torch.zeros(inputs, dtype=torch.float64, device=device),
+            y_sum=torch.zeros(outputs, dtype=torch.float64, device=device),
+            y_square=torch.zeros(outputs, dtype=torch.float64, device=device),
+            n=0,
+        )
 
     def add(self, z: Tensor, y: Tensor) -> None:
         """Count samples ``z (n, P)`` with targets ``y (n, I)``."""
@@ -60,19 +71,27 @@ class OutputMoments:
     def joined(self, other: OutputMoments) -> OutputMoments:
         """The moments of both sets of samples."""
         return OutputMoments(
-            gram=self.gram + other.gram, cross=self.cross + other.cross, z_sum=self.z_sum + other.z_sum,
-            y_sum=self.y_sum + other.y_sum, y_square=self.y_square + other.y_square, n=self.n + other.n,
-        )  # fmt: skip
+            gram=self.gram + other.gram,
+            cross=self.cross + other.cross,
+            z_sum=self.z_sum + other.z_sum,
+            y_sum=self.y_sum + other.y_sum,
+            y_square=self.y_square + other.y_square,
+            n=self.n + other.n,
+        )
 
     def centred(self) -> tuple[Tensor, Tensor]:
         """Covariance ``(P, P)`` of Z and cross-covariance ``(I, P)`` with Y."""
         mean_z, mean_y = self.z_sum / self.n, self.y_sum / self.n
-        return self.gram / self.n - torch.outer(mean_z, mean_z), self.cross / self.n - torch.outer(mean_y, mean_z)
+        return self.gram / self.n - torch.outer(mean_z, mean_z), self.cross / self.n - torch.outer(
+            mean_y, mean_z
+        )
 
     def error(self, weight: Tensor, bias: Tensor) -> float:
         """Mean squared error of ``Z·weightᵀ + bias``, relative to the variance of Y."""
         weight, bias = weight.double(), bias.double()
-        quadratic = (weight @ self.gram * weight).sum(dim=1) - 2 * (self.cross * weight).sum(dim=1) + self.y_square
+        quadratic = (
+            (weight @ self.gram * weight).sum(dim=1) - 2 * (self.cross * weight).sum(dim=1) + self.y_square
+        )
         linear = 2 * bias * (weight @ self.z_sum) - 2 * bias * self.y_sum + self.n * bias * bias
         variance = (self.y_square - self.y_sum.square() / self.n).sum().clamp_min(1e-30)
         return float((quadratic + linear).sum() / variance)
@@ -92,7 +111,7 @@ def fit_range(quantizer: ActivationQuantizer, values: Sequence[Tensor]) -> None:
 
 
 def equalise_channels(first: Link, middle: Link, outputs: Sequence[Tensor]) -> list[Tensor]:
-    """Give the channels between a 1×1 and a depthwise link like ranges, by moving scale from one to the other.
+    """Give the channels between a 1×1 and a depthwise link like ranges by moving scale between the two.
 
     Args:
         first: The link that makes the channels. middle: The depthwise link that takes them.
@@ -102,20 +121,26 @@ def equalise_channels(first: Link, middle: Link, outputs: Sequence[Tensor]) -> l
         The outputs after the change. The product of the two scales, and so the function, stays.
     """
     squares = torch.stack([v.square().mean(dim=(0, 2, 3)) for v in outputs]).mean(dim=0).sqrt()
-    factor = torch.where(squares > 1e-12 * squares.max(), squares.max() / squares.clamp_min(1e-30), torch.ones_like(squares))
+    factor = torch.where(
+        squares > 1e-12 * squares.max(), squares.max() / squares.clamp_min(1e-30), torch.ones_like(squares)
+    )
     first.scales.mul_(factor.reshape(-1, 1, 1, 1))
     middle.scales.div_(factor.reshape(-1, 1, 1, 1))
     return [v * factor.reshape(1, -1, 1, 1) for v in outputs]
 
 
 def link_samples(link: Link, values: Tensor) -> Tensor:
-    """The link's input as rows ``(n, P)``, one per output position, ``P`` in the order of its flattened weight."""
+    """The link's input as rows ``(n, P)``, one per output position, ``P`` in the order of its flattened
+    weight.
+    """
     if not isinstance(link, ConvLink):
         return values.reshape(-1, values.shape[-1])
     geometry = link.geometry
     if tuple(geometry.kernel_size) == (1, 1) and tuple(geometry.stride) == (1, 1):
         return values.movedim(1, -1).reshape(-1, values.shape[1])
-    padded = functional.pad(values, geometry._reversed_padding_repeated_twice, mode=_PAD_MODES[geometry.padding_mode])
+    padded = functional.pad(
+        values, geometry._reversed_padding_repeated_twice, mode=_PAD_MODES[geometry.padding_mode]
+    )
     rows = functional.unfold(padded, link.codes.shape[2:], dilation=geometry.dilation, stride=geometry.stride)
     return rows.movedim(1, -1).reshape(-1, rows.shape[1])
 
@@ -125,12 +150,21 @@ _PAD_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate
 
 def output_rows(values: Tensor, is_convolution: bool) -> Tensor:
     """A layer's output as rows ``(n, I)``, in the order of :func:`link_samples`."""
-    return values.movedim(1, -1).reshape(-1, values.shape[1]) if is_convolution else values.reshape(-1, values.shape[-1])
+    return (
+        values.movedim(1, -1).reshape(-1, values.shape[1])
+        if is_convolution
+        else values.reshape(-1, values.shape[-1])
+    )
 
 
 @torch.inference_mode()
 def calibrate_layer(
-    layer: FactorizedLayer, inputs: Sequence[Tensor], targets: Sequence[Tensor], *, activation_bits: int, fit: bool
+    layer: FactorizedLayer,
+    inputs: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    *,
+    activation_bits: int,
+    fit: bool,
 ) -> float:
     """Set a chain's activation ranges and, if ``fit``, its last link and bias, in place.
 
@@ -162,20 +196,28 @@ def calibrate_layer(
     return fit_last_link(chain[-1], fitting, judging) if fit else judging.error(*_weight_and_bias(chain[-1]))
 
 
-def _collect(link: Link, values: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[OutputMoments, OutputMoments] | None:
-    """Moments of the fitting and of the held-back batches; None for a grouped last link, which is not fitted."""
+def _collect(
+    link: Link, values: Sequence[Tensor], targets: Sequence[Tensor]
+) -> tuple[OutputMoments, OutputMoments] | None:
+    """Moments of the fitting and of the held-back batches; None for a grouped last link, which is not
+    fitted.
+    """
     if isinstance(link, ConvLink) and link.geometry.groups != 1:
         return None
     outputs, inputs = link.codes.shape[0], link.codes[0].numel()
     parts = [OutputMoments.empty(inputs, outputs, link.codes.device) for _ in range(2)]
     positions = sum(t.numel() // outputs for t in targets)
     generator = torch.Generator().manual_seed(0)
-    held_back = set(range(HELD_BACK_SHARE - 1, len(values), HELD_BACK_SHARE)) or ({len(values) - 1} if len(values) > 1 else set())
+    held_back = set(range(HELD_BACK_SHARE - 1, len(values), HELD_BACK_SHARE)) or (
+        {len(values) - 1} if len(values) > 1 else set()
+    )
     for index, (value, target) in enumerate(zip(values, targets, strict=True)):
         rows = link_samples(link, link.input_quantizer(value))
         aims = output_rows(target, isinstance(link, ConvLink))
         if positions > ROW_SAMPLES:
-            chosen = torch.randperm(len(rows), generator=generator)[: int(len(rows) * ROW_SAMPLES / positions)].to(rows.device)
+            chosen = torch.randperm(len(rows), generator=generator)[
+                : int(len(rows) * ROW_SAMPLES / positions)
+            ].to(rows.device)
             rows, aims = rows[chosen], aims[chosen]
         parts[int(index in held_back)].add(rows, aims)
     return (parts[0], parts[1] if parts[1].n else parts[0])
@@ -189,7 +231,8 @@ def _weight_and_bias(link: Link) -> tuple[Tensor, Tensor]:
 def fit_last_link(link: Link, fitting: OutputMoments, judging: OutputMoments) -> float:
     """Fit a link's codes, row scales and bias to outputs; kept only if the held-back samples agree.
 
-    The held-back samples choose how strongly the fit is drawn to the old weight, and whether codes, or only the bias, or
+    The held-back samples choose how strongly the fit is drawn to the old weight, and whether codes, or only
+    the bias, or
     nothing at all is changed; what was chosen is then fitted once more on all samples.
 
     Args:
@@ -224,7 +267,9 @@ def fit_last_link(link: Link, fitting: OutputMoments, judging: OutputMoments) ->
 
 
 def _ridge_target(moments: OutputMoments, old_weight: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """The least-squares weight ``(I, P)``, drawn to the old one with relative strength ``ridge``, and its Gram."""
+    """The least-squares weight ``(I, P)``, drawn to the old one with relative strength ``ridge``, and its
+    Gram.
+    """
     gram, cross = moments.centred()
     prior = ridge * gram.diagonal().clamp_min(float(gram.diagonal().mean()) * 1e-4)
     raised = gram + torch.diag(prior)

@@ -1,4 +1,6 @@
-"""From a plan to a compressed network: solve every layer, put the chains in place, calibrate front to back."""
+"""From a plan to a compressed network: solve every layer, put the chains in place, calibrate front to
+back.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,11 @@ from torch import Tensor, nn
 from qaf_core.errors import PlanError, RunCancelled
 from qaf_core.factorization.factors import Factors
 from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
-from qaf_core.factorization.solve import METHODS, SolveResult, relative_error, solve_layer
+from qaf_core.factorization.solve import METHODS, SolveResult
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.network.layers import FactorizedLayer, build_chain, swap_layer
 from qaf_core.network.plan import LayerPlan, Plan
-from qaf_core.pipeline.cache import SolveCache
+from qaf_core.pipeline.cache import SolveCache, SolveTask
 from qaf_core.pipeline.calibrate import LEAST_IMAGES, ROW_SAMPLES, calibrate_layer
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.histograms import factor_histograms
@@ -34,6 +36,7 @@ CALIBRATION_BATCH = 32
 FITTED_METHODS = ("joint", "dense")
 PAPER_BATCHNORM = ("better", "keep", "reestimate")
 MOMENT_SHRINKAGE = 0.1
+MOMENT_IMAGES = 128  # second moments over channels settle quickly, and the first layer waits for them
 SMALL_SWEEP = 5e8  # floating-point operations of a solver sweep below which one thread is faster
 
 
@@ -44,9 +47,11 @@ class CompressOptions:
     Attributes:
         solver: Options of the solver.
         granularity: Of the scales; the paper's method has one per factor whatever is set here.
-        paper_inner_iterations: Inner iterations of the published method (its own limit is 1,000, DESIGN.md §6).
+        paper_inner_iterations: Inner iterations of the published method (its own limit is 1,000, DESIGN.md
+            §6).
         output_fit: Fit outputs on the calibration images where the method does so.
-        paper_batchnorm: BatchNorm statistics of the published method: ``keep``, ``reestimate``, or ``better``, whichever
+        paper_batchnorm: BatchNorm statistics of the published method: ``keep``, ``reestimate``, or
+            ``better``, whichever
             of the two comes closer to the original's scores on the calibration images.
     """
 
@@ -58,14 +63,19 @@ class CompressOptions:
 
     def __post_init__(self) -> None:
         if self.paper_batchnorm not in PAPER_BATCHNORM:
-            raise PlanError("unknown option paper_batchnorm", got=self.paper_batchnorm, expected=", ".join(PAPER_BATCHNORM))
+            raise PlanError(
+                "unknown option paper_batchnorm",
+                got=self.paper_batchnorm,
+                expected=", ".join(PAPER_BATCHNORM),
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerOutcome:
     """What became of one planned layer; errors are relative Frobenius norms of its weight.
 
-    ``output_error`` is the relative squared error of its outputs on held-back calibration images (None without images).
+    ``output_error`` is the relative squared error of its outputs on held-back calibration images (None
+    without images).
     """
 
     name: str
@@ -84,11 +94,18 @@ class LayerOutcome:
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types, without the factors."""
         return {
-            "name": self.name, "structure": self.structure, "rank": list(self.rank) if isinstance(self.rank, tuple) else self.rank,
-            "bits": list(self.bits) if isinstance(self.bits, tuple) else self.bits, "relative_error": self.relative_error,
-            "float_relative_error": self.float_relative_error, "status": self.status, "iterations": self.iterations,
-            "seconds": self.seconds, "output_error": self.output_error, "histograms": self.histograms,
-        }  # fmt: skip
+            "name": self.name,
+            "structure": self.structure,
+            "rank": list(self.rank) if isinstance(self.rank, tuple) else self.rank,
+            "bits": list(self.bits) if isinstance(self.bits, tuple) else self.bits,
+            "relative_error": self.relative_error,
+            "float_relative_error": self.float_relative_error,
+            "status": self.status,
+            "iterations": self.iterations,
+            "seconds": self.seconds,
+            "output_error": self.output_error,
+            "histograms": self.histograms,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +115,8 @@ class Compression:
     Attributes:
         model: The network with its planned layers exchanged, in evaluation mode.
         layers: Outcomes in the order of the plan.
-        status: ``completed`` or ``cancelled``; when cancelled, layers not reached keep their original weights.
+        status: ``completed`` or ``cancelled``; when cancelled, layers not reached keep their original
+            weights.
         seconds: By stage: ``factorize`` and ``calibrate``.
     """
 
@@ -117,7 +135,9 @@ class _Watch:
 
     def send(self, kind: str, layer: str | None = None, **data: Any) -> None:
         if self._on_event is not None:
-            self._on_event(RunEvent(kind=kind, layer=layer, data=data, elapsed_seconds=time.monotonic() - self._began))
+            self._on_event(
+                RunEvent(kind=kind, layer=layer, data=data, elapsed_seconds=time.monotonic() - self._began)
+            )
 
     def check(self) -> None:
         if self._should_stop is not None and self._should_stop():
@@ -126,10 +146,15 @@ class _Watch:
     def solver_event(self, event: SolveEvent) -> None:
         self.check()
         self.send(
-            "iteration", event.layer, iteration=event.iteration, float_error=event.float_error,
-            quantized_error=event.quantized_error, primal_residual=event.primal_residual,
-            dual_residual=event.dual_residual, rho=event.rho,
-        )  # fmt: skip
+            "iteration",
+            event.layer,
+            iteration=event.iteration,
+            float_error=event.float_error,
+            quantized_error=event.quantized_error,
+            primal_residual=event.primal_residual,
+            dual_residual=event.dual_residual,
+            rho=event.rho,
+        )
 
 
 def compress_network(
@@ -151,7 +176,8 @@ def compress_network(
         plan: What becomes of each layer (validated by the caller).
         inventory: The network's rows.
         method: ``joint``, ``paper``, ``sequential`` or ``dense``.
-        calibration: Normalised images ``(N, C, H, W)`` without labels, or None (then no output fit, floating-point activations).
+        calibration: Normalised images ``(N, C, H, W)`` without labels, or None (then no output fit,
+            floating-point activations).
         options: Solver options and granularity.
         on_event: Called with ``RunEvent`` s.
         should_stop: Asked between solver iterations; True stops and keeps what is done.
@@ -163,14 +189,16 @@ def compress_network(
     if method not in METHODS:
         raise PlanError("unknown method", got=method, expected=", ".join(METHODS))
     if calibration is None and plan.activation_bits < 32:
-        raise PlanError("8-bit activations need calibration images", remedy="give --calibration, or --act-bits 32")
+        raise PlanError(
+            "8-bit activations need calibration images", remedy="give --calibration, or --act-bits 32"
+        )
     options = options or CompressOptions()
     watch = _Watch(on_event, should_stop)
     position = {info.name: index for index, info in enumerate(inventory)}
     rows = sorted((row for row in plan.layers if row.structure != "keep"), key=lambda row: position[row.name])
     original = copy.deepcopy(model).eval()
     compressed = copy.deepcopy(original)
-    batches = [] if calibration is None else list(calibration.split(CALIBRATION_BATCH))
+    batches = [] if calibration is None else list(torch.split(calibration, CALIBRATION_BATCH))
     began = time.monotonic()
     status = "completed"
     solved: dict[str, SolveResult] = {}
@@ -179,27 +207,43 @@ def compress_network(
         for index, row in enumerate(rows):
             watch.check()
             watch.send("stage", stage="solving", fraction=index / max(len(rows), 1), message=row.name)
-            solved[row.name] = _solve(original, row, index, len(rows), plan, method, options, moments, watch, cache)
-            swap_layer(compressed, row.name, build_chain(original.get_submodule(row.name), solved[row.name].factors))
+            solved[row.name] = _solve(
+                original, row, index, len(rows), plan, method, options, moments, watch, cache
+            )
+            swap_layer(
+                compressed, row.name, build_chain(original.get_submodule(row.name), solved[row.name].factors)
+            )
     except RunCancelled:
         status = "cancelled"
     factorized = time.monotonic()
     done = [row for row in rows if row.name in solved]
     fits = method in FITTED_METHODS and options.output_fit
-    output_errors, status = _calibrate(original, compressed, done, inventory, batches, plan, fits, status, watch)
+    output_errors, status = _calibrate(
+        original, compressed, done, inventory, batches, plan, fits, status, watch
+    )
     if method == "paper" and batches and status == "completed" and options.paper_batchnorm != "keep":
         trial = with_batchnorm_reestimated(compressed, batches)
-        if options.paper_batchnorm == "reestimate" or divergence(original, trial, batches) < divergence(original, compressed, batches):
+        if options.paper_batchnorm == "reestimate" or divergence(original, trial, batches) < divergence(
+            original, compressed, batches
+        ):
             compressed = trial
     calibrated = time.monotonic()
     outcomes = tuple(
-        _outcome(row, solved[row.name], original.get_submodule(row.name), compressed.get_submodule(row.name), output_errors.get(row.name))
+        _outcome(
+            row,
+            solved[row.name],
+            original.get_submodule(row.name),
+            compressed.get_submodule(row.name),
+            output_errors.get(row.name),
+        )
         for row in done
-    )  # fmt: skip
+    )
     return Compression(
-        model=compressed.eval(), layers=outcomes, status=status,
+        model=compressed.eval(),
+        layers=outcomes,
+        status=status,
         seconds={"factorize": factorized - began, "calibrate": calibrated - factorized},
-    )  # fmt: skip
+    )
 
 
 def _moments(
@@ -209,42 +253,67 @@ def _moments(
     if not batches or method not in FITTED_METHODS:
         return {}
     watch.send("stage", stage="solving", fraction=0.0, message="input statistics")
-    return collect_moments(original, [row.name for row in rows], batches, per_position=method == "dense")
+    few = batches[: math.ceil(MOMENT_IMAGES / CALIBRATION_BATCH)]
+    return collect_moments(original, [row.name for row in rows], few, per_position=method == "dense")
 
 
 def _solve(
-    original: nn.Module, row: LayerPlan, index: int, total: int, plan: Plan, method: str, options: CompressOptions,
-    moments: dict[str, Tensor], watch: _Watch, cache: SolveCache | None,
-) -> SolveResult:  # fmt: skip
+    original: nn.Module,
+    row: LayerPlan,
+    index: int,
+    total: int,
+    plan: Plan,
+    method: str,
+    options: CompressOptions,
+    moments: dict[str, Tensor],
+    watch: _Watch,
+    cache: SolveCache | None,
+) -> SolveResult:
     """Solve one layer, or find it solved, and tell of it."""
     layer = original.get_submodule(row.name)
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     rank = list(row.rank) if isinstance(row.rank, tuple) else row.rank
     bits = list(row.bits) if isinstance(row.bits, tuple) else row.bits
-    watch.send("layer_started", row.name, index=index, total=total, structure=row.structure, rank=rank, bits=bits)
+    watch.send(
+        "layer_started", row.name, index=index, total=total, structure=row.structure, rank=rank, bits=bits
+    )
     layer_method = "dense" if row.structure == "dense" else method
     solver = options.solver
     if method == "paper":
         solver = replace(solver, inner_iterations=options.paper_inner_iterations)
     moment = moments.get(row.name)
     granularity = "tensor" if method == "paper" else options.granularity
-    weight, task = layer.weight.detach(), {
-        "structure": row.structure, "rank": row.rank, "method": layer_method, "seed": plan.seed, "options": solver,
-        "spec": QuantSpec(bits=row.bits if row.bits is not None else 32, granularity=granularity),
-        "input_covariance": None if moment is None else shrink(moment),
-    }  # fmt: skip
-    key = cache.key(weight, **task) if cache is not None else ""
+    weight = layer.weight.detach()
+    task = SolveTask(
+        structure=row.structure,
+        rank=row.rank,
+        spec=QuantSpec(bits=row.bits if row.bits is not None else 32, granularity=granularity),
+        options=solver,
+        method=layer_method,
+        seed=plan.seed,
+        input_covariance=None if moment is None else shrink(moment),
+    )
+    key = cache.key(weight, task) if cache is not None else ""
     result = cache.load(key) if cache is not None else None
     if result is None:
         with threads_for(weight, row.rank):
-            result = solve_layer(weight, **task, on_event=watch.solver_event, layer=row.name)
+            result = task.solve(weight, layer=row.name, on_event=watch.solver_event)
         if cache is not None:
             cache.keep(key, result)
     watch.send(
-        "layer_finished", row.name, relative_error=result.relative_error, float_relative_error=result.float_relative_error,
-        status=result.status.value, explanation=result.status.explanation, iterations=result.iterations,
-        seconds=result.seconds, structure=row.structure, rank=rank, bits=bits, output_error=None,
-    )  # fmt: skip
+        "layer_finished",
+        row.name,
+        relative_error=result.relative_error,
+        float_relative_error=result.float_relative_error,
+        status=result.status.value,
+        explanation=result.status.explanation,
+        iterations=result.iterations,
+        seconds=result.seconds,
+        structure=row.structure,
+        rank=rank,
+        bits=bits,
+        output_error=None,
+    )
     if result.status is Status.CANCELLED:
         raise RunCancelled
     return result
@@ -252,7 +321,9 @@ def _solve(
 
 @contextmanager
 def threads_for(weight: Tensor, rank: int | tuple[int, int] | None) -> Iterator[None]:
-    """One thread while a small layer is solved: its matrix products are too short to share, and waiting costs more."""
+    """One thread while a small layer is solved: its matrix products are too short to share, and waiting
+    costs more.
+    """
     threads = torch.get_num_threads()
     ranks = rank if isinstance(rank, tuple) else (rank or 1,)
     small = 6.0 * weight.numel() * max(ranks) < SMALL_SWEEP and weight.device.type == "cpu"
@@ -264,15 +335,26 @@ def threads_for(weight: Tensor, rank: int | tuple[int, int] | None) -> Iterator[
 
 
 def shrink(moment: Tensor) -> Tensor:
-    """A second moment mixed with a multiple of the identity, so that directions the images do not show still count."""
+    """A second moment mixed with a multiple of the identity, so that directions the images do not show
+    still count.
+    """
     mean = moment.diagonal().mean()
-    return (1 - MOMENT_SHRINKAGE) * moment + MOMENT_SHRINKAGE * mean * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+    return (1 - MOMENT_SHRINKAGE) * moment + MOMENT_SHRINKAGE * mean * torch.eye(
+        len(moment), dtype=moment.dtype, device=moment.device
+    )
 
 
 def _calibrate(
-    original: nn.Module, compressed: nn.Module, rows: Sequence[LayerPlan], inventory: Sequence[LayerInfo],
-    batches: Sequence[Tensor], plan: Plan, fit: bool, status: str, watch: _Watch,
-) -> tuple[dict[str, float], str]:  # fmt: skip
+    original: nn.Module,
+    compressed: nn.Module,
+    rows: Sequence[LayerPlan],
+    inventory: Sequence[LayerInfo],
+    batches: Sequence[Tensor],
+    plan: Plan,
+    fit: bool,
+    status: str,
+    watch: _Watch,
+) -> tuple[dict[str, float], str]:
     """Go through the exchanged layers front to back; returns output errors by layer and the status."""
     errors: dict[str, float] = {}
     if not batches:
@@ -289,9 +371,12 @@ def _calibrate(
             assert isinstance(chain, FactorizedLayer)
             count = batches_needed(infos[row.name])
             errors[row.name] = calibrate_layer(
-                chain, after.inputs(row.name, count), before.outputs(row.name, count),
-                activation_bits=plan.activation_bits, fit=fit,
-            )  # fmt: skip
+                chain,
+                after.inputs(row.name, count),
+                before.outputs(row.name, count),
+                activation_bits=plan.activation_bits,
+                fit=fit,
+            )
             before.done(row.name)
             after.done(row.name)
     except RunCancelled:
@@ -303,7 +388,9 @@ def _calibrate(
 
 
 def batches_needed(info: LayerInfo) -> int:
-    """How many calibration batches a layer's fit looks at: fewer where one image already gives many output positions."""
+    """How many calibration batches a layer's fit looks at: fewer where one image already gives many output
+    positions.
+    """
     positions = max(1, info.output_elements // max(info.out_channels, 1))
     return math.ceil(max(LEAST_IMAGES, ROW_SAMPLES / positions) / CALIBRATION_BATCH)
 
@@ -338,17 +425,22 @@ def _outcome(
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     assert isinstance(chain, FactorizedLayer)
     return LayerOutcome(
-        name=row.name, structure=row.structure, rank=row.rank, bits=row.bits, status=result.status.value,
-        relative_error=result.relative_error, float_relative_error=result.float_relative_error,
-        iterations=result.iterations, seconds=result.seconds, output_error=output_error, factors=result.factors,
+        name=row.name,
+        structure=row.structure,
+        rank=row.rank,
+        bits=row.bits,
+        status=result.status.value,
+        relative_error=result.relative_error,
+        float_relative_error=result.float_relative_error,
+        iterations=result.iterations,
+        seconds=result.seconds,
+        output_error=output_error,
+        factors=result.factors,
         histograms=factor_histograms(layer.weight.detach(), with_fitted_codes(result.factors, chain)),
-    )  # fmt: skip
+    )
 
 
 def with_fitted_codes(factors: Factors, chain: FactorizedLayer) -> Factors:
     """The factors with the codes of the output side as the output fit left them."""
     fitted = chain.last.codes.reshape(factors.codes[0].shape)
     return replace(factors, codes=(fitted, *factors.codes[1:]))
-
-
-__all__ = ["CompressOptions", "Compression", "LayerOutcome", "compress_network", "relative_error"]

@@ -113,7 +113,8 @@ class Replay:
     def _final(self) -> list[str]:
         """Outermost modules whose layers are all done."""
         final = [
-            name for name in self._once
+            name
+            for name in self._once
             if not any(layer == name or layer.startswith(name + ".") for layer in self._open)
         ]
         return [name for name in final if not any(name.startswith(other + ".") for other in final)]
@@ -127,7 +128,9 @@ class Replay:
         return self._model.get_submodule(name).register_forward_hook(record)
 
     def _replay_recorded(self) -> None:
-        """Put a replayer in place of every recorded module, and drop what stands inside it once it has all batches."""
+        """Put a replayer in place of every recorded module, and drop what stands inside it once it has all
+        batches.
+        """
         for name, stored in list(self._outputs.items()):
             if name not in self._forwards and stored:
                 self._forwards[name] = module_forward = self._model.get_submodule(name).forward
@@ -157,7 +160,9 @@ class Replay:
 
 
 def _compact(output: Tensor) -> Tensor:
-    """A copy in half precision where that holds the values (its rounding is far below an 8-bit activation's)."""
+    """A copy in half precision where that holds the values (its rounding is far below an 8-bit
+    activation's).
+    """
     if output.dtype == torch.float32 and float(output.abs().max()) < 3e4:
         return output.half()
     return output.clone()

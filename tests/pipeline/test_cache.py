@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from qaf_core.factorization.options import SolverOptions, Status
-from qaf_core.factorization.solve import solve_layer
-from qaf_core.pipeline.cache import SolveCache
+from qaf_core.factorization.solve import SolveResult
+from qaf_core.pipeline.cache import SolveCache, SolveTask
 from qaf_core.quantization.spec import QuantSpec
 
 OPTIONS = SolverOptions(start_iterations=5, iterations=2, rounding_rounds=2)
-TASK: dict[str, Any] = {
-    "structure": "cp", "rank": 4, "spec": QuantSpec(bits=4), "options": OPTIONS, "method": "joint", "seed": 0,
-    "input_covariance": None,
-}  # fmt: skip
+TASK = SolveTask(structure="cp", rank=4, spec=QuantSpec(bits=4), options=OPTIONS, method="joint", seed=0)
+
+
+def solved(weight: torch.Tensor) -> SolveResult:
+    return TASK.solve(weight, layer="layer", on_event=None)
 
 
 @pytest.fixture
@@ -27,37 +28,44 @@ def weight() -> torch.Tensor:
 
 
 def test_a_kept_result_comes_back_whole(tmp_path: Path, weight: torch.Tensor) -> None:
-    cache, result = SolveCache(tmp_path), solve_layer(weight, **TASK)
-    key = cache.key(weight, **TASK)
+    cache, result = SolveCache(tmp_path), solved(weight)
+    key = cache.key(weight, TASK)
     assert cache.load(key) is None
     cache.keep(key, result)
     found = cache.load(key)
     assert found is not None
     assert torch.equal(found.factors.reconstruct(), result.factors.reconstruct())
-    assert (found.relative_error, found.status, found.seconds) == (result.relative_error, result.status, result.seconds)
+    assert (found.relative_error, found.status, found.seconds) == (
+        result.relative_error,
+        result.status,
+        result.seconds,
+    )
     assert found.factors.codes[0].dtype == torch.int8
 
 
 @pytest.mark.parametrize("change", [
-    {"rank": 5}, {"structure": "tucker2", "rank": (4, 4)}, {"spec": QuantSpec(bits=3)}, {"seed": 1}, {"method": "paper"},
+    {"rank": 5}, {"structure": "tucker2", "rank": (4, 4)}, {"spec": QuantSpec(bits=3)}, {"seed": 1},
+    {"method": "paper"},
     {"spec": QuantSpec(bits=4, granularity="rank_row")}, {"options": replace(OPTIONS, tolerance=1e-4)},
     {"input_covariance": torch.eye(6)},
 ])  # fmt: skip
-def test_every_input_of_the_solve_changes_the_key(tmp_path: Path, weight: torch.Tensor, change: dict[str, Any]) -> None:
+def test_every_input_of_the_solve_changes_the_key(
+    tmp_path: Path, weight: torch.Tensor, change: dict[str, Any]
+) -> None:
     cache = SolveCache(tmp_path)
-    assert cache.key(weight, **TASK) != cache.key(weight, **(TASK | change))
+    assert cache.key(weight, TASK) != cache.key(weight, replace(TASK, **change))
 
 
 def test_another_weight_has_another_key(tmp_path: Path, weight: torch.Tensor) -> None:
     cache, other = SolveCache(tmp_path), weight.clone()
     other[0, 0, 0, 0] += 1e-6
-    assert cache.key(weight, **TASK) != cache.key(other, **TASK)
-    assert cache.key(weight, **TASK) == cache.key(weight.clone(), **TASK)
+    assert cache.key(weight, TASK) != cache.key(other, TASK)
+    assert cache.key(weight, TASK) == cache.key(weight.clone(), TASK)
 
 
 def test_damaged_and_unfinished_results_are_not_used(tmp_path: Path, weight: torch.Tensor) -> None:
-    cache, result = SolveCache(tmp_path), solve_layer(weight, **TASK)
-    key = cache.key(weight, **TASK)
+    cache, result = SolveCache(tmp_path), solved(weight)
+    key = cache.key(weight, TASK)
     cache.keep(key, replace(result, status=Status.CANCELLED))
     assert cache.load(key) is None
     cache.keep(key, result)
@@ -69,6 +77,6 @@ def test_damaged_and_unfinished_results_are_not_used(tmp_path: Path, weight: tor
 def test_an_unwritable_folder_is_no_fault(tmp_path: Path, weight: torch.Tensor) -> None:
     (tmp_path / "file").write_text("in the way")
     cache = SolveCache(tmp_path / "file")
-    key = cache.key(weight, **TASK)
-    cache.keep(key, solve_layer(weight, **TASK))
+    key = cache.key(weight, TASK)
+    cache.keep(key, solved(weight))
     assert cache.load(key) is None
