@@ -249,7 +249,8 @@ def start_sweep(limit: int, *, warm: bool) -> Callable[[State, int], None]:
             lift = FIRST_LIFT ** (1.0 - progress) * final**progress if final < FIRST_LIFT else final
             problem = state.structure.quadratic(state.values, mode)
             state.values[mode] = problem.solution(lift)
-        squared = problem.squared_error(state.values[0], state.structure.target_norm_squared)
+        # The last factor visited is A: its rows are never coupled, so the error costs no further product.
+        squared = problem.squared_error_at_solution(state.values[0], lift, state.structure.target_norm_squared)
         state.values = state.structure.balance(state.values)
         state.float_error = state.relative(squared)
         state.float_values = list(state.values)

@@ -43,6 +43,7 @@ class Canonical:
         self._rows = target.reshape(len(target), -1)  # X_(1) (I, J·K)
         self._weighted_rows = self._rows if moment is None else weighted.reshape(len(target), -1).contiguous()
         self._projected: tuple[Tensor, Tensor] | None = None
+        self._grams: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -60,9 +61,13 @@ class Canonical:
         return [draw.to(self.device, self.dtype) * size ** (1 / self.target.ndim) for draw in draws]
 
     def _gram(self, factors: Sequence[Tensor], mode: int) -> Tensor:
-        if mode == 1 and self.moment is not None:
-            return factors[1].mT @ (self.moment @ factors[1])
-        return factors[mode].mT @ factors[mode]
+        """The Gram of one factor ``(R, R)``, under the moment for B; kept until the factor is another tensor."""
+        factor = factors[mode]
+        kept = self._grams.get(mode)
+        if kept is None or kept[0] is not factor:
+            weighted = factor if mode != 1 or self.moment is None else self.moment @ factor
+            kept = self._grams[mode] = (factor, factor.mT @ weighted)
+        return kept[1]
 
     def quadratic(self, factors: Sequence[Tensor], mode: int) -> Quadratic:
         """``G`` and ``F`` of factor ``mode``; rows of B are coupled by the moment."""

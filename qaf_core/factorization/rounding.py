@@ -17,10 +17,10 @@ from qaf_core.quantization.grids import code_range, fit_scales, to_codes
 from qaf_core.quantization.spec import BITS_FLOAT
 
 BLOCK = 64
-_FLOOR = 1e-6
+GRAM_FLOOR = 1e-6  # relative raise of every Gram that is solved with
 
 
-def damped(gram: Tensor, relative: float = _FLOOR) -> Tensor:
+def damped(gram: Tensor, relative: float = GRAM_FLOOR) -> Tensor:
     """``gram (P, P)``, its diagonal raised by ``relative`` of its mean: it factorizes even when singular."""
     diagonal = gram.diagonal()
     lift = relative * diagonal.mean().clamp_min(torch.finfo(gram.dtype).tiny ** 0.5)
@@ -29,7 +29,7 @@ def damped(gram: Tensor, relative: float = _FLOOR) -> Tensor:
 
 def cholesky_with_lift(gram: Tensor) -> Tensor:
     """Lower Cholesky factor of ``gram (P, P)``, the diagonal raised tenfold until it succeeds."""
-    relative = _FLOOR
+    relative = GRAM_FLOOR
     while True:
         factor: Tensor
         factor, fault = torch.linalg.cholesky_ex(damped(gram, relative))

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from qaf_core.factorization.rounding import cholesky_with_lift, solve_gram
+from qaf_core.factorization.rounding import GRAM_FLOOR, cholesky_with_lift, solve_gram
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,13 @@ class Quadratic:
         image = self.couple_rows(factor @ self.gram)
         change = (factor * (image - 2.0 * self.linear)).sum(dtype=torch.float64)
         return max(constant + float(change), 0.0)
+
+    def squared_error_at_solution(self, factor: Tensor, lift: float, constant: float) -> float:
+        """The squared error at ``solution(lift)``, without another product: ``A (G + lift·diag G) = F`` there."""
+        diagonal = self.gram.diagonal()
+        raise_by = lift * diagonal + GRAM_FLOOR * (1 + lift) * diagonal.mean()
+        raised = (factor.square().sum(dim=0, dtype=torch.float64) * raise_by).sum()
+        return max(constant - float((factor * self.linear).sum(dtype=torch.float64) + raised), 0.0)
 
 
 class Structure(Protocol):

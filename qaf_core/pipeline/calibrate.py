@@ -1,14 +1,10 @@
 """Activation ranges and output fitting, layer by layer from front to back.
 
-Each layer sees the compressed network's own inputs (errors of the layers before it included) and aims at
-the original
-network's outputs. With ``Z (n, P)`` the input of the chain's last link and ``Y (n, I)`` the original
-outputs, the last link
-solves ``min ‖Y - Z Aᵀ - bias‖²`` on its integer grid: the Gram ``ZᵀZ`` takes the place of the weight-space
-Gram in the
-error-feedback rounding (per-layer reconstruction as in arXiv 2006.10518 and 2208.11580). No labels are
-used, and a fit stays
-only if held-back images agree.
+Each layer sees the compressed network's own inputs (errors of the layers before it included) and aims at the
+original network's outputs. With ``Z (n, P)`` the input of the chain's last link and ``Y (n, I)`` the original
+outputs, the last link solves ``min ‖Y - Z Aᵀ - bias‖²`` on its integer grid: the Gram ``ZᵀZ`` takes the place
+of the weight-space Gram in the error-feedback rounding (per-layer reconstruction as in arXiv 2006.10518 and
+2208.11580). No labels are used, and a fit stays only if held-back images agree.
 """
 
 from __future__ import annotations
@@ -18,10 +14,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from qaf_core.factorization.rounding import round_rows, solve_gram
 from qaf_core.network.layers import ActivationQuantizer, ConvLink, FactorizedLayer, Link
+from qaf_core.pipeline.moments import patch_rows
 
 HELD_BACK_SHARE = 8  # one batch in eight judges the fits, the last of them if there are fewer
 RANGE_SAMPLES = 50_000
@@ -29,6 +25,7 @@ ROW_SAMPLES = 400_000  # output positions a fit looks at; more do not change it
 LEAST_IMAGES = 128
 RANGE_FRACTIONS = torch.linspace(0.35, 1.0, 27).tolist()
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+LARGEST_GAIN = 1e4  # between channels; more would leave the range of half-precision scales
 
 
 @dataclass(kw_only=True)
@@ -36,8 +33,12 @@ class OutputMoments:
     """Second moments of a link's inputs ``Z`` and targets ``Y``, summed over samples, in float64.
 
     Attributes:
-        gram: ``ZᵀZ (P, P)``. cross: ``YᵀZ (I, P)``. z_sum, y_sum: sums ``(P,)``, ``(I,)``. y_square: ``Σ Y²
-            (I,)``. n: samples.
+        gram: ``ZᵀZ (P, P)``.
+        cross: ``YᵀZ (I, P)``.
+        z_sum: ``Σ Z (P,)``.
+        y_sum: ``Σ Y (I,)``.
+        y_square: ``Σ Y² (I,)``.
+        n: Samples.
     """
 
     gram: Tensor
@@ -82,9 +83,8 @@ class OutputMoments:
     def centred(self) -> tuple[Tensor, Tensor]:
         """Covariance ``(P, P)`` of Z and cross-covariance ``(I, P)`` with Y."""
         mean_z, mean_y = self.z_sum / self.n, self.y_sum / self.n
-        return self.gram / self.n - torch.outer(mean_z, mean_z), self.cross / self.n - torch.outer(
-            mean_y, mean_z
-        )
+        covariance = self.gram / self.n - torch.outer(mean_z, mean_z)
+        return covariance, self.cross / self.n - torch.outer(mean_y, mean_z)
 
     def error(self, weight: Tensor, bias: Tensor) -> float:
         """Mean squared error of ``Z·weightᵀ + bias``, relative to the variance of Y."""
@@ -99,7 +99,8 @@ class OutputMoments:
 
 def fit_range(quantizer: ActivationQuantizer, values: Sequence[Tensor]) -> None:
     """Give the quantizer the clipping range of least squared rounding error on the values."""
-    flat = torch.cat([v.reshape(-1)[:: max(1, v.numel() * len(values) // RANGE_SAMPLES)] for v in values])
+    # An odd step does not fall on the same columns of every image, whose sizes are mostly even.
+    flat = torch.cat([v.reshape(-1)[:: v.numel() * len(values) // RANGE_SAMPLES | 1] for v in values])
     low, high = min(float(flat.min()), 0.0), max(float(flat.max()), 0.0)
     best, best_fraction = torch.inf, 1.0
     for fraction in RANGE_FRACTIONS:
@@ -114,47 +115,33 @@ def equalise_channels(first: Link, middle: Link, outputs: Sequence[Tensor]) -> l
     """Give the channels between a 1×1 and a depthwise link like ranges by moving scale between the two.
 
     Args:
-        first: The link that makes the channels. middle: The depthwise link that takes them.
+        first: The link that makes the channels.
+        middle: The depthwise link that takes them.
         outputs: What ``first`` puts out, ``(B, R, H, W)`` per batch.
 
     Returns:
         The outputs after the change. The product of the two scales, and so the function, stays.
     """
     squares = torch.stack([v.square().mean(dim=(0, 2, 3)) for v in outputs]).mean(dim=0).sqrt()
-    factor = torch.where(
-        squares > 1e-12 * squares.max(), squares.max() / squares.clamp_min(1e-30), torch.ones_like(squares)
-    )
+    alive = squares > 1e-12 * squares.max()
+    gain = (squares.max() / squares.clamp_min(1e-30)).clamp_max(LARGEST_GAIN)
+    factor = torch.where(alive, gain, torch.ones_like(squares))
     first.scales.mul_(factor.reshape(-1, 1, 1, 1))
     middle.scales.div_(factor.reshape(-1, 1, 1, 1))
     return [v * factor.reshape(1, -1, 1, 1) for v in outputs]
 
 
 def link_samples(link: Link, values: Tensor) -> Tensor:
-    """The link's input as rows ``(n, P)``, one per output position, ``P`` in the order of its flattened
-    weight.
-    """
+    """The link's input as rows ``(n, P)``, one per output position, ``P`` in the order of its flat weight."""
     if not isinstance(link, ConvLink):
         return values.reshape(-1, values.shape[-1])
-    geometry = link.geometry
-    if tuple(geometry.kernel_size) == (1, 1) and tuple(geometry.stride) == (1, 1):
-        return values.movedim(1, -1).reshape(-1, values.shape[1])
-    padded = functional.pad(
-        values, geometry._reversed_padding_repeated_twice, mode=_PAD_MODES[geometry.padding_mode]
-    )
-    rows = functional.unfold(padded, link.codes.shape[2:], dilation=geometry.dilation, stride=geometry.stride)
-    return rows.movedim(1, -1).reshape(-1, rows.shape[1])
-
-
-_PAD_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
+    return patch_rows(link.geometry, values)
 
 
 def output_rows(values: Tensor, is_convolution: bool) -> Tensor:
     """A layer's output as rows ``(n, I)``, in the order of :func:`link_samples`."""
-    return (
-        values.movedim(1, -1).reshape(-1, values.shape[1])
-        if is_convolution
-        else values.reshape(-1, values.shape[-1])
-    )
+    rows = values.movedim(1, -1) if is_convolution else values
+    return rows.reshape(-1, rows.shape[-1])
 
 
 @torch.inference_mode()
@@ -189,35 +176,45 @@ def calibrate_layer(
         following = chain[position + 1]
         if isinstance(following, ConvLink) and following.geometry.groups == len(link.codes) > 1:
             values = equalise_channels(link, following, values)
-    moments = _collect(chain[-1], values, targets)
-    if moments is None:
-        return float("nan")
-    fitting, judging = moments
-    return fit_last_link(chain[-1], fitting, judging) if fit else judging.error(*_weight_and_bias(chain[-1]))
+    last = chain[-1]
+    if isinstance(last, ConvLink) and last.geometry.groups != 1:  # stays as it was rounded
+        return output_error(last, values, targets)
+    fitting, judging = _collect(last, values, targets)
+    return fit_last_link(last, fitting, judging) if fit else judging.error(*_weight_and_bias(last))
+
+
+def output_error(link: Link, values: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
+    """Mean squared error of a link's outputs on the held-back batches, relative to the targets' variance."""
+    judging = _held_back(len(values)) or set(range(len(values)))
+    convolution = isinstance(link, ConvLink)
+    found = torch.cat([output_rows(link(values[index]), convolution) for index in sorted(judging)]).double()
+    wanted = torch.cat([output_rows(targets[index], convolution) for index in sorted(judging)]).double()
+    variance = (wanted - wanted.mean(dim=0)).square().sum().clamp_min(1e-30)
+    return float((found - wanted).square().sum() / variance)
+
+
+def _held_back(count: int) -> set[int]:
+    """The batches that judge the fits; none of a single one."""
+    if 1 < count < HELD_BACK_SHARE:
+        return {count - 1}
+    return set(range(HELD_BACK_SHARE - 1, count, HELD_BACK_SHARE))
 
 
 def _collect(
     link: Link, values: Sequence[Tensor], targets: Sequence[Tensor]
-) -> tuple[OutputMoments, OutputMoments] | None:
-    """Moments of the fitting and of the held-back batches; None for a grouped last link, which is not
-    fitted.
-    """
-    if isinstance(link, ConvLink) and link.geometry.groups != 1:
-        return None
+) -> tuple[OutputMoments, OutputMoments]:
+    """Moments of the fitting and of the held-back batches; of a single batch the same twice."""
     outputs, inputs = link.codes.shape[0], link.codes[0].numel()
     parts = [OutputMoments.empty(inputs, outputs, link.codes.device) for _ in range(2)]
     positions = sum(t.numel() // outputs for t in targets)
     generator = torch.Generator().manual_seed(0)
-    held_back = set(range(HELD_BACK_SHARE - 1, len(values), HELD_BACK_SHARE)) or (
-        {len(values) - 1} if len(values) > 1 else set()
-    )
+    held_back = _held_back(len(values))
     for index, (value, target) in enumerate(zip(values, targets, strict=True)):
         rows = link_samples(link, link.input_quantizer(value))
         aims = output_rows(target, isinstance(link, ConvLink))
         if positions > ROW_SAMPLES:
-            chosen = torch.randperm(len(rows), generator=generator)[
-                : int(len(rows) * ROW_SAMPLES / positions)
-            ].to(rows.device)
+            wanted = int(len(rows) * ROW_SAMPLES / positions)
+            chosen = torch.randperm(len(rows), generator=generator)[:wanted].to(rows.device)
             rows, aims = rows[chosen], aims[chosen]
         parts[int(index in held_back)].add(rows, aims)
     return (parts[0], parts[1] if parts[1].n else parts[0])
@@ -232,11 +229,12 @@ def fit_last_link(link: Link, fitting: OutputMoments, judging: OutputMoments) ->
     """Fit a link's codes, row scales and bias to outputs; kept only if the held-back samples agree.
 
     The held-back samples choose how strongly the fit is drawn to the old weight, and whether codes, or only
-    the bias, or
-    nothing at all is changed; what was chosen is then fitted once more on all samples.
+    the bias, or nothing at all is changed; what was chosen is then fitted once more on all samples.
 
     Args:
-        link: Changed in place. fitting: Moments to fit on. judging: Moments of the held-back samples.
+        link: Changed in place.
+        fitting: Moments to fit on.
+        judging: Moments of the held-back samples.
 
     Returns:
         The relative squared output error on the held-back samples, of what was chosen there.
@@ -267,9 +265,7 @@ def fit_last_link(link: Link, fitting: OutputMoments, judging: OutputMoments) ->
 
 
 def _ridge_target(moments: OutputMoments, old_weight: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """The least-squares weight ``(I, P)``, drawn to the old one with relative strength ``ridge``, and its
-    Gram.
-    """
+    """The least-squares weight ``(I, P)``, drawn to the old one by ``ridge``, and the Gram it solves."""
     gram, cross = moments.centred()
     prior = ridge * gram.diagonal().clamp_min(float(gram.diagonal().mean()) * 1e-4)
     raised = gram + torch.diag(prior)

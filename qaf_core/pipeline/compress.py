@@ -184,19 +184,17 @@ def compress_network(
         cache: Where solved layers are looked up and kept, or None.
 
     Raises:
-        PlanError: If the method is unknown, or activations are to be quantized without calibration images.
+        PlanError: If the method is unknown, or activations cannot be quantized as planned.
+        DataError: If there are calibration images, but none.
+        WeightsError: If a planned layer's weight is not finite.
     """
-    if method not in METHODS:
-        raise PlanError("unknown method", got=method, expected=", ".join(METHODS))
-    if calibration is None and plan.activation_bits < 32:
-        raise PlanError(
-            "8-bit activations need calibration images", remedy="give --calibration, or --act-bits 32"
-        )
+    _check_request(plan, method, calibration)
     options = options or CompressOptions()
     watch = _Watch(on_event, should_stop)
     position = {info.name: index for index, info in enumerate(inventory)}
     rows = sorted((row for row in plan.layers if row.structure != "keep"), key=lambda row: position[row.name])
     original = copy.deepcopy(model).eval()
+    _check_weights(original, rows)
     compressed = copy.deepcopy(original)
     batches = [] if calibration is None else list(torch.split(calibration, CALIBRATION_BATCH))
     began = time.monotonic()
@@ -244,6 +242,29 @@ def compress_network(
         status=status,
         seconds={"factorize": factorized - began, "calibrate": calibrated - factorized},
     )
+
+
+def _check_request(plan: Plan, method: str, calibration: Tensor | None) -> None:
+    if method not in METHODS:
+        raise PlanError("unknown method", got=method, expected=", ".join(METHODS))
+    if plan.activation_bits not in (ACTIVATION_BITS, BITS_FLOAT):
+        raise PlanError(
+            "activations are quantized to 8 bits or not at all",
+            got=f"{plan.activation_bits} bits",
+            expected=f"{ACTIVATION_BITS} or {BITS_FLOAT}",
+        )
+    if calibration is None and plan.activation_bits != BITS_FLOAT:
+        raise PlanError(
+            "8-bit activations need calibration images", remedy="give --calibration, or --act-bits 32"
+        )
+    if calibration is not None and len(calibration) == 0:
+        raise DataError("there are no calibration images", got=0, expected="at least one")
+
+
+def _check_weights(model: nn.Module, rows: Sequence[LayerPlan]) -> None:
+    for row in rows:
+        if not bool(torch.isfinite(model.get_submodule(row.name).get_parameter("weight")).all()):
+            raise WeightsError("the weight of a layer holds NaN or infinite values", got=row.name)
 
 
 def _moments(
@@ -397,8 +418,11 @@ def batches_needed(info: LayerInfo) -> int:
 
 @torch.no_grad()
 def with_batchnorm_reestimated(model: nn.Module, batches: Sequence[Tensor]) -> nn.Module:
-    """A copy whose BatchNorm statistics are those of the batches."""
+    """A copy whose BatchNorm statistics are those of the batches; a batch of one image has none."""
     trial = copy.deepcopy(model).eval()
+    batches = [batch for batch in batches if len(batch) > 1]
+    if not batches:
+        return trial
     for norm in trial.modules():
         if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d):
             norm.reset_running_stats()

@@ -74,8 +74,10 @@ def _rows(module: nn.Module, values: Tensor, per_position: bool) -> Tensor:
 
 def patch_rows(convolution: nn.Conv2d, values: Tensor) -> Tensor:
     """What a convolution multiplies its flat weight with, ``(n, C_in·k²)``: one row per output position."""
-    mode = "constant" if convolution.padding_mode == "zeros" else convolution.padding_mode
-    padded = functional.pad(values, convolution._reversed_padding_repeated_twice, mode=mode)
+    padding, mode = convolution._reversed_padding_repeated_twice, convolution.padding_mode
+    if tuple(convolution.kernel_size) == tuple(convolution.stride) == (1, 1) and not any(padding):
+        return values.movedim(1, -1).reshape(-1, values.shape[1])
+    padded = functional.pad(values, padding, mode="constant" if mode == "zeros" else mode)
     rows = functional.unfold(
         padded, convolution.kernel_size, dilation=convolution.dilation, stride=convolution.stride
     )
