@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qaf_core.errors import PlanError, RunCancelled
+from qaf_core.errors import DataError, PlanError, RunCancelled, WeightsError
 from qaf_core.factorization.factors import Factors
 from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
 from qaf_core.factorization.solve import METHODS, SolveResult
 from qaf_core.network.inventory import LayerInfo
-from qaf_core.network.layers import FactorizedLayer, build_chain, swap_layer
+from qaf_core.network.layers import ACTIVATION_BITS, FactorizedLayer, build_chain, swap_layer
 from qaf_core.network.plan import LayerPlan, Plan
 from qaf_core.pipeline.cache import SolveCache, SolveTask
 from qaf_core.pipeline.calibrate import LEAST_IMAGES, ROW_SAMPLES, calibrate_layer
@@ -28,7 +28,7 @@ from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.histograms import factor_histograms
 from qaf_core.pipeline.moments import collect_moments
 from qaf_core.pipeline.replay import Replay
-from qaf_core.quantization.spec import QuantSpec
+from qaf_core.quantization.spec import BITS_FLOAT, QuantSpec
 
 OnRunEvent = Callable[[RunEvent], None]
 
@@ -342,9 +342,7 @@ def _solve(
 
 @contextmanager
 def threads_for(weight: Tensor, rank: int | tuple[int, int] | None) -> Iterator[None]:
-    """One thread while a small layer is solved: its matrix products are too short to share, and waiting
-    costs more.
-    """
+    """One thread while a small layer is solved: sharing short matrix products costs more than it saves."""
     threads = torch.get_num_threads()
     ranks = rank if isinstance(rank, tuple) else (rank or 1,)
     small = 6.0 * weight.numel() * max(ranks) < SMALL_SWEEP and weight.device.type == "cpu"
@@ -356,13 +354,9 @@ def threads_for(weight: Tensor, rank: int | tuple[int, int] | None) -> Iterator[
 
 
 def shrink(moment: Tensor) -> Tensor:
-    """A second moment mixed with a multiple of the identity, so that directions the images do not show
-    still count.
-    """
-    mean = moment.diagonal().mean()
-    return (1 - MOMENT_SHRINKAGE) * moment + MOMENT_SHRINKAGE * mean * torch.eye(
-        len(moment), dtype=moment.dtype, device=moment.device
-    )
+    """A second moment mixed with the identity: directions that the images do not show still count."""
+    identity = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+    return torch.lerp(moment, moment.diagonal().mean() * identity, MOMENT_SHRINKAGE)
 
 
 def _calibrate(
@@ -409,9 +403,7 @@ def _calibrate(
 
 
 def batches_needed(info: LayerInfo) -> int:
-    """How many calibration batches a layer's fit looks at: fewer where one image already gives many output
-    positions.
-    """
+    """How many calibration batches a layer's fit looks at: fewer where an image gives many positions."""
     positions = max(1, info.output_elements // max(info.out_channels, 1))
     return math.ceil(max(LEAST_IMAGES, ROW_SAMPLES / positions) / CALIBRATION_BATCH)
 

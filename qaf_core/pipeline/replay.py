@@ -128,9 +128,7 @@ class Replay:
         return self._model.get_submodule(name).register_forward_hook(record)
 
     def _replay_recorded(self) -> None:
-        """Put a replayer in place of every recorded module, and drop what stands inside it once it has all
-        batches.
-        """
+        """Put a replayer in place of every recorded module; once it has all batches, drop those inside it."""
         for name, stored in list(self._outputs.items()):
             if name not in self._forwards and stored:
                 self._forwards[name] = module_forward = self._model.get_submodule(name).forward
@@ -160,9 +158,7 @@ class Replay:
 
 
 def _compact(output: Tensor) -> Tensor:
-    """A copy in half precision where that holds the values (its rounding is far below an 8-bit
-    activation's).
-    """
+    """A copy, in half precision where that holds the values: its rounding is far below that of 8 bits."""
     if output.dtype == torch.float32 and float(output.abs().max()) < 3e4:
         return output.half()
     return output.clone()
