@@ -185,7 +185,7 @@ def compress_network(
 
     Raises:
         PlanError: If the method is unknown, or activations cannot be quantized as planned.
-        DataError: If there are calibration images, but none.
+        DataError: If the calibration images are none, or not finite.
         WeightsError: If a planned layer's weight is not finite.
     """
     _check_request(plan, method, calibration)
@@ -259,6 +259,8 @@ def _check_request(plan: Plan, method: str, calibration: Tensor | None) -> None:
         )
     if calibration is not None and len(calibration) == 0:
         raise DataError("there are no calibration images", got=0, expected="at least one")
+    if calibration is not None and not bool(torch.isfinite(calibration).all()):
+        raise DataError("the calibration images hold NaN or infinite values")
 
 
 def _check_weights(model: nn.Module, rows: Sequence[LayerPlan]) -> None:
