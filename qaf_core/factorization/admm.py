@@ -250,7 +250,8 @@ def start_sweep(limit: int, *, warm: bool) -> Callable[[State, int], None]:
             problem = state.structure.quadratic(state.values, mode)
             state.values[mode] = problem.solution(lift)
         # The last factor visited is A: its rows are never coupled, so the error costs no further product.
-        squared = problem.squared_error_at_solution(state.values[0], lift, state.structure.target_norm_squared)
+        norm_squared = state.structure.target_norm_squared
+        squared = problem.squared_error_at_solution(state.values[0], lift, norm_squared)
         state.values = state.structure.balance(state.values)
         state.float_error = state.relative(squared)
         state.float_values = list(state.values)

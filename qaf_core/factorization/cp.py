@@ -61,7 +61,7 @@ class Canonical:
         return [draw.to(self.device, self.dtype) * size ** (1 / self.target.ndim) for draw in draws]
 
     def _gram(self, factors: Sequence[Tensor], mode: int) -> Tensor:
-        """The Gram of one factor ``(R, R)``, under the moment for B; kept until the factor is another tensor."""
+        """The Gram of one factor ``(R, R)``, under the moment for B; kept until the factor changes."""
         factor = factors[mode]
         kept = self._grams.get(mode)
         if kept is None or kept[0] is not factor:

@@ -53,7 +53,7 @@ class Quadratic:
         return max(constant + float(change), 0.0)
 
     def squared_error_at_solution(self, factor: Tensor, lift: float, constant: float) -> float:
-        """The squared error at ``solution(lift)``, without another product: ``A (G + lift·diag G) = F`` there."""
+        """The squared error at ``solution(lift)``, at no product: ``A (G + lift·diag G) = F`` there."""
         diagonal = self.gram.diagonal()
         raise_by = lift * diagonal + GRAM_FLOOR * (1 + lift) * diagonal.mean()
         raised = (factor.square().sum(dim=0, dtype=torch.float64) * raise_by).sum()

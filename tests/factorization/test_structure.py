@@ -155,7 +155,8 @@ def test_the_order_ends_on_the_output_side() -> None:
 def test_error_at_a_raised_solution_is_that_of_the_general_formula() -> None:
     generator = torch.Generator().manual_seed(3)
     root = torch.randn(6, 9, generator=generator, dtype=torch.float64)
-    problem = Quadratic(gram=root @ root.mT, linear=torch.randn(5, 6, generator=generator, dtype=torch.float64))
+    linear = torch.randn(5, 6, generator=generator, dtype=torch.float64)
+    problem = Quadratic(gram=root @ root.mT, linear=linear)
     factor = problem.solution(0.3)
     expected = problem.squared_error(factor, 100.0)
     assert problem.squared_error_at_solution(factor, 0.3, 100.0) == pytest.approx(expected, rel=1e-9)
