@@ -36,7 +36,8 @@ class ActivationQuantizer(nn.Module):
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
         self.register_buffer("enabled", torch.zeros((), dtype=torch.bool))
-        self._active = False  # ``enabled`` as a Python value: asking a tensor would halt a GPU on every pass
+        # The buffers as Python numbers: asking a tensor for its value would halt a GPU on every pass.
+        self._grid: tuple[float, int] | None = None
 
     def set_range(self, low: float, high: float) -> None:
         """Cover ``low … high``, widened to hold zero."""
@@ -46,19 +47,24 @@ class ActivationQuantizer(nn.Module):
         self.scale.fill_(scale)
         self.zero_point.fill_(int(min(max(round(-low / scale), 0), levels)))
         self.enabled.fill_(True)
-        self._active = True
+        self._read_buffers()
+
+    def _read_buffers(self) -> None:
+        self._grid = (float(self.scale), int(self.zero_point)) if bool(self.enabled) else None
 
     def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
         super()._load_from_state_dict(*arguments, **options)
-        self._active = bool(self.enabled)
+        self._read_buffers()
 
     def forward(self, values: Tensor) -> Tensor:
         """The values on their 8-bit grid, any shape."""
-        if not self._active:
+        if self._grid is None:
             return values
-        return torch.fake_quantize_per_tensor_affine(
-            values, self.scale, self.zero_point, 0, 2**ACTIVATION_BITS - 1
-        )
+        (scale, zero), levels = self._grid, 2**ACTIVATION_BITS - 1
+        if torch.is_grad_enabled() and values.requires_grad:
+            return torch.fake_quantize_per_tensor_affine(values, scale, zero, 0, levels)
+        # The same numbers as torch's operator, which also keeps a mask and is many times slower.
+        return values.mul(1.0 / scale).round_().clamp_(-zero, levels - zero).mul_(scale)
 
 
 class Link(nn.Module):
