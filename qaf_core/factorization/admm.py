@@ -21,6 +21,7 @@ The best quantized iterate of the last two (and the plain rounding of the start)
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +32,12 @@ from torch import Tensor
 
 from qaf_core.errors import RunCancelled
 from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
-from qaf_core.factorization.rounding import descend_codes, round_with_feedback, solve_gram
+from qaf_core.factorization.rounding import (
+    cholesky_with_lift,
+    descend_codes,
+    round_with_feedback,
+    solve_gram,
+)
 from qaf_core.factorization.structure import Quadratic, Structure
 from qaf_core.quantization.grids import RELATIVE_NOISE, fit_scales, to_codes
 from qaf_core.quantization.spec import BITS_FLOAT
@@ -44,7 +50,9 @@ NOISE_FACTOR = (
 FIRST_LIFT = 0.6  # the raise of the Gram's diagonal at the first start sweep; it falls geometrically
 FALL_SHARE = 0.6  # share of the start sweeps over which it falls
 START_EVENT_EVERY = 10
-START_WORK = 1.5e12  # floating-point operations that `start_iterations=None` allows for a start
+# Floating-point operations, and least and most sweeps, where the options leave them open.
+START_WORK, START_SWEEPS = 2.5e11, (60, 300)
+ROUNDING_WORK, ROUNDING_SWEEPS = 4e10, (10, 30)
 
 
 @dataclass(kw_only=True)
@@ -145,7 +153,10 @@ def solve_joint(
         scales=[torch.ones_like(v[:1]) for v in values],
         duals=[torch.zeros_like(v) for v in values],
     )
-    start_limit = options.start_iterations or automatic_start_iterations(structure)
+    start_limit = options.start_iterations or automatic_sweeps(structure, START_WORK, *START_SWEEPS)
+    rounding_limit = options.rounding_rounds
+    if rounding_limit is None:
+        rounding_limit = automatic_sweeps(structure, ROUNDING_WORK, *ROUNDING_SWEEPS)
     quantized = any(b != BITS_FLOAT for b in bits)
     phases = [
         Phase(
@@ -163,7 +174,7 @@ def solve_joint(
         Phase(
             name="rounding",
             sweep=rounding_sweep,
-            limit=options.rounding_rounds if quantized else 0,
+            limit=rounding_limit if quantized else 0,
             watches_quantized=True,
         ),
     ]
@@ -175,9 +186,9 @@ def solve_joint(
     return state, status
 
 
-def automatic_start_iterations(structure: Structure) -> int:
-    """Start sweeps by size: 60 for the largest layers, up to 300 for small ones."""
-    return int(min(300, max(60, START_WORK / max(structure.sweep_operations, 1.0))))
+def automatic_sweeps(structure: Structure, work: float, least: int, most: int) -> int:
+    """Sweeps that cost about ``work`` floating-point operations, within ``least … most``."""
+    return int(min(most, max(least, work / max(structure.sweep_operations, 1.0))))
 
 
 def iterate(state: State, phases: Sequence[Phase], *, layer: str, on_event: OnEvent | None) -> Status:
@@ -211,6 +222,7 @@ def iterate(state: State, phases: Sequence[Phase], *, layer: str, on_event: OnEv
                 if limit is not None and time.monotonic() - began > limit:
                     return Status.TIME_LIMIT
             if phase.name == "start":
+                state.values = orient_columns(state.structure, state.values, state.bits)
                 round_plainly(state)
     except RunCancelled:
         return Status.CANCELLED
@@ -260,6 +272,33 @@ def start_sweep(limit: int, *, warm: bool) -> Callable[[State, int], None]:
     return sweep
 
 
+def orient_columns(structure: Structure, values: Sequence[Tensor], bits: Sequence[int]) -> list[Tensor]:
+    """Turn the signs of columns, two factors at a time, to where plain rounding loses least.
+
+    A grid reaches one step further below zero than above it: a quarter of its levels at two bits.
+    """
+    losses = [
+        [column_losses(sign * values[mode], bits[mode]) for sign in (1, -1)] for mode in structure.paired
+    ]
+    turns = [turn for turn in itertools.product((0, 1), repeat=len(losses)) if sum(turn) % 2 == 0]
+    totals = [sum(loss[turned] for loss, turned in zip(losses, turn, strict=True)) for turn in turns]
+    chosen = torch.stack([torch.as_tensor(total) for total in totals]).argmin(dim=0).tolist()
+    oriented = list(values)
+    for position, mode in enumerate(structure.paired):
+        signs = [1.0 - 2.0 * turns[choice][position] for choice in chosen]
+        oriented[mode] = values[mode] * values[mode].new_tensor(signs)
+    return oriented
+
+
+def column_losses(values: Tensor, bits: int) -> Tensor:
+    """Squared error of rounding each column at its own scale, relative to the column, ``(P,)``."""
+    if bits == BITS_FLOAT:
+        return torch.zeros_like(values[0])
+    scales = fit_scales(values, bits, dims=(0,))
+    lost = (to_codes(values, scales, bits) * scales - values).square().sum(dim=0)
+    return lost / values.square().sum(dim=0).clamp_min(torch.finfo(values.dtype).tiny)
+
+
 def round_plainly(state: State) -> None:
     """Round each factor to its own grid, without feedback: the quantized error of a floating-point
     iterate.
@@ -297,11 +336,11 @@ def admm_sweep(state: State, step: int) -> None:
         problem = state.structure.quadratic(state.values, mode)
         gram, bits = problem.gram, state.bits[mode]
         rho = float(gram.diagonal().mean())
-        shifted = gram + rho * torch.eye(gram.shape[0], device=gram.device, dtype=gram.dtype)
+        shifted = cholesky_with_lift(gram + rho * torch.eye(len(gram), device=gram.device, dtype=gram.dtype))
         target = problem.solve_rows(problem.linear)
         for _ in range(state.options.inner_iterations):
             before = state.values[mode]
-            smooth = solve_gram(shifted, target + rho * (before + state.duals[mode]))
+            smooth = torch.cholesky_solve((target + rho * (before + state.duals[mode])).mT, shifted).mT
             aim = smooth - state.duals[mode]
             state.scales[mode] = fit_factor_scales(aim, bits, state.granularity, mode)
             state.codes[mode] = to_codes(aim, state.scales[mode], bits)
@@ -310,9 +349,9 @@ def admm_sweep(state: State, step: int) -> None:
         primal += float((state.values[mode] - smooth).square().sum())
         dual += float((state.values[mode] - before).square().sum())
         size += float(state.values[mode].square().sum())
-        squared = problem.squared_error(state.values[mode], state.structure.target_norm_squared)
         state.rho = rho
-        state.float_error = state.relative(problem.squared_error(smooth, state.structure.target_norm_squared))
+    squared = problem.squared_error(state.values[mode], state.structure.target_norm_squared)
+    state.float_error = state.relative(problem.squared_error(smooth, state.structure.target_norm_squared))
     state.primal_residual, state.dual_residual = (
         math.sqrt(primal / max(size, 1e-30)),
         math.sqrt(dual / max(size, 1e-30)),
@@ -322,14 +361,11 @@ def admm_sweep(state: State, step: int) -> None:
 
 def rounding_sweep(state: State, step: int) -> None:
     """Error-feedback rounding of every factor in turn around its least-squares solution, each step taken."""
-    if (
-        step == 0
-    ):  # from the smooth start, not from the last ADMM iterate, unless that is the better grid point
+    if step == 0:  # from the best point on the grid, which need not be ADMM's last
         state.values = [
             codes * scales for codes, scales in zip(state.best.codes, state.best.scales, strict=True)
         ]
     primal = dual = size = squared = 0.0
-    problem: Quadratic | None = None
     for mode in state.structure.order:
         problem = state.structure.quadratic(state.values, mode)
         before, bits = state.values[mode], state.bits[mode]
@@ -341,8 +377,9 @@ def rounding_sweep(state: State, step: int) -> None:
         primal += float((state.values[mode] - target).square().sum())
         dual += float((state.values[mode] - before).square().sum())
         size += float(state.values[mode].square().sum())
-        state.float_error = state.relative(problem.squared_error(target, state.structure.target_norm_squared))
-    assert problem is not None
+    state.float_error = state.relative(
+        problem.squared_error_at_solution(target, 0.0, state.structure.target_norm_squared)
+    )
     refit_column_scales(state, problem)
     squared = problem.squared_error(state.values[0], state.structure.target_norm_squared)
     state.primal_residual, state.dual_residual = (

@@ -112,6 +112,11 @@ class Canonical:
         return [factor * (mean / norm) for factor, norm in zip(factors, norms, strict=True)]
 
     @property
+    def paired(self) -> tuple[int, ...]:
+        """All factors: a component is the product of its columns."""
+        return tuple(range(self.target.ndim))
+
+    @property
     def sweep_operations(self) -> float:
         """Two for each of the target's numbers, components and factors."""
         return 2.0 * self.target.ndim * self.target.numel() * self.rank

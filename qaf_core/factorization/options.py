@@ -68,7 +68,8 @@ class SolverOptions:
             to 300 by size.
         iterations: ADMM sweeps over the modes.
         inner_iterations: ADMM steps per mode and sweep.
-        rounding_rounds: Rounds of error-feedback rounding alternating over the modes, after ADMM (0: none).
+        rounding_rounds: Rounds of error-feedback rounding alternating over the modes, after ADMM (0: none);
+            None: 10 to 30 by size.
         descent_sweeps: Coordinate-descent sweeps over a factor's codes after each rounding.
         tolerance: Relative change of the error below which a phase counts as converged.
         patience: Iterations without a better quantized iterate before a phase stops.
@@ -83,7 +84,7 @@ class SolverOptions:
     start_iterations: int | None = None
     iterations: int = 10
     inner_iterations: int = 3
-    rounding_rounds: int = 30
+    rounding_rounds: int | None = None
     descent_sweeps: int = 2
     tolerance: float = 1e-5
     patience: int = 10
@@ -101,7 +102,7 @@ class SolverOptions:
         }
         for field, minimum in least.items():
             value = getattr(self, field)
-            if field == "start_iterations" and value is None:
+            if field in ("start_iterations", "rounding_rounds") and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
                 raise SolverError(

@@ -82,6 +82,10 @@ class Structure(Protocol):
         """The same tensor with the norms of its components spread evenly over the factors."""
 
     @property
+    def paired(self) -> tuple[int, ...]:
+        """Factors of which two may turn the sign of a column together, and the tensor stays."""
+
+    @property
     def sweep_operations(self) -> float:
         """Floating-point operations of one sweep over the factors, roughly."""
 

@@ -27,6 +27,7 @@ class Tucker2:
 
     name = "tucker2"
     order = (2, 1, 0)
+    paired = (1, 2)  # the core's columns and those of V
 
     def __init__(self, target: Tensor, ranks: tuple[int, int], moment: Tensor | None = None) -> None:
         self.target = target

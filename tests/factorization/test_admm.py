@@ -13,9 +13,11 @@ from torch import Tensor
 
 from qaf_core.errors import RunCancelled
 from qaf_core.factorization.admm import (
+    START_SWEEPS,
+    START_WORK,
     State,
     admm_sweep,
-    automatic_start_iterations,
+    automatic_sweeps,
     fit_factor_scales,
     round_plainly,
     rounding_sweep,
@@ -361,6 +363,7 @@ def test_the_same_seed_gives_the_same_codes_and_another_seed_others() -> None:
 
 def test_small_layers_start_longer() -> None:
     works = [1e3, 1e8, 1e9, 1e10, 1e12]
-    counts = [automatic_start_iterations(SimpleNamespace(sweep_operations=work)) for work in works]  # type: ignore[arg-type]
+    structures = [SimpleNamespace(sweep_operations=work) for work in works]
+    counts = [automatic_sweeps(one, START_WORK, *START_SWEEPS) for one in structures]  # type: ignore[arg-type]
     assert counts == sorted(counts, reverse=True)
     assert (counts[0], counts[-1]) == (300, 60)
