@@ -46,14 +46,18 @@ def solve(weight: Tensor, structure: str, rank: Any = None, bits: Any = 4, **opt
     return solve_layer(weight, structure=structure, rank=rank, spec=spec, **options)
 
 
-def planted(shape: tuple[int, ...], rank: int, bits: int, seed: int) -> Tensor:
-    """A weight that integer factors of this width meet exactly, each column with a scale of its own."""
-    generator, high = torch.Generator().manual_seed(seed), code_range(bits)[1]
+def planted(shape: tuple[int, ...], rank: int, bits: int, seed: int, *, whole_grid: bool = False) -> Tensor:
+    """A weight that integer factors of this width meet exactly, each column with a scale of its own.
+
+    With ``whole_grid`` the lowest code occurs too: no column may then turn its sign.
+    """
+    generator, (low, high) = torch.Generator().manual_seed(seed), code_range(bits)
+    low, peak = (low, low) if whole_grid else (-high, high)
     sizes = (shape[0], shape[1], math.prod(shape[2:])) if len(shape) == 4 else shape
     factors = []
     for size in sizes:
-        codes = torch.randint(-high, high + 1, (size, rank), generator=generator).double()
-        codes[torch.randint(0, size, (rank,), generator=generator), torch.arange(rank)] = high
+        codes = torch.randint(low, high + 1, (size, rank), generator=generator).double()
+        codes[torch.randint(0, size, (rank,), generator=generator), torch.arange(rank)] = peak
         factors.append(codes * (0.5 + torch.rand(1, rank, generator=generator)))
     letters = "ir,jr,kr->ijk" if len(sizes) == 3 else "ir,jr->ij"
     return torch.einsum(letters, *factors).reshape(shape)
@@ -86,8 +90,9 @@ def assert_sound(result: SolveResult, weight: Tensor) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_planted_factors_are_recovered_at_eight_bits(seed: int, dtype: torch.dtype) -> None:
-    weight = planted((16, 12, 3, 3), 4, 8, seed).to(dtype)
+@pytest.mark.parametrize("whole_grid", [False, True])
+def test_planted_factors_are_recovered_at_eight_bits(seed: int, dtype: torch.dtype, whole_grid: bool) -> None:
+    weight = planted((16, 12, 3, 3), 4, 8, seed, whole_grid=whole_grid).to(dtype)
     result = solve_layer(weight, "cp", 4, QuantSpec(bits=8))
     assert result.relative_error < 1e-3
     assert_sound(result, weight)
@@ -95,8 +100,9 @@ def test_planted_factors_are_recovered_at_eight_bits(seed: int, dtype: torch.dty
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("bits", [3, 4])
-def test_planted_factors_are_recovered_at_few_bits(seed: int, bits: int) -> None:
-    weight = planted((16, 12, 3, 3), 2, bits, seed).float()
+@pytest.mark.parametrize("whole_grid", [False, True])
+def test_planted_factors_are_recovered_at_few_bits(seed: int, bits: int, whole_grid: bool) -> None:
+    weight = planted((16, 12, 3, 3), 2, bits, seed, whole_grid=whole_grid).float()
     assert solve_layer(weight, "cp", 2, QuantSpec(bits=bits)).relative_error < 1e-2
 
 
