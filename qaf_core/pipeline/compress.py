@@ -114,7 +114,7 @@ class Compression:
 
     Attributes:
         model: The network with its planned layers exchanged, in evaluation mode.
-        layers: Outcomes in the order of the plan.
+        layers: Outcomes in the order in which the layers run.
         status: ``completed`` or ``cancelled``; when cancelled, layers not reached keep their original
             weights.
         seconds: By stage: ``factorize`` and ``calibrate``.
@@ -323,6 +323,8 @@ def _solve(
             result = task.solve(weight, layer=row.name, on_event=watch.solver_event)
         if cache is not None:
             cache.keep(key, result)
+    if result.status is Status.CANCELLED:
+        raise RunCancelled  # a layer that was stopped is not finished: it keeps its original weight
     watch.send(
         "layer_finished",
         row.name,
@@ -337,8 +339,6 @@ def _solve(
         bits=bits,
         output_error=None,
     )
-    if result.status is Status.CANCELLED:
-        raise RunCancelled
     return result
 
 
