@@ -3,12 +3,10 @@
 One loop (:func:`iterate`) runs three kinds of sweep over the factors, each a function ``State -> None``:
 
 1. *start*: alternating least squares that expects the rounding to come. A grid of ``b`` bits adds relative
-noise ``ε²`` to
-   each factor; in expectation that raises the diagonal of every Gram by ``Π(1 + ε²) - 1`` over the other
-   factors. Solving
-   with the raised Gram steers away from large components that cancel each other, which rounding would
-   break. The raise
-   begins high and falls to its final value, which also finds better floating-point minima.
+   noise ``ε²`` to each factor; in expectation that raises the diagonal of every Gram by ``Π(1 + ε²) - 1`` over
+   the other factors. Solving with the raised Gram steers away from large components that cancel each other,
+   which rounding would break. The raise begins high and falls to its final value, which also finds better
+   floating-point minima. At the end the signs of columns are turned to where the grid reaches further.
 2. *admm*: the alternating direction method of multipliers of arXiv 2308.04595, §3, with one scale per rank
 component:
    ``Ã = (F + ρ(A + U))(G + ρI)⁻¹``, ``A = Q(Ã - U)``, ``U += A - Ã``, ``ρ = tr(G)/R``, duals kept warm.
@@ -68,9 +66,8 @@ class Best:
 class State:
     """Everything a sweep reads and changes.
 
-    ``values`` holds the factors as they enter the next quadratic problem: floating-point during the start,
-    on the grid
-    afterwards. ``float_values`` are the factors of the last start sweep. Errors are relative.
+    ``values`` holds the factors as they enter the next quadratic problem: floating-point during the start, on
+    the grid afterwards. ``float_values`` are the factors of the last start sweep. Errors are relative.
     """
 
     structure: Structure

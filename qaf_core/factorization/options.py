@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from qaf_core.errors import SolverError
 
-RHO_POLICIES = ("trace", "balanced")
+RHO_POLICIES = ("trace",)
 
 
 class Status(StrEnum):
@@ -73,8 +73,7 @@ class SolverOptions:
         descent_sweeps: Coordinate-descent sweeps over a factor's codes after each rounding.
         tolerance: Relative change of the error below which a phase counts as converged.
         patience: Iterations without a better quantized iterate before a phase stops.
-        rho_policy: ``trace`` (tr(G)/R, as in arXiv 2308.04595) or ``balanced`` (also adapted to the
-            residuals).
+        rho_policy: ``trace`` (tr(G)/R, as in arXiv 2308.04595). Balancing the residuals changed no error.
         time_limit_seconds: Wall-clock limit of the solve, or None.
 
     Raises:

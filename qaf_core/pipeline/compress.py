@@ -50,9 +50,8 @@ class CompressOptions:
         paper_inner_iterations: Inner iterations of the published method (its own limit is 1,000, DESIGN.md
             §6).
         output_fit: Fit outputs on the calibration images where the method does so.
-        paper_batchnorm: BatchNorm statistics of the published method: ``keep``, ``reestimate``, or
-            ``better``, whichever
-            of the two comes closer to the original's scores on the calibration images.
+        paper_batchnorm: BatchNorm statistics of the published method: ``keep``, ``reestimate``, or ``better``,
+            whichever of the two comes closer to the original's scores on the calibration images.
     """
 
     solver: SolverOptions = field(default_factory=SolverOptions)

@@ -58,8 +58,9 @@ def test_extremes_that_are_taken() -> None:
 
 
 def test_unknown_penalty_policies_are_refused() -> None:
-    with pytest.raises(SolverError, match="rho_policy.*got fast.*trace"):
-        SolverOptions(rho_policy="fast")
+    assert SolverOptions(rho_policy="trace") == SolverOptions()
+    with pytest.raises(SolverError, match="rho_policy.*got balanced.*trace"):
+        SolverOptions(rho_policy="balanced")
 
 
 @pytest.mark.parametrize("status", list(Status))
