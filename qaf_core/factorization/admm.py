@@ -3,16 +3,15 @@
 One loop (:func:`iterate`) runs three kinds of sweep over the factors, each a function ``State -> None``:
 
 1. *start*: alternating least squares that expects the rounding to come. A grid of ``b`` bits adds relative
-   noise ``ε²`` to each factor; in expectation that raises the diagonal of every Gram by ``Π(1 + ε²) - 1`` over
-   the other factors. Solving with the raised Gram steers away from large components that cancel each other,
-   which rounding would break. The raise begins high and falls to its final value, which also finds better
-   floating-point minima. At the end the signs of columns are turned to where the grid reaches further.
+   noise ``ε²`` to each factor; in expectation that raises the diagonal of every Gram by ``Π(1 + ε²) - 1``
+   over the other factors. Solving with the raised Gram steers away from large components that cancel each
+   other, which rounding would break. The raise begins high and falls to its final value, which also finds
+   better floating-point minima. At the end the signs of columns are turned to where the grid reaches further.
 2. *admm*: the alternating direction method of multipliers of arXiv 2308.04595, §3, with one scale per rank
-component:
-   ``Ã = (F + ρ(A + U))(G + ρI)⁻¹``, ``A = Q(Ã - U)``, ``U += A - Ã``, ``ρ = tr(G)/R``, duals kept warm.
+   component: ``Ã = (F + ρ(A + U))(G + ρI)⁻¹``, ``A = Q(Ã - U)``, ``U += A - Ã``, ``ρ = tr(G)/R``, duals kept
+   warm.
 3. *rounding*: each factor in turn is rounded with error feedback around its least-squares solution, every
-step taken,
-   scales fitted anew. The error may rise for a sweep before it falls.
+   step taken, scales fitted anew. The error may rise for a sweep before it falls.
 
 The best quantized iterate of the last two (and the plain rounding of the start) is kept.
 """

@@ -35,7 +35,7 @@ OnRunEvent = Callable[[RunEvent], None]
 CALIBRATION_BATCH = 32
 FITTED_METHODS = ("joint", "dense")
 PAPER_BATCHNORM = ("better", "keep", "reestimate")
-MOMENT_SHRINKAGE = 0.1
+DENSE_MOMENT_WEIGHT = 0.9  # what is left goes to the identity, for directions that the images do not show
 MOMENT_IMAGES = 128  # second moments over channels settle quickly, and the first layer waits for them
 SMALL_SWEEP = 5e8  # floating-point operations of a solver sweep below which one thread is faster
 
@@ -50,8 +50,8 @@ class CompressOptions:
         paper_inner_iterations: Inner iterations of the published method (its own limit is 1,000, DESIGN.md
             §6).
         output_fit: Fit outputs on the calibration images where the method does so.
-        paper_batchnorm: BatchNorm statistics of the published method: ``keep``, ``reestimate``, or ``better``,
-            whichever of the two comes closer to the original's scores on the calibration images.
+        paper_batchnorm: BatchNorm statistics of the published method: ``keep``, ``reestimate``, or
+            ``better``, whichever of the two comes closer to the original's scores on the calibration images.
     """
 
     solver: SolverOptions = field(default_factory=SolverOptions)
