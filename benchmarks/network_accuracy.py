@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from real_data import load_network, load_sets
 from qaf_core.data.datasets import to_batches
 from qaf_core.network.cost import original_cost, plan_cost
 from qaf_core.network.plan import plan_for_ratio
+from qaf_core.pipeline.cache import SolveCache
 from qaf_core.pipeline.compress import CompressOptions, compress_network
 from qaf_core.pipeline.evaluate import paired_drop, predict
 
@@ -30,7 +33,7 @@ CASES = (
 )
 
 
-def measure(depth: int, case: str, seeds: int) -> dict[str, Any]:
+def measure(depth: int, case: str, seeds: int, cache: SolveCache) -> dict[str, Any]:
     """One case over the seeds: means, spread and the paired interval of the images of all seeds together."""
     method, ratio, bits = case.split(":")
     source, model, inventory = load_network(depth)
@@ -57,7 +60,7 @@ def measure(depth: int, case: str, seeds: int) -> dict[str, Any]:
         for found, choice in zip(rights, options, strict=True):
             began = time.monotonic()
             result = compress_network(
-                model, plan, inventory, method=method, calibration=calibration, options=choice
+                model, plan, inventory, method=method, calibration=calibration, options=choice, cache=cache
             )
             seconds.append(time.monotonic() - began)
             found.append(predict(result.model, to_batches(evaluation, source)) == labels)
@@ -97,7 +100,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--depth", type=int, default=20)
     options = parser.parse_args()
-    rows = [measure(options.depth, case, options.seeds) for case in options.cases.split(",")]
+    with tempfile.TemporaryDirectory() as folder:
+        cache = SolveCache(Path(folder))
+        rows = [measure(options.depth, case, options.seeds, cache) for case in options.cases.split(",")]
     print(json.dumps({"benchmark": "network_accuracy", "threads": torch.get_num_threads(), "rows": rows}))
 
 

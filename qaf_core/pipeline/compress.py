@@ -52,6 +52,8 @@ class CompressOptions:
         output_fit: Fit outputs on the calibration images where the method does so.
         paper_batchnorm: BatchNorm statistics of the published method: ``keep``, ``reestimate``, or
             ``better``, whichever of the two comes closer to the original's scores on the calibration images.
+        moment_weight: Share of the inputs' second moment in the error that factorized layers are solved
+            for; 0 solves for the weight itself and leaves the images to the output fit.
     """
 
     solver: SolverOptions = field(default_factory=SolverOptions)
@@ -59,8 +61,11 @@ class CompressOptions:
     paper_inner_iterations: int = 10
     output_fit: bool = True
     paper_batchnorm: str = "better"
+    moment_weight: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.moment_weight < 1.0:
+            raise PlanError("option moment_weight out of range", got=self.moment_weight, expected="0 up to 1")
         if self.paper_batchnorm not in PAPER_BATCHNORM:
             raise PlanError(
                 "unknown option paper_batchnorm",
@@ -200,7 +205,7 @@ def compress_network(
     status = "completed"
     solved: dict[str, SolveResult] = {}
     try:
-        moments = _moments(original, rows, batches, method, watch)
+        moments = _moments(original, rows, batches, method, options, watch)
         for index, row in enumerate(rows):
             watch.check()
             watch.send("stage", stage="solving", fraction=index / max(len(rows), 1), message=row.name)
@@ -269,14 +274,26 @@ def _check_weights(model: nn.Module, rows: Sequence[LayerPlan]) -> None:
 
 
 def _moments(
-    original: nn.Module, rows: Sequence[LayerPlan], batches: Sequence[Tensor], method: str, watch: _Watch
+    original: nn.Module,
+    rows: Sequence[LayerPlan],
+    batches: Sequence[Tensor],
+    method: str,
+    options: CompressOptions,
+    watch: _Watch,
 ) -> dict[str, Tensor]:
-    """Input second moments of the layers the method weighs by them."""
-    if not batches or method not in FITTED_METHODS:
+    """Input second moments of the layers that are solved under them, mixed with the identity."""
+    share = {
+        row.name: options.moment_weight if row.structure != "dense" else DENSE_MOMENT_WEIGHT
+        for row in rows
+        if row.structure != "dense" or row.bits != 8  # at 8 bits the images hardly change the codes
+    }
+    names = [name for name, weight in share.items() if weight > 0]
+    if not batches or not names or method not in FITTED_METHODS:
         return {}
     watch.send("stage", stage="solving", fraction=0.0, message="input statistics")
     few = batches[: math.ceil(MOMENT_IMAGES / CALIBRATION_BATCH)]
-    return collect_moments(original, [row.name for row in rows], few, per_position=method == "dense")
+    moments = collect_moments(original, names, few, per_position=method == "dense")
+    return {name: shrink(moment, share[name]) for name, moment in moments.items()}
 
 
 def _solve(
@@ -303,7 +320,6 @@ def _solve(
     solver = options.solver
     if method == "paper":
         solver = replace(solver, inner_iterations=options.paper_inner_iterations)
-    moment = moments.get(row.name)
     granularity = "tensor" if method == "paper" else options.granularity
     weight = layer.weight.detach()
     task = SolveTask(
@@ -313,7 +329,7 @@ def _solve(
         options=solver,
         method=layer_method,
         seed=plan.seed,
-        input_covariance=None if moment is None else shrink(moment),
+        input_covariance=moments.get(row.name),
     )
     key = cache.key(weight, task) if cache is not None else ""
     result = cache.load(key) if cache is not None else None
@@ -354,10 +370,10 @@ def threads_for(weight: Tensor, rank: int | tuple[int, int] | None) -> Iterator[
         torch.set_num_threads(threads)
 
 
-def shrink(moment: Tensor) -> Tensor:
-    """A second moment mixed with the identity: directions that the images do not show still count."""
+def shrink(moment: Tensor, weight: float) -> Tensor:
+    """``weight`` parts of a second moment and ``1 - weight`` of the identity at the same mean diagonal."""
     identity = torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
-    return torch.lerp(moment, moment.diagonal().mean() * identity, MOMENT_SHRINKAGE)
+    return torch.lerp(moment.diagonal().mean() * identity, moment, weight)
 
 
 def _calibrate(

@@ -486,7 +486,7 @@ def test_divergence_is_zero_for_equal_scores_and_grows(model: Network) -> None:
 def test_shrinking_keeps_the_mean_of_the_diagonal() -> None:
     rows = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
     moment = rows.mT @ rows
-    shrunk = shrink(moment)
+    shrunk = shrink(moment, 0.9)
     assert float(shrunk.trace()) == pytest.approx(float(moment.trace()), rel=1e-5)
     assert float(torch.linalg.eigvalsh(shrunk).min()) > 0.05 * float(moment.diagonal().mean())
 
