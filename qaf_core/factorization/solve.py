@@ -17,6 +17,7 @@ from qaf_core.factorization.factors import Factors, as_stored_codes
 from qaf_core.factorization.options import SolverOptions, Status
 from qaf_core.factorization.rounding import damped, round_rows
 from qaf_core.factorization.tucker import Tucker2
+from qaf_core.factorization.warm import warm_values
 from qaf_core.quantization.spec import QuantSpec
 
 METHODS = ("joint", "paper", "sequential", "dense")
@@ -56,6 +57,7 @@ def solve_layer(
     input_covariance: Tensor | None = None,
     on_event: OnEvent | None = None,
     layer: str = "layer",
+    start: Factors | None = None,
 ) -> SolveResult:
     """Write one weight tensor as factors on integer grids.
 
@@ -72,6 +74,8 @@ def solve_layer(
             as Σ⊗I.
         on_event: Called with a ``SolveEvent`` as the solve goes on; it may raise ``RunCancelled`` to stop.
         layer: Name that the events carry.
+        start: Factors to begin with instead of a random start (``joint`` only): those of the same weight at
+            another bit-width or, for ``cp`` and ``svd``, another rank.
 
     Returns:
         A ``SolveResult``; a numerical failure is a ``Status`` there, not an exception.
@@ -102,7 +106,9 @@ def solve_layer(
             problem = Tucker2(target, rank, moment)
         else:
             problem = Canonical(target, rank or 1, moment)
-        *parts, status, iterations = _solve_factors(problem, spec, options, method, seed, layer, on_event)
+        warm = None if start is None else warm_values(problem, start, size, seed)
+        outcome = _solve_factors(problem, spec, options, method, seed, layer, on_event, warm)
+        *parts, status, iterations = outcome
         codes, scales, floats = (problem.as_stored(part) for part in parts)
     factors = _as_factors(weight, structure, codes, [scales[0] * size, *scales[1:]], spec)
     floats[0] = floats[0] * size
@@ -126,6 +132,7 @@ def _solve_factors(
     seed: int,
     layer: str,
     on_event: OnEvent | None,
+    start: list[Tensor] | None,
 ) -> Outcome:
     bits = spec.bits_of(2 if problem.name == "svd" else 3)
     if method == "paper":
@@ -148,6 +155,7 @@ def _solve_factors(
         seed=seed,
         layer=layer,
         on_event=on_event,
+        start=start,
     )
     return state.best.codes, state.best.scales, state.float_values, status, state.iteration
 
