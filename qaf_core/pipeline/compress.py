@@ -1,6 +1,4 @@
-"""From a plan to a compressed network: solve every layer, put the chains in place, calibrate front to
-back.
-"""
+"""From a plan to a compressed network: solve every layer, put the chains in place, calibrate them."""
 
 from __future__ import annotations
 
@@ -9,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,117 +15,30 @@ from torch import Tensor, nn
 
 from qaf_core.errors import DataError, PlanError, RunCancelled, WeightsError
 from qaf_core.factorization.factors import Factors
-from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
+from qaf_core.factorization.options import SolveEvent, Status
 from qaf_core.factorization.solve import METHODS, SolveResult
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.network.layers import ACTIVATION_BITS, FactorizedLayer, build_chain, swap_layer
 from qaf_core.network.plan import LayerPlan, Plan
+from qaf_core.pipeline.batchnorm import choose_batchnorm
 from qaf_core.pipeline.cache import SolveCache, SolveTask
 from qaf_core.pipeline.calibrate import LEAST_IMAGES, ROW_SAMPLES, calibrate_layer
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.histograms import factor_histograms
 from qaf_core.pipeline.moments import collect_moments
+from qaf_core.pipeline.outcomes import Compression, CompressOptions, LayerOutcome
 from qaf_core.pipeline.replay import Replay
 from qaf_core.quantization.spec import BITS_FLOAT, QuantSpec
+
+__all__ = ["CompressOptions", "Compression", "LayerOutcome", "compress_network"]
 
 OnRunEvent = Callable[[RunEvent], None]
 
 CALIBRATION_BATCH = 32
 FITTED_METHODS = ("joint", "dense")
-PAPER_BATCHNORM = ("better", "keep", "reestimate")
 DENSE_MOMENT_WEIGHT = 0.9  # what is left goes to the identity, for directions that the images do not show
 MOMENT_IMAGES = 128  # second moments over channels settle quickly, and the first layer waits for them
 SMALL_SWEEP = 5e8  # floating-point operations of a solver sweep below which one thread is faster
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompressOptions:
-    """How a network is compressed.
-
-    Attributes:
-        solver: Options of the solver.
-        granularity: Of the scales; the paper's method has one per factor whatever is set here.
-        paper_inner_iterations: Inner iterations of the published method (its own limit is 1,000, DESIGN.md
-            §6).
-        output_fit: Fit outputs on the calibration images where the method does so.
-        paper_batchnorm: BatchNorm statistics of the published method: ``keep``, ``reestimate``, or
-            ``better``, whichever of the two comes closer to the original's scores on the calibration images.
-        moment_weight: Share of the inputs' second moment in the error that factorized layers are solved
-            for; 0 solves for the weight itself and leaves the images to the output fit.
-    """
-
-    solver: SolverOptions = field(default_factory=SolverOptions)
-    granularity: str = "rank_row"
-    paper_inner_iterations: int = 10
-    output_fit: bool = True
-    paper_batchnorm: str = "better"
-    moment_weight: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.moment_weight < 1.0:
-            raise PlanError("option moment_weight out of range", got=self.moment_weight, expected="0 up to 1")
-        if self.paper_batchnorm not in PAPER_BATCHNORM:
-            raise PlanError(
-                "unknown option paper_batchnorm",
-                got=self.paper_batchnorm,
-                expected=", ".join(PAPER_BATCHNORM),
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerOutcome:
-    """What became of one planned layer; errors are relative Frobenius norms of its weight.
-
-    ``output_error`` is the relative squared error of its outputs on held-back calibration images (None
-    without images).
-    """
-
-    name: str
-    structure: str
-    rank: int | tuple[int, int] | None
-    bits: int | tuple[int, ...] | None
-    relative_error: float
-    float_relative_error: float
-    status: str
-    iterations: int
-    seconds: float
-    output_error: float | None
-    histograms: dict[str, Any]
-    factors: Factors
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types, without the factors."""
-        return {
-            "name": self.name,
-            "structure": self.structure,
-            "rank": list(self.rank) if isinstance(self.rank, tuple) else self.rank,
-            "bits": list(self.bits) if isinstance(self.bits, tuple) else self.bits,
-            "relative_error": self.relative_error,
-            "float_relative_error": self.float_relative_error,
-            "status": self.status,
-            "iterations": self.iterations,
-            "seconds": self.seconds,
-            "output_error": self.output_error,
-            "histograms": self.histograms,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compression:
-    """A compressed network and how it came about.
-
-    Attributes:
-        model: The network with its planned layers exchanged, in evaluation mode.
-        layers: Outcomes in the order in which the layers run.
-        status: ``completed`` or ``cancelled``; when cancelled, layers not reached keep their original
-            weights.
-        seconds: By stage: ``factorize`` and ``calibrate``.
-    """
-
-    model: nn.Module
-    layers: tuple[LayerOutcome, ...]
-    status: str
-    seconds: dict[str, float]
 
 
 class _Watch:
@@ -223,12 +134,8 @@ def compress_network(
     output_errors, status = _calibrate(
         original, compressed, done, inventory, batches, plan, fits, status, watch
     )
-    if method == "paper" and batches and status == "completed" and options.paper_batchnorm != "keep":
-        trial = with_batchnorm_reestimated(compressed, batches)
-        if options.paper_batchnorm == "reestimate" or divergence(original, trial, batches) < divergence(
-            original, compressed, batches
-        ):
-            compressed = trial
+    if method == "paper" and batches and status == "completed":
+        compressed = choose_batchnorm(original, compressed, batches, options.paper_batchnorm)
     calibrated = time.monotonic()
     outcomes = tuple(
         _outcome(
@@ -423,33 +330,6 @@ def batches_needed(info: LayerInfo) -> int:
     """How many calibration batches a layer's fit looks at: fewer where an image gives many positions."""
     positions = max(1, info.output_elements // max(info.out_channels, 1))
     return math.ceil(max(LEAST_IMAGES, ROW_SAMPLES / positions) / CALIBRATION_BATCH)
-
-
-@torch.no_grad()
-def with_batchnorm_reestimated(model: nn.Module, batches: Sequence[Tensor]) -> nn.Module:
-    """A copy whose BatchNorm statistics are those of the batches; a batch of one image has none."""
-    trial = copy.deepcopy(model).eval()
-    batches = [batch for batch in batches if len(batch) > 1]
-    if not batches:
-        return trial
-    for norm in trial.modules():
-        if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d):
-            norm.reset_running_stats()
-            norm.momentum = None
-            norm.train()
-    for batch in batches:
-        trial(batch)
-    return trial.eval()
-
-
-@torch.inference_mode()
-def divergence(original: nn.Module, model: nn.Module, batches: Sequence[Tensor]) -> float:
-    """Kullback-Leibler divergence of the model's class scores from the original's, summed over the images."""
-    total = 0.0
-    for batch in batches:
-        wanted = original(batch).log_softmax(dim=1)
-        total += float((wanted.exp() * (wanted - model(batch).log_softmax(dim=1))).sum())
-    return total
 
 
 def _outcome(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from collections.abc import Callable
@@ -20,15 +19,14 @@ from qaf_core.factorization.solve import METHODS, relative_error
 from qaf_core.network.inventory import take_inventory
 from qaf_core.network.layers import FactorizedLayer
 from qaf_core.network.plan import LayerPlan, Plan, plan_for_ratio, replace_layer
+from qaf_core.pipeline.batchnorm import divergence
 from qaf_core.pipeline.cache import SolveCache
 from qaf_core.pipeline.compress import (
     Compression,
     CompressOptions,
     compress_network,
-    divergence,
     shrink,
     threads_for,
-    with_batchnorm_reestimated,
 )
 from qaf_core.pipeline.events import EVENT_KINDS, RunEvent
 
@@ -423,39 +421,10 @@ def test_requests_that_cannot_be_met_are_told(model: Network) -> None:
 
 
 def test_options_that_are_not_known_are_told(model: Network) -> None:
-    with pytest.raises(PlanError, match="paper_batchnorm; got maybe; expected"):
-        CompressOptions(paper_batchnorm="maybe")
     with pytest.raises(SolverError, match="granularity; got channel"):
         run(model, options=replace(QUICK, granularity="channel"))
     with pytest.raises(SolverError, match="inner_iterations"):
         run(model, method="paper", options=replace(QUICK, paper_inner_iterations=0))
-
-
-# The published method's BatchNorm
-
-
-def test_reestimated_statistics_are_those_of_the_images(model: Network) -> None:
-    batches = list(images(64).split(32))
-    trial = with_batchnorm_reestimated(model, batches)
-    with torch.no_grad():
-        reached = torch.cat([model.block.conv1(torch.relu(model.stem(batch))) for batch in batches])
-    norm = trial.get_submodule("block.bn1")
-    torch.testing.assert_close(
-        norm.get_buffer("running_mean"), reached.mean(dim=(0, 2, 3)), rtol=1e-3, atol=1e-4
-    )
-    torch.testing.assert_close(
-        norm.get_buffer("running_var"), reached.var(dim=(0, 2, 3)), rtol=0.05, atol=1e-4
-    )
-    assert not trial.training
-    assert not same_state(state(trial), state(model))
-
-
-def test_batches_of_one_image_have_no_statistics() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 12), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2)).eval()
-    trial = with_batchnorm_reestimated(network, list(images(33).split(32)))
-    assert not torch.equal(trial.get_submodule("1").get_buffer("running_mean"), torch.zeros(4))
-    alone = with_batchnorm_reestimated(network, [images(1)])
-    assert same_state(state(alone), state(network))
 
 
 @pytest.mark.parametrize("choice", ["keep", "reestimate", "better"])
@@ -466,18 +435,6 @@ def test_batchnorm_of_the_published_method_is_a_choice(model: Network, choice: s
     )
     if choice != "better":
         assert kept == (choice == "keep")
-    batches = list(images().split(32))
-    keep = run(model, method="paper", options=replace(QUICK, paper_batchnorm="keep"))
-    if choice == "better":
-        assert divergence(model, result.model, batches) <= divergence(model, keep.model, batches) + 1e-6
-
-
-def test_divergence_is_zero_for_equal_scores_and_grows(model: Network) -> None:
-    batches, other = [images(50)], copy.deepcopy(model)
-    assert divergence(model, other, batches) == pytest.approx(0.0, abs=1e-4)
-    with torch.no_grad():
-        other.classifier.weight.mul_(1.5)
-    assert divergence(model, other, batches) > 0.01
 
 
 # Small parts

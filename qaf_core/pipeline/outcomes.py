@@ -1,0 +1,105 @@
+"""What a compression is told and what it gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from qaf_core.errors import PlanError
+from qaf_core.factorization.factors import Factors
+from qaf_core.factorization.options import SolverOptions
+
+PAPER_BATCHNORM = ("better", "keep", "reestimate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressOptions:
+    """How a network is compressed.
+
+    Attributes:
+        solver: Options of the solver.
+        granularity: Of the scales; the paper's method has one per factor whatever is set here.
+        paper_inner_iterations: Inner iterations of the published method (its own limit is 1,000, DESIGN.md
+            §6).
+        output_fit: Fit outputs on the calibration images where the method does so.
+        paper_batchnorm: BatchNorm statistics of the published method: ``keep``, ``reestimate``, or
+            ``better``, whichever of the two comes closer to the original's scores on the calibration images.
+        moment_weight: Share of the inputs' second moment in the error that factorized layers are solved
+            for; 0 solves for the weight itself and leaves the images to the output fit.
+    """
+
+    solver: SolverOptions = field(default_factory=SolverOptions)
+    granularity: str = "rank_row"
+    paper_inner_iterations: int = 10
+    output_fit: bool = True
+    paper_batchnorm: str = "better"
+    moment_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        weight = self.moment_weight
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0.0 <= weight < 1.0:
+            raise PlanError("option moment_weight out of range", got=weight, expected="0 up to 1")
+        if self.paper_batchnorm not in PAPER_BATCHNORM:
+            raise PlanError(
+                "unknown option paper_batchnorm",
+                got=self.paper_batchnorm,
+                expected=", ".join(PAPER_BATCHNORM),
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerOutcome:
+    """What became of one planned layer; errors are relative Frobenius norms of its weight.
+
+    ``output_error`` is the relative squared error of its outputs on held-back calibration images (None
+    without images).
+    """
+
+    name: str
+    structure: str
+    rank: int | tuple[int, int] | None
+    bits: int | tuple[int, ...] | None
+    relative_error: float
+    float_relative_error: float
+    status: str
+    iterations: int
+    seconds: float
+    output_error: float | None
+    histograms: dict[str, Any]
+    factors: Factors
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types, without the factors."""
+        return {
+            "name": self.name,
+            "structure": self.structure,
+            "rank": list(self.rank) if isinstance(self.rank, tuple) else self.rank,
+            "bits": list(self.bits) if isinstance(self.bits, tuple) else self.bits,
+            "relative_error": self.relative_error,
+            "float_relative_error": self.float_relative_error,
+            "status": self.status,
+            "iterations": self.iterations,
+            "seconds": self.seconds,
+            "output_error": self.output_error,
+            "histograms": self.histograms,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compression:
+    """A compressed network and how it came about.
+
+    Attributes:
+        model: The network with its planned layers exchanged, in evaluation mode.
+        layers: Outcomes in the order in which the layers run.
+        status: ``completed`` or ``cancelled``; when cancelled, layers not reached keep their original
+            weights.
+        seconds: By stage: ``factorize`` and ``calibrate``.
+    """
+
+    model: nn.Module
+    layers: tuple[LayerOutcome, ...]
+    status: str
+    seconds: dict[str, float]
