@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from qaf_core.errors import RunCancelled, SolverError
-from qaf_core.factorization.admm import OnEvent, fit_factor_scales
+from qaf_core.factorization.admm import OnEvent, fit_factor_scales, solve_joint
 from qaf_core.factorization.cp import Canonical
 from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
 from qaf_core.factorization.rounding import cholesky_with_lift
@@ -21,7 +21,7 @@ from qaf_core.factorization.tucker import Tucker2
 from qaf_core.quantization.grids import to_codes
 from qaf_core.quantization.spec import BITS_FLOAT
 
-TENSORLY_ITERATIONS = 200
+TENSORLY_ITERATIONS = 50
 TENSORLY_RIDGES = (0.0, 1e-6, 1e-3)
 PAPER_START_SWEEPS = 50
 PAPER_SCALE_POINTS = 200
@@ -50,23 +50,28 @@ def tensorly_factors(structure: Canonical | Tucker2, seed: int) -> list[Tensor]:
             left, values, right = tensorly.truncated_svd(target, n_eigenvecs=structure.rank)
             factors = [left * values, right.mT.contiguous()]
         else:
-            factors = _tensorly_cp(target, structure.rank, seed)
+            factors = _tensorly_cp(structure, seed)
     return structure.balance(factors)
 
 
-def _tensorly_cp(target: Tensor, rank: int, seed: int) -> list[Tensor]:
-    """CP by TensorLy; where its normal equations are singular (the rank is too high), with a ridge."""
+def _tensorly_cp(structure: Canonical, seed: int) -> list[Tensor]:
+    """CP by TensorLy from the floating-point start that the joint solver would make at 32 bits.
+
+    TensorLy's own random start leaves components so large that even 8 bits cannot hold their cancellation:
+    that would measure the start, not the rounding. A ridge is added where its equations are singular.
+    """
     from tensorly.decomposition import parafac
 
+    floating = (BITS_FLOAT,) * structure.target.ndim
+    start, _ = solve_joint(structure, floating, granularity="rank", options=SolverOptions(), seed=seed)
     for ridge in TENSORLY_RIDGES:
         try:
             weights, factors = parafac(
-                target,
-                rank,
+                structure.target,
+                structure.rank,
                 n_iter_max=TENSORLY_ITERATIONS,
-                init="random",
+                init=(None, [values.clone() for values in start.float_values]),
                 tol=1e-6,
-                random_state=seed,
                 l2_reg=ridge,
             )
         except RuntimeError as error:
@@ -74,7 +79,8 @@ def _tensorly_cp(target: Tensor, rank: int, seed: int) -> list[Tensor]:
                 raise
             continue
         return [factors[0] * weights, *factors[1:]]
-    raise SolverError("TensorLy cannot factorize this tensor", got=f"rank {rank}", remedy="use a lower rank")
+    rank = f"rank {structure.rank}"
+    raise SolverError("TensorLy cannot factorize this tensor", got=rank, remedy="use a lower rank")
 
 
 def round_factors(
