@@ -361,7 +361,7 @@ def test_odd_shapes(shape: tuple[int, ...], structure: str, rank: Any, bits: int
         if (structure, method) != ("tucker2", "paper"):
             result = solve(weight, structure, rank, bits, method=method)
             assert_sound(result, weight)
-            # What is rounded afterwards may be worse than nothing at 2 bits; its floating-point factors never are.
+            # Rounding afterwards may be worse than nothing at 2 bits; the floating-point factors never are.
             told = result.float_relative_error if method == "sequential" else result.relative_error
             assert told < 1
 
