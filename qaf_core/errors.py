@@ -27,7 +27,8 @@ class QafError(Exception):
             parts.append(f"expected {expected}")
         if remedy is not None:
             parts.append(remedy.rstrip("."))
-        super().__init__(" ".join("; ".join(parts).split()) + ".")
+        line = " ".join("; ".join(parts).split())
+        super().__init__(line if line.endswith("?") else line + ".")
 
 
 class ModelError(QafError):

@@ -12,6 +12,10 @@ def test_a_fault_is_one_line_that_says_what_got_expected_and_remedy() -> None:
     )  # fmt: skip
 
 
+def test_a_question_keeps_its_mark() -> None:
+    assert str(QafError("unknown model", remedy="did you mean digits/cnn?")).endswith("digits/cnn?")
+
+
 def test_what_is_not_known_is_left_out() -> None:
     assert str(PlanError("no plan.")) == "no plan."
 
