@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from qaf_core.errors import SolverError
-from qaf_core.factorization.admm import OnEvent, solve_joint
+from qaf_core.factorization.admm import OnEvent, State, solve_joint
 from qaf_core.factorization.baselines import round_factors, solve_paper, tensorly_factors
 from qaf_core.factorization.cp import Canonical
 from qaf_core.factorization.factors import Factors, as_stored_codes
@@ -18,9 +18,11 @@ from qaf_core.factorization.options import SolverOptions, Status
 from qaf_core.factorization.rounding import damped, round_rows
 from qaf_core.factorization.tucker import Tucker2
 from qaf_core.factorization.warm import warm_values
-from qaf_core.quantization.spec import QuantSpec
+from qaf_core.quantization.spec import BITS_FLOAT, QuantSpec
 
 METHODS = ("joint", "paper", "sequential", "dense")
+FINE_BITS = 6  # from here on a second, purely floating-point start is tried
+CHEAP_SWEEP = 5e8  # where a sweep costs no more floating-point operations than this
 STRUCTURES = ("cp", "svd", "tucker2", "dense")
 UNSEEN = 1e-3  # how much directions that no input shows count, relative to the mean
 
@@ -157,7 +159,31 @@ def _solve_factors(
         on_event=on_event,
         start=start,
     )
+    if start is None and min(bits) >= FINE_BITS and problem.sweep_operations < CHEAP_SWEEP:
+        state, status = _better_from_float(problem, bits, spec, options, seed, (state, status))
     return state.best.codes, state.best.scales, state.float_values, status, state.iteration
+
+
+def _better_from_float(
+    problem: Canonical | Tucker2,
+    bits: tuple[int, ...],
+    spec: QuantSpec,
+    options: SolverOptions,
+    seed: int,
+    found: tuple[State, Status],
+) -> tuple[State, Status]:
+    """The better of what was found and a second solve, from floating-point factors that expect no rounding.
+
+    A fine grid hardly disturbs such factors, and they may fit better than those that made room for it.
+    """
+    if found[1] in (Status.CANCELLED, Status.TIME_LIMIT) or min(bits) == BITS_FLOAT:
+        return found
+    floating = (BITS_FLOAT,) * len(bits)
+    plain, _ = solve_joint(problem, floating, granularity="rank", options=options, seed=seed)
+    second = solve_joint(
+        problem, bits, granularity=spec.granularity, options=options, seed=seed, start=plain.float_values
+    )
+    return second if second[0].best.error < found[0].best.error else found
 
 
 def _solve_dense(target: Tensor, covariance: Tensor | None, spec: QuantSpec) -> Outcome:
