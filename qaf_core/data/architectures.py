@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from qaf_core.data.torchvision_names import TORCHVISION_DETECTION, TORCHVISION_SEGMENTATION
 
 #: Depths of the CIFAR-form ResNets: 6 n + 2.
 CIFAR_DEPTHS = (20, 32, 44, 56, 110)
@@ -146,9 +149,14 @@ def build_architecture(name: str, num_classes: int) -> nn.Module:
         from torchvision import models
 
         short = name.removeprefix("torchvision.")
-        # As torchvision sets them for its public weights; drawing their special start takes half a minute.
-        inception = short in ("googlenet", "inception_v3")
-        special = {"init_weights": False, "transform_input": True} if inception else {}
+        special: dict[str, Any] = {}
+        if short in ("googlenet", "inception_v3"):
+            # As torchvision sets them for its public weights. Drawing their own start takes half a minute.
+            special = {"init_weights": False, "transform_input": True}
+        elif short in TORCHVISION_SEGMENTATION:
+            special = {"weights_backbone": None, "aux_loss": True}  # the public weights hold the second head
+        elif short in TORCHVISION_DETECTION:
+            special = {"weights_backbone": None}
         network: nn.Module = models.get_model(short, weights=None, num_classes=num_classes, **special)
         return network
     return _OWN[name](num_classes)

@@ -14,7 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qaf_core.data import inspection
-from qaf_core.data.torchvision_names import TORCHVISION_MODELS
+from qaf_core.data.torchvision_names import (
+    TORCHVISION_DETECTION,
+    TORCHVISION_MODELS,
+    TORCHVISION_SEGMENTATION,
+)
 from qaf_core.errors import ModelError, WeightsError
 
 if TYPE_CHECKING:
@@ -46,7 +50,7 @@ class ModelSource:
         classes: Class names, in the order of the outputs.
         mean, std: Normalisation of each channel, for pixels scaled to 0 … 1.
         weights: File of trained weights, or None when there is none yet.
-        task: What the outputs mean.
+        task: What the outputs mean: `classification`, `segmentation` or `detection`.
         default_data: Built-in image set that fits, or None.
         shipped: Trained weights come with this package.
         card: The model card of a shipped model.
@@ -114,6 +118,32 @@ def _torchvision(name: str) -> ModelSource:
     )
 
 
+def _torchvision_segmentation(name: str, side: int) -> ModelSource:
+    return ModelSource(
+        id=f"torchvision/{name}",
+        title=f"{name}, 20 kinds of objects and background, by pixel",
+        architecture=f"torchvision.{name}",
+        input_shape=(3, side, side),
+        classes=tuple(f"class {index}" for index in range(21)),
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+        task="segmentation",
+    )
+
+
+def _torchvision_detection(name: str, side: int) -> ModelSource:
+    return ModelSource(
+        id=f"torchvision/{name}",
+        title=f"{name}, COCO objects",
+        architecture=f"torchvision.{name}",
+        input_shape=(3, side, side),
+        classes=tuple(f"class {index}" for index in range(91)),
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        task="detection",
+    )
+
+
 _SHIPPED = (
     _shipped("digits/cnn", "Small CNN, handwritten digits", "digits_cnn", "digits"),
     _shipped("inspection/resnet20", "ResNet-20, surface inspection", "cifar_resnet20", "inspection"),
@@ -125,12 +155,18 @@ _CIFAR = tuple(_cifar(depth) for depth in (20, 32, 44, 56, 110))
 
 @lru_cache(maxsize=1)
 def _sources() -> dict[str, ModelSource]:
-    every = (*_SHIPPED, *_CIFAR, *(_torchvision(name) for name in TORCHVISION_MODELS))
+    every = (
+        *_SHIPPED,
+        *_CIFAR,
+        *(_torchvision(name) for name in TORCHVISION_MODELS),
+        *(_torchvision_segmentation(name, side) for name, side in TORCHVISION_SEGMENTATION.items()),
+        *(_torchvision_detection(name, side) for name, side in TORCHVISION_DETECTION.items()),
+    )
     return {source.id: source for source in every}
 
 
 def list_models() -> tuple[ModelSource, ...]:
-    """Every named model: the shipped ones with their cards, the CIFAR ResNets, torchvision's classifiers."""
+    """Every named model: the shipped ones with their cards, the CIFAR ResNets, torchvision's networks."""
     return tuple(_with_card(source) for source in _sources().values())
 
 

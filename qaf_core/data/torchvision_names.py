@@ -1,7 +1,8 @@
-"""Names of torchvision's image classifiers, listed here so that they are known without importing torch."""
+"""Names of torchvision's networks, listed here so that they are known without importing torch."""
 
 from __future__ import annotations
 
+#: Image classifiers.
 TORCHVISION_MODELS = (
     "alexnet",
     "convnext_base",
@@ -84,3 +85,9 @@ TORCHVISION_MODELS = (
     "wide_resnet101_2",
     "wide_resnet50_2",
 )
+
+#: Networks that give every pixel a class -> side of the square images they are inspected at.
+TORCHVISION_SEGMENTATION = {"deeplabv3_resnet50": 520, "fcn_resnet50": 520}
+
+#: Networks that find objects -> the same. They normalise their images themselves.
+TORCHVISION_DETECTION = {"fasterrcnn_resnet50_fpn": 800, "ssdlite320_mobilenet_v3_large": 320}

@@ -17,7 +17,11 @@ from qaf_core.data import models
 from qaf_core.data.architectures import CifarBlock, build_architecture
 from qaf_core.data.datasets import load_images, to_batches
 from qaf_core.data.models import ModelSource, build_model, find_model, list_models, load_inventory
-from qaf_core.data.torchvision_names import TORCHVISION_MODELS
+from qaf_core.data.torchvision_names import (
+    TORCHVISION_DETECTION,
+    TORCHVISION_MODELS,
+    TORCHVISION_SEGMENTATION,
+)
 from qaf_core.errors import ModelError, QafError, WeightsError
 from qaf_core.network.inventory import take_inventory
 
@@ -82,6 +86,33 @@ def test_the_listed_torchvision_names_are_torchvisions() -> None:
 
     known = set(torchvision.models.list_models(module=torchvision.models))
     assert set(TORCHVISION_MODELS) <= known
+    assert set(TORCHVISION_SEGMENTATION) <= set(
+        torchvision.models.list_models(module=torchvision.models.segmentation)
+    )
+    assert set(TORCHVISION_DETECTION) <= set(
+        torchvision.models.list_models(module=torchvision.models.detection)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "classes", "parameters"),
+    # torchvision's own counts for its public weights; of the last one with the 53,120 that BatchNorm holds,
+    # which its weights freeze.
+    [
+        ("deeplabv3_resnet50", "segmentation", 21, 42_004_074),
+        ("fcn_resnet50", "segmentation", 21, 35_322_218),
+        ("ssdlite320_mobilenet_v3_large", "detection", 91, 3_440_060),
+        ("fasterrcnn_resnet50_fpn", "detection", 91, 41_755_286 + 53_120),
+    ],
+)
+def test_segmentation_and_detection_networks_hold_what_the_public_weights_hold(
+    name: str, task: str, classes: int, parameters: int
+) -> None:
+    source = find_model(f"torchvision/{name}")
+    assert (source.task, len(source.classes)) == (task, classes)
+    with torch.device("meta"):
+        network = build_architecture(source.architecture, classes)
+    assert sum(value.numel() for value in network.parameters()) == parameters
 
 
 # --- Architectures
