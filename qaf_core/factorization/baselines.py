@@ -30,12 +30,23 @@ PAPER_INNER_TOLERANCE = 1e-8
 PAPER_OUTER_LIMIT = 1000
 
 
-def tensorly_factors(structure: Canonical | Tucker2, seed: int) -> list[Tensor]:
+def tensorly_factors(
+    structure: Canonical | Tucker2, seed: int, time_limit_seconds: float | None = None
+) -> tuple[list[Tensor], Status]:
     """Floating-point factors by TensorLy: CP, truncated SVD or partial Tucker, as the structure solves them.
+
+    Args:
+        structure: The target and its algebra.
+        seed: Of the start of CP.
+        time_limit_seconds: Wall-clock limit, read by CP (the others are one decomposition); None for none.
+
+    Returns:
+        The factors, and whether the limit cut them short.
 
     Raises:
         SolverError: If TensorLy is not installed.
     """
+    deadline = math.inf if time_limit_seconds is None else time.monotonic() + time_limit_seconds
     try:
         import tensorly
         from tensorly.decomposition import partial_tucker
@@ -50,11 +61,12 @@ def tensorly_factors(structure: Canonical | Tucker2, seed: int) -> list[Tensor]:
             left, values, right = tensorly.truncated_svd(target, n_eigenvecs=structure.rank)
             factors = [left * values, right.mT.contiguous()]
         else:
-            factors = _tensorly_cp(structure, seed)
-    return structure.balance(factors)
+            factors = _tensorly_cp(structure, seed, deadline)
+    late = time.monotonic() > deadline
+    return structure.balance(factors), Status.TIME_LIMIT if late else Status.CONVERGED
 
 
-def _tensorly_cp(structure: Canonical, seed: int) -> list[Tensor]:
+def _tensorly_cp(structure: Canonical, seed: int, deadline: float) -> list[Tensor]:
     """CP by TensorLy from the floating-point start that the joint solver would make at 32 bits.
 
     TensorLy's own random start leaves components so large that even 8 bits cannot hold their cancellation:
@@ -63,7 +75,9 @@ def _tensorly_cp(structure: Canonical, seed: int) -> list[Tensor]:
     from tensorly.decomposition import parafac
 
     floating = (BITS_FLOAT,) * structure.target.ndim
-    start, _ = solve_joint(structure, floating, granularity="rank", options=SolverOptions(), seed=seed)
+    limit = None if math.isinf(deadline) else max(deadline - time.monotonic(), 1e-3)
+    options = SolverOptions(time_limit_seconds=limit)
+    start, _ = solve_joint(structure, floating, granularity="rank", options=options, seed=seed)
     for ridge in TENSORLY_RIDGES:
         try:
             weights, factors = parafac(
@@ -73,6 +87,7 @@ def _tensorly_cp(structure: Canonical, seed: int) -> list[Tensor]:
                 init=(None, [values.clone() for values in start.float_values]),
                 tol=1e-6,
                 l2_reg=ridge,
+                callback=lambda *_: time.monotonic() > deadline,
             )
         except RuntimeError as error:
             if "singular" not in str(error):
@@ -116,7 +131,7 @@ def search_tensor_scale(values: Tensor, bits: int) -> Tensor:
 
 
 def correct_errors(
-    structure: Canonical, factors: list[Tensor], bound_squared: float, sweeps: int
+    structure: Canonical, factors: list[Tensor], bound_squared: float, sweeps: int, deadline: float = math.inf
 ) -> list[Tensor]:
     """Error-preserving correction: least total size of the components within the given squared error.
 
@@ -125,6 +140,8 @@ def correct_errors(
     neural network", 2020).
     """
     for _ in range(sweeps):
+        if time.monotonic() > deadline:
+            break
         for mode in structure.order:
             problem = structure.quadratic(factors, mode)
             low, high = -9.0, 3.0
@@ -138,17 +155,19 @@ def correct_errors(
     return factors
 
 
-def paper_start(structure: Canonical, seed: int) -> list[Tensor]:
+def paper_start(structure: Canonical, seed: int, deadline: float = math.inf) -> list[Tensor]:
     """50 sweeps of alternating least squares, then 50 of error-preserving correction, as published."""
     factors = structure.random_start(torch.Generator().manual_seed(seed))
     squared = math.inf
     for _ in range(PAPER_START_SWEEPS):
+        if time.monotonic() > deadline:
+            return factors
         for mode in structure.order:
             problem = structure.quadratic(factors, mode)
             factors[mode] = problem.solution(1e-7)
             squared = problem.squared_error(factors[mode], structure.target_norm_squared)
         factors = structure.balance(factors)
-    return correct_errors(structure, factors, squared * (1 + 1e-4), PAPER_START_SWEEPS)
+    return correct_errors(structure, factors, squared * (1 + 1e-4), PAPER_START_SWEEPS, deadline)
 
 
 def solve_paper(
@@ -167,7 +186,9 @@ def solve_paper(
     """
     began = time.monotonic()
     norm = structure.target_norm_squared
-    start = paper_start(structure, seed)
+    limit = options.time_limit_seconds
+    deadline = math.inf if limit is None else began + limit
+    start = paper_start(structure, seed, deadline)
     values = list(start)
     duals = [torch.zeros_like(v) for v in values]
     best_error, best, previous = math.inf, round_factors(values, bits, "tensor"), math.inf
@@ -195,7 +216,7 @@ def solve_paper(
             if abs(previous - error) < PAPER_OUTER_TOLERANCE:
                 status = Status.CONVERGED
                 break
-            if options.time_limit_seconds is not None and elapsed > options.time_limit_seconds:
+            if time.monotonic() > deadline:
                 status = Status.TIME_LIMIT
                 break
             previous = error

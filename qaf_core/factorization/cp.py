@@ -30,6 +30,8 @@ class Canonical:
         moment: ``S (J, J)`` or None; the error is then ``‖(X - X̂) ×_J S^½‖``.
     """
 
+    draws_start = True
+
     def __init__(self, target: Tensor, rank: int, moment: Tensor | None = None) -> None:
         self.name = "cp" if target.ndim == 3 else "svd"
         self.target = target

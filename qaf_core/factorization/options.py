@@ -64,6 +64,8 @@ class SolverOptions:
     """How long and how hard the joint solver works.
 
     Attributes:
+        starts: Random starts, the best result kept; None: 1 to 3 by size (Tucker-2 begins from its leading
+            eigenvectors, once).
         start_iterations: Sweeps of the floating-point alternating least squares that make the start; None: 60
             to 300 by size.
         iterations: ADMM sweeps over the modes.
@@ -74,12 +76,13 @@ class SolverOptions:
         tolerance: Relative change of the error below which a phase counts as converged.
         patience: Iterations without a better quantized iterate before a phase stops.
         rho_policy: ``trace`` (tr(G)/R, as in arXiv 2308.04595). Balancing the residuals changed no error.
-        time_limit_seconds: Wall-clock limit of the solve, or None.
+        time_limit_seconds: Wall-clock limit of the solve, all its starts together, or None.
 
     Raises:
         SolverError: If a field is out of range.
     """
 
+    starts: int | None = None
     start_iterations: int | None = None
     iterations: int = 10
     inner_iterations: int = 3
@@ -92,6 +95,7 @@ class SolverOptions:
 
     def __post_init__(self) -> None:
         least = {
+            "starts": 1,
             "start_iterations": 1,
             "iterations": 0,
             "inner_iterations": 1,
@@ -101,7 +105,7 @@ class SolverOptions:
         }
         for field, minimum in least.items():
             value = getattr(self, field)
-            if field in ("start_iterations", "rounding_rounds") and value is None:
+            if field in ("starts", "start_iterations", "rounding_rounds") and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
                 raise SolverError(

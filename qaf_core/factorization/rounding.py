@@ -10,6 +10,8 @@ product.
 
 from __future__ import annotations
 
+import time
+
 import torch
 from torch import Tensor
 
@@ -144,6 +146,7 @@ def round_rows(
     column_scales: Tensor | None = None,
     rounds: int = 4,
     sweeps: int = 3,
+    deadline: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Integer least squares with one scale per row: ``min Σ_n (s_n·q_n - t_n) G (s_n·q_n - t_n)ᵀ``.
 
@@ -157,6 +160,7 @@ def round_rows(
         column_scales: ``(1, P)`` scales that hold besides those of the rows; None for ones.
         rounds: Turns of codes and scales.
         sweeps: Coordinate-descent sweeps per turn.
+        deadline: Reading of ``time.monotonic`` after which no further turn begins, or None.
 
     Returns:
         Codes ``(N, P)`` and row scales ``(N, 1)``; the values are codes × row scales × column scales.
@@ -169,6 +173,8 @@ def round_rows(
     best_codes = to_codes(target, scales, bits)
     best_error = _row_errors(best_codes * scales - target, gram)
     for _ in range(rounds):
+        if deadline is not None and time.monotonic() > deadline:
+            break
         codes = round_with_feedback(target, gram, scales, bits)
         codes = descend_codes(codes, target, gram, scales, bits, sweeps=sweeps)
         image = codes @ gram

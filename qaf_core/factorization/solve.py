@@ -10,21 +10,20 @@ import torch
 from torch import Tensor
 
 from qaf_core.errors import SolverError
-from qaf_core.factorization.admm import OnEvent, State, solve_joint
+from qaf_core.factorization.admm import OnEvent
 from qaf_core.factorization.baselines import round_factors, solve_paper, tensorly_factors
+from qaf_core.factorization.covariance import channel_moment, refit_output_side
 from qaf_core.factorization.cp import Canonical
 from qaf_core.factorization.factors import Factors, as_stored_codes
 from qaf_core.factorization.options import SolverOptions, Status
 from qaf_core.factorization.rounding import damped, round_rows
+from qaf_core.factorization.starts import ENDED_EARLY, solve_from_starts
 from qaf_core.factorization.tucker import Tucker2
 from qaf_core.factorization.warm import warm_values
-from qaf_core.quantization.spec import BITS_FLOAT, QuantSpec
+from qaf_core.quantization.spec import QuantSpec
 
 METHODS = ("joint", "paper", "sequential", "dense")
-FINE_BITS = 6  # from here on a second, purely floating-point start is tried
-CHEAP_SWEEP = 5e8  # where a sweep costs no more floating-point operations than this
 STRUCTURES = ("cp", "svd", "tucker2", "dense")
-UNSEEN = 1e-3  # how much directions that no input shows count, relative to the mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +99,7 @@ def solve_layer(
     size = 2.0 ** math.floor(math.log2(float(target.abs().max())))
     target = target / size
     if structure == "dense":
-        codes, scales, floats, status, iterations = _solve_dense(target, covariance, spec)
+        codes, scales, floats, status, iterations = _solve_dense(target, covariance, spec, options)
     else:
         moment = None if covariance is None or method != "joint" else channel_moment(covariance, target)
         problem: Canonical | Tucker2
@@ -112,6 +111,11 @@ def solve_layer(
         outcome = _solve_factors(problem, spec, options, method, seed, layer, on_event, warm)
         *parts, status, iterations = outcome
         codes, scales, floats = (problem.as_stored(part) for part in parts)
+        per_position = covariance is not None and moment is not None and len(moment) < len(covariance)
+        if covariance is not None and per_position and status not in ENDED_EARLY:
+            codes[0], scales[0] = refit_output_side(
+                target, covariance, codes, scales, spec.bits_of(3)[0], spec.granularity
+            )
     factors = _as_factors(weight, structure, codes, [scales[0] * size, *scales[1:]], spec)
     floats[0] = floats[0] * size
     unrounded = _as_factors(weight, structure, floats, [f.new_ones(1) for f in floats], QuantSpec(bits=32))
@@ -146,47 +150,20 @@ def _solve_factors(
             )
         return solve_paper(problem, bits, options=options, seed=seed, layer=layer, on_event=on_event)
     if method == "sequential":
-        values = tensorly_factors(problem, seed)
+        values, status = tensorly_factors(problem, seed, options.time_limit_seconds)
         codes, scales = round_factors(values, bits, spec.granularity)
-        return codes, scales, values, Status.CONVERGED, 0
-    state, status = solve_joint(
-        problem,
-        bits,
-        granularity=spec.granularity,
-        options=options,
-        seed=seed,
-        layer=layer,
-        on_event=on_event,
-        start=start,
-    )
-    if start is None and min(bits) >= FINE_BITS and problem.sweep_operations < CHEAP_SWEEP:
-        state, status = _better_from_float(problem, bits, spec, options, seed, (state, status))
-    return state.best.codes, state.best.scales, state.float_values, status, state.iteration
+        return codes, scales, values, status, 0
+    state, status, iterations = solve_from_starts(
+        problem, bits, granularity=spec.granularity, options=options, seed=seed, layer=layer,
+        on_event=on_event, start=start,
+    )  # fmt: skip
+    return state.best.codes, state.best.scales, state.float_values, status, iterations
 
 
-def _better_from_float(
-    problem: Canonical | Tucker2,
-    bits: tuple[int, ...],
-    spec: QuantSpec,
-    options: SolverOptions,
-    seed: int,
-    found: tuple[State, Status],
-) -> tuple[State, Status]:
-    """The better of what was found and a second solve, from floating-point factors that expect no rounding.
-
-    A fine grid hardly disturbs such factors, and they may fit better than those that made room for it.
-    """
-    if found[1] in (Status.CANCELLED, Status.TIME_LIMIT) or min(bits) == BITS_FLOAT:
-        return found
-    floating = (BITS_FLOAT,) * len(bits)
-    plain, _ = solve_joint(problem, floating, granularity="rank", options=options, seed=seed)
-    second = solve_joint(
-        problem, bits, granularity=spec.granularity, options=options, seed=seed, start=plain.float_values
-    )
-    return second if second[0].best.error < found[0].best.error else found
-
-
-def _solve_dense(target: Tensor, covariance: Tensor | None, spec: QuantSpec) -> Outcome:
+def _solve_dense(
+    target: Tensor, covariance: Tensor | None, spec: QuantSpec, options: SolverOptions
+) -> Outcome:
+    began = time.monotonic()
     (bits,) = spec.bits_of(1)
     matrix = target.reshape(target.shape[0], -1)
     if covariance is None:
@@ -195,8 +172,10 @@ def _solve_dense(target: Tensor, covariance: Tensor | None, spec: QuantSpec) -> 
         gram = covariance
     else:
         gram = torch.kron(covariance, torch.eye(target.shape[2], device=matrix.device, dtype=matrix.dtype))
-    codes, scales = round_rows(matrix, gram, bits)
-    return [codes], [scales], [matrix], Status.CONVERGED, 1
+    limit = options.time_limit_seconds
+    codes, scales = round_rows(matrix, gram, bits, deadline=None if limit is None else began + limit)
+    late = limit is not None and time.monotonic() > began + limit
+    return [codes], [scales], [matrix], Status.TIME_LIMIT if late else Status.CONVERGED, 1
 
 
 def relative_error(weight: Tensor, factors: Factors) -> float:
@@ -205,17 +184,6 @@ def relative_error(weight: Tensor, factors: Factors) -> float:
     difference = float((exact - factors.reconstruct().to(torch.float64)).norm())
     size = float(exact.norm())
     return difference / size if size > 0 else difference
-
-
-def channel_moment(covariance: Tensor, target: Tensor) -> Tensor:
-    """The second moment over input channels ``(J, J)``, averaged over kernel positions, mean diagonal one."""
-    channels = target.shape[1]
-    if covariance.shape[0] != channels:
-        positions = covariance.shape[0] // channels
-        blocks = covariance.reshape(channels, positions, channels, positions)
-        covariance = blocks.diagonal(dim1=1, dim2=3).mean(dim=-1)
-    # Damped: what no input shows is held loosely, and weights that meet dead channels only keep a size.
-    return damped(covariance / covariance.diagonal().mean(), UNSEEN)
 
 
 def _as_target(weight: Tensor, structure: str, method: str) -> Tensor:

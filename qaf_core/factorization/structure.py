@@ -72,6 +72,10 @@ class Structure(Protocol):
     def order(self) -> tuple[int, ...]:
         """The factors in the order in which a sweep visits them; the last is the output side, factor 0."""
 
+    @property
+    def draws_start(self) -> bool:
+        """Whether ``random_start`` draws anything, so that another seed gives another start."""
+
     def random_start(self, generator: torch.Generator) -> list[Tensor]:
         """Factors to start alternating least squares from."""
 

@@ -26,6 +26,7 @@ class Tucker2:
     """
 
     name = "tucker2"
+    draws_start = False
     order = (2, 1, 0)
     paired = (1, 2)  # the core's columns and those of V
 
