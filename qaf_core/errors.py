@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+import unicodedata
+
+
+def escape_text(text: str) -> str:
+    """Text from outside as it may be shown: control and direction characters as ``\\x1b``, ``\\u202e``."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(character).startswith("C")
+        else character
+        for character in text
+    )
+
 
 class QafError(Exception):
     """Bad input, told in one line.
@@ -27,7 +41,7 @@ class QafError(Exception):
             parts.append(f"expected {expected}")
         if remedy is not None:
             parts.append(remedy.rstrip("."))
-        line = " ".join("; ".join(parts).split())
+        line = escape_text(" ".join("; ".join(parts).split()))
         super().__init__(line if line.endswith("?") else line + ".")
 
 

@@ -16,6 +16,11 @@ def test_a_question_keeps_its_mark() -> None:
     assert str(QafError("unknown model", remedy="did you mean digits/cnn?")).endswith("digits/cnn?")
 
 
+def test_names_from_outside_are_shown_escaped() -> None:
+    text = str(QafError("tensor \x1b[2J\x00 of \u202egpj.exe\u200b", got="Größe 日本\ntwo"))
+    assert text == r"tensor \x1b[2J\x00 of \u202egpj.exe\u200b; got Größe 日本 two."
+
+
 def test_what_is_not_known_is_left_out() -> None:
     assert str(PlanError("no plan.")) == "no plan."
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,10 +19,11 @@ from qaf_core.data.torchvision_names import (
     TORCHVISION_MODELS,
     TORCHVISION_SEGMENTATION,
 )
+from qaf_core.data.weights import count_outputs
+from qaf_core.data.weights_header import read_header
 from qaf_core.errors import ModelError, WeightsError
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from qaf_core.network.inventory import LayerInfo
@@ -34,8 +35,6 @@ TORCHVISION_ORIGIN = "https://docs.pytorch.org/vision/stable/models.html"
 
 _CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_MAX_WEIGHT_BYTES = 16 * 2**30
-_COUNTER = "num_batches_tracked"  # BatchNorm's step counter, without effect on the results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,29 +248,12 @@ def _with_card(source: ModelSource) -> ModelSource:
 
 def _with_classes_of(source: ModelSource) -> ModelSource:
     """The source with as many classes as the weights' classifier has outputs, if the header tells."""
-    outputs = _outputs_in_header(source.weights) if source.weights else None
+    if source.weights is None or ":" in source.architecture:
+        return source
+    outputs = count_outputs(read_header(source.weights))
     if outputs is None or outputs == len(source.classes):
         return source
     return replace(source, classes=tuple(f"class {index}" for index in range(outputs)), default_data=None)
-
-
-def _outputs_in_header(path: Path) -> int | None:
-    """Rows of the last linear layer in a safetensors header, or None."""
-    if path.suffix != ".safetensors":
-        return None
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length <= 2**26 else {}
-        shapes = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # building the model says what is wrong with the file
-    classifiers = ("fc.weight", "linear.weight", "head.weight", "heads.head.weight")
-    named = [name for name in classifiers if name in shapes]
-    named += sorted(name for name in shapes if name.startswith("classifier.") and name.endswith(".weight"))[
-        -1:
-    ]
-    return int(shapes[named[0]][0]) if named else None
 
 
 # --- building
@@ -291,8 +273,10 @@ def build_model(source: ModelSource, *, with_weights: bool = True) -> nn.Module:
     """
     network = _build_network(source)
     if with_weights and (source.weights is not None or ":" not in source.architecture):
-        state = _read_weights(source)
-        _load_state(network, state, source)
+        from qaf_core.data.weights import load_weights, read_weights
+
+        file = _weights_file(source)
+        load_weights(network, read_weights(file), file.name, source.id)
     return network.float().eval()
 
 
@@ -326,7 +310,7 @@ def load_inventory(source: ModelSource) -> tuple[LayerInfo, ...]:
     return tuple(take_inventory(network.eval(), source.input_shape))
 
 
-def _read_weights(source: ModelSource) -> dict[str, torch.Tensor]:
+def _weights_file(source: ModelSource) -> Path:
     path = source.weights
     if path is None:
         origin = CIFAR_ORIGIN if source.id.startswith("cifar/") else TORCHVISION_ORIGIN
@@ -342,94 +326,4 @@ def _read_weights(source: ModelSource) -> dict[str, torch.Tensor]:
             else "check the path"
         )
         raise WeightsError(f"weights file not found: {path}", remedy=remedy)
-    if path.stat().st_size > _MAX_WEIGHT_BYTES:
-        raise WeightsError(f"weights file {path.name} is too large", got=f"{path.stat().st_size:,} bytes")
-    raw = _read_safetensors(path) if path.suffix == ".safetensors" else _read_state_dict(path)
-    if raw and all(name.startswith("module.") for name in raw):  # saved from nn.DataParallel
-        raw = {name.removeprefix("module."): value for name, value in raw.items()}
-    return raw
-
-
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise WeightsError(
-            f"weights file {path.name} is no valid safetensors file",
-            got=_first_line(error),
-            remedy="download or export it again",
-        ) from error
-
-
-def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """A torch file read without running code of it; a dict with `state_dict` or `model` inside will do."""
-    import pickle
-
-    import torch
-
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        IndexError,
-    ) as error:
-        raise WeightsError(
-            f"weights file {path.name} cannot be read",
-            got=type(error).__name__,
-            expected="a safetensors file or a torch state dict that loads with weights_only=True",
-        ) from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
-        raise WeightsError(
-            f"weights file {path.name} holds no state dict",
-            got=type(loaded).__name__,
-            expected="tensors by name",
-        )
-    return {str(name): value for name, value in loaded.items()}
-
-
-def _load_state(network: nn.Module, state: dict[str, torch.Tensor], source: ModelSource) -> None:
-    """Load weights strictly, after naming whatever does not fit."""
-    expected = network.state_dict()
-    file = source.weights.name if source.weights else "weights"
-    missing = [name for name in expected if name not in state and not name.endswith(_COUNTER)]
-    unexpected = [name for name in state if name not in expected and not name.endswith(_COUNTER)]
-    if missing or unexpected:
-        raise WeightsError(
-            f"weights file {file} is for another network than {source.id}",
-            got=f"{len(unexpected)} unknown tensors ({_some(unexpected)})" if unexpected else None,
-            expected=f"{len(missing)} more tensors ({_some(missing)})" if missing else None,
-            remedy="choose the model these weights were trained for",
-        )
-    for name, value in state.items():
-        if name in expected and value.shape != expected[name].shape:
-            raise WeightsError(
-                f"tensor {name} in {file} has the wrong shape",
-                got=tuple(value.shape),
-                expected=f"{tuple(expected[name].shape)} for {source.id}",
-                remedy="choose the model these weights were trained for",
-            )
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise WeightsError(
-                f"tensor {name} in {file} holds NaN or infinite values", remedy="use an intact checkpoint"
-            )
-    network.load_state_dict({name: state.get(name, value) for name, value in expected.items()})
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    return ", ".join(listed[:3]) + (" …" if len(listed) > 3 else "")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
+    return path

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 from pathlib import Path
 
+from qaf_core.data.files import write_file
 from qaf_core.errors import WorkspaceError
+
+__all__ = ["WORKSPACE_VARIABLE", "default_workspace", "open_workspace", "write_file"]
 
 WORKSPACE_VARIABLE = "QAF_WORKSPACE"
 _REMEDY = f"choose a folder you can write to with --workspace or {WORKSPACE_VARIABLE}"
@@ -38,24 +40,3 @@ def open_workspace(folder: Path) -> Path:
             "the workspace cannot be written to", got=f"{folder} ({error.strerror or error})", remedy=_REMEDY
         ) from error
     return folder
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write ``content`` under a temporary name, then rename it to ``path``.
-
-    Raises:
-        WorkspaceError: If the disk is full or the folder cannot be written to.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise WorkspaceError(
-            "a file cannot be written",
-            got=f"{path} ({error.strerror or error})",
-            remedy="free some space, or choose another --workspace",
-        ) from error

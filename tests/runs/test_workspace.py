@@ -2,19 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from qaf_core.errors import WorkspaceError
-from qaf_core.runs.workspace import default_workspace, open_workspace, write_file
-
-
-def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "file"
-    write_file(path, b"one")
-    write_file(path, b"two")
-    assert path.read_bytes() == b"two"
-    assert [entry.name for entry in path.parent.iterdir()] == ["file"]
-    (tmp_path / "blocked").write_text("")
-    with pytest.raises(WorkspaceError, match="cannot be written"):
-        write_file(tmp_path / "blocked" / "file", b"three")
+from qaf_core.runs.workspace import default_workspace, open_workspace
 
 
 def test_a_workspace_is_made_and_told_as_an_absolute_path(
