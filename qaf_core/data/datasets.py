@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -13,7 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from qaf_core.data import inspection
+from qaf_core.data.annotated import IMAGE_SUFFIXES, Fit, open_annotated
 from qaf_core.data.models import ModelSource
+from qaf_core.data.targets import (
+    Targets,
+    accepted_data,
+    checked_targets,
+    drawn_targets,
+    npz_arrays,
+    take_targets,
+)
 from qaf_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,7 +33,6 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 #: Images taken from a built-in set when no limit is given.
 DEFAULT_COUNTS: dict[Split, int] = {"train": 12_000, "calibration": 1024, "evaluation": 2000}
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 
 INSPECTION_SEEDS: dict[Split, int] = {"train": 1, "evaluation": 3, "calibration": 1000}
 _DIGITS_PARTS: dict[Split, slice] = {
@@ -44,17 +52,29 @@ class ImageSet:
     Attributes:
         name: What they are, for people, with the part taken.
         images: (N, H, W, C) uint8.
-        labels: (N,) int64, indices into classes.
+        labels: (N,) int64, indices into classes; all 0 where images have no single class.
         classes: Class names.
+        targets: Masks, boxes or what else a task needs, as in `qaf_core.data.targets`.
     """
 
     name: str
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
+    targets: Targets = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def take(self, chosen: npt.NDArray[np.intp], name: str) -> ImageSet:
+        """Some of the images, with all that belongs to them."""
+        return replace(
+            self,
+            name=name,
+            images=self.images[chosen],
+            labels=self.labels[chosen],
+            targets=take_targets(self.targets, chosen),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,9 +209,10 @@ def _load_builtin(source: ModelSource, split: Split, limit: int | None, seed: in
 def _load_inspection(source: ModelSource, split: Split, count: int, seed: int) -> ImageSet:
     stream = INSPECTION_SEEDS[split] + (seed if split == "calibration" else 0)
     drawn = inspection.render(count, stream)
-    return _checked(
+    found = _checked(
         f"built-in inspection set, {split}", drawn.images, drawn.labels, inspection.CLASSES, source
     )
+    return replace(found, targets=drawn_targets(drawn, source.task), classes=source.classes)
 
 
 def _load_digits(source: ModelSource, choice: _Choice) -> ImageSet:
@@ -208,36 +229,44 @@ def _load_digits(source: ModelSource, choice: _Choice) -> ImageSet:
 
 
 def _load_user_data(path: Path, source: ModelSource, choice: _Choice) -> ImageSet:
+    if path.is_dir() and source.task != "classification":
+        return _load_annotated(path, source, choice)
     if path.is_dir():
         return _load_folder(path, source, choice)
     if path.is_file() and path.suffix.lower() == ".npz":
         images = _load_npz(path, source)
-        chosen, name = choice.among(len(images), images.name)
-        return replace(images, name=name, images=images.images[chosen], labels=images.labels[chosen])
+        return images.take(*choice.among(len(images), images.name))
     if path.is_file():
         found = path.suffix or "no suffix"
-        raise DataError(f"data file {path.name} has an unknown format", got=found, expected=_ACCEPTED)
-    raise DataError(f"data not found: {path}", expected=_ACCEPTED, remedy="check the path")
+        raise DataError(f"data file {path.name} has an unknown format", got=found, expected=_accepted(source))
+    raise DataError(f"data not found: {path}", expected=_accepted(source), remedy="check the path")
+
+
+def _accepted(source: ModelSource) -> str:
+    return _ACCEPTED if source.task == "classification" else "builtin, " + accepted_data(source.task)
 
 
 def _load_npz(path: Path, source: ModelSource) -> ImageSet:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            missing = [key for key in ("x", "y") if key not in archive.files]
+            wanted = npz_arrays(source.task)
+            missing = [key for key in ("x", *wanted) if key not in archive.files]
             if missing:
                 raise DataError(
                     f"{path.name} lacks array {' and '.join(missing)}",
                     got=", ".join(archive.files[:6]) or "no arrays",
-                    expected="x (N,H,W,C) uint8 and y (N,)",
+                    expected=_accepted(source),
                 )
-            images, labels = archive["x"], archive["y"]
+            images, arrays = archive["x"], {key: archive[key] for key in wanted}
             names = archive["classes"] if "classes" in archive.files else None
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path.name} cannot be read as .npz", got=_first_line(error), remedy="save it with numpy.savez"
         ) from error
+    if source.task != "classification":
+        return _with_targets(path.name, images, arrays, source)
     classes = source.classes if names is None else tuple(str(name) for name in names.reshape(-1))
-    loaded = _checked(path.name, images, labels, classes, source)
+    loaded = _checked(path.name, images, arrays["y"], classes, source)
     if classes == source.classes or sorted(classes) != sorted(source.classes):
         return loaded
     # The same classes in another order: number them as the model does.
@@ -264,16 +293,36 @@ def _load_folder(path: Path, source: ModelSource, choice: _Choice) -> ImageSet:
     if not files:
         raise DataError(f"image folder {path.name} holds no images", expected=", ".join(IMAGE_SUFFIXES))
     chosen, name = choice.among(len(files), path.name)
-    if len(chosen) * prod(source.input_shape) > _MAX_IMAGE_BYTES:
+    images = _read_images(path, [files[index] for index in chosen], source)
+    labels = np.array([label_of[files[index].parent.name] for index in chosen])
+    return _checked(name, images, labels, source.classes, source)
+
+
+def _load_annotated(path: Path, source: ModelSource, choice: _Choice) -> ImageSet:
+    """A folder of pictures with masks or boxes; only the chosen pictures are opened."""
+    folder = open_annotated(path, source)
+    chosen, name = choice.among(len(folder.files), path.name)
+    files = [folder.files[index] for index in chosen]
+    images = _read_images(path, files, source)
+    return _with_targets(name, images, folder.arrays(files, source), source)
+
+
+def _with_targets(name: str, images: npt.NDArray[Any], arrays: Targets, source: ModelSource) -> ImageSet:
+    _check_images(name, images, source)
+    targets = checked_targets(name, arrays, len(images), source)
+    labels = np.zeros(len(images), np.int64)
+    return ImageSet(name=name, images=images, labels=labels, classes=source.classes, targets=targets)
+
+
+def _read_images(folder: Path, files: list[Path], source: ModelSource) -> npt.NDArray[np.uint8]:
+    if len(files) * prod(source.input_shape) > _MAX_IMAGE_BYTES:
         raise DataError(
-            f"image folder {path.name} holds too many images for memory",
-            got=f"{len(chosen):,} images",
+            f"image folder {folder.name} holds too many images for memory",
+            got=f"{len(files):,} images",
             expected=f"at most {_MAX_IMAGE_BYTES // prod(source.input_shape):,}",
             remedy="take fewer with --images",
         )
-    images = np.stack([_read_image(files[index], source.input_shape) for index in chosen])
-    labels = np.array([label_of[files[index].parent.name] for index in chosen])
-    return _checked(name, images, labels, source.classes, source)
+    return np.stack([_read_image(file, source.input_shape) for file in files])
 
 
 def _labels_of_folders(folders: list[Path], source: ModelSource) -> dict[str, int]:
@@ -310,13 +359,8 @@ def _read_image(file: Path, input_shape: tuple[int, int, int]) -> npt.NDArray[np
             remedy="replace or remove it",
         ) from error
     if picture.size != (width, height):
-        margin = 256 / 224 if min(height, width) >= 128 else 1.0  # the usual margin of ImageNet evaluation
-        scale = margin * max(width / picture.width, height / picture.height)
-        size = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
-        left, top = (size[0] - width) // 2, (size[1] - height) // 2
-        picture = picture.resize(size, Image.Resampling.BILINEAR).crop(
-            (left, top, left + width, top + height)
-        )
+        fit = Fit.of(picture.size, input_shape)
+        picture = picture.resize(fit.size, Image.Resampling.BILINEAR).crop(fit.cut)
     return np.asarray(picture, np.uint8).reshape(height, width, channels)
 
 

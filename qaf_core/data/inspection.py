@@ -35,7 +35,20 @@ from qaf_core.data.inspection_scene import (
 )
 from qaf_core.errors import DataError
 
-__all__ = ["CLASSES", "IMAGE_SIZE", "MEAN", "STD", "RenderedImages", "render"]
+__all__ = [
+    "CLASSES",
+    "IMAGE_SIZE",
+    "MEAN",
+    "STD",
+    "SURFACE_CLASSES",
+    "RenderedImages",
+    "class_masks",
+    "defect_boxes",
+    "render",
+]
+
+#: What a pixel or a box can be: the classes of the images, with the sound surface in place of "ok".
+SURFACE_CLASSES = ("sound surface", *CLASSES[1:])
 
 #: Per-channel mean and standard deviation of the pixels (0 to 1) over 4,096 images.
 MEAN = (0.446, 0.446, 0.446)
@@ -81,6 +94,37 @@ def render(count: int, seed: int, *, first: int = 0, workers: int | None = None)
         with ThreadPoolExecutor(threads) as pool:
             parts = list(pool.map(lambda chunk: _render_chunk(chunk, seed), chunks))
     return RenderedImages(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def class_masks(drawn: RenderedImages) -> npt.NDArray[np.uint8]:
+    """Index into SURFACE_CLASSES of every pixel (N, 64, 64); 0 where the surface is sound."""
+    return (drawn.masks * drawn.labels[:, None, None]).astype(np.uint8)
+
+
+def defect_boxes(masks: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    """The smallest box around the marked pixels of each image.
+
+    Args:
+        masks: (N, H, W), not 0 where the defect is; an image holds one defect at most.
+
+    Returns:
+        (N, 4) left, top, right and bottom in pixels from the image's corner, right and bottom just beyond the
+        last marked pixel; all 0 where nothing is marked.
+    """
+    marked = masks != 0
+    height, width = marked.shape[1:]
+    columns, rows = marked.any(1), marked.any(2)
+    boxes = np.stack(
+        [
+            columns.argmax(1),
+            rows.argmax(1),
+            width - columns[:, ::-1].argmax(1),
+            height - rows[:, ::-1].argmax(1),
+        ],
+        axis=1,
+    )
+    found: npt.NDArray[np.float32] = (boxes * marked.any((1, 2))[:, None]).astype(np.float32)
+    return found
 
 
 def _usable_cores() -> int:

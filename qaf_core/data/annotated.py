@@ -1,0 +1,232 @@
+"""Folders of pictures with masks or boxes, brought to the size of a model's input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from qaf_core.data.targets import UNLABELLED, Targets, accepted_data
+from qaf_core.errors import DataError
+
+if TYPE_CHECKING:
+    from qaf_core.data.models import ModelSource
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+_LEAST_SIDE_PX = 1.0  # of a box, once cut to the part of the picture that is used
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How a picture is brought to the model's size: scaled, then the middle cut out.
+
+    Attributes:
+        size: Width and height after scaling.
+        corner: Left and top of the part that is used.
+        used: Its width and height.
+    """
+
+    size: tuple[int, int]
+    corner: tuple[int, int]
+    used: tuple[int, int]
+
+    @classmethod
+    def of(cls, size: tuple[int, int], input_shape: tuple[int, int, int]) -> Fit:
+        """The shorter side scaled to fit; large classifier inputs leave ImageNet's usual margin."""
+        _, height, width = input_shape
+        if size == (width, height):
+            return cls(size=size, corner=(0, 0), used=size)
+        margin = 256 / 224 if min(height, width) >= 128 else 1.0
+        scale = margin * max(width / size[0], height / size[1])
+        scaled = max(width, round(size[0] * scale)), max(height, round(size[1] * scale))
+        corner = (scaled[0] - width) // 2, (scaled[1] - height) // 2
+        return cls(size=scaled, corner=corner, used=(width, height))
+
+    @property
+    def cut(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of the part used, in the scaled picture."""
+        (left, top), (width, height) = self.corner, self.used
+        return left, top, left + width, top + height
+
+
+class AnnotatedFolder(Protocol):
+    """A folder of pictures with targets."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The pictures, in order."""
+        ...
+
+    def arrays(self, chosen: Sequence[Path], source: ModelSource) -> Targets:
+        """The arrays `npz_arrays` names, for some of the pictures."""
+        ...
+
+
+def open_annotated(folder: Path, source: ModelSource) -> AnnotatedFolder:
+    """A user's folder for segmentation or detection.
+
+    Raises:
+        DataError: When the folder is not laid out as expected.
+    """
+    if source.task == "segmentation":
+        return MaskFolder(folder)
+    if source.task == "detection":
+        return CocoFolder(folder, source)
+    raise DataError(
+        f"folders are not read for the task {source.task}",
+        got=folder.name,
+        expected=accepted_data(source.task),
+    )
+
+
+class MaskFolder:
+    """``images/NAME.*`` with ``masks/NAME.png``, whose pixels are class numbers (palette pictures too)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files = _pictures(folder / "images", "segmentation")
+        masks = {file.stem: file for file in _pictures(folder / "masks", "segmentation")}
+        bare = [file.name for file in self.files if file.stem not in masks]
+        if bare:
+            raise DataError(
+                f"{len(bare)} images of {folder.name} have no mask",
+                got=bare[0],
+                expected=f"masks/{Path(bare[0]).stem}.png",
+            )
+        self._masks = masks
+
+    def arrays(self, chosen: Sequence[Path], source: ModelSource) -> Targets:
+        """The masks at the model's size; the nearest pixel counts."""
+        return {"y": np.stack([self._read(self._masks[file.stem], source) for file in chosen])}
+
+    def _read(self, file: Path, source: ModelSource) -> npt.NDArray[np.uint8]:
+        from PIL import Image
+
+        try:
+            with Image.open(file) as opened:
+                picture = opened.copy()
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise DataError(f"mask {file.name} cannot be read", got=error, remedy="replace it") from error
+        if picture.mode not in ("L", "P", "1", "I;16", "I"):
+            raise DataError(
+                f"mask {file.name} is a coloured picture",
+                got=picture.mode,
+                expected="one number a pixel: its class",
+                remedy="save it as a grey or palette PNG",
+            )
+        fit = Fit.of(picture.size, source.input_shape)
+        pixels = np.asarray(picture.resize(fit.size, Image.Resampling.NEAREST).crop(fit.cut))
+        if int(pixels.max()) > UNLABELLED:
+            raise DataError(
+                f"mask {file.name} holds large numbers", got=int(pixels.max()), expected="0 to 255"
+            )
+        return pixels.astype(np.uint8)
+
+
+class CocoFolder:
+    """Pictures in ``images/`` (or beside it) with boxes in ``annotations.json``, in COCO's form."""
+
+    def __init__(self, folder: Path, source: ModelSource) -> None:
+        content = _read_json(folder / "annotations.json")
+        images = folder / "images" if (folder / "images").is_dir() else folder
+        try:
+            named = {entry["id"]: images / entry["file_name"] for entry in content["images"]}
+            numbers = _class_numbers(content["categories"], source)
+            self._boxes: dict[Path, list[tuple[list[float], int]]] = {file: [] for file in named.values()}
+            for entry in content["annotations"]:
+                if not entry.get("iscrowd", 0):
+                    left, top, width, height = map(float, entry["bbox"])
+                    box = [left, top, left + width, top + height]
+                    self._boxes[named[entry["image_id"]]].append((box, numbers[entry["category_id"]]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"annotations.json of {folder.name} is not in COCO's form",
+                got=f"{type(error).__name__}: {error}",
+                expected="images (id, file_name), categories (id, name), "
+                "annotations (image_id, category_id, bbox)",
+            ) from error
+        self.files = sorted(self._boxes)
+        lost = [file.name for file in self.files if not file.is_file()]
+        if lost:
+            raise DataError(f"{len(lost)} images of {folder.name} are missing", got=lost[0])
+
+    def arrays(self, chosen: Sequence[Path], source: ModelSource) -> Targets:
+        """The boxes in the pixels of the model's input, those outside the part used left out."""
+        from PIL import Image
+
+        boxes: list[npt.NDArray[np.float32]] = []
+        labels: list[int] = []
+        counts: list[int] = []
+        for file in chosen:
+            with Image.open(file) as opened:
+                fit, before = Fit.of(opened.size, source.input_shape), opened.size
+            kept = [(_moved(box, before, fit), label) for box, label in self._boxes[file]]
+            kept = [row for row in kept if (row[0][2:] - row[0][:2]).min() >= _LEAST_SIDE_PX]
+            boxes += [box for box, _ in kept]
+            labels += [label for _, label in kept]
+            counts.append(len(kept))
+        return {
+            "boxes": np.array(boxes, np.float32).reshape(-1, 4),
+            "labels": np.array(labels, np.int64),
+            "counts": np.array(counts, np.int64),
+        }
+
+
+def _moved(box: list[float], before: tuple[int, int], fit: Fit) -> npt.NDArray[np.float32]:
+    """A box of the picture in the pixels of the part used, cut to it."""
+    scale = np.array([fit.size[0] / before[0], fit.size[1] / before[1]] * 2)
+    moved = np.array(box) * scale - np.array(fit.corner * 2)
+    inside: npt.NDArray[np.float32] = np.clip(moved, 0, np.array(fit.used * 2)).astype(np.float32)
+    return inside
+
+
+def _class_numbers(categories: Sequence[Mapping[str, Any]], source: ModelSource) -> dict[Any, int]:
+    """Class of each category: by name where the model knows all of them, else the category's own id."""
+    known = {name.casefold(): number for number, name in enumerate(source.classes)}
+    named = {row["id"]: known.get(str(row.get("name", "")).casefold()) for row in categories}
+    if all(number is not None for number in named.values()):
+        return {key: number for key, number in named.items() if number is not None}
+    if all(isinstance(key, int) and 0 <= key < len(source.classes) for key in named):
+        return {key: int(key) for key in named}
+    unknown = [str(row.get("name", row["id"])) for row in categories if named[row["id"]] is None]
+    raise DataError(
+        f"categories do not match {source.id}",
+        got=", ".join(unknown[:4]),
+        expected=", ".join(source.classes[:8]),
+        remedy="name each category after a class of the model",
+    )
+
+
+def _pictures(folder: Path, task: str) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder.parent.name} has no folder {folder.name}", expected=accepted_data(task))
+    files = sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+    )
+    if not files:
+        raise DataError(
+            f"folder {folder.parent.name}/{folder.name} holds no images", expected=", ".join(IMAGE_SUFFIXES)
+        )
+    return files
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path.parent.name} has no annotations.json", expected=accepted_data("detection")
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path.name} cannot be read", got=error, expected="COCO annotations") from error
+    if not isinstance(content, dict):
+        raise DataError(
+            f"{path.name} is not in COCO's form", got=type(content).__name__, expected="an object"
+        )
+    return content

@@ -1,0 +1,150 @@
+"""What labelled images show beyond one class each: masks, boxes, or arrays of a task of the user's own.
+
+Targets are named arrays. Segmentation has ``masks (N, H, W)`` uint8: the class of each pixel, 255 where it is
+not labelled. Detection has ``boxes (D, 4)`` float32 (left, top, right and bottom in pixels, image after
+image), ``labels (D,)`` and ``counts (N,)``, the boxes of each image. Any other task has ``y (N, …)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qaf_core.data import inspection
+from qaf_core.errors import DataError
+
+if TYPE_CHECKING:
+    from qaf_core.data.models import ModelSource
+
+Targets = Mapping[str, npt.NDArray[Any]]
+
+#: Value of a mask's pixels that have no label.
+UNLABELLED = 255
+#: Tasks whose images carry targets read here; classification has labels, other tasks an array y.
+SPATIAL_TASKS = ("segmentation", "detection")
+_ARRAYS = {"segmentation": ("y",), "detection": ("boxes", "labels", "counts")}
+_ACCEPTED = {
+    "segmentation": "an .npz with x (N,H,W,C) uint8 and y (N,H,W) class of each pixel, "
+    "or a folder with images and masks (.png, a class a pixel) of the same names",
+    "detection": "an .npz with x (N,H,W,C) uint8, boxes (D,4), labels (D,) and counts (N,), "
+    "or a folder with images and a COCO annotations.json",
+}
+
+
+def accepted_data(task: str) -> str:
+    """What data of this task may look like, for messages."""
+    return _ACCEPTED.get(task, "an .npz with x (N,H,W,C) uint8 and y (N,…)")
+
+
+def drawn_targets(drawn: inspection.RenderedImages, task: str) -> Targets:
+    """The targets of built-in inspection images."""
+    masks = inspection.class_masks(drawn)
+    if task == "segmentation":
+        return {"masks": masks}
+    if task == "detection":
+        marked = masks.reshape(len(masks), -1).max(axis=1) > 0
+        return {
+            "boxes": inspection.defect_boxes(masks)[marked],
+            "labels": drawn.labels[marked],
+            "counts": marked.astype(np.int64),
+        }
+    return {}
+
+
+def take_targets(targets: Targets, chosen: npt.NDArray[np.intp]) -> Targets:
+    """The targets of some images, in the order chosen."""
+    if "counts" not in targets:
+        return {name: values[chosen] for name, values in targets.items()}
+    counts = targets["counts"]
+    first = np.cumsum(counts) - counts
+    rows = [np.arange(first[image], first[image] + counts[image]) for image in chosen]
+    boxes = np.concatenate([*rows, np.zeros(0)]).astype(np.intp)
+    return {**{key: targets[key][boxes] for key in ("boxes", "labels")}, "counts": counts[chosen]}
+
+
+def npz_arrays(task: str) -> tuple[str, ...]:
+    """Names of the arrays an `.npz` needs beside x."""
+    return _ARRAYS.get(task, ("y",))
+
+
+def checked_targets(name: str, arrays: Targets, count: int, source: ModelSource) -> Targets:
+    """The arrays of an `.npz` or a folder as targets, once they fit the images and the model.
+
+    Args:
+        name: What is read, for messages.
+        arrays: As named by `npz_arrays`.
+        count: Number of images.
+        source: The model.
+
+    Raises:
+        DataError: When shape, type, or a class is wrong.
+    """
+    if source.task == "segmentation":
+        return {"masks": _checked_masks(name, arrays["y"], count, source)}
+    if source.task == "detection":
+        return _checked_boxes(name, arrays, count, source)
+    if arrays["y"].ndim == 0 or len(arrays["y"]) != count:
+        raise DataError(f"y of {name} has the wrong shape", got=arrays["y"].shape, expected=f"({count}, …)")
+    return {"y": arrays["y"]}
+
+
+def _checked_masks(
+    name: str, masks: npt.NDArray[Any], count: int, source: ModelSource
+) -> npt.NDArray[np.uint8]:
+    shape = (count, *source.input_shape[1:])
+    if masks.shape != shape:
+        raise DataError(f"masks of {name} have the wrong shape", got=masks.shape, expected=shape)
+    if masks.dtype.kind not in "iu":
+        raise DataError(f"masks of {name} have the wrong type", got=masks.dtype, expected="integers")
+    last = len(source.classes) - 1
+    wrong = ((masks < 0) | (masks > last)) & (masks != UNLABELLED)
+    if wrong.any():
+        image = int(np.flatnonzero(wrong.any(axis=(1, 2)))[0])
+        raise DataError(
+            f"masks of {name} hold classes out of range",
+            got=f"{int(masks[image][wrong[image]][0])} in image {image}",
+            expected=f"0 to {last} for the classes of {source.id}, or {UNLABELLED} for pixels without label",
+        )
+    if (masks == UNLABELLED).all():
+        raise DataError(f"masks of {name} label no pixel", expected="at least one labelled pixel")
+    return masks.astype(np.uint8)
+
+
+def _checked_boxes(name: str, arrays: Targets, count: int, source: ModelSource) -> Targets:
+    boxes, labels, counts = (arrays[key] for key in _ARRAYS["detection"])
+    if counts.shape != (count,) or counts.dtype.kind not in "iu" or (len(counts) and counts.min() < 0):
+        raise DataError(
+            f"counts of {name} are malformed",
+            got=f"{counts.dtype} {counts.shape}",
+            expected=f"({count},) whole numbers, the boxes of each image",
+        )
+    total = int(counts.sum())
+    if boxes.shape != (total, 4) or labels.shape != (total,):
+        raise DataError(
+            f"boxes of {name} do not go with its counts",
+            got=f"boxes {boxes.shape}, labels {labels.shape}",
+            expected=f"({total}, 4) and ({total},)",
+        )
+    if total == 0:
+        raise DataError(f"{name} holds no boxes", expected="at least one box in all")
+    if boxes.dtype.kind not in "iuf" or not np.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():
+        raise DataError(
+            f"boxes of {name} are malformed",
+            expected="left, top, right and bottom in pixels, right > left and bottom > top",
+            remedy="COCO's width and height must be added to left and top",
+        )
+    last = len(source.classes) - 1
+    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > last:
+        raise DataError(
+            f"labels of {name} are out of range",
+            got=f"{labels.dtype}, {labels.min()} to {labels.max()}",
+            expected=f"0 to {last} for the classes of {source.id}",
+        )
+    return {
+        "boxes": boxes.astype(np.float32),
+        "labels": labels.astype(np.int64),
+        "counts": counts.astype(np.int64),
+    }
