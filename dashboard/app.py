@@ -13,7 +13,7 @@ import streamlit as st  # noqa: E402
 
 from dashboard import common  # noqa: E402
 from dashboard.text import _  # noqa: E402
-from dashboard.views import explore, layers, run, tradeoffs  # noqa: E402
+from dashboard.views import explore, layers, models, run, tradeoffs  # noqa: E402
 
 
 def main(first_page: str = "explore") -> None:
@@ -30,6 +30,7 @@ def main(first_page: str = "explore") -> None:
     )
     st.logo(str(common.ASSETS / "logo.svg"), size="large")
     views = {
+        "models": (models.page, _("Models"), "deployed_code"),
         "explore": (explore.page, _("Explore"), "tune"),
         "run": (run.page, _("Live run"), "monitoring"),
         "tradeoffs": (tradeoffs.page, _("Trade-offs"), "scatter_plot"),

@@ -75,6 +75,15 @@ def use(request: Any) -> None:
     st.session_state[CALIBRATION_KEY] = request.calibration or ""
 
 
+def begin_with(model_id: str | None) -> None:
+    """Set the widgets to a model, before they are drawn; None leaves them."""
+    if model_id is None:
+        return
+    shipped = model_id in {source.id for source in catalogue.shipped_models()}
+    st.session_state[MODE_KEY] = "shipped" if shipped else "own"
+    st.session_state[MODEL_KEY if shipped else OTHER_KEY] = model_id
+
+
 def _shipped_model() -> Choice | None:
     sources = catalogue.shipped_models()
     by_id = {source.id: source for source in sources}

@@ -22,6 +22,7 @@ def page() -> None:
         ),
     )
     _reuse_run()
+    choose.begin_with(st.query_params.pop("model", None))
     choice = choose.choose()
     if choice is None:
         return

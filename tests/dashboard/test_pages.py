@@ -220,3 +220,22 @@ def test_the_dashboard_never_imports_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_models_are_listed_and_drawn(draw: Draw, seeded_store: Store) -> None:
+    test = draw("models", model="inspection/resnet20")
+    text = shown(test)
+    assert "ResNet-20, surface inspection" in text
+    assert set(test.dataframe[0].value["model"]) >= {"inspection/resnet20", "digits/cnn"}
+    (trace,) = json.loads(test.get("plotly_chart")[0].proto.spec)["data"]
+    assert {"layer1.0.conv1", "layer3.2.conv2"} <= set(trace["ids"])
+    finished = run_with(seeded_store, "completed")
+    test.selectbox(key="map-colour-inspection/resnet20").set_value(finished).run()
+    (coloured,) = json.loads(test.get("plotly_chart")[0].proto.spec)["data"]
+    assert coloured["marker"]["colors"] != trace["marker"]["colors"]
+    assert any("Layer error" in line for line in coloured["hovertext"])
+
+
+def test_a_model_is_taken_to_explore(draw: Draw) -> None:
+    text = shown(draw("explore", model="inspection/vgg"))
+    assert "Narrow VGG" in text

@@ -1,0 +1,224 @@
+"""What can be compressed here, and where each network's cost and weak points are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import catalogue, common
+from dashboard.text import _
+from qaf_core.data.models import ModelSource
+from qaf_core.errors import QafError
+from qaf_core.network.cost import original_cost
+from qaf_core.network.inventory import LayerInfo
+from qaf_core.review import network_map
+from qaf_core.review.charts import method_label
+from qaf_core.review.units import MISSING, count_text, percent_text, size_text, with_prefix
+from qaf_core.runs.record import RunRecord
+
+AMOUNT_KEY, COLOUR_KEY = "map-amount", "map-colour"
+
+
+def page() -> None:
+    """The Models page: ``?model=ID`` names the model to begin with."""
+    common.page_title(
+        _("Models"),
+        _("What is ready to be compressed, what this workspace holds, and where each network is heavy."),
+    )
+    sources = catalogue.shipped_models()
+    source = _choose(sources)
+    _study(source)
+
+
+def _choose(sources: Sequence[ModelSource]) -> ModelSource:
+    by_id = {source.id: source for source in sources}
+    asked = st.query_params.get("model")
+    ids = list(by_id)
+    chosen = st.dataframe(
+        pd.DataFrame([_row(source) for source in sources]),
+        hide_index=True,
+        key="model-list",
+        on_select="rerun",
+        selection_mode="single-row-required",
+        selection_default={"selection": {"rows": [ids.index(asked) if asked in by_id else 0]}},
+        column_config=_columns(),
+        placeholder=MISSING,
+        height="content",
+    )
+    return sources[chosen.selection.rows[0] if chosen.selection.rows else 0]
+
+
+def _row(source: ModelSource) -> dict[str, Any]:
+    metric = source.card.get("metric") or {}
+    inventory = source.card.get("inventory")
+    cost = original_cost(catalogue.inventory_of(source, common.workspace())) if inventory else None
+    return {
+        "model": source.id,
+        "title": _(source.title),
+        "task": task_label(source.task),
+        "classes": len(source.classes),
+        "input": " × ".join(str(n) for n in source.input_shape[1:]),
+        "accuracy": 100 * metric["value"] if metric else None,
+        "size": size_text(cost.size_bytes) if cost else None,
+        "compute": with_prefix(cost.macs, "MACs") if cost else None,
+        "origin": _("shipped") if source.shipped else _("yours"),
+    }
+
+
+def task_label(task: str) -> str:
+    """What a network does, in the user's language."""
+    labels = {
+        "classification": _("Classification"),
+        "segmentation": _("Segmentation"),
+        "detection": _("Detection"),
+    }
+    return labels.get(task, task)
+
+
+def _columns() -> dict[str, Any]:
+    column = st.column_config
+    return {
+        "model": column.TextColumn(_("Model"), width="medium"),
+        "title": column.TextColumn(_("Description"), width="medium"),
+        "task": column.TextColumn(_("Task")),
+        "classes": column.NumberColumn(_("Classes"), width=80),
+        "input": column.TextColumn(_("Input, px"), width=90),
+        "accuracy": column.NumberColumn(
+            _("Accuracy"), format="%.1f %%", help=_("Of the original, by the measure of its task.")
+        ),
+        "size": column.TextColumn(_("Size")),
+        "compute": column.TextColumn(_("Compute")),
+        "origin": column.TextColumn(_("From"), width=80),
+    }
+
+
+def _study(source: ModelSource) -> None:
+    left, right = st.columns([4, 1], vertical_alignment="bottom")
+    left.subheader(_(source.title), anchor=False)
+    with right, st.container(horizontal=True, horizontal_alignment="right"):
+        if st.button(_("Compress it"), type="primary", icon=":material/arrow_forward:", key="compress"):
+            common.go_to("explore", model=source.id)
+    try:
+        with st.spinner(_("Looking into the model…"), show_time=True):
+            inventory = catalogue.inventory_of(source, common.workspace())
+    except QafError as error:
+        st.error(_(str(error)), icon=":material/error:")
+        return
+    _facts(source, inventory)
+    draw_network(source, inventory)
+    with st.expander(_("All layers"), icon=":material/table_rows:"):
+        st.dataframe(
+            pd.DataFrame([_layer_row(info) for info in inventory]),
+            hide_index=True,
+            column_config=_layer_columns(),
+            placeholder="",
+        )
+
+
+def _facts(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
+    cost = original_cost(inventory)
+    able = [info for info in inventory if {"cp", "svd", "tucker2"} & set(info.structures)]
+    share = sum(info.params for info in able) / max(1, sum(info.params for info in inventory))
+    st.markdown(
+        _(
+            "{params} parameters in {layers} layers · {size} as floating point · {macs} per image · "
+            "{able} layers, with {share} of the parameters, can be factorized"
+        ).format(
+            params=count_text(cost.params),
+            layers=len([info for info in inventory if info.planned]),
+            size=size_text(cost.size_bytes),
+            macs=with_prefix(cost.macs, "MACs"),
+            able=len(able),
+            share=percent_text(share),
+        )
+    )
+    if len(source.classes) <= 40:
+        st.caption(_("Classes: {classes}.").format(classes=", ".join(source.classes)))
+
+
+def draw_network(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
+    """The drawing with its controls: what the widths stand for, and which run's errors colour it."""
+    runs = [run for run in common.open_store().list_runs() if run.model == source.id and run.layers]
+    amounts = {"params": _("Parameters"), "bops": _("Bit-operations")}
+    left, right = st.columns([1, 2], vertical_alignment="bottom")
+    with left:
+        amount = st.segmented_control(
+            _("Width of a box"),
+            list(amounts),
+            format_func=amounts.__getitem__,
+            required=True,
+            default=get_args(network_map.Amount)[0],
+            key=AMOUNT_KEY,
+        )
+    with right:
+        by_id = {run.id: run for run in runs}
+        chosen = st.selectbox(
+            _("Colour"),
+            ["", *by_id],
+            format_func=lambda run_id: (
+                _run_label(by_id[run_id]) if run_id else _("Share of the whole network")
+            ),
+            key=f"{COLOUR_KEY}-{source.id}",
+            help=_("After a run, the colour can show how much of each layer was lost."),
+        )
+    run = by_id.get(chosen or "")
+    boxes = network_map.network_boxes(
+        inventory, amount=amount, errors=layer_errors(run) if run else None, title=_(source.title)
+    )
+    dark = common.is_dark()
+    st.plotly_chart(
+        network_map.network_figure(boxes, amount=amount, by_error=run is not None, dark=dark, _=_),
+        key="network-map",
+        config={"displayModeBar": False},
+        alt=_("The network's modules and layers, wide by their share"),
+    )
+    st.caption(
+        _(
+            "Modules stand above the layers they hold, in the order the data passes them. Click a box to "
+            "look closer, the bar above to come back."
+        )
+    )
+
+
+def _run_label(run: RunRecord) -> str:
+    return _("Layer errors of {run}").format(
+        run=f"{common.run_title(run)} · {method_label(run.method, _)}"
+    )
+
+
+def layer_errors(run: RunRecord) -> dict[str, float]:
+    """Relative error of each layer a run has solved."""
+    return {
+        str(row["name"]): float(row["relative_error"])
+        for row in run.layers
+        if row.get("relative_error") is not None
+    }
+
+
+def _layer_row(info: LayerInfo) -> dict[str, Any]:
+    able = [name for name in info.structures if name in ("cp", "tucker2", "svd", "dense")]
+    return {
+        "name": info.name,
+        "kind": info.kind,
+        "shape": " × ".join(str(n) for n in info.weight_shape),
+        "params": info.params,
+        "macs": with_prefix(info.macs, "") if info.macs else None,
+        "becomes": ", ".join(able),
+        "reason": info.skip_reason or "",
+    }
+
+
+def _layer_columns() -> dict[str, Any]:
+    column = st.column_config
+    return {
+        "name": column.TextColumn(_("Layer")),
+        "kind": column.TextColumn(_("Kind")),
+        "shape": column.TextColumn(_("Weight")),
+        "params": column.NumberColumn(_("Parameters"), format="localized"),
+        "macs": column.TextColumn(_("MACs")),
+        "becomes": column.TextColumn(_("Can become")),
+        "reason": column.TextColumn(_("Why not more"), width="large"),
+    }
