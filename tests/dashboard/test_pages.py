@@ -237,5 +237,6 @@ def test_models_are_listed_and_drawn(draw: Draw, seeded_store: Store) -> None:
 
 
 def test_a_model_is_taken_to_explore(draw: Draw) -> None:
-    text = shown(draw("explore", model="inspection/vgg"))
-    assert "Narrow VGG" in text
+    test = draw("explore", model="inspection/vgg")
+    shown(test)
+    assert test.button(key="choose-inspection/vgg").label == "Chosen"
