@@ -25,7 +25,8 @@ from qaf_core.network.cost import original_cost, plan_cost
 from qaf_core.network.plan import plan_for_ratio
 from qaf_core.pipeline.cache import SolveCache
 from qaf_core.pipeline.compress import CompressOptions, compress_network
-from qaf_core.pipeline.evaluate import paired_drop, predict
+from qaf_core.pipeline.evaluate import paired_drop
+from qaf_core.pipeline.tasks import find_task, predict
 
 CASES = (
     "joint:2:4,joint:1.5:4,joint:2:6,joint:2:3,joint:3:4,joint:3:3,"
@@ -39,7 +40,13 @@ def measure(depth: int, case: str, seeds: int, cache: SolveCache) -> dict[str, A
     source, model, inventory = load_network(depth)
     calibration, evaluation = load_sets(source)
     labels = evaluation.labels
-    original = predict(model, to_batches(evaluation, source)) == labels
+    task = find_task("classification")
+
+    def right(network: Any) -> np.ndarray:
+        ranked = predict(task, network, to_batches(evaluation, source))["ranked"]
+        return np.asarray(ranked[:, 0] == labels)
+
+    original = right(model)
     options = (
         [CompressOptions(paper_batchnorm=choice) for choice in ("keep", "reestimate")]
         if method == "paper"
@@ -63,12 +70,12 @@ def measure(depth: int, case: str, seeds: int, cache: SolveCache) -> dict[str, A
                 model, plan, inventory, method=method, calibration=calibration, options=choice, cache=cache
             )
             seconds.append(time.monotonic() - began)
-            found.append(predict(result.model, to_batches(evaluation, source)) == labels)
+            found.append(right(result.model))
         errors.append(
             np.mean([row.relative_error for row in result.layers if row.structure != "dense"] or [np.nan])
         )
     best = max(rights, key=lambda found: np.mean(found))
-    drops = [paired_drop(original, right) for right in best]
+    drops = [paired_drop(original, found) for found in best]
     cost, before = plan_cost(inventory, plan), original_cost(inventory)
     row = {
         "model": source.id,

@@ -1,8 +1,8 @@
 """Models from the user's own code, named `package.module:factory` on the command line.
 
 The factory takes no arguments and returns an `nn.Module`. What must be known to feed it may stand on the
-factory as `input_shape` (C, H, W), `classes`, `mean` and `std`, or in its module under the same names in
-capitals; without them it is fed like an ImageNet model.
+factory as `input_shape` (C, H, W), `classes`, `mean`, `std` and `task`, or in its module under the same names
+in capitals; without them it is fed like an ImageNet classifier.
 """
 
 from __future__ import annotations
@@ -70,7 +70,17 @@ def describe_factory(name: str) -> ModelSource:
         classes=tuple(str(label) for label in classes),
         mean=tuple(float(value) for value in mean),
         std=tuple(float(value) for value in std),
+        task=_declared_task(factory),
     )
+
+
+def _declared_task(factory: Callable[[], Any]) -> str:
+    """`classification` unless the factory or its module says otherwise; what there is, a run knows."""
+    module = sys.modules.get(getattr(factory, "__module__", ""), None)
+    task = getattr(factory, "task", getattr(module, "TASK", "classification"))
+    if not isinstance(task, str):
+        raise ModelError("task of the model factory is malformed", got=task, expected="the name of a task")
+    return task
 
 
 def _find_factory(name: str) -> Callable[[], Any]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from qaf_core.network.layers import FactorizedLayer
 
 
 def choose_batchnorm(
@@ -15,10 +18,10 @@ def choose_batchnorm(
     """The compressed network with its BatchNorm statistics as chosen.
 
     Args:
-        original: The network whose scores count as right.
+        original: The network whose outputs count as right.
         compressed: The network to be corrected; not changed.
         batches: Calibration images.
-        choice: ``keep``, ``reestimate`` or ``better``: whichever comes closer to the original's scores.
+        choice: ``keep``, ``reestimate`` or ``better``: whichever comes closer to the original's outputs.
     """
     if choice == "keep":
         return compressed
@@ -48,9 +51,50 @@ def with_batchnorm_reestimated(model: nn.Module, batches: Sequence[Tensor]) -> n
 
 @torch.inference_mode()
 def divergence(original: nn.Module, model: nn.Module, batches: Sequence[Tensor]) -> float:
-    """Kullback-Leibler divergence of the model's class scores from the original's, summed over the images."""
+    """How far a model's outputs are from the original's, summed over the images.
+
+    Of class scores (of images or pixels; torchvision's segmentation networks put them out as ``out``) the
+    Kullback-Leibler divergence. Other outputs, such as a detector's boxes, cannot be set against each other
+    number by number: then the relative squared error of the exchanged layers' outputs.
+    """
     total = 0.0
     for batch in batches:
-        wanted = original(batch).log_softmax(dim=1)
-        total += float((wanted.exp() * (wanted - model(batch).log_softmax(dim=1))).sum())
+        wanted, found = _class_scores(original(batch)), _class_scores(model(batch))
+        if wanted is None or found is None:
+            return sum(_layer_errors(original, model, part) for part in batches)
+        wanted, found = wanted.log_softmax(dim=1), found.log_softmax(dim=1)
+        total += float((wanted.exp() * (wanted - found)).sum())
     return total
+
+
+def _class_scores(output: Any) -> Tensor | None:
+    """The class scores among a network's outputs, the classes in dimension 1."""
+    scores = output.get("out") if isinstance(output, dict) else output
+    return scores if isinstance(scores, Tensor) and scores.ndim >= 2 else None
+
+
+def _layer_errors(original: nn.Module, model: nn.Module, batch: Tensor) -> float:
+    """Relative squared errors of the exchanged layers' outputs for one batch, added up."""
+    names = [name for name, module in model.named_modules() if isinstance(module, FactorizedLayer)]
+    wanted, found = _outputs(original, names, batch), _outputs(model, names, batch)
+    return sum(
+        float((found[name] - wanted[name]).square().sum() / wanted[name].square().sum().clamp_min(1e-30))
+        for name in names
+        if name in wanted and name in found
+    )
+
+
+def _outputs(model: nn.Module, names: Sequence[str], batch: Tensor) -> dict[str, Tensor]:
+    """What the named layers put out for one batch, at their last call."""
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        return lambda _module, _inputs, output: kept.update({name: output})
+
+    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    try:
+        model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return kept

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qaf_core.runs.workspace import write_file
 
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
     from qaf_core.data.datasets import ImageSet
     from qaf_core.data.models import ModelSource
+    from qaf_core.pipeline.tasks import Arrays
 
-# Raised whenever the way images reach the network changes: older predictions are then not used.
-_FORMAT = "1"
+# Raised whenever the way images reach the network or predictions are read changes: older ones are not used.
+_FORMAT = "2"
 
 
 def baseline_path(workspace: Path, model: nn.Module, source: ModelSource, images: ImageSet) -> Path:
     """Where the predictions of ``model`` on ``images`` are kept: a name made from the content of both."""
-    digest = hashlib.sha256(f"{_FORMAT} {source.architecture} {source.mean} {source.std}".encode())
+    told = f"{_FORMAT} {source.task} {source.architecture} {source.mean} {source.std}"
+    digest = hashlib.sha256(told.encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
@@ -34,18 +36,17 @@ def baseline_path(workspace: Path, model: nn.Module, source: ModelSource, images
     return workspace / "cache" / "baseline" / f"{digest.hexdigest()[:32]}.npz"
 
 
-def read_predictions(path: Path, count: int) -> NDArray[Any] | None:
-    """The predictions kept at ``path``; None if there are none, or not for ``count`` images."""
+def read_predictions(path: Path) -> Arrays | None:
+    """The predictions kept at ``path``; None if there are none, or the file is damaged."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            predictions: NDArray[Any] = archive["predictions"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
-    return predictions if len(predictions) == count else None
 
 
-def write_predictions(path: Path, predictions: NDArray[Any]) -> None:
+def write_predictions(path: Path, predictions: Arrays) -> None:
     """Keep ``predictions`` at ``path``."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, predictions=predictions)
+    np.savez_compressed(buffer, allow_pickle=False, **predictions)
     write_file(path, buffer.getvalue())

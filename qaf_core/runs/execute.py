@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from qaf_core.data.datasets import ImageSet, load_images, load_pair, to_batches
@@ -21,8 +20,8 @@ from qaf_core.network.inventory import LayerInfo, take_inventory
 from qaf_core.network.plan import LayerPlan, Plan, validate_plan
 from qaf_core.pipeline.cache import SolveCache
 from qaf_core.pipeline.compress import Compression, CompressOptions, LayerOutcome, compress_network
-from qaf_core.pipeline.evaluate import evaluate, paired_drop, predict
 from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.tasks import Arrays, Task, find_task, predict
 from qaf_core.runs.artifact import load_packed, save_packed
 from qaf_core.runs.baseline import baseline_path, read_predictions, write_predictions
 from qaf_core.runs.environment import describe_environment, peak_memory_bytes
@@ -33,7 +32,6 @@ from qaf_core.runs.store import Store
 from qaf_core.runs.workspace import write_file
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from torch import Tensor, nn
 
 CALIBRATION_IMAGES = 512
@@ -52,6 +50,7 @@ class Subject:
     """What a run works on."""
 
     source: ModelSource
+    task: Task
     model: nn.Module
     inventory: tuple[LayerInfo, ...]
     plan: Plan
@@ -147,6 +146,7 @@ def _header(record: RunRecord, status: str) -> dict[str, Any]:
 def _load(request: RunRequest, recorder: Recorder, stop: StopSignal) -> Subject:
     source = find_model(request.model, weights=request.weights)
     model = build_model(source)
+    task = find_task(source.task)  # after the model is built: its module may register a task of its own
     inventory = take_inventory(model, source.input_shape)
     plan = Plan.from_dict(request.plan)
     validate_plan(plan, inventory, model=request.model)
@@ -156,10 +156,13 @@ def _load(request: RunRequest, recorder: Recorder, stop: StopSignal) -> Subject:
     recorder.stage("loading", "Loading images", 0.5)
     calibration, images = _load_images(request, source)
     batches = [batch for batch, _ in to_batches(calibration, source, BATCH_SIZE)]
-    # A network that does not classify, or not at this size, shows here and not after minutes of solving.
-    predict(model, [(batches[0][:2], None)])
+    # Outputs that are not the task's, or another size of images, show here and not after minutes of solving.
+    predict(task, model, [(batches[0][:2], None)])
+    if images is not None:
+        task.collate(images)
     return Subject(
         source=source,
+        task=task,
         model=model,
         inventory=inventory,
         plan=plan,
@@ -214,17 +217,19 @@ def _compare(
     images = subject.images
     if images is None:
         images = load_images(request.data, subject.source, split="evaluation", limit=request.images)
+    task, targets = subject.task, subject.task.collate(images)
     kept = baseline_path(workspace, subject.model, subject.source, images)
-    original = read_predictions(kept, len(images))
+    original = read_predictions(kept)
     if original is None:
         original = _predict(subject, subject.model, images, recorder, "baseline", "the original")
         write_predictions(kept, original)
-    before = evaluate(original, images.labels, images.classes).to_dict()
+    before = task.metric(original, targets, images.classes).to_dict()
     recorder.evaluated("original", before)
     predictions = _predict(subject, packed, images, recorder, "evaluating", "the compressed network")
-    after = evaluate(predictions, images.labels, images.classes, original_predictions=original).to_dict()
+    measured = task.metric(predictions, targets, images.classes)
+    after = replace(measured, agreement=task.agreement(original, predictions)).to_dict()
     recorder.evaluated("compressed", after)
-    drop, interval = paired_drop(original == images.labels, predictions == images.labels)
+    drop, interval = task.compare(original, predictions, targets)
     return {
         "data": {"evaluation": images.name, "calibration": subject.calibration_name},
         "baseline": before,
@@ -236,12 +241,12 @@ def _compare(
 
 def _predict(
     subject: Subject, model: nn.Module, images: ImageSet, recorder: Recorder, stage: str, what: str
-) -> NDArray[np.int64]:
+) -> Arrays:
     message = f"Evaluating {what} on {len(images):,} images"
     recorder.stage(stage, message, 0.0)
     count = -(-len(images) // BATCH_SIZE)
     batches = to_batches(images, subject.source, BATCH_SIZE)
-    return predict(model, recorder.track(batches, count, stage, message))
+    return predict(subject.task, model, recorder.track(batches, count, stage, message))
 
 
 def _compress(

@@ -29,6 +29,12 @@ broken.classes = ("a",)
 def crooked():
     return make()
 crooked.input_shape = (8, 8)
+def pixels():
+    return make()
+pixels.task = "segmentation"
+def wrong_task():
+    return make()
+wrong_task.task = ("segmentation",)
 value = 3
 """
 
@@ -49,6 +55,8 @@ def test_a_factory_of_the_user_is_built_and_described(own_module: str) -> None:
     assert call_factory(f"{own_module}:make").training, "a factory's model comes as it is"
     assert [row.kind for row in load_inventory(source)] == ["conv2d", "linear"]
     assert len(find_model(f"{own_module}:bare").classes) == 7
+    assert source.task == "classification"
+    assert find_model(f"{own_module}:pixels").task == "segmentation"
 
 
 @pytest.mark.parametrize(
@@ -59,6 +67,7 @@ def test_a_factory_of_the_user_is_built_and_described(own_module: str) -> None:
         ("missing", "has no function missing"),
         ("value", "has no function value"),
         ("crooked", r"input_shape of .* is malformed; got \(8, 8\)"),
+        ("wrong_task", "task of the model factory is malformed"),
         ("", "has no function"),
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qaf_core.network.layers import FactorizedLayer, Link, swap_layer
 from qaf_core.pipeline.batchnorm import choose_batchnorm, divergence, with_batchnorm_reestimated
 
 
@@ -88,3 +89,30 @@ def test_the_better_one_is_chosen(network: nn.Sequential, shift: float) -> None:
     }
     assert (distances["again"] < distances["kept"]) == (shift > 0)
     assert divergence(network, better, batches) == pytest.approx(min(distances.values()), abs=1e-6)
+
+
+class Listed(nn.Module):
+    """A network whose outputs are no scores, as a detector's are not."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, pictures: Tensor) -> list[dict[str, Tensor]]:
+        return [{"boxes": row} for row in self.body(pictures)]
+
+
+def test_other_outputs_are_compared_by_the_exchanged_layers(network: nn.Sequential) -> None:
+    original, exchanged = Listed(network), Listed(copy.deepcopy(network))
+    layer = network[4]
+    codes = torch.randint(-8, 8, layer.weight.shape, dtype=torch.int8)
+    link = Link(codes, torch.full((5, 1), 0.01), 4, layer.bias)
+    swap_layer(exchanged, "body.4", FactorizedLayer([link], "dense"))
+    batches = list(torch.split(images(64), 32))
+    expected = 0.0
+    with torch.no_grad():
+        for batch in batches:
+            wanted, found = network(batch), link(network[:4](batch))
+            expected += float((found - wanted).square().sum() / wanted.square().sum())
+    assert divergence(original, exchanged, batches) == pytest.approx(expected, rel=1e-4)
+    assert divergence(original, original, batches) == 0.0

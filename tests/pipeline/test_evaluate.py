@@ -6,25 +6,11 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
-from torch import Tensor, nn
 
-from qaf_core.errors import DataError
-from qaf_core.pipeline.evaluate import evaluate, paired_drop, predict, wilson_interval
-
-
-class Rows(nn.Module):
-    """Puts out its input, or whatever it is given."""
-
-    def __init__(self, output: object = None) -> None:
-        super().__init__()
-        self.output = output
-
-    def forward(self, images: Tensor) -> object:
-        return images if self.output is None else self.output
+from qaf_core.pipeline.evaluate import Evaluation, bootstrap_interval, paired_drop, wilson_interval
 
 
 @given(st.integers(1, 3000), st.data())
@@ -38,64 +24,6 @@ def test_wilson_agrees_with_scipy(n: int, data: st.DataObject) -> None:
 
 def test_no_image_tells_nothing() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
-
-
-def test_predictions_are_the_largest_scores_in_order() -> None:
-    scores = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
-    done: list[int] = []
-    found = predict(Rows(), [(scores[:7], None), (scores[7:], "unread")], on_batch=done.append)
-    assert found.dtype == np.int64
-    assert found.tolist() == scores.argmax(dim=1).tolist()
-    assert done == [7, 10]
-
-
-def test_networks_are_evaluated_in_evaluation_mode() -> None:
-    network = nn.Sequential(nn.Dropout(0.99)).train()
-    scores = torch.eye(5)
-    assert predict(network, [(scores, None)]).tolist() == [0, 1, 2, 3, 4]
-    assert not network.training
-
-
-@pytest.mark.parametrize("output", [torch.zeros(2, 3, 4, 4), torch.zeros(2), {"scores": 1}, None])
-def test_outputs_that_are_no_class_scores_are_told(output: object) -> None:
-    images = torch.zeros(2, 3, 4, 4)
-    with pytest.raises(DataError, match="one row of class scores per image"):
-        predict(Rows(output), [(images, None)])
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_scores_that_are_not_finite_are_told(value: float) -> None:
-    scores = torch.zeros(4, 3)
-    scores[2, 1] = value
-    with pytest.raises(DataError, match="not finite.*images 5 to 8"):
-        predict(Rows(), [(torch.zeros(5, 3), None), (scores, None)])
-
-
-def test_no_images_are_told() -> None:
-    with pytest.raises(DataError, match="no images"):
-        predict(Rows(), [])
-
-
-def test_accuracy_by_class_and_agreement() -> None:
-    labels = np.array([0, 0, 0, 2, 2, 5])
-    predictions = np.array([0, 0, 1, 2, 1, 5])
-    original = np.array([0, 1, 1, 2, 2, 5])
-    found = evaluate(predictions, labels, ("ok", "crack", "pit"), original_predictions=original)
-    assert found.metric == "top1"
-    assert found.value == pytest.approx(4 / 6)
-    assert found.n == 6
-    assert found.ci95 == wilson_interval(4, 6)
-    assert found.per_class == pytest.approx({"ok": 2 / 3, "pit": 0.5, "5": 1.0})
-    assert found.agreement == pytest.approx(4 / 6)
-    assert evaluate(predictions, labels, ()).agreement is None
-
-
-def test_an_evaluation_is_ready_for_json() -> None:
-    found = evaluate(np.array([0, 1]), np.array([0, 0]), ("a", "b")).to_dict()
-    low, high = found.pop("ci95")
-    assert found == {"metric": "top1", "value": 0.5, "n": 2, "per_class": {"a": 0.5}, "agreement": None}
-    assert low < 0.5 < high
-    assert all(isinstance(value, float) for value in (low, high))
 
 
 def rights(lost: int, gained: int, both: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -141,3 +69,27 @@ def test_the_paired_interval_holds_the_truth_about_95_times_in_100(
         _, (low, high) = paired_drop(*rights(*draw))
         held += low <= lost - gained <= high
     assert 0.93 <= held / rounds <= 0.995
+
+
+def test_the_bootstrap_interval_of_a_mean_is_that_of_the_normal_distribution() -> None:
+    scores = np.random.default_rng(0).normal(0.7, 0.2, 800)
+    low, high = bootstrap_interval(lambda drawn: drawn @ scores / len(scores), len(scores))
+    half = 1.96 * scores.std() / math.sqrt(len(scores))
+    assert (low, high) == pytest.approx((scores.mean() - half, scores.mean() + half), abs=0.1 * half)
+    assert (low, high) == bootstrap_interval(lambda drawn: drawn @ scores / len(scores), len(scores))
+
+
+def test_draws_without_a_value_are_left_out() -> None:
+    def first_image(drawn: np.ndarray) -> np.ndarray:
+        return np.where(drawn[:, 0] > 0, drawn[:, 0], np.nan)
+
+    low, high = bootstrap_interval(first_image, 10)
+    assert 1 <= low <= high <= 10
+
+
+def test_an_evaluation_is_ready_for_json() -> None:
+    found = Evaluation(metric="miou", value=0.5, n=2, ci95=(0.25, 0.75), per_class={"a": 0.5}).to_dict()
+    assert found == {
+        "metric": "miou", "value": 0.5, "n": 2, "ci95": [0.25, 0.75], "per_class": {"a": 0.5},
+        "agreement": None, "extra": {},
+    }  # fmt: skip

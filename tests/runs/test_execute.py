@@ -14,8 +14,8 @@ from qaf_core.data.models import build_model, find_model, load_inventory
 from qaf_core.errors import DataError, PlanError, SolverError
 from qaf_core.factorization.solve import METHODS as SOLVER_METHODS
 from qaf_core.network.plan import Plan, plan_for_ratio
-from qaf_core.pipeline.evaluate import predict
 from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.tasks import find_task, predict
 from qaf_core.runs import execute
 from qaf_core.runs.artifact import load_packed
 from qaf_core.runs.baseline import baseline_path, read_predictions, write_predictions
@@ -83,8 +83,10 @@ def test_the_accuracy_is_that_of_the_packed_file(store: Store, plan: Plan) -> No
     images = load_images("builtin", source, split="evaluation", limit=100)
     path = store.workspace / result["file"]["path"]
     packed = load_packed(path, build_model(source, with_weights=False))
-    predictions = predict(packed, to_batches(images, source))
-    assert result["compressed"]["value"] == float((predictions == images.labels).mean())
+    predictions = predict(find_task("classification"), packed, to_batches(images, source))
+    assert result["compressed"]["value"] == float((predictions["ranked"][:, 0] == images.labels).mean())
+    within = (predictions["ranked"] == images.labels[:, None]).any(axis=1)
+    assert result["compressed"]["extra"] == {"top5": float(within.mean())}
 
 
 def test_the_originals_predictions_are_made_once(
@@ -204,18 +206,24 @@ def test_kept_predictions_belong_to_weights_and_images(tmp_path: Path) -> None:
     model = build_model(source)
     images = load_images("builtin", source, split="evaluation", limit=10)
     path = baseline_path(tmp_path, model, source, images)
-    assert read_predictions(path, 10) is None
-    write_predictions(path, np.arange(10))
-    assert np.array_equal(read_predictions(path, 10), np.arange(10))
-    assert read_predictions(path, 11) is None
+    assert read_predictions(path) is None
+    write_predictions(path, {"ranked": np.arange(10), "counts": np.ones(3)})
+    kept = read_predictions(path)
+    assert kept is not None
+    assert np.array_equal(kept["ranked"], np.arange(10))
+    assert set(kept) == {"ranked", "counts"}
     other = copy.deepcopy(model)
     with torch.no_grad():
         next(iter(other.parameters())).add_(1e-6)
     assert baseline_path(tmp_path, other, source, images) != path
     fewer = load_images("builtin", source, split="evaluation", limit=9)
     assert baseline_path(tmp_path, model, source, fewer) != path
-    path.write_bytes(b"damaged")
-    assert read_predictions(path, 10) is None
+    assert baseline_path(tmp_path, model, replace(source, task="brightness"), images) != path
+    content = bytearray(path.read_bytes())
+    content[60:80] = bytes(20)
+    for damaged in (b"damaged", bytes(content)):
+        path.write_bytes(damaged)
+        assert read_predictions(path) is None
 
 
 def test_the_environment_is_described() -> None:

@@ -1,0 +1,74 @@
+"""One class an image: top-1 and top-5 accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor, nn
+
+from qaf_core.errors import DataError
+from qaf_core.pipeline.evaluate import Evaluation, paired_drop, wilson_interval
+from qaf_core.pipeline.tasks.base import Arrays, check_finite, class_name
+
+if TYPE_CHECKING:
+    from qaf_core.data.datasets import ImageSet
+
+RANKS = 5
+
+
+class Classification:
+    """Predictions: ``ranked (N, 5)``, the best classes, best first. Targets: ``labels (N,)``.
+
+    Top-5 is told where there are more than five classes.
+    """
+
+    name = "classification"
+
+    def forward(self, model: nn.Module, images: Tensor) -> Arrays:
+        """The five best classes of each image (fewer where there are fewer)."""
+        logits = model(images)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise DataError(
+                "the network does not put out one row of class scores per image",
+                got=getattr(logits, "shape", type(logits).__name__),
+            )
+        check_finite(logits, "class scores")
+        best = logits.argmax(dim=1, keepdim=True)  # of equal scores the first class, as everywhere
+        rest = logits.scatter(1, best, -float("inf")).topk(min(RANKS, logits.shape[1]) - 1, dim=1).indices
+        ranked = np.concatenate([best.cpu().numpy(), rest.cpu().numpy()], axis=1)
+        return {"ranked": ranked.astype(np.int32)}
+
+    def collate(self, images: ImageSet) -> Arrays:
+        """The labels."""
+        return {"labels": images.labels}
+
+    def metric(self, predictions: Arrays, targets: Arrays, classes: Sequence[str]) -> Evaluation:
+        """Top-1 accuracy with its Wilson interval, per class, and top-5."""
+        ranked, labels = predictions["ranked"], targets["labels"]
+        right = ranked[:, 0] == labels
+        per_class = {
+            class_name(classes, index): float(right[labels == index].mean())
+            for index in sorted({int(label) for label in labels})
+        }
+        within = float((ranked == labels[:, None]).any(axis=1).mean())
+        return Evaluation(
+            metric="top1",
+            value=float(right.mean()),
+            n=len(labels),
+            ci95=wilson_interval(int(right.sum()), len(labels)),
+            per_class=per_class,
+            extra={"top5": within} if len(classes) > RANKS else {},
+        )
+
+    def compare(
+        self, original: Arrays, compressed: Arrays, targets: Arrays
+    ) -> tuple[float, tuple[float, float]]:
+        """Top-1 accuracy lost."""
+        labels = targets["labels"]
+        return paired_drop(original["ranked"][:, 0] == labels, compressed["ranked"][:, 0] == labels)
+
+    def agreement(self, original: Arrays, compressed: Arrays) -> float:
+        """Share of images with the same best class."""
+        return float((original["ranked"][:, 0] == compressed["ranked"][:, 0]).mean())
