@@ -47,6 +47,7 @@ def doctor(as_json: Json = False, workspace: Workspace = None) -> int:
         "dashboard": _check_dashboard,
         "workspace": lambda: _check_workspace(folder),
         "disk": lambda: _check_disk(folder),
+        "energy": _look_for_energy_counters,
     }
     rows = []
     for name, check in checks.items():
@@ -130,3 +131,14 @@ def _check_disk(folder: Path) -> str:
             expected=f"{LEAST_FREE_BYTES / 1e9:.0f} GB",
         )
     return f"{free / 1e9:.0f} GB free"
+
+
+def _look_for_energy_counters() -> str:
+    """Nothing is wrong without them: energy is then only modelled."""
+    from qaf_core.deploy.energy_meter import find_zones
+
+    try:
+        zones = find_zones()
+    except QafError as error:
+        return f"modelled only: {error}"
+    return f"can be measured: {', '.join(zone.name for zone in zones)}"

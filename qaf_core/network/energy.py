@@ -1,14 +1,31 @@
 """Energy of one inference, modelled from operation and memory counts; never measured. Free of torch.
 
-Figures per operation: M. Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014,
-45 nm, 0.9 V: 8-bit integer multiplication 0.2 pJ, 32-bit integer addition 0.1 pJ, fp32 multiplication 3.7 pJ
-and addition 0.9 pJ, a 32-bit word from a small SRAM 5 pJ and from DRAM 640 pJ.
+(What a machine really uses, where it can tell, is measured by ``qaf_core.deploy.energy_meter``.)
+
+Published figures, for a 45 nm process at 0.9 V:
+
+| what | energy | source |
+| --- | --- | --- |
+| 8-bit integer multiplication | 0.2 pJ | Horowitz 2014 |
+| 32-bit integer multiplication | 3.1 pJ | Horowitz 2014 |
+| 32-bit integer addition | 0.1 pJ | Horowitz 2014 |
+| fp32 multiplication, addition | 3.7 pJ, 0.9 pJ | Horowitz 2014 |
+| a 32-bit word from a small SRAM | 5 pJ | Horowitz 2014 (8 kB, 64 bits: 10 pJ); Han et al. 2015, table 1 |
+| a 32-bit word from DRAM | 640 pJ | Horowitz 2014 (64 bits: 1.3 to 2.6 nJ); Han et al. 2015, table 1 |
+
+M. Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014; S. Han, J. Pool, J. Tran,
+W. Dally, "Learning both weights and connections for efficient neural networks", NeurIPS 2015 (arXiv
+1506.02626).
+
+By bit-width: a product of a ``b``-bit weight and an ``a``-bit activation costs 0.2 pJ · a·b / 64, in
+proportion to the cells of an array multiplier (Horowitz's own two figures agree: 32 × 32 bits are 16 times
+8 × 8, and 3.1 pJ is 15.5 times 0.2 pJ), and is added into 32 bits. Memory costs in proportion to the bytes
+moved: a 4-bit weight an eighth of the 640 pJ of a 32-bit word. Where weight or activation is floating point,
+so is the arithmetic.
 
 What the model assumes: every weight is read from DRAM once per image; activations stay on the chip and pass
-through SRAM where a link reads its input and where it writes its output; an integer product costs in
-proportion to the product of its bit-widths and is added into 32 bits; where weight or activation is floating
-point, so is the arithmetic. Caches, control and idle power are left out: only comparisons under this same
-model mean anything.
+through SRAM where a link reads its input and where it writes its output. Caches, control and idle power are
+left out: only comparisons under this same model mean anything.
 """
 
 from __future__ import annotations

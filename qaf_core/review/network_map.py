@@ -160,9 +160,7 @@ def _ink(fill: str) -> str:
         channels = [int(fill[at : at + 2], 16) for at in (1, 3, 5)]
     else:
         channels = [int(float(part)) for part in fill[fill.index("(") + 1 : -1].split(",")]
-    linear = [
-        c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in channels
-    ]
+    linear = [c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in channels]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]  # WCAG 2.2
     return "#FFFFFF" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "#111827"
 

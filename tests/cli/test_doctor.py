@@ -10,7 +10,7 @@ def test_a_sound_installation_is_called_sound(capsys: pytest.CaptureFixture[str]
     assert main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["ok"]
-    assert {row["check"] for row in report["checks"]} >= {"torch", "models", "workspace", "disk"}
+    assert {row["check"] for row in report["checks"]} >= {"torch", "models", "workspace", "disk", "energy"}
 
 
 def test_what_is_wrong_is_named(
