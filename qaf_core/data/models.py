@@ -260,7 +260,7 @@ def _with_classes_of(source: ModelSource) -> ModelSource:
 
 
 def build_model(source: ModelSource, *, with_weights: bool = True) -> nn.Module:
-    """Build a model in evaluation mode, float32, on the CPU.
+    """Build a model in evaluation mode, float32, on the CPU, its packed modules opened (`open_network`).
 
     Args:
         source: From `find_model`.
@@ -271,12 +271,15 @@ def build_model(source: ModelSource, *, with_weights: bool = True) -> nn.Module:
         ModelError: When the user's factory fails.
         WeightsError: When weights are asked for and are missing, damaged, or made for another network.
     """
+    from qaf_core.network.opening import open_network
+
     network = _build_network(source)
     if with_weights and (source.weights is not None or ":" not in source.architecture):
         from qaf_core.data.weights import load_weights, read_weights
 
         file = _weights_file(source)
         load_weights(network, read_weights(file), file.name, source.id)
+    open_network(network)
     return network.float().eval()
 
 
@@ -302,11 +305,14 @@ def load_inventory(source: ModelSource) -> tuple[LayerInfo, ...]:
         return tuple(LayerInfo.from_dict(row) for row in source.card["inventory"])
     import torch
 
+    from qaf_core.network.opening import open_network
+
     try:
         with torch.device("meta"):  # shapes only: no memory, no time for a random start
             network = _build_network(source)
     except (NotImplementedError, RuntimeError, ModelError):  # the constructor reads values, as RegNet's does
         network = _build_network(source)
+    open_network(network)
     return tuple(take_inventory(network.eval(), source.input_shape))
 
 

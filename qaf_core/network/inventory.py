@@ -45,6 +45,10 @@ class LayerInfo:
         folds_batchnorm: A BatchNorm follows that can be folded into this layer's weight and bias.
         folded_into: For a BatchNorm: the layer it can be folded into, or None.
         padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
+        after_choice: What reaches the layer was selected by value, as a detector selects boxes: two networks
+            that select differently agree in no row of it.
+        final: What the layer puts out reaches the network's output, and no other layer: a classifier, or one
+            of several heads.
     """
 
     name: str
@@ -68,6 +72,8 @@ class LayerInfo:
     folds_batchnorm: bool = False
     folded_into: str | None = None
     padding_mode: str = "zeros"
+    after_choice: bool = False
+    final: bool = False
 
     def __post_init__(self) -> None:
         if not self.input_elements and self.kind == "conv2d" and self.input_hw is not None:
@@ -138,7 +144,8 @@ def take_inventory(model: nn.Module, input_shape: Sequence[int]) -> tuple[LayerI
 
     The pass runs on a weightless copy (torch's ``meta`` device), or on the network itself where that fails.
     Layers that never run come last. The parameters of all rows add up to the network's. Operations on no
-    weight, as the products inside a hand-written attention, are in no row.
+    weight, as the products inside a hand-written attention, are in no row. Where a network chooses by value,
+    as a detector its boxes, the weightless copy keeps all there is to choose from.
 
     Args:
         model: The network; left as it is.
@@ -172,6 +179,15 @@ def inventory_from_rows(rows: Iterable[Mapping[str, Any]]) -> tuple[LayerInfo, .
 def first_convolution(inventory: Iterable[LayerInfo]) -> LayerInfo | None:
     """The first 2-d convolution in forward order, or None."""
     return next((info for info in inventory if info.kind == "conv2d" and info.calls), None)
+
+
+def output_layers(inventory: Sequence[LayerInfo]) -> tuple[LayerInfo, ...]:
+    """The layers whose outputs are the network's: the classifier, or the last layer of each head."""
+    last = tuple(info for info in inventory if info.planned and info.final)
+    if last:
+        return last
+    single = classifier(inventory)  # an inventory of an older file does not say which layers are final
+    return () if single is None else (single,)
 
 
 def classifier(inventory: Iterable[LayerInfo]) -> LayerInfo | None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from qaf_core.errors import PlanError
-from qaf_core.network.inventory import FACTORIZED, LayerInfo, classifier, first_convolution
+from qaf_core.network.inventory import FACTORIZED, LayerInfo, first_convolution, output_layers
 from qaf_core.network.plan_checks import check_bits, check_layer_plan, validate_plan
 from qaf_core.network.plan_types import SCHEMA_VERSION, Bits, LayerPlan, Plan
 from qaf_core.network.structures import (
@@ -97,8 +97,8 @@ def plan_for_ratio(
 ) -> Plan:
     """One ratio and one bit-width for every eligible layer but the first convolution and the classifier.
 
-    Those two, and convolution and linear layers that cannot be factorized, become ``dense`` at 8 bits when
-    activations are quantized and ``keep`` otherwise.
+    Those (of several heads the last layer of each), and convolution and linear layers that cannot be
+    factorized, become ``dense`` at 8 bits when activations are quantized and ``keep`` otherwise.
 
     Args:
         inventory: The network.
@@ -122,7 +122,8 @@ def plan_for_ratio(
     check_bits("activation bits", activation_bits)
     wanted = "dense" if method == "dense" else structure
     spared = "dense" if activation_bits < BITS_FLOAT else "keep"
-    edges = {info.name for info in (first_convolution(inventory), classifier(inventory)) if info is not None}
+    first = first_convolution(inventory)
+    edges = {info.name for info in (first, *output_layers(inventory)) if info is not None}
     rows = []
     for info in inventory:
         if info.planned and info.eligible and info.name not in edges:

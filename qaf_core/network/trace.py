@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -15,57 +15,37 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from qaf_core.errors import ModelError
-from qaf_core.network.inventory import LayerInfo, Pair
-
-ROOT_NAME = "(model)"
-
-_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_KINDS: dict[type[nn.Module], str] = {
-    nn.Conv2d: "conv2d",
-    nn.Linear: "linear",
-    _BatchNorm: "batchnorm",
-    nn.Conv1d: "conv1d",
-    nn.Conv3d: "conv3d",
-    nn.ConvTranspose1d: "conv_transpose1d",
-    nn.ConvTranspose2d: "conv_transpose2d",
-    nn.ConvTranspose3d: "conv_transpose3d",
-    nn.LayerNorm: "layernorm",
-    nn.GroupNorm: "groupnorm",
-    nn.InstanceNorm1d: "instancenorm",
-    nn.InstanceNorm2d: "instancenorm",
-    nn.InstanceNorm3d: "instancenorm",
-    nn.MultiheadAttention: "attention",
-    nn.Embedding: "embedding",
-    nn.EmbeddingBag: "embedding",
-    nn.PReLU: "prelu",
-    nn.RNNBase: "recurrent",
-    nn.RNNCellBase: "recurrent",
-    nn.Bilinear: "bilinear",
-}
+from qaf_core.network.attention import ComputesProducts
+from qaf_core.network.choices import is_choice, keep_everything
+from qaf_core.network.inventory import LayerInfo
+from qaf_core.network.rows import Seen, macs_of_call, make_row
 
 
-@dataclass
-class _Seen:
-    """What the hooks saw of one module."""
+@dataclass(frozen=True)
+class Origin:
+    """Where a tensor comes from.
 
-    calls: int = 0
-    macs: int = 0
-    input_elements: int = 0
-    output_elements: int = 0
-    input_hw: Pair | None = None
-    output_hw: Pair | None = None
-    outside: bool = False  # its weight is read, but the layer is not called
+    Attributes:
+        layers: The convolutions and linear layers nearest before it.
+        chosen: It follows from a choice by value.
+    """
+
+    layers: frozenset[str]
+    chosen: bool
+
+
+NOWHERE = Origin(frozenset(), False)
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """What the hooks saw, in order, and how often each layer's output was read.
+    """What the hooks saw, in order, and what became of the tensors between the layers.
 
     Attributes:
         seen: Name of a module -> what it did.
@@ -73,54 +53,99 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         made_by: Id of a layer's output -> the layer. The tensors are kept alive, so that no id is given
             twice.
         reads: Id of a layer's output -> operations that took it in.
+        origins: Tensor -> where it comes from.
+        passed_on: Layers whose output another layer depends on.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.seen: dict[str, _Seen] = {}
+        self.seen: dict[str, Seen] = {}
         self.feeds: dict[str, tuple[str, int]] = {}
         self.made_by: dict[int, str] = {}
         self.reads: Counter[int] = Counter()
+        self.origins: MutableMapping[torch.Tensor, Origin] = WeakTensorKeyDictionary()
+        self.passed_on: set[str] = set()
         self._alive: list[torch.Tensor] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.reads.update({id(tensor) for tensor in _tensors((args, kwargs))} & self.made_by.keys())
-        return func(*args, **(kwargs or {}))
+        taken = _tensors((args, kwargs))
+        self.reads.update({id(tensor) for tensor in taken} & self.made_by.keys())
+        output = keep_everything(func, args, kwargs or {})
+        origin = self.origin_of(taken)
+        if is_choice(func, args):
+            origin = replace(origin, chosen=True)
+        if origin != NOWHERE:
+            for tensor in _tensors(output):
+                self.origins[tensor] = origin
+                if tensor._base is not None and any(tensor is given for given in taken):
+                    self.origins[tensor._base] = self.origin_of(
+                        [tensor._base, tensor]
+                    )  # written through a view
+        return output
 
-    def made(self, name: str, output: torch.Tensor) -> None:
-        """Remember what a layer put out."""
-        self.made_by[id(output)] = name
-        self._alive.append(output)
+    def origin_of(self, tensors: Iterable[torch.Tensor]) -> Origin:
+        """Where several tensors come from, together."""
+        found = [origin for tensor in tensors if (origin := self.origins.get(tensor)) is not None]
+        if not found:
+            return NOWHERE
+        return Origin(frozenset().union(*(o.layers for o in found)), any(o.chosen for o in found))
+
+    def made(self, name: str, taken: list[torch.Tensor], given: list[torch.Tensor]) -> None:
+        """Remember what a layer put out, and what it came from."""
+        origin = self.origin_of(taken)
+        self.passed_on |= origin.layers
+        self.made_by[id(given[0])] = name
+        self._alive.append(given[0])
+        for tensor in given:
+            self.origins[tensor] = Origin(frozenset({name}), origin.chosen)
 
 
-class _LinearReads(TorchFunctionMode):
-    """Notes where a linear layer's weight is used without the layer being called, as in Swin's attention."""
+class _OutsideReads(TorchFunctionMode):
+    """Notes where a layer's weight or bias is read while the layer itself does not run.
+
+    Such a layer cannot be exchanged: what reads its weight would find none.
+    """
 
     def __init__(self, watch: _Watch, modules: dict[str, nn.Module]) -> None:
         super().__init__()
         self.watch = watch
-        layers = {name: module for name, module in modules.items() if isinstance(module, nn.Linear)}
-        self.names = {id(layer.weight): name for name, layer in reversed(layers.items())}
-        self.widths = {name: layer.in_features for name, layer in layers.items()}
-        self.uses: dict[str, list[tuple[int, int]]] = {}
+        layers = {n: module for n, module in modules.items() if isinstance(module, (nn.Conv2d, nn.Linear))}
+        self.owners = {
+            id(parameter): name
+            for name, layer in reversed(layers.items())
+            for parameter in layer._parameters.values()
+            if parameter is not None
+        }
+        self.running: Counter[int] = Counter()  # ids of the parameters of running layers
+        self.uses: dict[str, list[tuple[int, int, int]]] = {}
+
+    def enter(self, module: nn.Module, _inputs: Any) -> None:
+        """A layer starts: what it reads of its own is no read from outside."""
+        self.running.update(map(id, module._parameters.values()))
+
+    def leave(self, module: nn.Module) -> None:
+        """A layer ends."""
+        self.running.subtract(map(id, module._parameters.values()))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        if func is functional.linear and len(args) > 1 and id(args[1]) in self.names:
-            name = self.names[id(args[1])]
-            self.watch.seen.setdefault(name, _Seen())  # here, to keep the forward order
-            self.uses.setdefault(name, []).append((args[0].numel(), output.numel()))
+        for key in {id(value) for value in (*args, *(kwargs or {}).values())} & self.owners.keys():
+            if self.running[key] > 0:
+                continue
+            name = self.owners[key]
+            self.watch.seen.setdefault(name, Seen()).outside = True  # here, to keep the forward order
+            if func in (functional.linear, functional.conv2d) and len(args) > 1 and key == id(args[1]):
+                use = (args[0].numel(), output.numel(), output.numel() * prod(args[1].shape[1:]))
+                self.uses.setdefault(name, []).append(use)
         return output
 
     def settle(self) -> None:
-        """Count the uses of those layers that no hook saw."""
+        """Count the operations of those layers that no hook saw."""
         for name, uses in self.uses.items():
             seen = self.watch.seen[name]
             if not seen.calls:
-                seen.outside, seen.calls = True, len(uses)
-                seen.input_elements = sum(taken for taken, _ in uses)
-                seen.output_elements = sum(made for _, made in uses)
-                seen.macs = seen.output_elements * self.widths[name]
+                seen.calls = len(uses)
+                seen.input_elements, seen.output_elements, seen.macs = map(sum, zip(*uses, strict=True))
 
 
 def trace_network(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerInfo, ...]:
@@ -144,19 +169,20 @@ def trace_network(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Layer
     counted: set[int] = set()
     shared = _shared_weights(modules, order)
     return tuple(
-        _row(name, modules[name], watch.seen.get(name, _Seen()), folds, shared, counted) for name in order
+        make_row(name, modules[name], watch.seen.get(name, Seen()), folds, shared, counted) for name in order
     )
 
 
 def _weight_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules with parameters of their own, and BatchNorm; the layers inside an attention belong to it."""
+    """Modules with parameters of their own, BatchNorm, and attention with all that it packs."""
     inside: set[nn.Module] = set()
     for name, module in model.named_modules():
         if module in inside:
             continue
         if isinstance(module, nn.MultiheadAttention):
             inside.update(module.modules())
-        if isinstance(module, _BatchNorm) or any(True for _ in module.parameters(recurse=False)):
+        own = any(parameter is not None for parameter in module._parameters.values())
+        if own or isinstance(module, (_BatchNorm, ComputesProducts)):
             yield name, module
 
 
@@ -214,78 +240,65 @@ def _inference(model: nn.Module) -> Iterator[None]:
 
 def _run(model: nn.Module, modules: dict[str, nn.Module], image: torch.Tensor) -> _Watch:
     watch = _Watch()
-    reads = _LinearReads(watch, modules)
-    handles = [
-        module.register_forward_hook(_hook(watch, name), with_kwargs=True) for name, module in modules.items()
+    reads = _OutsideReads(watch, modules)
+    image = image.to(dtype=next(model.parameters(), image).dtype)
+    handles = [module.register_forward_pre_hook(reads.enter) for module in modules.values()]
+    handles += [
+        module.register_forward_hook(_hook(watch, reads, name), with_kwargs=True)
+        for name, module in modules.items()
     ]
     try:
         with _inference(model), reads, watch:
-            output = model(image.to(dtype=next(model.parameters(), image).dtype))
+            output = model(image)
     finally:
         for handle in handles:
             handle.remove()
-    watch.reads.update(id(tensor) for tensor in _tensors(output))
+    results = _tensors(output)
+    watch.reads.update(map(id, results))
+    for name in watch.origin_of(results).layers - watch.passed_on:
+        watch.seen[name].final = True
     reads.settle()
     return watch
 
 
-def _hook(watch: _Watch, name: str) -> Any:
+def _hook(watch: _Watch, reads: _OutsideReads, name: str) -> Any:
     def note(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         taken = _tensors((args, kwargs))
         given = _tensors(output)
-        seen = watch.seen.setdefault(name, _Seen())
+        seen = watch.seen.setdefault(name, Seen())
         seen.calls += 1
-        if not taken or not given:
-            return
-        x, y = taken[0], given[0]
-        seen.macs += _macs(module, taken, y)
-        seen.input_elements += x.numel()
-        seen.output_elements += y.numel()
-        if isinstance(module, nn.Conv2d) and prod(y.shape[-2:]) >= prod(seen.output_hw or (0,)):
-            seen.input_hw = (int(x.shape[-2]), int(x.shape[-1]))
-            seen.output_hw = (int(y.shape[-2]), int(y.shape[-1]))
-        if isinstance(module, _BatchNorm):
-            if id(x) in watch.made_by:
-                watch.feeds[name] = (watch.made_by[id(x)], id(x))
-        elif isinstance(module, (nn.Conv2d, nn.Linear)):
-            watch.made(name, y)
+        if taken and given:
+            _note_call(watch, seen, name, module, taken, given)
+        reads.leave(module)
 
     return note
 
 
+def _note_call(
+    watch: _Watch,
+    seen: Seen,
+    name: str,
+    module: nn.Module,
+    taken: list[torch.Tensor],
+    given: list[torch.Tensor],
+) -> None:
+    x, y = taken[0], given[0]
+    seen.macs += macs_of_call(module, taken, y)
+    seen.input_elements += x.numel()
+    seen.output_elements += y.numel()
+    seen.after_choice |= watch.origin_of([x]).chosen
+    if isinstance(module, nn.Conv2d) and prod(y.shape[-2:]) >= prod(seen.output_hw or (0,)):
+        seen.input_hw = (int(x.shape[-2]), int(x.shape[-1]))
+        seen.output_hw = (int(y.shape[-2]), int(y.shape[-1]))
+    if isinstance(module, _BatchNorm):
+        if id(x) in watch.made_by:
+            watch.feeds[name] = (watch.made_by[id(x)], id(x))
+    elif isinstance(module, (nn.Conv2d, nn.Linear)):
+        watch.made(name, taken, given)
+
+
 def _tensors(tree: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, torch.Tensor)]
-
-
-def _macs(module: nn.Module, taken: list[torch.Tensor], y: torch.Tensor) -> int:
-    """Multiply-accumulates of one call; 2 per output element for normalisation, 0 for the rest."""
-    x = taken[0]
-    if isinstance(module, _ConvTransposeNd):
-        return x.numel() * prod(module.weight.shape[1:])
-    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        return y.numel() * prod(module.weight.shape[1:])
-    if isinstance(module, nn.Linear):
-        return y.numel() * module.in_features
-    if isinstance(module, (_BatchNorm, *_NORMS)):
-        return 2 * y.numel()
-    if isinstance(module, nn.MultiheadAttention):
-        return _attention_macs(module, taken)
-    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        steps = x.numel() // module.input_size
-        return steps * sum(p.numel() for name, p in module.named_parameters() if name.startswith("weight"))
-    if isinstance(module, nn.Bilinear):
-        return y.numel() * prod(module.weight.shape[1:])
-    return 0
-
-
-def _attention_macs(module: nn.MultiheadAttention, taken: list[torch.Tensor]) -> int:
-    """Four projections, and the two products of queries, keys and values."""
-    query, key, value = (*taken, taken[-1], taken[-1])[:3]
-    width: int = module.embed_dim
-    queries, keys = query.numel() // width, key.numel() // key.shape[-1]
-    sequences = 1 if query.dim() == 2 else query.shape[0 if module.batch_first else 1]
-    projections = 2 * queries * width * width + keys * width * (key.shape[-1] + value.shape[-1])
-    return projections + 2 * width * queries * keys // sequences
 
 
 def _foldable(watch: _Watch, modules: dict[str, nn.Module]) -> dict[str, str]:
@@ -313,89 +326,3 @@ def _shared_weights(modules: dict[str, nn.Module], order: list[str]) -> dict[str
                 shared[name] = first
                 shared.setdefault(first, name)
     return shared
-
-
-def _row(
-    name: str,
-    module: nn.Module,
-    seen: _Seen,
-    folds: dict[str, str],
-    shared: dict[str, str],
-    counted: set[int],
-) -> LayerInfo:
-    kind = next((name for base, name in _KINDS.items() if isinstance(module, base)), "parameter")
-    own = list(module.parameters(recurse=kind == "attention"))
-    fresh = {id(parameter): parameter.numel() for parameter in own if id(parameter) not in counted}
-    counted.update(fresh)
-    weight = module._parameters.get("weight")
-    if isinstance(module, nn.MultiheadAttention):
-        weight = module.in_proj_weight if module.in_proj_weight is not None else module.q_proj_weight
-    if weight is None and own:
-        weight = own[0]
-    shape = tuple(weight.shape) if weight is not None else (getattr(module, "num_features", 0),)
-    structures, reason = _structures(name, kind, module, seen, shared.get(name))
-    if kind == "batchnorm":
-        structures, reason = (), _batchnorm_reason(name, seen, folds)
-    return LayerInfo(
-        name=name or ROOT_NAME, kind=kind, weight_shape=shape, **_geometry(module),
-        bias=module._parameters.get("bias") is not None, input_hw=seen.input_hw, output_hw=seen.output_hw,
-        macs=seen.macs, params=sum(fresh.values()), structures=structures, skip_reason=reason,
-        calls=seen.calls, output_elements=seen.output_elements, input_elements=seen.input_elements,
-        folds_batchnorm=name in folds.values(), folded_into=folds.get(name),
-    )  # fmt: skip
-
-
-def _batchnorm_reason(name: str, seen: _Seen, folds: dict[str, str]) -> str | None:
-    if name in folds:
-        return None
-    if not seen.calls:
-        return "it is never called as a layer in a forward pass"
-    return "it cannot be folded into a layer directly before it"
-
-
-def _structures(
-    name: str, kind: str, module: nn.Module, seen: _Seen, shared_with: str | None
-) -> tuple[tuple[str, ...], str | None]:
-    """What a plan may make of a layer that is no BatchNorm, and why not more."""
-    keep = ("keep",)
-    if kind == "parameter":
-        return keep, "parameters outside convolution and linear layers stay as they are"
-    if not seen.calls:
-        return keep, "it is never called as a layer in a forward pass"
-    if seen.outside:
-        return keep, "its weight is used without the layer being called"
-    if not isinstance(module, (nn.Conv2d, nn.Linear)):
-        return keep, f"{kind} layers stay as they are: only 2-d convolutions and linear layers are compressed"
-    if not name:
-        return keep, "it is the whole network: wrap it in nn.Sequential to compress it"
-    if "weight" not in module._parameters:
-        return (
-            keep,
-            "its weight is computed by a parametrization: remove that first",
-        )
-    if type(module).forward not in (nn.Conv2d.forward, nn.Linear.forward):
-        return keep, f"{type(module).__name__} computes its output in its own way"
-    if shared_with is not None:
-        return keep, f"it shares its weight with {shared_with}"
-    if isinstance(module, nn.Linear):
-        return ("svd", "dense", "keep"), None
-    if module.groups > 1:
-        depthwise = module.groups == module.in_channels
-        return ("dense", "keep"), f"{'depthwise' if depthwise else 'grouped'} convolutions are not factorized"
-    if prod(module.kernel_size) == 1:
-        return ("svd", "dense", "keep"), None
-    return ("cp", "tucker2", "dense", "keep"), None
-
-
-def _geometry(module: nn.Module) -> dict[str, Any]:
-    """Kernel, stride, padding, dilation, groups and padding mode of a 2-d (transposed) convolution."""
-    if not isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-        return {"groups": getattr(module, "groups", 1)} if isinstance(module, (nn.Conv1d, nn.Conv3d)) else {}
-    if module.padding == "same":  # what is left over of an odd total goes to the bottom and the right
-        padding = tuple(d * (k - 1) // 2 for d, k in zip(module.dilation, module.kernel_size, strict=True))
-    else:
-        padding = (0, 0) if isinstance(module.padding, str) else tuple(module.padding)
-    return {
-        "kernel": tuple(module.kernel_size), "stride": tuple(module.stride), "padding": padding,
-        "dilation": tuple(module.dilation), "groups": module.groups, "padding_mode": module.padding_mode,
-    }  # fmt: skip

@@ -31,6 +31,7 @@ from qaf_core.errors import ModelError, WeightsError
 from qaf_core.factorization.factors import Factors
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.network.layers import FactorizedLayer, Link, build_chain, swap_layer
+from qaf_core.network.opening import open_network
 from qaf_core.quantization.packing import pack_codes, packed_size_bytes, unpack_codes
 from qaf_core.quantization.spec import BITS_FLOAT
 from qaf_core.runs.workspace import write_file
@@ -200,6 +201,8 @@ def load_packed(path: Path, model: nn.Module) -> nn.Module:
     index = read_index(path)
     try:
         reader = _Reader(load_file(path))
+        if not _module_names(index) <= {name for name, _ in model.named_modules()}:
+            open_network(model)  # as it was before it was compressed
         for name, structure, rank, bits, has_bias in index["layers"]:
             chain = _empty_chain(model.get_submodule(name), structure, rank, bits)
             for link in chain.chain:
@@ -211,6 +214,11 @@ def load_packed(path: Path, model: nn.Module) -> nn.Module:
     except (KeyError, AttributeError, RuntimeError, ValueError, IndexError, TypeError, ModelError) as error:
         raise _damaged(path, error) from error
     return model.eval()
+
+
+def _module_names(index: Mapping[str, Any]) -> set[str]:
+    """Modules that hold the layers and kept tensors of a file."""
+    return {row[0] for row in index["layers"]} | {key.rpartition(".")[0] for key, _ in index["kept"]}
 
 
 def _damaged(path: Path, error: Exception) -> WeightsError:

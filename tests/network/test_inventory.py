@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,9 +21,10 @@ from qaf_core.network.inventory import (
     first_convolution,
     inventory_from_rows,
     inventory_to_rows,
+    output_layers,
     take_inventory,
 )
-from qaf_core.network.trace import ROOT_NAME
+from qaf_core.network.rows import NOT_RUN, READ_OUTSIDE, ROOT_NAME
 
 Weightless = Callable[..., nn.Module]
 RowOf = Callable[[nn.Module, tuple[int, ...]], LayerInfo]
@@ -179,10 +181,62 @@ def test_linear_layers_used_without_being_called_count_their_operations(weightle
     rows = {info.name: info for info in inventory}
     qkv, last = rows["features.1.0.attn.qkv"], classifier(inventory)
     assert (qkv.calls, qkv.macs, qkv.structures) == (1, 56 * 56 * 96 * 3 * 96, ("keep",))
-    assert "without the layer being called" in (qkv.skip_reason or "")
+    assert qkv.skip_reason == READ_OUTSIDE
     assert not [info for info in inventory if info.kind == "linear" and not info.calls]
     assert last is not None
     assert last.name == "head"
+
+
+class Reading(nn.Module):
+    """Reads of its layers what only they should: a type, a bias, a weight for a second product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.typed = nn.Conv2d(3, 4, 3)
+        self.biased = nn.Conv2d(4, 4, 1)
+        self.product = nn.Linear(4, 4)
+        self.convolved = nn.Conv2d(4, 2, 1)
+        self.plain = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.typed(x.to(self.typed.weight.dtype))
+        y = self.biased(y) - self.biased.bias[:, None, None]
+        z = torch.nn.functional.conv2d(y, self.convolved.weight).mean((2, 3))
+        y = self.product(y.mean((2, 3)))
+        return self.plain(y @ self.product.weight) + z
+
+
+def test_layers_whose_weights_are_read_past_them_stay() -> None:
+    rows = {row.name: row for row in take_inventory(Reading(), (3, 8, 8))}
+    for name in ("typed", "biased", "product", "convolved"):
+        assert (rows[name].structures, rows[name].skip_reason) == (("keep",), READ_OUTSIDE)
+    assert rows["plain"].structures == ("svd", "dense", "keep")
+    assert (rows["convolved"].calls, rows["convolved"].macs) == (1, 6 * 6 * 2 * 4)
+    assert (rows["typed"].calls, rows["typed"].macs) == (1, 6 * 6 * 4 * 27)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "last"),
+    [
+        ("resnet18", {}, ["fc"]),
+        ("squeezenet1_1", {}, ["classifier.1"]),
+        ("googlenet", {"init_weights": False}, ["fc"]),
+        ("vit_b_16", {}, ["heads.head"]),
+        ("fcn_resnet50", {"weights_backbone": None, "aux_loss": True}, ["classifier.4", "aux_classifier.4"]),
+    ],
+)
+def test_the_last_layers_of_all_heads(
+    name: str, arguments: dict[str, Any], last: list[str], weightless: Weightless
+) -> None:
+    inventory = take_inventory(weightless(name, **arguments), (3, 224, 224))
+    assert [info.name for info in inventory if info.final] == last
+    assert [info.name for info in output_layers(inventory)] == last
+
+
+def test_an_older_inventory_has_its_last_layer_for_a_classifier(resnet18: tuple[LayerInfo, ...]) -> None:
+    older = [replace(info, final=False) for info in resnet18]
+    assert [info.name for info in output_layers(older)] == ["fc"]
+    assert output_layers([]) == ()
 
 
 def test_layers_that_never_run_come_last_and_stay(weightless: Weightless) -> None:
@@ -337,7 +391,7 @@ def test_shared_weights_count_once_and_stay() -> None:
     assert rows["one"].structures == rows["two"].structures == rows["idle"].structures == ("keep",)
     assert "shares its weight with one" in (rows["two"].skip_reason or "")
     assert "shares its weight with two" in (rows["one"].skip_reason or "")
-    assert "never called" in (rows["idle"].skip_reason or "")
+    assert rows["idle"].skip_reason == NOT_RUN
 
 
 @pytest.mark.parametrize("model", [Deciding(), Branching()])
