@@ -12,7 +12,8 @@ import typer
 
 from qaf_core.cli.app import app
 from qaf_core.cli.doctor import doctor
-from qaf_core.cli.networks import cost, inspect, models
+from qaf_core.cli.models import models
+from qaf_core.cli.networks import cost, inspect
 from qaf_core.cli.runs import compress, runs, show
 from qaf_core.errors import QafError
 from qaf_core.runs.workspace import default_workspace, write_file

@@ -1,12 +1,14 @@
-"""Commands about networks: ``models``, ``inspect``, ``cost``."""
+"""Commands about networks: ``inspect``, ``cost``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qaf_core.cli.options import (
     ActBits,
     Bits,
+    Classes,
     Convention,
     Json,
     Method,
@@ -14,54 +16,27 @@ from qaf_core.cli.options import (
     PlanFile,
     Ratio,
     Structure,
+    Weights,
     Workspace,
     make_plan,
 )
 from qaf_core.cli.text import print_costs, print_json, print_table
 from qaf_core.review.units import count_text, with_prefix
+from qaf_core.runs.workspace import default_workspace
 
 if TYPE_CHECKING:
-    from qaf_core.data.models import ModelSource
     from qaf_core.network.inventory import LayerInfo
 
 
-def models(as_json: Json = False, workspace: Workspace = None) -> None:
-    """What can be compressed here."""
-    from qaf_core.data.models import list_models
-
-    rows = [_model_row(source) for source in list_models()]
-    if as_json:
-        print_json({"models": rows})
-        return
-    table = [
-        (
-            row["id"],
-            row["title"],
-            "yes" if row["shipped"] else "--weights",
-            "×".join(map(str, row["input_shape"])),
-        )
-        for row in rows
-    ]
-    print_table(("model", "what it is", "weights", "input"), table)
-    print("\nYour own: qaf compress package.module:factory --weights FILE --data DATA …")
-
-
-def _model_row(source: ModelSource) -> dict[str, Any]:
-    return {
-        "id": source.id,
-        "title": source.title,
-        "architecture": source.architecture,
-        "task": source.task,
-        "input_shape": list(source.input_shape),
-        "classes": list(source.classes),
-        "default_data": source.default_data,
-        "shipped": source.shipped,
-    }
-
-
-def inspect(model: Model, as_json: Json = False, workspace: Workspace = None) -> None:
+def inspect(
+    model: Model,
+    weights: Weights = None,
+    classes: Classes = None,
+    as_json: Json = False,
+    workspace: Workspace = None,
+) -> None:
     """Layer inventory: shapes, parameters, operations and what may become of each layer. Needs no weights."""
-    inventory = _inventory_of(model)
+    inventory = _inventory_of(model, weights, classes, workspace)
     if as_json:
         print_json({"model": model, "layers": [info.to_dict() for info in inventory]})
         return
@@ -88,6 +63,8 @@ def cost(
     structure: Structure = "cp",
     method: Method = "joint",
     convention: Convention = "uniform",
+    weights: Weights = None,
+    classes: Classes = None,
     as_json: Json = False,
     workspace: Workspace = None,
 ) -> None:
@@ -95,7 +72,7 @@ def cost(
     from qaf_core.network.cost import original_cost, plan_cost, ratio_cost
     from qaf_core.network.plan import validate_plan
 
-    inventory = _inventory_of(model)
+    inventory = _inventory_of(model, weights, classes, workspace)
     if (
         convention == "paper"
         and plan is None
@@ -126,7 +103,10 @@ def cost(
     print_costs(before.to_dict(), after.to_dict())
 
 
-def _inventory_of(model: str) -> tuple[LayerInfo, ...]:
+def _inventory_of(
+    model: str, weights: str | None, classes: Path | None, workspace: Path | None
+) -> tuple[LayerInfo, ...]:
     from qaf_core.data.models import find_model, load_inventory
 
-    return load_inventory(find_model(model))
+    folder = default_workspace() if workspace is None else workspace
+    return load_inventory(find_model(model, weights, classes=classes, workspace=folder))

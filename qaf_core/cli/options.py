@@ -20,6 +20,17 @@ Workspace = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Folder of runs and caches [default: $QAF_WORKSPACE or the user's]"),
 ]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="safetensors, a state dict, or for torchvision/… a name of published weights, as DEFAULT.",
+    ),
+]
+Classes = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Names of the classes, in the order of the outputs, one a line."),
+]
 PlanFile = Annotated[Path | None, typer.Option("--plan", metavar="FILE", help="A plan as JSON.")]
 Ratio = Annotated[float | None, typer.Option(help="Parameters before over after, of each covered layer.")]
 Bits = Annotated[int | None, typer.Option(help="Weight bits of the covered layers: 2 to 8, or 32.")]
@@ -27,6 +38,15 @@ ActBits = Annotated[int | None, typer.Option(help="Activation bits: 2 to 8, or 3
 Structure = Annotated[str, typer.Option(help="Of k×k convolutions: cp, tucker2 or auto.")]
 Method = Annotated[str, typer.Option(help="joint, paper, sequential or dense.")]
 Convention = Annotated[str, typer.Option(help="What counts as an operation: uniform or paper.")]
+
+
+def lasting_weights(weights: str | None) -> str | None:
+    """A path that means the same in another working directory, or a name of published weights."""
+    from qaf_core.data.published import is_published_name
+
+    if weights is None or is_published_name(weights):
+        return weights
+    return str(Path(weights).expanduser().absolute())
 
 
 def make_plan(

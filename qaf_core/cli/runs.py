@@ -16,17 +16,21 @@ import typer
 from qaf_core.cli.options import (
     ActBits,
     Bits,
+    Classes,
     Json,
     Method,
     Model,
     PlanFile,
     Ratio,
     Structure,
+    Weights,
     Workspace,
+    lasting_weights,
     make_plan,
 )
 from qaf_core.cli.text import print_costs, print_json, print_table
 from qaf_core.review.units import duration_text, percent_text, points_text, size_text
+from qaf_core.runs.workspace import default_workspace
 
 if TYPE_CHECKING:
     from qaf_core.pipeline.events import RunEvent
@@ -45,16 +49,16 @@ def compress(
     structure: Structure = "cp",
     method: Method = "joint",
     data: Annotated[
-        str, typer.Option(help="Evaluation images: builtin, a folder or an .npz file.")
-    ] = "builtin",
+        str | None,
+        typer.Option(help="Evaluation images: builtin, a folder or an .npz file [default: builtin]"),
+    ] = None,
     calibration: Annotated[
         str | None, typer.Option(help="Calibration images [default: part of the data]")
     ] = None,
     images: Annotated[int | None, typer.Option(help="At most so many evaluation images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything drawn at random [default: 0]")] = None,
-    weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Weights: safetensors or a state dict.")
-    ] = None,
+    weights: Weights = None,
+    classes: Classes = None,
     name: Annotated[str | None, typer.Option(help="What to call the run.")] = None,
     as_json: Json = False,
     workspace: Workspace = None,
@@ -65,14 +69,17 @@ def compress(
     from qaf_core.runs.request import RunRequest
     from qaf_core.runs.store import Store
 
-    inventory = load_inventory(find_model(model, weights=weights))
+    folder = default_workspace() if workspace is None else workspace
+    source = find_model(model, weights, classes=classes, workspace=folder)
+    inventory = load_inventory(source)
     chosen = make_plan(model, inventory, plan, ratio, bits, act_bits, structure, method, seed)
     validate_plan(chosen, inventory, model=model)
     request = RunRequest(
         model=model,
         plan=chosen.to_dict(),
-        weights=None if weights is None else str(weights.absolute()),
-        data=_absolute(data),
+        weights=lasting_weights(weights),
+        classes=None if classes is None else str(classes.absolute()),
+        data=_absolute(data or source.data or "builtin"),
         calibration=None if calibration is None else _absolute(calibration),
         images=images,
         method=method,

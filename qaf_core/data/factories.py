@@ -20,15 +20,19 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def call_factory(name: str) -> nn.Module:
+def call_factory(name: str, code_path: str | None = None) -> nn.Module:
     """Build the model of `package.module:factory`.
+
+    Args:
+        name: Package, module and factory.
+        code_path: Where the package can be imported from, besides the working directory.
 
     Raises:
         ModelError: When the module or the factory is missing, fails, or returns something else.
     """
     from torch import nn
 
-    factory = _find_factory(name)
+    factory = _find_factory(name, code_path)
     try:
         network = factory()
     except Exception as error:  # the user's code may raise anything; it is told in one line
@@ -83,10 +87,11 @@ def _declared_task(factory: Callable[[], Any]) -> str:
     return task
 
 
-def _find_factory(name: str) -> Callable[[], Any]:
+def _find_factory(name: str, code_path: str | None = None) -> Callable[[], Any]:
     module_name, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path:  # the user's own code lies where the command is given
-        sys.path.append(os.getcwd())
+    for folder in (os.getcwd(), code_path):  # the user's own code lies where the command is given
+        if folder is not None and folder not in sys.path:
+            sys.path.append(folder)
     try:
         module = import_module(module_name)
     except Exception as error:  # importing runs the user's code, which may raise anything

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qaf_core.data import inspection
+from qaf_core.data.chosen import choose_classes, choose_weights
+from qaf_core.data.settings import RegisteredModel, Settings, read_settings
 from qaf_core.data.torchvision_names import (
     TORCHVISION_DETECTION,
     TORCHVISION_MODELS,
     TORCHVISION_SEGMENTATION,
 )
-from qaf_core.data.weights import count_outputs
-from qaf_core.data.weights_header import read_header
+from qaf_core.data.weights_header import DEFAULT_LIMITS, WeightLimits
 from qaf_core.errors import ModelError, WeightsError
 
 if TYPE_CHECKING:
@@ -53,6 +54,12 @@ class ModelSource:
         default_data: Built-in image set that fits, or None.
         shipped: Trained weights come with this package.
         card: The model card of a shipped model.
+        weights_url: Where `weights` is fetched from when it is not there yet, or None.
+        limits: How much a weights file may hold.
+        accuracy: Top-1 its publisher states, or None.
+        data: Images to measure on when none are named, or None for the built-in ones.
+        registered: It comes from the workspace's settings.
+        code_path: Where the package of its factory can be imported from, or None.
     """
 
     id: str
@@ -67,6 +74,12 @@ class ModelSource:
     default_data: Literal["inspection", "digits"] | None = None
     shipped: bool = False
     card: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    weights_url: str | None = None
+    limits: WeightLimits = DEFAULT_LIMITS
+    accuracy: float | None = None
+    data: str | None = None
+    registered: bool = False
+    code_path: str | None = None
 
 
 def _shipped(
@@ -164,49 +177,88 @@ def _sources() -> dict[str, ModelSource]:
     return {source.id: source for source in every}
 
 
-def list_models() -> tuple[ModelSource, ...]:
-    """Every named model: the shipped ones with their cards, the CIFAR ResNets, torchvision's networks."""
-    return tuple(_with_card(source) for source in _sources().values())
+def list_models(workspace: Path | None = None) -> tuple[ModelSource, ...]:
+    """Every named model: the shipped ones with their cards, the CIFAR ResNets, torchvision's networks.
+
+    Args:
+        workspace: The models registered there stand first; None for none.
+
+    Raises:
+        WorkspaceError: When the workspace's settings cannot be read.
+    """
+    registered = tuple(_registered(model) for model in read_settings(workspace).models)
+    return (*registered, *(_with_card(source) for source in _sources().values()))
 
 
-def find_model(model_id: str, weights: str | Path | None = None) -> ModelSource:
+def find_model(
+    model_id: str,
+    weights: str | Path | None = None,
+    *,
+    classes: str | Path | None = None,
+    workspace: Path | None = None,
+) -> ModelSource:
     """The source with this id.
 
     Args:
-        model_id: `inspection/NAME`, `digits/NAME`, `cifar/NAME`, `torchvision/NAME`, or
-            `package.module:factory` (the user's own code, which is imported here).
-        weights: Trained weights to use, safetensors or a torch state dict; by default the shipped ones.
+        model_id: `inspection/NAME`, `digits/NAME`, `cifar/NAME`, `torchvision/NAME`, one registered in the
+            workspace, or `package.module:factory` (the user's own code, which is imported here).
+        weights: Trained weights to use, safetensors or a torch state dict; by default the shipped or
+            registered ones. For torchvision's networks also a name of published weights, as `DEFAULT`.
+        classes: File with the names of the classes, in the order of the outputs.
+        workspace: Whose settings count: registered models, limits; None for none.
 
     Raises:
         ModelError: When there is no such model; names close matches.
-        WeightsError: When the weights file does not exist.
+        WeightsError: When the weights file does not exist or is not to be trusted.
+        DataError: When the classes do not fit.
+        WorkspaceError: When the settings cannot be read.
     """
+    settings = read_settings(workspace)
+    registered = settings.model(model_id)
     if ":" in model_id:
         from qaf_core.data.factories import describe_factory
 
         source = describe_factory(model_id)
+    elif registered is not None:
+        source = _registered(registered)
     else:
-        source = _with_card(_named(model_id))
-    if weights is None:
-        return source
-    path = Path(weights)
-    try:
-        path = path.expanduser()
-        found = path.is_file()
-    except (OSError, RuntimeError):  # no permission, a name too long, an unknown ~user
-        found = False
-    if not found:
-        raise WeightsError(f"weights file not found: {weights}", remedy="check the path given with --weights")
-    return _with_classes_of(replace(source, weights=path, shipped=False, card={}))
+        source = _with_card(_named(model_id, settings))
+    source = replace(source, limits=settings.limits)
+    if weights is not None:
+        return choose_weights(source, weights, classes, workspace)
+    return source if classes is None else choose_classes(source, classes)
 
 
-def _named(model_id: str) -> ModelSource:
+def _registered(model: RegisteredModel) -> ModelSource:
+    """A registered model, described without its code: a factory is called only when it is built."""
+    base = None if ":" in model.base else _named(model.base, Settings())
+    same_classes = base is not None and len(base.classes) == len(model.classes)
+    return ModelSource(
+        id=model.id,
+        title=model.title,
+        architecture=model.base if base is None else base.architecture,
+        input_shape=model.input_shape,
+        classes=model.classes,
+        mean=tuple(model.preprocessing["mean"]),
+        std=tuple(model.preprocessing["std"]),
+        weights=None if model.weights is None else Path(model.weights),
+        weights_url=model.weights_url,
+        task=model.task,
+        default_data=base.default_data if base is not None and same_classes else None,
+        data=model.data,
+        registered=True,
+        code_path=model.code_path,
+    )
+
+
+def _named(model_id: str, settings: Settings) -> ModelSource:
     sources = _sources()
     if model_id in sources:
         return sources[model_id]
     wanted = model_id.strip().lower()
-    same_end = [name for name in sources if name.split("/")[1] == wanted.split("/")[-1]]
-    close = same_end + difflib.get_close_matches(wanted, sources, n=4, cutoff=0.6)
+    names = [*(model.id for model in settings.models), *sources]
+    same_end = [name for name in names if name.split("/")[-1] == wanted.split("/")[-1]]
+    close = same_end + difflib.get_close_matches(wanted, names, n=4, cutoff=0.6)
     unique = list(dict.fromkeys(close))[:4]
     raise ModelError(
         "unknown model",
@@ -246,16 +298,6 @@ def _with_card(source: ModelSource) -> ModelSource:
     return replace(source, card=_read_card(path, modified_ns))
 
 
-def _with_classes_of(source: ModelSource) -> ModelSource:
-    """The source with as many classes as the weights' classifier has outputs, if the header tells."""
-    if source.weights is None or ":" in source.architecture:
-        return source
-    outputs = count_outputs(read_header(source.weights))
-    if outputs is None or outputs == len(source.classes):
-        return source
-    return replace(source, classes=tuple(f"class {index}" for index in range(outputs)), default_data=None)
-
-
 # --- building
 
 
@@ -278,7 +320,7 @@ def build_model(source: ModelSource, *, with_weights: bool = True) -> nn.Module:
         from qaf_core.data.weights import load_weights, read_weights
 
         file = _weights_file(source)
-        load_weights(network, read_weights(file), file.name, source.id)
+        load_weights(network, read_weights(file, source.limits), file.name, source.id)
     open_network(network)
     return network.float().eval()
 
@@ -287,7 +329,7 @@ def _build_network(source: ModelSource) -> nn.Module:
     if ":" in source.architecture:
         from qaf_core.data.factories import call_factory
 
-        return call_factory(source.architecture)
+        return call_factory(source.architecture, source.code_path)
     from qaf_core.data.architectures import build_architecture
 
     return build_architecture(source.architecture, len(source.classes))
@@ -325,6 +367,10 @@ def _weights_file(source: ModelSource) -> Path:
             expected="a safetensors file or a torch state dict",
             remedy=f"pass --weights FILE (public checkpoints: {origin})",
         )
+    if not path.is_file() and source.weights_url is not None:
+        from qaf_core.data.published import fetch_weights
+
+        fetch_weights(source.weights_url, path, source.limits)
     if not path.is_file():
         remedy = (
             f"make them with: python sample_models/train.py {source.id}"

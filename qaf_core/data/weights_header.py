@@ -51,6 +51,9 @@ class WeightLimits:
                 raise QafError(f"limit {name} out of range", got=value, expected="a whole number, at least 1")
 
 
+DEFAULT_LIMITS = WeightLimits()
+
+
 @dataclass(frozen=True, kw_only=True)
 class TensorEntry:
     """One tensor as a header announces it: its type as safetensors names it (``F32``), and its shape."""
@@ -77,7 +80,7 @@ def read_header(path: Path, limits: WeightLimits | None = None) -> WeightsHeader
     Raises:
         WeightsError: If it is missing, too large, damaged, lies about itself, or holds more than tensors.
     """
-    limits = limits or WeightLimits()
+    limits = limits or DEFAULT_LIMITS
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

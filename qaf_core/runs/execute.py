@@ -107,7 +107,7 @@ def execute_run(
 
 def _execute(store: Store, record: RunRecord, recorder: Recorder, stop: StopSignal) -> dict[str, Any]:
     recorder.stage("loading", f"Loading {record.model}", 0.0)
-    subject = _load(record.request, recorder, stop)
+    subject = _load(record.request, store.workspace, recorder, stop)
     compression = _compress(store, record, subject, recorder, stop)
     recorder.stage("saving", "Saving the packed model")
     path = store.run_folder(record.id) / PACKED_NAME
@@ -143,8 +143,8 @@ def _header(record: RunRecord, status: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _load(request: RunRequest, recorder: Recorder, stop: StopSignal) -> Subject:
-    source = find_model(request.model, weights=request.weights)
+def _load(request: RunRequest, workspace: Path, recorder: Recorder, stop: StopSignal) -> Subject:
+    source = find_model(request.model, request.weights, classes=request.classes, workspace=workspace)
     model = build_model(source)
     task = find_task(source.task)  # after the model is built: its module may register a task of its own
     inventory = take_inventory(model, source.input_shape)

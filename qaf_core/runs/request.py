@@ -19,7 +19,8 @@ class RunRequest:
     Attributes:
         model: Model id, such as ``inspection/resnet20``.
         plan: The plan as plain data (``Plan.to_json`` read back), JSON-ready.
-        weights: Path of the weights, or None for the model's own.
+        weights: Path of the weights or name of published ones, or None for the model's own.
+        classes: Path of the names of the classes, or None for the model's own.
         data: Where evaluation images come from: ``builtin``, a folder, an ``.npz`` or a data set's name.
         calibration: The same for calibration images, or None to take them from ``data``.
         images: At most so many evaluation images, or None for all.
@@ -34,6 +35,7 @@ class RunRequest:
     model: str
     plan: dict[str, Any] = field(default_factory=dict)
     weights: str | None = None
+    classes: str | None = None
     data: str = "builtin"
     calibration: str | None = None
     images: int | None = None

@@ -1,0 +1,131 @@
+"""``qaf models``: what can be compressed here, and the user's own models among it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qaf_core.cli.options import Classes, Json, Weights, Workspace, lasting_weights
+from qaf_core.cli.text import print_json, print_table
+from qaf_core.errors import ModelError
+from qaf_core.runs.workspace import default_workspace
+
+if TYPE_CHECKING:
+    from qaf_core.data.models import ModelSource
+
+
+def models(
+    add: Annotated[str | None, typer.Option(metavar="ID", help="Register a model under this id.")] = None,
+    remove: Annotated[str | None, typer.Option(metavar="ID", help="Take a registered model off.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="With --add: the named model it is made like.")
+    ] = None,
+    factory: Annotated[
+        str | None, typer.Option(metavar="MODULE:NAME", help="With --add: your own code that builds it.")
+    ] = None,
+    weights: Weights = None,
+    classes: Classes = None,
+    data: Annotated[
+        str | None, typer.Option(help="With --add: images to measure on when none are named.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="With --add: what people read.")] = None,
+    as_json: Json = False,
+    workspace: Workspace = None,
+) -> None:
+    """What can be compressed here; --add and --remove change the models registered in the workspace."""
+    folder = default_workspace() if workspace is None else workspace
+    if add is not None and remove is not None:
+        raise ModelError("--add and --remove stand alone", expected="one of the two")
+    if add is not None:
+        added = _add(folder, add, model, factory, weights, classes, data, title)
+        _tell(as_json, {"added": _model_row(added)}, f"Registered {added.id}. Try: qaf check {added.id}")
+    elif remove is not None:
+        from qaf_core.data.registry import remove_model
+
+        deleted = remove_model(folder, remove)
+        row = {"removed": remove, "deleted": None if deleted is None else str(deleted)}
+        _tell(as_json, row, f"Removed {remove}" + (f" and {deleted}." if deleted else "."))
+    elif any(value is not None for value in (model, factory, weights, classes, data, title)):
+        raise ModelError("nothing says what to register", expected="--add ID beside the other options")
+    else:
+        _list(folder, as_json)
+
+
+def _add(
+    folder: Path,
+    model_id: str,
+    model: str | None,
+    factory: str | None,
+    weights: str | None,
+    classes: Path | None,
+    data: str | None,
+    title: str | None,
+) -> ModelSource:
+    from qaf_core.data.registry import add_factory, add_model
+
+    weights = lasting_weights(weights)
+    if model is not None and factory is None:
+        return add_model(
+            folder, model_id=model_id, base=model, weights=weights, classes=classes, data=data, title=title
+        )
+    if factory is not None and model is None:
+        return add_factory(
+            folder,
+            model_id=model_id,
+            factory=factory,
+            weights=weights,
+            classes=classes,
+            data=data,
+            title=title,
+        )
+    raise ModelError(
+        "nothing says which network to register" if model is None else "--model and --factory stand alone",
+        expected="--model NAME, as in qaf models, or --factory package.module:factory",
+    )
+
+
+def _tell(as_json: bool, row: dict[str, Any], line: str) -> None:
+    if as_json:
+        print_json(row)
+    else:
+        print(line)
+
+
+def _list(folder: Path, as_json: bool) -> None:
+    from qaf_core.data.models import list_models
+
+    rows = [_model_row(source) for source in list_models(folder)]
+    if as_json:
+        print_json({"models": rows})
+        return
+    table = [
+        (
+            row["id"],
+            row["title"],
+            "yes" if row["shipped"] or row["has_weights"] else "--weights",
+            "×".join(map(str, row["input_shape"])),
+        )
+        for row in rows
+    ]
+    print_table(("model", "what it is", "weights", "input"), table)
+    print(
+        "\nYour own: qaf models --add ID (--model NAME | --factory package.module:factory) --weights FILE …"
+    )
+
+
+def _model_row(source: ModelSource) -> dict[str, Any]:
+    return {
+        "id": source.id,
+        "title": source.title,
+        "architecture": source.architecture,
+        "task": source.task,
+        "input_shape": list(source.input_shape),
+        "classes": list(source.classes),
+        "default_data": source.default_data,
+        "data": source.data,
+        "shipped": source.shipped,
+        "registered": source.registered,
+        "has_weights": source.weights is not None and source.weights.is_file(),
+    }

@@ -1,0 +1,106 @@
+"""What a user chooses for a model: a weights file or published weights, and the names of the classes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qaf_core.data.class_names import class_names_in, read_class_names
+from qaf_core.data.weights import count_outputs
+from qaf_core.data.weights_header import read_header
+from qaf_core.errors import DataError, WeightsError
+
+if TYPE_CHECKING:
+    from qaf_core.data.models import ModelSource
+
+
+def choose_weights(
+    source: ModelSource, weights: str | Path, classes: str | Path | None, workspace: Path | None
+) -> ModelSource:
+    """A model with other weights, and the classes they bring.
+
+    Args:
+        source: The model as it is listed.
+        weights: A file, or for torchvision's networks a name of published weights.
+        classes: File with the names of the classes, or None.
+        workspace: Where published weights are kept, or None for torch's own cache.
+
+    Raises:
+        WeightsError: If the file does not exist or its header is not to be trusted.
+        DataError: If the classes do not fit the weights.
+    """
+    own = replace(source, shipped=False, card={}, accuracy=None)
+    from qaf_core.data.published import is_published_name
+
+    if is_published_name(weights) and source.architecture.startswith("torchvision."):
+        return _with_published(own, str(weights), classes, workspace)
+    path = _existing(weights)
+    header = read_header(path, source.limits)
+    # What a factory puts out is up to its code; of every other network the weights tell.
+    outputs = None if ":" in source.architecture else count_outputs(header)
+    if classes is None:
+        names = class_names_in(header, path.name)
+        names = names or (source.classes if outputs in (None, len(source.classes)) else None)
+        names = names or tuple(f"class {index}" for index in range(outputs or 0))
+    else:
+        names = read_class_names(classes)
+    if outputs is None and ":" in source.architecture:
+        outputs = len(source.classes)
+    _check_count(names, outputs, path.name if ":" not in source.architecture else source.id)
+    data = source.default_data if len(names) == len(source.classes) else None
+    return replace(own, weights=path, classes=names, default_data=data)
+
+
+def choose_classes(source: ModelSource, classes: str | Path) -> ModelSource:
+    """A model with its classes named by a file; without weights their number decides the outputs.
+
+    Raises:
+        DataError: If there are more or fewer than the network's outputs.
+    """
+    names = read_class_names(classes)
+    if source.weights is not None or ":" in source.architecture:
+        _check_count(names, len(source.classes), source.id)
+    data = source.default_data if len(names) == len(source.classes) else None
+    return replace(source, classes=names, default_data=data)
+
+
+def _with_published(
+    source: ModelSource, name: str, classes: str | Path | None, workspace: Path | None
+) -> ModelSource:
+    from qaf_core.data.published import describe_published, published_path
+
+    published = describe_published(source.architecture.removeprefix("torchvision."), name)
+    side = published.crop_side
+    own = replace(
+        source,
+        weights=published_path(published, workspace),
+        weights_url=published.url,
+        classes=published.classes,
+        input_shape=source.input_shape if side is None else (3, side, side),
+        mean=published.mean or source.mean,
+        std=published.std or source.std,
+        accuracy=published.accuracy,
+    )
+    return own if classes is None else choose_classes(own, classes)
+
+
+def _existing(weights: str | Path) -> Path:
+    try:
+        path = Path(weights).expanduser()
+        found = path.is_file()
+    except (OSError, RuntimeError):  # no permission, a name too long, an unknown ~user
+        found = False
+    if not found:
+        raise WeightsError(f"weights file not found: {weights}", remedy="check the path given with --weights")
+    return path
+
+
+def _check_count(names: tuple[str, ...], outputs: int | None, what: str) -> None:
+    if outputs is not None and len(names) != outputs:
+        raise DataError(
+            f"the classes do not fit {what}",
+            got=f"{len(names)} names",
+            expected=f"{outputs}, one for each output",
+            remedy="name them in a file, one a line, with --classes",
+        )

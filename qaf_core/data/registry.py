@@ -1,0 +1,271 @@
+"""Models a user adds to a workspace: their entries in the settings, and weights stored beside them.
+
+Code is only ever registered by `add_factory`, which the command line alone calls; `add_model` and
+`add_weights`, for the dashboard, take names and files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qaf_core.data.settings import RegisteredModel, Settings, change_settings, check_id, read_settings
+from qaf_core.data.weights_header import read_header
+from qaf_core.errors import ModelError, WeightsError, WorkspaceError
+
+if TYPE_CHECKING:
+    from qaf_core.data.models import ModelSource
+
+MODELS_FOLDER = "models"
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".ckpt")
+LONGEST_FILE_NAME = 80
+_FAMILIES = ("inspection", "digits", "cifar", "torchvision")
+
+
+def add_model(
+    workspace: Path,
+    *,
+    model_id: str,
+    base: str,
+    weights: str | None = None,
+    classes: str | Path | None = None,
+    data: str | None = None,
+    title: str | None = None,
+) -> ModelSource:
+    """Register a model made like a named one; safe to offer on a page, for it takes no code.
+
+    Args:
+        workspace: Where it is registered.
+        model_id: Its id; a registered model of this id is replaced.
+        base: A named model, such as ``cifar/resnet20`` or ``torchvision/resnet50``.
+        weights: File of weights, or a name of torchvision's published ones; None for the named model's own.
+        classes: File with the names of the classes.
+        data: Images to measure on when none are named.
+        title: Name for people.
+
+    Returns:
+        The model as `find_model` gives it from now on.
+
+    Raises:
+        QafError: If the id, the base, the weights or the classes cannot be used; nothing is changed then.
+    """
+    if ":" in base:
+        raise ModelError(
+            "a model's code cannot be registered here",
+            got=base,
+            expected="a named model, as `qaf models` lists them",
+            remedy="register code on the command line: qaf models --add ID --factory package.module:factory",
+        )
+    return _add(workspace, model_id, base, weights, classes, data, title, None)
+
+
+def add_factory(
+    workspace: Path,
+    *,
+    model_id: str,
+    factory: str,
+    weights: str | None = None,
+    classes: str | Path | None = None,
+    data: str | None = None,
+    title: str | None = None,
+) -> ModelSource:
+    """Register a model of the user's own code, ``package.module:factory``; for the command line only.
+
+    The folder the command is given in is kept, so that other processes find the package too. Other arguments
+    and errors as in `add_model`.
+    """
+    if ":" not in factory:
+        raise ModelError("a factory is malformed", got=factory, expected="package.module:factory")
+    return _add(workspace, model_id, factory, weights, classes, data, title, os.getcwd())
+
+
+def _add(
+    workspace: Path,
+    model_id: str,
+    base: str,
+    weights: str | None,
+    classes: str | Path | None,
+    data: str | None,
+    title: str | None,
+    code_path: str | None,
+) -> ModelSource:
+    from qaf_core.data.models import find_model
+
+    _check_free(model_id)
+    source = find_model(base, weights, classes=classes, workspace=workspace)
+    if source.registered:
+        raise ModelError(
+            "a registered model cannot be made like another one", got=base, expected="a named model"
+        )
+    entry = RegisteredModel(
+        id=model_id,
+        title=title or model_id,
+        base=base,
+        code_path=code_path,
+        weights=None if source.weights is None else str(source.weights.absolute()),
+        weights_url=source.weights_url,
+        input_shape=source.input_shape,
+        classes=source.classes,
+        preprocessing={"mean": list(source.mean), "std": list(source.std)},
+        data=None if data is None else _lasting(data),
+        task=source.task,
+    )
+
+    def put(settings: Settings) -> Settings:
+        others = tuple(model for model in settings.models if model.id != model_id)
+        return replace(settings, models=(*others, entry))
+
+    change_settings(workspace, put)
+    return find_model(model_id, workspace=workspace)
+
+
+def remove_model(workspace: Path, model_id: str) -> Path | None:
+    """Take a model off the settings, and its weights from the workspace if they were uploaded there.
+
+    Returns:
+        The weights file that was deleted, or None.
+
+    Raises:
+        WorkspaceError: If no such model is registered.
+    """
+    gone: list[RegisteredModel] = []
+
+    def take(settings: Settings) -> Settings:
+        found = settings.model(model_id)
+        if found is None:
+            known = ", ".join(model.id for model in settings.models) or "none"
+            raise WorkspaceError("no such registered model", got=model_id, expected=known)
+        gone.append(found)
+        return replace(settings, models=tuple(model for model in settings.models if model is not found))
+
+    left = change_settings(workspace, take)
+    weights = gone[0].weights
+    if weights is None or weights in {model.weights for model in left.models}:
+        return None
+    path = Path(weights)
+    if path.parent != (workspace / MODELS_FOLDER).absolute() or not path.is_file():
+        return None
+    path.unlink()
+    return path
+
+
+def add_weights(workspace: Path, name: str, chunks: Iterable[bytes], limit_bytes: int | None = None) -> Path:
+    """Store an uploaded weights file in the workspace, once its header is found to be sound.
+
+    Args:
+        workspace: The file lands in its folder ``models``.
+        name: As the user's machine calls the file; only its letters, digits, ``.``, ``_`` and ``-`` are kept.
+        chunks: The content, piece by piece.
+        limit_bytes: How large it may be; the workspace's limit when None.
+
+    Returns:
+        The path it is stored under. The same content under the same name is stored once.
+
+    Raises:
+        WeightsError: If it is too large, damaged, or holds more than tensors; nothing is kept then.
+        WorkspaceError: If it cannot be written.
+    """
+    limits = read_settings(workspace).limits
+    if limit_bytes is not None:
+        limits = replace(limits, file_bytes=min(limit_bytes, limits.file_bytes))
+    safe = clean_file_name(name)
+    folder = workspace.absolute() / MODELS_FOLDER
+    with _upload_folder(folder) as temporary:
+        path = temporary / safe
+        digest = _write_chunks(path, chunks, limits.file_bytes)
+        read_header(path, limits)
+        return _keep(path, folder, digest)
+
+
+def clean_file_name(name: str) -> str:
+    """A file name that stays in its folder, from whatever was given.
+
+    Raises:
+        WeightsError: If it does not end as a weights file does.
+    """
+    last = re.split(r"[/\\]", name)[-1]
+    suffix = next((suffix for suffix in WEIGHT_SUFFIXES if last.lower().endswith(suffix)), None)
+    if suffix is None:
+        raise WeightsError(
+            "a file of this kind holds no weights",
+            got=last[-40:] or "no name",
+            expected=", ".join(WEIGHT_SUFFIXES),
+        )
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", last[: -len(suffix)]).strip(".-_")
+    return (stem[: LONGEST_FILE_NAME - len(suffix)] or "weights") + suffix
+
+
+def _check_free(model_id: str) -> None:
+    from qaf_core.data.models import list_models
+
+    family = check_id(model_id).split("/")[0]
+    if family in _FAMILIES or model_id in {source.id for source in list_models()}:
+        raise WorkspaceError(
+            "this id belongs to a model that is always here",
+            got=model_id,
+            remedy=f"choose another, for example my/{model_id.rpartition('/')[2]}",
+        )
+
+
+def _lasting(data: str) -> str:
+    """A path that means the same in another working directory; other names stay as they are."""
+    path = Path(data).expanduser()
+    return str(path.absolute()) if data != "builtin" and path.exists() else data
+
+
+@contextlib.contextmanager
+def _upload_folder(folder: Path) -> Iterator[Path]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".upload-", dir=folder) as temporary:
+            yield Path(temporary)
+    except OSError as error:
+        raise WorkspaceError(
+            "an uploaded file cannot be kept",
+            got=f"{folder} ({error.strerror or error})",
+            remedy="free some space, or choose another --workspace",
+        ) from error
+
+
+def _write_chunks(path: Path, chunks: Iterable[bytes], limit_bytes: int) -> str:
+    digest, size = hashlib.sha256(), 0
+    with path.open("xb") as file:
+        for chunk in chunks:
+            size += len(chunk)
+            if size > limit_bytes:
+                raise WeightsError(
+                    f"weights file {path.name} is too large",
+                    got=f"more than {limit_bytes:,} bytes",
+                    expected=f"at most {limit_bytes:,}",
+                )
+            digest.update(chunk)
+            file.write(chunk)
+    return digest.hexdigest()
+
+
+def _keep(path: Path, folder: Path, digest: str) -> Path:
+    """Move the checked file to a name that is free; one of the same content is used as it is."""
+    number = 1
+    while True:
+        name = path.name if number == 1 else f"{path.stem}-{number}{path.suffix}"
+        final = folder / name
+        try:
+            final.touch(exist_ok=False)  # the name is ours: nothing of another's is ever written over
+        except FileExistsError:
+            if final.is_file() and not final.is_symlink() and _digest(final) == digest:
+                return final
+            number += 1
+            continue
+        return path.replace(final)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

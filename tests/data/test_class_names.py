@@ -1,0 +1,84 @@
+"""Names of classes: from text, JSON and metadata; cleaned, and refused in one line where they are unfit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qaf_core.data.class_names import class_names_in, clean_class_names, read_class_names
+from qaf_core.data.weights_header import WeightsHeader
+from qaf_core.errors import DataError
+
+
+def read(folder: Path, content: str | bytes) -> tuple[str, ...]:
+    path = folder / "classes.txt"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return read_class_names(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "good\nbad part\nunsure\n\n",
+        "good\r\n  bad   part \r\nunsure",
+        b"\xef\xbb\xbfgood\nbad part\nunsure",
+        '["good", "bad part", "unsure"]',
+        '\n{"0": "good", "2": "unsure", "1": "bad part"}',
+    ],
+)
+def test_every_usual_form_is_read(tmp_path: Path, content: str | bytes) -> None:
+    assert read(tmp_path, content) == ("good", "bad part", "unsure")
+
+
+def test_names_of_any_language_stay_and_hostile_ones_are_escaped(tmp_path: Path) -> None:
+    names = read(tmp_path, "傷\nçatlak\n\x1b[2Jgone\n\u202egpj.exe\n" + "x" * 500)
+    assert names[:4] == ("傷", "çatlak", r"\x1b[2Jgone", r"\u202egpj.exe")
+    assert len(names[4]) == 80
+    assert all(name.isprintable() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", "names no classes"),
+        ("a\n\nb", "no name for class 2; got an empty line"),
+        ("a\nb\na\n", "a name twice; got a, for classes 1 and 3"),
+        ("x" * 100 + "1\n" + "x" * 100 + "2", "a name twice"),
+        ('["a", 3]', "no name for class 2; got int"),
+        ('["a", ""]', "no name for class 2"),
+        ('["a"', "no JSON list of names"),
+        ('{"0": "a", "2": "b"}', "no name for class 1"),
+        ("[" * 100_000, "nested too deeply"),
+        (b"\xff\xfea", "no UTF-8 text"),
+        ("\n".join(map(str, range(100_001))), "too many classes"),
+    ],
+)
+def test_unfit_names_are_told_in_one_line(tmp_path: Path, content: str | bytes, told: str) -> None:
+    with pytest.raises(DataError, match=told) as caught:
+        read(tmp_path, content)
+    assert "classes.txt" in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_files_that_are_none_are_told(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none", "~no_such_user_here/c.txt", "x" * 5000):
+        with pytest.raises(DataError, match="class file"):
+            read_class_names(path)
+    big = tmp_path / "big"
+    with big.open("wb") as file:
+        file.truncate(2**24)
+    with pytest.raises(DataError, match="too large"):
+        read_class_names(big)
+
+
+def test_names_kept_with_the_weights_are_read() -> None:
+    def header(text: str) -> WeightsHeader:
+        return WeightsHeader(tensors={}, metadata={"classes": text})
+
+    assert class_names_in(header(json.dumps(["a", "b"])), "w") == ("a", "b")
+    assert class_names_in(WeightsHeader(tensors={}), "w") is None
+    with pytest.raises(DataError, match="the class list in w is no JSON list"):
+        class_names_in(header("a,b"), "w")
+    assert clean_class_names(["a"], "x") == ("a",)
