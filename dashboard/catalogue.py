@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ import streamlit as st
 from PIL import Image
 
 from qaf_core.data.datasets import load_images
+from qaf_core.data.images import preview
 from qaf_core.data.models import ModelSource, find_model, list_models, load_inventory
 from qaf_core.errors import ModelError, QafError
 from qaf_core.network.inventory import LayerInfo, inventory_from_rows
@@ -110,18 +110,7 @@ def sample_strip(model_id: str, count: int) -> tuple[tuple[str, str], ...]:
         return ()
     # Each model shows other examples of the same classes.
     turn = sum(model_id.encode()) % TURNS
-    chosen = one_of_each(images.labels.tolist(), count, turn)
-    return tuple((_data_address(images.images[i]), source.classes[int(images.labels[i])]) for i in chosen)
-
-
-def one_of_each(labels: Sequence[int], count: int, turn: int = 0) -> list[int]:
-    """Positions that show as many classes as possible, each by its ``turn``-th example if it has one."""
-    places: dict[int, list[int]] = {}
-    for position, label in enumerate(labels):
-        places.setdefault(label, []).append(position)
-    chosen = [places[label][min(turn, len(places[label]) - 1)] for label in sorted(places)]
-    rest = [position for position in range(len(labels)) if position not in set(chosen)]
-    return (chosen + rest)[:count]
+    return tuple((_data_address(pixels), name) for pixels, name in preview(images, count, turn))
 
 
 def _data_address(image: np.ndarray) -> str:

@@ -4,54 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from qaf_core.data.decoding import IMAGE_SUFFIXES, upright_size
+from qaf_core.data.preprocessing import Fit, preprocessing_of
 from qaf_core.data.targets import UNLABELLED, Targets, accepted_data
 from qaf_core.errors import DataError
 
 if TYPE_CHECKING:
     from qaf_core.data.models import ModelSource
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 _LEAST_SIDE_PX = 1.0  # of a box, once cut to the part of the picture that is used
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fit:
-    """How a picture is brought to the model's size: scaled, then the middle cut out.
-
-    Attributes:
-        size: Width and height after scaling.
-        corner: Left and top of the part that is used.
-        used: Its width and height.
-    """
-
-    size: tuple[int, int]
-    corner: tuple[int, int]
-    used: tuple[int, int]
-
-    @classmethod
-    def of(cls, size: tuple[int, int], input_shape: tuple[int, int, int]) -> Fit:
-        """The shorter side scaled to fit; large classifier inputs leave ImageNet's usual margin."""
-        _, height, width = input_shape
-        if size == (width, height):
-            return cls(size=size, corner=(0, 0), used=size)
-        margin = 256 / 224 if min(height, width) >= 128 else 1.0
-        scale = margin * max(width / size[0], height / size[1])
-        scaled = max(width, round(size[0] * scale)), max(height, round(size[1] * scale))
-        corner = (scaled[0] - width) // 2, (scaled[1] - height) // 2
-        return cls(size=scaled, corner=corner, used=(width, height))
-
-    @property
-    def cut(self) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom of the part used, in the scaled picture."""
-        (left, top), (width, height) = self.corner, self.used
-        return left, top, left + width, top + height
 
 
 class AnnotatedFolder(Protocol):
@@ -118,7 +85,7 @@ class MaskFolder:
                 expected="one number a pixel: its class",
                 remedy="save it as a grey or palette PNG",
             )
-        fit = Fit.of(picture.size, source.input_shape)
+        fit = preprocessing_of(source).fit(picture.size)
         pixels = np.asarray(picture.resize(fit.size, Image.Resampling.NEAREST).crop(fit.cut))
         if int(pixels.max()) > UNLABELLED:
             raise DataError(
@@ -163,7 +130,8 @@ class CocoFolder:
         counts: list[int] = []
         for file in chosen:
             with Image.open(file) as opened:
-                fit, before = Fit.of(opened.size, source.input_shape), opened.size
+                before = upright_size(opened)
+            fit = preprocessing_of(source).fit(before)
             kept = [(_moved(box, before, fit), label) for box, label in self._boxes[file]]
             kept = [row for row in kept if (row[0][2:] - row[0][:2]).min() >= _LEAST_SIDE_PX]
             boxes += [box for box, _ in kept]

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from math import prod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from qaf_core.data import inspection
-from qaf_core.data.annotated import IMAGE_SUFFIXES, Fit, open_annotated
+from qaf_core.data.annotated import open_annotated
+from qaf_core.data.decoding import read_picture
+from qaf_core.data.folders import list_folder, require_classes
+from qaf_core.data.images import ImageSet, Pictures, SkippedImage, shown_name
 from qaf_core.data.models import ModelSource
+from qaf_core.data.preprocessing import preprocessing_of
+from qaf_core.data.reading import ReadPictures, read_pictures
+from qaf_core.data.splitting import SPLIT_SEED, SPLITS, Choice, Split, told_apart
 from qaf_core.data.targets import (
     Targets,
     accepted_data,
     checked_targets,
     drawn_targets,
     npz_arrays,
-    take_targets,
 )
 from qaf_core.errors import DataError
 
 if TYPE_CHECKING:
     import torch
 
-Split = Literal["train", "calibration", "evaluation"]
-SPLITS: tuple[Split, ...] = get_args(Split)
+__all__ = ["ImageSet", "Split", "load_images", "load_pair", "to_batches"]
 
 #: Images taken from a built-in set when no limit is given.
 DEFAULT_COUNTS: dict[Split, int] = {"train": 12_000, "calibration": 1024, "evaluation": 2000}
@@ -40,69 +43,7 @@ _DIGITS_PARTS: dict[Split, slice] = {
     "calibration": slice(449, 799),
     "train": slice(799, 1797),
 }
-_MAX_IMAGE_BYTES = 8 * 2**30
-_CALIBRATION_SHARE = 0.25  # of user data that serve both purposes
 _ACCEPTED = "builtin, an image folder (one sub-folder a class), or an .npz with x (N,H,W,C) uint8 and y (N,)"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSet:
-    """Labelled images as they come from the camera.
-
-    Attributes:
-        name: What they are, for people, with the part taken.
-        images: (N, H, W, C) uint8.
-        labels: (N,) int64, indices into classes; all 0 where images have no single class.
-        classes: Class names.
-        targets: Masks, boxes or what else a task needs, as in `qaf_core.data.targets`.
-    """
-
-    name: str
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
-    classes: tuple[str, ...]
-    targets: Targets = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def take(self, chosen: npt.NDArray[np.intp], name: str) -> ImageSet:
-        """Some of the images, with all that belongs to them."""
-        return replace(
-            self,
-            name=name,
-            images=self.images[chosen],
-            labels=self.labels[chosen],
-            targets=take_targets(self.targets, chosen),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Choice:
-    """Which of a user's images to take."""
-
-    split: Split
-    limit: int | None
-    seed: int
-    shared: bool
-
-    def among(self, count: int, name: str) -> tuple[npt.NDArray[np.intp], str]:
-        """Ascending indices into count images, and the name of the choice."""
-        chosen = np.arange(count)
-        if self.shared and self.split != "train":
-            if count < 2:
-                raise DataError(
-                    f"{name} is too small to be split", got=f"{count} image", expected="2 or more"
-                )
-            # The two parts are disjoint and the same on every call.
-            order = np.random.default_rng((count, 17)).permutation(count)
-            share = max(1, round(count * _CALIBRATION_SHARE))
-            chosen = order[:share] if self.split == "calibration" else order[share:]
-            name = f"{name}, {self.split} part"
-        if self.limit is not None and self.limit < len(chosen):
-            name = f"{name}, subset of {len(chosen):,}"
-            chosen = np.random.default_rng((self.seed, count)).permutation(chosen)[: self.limit]
-        return np.sort(chosen), name
 
 
 def load_images(
@@ -113,6 +54,8 @@ def load_images(
     limit: int | None = None,
     seed: int = 0,
     shared: bool = False,
+    cache: Path | None = None,
+    on_read: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
     """Load images for a model and check that they fit it.
 
@@ -125,6 +68,8 @@ def load_images(
             default count).
         seed: Chooses the calibration images; the evaluation images of a run never depend on it.
         shared: The user's data serve calibration and evaluation alike: split them into two disjoint parts.
+        cache: Folder for decoded pictures; None for the system's temporary one.
+        on_read: Told how many of how many pictures have been decoded; may raise to stop.
 
     Raises:
         DataError: When the data cannot be found, read, or do not fit the model.
@@ -135,9 +80,10 @@ def load_images(
         raise DataError("unknown split", got=split, expected=", ".join(SPLITS))
     if data == "builtin":
         return _load_builtin(source, split, limit, seed)
-    choice = _Choice(split=split, limit=limit, seed=seed if split == "calibration" else 0, shared=shared)
+    choice = Choice(split=split, limit=limit, seed=seed if split == "calibration" else 0, shared=shared)
+    reading = _Reading(source=source, choice=choice, cache=cache, on_read=on_read)
     try:
-        return _load_user_data(Path(data).expanduser(), source, choice)
+        return _load_user_data(Path(data).expanduser(), reading)
     except (OSError, RuntimeError) as error:  # no permission, a name too long, an unknown ~user
         raise DataError(f"data cannot be read: {data}", got=_first_line(error), expected=_ACCEPTED) from error
 
@@ -150,8 +96,12 @@ def load_pair(
     evaluation_limit: int | None = None,
     calibration_limit: int | None = 1024,
     seed: int = 0,
+    cache: Path | None = None,
+    on_read: Callable[[int, int], None] | None = None,
 ) -> tuple[ImageSet, ImageSet]:
     """Load the evaluation and the calibration images of a run, which never overlap.
+
+    Images with the same pixels as an evaluation image do not calibrate, wherever they come from.
 
     Args:
         data: Evaluation data, as in `load_images`.
@@ -161,19 +111,36 @@ def load_pair(
         evaluation_limit: At most this many evaluation images.
         calibration_limit: At most this many calibration images.
         seed: Chooses the calibration images.
+        cache: Folder for decoded pictures; None for the system's temporary one.
+        on_read: As in `load_images`.
 
     Returns:
-        The evaluation set, then the calibration set.
+        The evaluation set, then the calibration set; their `split` says how they were told apart.
 
     Raises:
         DataError: When either cannot be found, read, or does not fit the model.
     """
     shared = data != "builtin" and (calibration is None or _same_place(data, calibration))
-    evaluation = load_images(data, source, split="evaluation", limit=evaluation_limit, shared=shared)
-    chosen = data if calibration is None else calibration
-    return evaluation, load_images(
-        chosen, source, split="calibration", limit=calibration_limit, seed=seed, shared=shared
+    evaluation = load_images(
+        data,
+        source,
+        split="evaluation",
+        limit=evaluation_limit,
+        shared=shared,
+        cache=cache,
+        on_read=on_read,
     )
+    chosen = load_images(
+        data if calibration is None else calibration,
+        source,
+        split="calibration",
+        limit=calibration_limit,
+        seed=seed,
+        shared=shared,
+        cache=cache,
+        on_read=on_read,
+    )
+    return told_apart(evaluation, chosen, f"split by seed {SPLIT_SEED}" if shared else "given separately")
 
 
 def to_batches(
@@ -185,11 +152,16 @@ def to_batches(
     """
     import torch
 
-    mean, std = torch.tensor(source.mean), torch.tensor(source.std)
-    for start in range(0, len(image_set), batch_size):
-        pixels = torch.from_numpy(image_set.images[start : start + batch_size].astype(np.float32))
-        images = pixels.div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2)
-        yield images, torch.from_numpy(image_set.labels[start : start + batch_size].copy())
+    steps = preprocessing_of(source)
+    mean, std = torch.tensor(steps.mean), torch.tensor(steps.std)
+    start = 0
+    for chunk in image_set.in_chunks(batch_size):
+        ordered = chunk[..., ::-1] if steps.channel_order == "bgr" else chunk
+        pixels = torch.from_numpy(ordered.astype(np.float32))
+        images = pixels.div_(steps.scale).sub_(mean).div_(std).permute(0, 3, 1, 2)
+        labels = image_set.labels[start : start + len(chunk)]
+        start += len(chunk)
+        yield images, torch.from_numpy(labels.copy())
 
 
 # --- built-in
@@ -200,7 +172,7 @@ def _load_builtin(source: ModelSource, split: Split, limit: int | None, seed: in
         return _load_inspection(source, split, limit or DEFAULT_COUNTS[split], seed)
     if source.default_data == "digits":
         chosen_seed = seed if split == "calibration" else 0
-        return _load_digits(source, _Choice(split=split, limit=limit, seed=chosen_seed, shared=False))
+        return _load_digits(source, Choice(split=split, limit=limit, seed=chosen_seed, shared=False))
     raise DataError(
         f"{source.id} has no built-in images", expected=_ACCEPTED, remedy="name your own images with --data"
     )
@@ -215,7 +187,7 @@ def _load_inspection(source: ModelSource, split: Split, count: int, seed: int) -
     return replace(found, targets=drawn_targets(drawn, source.task), classes=source.classes)
 
 
-def _load_digits(source: ModelSource, choice: _Choice) -> ImageSet:
+def _load_digits(source: ModelSource, choice: Choice) -> ImageSet:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -228,17 +200,46 @@ def _load_digits(source: ModelSource, choice: _Choice) -> ImageSet:
 # --- user data
 
 
-def _load_user_data(path: Path, source: ModelSource, choice: _Choice) -> ImageSet:
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """What is asked for, and where decoded pictures go."""
+
+    source: ModelSource
+    choice: Choice
+    cache: Path | None
+    on_read: Callable[[int, int], None] | None
+
+    def read(
+        self, name: str, files: Sequence[Path], open_path: Callable[[int], Path] | None = None
+    ) -> ReadPictures:
+        """Decode pictures; open_path tells where one really lies."""
+        steps = preprocessing_of(self.source)
+        place = open_path or files.__getitem__
+        return read_pictures(
+            lambda number: read_picture(place(number), steps),
+            range(len(files)),
+            steps.shape,
+            name=name,
+            name_of=lambda number: f"{files[number].parent.name}/{files[number].name}",
+            folder=self.cache,
+            on_read=self.on_read,
+        )
+
+
+def _load_user_data(path: Path, reading: _Reading) -> ImageSet:
+    source = reading.source
     if path.is_dir() and source.task != "classification":
-        return _load_annotated(path, source, choice)
+        return _load_annotated(path, reading)
     if path.is_dir():
-        return _load_folder(path, source, choice)
+        return _load_folder(path, reading)
     if path.is_file() and path.suffix.lower() == ".npz":
         images = _load_npz(path, source)
-        return images.take(*choice.among(len(images), images.name))
+        return images.take(*reading.choice.among(len(images), images.name))
     if path.is_file():
         found = path.suffix or "no suffix"
-        raise DataError(f"data file {path.name} has an unknown format", got=found, expected=_accepted(source))
+        raise DataError(
+            f"data file {shown_name(path.name)} has an unknown format", got=found, expected=_accepted(source)
+        )
     raise DataError(f"data not found: {path}", expected=_accepted(source), remedy="check the path")
 
 
@@ -264,6 +265,7 @@ def _load_npz(path: Path, source: ModelSource) -> ImageSet:
             f"{path.name} cannot be read as .npz", got=_first_line(error), remedy="save it with numpy.savez"
         ) from error
     if source.task != "classification":
+        _check_images(path.name, images, source)
         return _with_targets(path.name, images, arrays, source)
     classes = source.classes if names is None else tuple(str(name) for name in names.reshape(-1))
     loaded = _checked(path.name, images, arrays["y"], classes, source)
@@ -274,94 +276,44 @@ def _load_npz(path: Path, source: ModelSource) -> ImageSet:
     return replace(loaded, labels=numbers[loaded.labels], classes=source.classes)
 
 
-def _load_folder(path: Path, source: ModelSource, choice: _Choice) -> ImageSet:
+def _load_folder(path: Path, reading: _Reading) -> ImageSet:
     """Only the chosen pictures are opened: a folder may hold far more than fits in memory."""
-    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not folders:
-        raise DataError(
-            f"image folder {path.name} has no class sub-folders",
-            expected="one sub-folder a class, images inside",
-            remedy="sort the images into sub-folders named after their class",
-        )
-    label_of = _labels_of_folders(folders, source)
-    files = [
-        file
-        for folder in folders
-        for file in sorted(folder.iterdir())
-        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-    ]
-    if not files:
-        raise DataError(f"image folder {path.name} holds no images", expected=", ".join(IMAGE_SUFFIXES))
-    chosen, name = choice.among(len(files), path.name)
-    images = _read_images(path, [files[index] for index in chosen], source)
-    labels = np.array([label_of[files[index].parent.name] for index in chosen])
-    return _checked(name, images, labels, source.classes, source)
-
-
-def _load_annotated(path: Path, source: ModelSource, choice: _Choice) -> ImageSet:
-    """A folder of pictures with masks or boxes; only the chosen pictures are opened."""
-    folder = open_annotated(path, source)
-    chosen, name = choice.among(len(folder.files), path.name)
-    files = [folder.files[index] for index in chosen]
-    images = _read_images(path, files, source)
-    return _with_targets(name, images, folder.arrays(files, source), source)
-
-
-def _with_targets(name: str, images: npt.NDArray[Any], arrays: Targets, source: ModelSource) -> ImageSet:
-    _check_images(name, images, source)
-    targets = checked_targets(name, arrays, len(images), source)
-    labels = np.zeros(len(images), np.int64)
-    return ImageSet(name=name, images=images, labels=labels, classes=source.classes, targets=targets)
-
-
-def _read_images(folder: Path, files: list[Path], source: ModelSource) -> npt.NDArray[np.uint8]:
-    if len(files) * prod(source.input_shape) > _MAX_IMAGE_BYTES:
-        raise DataError(
-            f"image folder {folder.name} holds too many images for memory",
-            got=f"{len(files):,} images",
-            expected=f"at most {_MAX_IMAGE_BYTES // prod(source.input_shape):,}",
-            remedy="take fewer with --images",
-        )
-    return np.stack([_read_image(file, source.input_shape) for file in files])
-
-
-def _labels_of_folders(folders: list[Path], source: ModelSource) -> dict[str, int]:
-    """Match folders to classes by name; failing that, by order when there is one folder for each class."""
-    known = {name.casefold(): index for index, name in enumerate(source.classes)}
-    spelled = {folder.name: folder.name.casefold().replace("_", " ") for folder in folders}
-    matched = {name: known.get(name.casefold(), known.get(plain)) for name, plain in spelled.items()}
-    labels = {name: index for name, index in matched.items() if index is not None}
-    if len(labels) == len(folders):
-        return labels
-    if not labels and len(folders) == len(source.classes):
-        return {folder.name: index for index, folder in enumerate(folders)}
-    unknown = [folder.name for folder in folders if folder.name not in labels]
-    raise DataError(
-        f"class folders do not match {source.id}",
-        got=", ".join(unknown[:4]) + (f" and {len(unknown) - 4} more" if len(unknown) > 4 else ""),
-        expected=_shortened(source.classes),
-        remedy="name each folder after a class of the model",
+    source, choice = reading.source, reading.choice
+    labelled = choice.split != "calibration" or choice.shared
+    listed = list_folder(path, source, labelled=labelled)
+    if choice.split == "evaluation":
+        require_classes(path.name, listed.labels, source)
+    chosen, name = choice.among(len(listed.files), shown_name(path.name))
+    files = [listed.files[index] for index in chosen]
+    found = reading.read(name, files, lambda number: listed.open_path(int(chosen[number])))
+    return ImageSet(
+        name=_with_skipped(name, found.skipped),
+        images=found.pictures,
+        labels=listed.labels[chosen][found.kept],
+        classes=source.classes,
+        skipped=found.skipped,
     )
 
 
-def _read_image(file: Path, input_shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
-    """One image (H, W, C) at the model's size: the shorter side scaled, then the middle cut out."""
-    from PIL import Image
+def _load_annotated(path: Path, reading: _Reading) -> ImageSet:
+    """A folder of pictures with masks or boxes; only the chosen pictures are opened."""
+    folder = open_annotated(path, reading.source)
+    chosen, name = reading.choice.among(len(folder.files), shown_name(path.name))
+    files = [folder.files[index] for index in chosen]
+    found = reading.read(name, files)
+    arrays = folder.arrays([files[index] for index in found.kept], reading.source)
+    images = _with_targets(_with_skipped(name, found.skipped), found.pictures, arrays, reading.source)
+    return replace(images, skipped=found.skipped)
 
-    channels, height, width = input_shape
-    try:
-        with Image.open(file) as opened:
-            picture = opened.convert("L" if channels == 1 else "RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"image {file.parent.name}/{file.name} cannot be read",
-            got=_first_line(error),
-            remedy="replace or remove it",
-        ) from error
-    if picture.size != (width, height):
-        fit = Fit.of(picture.size, input_shape)
-        picture = picture.resize(fit.size, Image.Resampling.BILINEAR).crop(fit.cut)
-    return np.asarray(picture, np.uint8).reshape(height, width, channels)
+
+def _with_skipped(name: str, skipped: Sequence[SkippedImage]) -> str:
+    return f"{name}, {len(skipped):,} unreadable left out" if skipped else name
+
+
+def _with_targets(name: str, images: Pictures, arrays: Targets, source: ModelSource) -> ImageSet:
+    targets = checked_targets(name, arrays, len(images), source)
+    labels = np.zeros(len(images), np.int64)
+    return ImageSet(name=name, images=images, labels=labels, classes=source.classes, targets=targets)
 
 
 # --- checks
@@ -430,10 +382,6 @@ def _check_labels(name: str, labels: npt.NDArray[Any], count: int, source: Model
 
 def _same_place(first: str, second: str) -> bool:
     return Path(first).expanduser().resolve() == Path(second).expanduser().resolve()
-
-
-def _shortened(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:8]) + (f" … ({len(names)} in all)" if len(names) > 8 else "")
 
 
 def _first_line(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from qaf_core.data import inspection
 from qaf_core.data.chosen import choose_classes, choose_weights
+from qaf_core.data.preprocessing import Preprocessing
 from qaf_core.data.settings import RegisteredModel, Settings, read_settings
 from qaf_core.data.torchvision_names import (
     TORCHVISION_DETECTION,
@@ -49,6 +50,8 @@ class ModelSource:
         input_shape: (C, H, W) of one image.
         classes: Class names, in the order of the outputs.
         mean, std: Normalisation of each channel, for pixels scaled to 0 … 1.
+        preprocessing: The network's own way from a picture to its input, or None for the usual one with mean
+            and std; `preprocessing_of` tells which holds.
         weights: File of trained weights, or None when there is none yet.
         task: What the outputs mean: `classification`, `segmentation` or `detection`.
         default_data: Built-in image set that fits, or None.
@@ -69,6 +72,7 @@ class ModelSource:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    preprocessing: Preprocessing | None = None
     weights: Path | None = None
     task: str = "classification"
     default_data: Literal["inspection", "digits"] | None = None

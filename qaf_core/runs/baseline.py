@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qaf_core.data.preprocessing import preprocessing_of
 from qaf_core.runs.workspace import write_file
 
 if TYPE_CHECKING:
@@ -21,18 +22,18 @@ if TYPE_CHECKING:
     from qaf_core.pipeline.tasks import Arrays
 
 # Raised whenever the way images reach the network or predictions are read changes: older ones are not used.
-_FORMAT = "2"
+_FORMAT = "3"
 
 
 def baseline_path(workspace: Path, model: nn.Module, source: ModelSource, images: ImageSet) -> Path:
     """Where the predictions of ``model`` on ``images`` are kept: a name made from the content of both."""
-    told = f"{_FORMAT} {source.task} {source.architecture} {source.mean} {source.std}"
+    told = f"{_FORMAT} {source.task} {source.architecture} {preprocessing_of(source)}"
     digest = hashlib.sha256(told.encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
     digest.update(str(images.images.shape).encode())
-    digest.update(np.ascontiguousarray(images.images).data)
+    digest.update(b"".join(images.digests()))
     return workspace / "cache" / "baseline" / f"{digest.hexdigest()[:32]}.npz"
 
 
