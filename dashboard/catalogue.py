@@ -6,19 +6,17 @@ import base64
 import hashlib
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import streamlit as st
 from PIL import Image
 
+from dashboard.jobs import run_command
 from qaf_core.data.datasets import load_images
 from qaf_core.data.images import preview
 from qaf_core.data.models import ModelSource, find_model, list_models, load_inventory
-from qaf_core.errors import ModelError, QafError
+from qaf_core.errors import QafError
 from qaf_core.network.inventory import LayerInfo, inventory_from_rows
 from qaf_core.runs.workspace import write_file
 
@@ -33,19 +31,33 @@ def shipped_models() -> tuple[ModelSource, ...]:
     return tuple(sorted(shipped, key=lambda source: source.default_data == "digits"))
 
 
+def registered_models(workspace: Path) -> tuple[ModelSource, ...]:
+    """The user's own models, as the workspace's settings list them.
+
+    Raises:
+        WorkspaceError: If the settings cannot be read.
+    """
+    return tuple(source for source in list_models(workspace) if source.registered)
+
+
 def other_models() -> tuple[str, ...]:
     """Ids of the models that need the user's own weights."""
     return tuple(source.id for source in list_models() if not source.shipped)
 
 
-def open_model(model_id: str, weights: str | None) -> ModelSource:
+def open_model(model_id: str, weights: str | None, workspace: Path | None = None) -> ModelSource:
     """A model, with the user's weights where they are given.
+
+    Args:
+        model_id: Its id.
+        weights: Path of the weights, or None for the model's own.
+        workspace: Whose registered models count too.
 
     Raises:
         ModelError: If there is no such model.
         WeightsError: If the file does not exist.
     """
-    return find_model(model_id, weights or None)
+    return find_model(model_id, weights or None, workspace=workspace)
 
 
 def inventory_of(source: ModelSource, workspace: Path) -> tuple[LayerInfo, ...]:
@@ -56,9 +68,11 @@ def inventory_of(source: ModelSource, workspace: Path) -> tuple[LayerInfo, ...]:
     """
     if source.shipped and source.card.get("inventory"):
         return _inventory_from_card(source.id, source)
-    name = hashlib.sha256(source.id.encode()).hexdigest()[:16]
+    # A registered model may be registered anew under its id, with another network.
+    described = json.dumps([source.id, source.architecture, source.input_shape, len(source.classes)])
+    name = hashlib.sha256(described.encode()).hexdigest()[:16]
     file = workspace / "cache" / "inventory" / f"{name}.json"
-    return _inventory_from_file(source.id, str(file))
+    return _inventory_from_file(source.id, str(file), str(workspace))
 
 
 @st.cache_resource(show_spinner=False)
@@ -67,34 +81,19 @@ def _inventory_from_card(model_id: str, _source: ModelSource) -> tuple[LayerInfo
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)
-def _inventory_from_file(model_id: str, file: str) -> tuple[LayerInfo, ...]:
+def _inventory_from_file(model_id: str, file: str, workspace: str) -> tuple[LayerInfo, ...]:
     path = Path(file)
     if not path.is_file():
-        rows = _inspect(model_id)
+        rows = _inspect(model_id, workspace)
         write_file(path, json.dumps(rows).encode())
     return inventory_from_rows(json.loads(path.read_text(encoding="utf-8")))
 
 
-def _inspect(model_id: str) -> list[dict[str, object]]:
+def _inspect(model_id: str, workspace: str) -> list[dict[str, object]]:
     """Have another process list the layers: torch takes seconds to load, and stays there."""
-    command = [sys.executable, "-m", "qaf_core.cli", "inspect", model_id, "--json"]
-    root = str(Path(__file__).resolve().parent.parent)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=INSPECT_TIMEOUT_SECONDS,
-            env=environment,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ModelError(f"{model_id} could not be inspected in time", remedy="try again") from error
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise ModelError(lines[-1] if lines else f"{model_id} could not be inspected")
-    layers: list[dict[str, object]] = json.loads(done.stdout)["layers"]
+    arguments = ["inspect", model_id, "--workspace", workspace, "--json"]
+    found = run_command(arguments, timeout_seconds=INSPECT_TIMEOUT_SECONDS)
+    layers: list[dict[str, object]] = found["layers"]
     return layers
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
-from dashboard import catalogue
+from dashboard import catalogue, common
 from dashboard.text import _, plural
 from qaf_core.data.models import ModelSource
 from qaf_core.errors import QafError
@@ -18,6 +19,7 @@ from qaf_core.review.units import count_text, percent_text, size_text, with_pref
 
 MODE_KEY, MODEL_KEY, OTHER_KEY, WEIGHTS_KEY = "mode", "model", "other-model", "weights"
 DATA_MODE_KEY, DATA_KEY, CALIBRATION_KEY = "data-mode", "data-path", "calibration-path"
+REGISTERED_KEY = "registered-model"
 FIRST_MODEL = "inspection/resnet20"
 FIRST_OTHER = "cifar/resnet20"
 CARD_IMAGES = 6
@@ -47,6 +49,11 @@ def choose() -> Choice | None:
     st.session_state.setdefault(MODE_KEY, "shipped")
     st.session_state.setdefault(DATA_MODE_KEY, "builtin")
     modes = {"shipped": _("Trained models"), "own": _("Your weights")}
+    registered = catalogue.registered_models(common.workspace())
+    if registered:
+        modes = {"shipped": modes["shipped"], "registered": _("Your models"), "own": modes["own"]}
+    elif st.session_state[MODE_KEY] == "registered":
+        st.session_state[MODE_KEY] = "shipped"
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     left.subheader(_("1 · Model and images"), anchor=False)
     with right, st.container(horizontal=True, horizontal_alignment="right"):
@@ -59,15 +66,17 @@ def choose() -> Choice | None:
             persist_state="session",
             label_visibility="collapsed",
         )
+    if mode == "registered":
+        return _registered_model(registered)
     return _own_model() if mode == "own" else _shipped_model()
 
 
 def use(request: Any) -> None:
     """Set the widgets to what an earlier run used, before they are drawn."""
-    shipped = {source.id for source in catalogue.shipped_models()}
-    own = request.weights is not None or request.model not in shipped
-    st.session_state[MODE_KEY] = "own" if own else "shipped"
-    st.session_state[OTHER_KEY if own else MODEL_KEY] = request.model
+    if request.weights is None:
+        begin_with(request.model)
+    else:
+        st.session_state[MODE_KEY], st.session_state[OTHER_KEY] = "own", request.model
     st.session_state[WEIGHTS_KEY] = request.weights or ""
     builtin = request.data == "builtin"
     st.session_state[DATA_MODE_KEY] = "builtin" if builtin else "own"
@@ -79,9 +88,42 @@ def begin_with(model_id: str | None) -> None:
     """Set the widgets to a model, before they are drawn; None leaves them."""
     if model_id is None:
         return
-    shipped = model_id in {source.id for source in catalogue.shipped_models()}
-    st.session_state[MODE_KEY] = "shipped" if shipped else "own"
-    st.session_state[MODEL_KEY if shipped else OTHER_KEY] = model_id
+    keys = {"shipped": MODEL_KEY, "registered": REGISTERED_KEY, "own": OTHER_KEY}
+    mode = "own"
+    if model_id in {source.id for source in catalogue.shipped_models()}:
+        mode = "shipped"
+    elif model_id in {source.id for source in catalogue.registered_models(common.workspace())}:
+        mode = "registered"
+    st.session_state[MODE_KEY], st.session_state[keys[mode]] = mode, model_id
+
+
+def _registered_model(sources: Sequence[ModelSource]) -> Choice | None:
+    """A model of the workspace's settings, with its weights and, if it names any, its images."""
+    by_id = {source.id: source for source in sources}
+    if st.session_state.get(REGISTERED_KEY) not in by_id:
+        st.session_state[REGISTERED_KEY] = sources[0].id
+    with st.container(border=True):
+        model = st.selectbox(
+            _("Your model"),
+            list(by_id),
+            key=REGISTERED_KEY,
+            persist_state="session",
+            format_func=lambda model_id: f"{by_id[model_id].title} · {model_id}",
+        )
+        source = by_id[model]
+        if source.data is not None or source.default_data is not None:
+            data, calibration = source.data or "builtin", None
+            text = _("Measured on {data}; a part of it, without labels, fits the layers.")
+            st.caption(text.format(data=data if source.data else _("the built-in images")))
+        else:
+            data, calibration = _paths()
+    obstacle = None
+    if source.weights is None:
+        obstacle = _("This model was registered without trained weights: add it again with them.")
+    return Choice(
+        source=source, weights=None, data=data, calibration=calibration,
+        obstacle=obstacle or _path_problem(data, calibration),
+    )  # fmt: skip
 
 
 def _shipped_model() -> Choice | None:

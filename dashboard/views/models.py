@@ -10,7 +10,9 @@ import streamlit as st
 
 from dashboard import catalogue, common
 from dashboard.text import _
+from dashboard.views import add_model
 from qaf_core.data.models import ModelSource
+from qaf_core.data.registry import remove_model
 from qaf_core.errors import QafError
 from qaf_core.network.cost import original_cost
 from qaf_core.network.inventory import LayerInfo
@@ -28,9 +30,14 @@ def page() -> None:
         _("Models"),
         _("What is ready to be compressed, what this workspace holds, and where each network is heavy."),
     )
-    sources = catalogue.shipped_models()
+    sources = (*catalogue.shipped_models(), *catalogue.registered_models(common.workspace()))
+    added = st.session_state.pop("model-added", None)
+    if added:
+        st.toast(_("{model} is ready to be compressed.").format(model=added), icon=":material/check_circle:")
     source = _choose(sources)
     _study(source)
+    st.subheader(_("Add your own"), anchor=False)
+    add_model.show()
 
 
 def _choose(sources: Sequence[ModelSource]) -> ModelSource:
@@ -101,6 +108,16 @@ def _study(source: ModelSource) -> None:
     with right, st.container(horizontal=True, horizontal_alignment="right"):
         if st.button(_("Compress it"), type="primary", icon=":material/arrow_forward:", key="compress"):
             common.go_to("explore", model=source.id)
+        if source.registered:
+            with st.popover(_("Remove"), icon=":material/delete:"):
+                st.markdown(
+                    _("Takes {model} off the list, and its uploaded weights with it. Runs stay.").format(
+                        model=f"**{source.id}**"
+                    )
+                )
+                if st.button(_("Remove it"), key="remove-model"):
+                    remove_model(common.workspace(), source.id)
+                    st.rerun()
     try:
         with st.spinner(_("Looking into the model…"), show_time=True):
             inventory = catalogue.inventory_of(source, common.workspace())

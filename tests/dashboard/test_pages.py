@@ -11,10 +11,12 @@ import pytest
 
 from dashboard import catalogue
 from qaf_core.data.models import find_model
+from qaf_core.data.registry import add_model
 from qaf_core.errors import ModelError
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.request import RunRequest
 from qaf_core.runs.store import Store
+from qaf_core.runs.workspace import default_workspace
 
 from .conftest import Draw, shown, words
 
@@ -183,7 +185,7 @@ def test_bulk_controls_change_the_prediction(draw: Draw) -> None:
 
 def test_without_weights_run_is_closed_with_the_remedy(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = find_model("digits/cnn").card["inventory"]
-    monkeypatch.setattr(catalogue, "_inspect", lambda model: rows)
+    monkeypatch.setattr(catalogue, "_inspect", lambda model, workspace: rows)
     test = draw("explore")
     test.segmented_control(key="mode").set_value("own").run()
     assert "give the path of a weights file" in shown(test)
@@ -193,7 +195,7 @@ def test_without_weights_run_is_closed_with_the_remedy(draw: Draw, monkeypatch: 
 
 
 def test_a_model_that_cannot_be_inspected_is_a_message(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(model: str) -> list[dict[str, object]]:
+    def fail(model: str, workspace: str) -> list[dict[str, object]]:
         raise ModelError("it does not run on such images")
 
     monkeypatch.setattr(catalogue, "_inspect", fail)
@@ -240,3 +242,30 @@ def test_a_model_is_taken_to_explore(draw: Draw) -> None:
     test = draw("explore", model="inspection/vgg")
     shown(test)
     assert test.button(key="choose-inspection/vgg").label == "Chosen"
+
+
+def test_a_registered_model_is_listed_compressed_and_removed(draw: Draw) -> None:
+    shipped = find_model("digits/cnn")
+    add_model(
+        default_workspace(), model_id="my/digits", base="digits/cnn", weights=str(shipped.weights),
+        title="My digits",
+    )  # fmt: skip
+    test = draw("explore", model="my/digits")
+    shown(test)
+    assert test.selectbox(key="registered-model").value == "my/digits"
+    assert not test.button(key="start-run").disabled
+    test = draw("models", model="my/digits")
+    assert "My digits" in shown(test)
+    assert "my/digits" in set(test.dataframe[0].value["model"])
+    test.button(key="remove-model").click().run()
+    assert "my/digits" not in set(test.dataframe[0].value["model"])
+
+
+def test_a_check_needs_name_weights_and_images(draw: Draw) -> None:
+    test = draw("models")
+    assert "Still to give: a name, trained weights, labelled images." in shown(test)
+    assert test.button(key="check-model").disabled
+    test.text_input(key="add-model-name").set_value("my/parts")
+    test.text_input(key="add-model-weights-path").set_value("/no/weights.safetensors")
+    test.text_input(key="add-model-data-path").set_value("/no/images").run()
+    assert not test.button(key="check-model").disabled
