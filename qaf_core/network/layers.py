@@ -5,6 +5,11 @@ two-factor layer two 1×1 convolutions (the stride in the first) or two linear l
 ``dense`` one layer with integer weights. Every link keeps integer codes and per-output-channel scales, so
 that it is a plain per-channel integer layer for any runtime, and quantizes its own input when activations are
 quantized.
+
+A chain whose links are all integers with quantized inputs can compute as an integer runtime does
+(``use_codes``): whole numbers are summed, exactly below 2**24, and a sum goes to the next grid in one
+multiplication. So an exported network puts out the very same numbers. Near ones would not do: a single value
+that is rounded to the other side spreads through all the layers that follow.
 """
 
 from __future__ import annotations
@@ -17,8 +22,11 @@ from torch.nn import functional
 
 from qaf_core.errors import ModelError
 from qaf_core.factorization.factors import Factors
+from qaf_core.quantization.spec import BITS_FLOAT
 
 ACTIVATION_BITS = 8
+ACTIVATION_LEVELS = 2**ACTIVATION_BITS - 1
+LARGEST_BIAS_CODE = 2.0**30  # beyond it a bias and a sum do not fit into 32 bits together
 
 
 class ActivationQuantizer(nn.Module):
@@ -42,10 +50,9 @@ class ActivationQuantizer(nn.Module):
     def set_range(self, low: float, high: float) -> None:
         """Cover ``low … high``, widened to hold zero."""
         low, high = min(low, 0.0), max(high, 0.0)
-        levels = 2**ACTIVATION_BITS - 1
-        scale = max((high - low) / levels, 1e-12)
+        scale = max((high - low) / ACTIVATION_LEVELS, 1e-12)
         self.scale.fill_(scale)
-        self.zero_point.fill_(int(min(max(round(-low / scale), 0), levels)))
+        self.zero_point.fill_(int(min(max(round(-low / scale), 0), ACTIVATION_LEVELS)))
         self.enabled.fill_(True)
         self._read_buffers()
 
@@ -56,15 +63,25 @@ class ActivationQuantizer(nn.Module):
         super()._load_from_state_dict(*arguments, **options)
         self._read_buffers()
 
+    @property
+    def grid(self) -> tuple[float, int] | None:
+        """Step and zero point, or None without a range."""
+        return self._grid
+
     def forward(self, values: Tensor) -> Tensor:
         """The values on their 8-bit grid, any shape."""
         if self._grid is None:
             return values
-        (scale, zero), levels = self._grid, 2**ACTIVATION_BITS - 1
+        scale, zero = self._grid
         if torch.is_grad_enabled() and values.requires_grad:
-            return torch.fake_quantize_per_tensor_affine(values, scale, zero, 0, levels)
+            return torch.fake_quantize_per_tensor_affine(values, scale, zero, 0, ACTIVATION_LEVELS)
         # The same numbers as torch's operator, which also keeps a mask and is many times slower.
-        return values.mul(1.0 / scale).round_().clamp_(-zero, levels - zero).mul_(scale)
+        return _clip_to_codes(values.mul(1.0 / scale), zero).mul_(scale)
+
+
+def _clip_to_codes(steps: Tensor, zero: int) -> Tensor:
+    """Numbers of steps as the whole ones an unsigned code can hold, the zero point taken off; in place."""
+    return steps.round_().clamp_(-zero, ACTIVATION_LEVELS - zero)
 
 
 class Link(nn.Module):
@@ -93,9 +110,42 @@ class Link(nn.Module):
         """Codes times scales, in the layer's weight shape."""
         return self.codes.to(self.scales.dtype) * self.scales
 
+    @property
+    def is_integer(self) -> bool:
+        """Whether both its weight and its input are codes."""
+        return self.bits < BITS_FLOAT and self.input_quantizer.grid is not None
+
+    @property
+    def sum_steps(self) -> Tensor:
+        """What one unit of a sum of code products stands for, ``(C_out,)``: weight scale times input step."""
+        grid = self.input_quantizer.grid
+        steps = self.scales.expand(len(self.codes), *self.scales.shape[1:]).reshape(-1)
+        return steps if grid is None else steps * grid[0]
+
+    @property
+    def bias_codes(self) -> Tensor | None:
+        """The bias in units of the sums: whole numbers, beyond 2**24 those that single precision knows."""
+        if self.bias is None:
+            return None
+        codes = (self.bias.double() / self.sum_steps.double()).round()
+        return codes.to(torch.float32).to(self.bias.dtype)
+
+    def has_small_bias(self) -> bool:
+        """Whether the bias and a sum fit into 32 bits together."""
+        codes = self.bias_codes
+        return codes is None or bool((codes.abs() < LARGEST_BIAS_CODE).all())
+
+    def per_channel(self, numbers: Tensor) -> Tensor:
+        """One number per output channel, shaped to be multiplied with outputs."""
+        return numbers
+
+    def map_linearly(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The layer's linear map with another weight."""
+        return functional.linear(values, weight, bias)
+
     def apply_weight(self, values: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's linear map on already quantized input."""
-        return functional.linear(values, self.weight, bias)
+        return self.map_linearly(values, self.weight, bias)
 
     def forward(self, values: Tensor) -> Tensor:
         """Quantize the input, then the linear map and the bias."""
@@ -115,9 +165,13 @@ class ConvLink(Link):
         self.geometry = nn.Conv2d(channels, channels, kernel, **geometry, bias=False, device="meta")
         del self.geometry.weight
 
-    def apply_weight(self, values: Tensor, bias: Tensor | None) -> Tensor:
-        """The convolution on already quantized input."""
-        outputs: Tensor = self.geometry._conv_forward(values, self.weight, bias)
+    def per_channel(self, numbers: Tensor) -> Tensor:
+        """One number per output channel, shaped to be multiplied with outputs."""
+        return numbers.reshape(-1, 1, 1)
+
+    def map_linearly(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution with another weight."""
+        outputs: Tensor = self.geometry._conv_forward(values, weight, bias)
         return outputs
 
 
@@ -133,6 +187,8 @@ class FactorizedLayer(nn.Module):
         super().__init__()
         self.links = nn.ModuleList(links)
         self.structure = structure
+        self._on_codes = False
+        self._output_grid: tuple[float, int] | None = None
 
     @property
     def chain(self) -> list[Link]:
@@ -144,11 +200,56 @@ class FactorizedLayer(nn.Module):
         """The link on the output side."""
         return self.chain[-1]
 
+    @property
+    def runs_on_codes(self) -> bool:
+        """Whether the chain computes with whole numbers from its input to its last sums."""
+        return self._on_codes
+
+    @property
+    def output_grid(self) -> tuple[float, int] | None:
+        """Step and zero point of the grid its outputs are rounded to, or None."""
+        return self._output_grid
+
+    def use_codes(self, output_grid: tuple[float, int] | None = None) -> bool:
+        """Compute with whole numbers from now on, if all links are integers with quantized inputs.
+
+        The chain then serves for inference: no gradient passes it.
+
+        Args:
+            output_grid: Step and zero point of the grid that everything which takes the output rounds it to;
+                the chain then rounds it itself. None leaves the outputs as they are.
+
+        Returns:
+            Whether it does. An output grid is passed over where the bias is too large for 32-bit sums.
+        """
+        self._on_codes = all(link.is_integer for link in self.chain)
+        self._output_grid = output_grid if self._on_codes and self.last.has_small_bias() else None
+        return self._on_codes
+
     def forward(self, values: Tensor) -> Tensor:
         """The chain applied link by link."""
+        if self._on_codes:
+            return self._compute_with_codes(values)
         for link in self.links:
             values = link(values)
         return values
+
+    def _compute_with_codes(self, values: Tensor) -> Tensor:
+        """Sums of code products, each brought to the next grid by one factor."""
+        chain = self.chain
+        first, *others = [link.input_quantizer.grid for link in chain]
+        (step, zero), following = first or (1.0, 0), [*others, self._output_grid]
+        codes = _clip_to_codes(values.div(step), zero)
+        for link, grid in zip(chain, following, strict=True):
+            sums = link.map_linearly(codes, link.codes.to(codes.dtype), None)
+            if grid is None:
+                outputs = sums.mul_(link.per_channel(link.sum_steps))
+                return outputs if link.bias is None else outputs.add_(link.per_channel(link.bias))
+            bias_codes, (step, zero) = link.bias_codes, grid
+            if bias_codes is not None:
+                sums.add_(link.per_channel(bias_codes))
+            codes = _clip_to_codes(sums.mul_(link.per_channel(link.sum_steps / step)), zero)
+        return codes.mul_(step)
 
 
 def build_chain(layer: nn.Module, factors: Factors) -> FactorizedLayer:

@@ -207,6 +207,7 @@ def load_packed(path: Path, model: nn.Module) -> nn.Module:
             chain = _empty_chain(model.get_submodule(name), structure, rank, bits)
             for link in chain.chain:
                 reader.fill_link(link, bool(has_bias) and link is chain.last)
+            chain.use_codes()
             swap_layer(model, name, chain)
         for name in index["folded"]:
             swap_layer(model, name, nn.Identity())

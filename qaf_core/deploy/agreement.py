@@ -1,0 +1,80 @@
+"""Whether an exported network says what the evaluated one says, image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qaf_core.deploy.graph import Array
+from qaf_core.deploy.skeleton import named_outputs
+from qaf_core.errors import DataError
+
+LEAST_AGREEMENT = 0.995
+CLASS_DIMENSIONS = (2, 4)  # class scores by image, or by image and pixel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How well two networks agree.
+
+    Attributes:
+        share: Of images (or, for outputs by pixel, of pixels) with the same class on top.
+        images: How many were compared.
+        identical: Share of images whose outputs are the same to the last bit.
+        largest_difference: Between two outputs.
+        output_range: From the smallest to the largest output of the reference, to compare it with.
+    """
+
+    share: float
+    images: int
+    identical: float
+    largest_difference: float
+    output_range: float
+
+
+@torch.inference_mode()
+def compare(reference: nn.Module, run: Callable[[Array], Array], batches: Iterable[Tensor]) -> Agreement:
+    """Compare a network with another way to compute it.
+
+    Args:
+        reference: Maps ``(B, C, H, W)`` to class scores; of several outputs the first is compared.
+        run: The same for arrays.
+        batches: Normalised images.
+
+    Raises:
+        DataError: If there are no images.
+    """
+    same = total = images = identical = 0
+    largest, low, high = 0.0, np.inf, -np.inf
+    for batch in batches:
+        wanted = next(iter(named_outputs(reference(batch)).values())).float().cpu().numpy()
+        found = run(np.ascontiguousarray(batch.float().cpu().numpy()))
+        agreeing = top_classes(wanted) == top_classes(found)
+        same, total, images = same + int(agreeing.sum()), total + agreeing.size, images + len(batch)
+        differences = np.abs(wanted - found).reshape(len(batch), -1).max(axis=1)
+        identical += int((differences == 0).sum())
+        # A NaN must show: it compares as neither larger nor smaller.
+        largest = float(np.maximum(largest, differences.max()))
+        low, high = min(low, float(wanted.min())), max(high, float(wanted.max()))
+    if images == 0:
+        raise DataError("no images to compare the exported network on", got=0, expected="at least one")
+    return Agreement(
+        share=same / total,
+        images=images,
+        identical=identical / images,
+        largest_difference=largest,
+        output_range=high - low,
+    )
+
+
+def top_classes(outputs: Array) -> Array:
+    """The class on top, by image or by pixel; of other outputs the numbers themselves, to three digits."""
+    if outputs.ndim in CLASS_DIMENSIONS:
+        found: Array = outputs.argmax(axis=1)
+        return found
+    rounded: Array = np.array([f"{value:.3g}" for value in outputs.reshape(-1).tolist()])
+    return rounded

@@ -1,0 +1,339 @@
+"""Export to ONNX: a floating-point graph of the factors, or an integer graph ONNX Runtime runs as such."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from qaf_core.deploy.agreement import LEAST_AGREEMENT, Agreement, compare
+from qaf_core.deploy.float_chains import write_float_chain
+from qaf_core.deploy.graph import Array, GraphBuilder, chain_of
+from qaf_core.deploy.integer_chains import IntegerWriter
+from qaf_core.deploy.processor import saturates_products
+from qaf_core.deploy.skeleton import CHAIN_DOMAIN, INPUT_NAME, OPSET, trace_skeleton
+from qaf_core.errors import ModelError
+from qaf_core.network.layers import ActivationQuantizer, FactorizedLayer
+from qaf_core.pipeline.calibrate import fit_range
+from qaf_core.runs.workspace import write_file
+
+if TYPE_CHECKING:
+    import onnxruntime
+    from onnx import ModelProto
+
+INT8, FP32 = "int8", "fp32"
+PRECISIONS = (INT8, FP32)
+PROPERTY = "qaf"  # of the ONNX file: the model's card as JSON
+INTEGER_OPERATORS = (
+    "QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul", "MatMulNBits",
+)  # fmt: skip
+FLOAT_OPERATORS = ("Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was tried out on the exported file.
+
+    Attributes:
+        name: What was checked, for people.
+        passed: Whether it holds.
+        detail: What was found, in a sentence.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What an export made and what was checked about it.
+
+    Attributes:
+        format: ``onnx`` or ``packed``.
+        path: The file; it was only written if all checks passed, or by force.
+        written: Whether it was written.
+        precision: ``int8`` or ``fp32``.
+        size_bytes: Of the file.
+        checks: All that was checked; see ``passed``.
+        agreement: Against the evaluated network on its evaluation images; None if there were none. For
+            ``fp32`` the evaluated network is taken without rounding its activations.
+        integer_operators: By kind, as ONNX Runtime runs the file.
+        float_operators: Convolutions and matrix products left in floating point, by kind.
+        weights_stored_as: How many weights are kept as ``int4``, ``int8``, ``uint8`` or ``float32``.
+        any_batch: Whether any number of images goes in at once, or just one.
+        opset: ONNX's operator set.
+        seconds: The export took.
+    """
+
+    format: str
+    path: str
+    written: bool
+    precision: str
+    size_bytes: int
+    checks: tuple[Check, ...]
+    agreement: Agreement | None
+    integer_operators: Mapping[str, int]
+    float_operators: Mapping[str, int]
+    weights_stored_as: Mapping[str, int]
+    any_batch: bool
+    opset: int | None
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether all checks passed."""
+        return all(check.passed for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types, with ``passed``."""
+        return {**asdict(self), "passed": self.passed}
+
+
+class ExportRejected(ModelError):
+    """An export that failed its checks and was not written.
+
+    Attributes:
+        report: What was found.
+    """
+
+    def __init__(self, report: ExportReport) -> None:
+        failed = next(check for check in report.checks if not check.passed)
+        super().__init__(
+            f"the exported network failed a check: {failed.name}",
+            got=failed.detail,
+            remedy="nothing was written; --force writes it all the same",
+        )
+        self.report = report
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Written:
+    """A finished graph and what is known of it."""
+
+    content: bytes
+    any_batch: bool
+    planned: int
+    stored: Mapping[str, int]
+
+
+def export_onnx(
+    model: nn.Module,
+    path: Path,
+    *,
+    input_shape: Sequence[int],
+    integer: bool = True,
+    images: Iterable[Tensor] | None = None,
+    calibration: Sequence[Tensor] = (),
+    card: Mapping[str, Any] | None = None,
+    saturates: bool | None = None,
+    force: bool = False,
+) -> ExportReport:
+    """Write a compressed network as ONNX and check the file in ONNX Runtime.
+
+    Args:
+        model: The evaluated network, as ``open_packed`` or ``load_packed`` return it, BatchNorm folded; it is
+            not changed.
+        path: The file; written under a temporary name first, and only if the checks pass.
+        input_shape: (C, H, W) of one image. Images go in normalised, under the name ``images``.
+        integer: Integer convolutions with our codes and scales and 8-bit activations, or floating-point ones.
+        images: Batches of normalised evaluation images ``(B, C, H, W)`` to compare both networks on; None
+            leaves the comparison out.
+        calibration: Batches of calibration images; needed if ``integer`` and the network's activations have
+            no range yet (it was compressed with ``--act-bits 32``).
+        card: What the file tells about itself, ready for JSON.
+        saturates: Whether the processor that will run it cuts 8-bit products off; None asks this machine's.
+        force: Write the file even if a check fails.
+
+    Returns:
+        What was made and checked.
+
+    Raises:
+        ModelError: If ONNX cannot express the network, or ONNX Runtime cannot run it.
+        ExportRejected: If a check fails, without ``force``.
+        WorkspaceError: If the file cannot be written.
+    """
+    began = time.monotonic()
+    reference = _reference(model, integer, calibration)
+    written = _write_graph(reference, input_shape, integer, card or {}, saturates)
+    session, operators = open_session(written.content)
+    agreement = None
+    if images is not None:
+        agreement = compare(reference, lambda batch: _run(session, batch, written.any_batch), images)
+    report = ExportReport(
+        format="onnx",
+        path=str(path),
+        written=False,
+        precision=INT8 if integer else FP32,
+        size_bytes=len(written.content),
+        checks=_checks(written, operators, agreement, integer),
+        agreement=agreement,
+        integer_operators={kind: operators[kind] for kind in INTEGER_OPERATORS if operators[kind]},
+        float_operators={kind: operators[kind] for kind in FLOAT_OPERATORS if operators[kind]},
+        weights_stored_as=written.stored,
+        any_batch=written.any_batch,
+        opset=OPSET,
+        seconds=time.monotonic() - began,
+    )
+    if not report.passed and not force:
+        raise ExportRejected(report)
+    write_file(path, written.content)
+    return replace(report, written=True, seconds=time.monotonic() - began)
+
+
+def open_session(content: bytes | Path) -> tuple[onnxruntime.InferenceSession, Counter[str]]:
+    """Open an ONNX model in ONNX Runtime, on the processor, with as many threads as PyTorch uses.
+
+    Args:
+        content: The model, or the file it is in.
+
+    Returns:
+        The session, and the operators it runs after its own optimizations, by kind.
+
+    Raises:
+        ModelError: If the runtime cannot run it.
+    """
+    import onnx
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory(prefix="qaf-") as folder:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        source = str(content) if isinstance(content, Path) else content
+        try:
+            session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime's errors have no base class of their own
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError("ONNX Runtime cannot run the exported network", got=reason) from error
+        optimized = onnx.load(options.optimized_model_filepath, load_external_data=False)
+    return session, Counter(node.op_type for node in optimized.graph.node)
+
+
+def _run(session: onnxruntime.InferenceSession, batch: Array, any_batch: bool) -> Array:
+    import numpy as np
+
+    if any_batch:
+        found: Array = session.run(None, {INPUT_NAME: batch})[0]
+        return found
+    return np.concatenate([session.run(None, {INPUT_NAME: image[None]})[0] for image in batch])
+
+
+def _reference(model: nn.Module, integer: bool, calibration: Sequence[Tensor]) -> nn.Module:
+    """The network as it is to be exported: on codes, or without any rounding of activations."""
+    reference = copy.deepcopy(model).eval().cpu()
+    chains = [part for part in reference.modules() if isinstance(part, FactorizedLayer)]
+    if not integer:
+        for chain in chains:
+            for link in chain.chain:
+                link.input_quantizer = ActivationQuantizer()
+            chain.use_codes()
+        return reference
+    open_links = [link for chain in chains for link in chain.chain if link.input_quantizer.grid is None]
+    if open_links and not calibration:
+        raise ModelError(
+            "the network's activations have no 8-bit range",
+            got="a network compressed with --act-bits 32",
+            remedy="export it with --precision fp32, or give calibration images",
+        )
+    _fit_ranges(reference, [link.input_quantizer for link in open_links], calibration)
+    for chain in chains:
+        if not chain.runs_on_codes:
+            chain.use_codes()
+    return reference
+
+
+@torch.inference_mode()
+def _fit_ranges(
+    model: nn.Module, quantizers: Sequence[ActivationQuantizer], calibration: Sequence[Tensor]
+) -> None:
+    """Give ranges to quantizers that have none, all from one pass without rounding."""
+    if not quantizers:
+        return
+    seen: dict[ActivationQuantizer, list[Tensor]] = {quantizer: [] for quantizer in quantizers}
+    handles = [
+        quantizer.register_forward_hook(lambda part, inputs, _output: seen[part].append(inputs[0].clone()))
+        for quantizer in quantizers
+    ]
+    for batch in calibration:
+        model(batch)
+    for handle in handles:
+        handle.remove()
+    for quantizer, values in seen.items():
+        if values:
+            fit_range(quantizer, values)
+
+
+def _write_graph(
+    model: nn.Module,
+    input_shape: Sequence[int],
+    integer: bool,
+    card: Mapping[str, Any],
+    saturates: bool | None,
+) -> _Written:
+    skeleton = trace_skeleton(model, input_shape)
+    builder = GraphBuilder()
+    cut_off = saturates_products() if saturates is None else saturates
+    writer = IntegerWriter(builder, saturates=cut_off) if integer else None
+    renamed: dict[str, str] = {}
+    for node in skeleton.model.graph.node:
+        if node.domain != CHAIN_DOMAIN:
+            builder.copy_node(node, renamed)
+            continue
+        (name, rank), values = chain_of(node), renamed.get(node.input[0], node.input[0])
+        chain = skeleton.chains[name]
+        renamed[node.output[0]] = (
+            write_float_chain(builder, name, chain, values, rank)
+            if writer is None
+            else writer.write_chain(name, chain, values, rank)
+        )
+    told = {**card, "precision": INT8 if integer else FP32, "input_shape": list(input_shape)}
+    graph = builder.finish(skeleton, renamed, {PROPERTY: json.dumps(told, separators=(",", ":"))})
+    links = sum(len(chain.chain) for chain in skeleton.chains.values())
+    return _Written(
+        content=_serialize(graph),
+        any_batch=skeleton.any_batch,
+        planned=0 if writer is None else writer.integer_nodes,
+        stored={"float32": links} if writer is None else dict(writer.weights),
+    )
+
+
+def _serialize(graph: ModelProto) -> bytes:
+    try:
+        content: bytes = graph.SerializeToString()
+    except Exception as error:  # protobuf's own kinds of errors
+        raise ModelError(
+            "the network is too large for one ONNX file", expected="less than 2 GB", remedy="compress it more"
+        ) from error
+    return content
+
+
+def _checks(
+    written: _Written, operators: Counter[str], agreement: Agreement | None, integer: bool
+) -> tuple[Check, ...]:
+    checks = [Check(name="ONNX Runtime runs it", passed=True, detail="on the processor, as it is")]
+    if integer:
+        found = sum(operators[kind] for kind in INTEGER_OPERATORS)
+        detail = f"{found} of {written.planned} quantized convolutions and linear layers run as integers"
+        checks.append(Check(name="integer operators", passed=found >= written.planned, detail=detail))
+    if agreement is not None:
+        name = f"agreement of at least {LEAST_AGREEMENT:.1%}"
+        detail = (
+            f"{agreement.share:.2%} of {agreement.images:,} evaluation images agree"
+            f", {agreement.identical:.2%} are the same to the last bit"
+            f", largest difference {agreement.largest_difference:.2g}"
+            f" of a range of {agreement.output_range:.3g}"
+        )
+        checks.append(Check(name=name, passed=agreement.share >= LEAST_AGREEMENT, detail=detail))
+    return tuple(checks)

@@ -1,0 +1,208 @@
+"""The ONNX graph of a compressed network with every chain of links as one node, still to be written out."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from qaf_core.errors import ModelError
+from qaf_core.network.layers import ConvLink, FactorizedLayer, Link, swap_layer
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+OPSET = 21  # the first with 4-bit integers
+CHAIN_DOMAIN, CHAIN_OPERATOR = "qaf", "Chain"
+INPUT_NAME = "images"
+EXAMPLE_BATCH = 2  # of one image the exporter would conclude that there is always just one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skeleton:
+    """A network's ONNX graph before its chains are written.
+
+    Attributes:
+        model: Nodes named ``qaf.Chain`` stand for chains; their attribute ``layer`` names them, ``rank`` is
+            the number of dimensions of their input.
+        chains: The chains by name of their layer.
+        any_batch: Whether the graph takes any number of images at once, or just one.
+    """
+
+    model: ModelProto
+    chains: Mapping[str, FactorizedLayer]
+    any_batch: bool
+
+
+class _StandIn(nn.Module):
+    """Takes a chain's place while the network is traced."""
+
+    def __init__(self, name: str, chain: FactorizedLayer) -> None:
+        super().__init__()
+        self._name, self._links = name, chain.chain  # in a list, so that they are no part of the network
+
+    def forward(self, values: Tensor) -> Tensor:
+        shape = list(values.shape)
+        for link in self._links:
+            shape = output_shape(link, shape)
+        return torch.onnx.ops.symbolic(
+            f"{CHAIN_DOMAIN}::{CHAIN_OPERATOR}",
+            (values,),
+            attrs={"layer": self._name, "rank": values.ndim},
+            dtype=values.dtype,
+            shape=shape,
+            version=1,
+        )
+
+
+class _FlatOutputs(nn.Module):
+    """The network with its outputs as a plain tuple."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(named_outputs(self.network(images)).values())
+
+
+def output_shape(link: Link, shape: Sequence[int]) -> list[int]:
+    """The shape a link makes of an input's shape."""
+    found = list(shape)
+    outputs = link.codes.shape[0]
+    if not isinstance(link, ConvLink):
+        return [*found[:-1], outputs]
+    geometry, pads = link.geometry, paddings(link)
+    for axis in range(2):
+        reach = geometry.dilation[axis] * (int(geometry.kernel_size[axis]) - 1) + 1
+        padded = found[-2 + axis] + pads[axis] + pads[2 + axis]
+        found[-2 + axis] = (padded - reach) // geometry.stride[axis] + 1
+    found[-3] = outputs
+    return found
+
+
+def paddings(link: ConvLink) -> tuple[int, int, int, int]:
+    """Padding of a convolution at its top, left, bottom and right."""
+    left, right, top, bottom = link.geometry._reversed_padding_repeated_twice
+    return top, left, bottom, right
+
+
+def named_outputs(outputs: object) -> dict[str, Tensor]:
+    """A network's outputs by name: a tensor, or a flat mapping or sequence of them.
+
+    Raises:
+        ModelError: If they are anything else, such as a detector's lists of boxes.
+    """
+    if isinstance(outputs, Tensor):
+        return {"scores" if outputs.ndim == 2 else "output": outputs}
+    if isinstance(outputs, Mapping):
+        found = {str(key): value for key, value in outputs.items()}
+    elif isinstance(outputs, list | tuple):
+        found = {f"output_{index}": value for index, value in enumerate(outputs)}
+    else:
+        found = {}
+    if not found or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ModelError(
+            "the network's outputs cannot be exported",
+            got=_kind_of(outputs),
+            expected="a tensor, or a flat list or dict of tensors",
+            remedy="detectors put out lists whose length depends on the image: deploy them in PyTorch",
+        )
+    return found
+
+
+def _kind_of(outputs: object) -> str:
+    if isinstance(outputs, list | tuple) and outputs:
+        return f"a {type(outputs).__name__} of {type(outputs[0]).__name__}"
+    return f"{type(outputs).__name__}"
+
+
+def trace_skeleton(model: nn.Module, input_shape: Sequence[int]) -> Skeleton:
+    """Trace a compressed network, its chains as single nodes.
+
+    Args:
+        model: With its chains in place; it is not changed.
+        input_shape: (C, H, W) of one image.
+
+    Raises:
+        ModelError: If it holds operators or outputs that ONNX cannot express.
+    """
+    network = copy.deepcopy(model).eval().cpu()
+    with torch.inference_mode():
+        outputs = list(named_outputs(network(torch.zeros(EXAMPLE_BATCH, *input_shape))))
+    chains = {name: part for name, part in network.named_modules() if isinstance(part, FactorizedLayer)}
+    if any(part is network for part in chains.values()):
+        network = nn.Sequential(network)
+    for name, chain in chains.items():
+        swap_layer(network, name or "0", _StandIn(name, chain))
+    flat = _FlatOutputs(network).eval()
+    try:
+        graph, any_batch = _export(flat, input_shape, outputs, any_batch=True), True
+    except Exception:  # whatever the network does with the number of images
+        graph, any_batch = _export_or_tell(flat, input_shape, outputs), False
+    return Skeleton(model=graph, chains=chains, any_batch=any_batch)
+
+
+def _export_or_tell(network: nn.Module, input_shape: Sequence[int], outputs: Sequence[str]) -> ModelProto:
+    try:
+        return _export(network, input_shape, outputs, any_batch=False)
+    except Exception as error:  # the exporter runs the user's code, which may raise anything
+        raise ModelError(
+            "the network cannot be written as ONNX",
+            got=_reason(error),
+            remedy="replace what ONNX does not know, or deploy the packed file in PyTorch",
+        ) from error
+
+
+def _export(
+    network: nn.Module, input_shape: Sequence[int], outputs: Sequence[str], *, any_batch: bool
+) -> ModelProto:
+    example = torch.zeros(EXAMPLE_BATCH if any_batch else 1, *input_shape)
+    with _quiet():
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT_NAME],
+            output_names=list(outputs),
+            dynamic_shapes=({0: "batch"},) if any_batch else None,
+            verbose=False,
+        )
+    if program is None:
+        raise ModelError("the network cannot be written as ONNX")
+    graph: ModelProto = program.model_proto
+    return graph
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What the exporter warns of is either harmless or ends in an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger = logging.getLogger("torch.onnx")
+        level = logger.level
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """The root of an exporter's error, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error)
+    unknown = re.search(r"No (?:ONNX function|decompositions registered)[^\n]*", text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    line = unknown.group() if unknown else (lines[0] if lines else "no message")
+    return f"{type(error).__name__}: {line}"[:200]
