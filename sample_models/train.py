@@ -1,6 +1,6 @@
 """Train a shipped sample model and write its weights and its card.
 
-    python sample_models/train.py inspection/resnet20     (or digits/cnn, …/resnet18, …/vgg, all)
+    python sample_models/train.py inspection/resnet20     (or any other shipped model, or all)
     python sample_models/train.py all --card-only         measures stored weights again, without training
 
 The weights go to `sample_models/NAME.safetensors` in half precision; the card (JSON) beside them says what
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from qaf_core.data.models import (
     weights_path,
 )
 from qaf_core.network.inventory import take_inventory
+from qaf_core.pipeline.tasks import find_task, predict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,8 @@ RECIPES = {
     "inspection/resnet20": Recipe(epochs=8, images_per_epoch=8000, batch_size=64, peak_rate=0.004),
     "inspection/resnet18": Recipe(epochs=10, images_per_epoch=10_000, batch_size=64, peak_rate=0.001),
     "inspection/vgg": Recipe(epochs=8, images_per_epoch=8000, batch_size=64, peak_rate=0.001),
+    "inspection/unet": Recipe(epochs=10, images_per_epoch=8000, batch_size=32, peak_rate=0.004),
+    "inspection/detector": Recipe(epochs=12, images_per_epoch=8000, batch_size=32, peak_rate=0.002),
 }
 SEED = 0
 
@@ -82,7 +84,8 @@ def main() -> None:
         write_json(card, weights_path(model_id).with_suffix(".json"))
         metric = card["metric"]
         print(
-            f"{model_id}: top-1 {metric['value']:.4f} [{metric['ci95'][0]:.4f}, {metric['ci95'][1]:.4f}]",
+            f"{model_id}: {metric['name']} {metric['value']:.4f} "
+            f"[{metric['ci95'][0]:.4f}, {metric['ci95'][1]:.4f}]",
             flush=True,
         )
 
@@ -102,10 +105,8 @@ def train(source: ModelSource, recipe: Recipe) -> tuple[nn.Module, dict[str, Any
     for epoch in range(recipe.epochs):
         network.train()
         total = 0.0
-        for images, labels in training_batches(source, recipe, epoch):
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = network(images)
-            loss = functional.cross_entropy(logits.float(), labels)
+        for images, targets in training_batches(source, recipe, epoch):
+            loss = LOSSES[source.task](network, images, targets)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -114,6 +115,7 @@ def train(source: ModelSource, recipe: Recipe) -> tuple[nn.Module, dict[str, Any
         print(
             f"{source.id} epoch {epoch}: loss {total:.4f}, {time.perf_counter() - started:.0f} s", flush=True
         )
+        save_weights(network, weights_path(source.id))  # so that a training cut off leaves something
     return network.eval(), {
         "optimizer": f"AdamW, weight decay {recipe.weight_decay}, one-cycle rate, peak {recipe.peak_rate}",
         "epochs": recipe.epochs,
@@ -138,22 +140,25 @@ def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]
 
 
 def training_batches(source: ModelSource, recipe: Recipe, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised, augmented batches of one epoch."""
-    images, labels = training_images(source, recipe, epoch)
+    """Normalised, augmented batches of one epoch: images, and labels (B,) or class masks (B, H, W)."""
+    images, targets = training_images(source, recipe, epoch)
     generator = np.random.default_rng((SEED, epoch))
     order = generator.permutation(len(images))
     mean, std = torch.tensor(source.mean), torch.tensor(source.std)
     for start in range(0, len(images) - recipe.batch_size + 1, recipe.batch_size):
         chosen = order[start : start + recipe.batch_size]
-        batch = images[chosen]
-        batch = shift(batch, generator) if source.default_data == "digits" else turn(batch, generator)
+        batch, wanted = images[chosen], targets[chosen]
+        if source.default_data == "digits":
+            batch = shift(batch, generator)
+        else:
+            batch, wanted = turn(batch, wanted, generator)
         pixels = (torch.from_numpy(np.ascontiguousarray(batch)).float() / 255 - mean) / std
-        yield pixels.permute(0, 3, 1, 2), torch.from_numpy(labels[chosen])
+        yield pixels.permute(0, 3, 1, 2), torch.from_numpy(np.ascontiguousarray(wanted)).long()
 
 
 def training_images(
     source: ModelSource, recipe: Recipe, epoch: int
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer[Any]]]:
     """All images of one epoch: the digits again, or the next stretch of the endless inspection images."""
     if source.default_data == "digits":
         digits = load_images("builtin", source, split="train")
@@ -162,13 +167,61 @@ def training_images(
     drawn = inspection.render(
         count, INSPECTION_SEEDS["train"], first=epoch * count, workers=torch.get_num_threads()
     )
-    return drawn.images, drawn.labels
+    return drawn.images, drawn.labels if source.task == "classification" else inspection.class_masks(drawn)
 
 
-def turn(batch: npt.NDArray[np.uint8], generator: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """The batch turned by a multiple of 90 degrees, mirrored half of the time."""
-    turned = np.rot90(batch, int(generator.integers(4)), axes=(1, 2))
-    return turned[:, :, ::-1] if generator.random() < 0.5 else turned
+def classification_loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(images)
+    return functional.cross_entropy(logits.float(), labels)
+
+
+def segmentation_loss(network: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
+    """Cross entropy of the pixels plus the soft Dice loss of the classes (Milletari et al. 2016)."""
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = network(images)
+    scores = scores.float()
+    shares = scores.softmax(dim=1)
+    wanted = functional.one_hot(masks, shares.shape[1]).movedim(-1, 1).float()
+    overlap = (shares * wanted).sum(dim=(0, 2, 3))
+    size = shares.sum(dim=(0, 2, 3)) + wanted.sum(dim=(0, 2, 3))
+    return functional.cross_entropy(scores, masks) + (1 - (2 * overlap + 1) / (size + 1)).mean()
+
+
+def detection_loss(network: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
+    """What torchvision's detector gives in training, added up; the boxes are those around the masks."""
+    boxes = torch.from_numpy(inspection.defect_boxes(masks.numpy()))
+    labels = masks.amax(dim=(1, 2))
+    ends = [row + int(label > 0) for row, label in enumerate(labels)]  # a sound image has no box
+    wanted = [{"boxes": boxes[row:end], "labels": labels[row:end]} for row, end in enumerate(ends)]
+    # Boxes need more digits than bfloat16 has: only the convolutions run in it.
+    handle = network.get_submodule("head").register_forward_hook(
+        lambda _module, _inputs, outputs: {name: value.float() for name, value in outputs.items()}
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = network(images, wanted)
+    handle.remove()
+    total: Tensor = sum(losses.values(), torch.zeros(()))
+    return total
+
+
+LOSSES = {
+    "classification": classification_loss,
+    "segmentation": segmentation_loss,
+    "detection": detection_loss,
+}
+
+
+def turn(
+    batch: npt.NDArray[np.uint8], targets: npt.NDArray[np.integer[Any]], generator: np.random.Generator
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer[Any]]]:
+    """Images, and masks with them, turned by a multiple of 90 degrees and mirrored half of the time."""
+    quarters, mirrored = int(generator.integers(4)), generator.random() < 0.5
+    turned = [
+        np.rot90(values, quarters, axes=(1, 2))[:, :, :: -1 if mirrored else 1] if values.ndim > 1 else values
+        for values in (batch, targets)
+    ]
+    return turned[0], turned[1]
 
 
 def shift(batch: npt.NDArray[np.uint8], generator: np.random.Generator) -> npt.NDArray[np.uint8]:
@@ -196,12 +249,9 @@ def describe(source: ModelSource, training: dict[str, Any]) -> dict[str, Any]:
     """The card of a model whose weights are stored."""
     network = build_model(source)
     images = load_images("builtin", source, split="evaluation")
-    hits = np.zeros(len(source.classes), np.int64)
-    counts = np.bincount(images.labels, minlength=len(source.classes))
-    with torch.no_grad():
-        for pixels, labels in to_batches(images, source):
-            right = labels[network(pixels).argmax(1) == labels]
-            hits += np.bincount(right.numpy(), minlength=len(source.classes))
+    task = find_task(source.task)
+    predictions = predict(task, network, to_batches(images, source))
+    found = task.metric(predictions, task.collate(images), source.classes)
     data = {
         "inspection": "procedural surface-inspection images, made by qaf_core.data.inspection",
         "digits": "scikit-learn's 8×8 handwritten digits (UCI, E. Alpaydin and C. Kaynak 1998)",
@@ -218,15 +268,13 @@ def describe(source: ModelSource, training: dict[str, Any]) -> dict[str, Any]:
         "mean": list(source.mean),
         "std": list(source.std),
         "metric": {
-            "name": "top1",
-            "value": round(int(hits.sum()) / len(images), 6),
-            "n": len(images),
-            "ci95": [round(bound, 6) for bound in wilson_interval(int(hits.sum()), len(images))],
+            "name": found.metric,
+            "value": round(found.value, 6),
+            "n": found.n,
+            "ci95": [round(bound, 6) for bound in found.ci95],
             "split": "evaluation",
-            "per_class": {
-                name: round(int(hit) / max(int(count), 1), 4)
-                for name, hit, count in zip(source.classes, hits, counts, strict=True)
-            },
+            "per_class": {name: round(value, 4) for name, value in found.per_class.items()},
+            "extra": {name: round(value, 6) for name, value in found.extra.items()},
         },
         "training": training,
         "weights": {
@@ -237,14 +285,6 @@ def describe(source: ModelSource, training: dict[str, Any]) -> dict[str, Any]:
         },
         "inventory": [row.to_dict() for row in take_inventory(network, source.input_shape)],
     }
-
-
-def wilson_interval(hits: int, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927)."""
-    share = hits / count
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return centre - half, centre + half
 
 
 def write_json(card: dict[str, Any], path: Path) -> None:

@@ -1,7 +1,8 @@
-"""The networks built here: CIFAR-form ResNets, a narrow VGG and a small CNN for 8×8 digits."""
+"""The networks built here: CIFAR-form ResNets, a narrow VGG, a small CNN, a U-Net and a small detector."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from qaf_core.data import inspection
 from qaf_core.data.torchvision_names import TORCHVISION_DETECTION, TORCHVISION_SEGMENTATION
 
 #: Depths of the CIFAR-form ResNets: 6 n + 2.
@@ -128,10 +130,103 @@ class DigitsCnn(nn.Module):
         return logits
 
 
+class Unet(nn.Module):
+    """U-Net (Ronneberger et al. 2015) with padded convolutions and BatchNorm, 0.5 M parameters.
+
+    Four scales; on the way up the nearest pixel is repeated, and the features of the same scale on the way
+    down are put beside it.
+    """
+
+    widths = (16, 32, 64, 128)
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        before = (3, *self.widths[:-1])
+        self.down = nn.ModuleList(
+            nn.Sequential(*_conv_unit(taken, width), *_conv_unit(width, width))
+            for taken, width in zip(before, self.widths, strict=True)
+        )
+        self.up = nn.ModuleList(
+            nn.Sequential(*_conv_unit(below + width, width), *_conv_unit(width, width))
+            for below, width in zip(self.widths[:0:-1], self.widths[-2::-1], strict=True)
+        )
+        self.head = nn.Conv2d(self.widths[0], num_classes, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+        features = images
+        for stage in self.down:
+            features = stage(functional.max_pool2d(features, 2) if kept else features)
+            kept.append(features)
+        for stage, beside in zip(self.up, kept[-2::-1], strict=True):
+            features = functional.interpolate(features, size=beside.shape[-2:], mode="nearest")
+            features = stage(torch.cat([features, beside], dim=1))
+        scores: Tensor = self.head(features)
+        return scores
+
+
+class DetectorBackbone(nn.Module):
+    """Residual stages down to a sixteenth of the image, summed back up to a quarter: one map of 96 channels.
+
+    One map is enough for objects of 4 to 44 pixels, and the detector's heads then run once an image.
+    """
+
+    widths = (48, 96, 128, 192)
+    out_channels = 96
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(*_conv_unit(3, 32))
+        before = (32, *self.widths[:-1])
+        self.stages = nn.ModuleList(
+            _stage(taken, width, 2, stride=2) for taken, width in zip(before, self.widths, strict=True)
+        )
+        self.lateral = nn.ModuleList(nn.Conv2d(width, self.out_channels, 1) for width in self.widths[1:])
+        self.smooth = nn.Conv2d(self.out_channels, self.out_channels, 3, padding=1)
+
+    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+        features = self.stem(images)
+        levels: list[Tensor] = []
+        for stage in self.stages:
+            features = stage(features)
+            levels.append(features)
+        summed = self.lateral[-1](levels[-1])
+        for lateral, level in zip(self.lateral[-2::-1], levels[-2:0:-1], strict=True):
+            summed = lateral(level) + functional.interpolate(summed, size=level.shape[-2:], mode="nearest")
+        return OrderedDict(finest=self.smooth(summed))
+
+
+def _small_fcos(num_classes: int) -> nn.Module:
+    """torchvision's FCOS (Tian et al. 2019) on a small backbone, for 64×64 pixels scaled to 0 … 1.
+
+    Like torchvision's own detectors it normalises its images itself, and class 0 is the background.
+    """
+    from torchvision.models.detection import FCOS
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.fcos import FCOSHead
+
+    backbone = DetectorBackbone()
+    detector: nn.Module = FCOS(
+        backbone,
+        num_classes,
+        min_size=inspection.IMAGE_SIZE,
+        max_size=inspection.IMAGE_SIZE,
+        image_mean=list(inspection.MEAN),
+        image_std=list(inspection.STD),
+        anchor_generator=AnchorGenerator(sizes=((8,),), aspect_ratios=((1.0,),)),
+        head=FCOSHead(backbone.out_channels, 1, num_classes, num_convs=2),
+        score_thresh=0.05,
+        detections_per_img=20,
+    )
+    return detector
+
+
 _OWN: dict[str, Callable[[int], nn.Module]] = {
     **{f"cifar_resnet{depth}": partial(CifarResNet, depth) for depth in CIFAR_DEPTHS},
     "narrow_vgg": NarrowVgg,
     "digits_cnn": DigitsCnn,
+    "unet": Unet,
+    "small_fcos": _small_fcos,
 }
 
 
@@ -139,7 +234,8 @@ def build_architecture(name: str, num_classes: int) -> nn.Module:
     """Build a network with freshly drawn weights.
 
     Args:
-        name: `cifar_resnet20` …, `narrow_vgg`, `digits_cnn`, or `torchvision.NAME` (torchvision's own code).
+        name: `cifar_resnet20` …, `narrow_vgg`, `digits_cnn`, `unet`, `small_fcos`, or `torchvision.NAME`
+            (torchvision's own code).
         num_classes: Outputs of the classifier.
 
     Raises:

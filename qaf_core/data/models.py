@@ -87,10 +87,10 @@ class ModelSource:
 
 
 def _shipped(
-    model_id: str, title: str, architecture: str, data: Literal["inspection", "digits"]
+    model_id: str, title: str, architecture: str, data: Literal["inspection", "digits"], **other: Any
 ) -> ModelSource:
     digits = data == "digits"
-    return ModelSource(
+    source = ModelSource(
         id=model_id,
         title=title,
         architecture=architecture,
@@ -102,6 +102,7 @@ def _shipped(
         default_data=data,
         shipped=True,
     )
+    return replace(source, **other)
 
 
 def weights_path(model_id: str) -> Path:
@@ -165,6 +166,24 @@ _SHIPPED = (
     _shipped("inspection/resnet20", "ResNet-20, surface inspection", "cifar_resnet20", "inspection"),
     _shipped("inspection/resnet18", "ResNet-18, surface inspection", "torchvision.resnet18", "inspection"),
     _shipped("inspection/vgg", "Narrow VGG, surface inspection", "narrow_vgg", "inspection"),
+    _shipped(
+        "inspection/unet",
+        "U-Net, defects by pixel",
+        "unet",
+        "inspection",
+        task="segmentation",
+        classes=inspection.SURFACE_CLASSES,
+    ),
+    _shipped(
+        "inspection/detector",
+        "FCOS detector, boxes around defects",
+        "small_fcos",
+        "inspection",
+        task="detection",
+        classes=inspection.SURFACE_CLASSES,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    ),
 )
 _CIFAR = tuple(_cifar(depth) for depth in (20, 32, 44, 56, 110))
 
