@@ -24,7 +24,14 @@ from qaf_core.data.torchvision_names import (
 from qaf_core.errors import ModelError, WeightsError
 from qaf_core.network.inventory import take_inventory
 
-SHIPPED = ("digits/cnn", "inspection/resnet20", "inspection/resnet18", "inspection/vgg")
+SHIPPED = (
+    "digits/cnn",
+    "inspection/resnet20",
+    "inspection/resnet18",
+    "inspection/vgg",
+    "inspection/unet",
+    "inspection/detector",
+)
 REAL_DATA = os.environ.get("QAF_REAL_DATA")
 
 
@@ -145,6 +152,30 @@ def test_sizes_keep_the_promises_of_the_readme() -> None:
     vgg = build_architecture("narrow_vgg", 8)
     linear = sum(module.weight.numel() for module in vgg.modules() if isinstance(module, nn.Linear))
     assert linear > 1_500_000
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (40, 72), (37, 50)])
+def test_the_unet_scores_every_pixel(height: int, width: int) -> None:
+    network = build_architecture("unet", 5).eval()
+    with torch.no_grad():
+        assert network(torch.zeros(2, 3, height, width)).shape == (2, 5, height, width)
+
+
+def test_the_detector_is_torchvisions_and_finds_boxes_inside_the_image() -> None:
+    from torchvision.models.detection import FCOS
+
+    network = build_model(find_model("inspection/detector"))
+    assert isinstance(network, FCOS)
+    images = load_images("builtin", find_model("inspection/detector"), split="calibration", limit=8)
+    (pixels, _labels) = next(to_batches(images, find_model("inspection/detector")))
+    assert 0 <= float(pixels.min()) < float(pixels.max()) <= 1, "it normalises its images itself"
+    with torch.no_grad():
+        found = network(pixels)
+    assert len(found) == 8
+    boxes = torch.cat([row["boxes"] for row in found])
+    assert len(boxes)
+    assert 0 <= float(boxes.min()) <= float(boxes.max()) <= 64
+    assert int(torch.cat([row["labels"] for row in found]).min()) >= 1, "class 0 is the background"
 
 
 # --- Shipped models

@@ -10,7 +10,8 @@ import torch
 from sklearn.metrics import jaccard_score
 from torch import Tensor, nn
 
-from qaf_core.data.datasets import ImageSet
+from qaf_core.data.datasets import ImageSet, load_images, to_batches
+from qaf_core.data.models import build_model, find_model
 from qaf_core.data.targets import UNLABELLED
 from qaf_core.errors import DataError
 from qaf_core.pipeline.tasks import predict
@@ -136,3 +137,15 @@ def test_images_without_masks_are_told() -> None:
     )
     with pytest.raises(DataError, match="photos comes without masks"):
         TASK.collate(plain)
+
+
+def test_the_shipped_unet_does_as_well_as_its_card_says() -> None:
+    source = find_model("inspection/unet")
+    images = load_images("builtin", source, split="evaluation", limit=160)
+    found = predict(TASK, build_model(source), to_batches(images, source, 32))
+    evaluation = TASK.metric(found, TASK.collate(images), source.classes)
+    card = source.card["metric"]
+    assert evaluation.metric == card["name"]
+    low, high = evaluation.ci95
+    assert abs(evaluation.value - card["value"]) < high - low
+    assert 0.75 < card["value"] < 0.92, "neither hopeless nor trivial"
