@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import streamlit as st
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from dashboard.jobs import run_command
 from qaf_core.data.datasets import load_images
-from qaf_core.data.images import preview
+from qaf_core.data.images import ImageSet, one_of_each, shown_name
 from qaf_core.data.models import ModelSource, find_model, list_models, load_inventory
 from qaf_core.errors import QafError
 from qaf_core.network.inventory import LayerInfo, inventory_from_rows
@@ -23,6 +23,8 @@ from qaf_core.runs.workspace import write_file
 INSPECT_TIMEOUT_SECONDS = 120
 STRIP_SIDE_PX = 64
 TURNS = 5
+MARK_COLOUR = (255, 176, 32)  # amber: apart from metal, light or dark
+MARK_SHARE = 0.6
 
 
 def shipped_models() -> tuple[ModelSource, ...]:
@@ -109,7 +111,26 @@ def sample_strip(model_id: str, count: int) -> tuple[tuple[str, str], ...]:
         return ()
     # Each model shows other examples of the same classes.
     turn = sum(model_id.encode()) % TURNS
-    return tuple((_data_address(pixels), name) for pixels, name in preview(images, count, turn))
+    shown = images.take(np.array(one_of_each(images.labels.tolist(), count, turn)), images.name)
+    names = [shown_name(shown.classes[int(label)]) for label in shown.labels]
+    return tuple(zip(map(_data_address, with_targets(shown)), names, strict=True))
+
+
+def with_targets(images: ImageSet) -> list[np.ndarray]:
+    """The pictures, their masks tinted and their boxes drawn, where they have any."""
+    pictures = [picture.copy() for chunk in images.in_chunks() for picture in chunk]
+    for picture, mask in zip(pictures, images.targets.get("masks", ()), strict=False):
+        tinted = MARK_SHARE * np.array(MARK_COLOUR) + (1 - MARK_SHARE) * picture
+        picture[:] = np.where((mask > 0)[..., None], tinted, picture).astype(np.uint8)
+    boxes = images.targets.get("boxes")
+    if boxes is not None:
+        of_image = np.repeat(np.arange(len(images)), images.targets["counts"])
+        for image, (left, top, right, bottom) in zip(of_image, boxes, strict=True):
+            drawn = Image.fromarray(pictures[image])
+            corners = (int(left) - 1, int(top) - 1, int(right), int(bottom))
+            ImageDraw.Draw(drawn).rectangle(corners, outline=MARK_COLOUR)
+            pictures[image] = np.asarray(drawn)
+    return pictures
 
 
 def _data_address(image: np.ndarray) -> str:

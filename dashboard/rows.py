@@ -33,6 +33,19 @@ def bits_text(bits: object) -> str:
     return str(bits)
 
 
+def class_rows(before: Mapping[str, float], after: Mapping[str, float]) -> list[dict[str, Any]]:
+    """A metric by class, original and compressed in percent and the change in points."""
+    return [
+        {
+            "name": name,
+            "original": 100 * before[name] if name in before else None,
+            "compressed": 100 * value,
+            "change": 100 * (value - before[name]) if name in before else None,
+        }
+        for name, value in after.items()
+    ]
+
+
 def plan_summary(run: RunRecord) -> str:
     """A run's plan in one short line."""
     return digest_plan(run.plan).text()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from qaf_core.cli import main
+from qaf_core.data.datasets import load_images
 from qaf_core.data.models import find_model, load_inventory
 from qaf_core.network.plan import plan_for_ratio
 from qaf_core.runs.store import Store
@@ -152,6 +153,41 @@ def test_compress_prints_the_whole_result_and_stores_it(
     printed = capsys.readouterr().out
     assert "first" in printed
     assert "bit operations" in printed
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "metric", "extra"),
+    [
+        ("inspection/unet", "up.2.3", "miou", "pixel_accuracy"),
+        ("inspection/detector", "head.classification_head.conv.3", "map50", "map"),
+    ],
+)
+def test_masks_and_boxes_are_compressed_measured_and_shown(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str, layer: str, metric: str, extra: str
+) -> None:
+    source = find_model(model)
+    images = load_images("builtin", source, split="evaluation", limit=48)
+    targets = {"y": images.targets["masks"]} if metric == "miou" else images.targets
+    np.savez(tmp_path / "parts.npz", x=images.images, **targets)
+    plan = json.loads(write_plan(tmp_path / "plan.json", model).read_text())
+    for row in plan["layers"]:
+        if row["name"] != layer:
+            row.update(structure="keep", rank=None, bits=None)
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    files = ("--plan", str(tmp_path / "plan.json"), "--data", str(tmp_path / "parts.npz"))
+    result = run_json(capsys, "compress", model, *files)
+    assert [row["name"] for row in result["layers"]] == [layer]
+    for which in ("baseline", "compressed"):
+        assert result[which]["metric"] == metric
+        assert result[which]["n"] == 36
+        assert result[which]["value"] > 0.5
+        assert list(result[which]["extra"]) == [extra]
+    assert abs(result["drop"]) < 0.1
+    assert main(["show", result["run_id"]]) == 0
+    printed = capsys.readouterr().out
+    assert f"{metric} " in printed
+    assert "agreement with the original" in printed
+    assert "chipped edge" in printed
 
 
 def test_progress_goes_to_stderr_and_the_summary_to_stdout(

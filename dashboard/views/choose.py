@@ -15,6 +15,7 @@ from dashboard.text import _, plural
 from qaf_core.data.models import ModelSource
 from qaf_core.errors import QafError
 from qaf_core.network.cost import original_cost
+from qaf_core.review.metrics import metric_label
 from qaf_core.review.units import count_text, percent_text, size_text, with_prefix
 
 MODE_KEY, MODEL_KEY, OTHER_KEY, WEIGHTS_KEY = "mode", "model", "other-model", "weights"
@@ -22,7 +23,7 @@ DATA_MODE_KEY, DATA_KEY, CALIBRATION_KEY = "data-mode", "data-path", "calibratio
 REGISTERED_KEY = "registered-model"
 FIRST_MODEL = "inspection/resnet20"
 FIRST_OTHER = "cifar/resnet20"
-CARD_IMAGES = 6
+CARD_IMAGES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +196,7 @@ def _card_rows(source: ModelSource) -> list[tuple[str, str]]:
     if metric:
         low, high = metric["ci95"]
         half = 50 * (high - low)
-        rows.append((_("Accuracy"), f"{percent_text(metric['value'])} ± {half:.1f}"))
+        rows.append((metric_label(metric["name"], _), f"{percent_text(metric['value'])} ± {half:.1f}"))
     if source.card.get("inventory"):
         cost = original_cost(catalogue.inventory_of(source, Path()))
         rows += [
@@ -226,24 +227,20 @@ def _data_for(source: ModelSource) -> tuple[str, str | None]:
         )
     with right:
         if mode == "own":
-            return _paths()
+            return _paths(source.task)
         classes = ", ".join(source.classes)
         st.caption(_("Made for this model. Classes: {classes}.").format(classes=classes))
     return "builtin", None
 
 
-def _paths() -> tuple[str, str | None]:
+def _paths(task: str) -> tuple[str, str | None]:
     left, right = st.columns(2)
     data = left.text_input(
         _("Labelled images to measure on"),
         key=DATA_KEY,
         persist_state="session",
         placeholder=_("/path/to/images or images.npz"),
-        help=_(
-            "A path on the computer the dashboard runs on: a folder with one sub-folder for each "
-            "class, or an .npz "
-            "file with x (N,H,W,3) uint8 and y (N,)."
-        ),
+        help=_data_help(task),
     )
     calibration = right.text_input(
         _("Images to fit with (optional)"),
@@ -257,6 +254,24 @@ def _paths() -> tuple[str, str | None]:
         ),
     )
     return data.strip(), calibration.strip() or None
+
+
+def _data_help(task: str) -> str:
+    if task == "segmentation":
+        return _(
+            "A path on the computer the dashboard runs on: a folder with images and masks (grey PNG files of "
+            "the same names, the class number of each pixel), or an .npz file with x (N,H,W,3) uint8 and "
+            "y (N,H,W)."
+        )
+    if task == "detection":
+        return _(
+            "A path on the computer the dashboard runs on: a folder with images and an annotations.json in "
+            "COCO's form, or an .npz file with x (N,H,W,3) uint8, boxes (D,4), labels (D,) and counts (N,)."
+        )
+    return _(
+        "A path on the computer the dashboard runs on: a folder with one sub-folder for each class, or an "
+        ".npz file with x (N,H,W,3) uint8 and y (N,)."
+    )
 
 
 def _own_model() -> Choice | None:
@@ -284,7 +299,7 @@ def _own_model() -> Choice | None:
                 "Without weights the model can be planned, not run."
             ),
         ).strip()
-        data, calibration = _paths()
+        data, calibration = _paths(catalogue.open_model(model, None).task)
     obstacle = (
         None
         if weights

@@ -13,6 +13,7 @@ from dashboard.progress import DONE, RunProgress
 from dashboard.text import _, plural
 from qaf_core.review import charts
 from qaf_core.review.charts import LayerErrors
+from qaf_core.review.metrics import metric_label
 from qaf_core.review.units import MISSING, duration_text, percent_text
 from qaf_core.runs.record import RunRecord
 
@@ -92,7 +93,7 @@ def _numbers(run: RunRecord, progress: RunProgress, elapsed: float) -> None:
     with columns[2]:
         low, high = original["ci95"] if original else (0.0, 0.0)
         common.metric_card(
-            _("Original accuracy"),
+            _("{metric} of the original").format(metric=metric_label((original or {}).get("metric"), _)),
             percent_text(original["value"]) if original else MISSING,
             f"{percent_text(low)} – {percent_text(high)}" if original else _("measured after the layers"),
             _("Measured before compression on the same images; the range holds it with 95 % confidence."),
@@ -117,7 +118,7 @@ def layer_error_help() -> str:
     return _(
         "How far the compressed weights of a layer are from the original ones: the norm of the difference "
         "divided by the norm of the original. 0 % is exact. Much of it can be made up for by fitting the "
-        "layer's output, so look at the accuracy in the end."
+        "layer's output, so look at what is measured in the end."
     )
 
 

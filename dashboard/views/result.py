@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from dashboard import common, rows
 from dashboard.text import _, plural
 from dashboard.views import live
 from qaf_core.review import charts
+from qaf_core.review.metrics import metric_help, metric_label
 from qaf_core.review.units import (
     MISSING,
     duration_text,
@@ -31,6 +33,7 @@ def show(run: RunRecord) -> None:
         _headline(run)
     if run.layers:
         _layers(run)
+    _classes(run)
     _facts(run)
 
 
@@ -75,18 +78,19 @@ def _headline(run: RunRecord) -> None:
     with columns[0]:
         low, high = compressed["ci95"]
         common.metric_card(
-            _("Accuracy"),
+            metric_label(compressed.get("metric"), _),
             percent_text(compressed["value"]),
             _("was {before}").format(before=percent_text(baseline["value"])) if baseline else "–",
-            _(
-                "Top-1: how often the first answer is right, on {count} images. The compressed "
-                "network lies between "
-                "{low} and {high} with 95 % confidence."
+            metric_help(compressed.get("metric"), _)
+            + " "
+            + _(
+                "Measured on {count} images. The compressed network lies between {low} and {high} with "
+                "95 % confidence."
             ).format(count=f"{compressed['n']:,}", low=percent_text(low), high=percent_text(high)),
         )
     with columns[1]:
         common.metric_card(
-            _("Change in accuracy"),
+            _("Change against the original"),
             _points(run),
             _drop_interval(run),
             _("Percentage points, compressed against original on the same images, with the 95 % interval."),
@@ -149,6 +153,38 @@ def _layers(run: RunRecord) -> None:
             column_config=live.layer_columns(),
             placeholder=MISSING,
             height=live.table_height(len(run.layers)),
+        )
+
+
+def _classes(run: RunRecord) -> None:
+    """The metric of each class before and after, and what else was measured."""
+    before, after = run.baseline or {}, run.compressed or {}
+    classes = rows.class_rows(before.get("per_class") or {}, after.get("per_class") or {})
+    if not classes:
+        return
+    with st.expander(_("By class"), icon=":material/category:"):
+        others = [
+            f"{metric_label(name, _)}: {percent_text(before['extra'][name])} → {percent_text(value)}"
+            for name, value in (after.get("extra") or {}).items()
+        ]
+        if after.get("agreement") is not None:
+            others.append(
+                _("Same answers as the original: {share}").format(share=percent_text(after["agreement"]))
+            )
+        if others:
+            st.caption(" · ".join(others))
+        column = st.column_config
+        st.dataframe(
+            pd.DataFrame(classes),
+            hide_index=True,
+            placeholder=MISSING,
+            height=live.table_height(len(classes)),
+            column_config={
+                "name": column.TextColumn(_("Class")),
+                "original": column.NumberColumn(_("Original"), format="%.1f %%"),
+                "compressed": column.NumberColumn(_("Compressed"), format="%.1f %%"),
+                "change": column.NumberColumn(_("Change, points"), format="%+.1f"),
+            },
         )
 
 

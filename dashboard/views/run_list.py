@@ -67,7 +67,11 @@ def _columns() -> dict[str, Any]:
             _("Plan"),
             help=_("Layers per structure · R: lowest and highest rank · W: weight bits · A: activation bits"),
         ),
-        "accuracy": column.NumberColumn(_("Accuracy"), format="%.1f %%"),
+        "accuracy": column.NumberColumn(
+            _("Measured"),
+            help=_("Accuracy of classifiers, mean IoU of segmentation, mAP at IoU 0.5 of detection."),
+            format="%.1f %%",
+        ),
         "change": column.TextColumn(_("Change"), help=_("Percentage points against the original network.")),
         "smaller": column.NumberColumn(_("Smaller"), format="%.1f×"),
         "started": column.TextColumn(_("Started")),

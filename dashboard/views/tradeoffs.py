@@ -1,4 +1,4 @@
-"""Accuracy against size and bit-operations, for all runs of a model."""
+"""What was measured against size and bit-operations, for all runs of a model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dashboard import common, rows
 from dashboard.text import _, plural
 from qaf_core.review import charts
 from qaf_core.review.charts import CostAxis
+from qaf_core.review.metrics import metric_help, metric_label
 from qaf_core.review.points import RunPoint
 from qaf_core.review.units import MISSING, points_text
 from qaf_core.runs.record import RunRecord
@@ -65,7 +66,7 @@ def _filters(measured: Sequence[RunRecord]) -> list[RunRecord]:
         kinds,
         disabled=len(kinds) == 1,
         format_func=lambda name: _("Built-in images") if name == "builtin" else name,
-        help=_("Only accuracies measured on the same images can be compared."),
+        help=_("Only what is measured on the same images can be compared."),
     )
     runs = [run for run in runs if rows.evaluation_data(run) == data]
     methods = [m for m in charts.METHOD_ORDER if any(run.method == m for run in runs)]
@@ -79,7 +80,7 @@ def _filters(measured: Sequence[RunRecord]) -> list[RunRecord]:
         help=method_help(),
     )
     limits = {_("Any"): None, _("1 point"): 0.01, _("2 points"): 0.02, _("5 points"): 0.05}
-    limit = limits[last.selectbox(_("Largest accuracy loss"), list(limits))]
+    limit = limits[last.selectbox(_("Largest loss"), list(limits))]
     return [
         run
         for run in runs
@@ -100,15 +101,16 @@ def method_help() -> str:
 
 
 def _charts(points: Sequence[RunPoint]) -> None:
+    metric = metric_label(points[0].metric, _)
     panels: tuple[tuple[CostAxis, str], ...] = (
-        ("size", _("Accuracy against size")),
-        ("bops", _("Accuracy against bit-operations")),
+        ("size", _("{metric} against size").format(metric=metric)),
+        ("bops", _("{metric} against bit-operations").format(metric=metric)),
     )
     floor = charts.closeup_floor(points)
     if floor is not None:
         views = {"near": _("Close-up of the best"), "all": _("Whole range")}
         view = st.segmented_control(
-            _("Accuracy axis"), list(views), format_func=views.__getitem__, default="near", required=True
+            _("Vertical axis"), list(views), format_func=views.__getitem__, default="near", required=True
         )
         floor = floor if view == "near" else None
     for column, (axis, title) in zip(st.columns(2, gap="medium"), panels, strict=True):
@@ -158,7 +160,7 @@ def _table(runs: Sequence[RunRecord], points: Sequence[RunPoint]) -> None:
         key="tradeoff-table",
         on_select="rerun",
         selection_mode="single-cell",
-        column_config=_table_columns(),
+        column_config=_table_columns(points[0].metric),
         placeholder=MISSING,
     )
     for position, _column in chosen.selection.cells:
@@ -195,7 +197,7 @@ def _table_row(run: RunRecord, best: set[str]) -> dict[str, Any]:
     }
 
 
-def _table_columns() -> dict[str, Any]:
+def _table_columns(metric: str) -> dict[str, Any]:
     column = st.column_config
     return {
         "best": column.TextColumn(
@@ -207,7 +209,9 @@ def _table_columns() -> dict[str, Any]:
             _("Plan"),
             help=_("Layers per structure · R: lowest and highest rank · W: weight bits · A: activation bits"),
         ),
-        "accuracy": column.NumberColumn(_("Accuracy"), format="%.1f %%"),
+        "accuracy": column.NumberColumn(
+            metric_label(metric, _), help=metric_help(metric, _) or None, format="%.1f %%"
+        ),
         "interval": column.TextColumn(_("95 % interval")),
         "drop": column.TextColumn(_("Change"), help=_("Percentage points against the original network.")),
         "size": column.NumberColumn(_("Size"), format="%.3f MB"),

@@ -155,6 +155,10 @@ def _print_result(result: dict[str, Any]) -> None:
         f" on {after['n']:,} images, drop {points_text(result['drop'])} points"
         f" (95 %: {points_text(low)} to {points_text(high)})"
     )
+    for name, value in after.get("extra", {}).items():
+        print(f"{name} {percent_text(before['extra'][name])} → {percent_text(value)}")
+    if after.get("agreement") is not None:
+        print(f"agreement with the original {percent_text(after['agreement'])}")
     print_costs(result["baseline_cost"], result["cost"])
     peak = size_text(result["peak_memory_bytes"])
     print(f"in {duration_text(result['seconds']['total'])}, peak memory {peak}")
@@ -176,7 +180,7 @@ def runs(
     elif not records:
         print("No runs yet. Start one with: qaf compress digits/cnn --ratio 2 --bits 4")
     else:
-        header = ("run", "status", "model", "method", "top-1", "drop", "size", "name")
+        header = ("run", "status", "model", "method", "metric", "drop", "size", "name")
         print_table(header, [_record_cells(record) for record in records])
 
 
@@ -205,7 +209,7 @@ def _record_cells(record: RunRecord) -> tuple[str, ...]:
         record.status,
         record.model,
         record.method,
-        "–" if compressed is None else percent_text(compressed["value"]),
+        "–" if compressed is None else f"{compressed['metric']} {percent_text(compressed['value'])}",
         "–" if drop is None else points_text(drop),
         "–" if record.cost is None else size_text(record.cost["size_bytes"]),
         record.request.name or record.error or "",
@@ -244,3 +248,15 @@ def show(
     if rows:
         print()
         print_table(("layer", "structure", "rank", "bits", "error", "status"), rows)
+    if record.compressed is not None and record.compressed.get("per_class"):
+        print()
+        print_table(("class", "original", "compressed"), _class_cells(record))
+
+
+def _class_cells(record: RunRecord) -> list[tuple[str, str, str]]:
+    before = (record.baseline or {}).get("per_class", {})
+    after = (record.compressed or {}).get("per_class", {})
+    return [
+        (name, percent_text(before[name]) if name in before else "–", percent_text(value))
+        for name, value in after.items()
+    ]

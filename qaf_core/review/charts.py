@@ -14,6 +14,7 @@ from typing import Any, Literal
 import plotly.graph_objects as go
 
 from qaf_core.review import palette
+from qaf_core.review.metrics import metric_label
 from qaf_core.review.palette import Mark
 from qaf_core.review.pareto import pareto_front
 from qaf_core.review.points import RunPoint
@@ -24,7 +25,7 @@ CostAxis = Literal["size", "bops"]
 METHOD_ORDER = ("joint", "paper", "sequential", "dense")
 ROW_HEIGHT_PX = 24
 MOST_TICKS = 6
-NEAR = 0.15  # accuracy this far below the best is still shown in a close-up
+NEAR = 0.15  # a metric this far below the best is still shown in a close-up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +51,15 @@ def tradeoff_figure(
     floor: float | None = None,
     _: Translate = untranslated,
 ) -> go.Figure:
-    """Accuracy against size or bit-operations, with 95 % intervals, the original and the Pareto front.
+    """The metric against size or bit-operations, with 95 % intervals, the original and the Pareto front.
 
     Args:
-        points: Runs of one model, evaluated on the same images; method ``original`` is drawn as a star.
+        points: Runs of one model, evaluated on the same images by the same metric; method ``original`` is
+            drawn as a star.
         axis: What stands on the horizontal axis.
         dark: Whether the ground is dark.
-        floor: Runs less accurate than this fraction are drawn, open, at the lower edge, with their accuracy
-            written beside them; None gives everything its place.
+        floor: Runs below this fraction are drawn, open, at the lower edge, with their value written
+            beside them; None gives everything its place.
         _: Translation of texts.
 
     Returns:
@@ -77,7 +79,8 @@ def tradeoff_figure(
     style(figure, height_px=430)
     figure.update_layout(hovermode="closest", dragmode=False, clickmode="event+select")
     figure.update_xaxes(title_text=titles[axis], **_cost_ticks([_cost(p, axis) for p in points], axis))
-    figure.update_yaxes(title_text=_("Accuracy (%)"), ticksuffix=" ", automargin=True)
+    metric = metric_label(points[0].metric if points else None, _)
+    figure.update_yaxes(title_text=f"{metric} (%)", ticksuffix=" ", automargin=True)
     if floor is not None:
         top = max((p.high for p in points), default=1.0)
         figure.update_yaxes(range=[100 * (floor - 0.08 * (top - floor)), 100 * (top + 0.06 * (top - floor))])
@@ -159,7 +162,9 @@ def _hover(point: RunPoint, _: Translate) -> str:
     interval = f"{percent_text(point.low)} … {percent_text(point.high)}"
     lines = [
         f"<b>{point.title}</b>",
-        _("Accuracy {value} ({interval})").format(value=percent_text(point.value), interval=interval),
+        _("{metric} {value} ({interval})").format(
+            metric=metric_label(point.metric, _), value=percent_text(point.value), interval=interval
+        ),
         _("Size {size}, {bops} per image").format(
             size=size_text(point.size_bytes), bops=with_prefix(point.bops, "BOPs")
         ),

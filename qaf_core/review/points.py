@@ -10,7 +10,12 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class RunPoint:
-    """One run, or the original, on the trade-off charts; accuracies are fractions with a 95 % interval."""
+    """One run, or the original, on the trade-off charts.
+
+    Attributes:
+        metric: Short name of what was measured, such as ``top1``.
+        value, low, high: The metric with its 95 % interval, as fractions.
+    """
 
     run_id: str
     title: str
@@ -21,6 +26,7 @@ class RunPoint:
     size_bytes: float
     bops: float
     summary: str = ""
+    metric: str = "top1"
 
 
 def run_point(run: Mapping[str, Any], *, title: str, summary: str = "") -> RunPoint | None:
@@ -71,6 +77,7 @@ def _point(
         size_bytes=float(cost["size_bytes"]),
         bops=float(cost["bops"]),
         summary=summary,
+        metric=str(evaluation.get("metric") or "top1"),
     )
 
 

@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from dashboard import catalogue
+from qaf_core.data.datasets import load_images
 from qaf_core.data.models import find_model
 from qaf_core.data.registry import add_model
 from qaf_core.errors import ModelError
@@ -81,6 +83,49 @@ def test_a_finished_run_shows_its_headline(draw: Draw, seeded_store: Store) -> N
     assert "3.1 %" in text
     assert "Change and run again" in text
     assert not [button for button in test.button if button.key == "stop-run"]
+
+
+def test_a_segmentation_run_is_told_in_its_own_words(draw: Draw, seeded_store: Store) -> None:
+    result = dict(seeded_store.run(run_with(seeded_store, "completed")).result)
+    for which, value in (("baseline", 0.79), ("compressed", 0.78)):
+        result[which] = {
+            "metric": "miou", "value": value, "n": 2000, "ci95": [value - 0.01, value + 0.01],
+            "per_class": {"scratch": value - 0.1, "pit": value}, "extra": {"pixel_accuracy": 0.99},
+            "agreement": 0.97,
+        }  # fmt: skip
+    run_id = seeded_store.create_run(RunRequest(model="inspection/unet", plan=result["plan"]))
+    seeded_store.finish(run_id, "completed", {**result, "run_id": run_id, "model": "inspection/unet"})
+    test = draw("run", run=run_id)
+    text = shown(test)
+    assert "Mean IoU" in text
+    assert "Accuracy" not in text
+    assert "Pixels right: 99.0 % → 99.0 %" in text
+    assert "Same answers as the original: 97.0 %" in text
+    classes = next(
+        frame.value for frame in test.dataframe if "name" in frame.value and "change" in frame.value
+    )
+    assert classes["name"].tolist() == ["scratch", "pit"]
+    assert classes["change"].tolist() == pytest.approx([-1.0, -1.0])
+    compared = draw("tradeoffs", model="inspection/unet")
+    assert "Mean IoU against size" in shown(compared)
+    assert "Accuracy" not in words(compared)
+
+
+@pytest.mark.parametrize("model", ["inspection/unet", "inspection/detector"])
+def test_sample_pictures_show_masks_and_boxes(model: str) -> None:
+    source = find_model(model)
+    images = load_images("builtin", source, split="calibration", limit=16)
+    drawn = catalogue.with_targets(images)
+    changed = np.array([(new != old).any(axis=2) for new, old in zip(drawn, images.images, strict=True)])
+    assert (changed.any(axis=(1, 2)) == (images.labels > 0)).all()
+    if model == "inspection/unet":
+        assert (changed[images.targets["masks"] == 0] == 0).all()
+    else:
+        left, top, right, bottom = images.targets["boxes"][0].astype(int)
+        first = changed[images.labels > 0][0]
+        assert not first[top:bottom, left:right].any(), "the line lies around the box"
+        assert first[max(top - 1, 0) : bottom + 1, max(left - 1, 0) : right + 1].any()
+    assert len(catalogue.sample_strip(model, 4)) == 4
 
 
 def test_a_stopped_run_says_what_was_kept(draw: Draw, seeded_store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import plotly.graph_objects as go
@@ -87,6 +88,16 @@ def test_hover_names_accuracy_cost_and_plan() -> None:
     assert "91.0 %" in text
     assert "3 MB" in text
     assert "cp 18 · W4" in text
+
+
+def test_the_axis_and_the_hover_name_what_was_measured() -> None:
+    points = [replace(each, metric="miou") for each in POINTS]
+    figure = charts.tradeoff_figure(points, axis="size")
+    assert figure.layout.yaxis.title.text == "Mean IoU (%)"
+    assert "Mean IoU 91.0 %" in trace(figure, "Dense").hovertext[0]
+    assert charts.tradeoff_figure(POINTS, axis="size").layout.yaxis.title.text == "Accuracy (%)"
+    run = {"compressed": {"metric": "map50", "value": 0.5}, "cost": {"size_bytes": 1, "bops": 1}}
+    assert run_point(run, title="one").metric == "map50"
 
 
 def test_texts_are_translated() -> None:
