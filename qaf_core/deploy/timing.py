@@ -1,0 +1,346 @@
+"""Latency and peak memory of ONNX models side by side; this file is also the ``measure.py`` of a device kit.
+
+It needs only ONNX Runtime and numpy and nothing else of this package, so that it runs as it is on the device
+a model is meant for: ``python measure.py`` beside the ``manifest.json`` of a kit writes ``result.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnxruntime
+    from numpy.typing import NDArray
+
+KIT_SCHEMA_VERSION = 1
+WARM_UP_ROUNDS = 5
+LEAST_ROUNDS = 5
+BOOTSTRAP_SAMPLES = 1000
+MEMORY_RUNS = 3
+PROBE_SECONDS = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Wall-clock time of one inference: median and the 5 % and 95 % quantiles of ``n`` runs."""
+
+    median_ms: float
+    p5_ms: float
+    p95_ms: float
+    n: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """One model's median latency over another's, with a 95 % interval over the paired rounds."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return asdict(self)
+
+
+def open_session(
+    model: Path | bytes, *, threads: int, profile_prefix: str | None = None
+) -> onnxruntime.InferenceSession:
+    """An ONNX Runtime session on the processor.
+
+    Args:
+        model: A file, or a serialized model.
+        threads: Threads of one operation. They spin while a run lasts, as in a service that has the machine
+            to itself, and stop with it: otherwise the threads of one model would hold up the next.
+        profile_prefix: Write a profile to a file whose name begins like this, or None.
+
+    Raises:
+        Exception: ONNX Runtime's own where the model cannot be loaded.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile_prefix
+    source = model if isinstance(model, bytes) else str(model)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def time_interleaved(
+    runs: Mapping[str, Callable[[], object]], *, rounds: int, seconds: float | None = None, seed: int = 0
+) -> dict[str, NDArray[np.float64]]:
+    """Time several things in rounds; each round runs all of them once, in an order drawn anew.
+
+    What disturbs a machine for a while then disturbs all of them alike, and none always follows the same
+    other one.
+
+    Args:
+        runs: What to time, by name.
+        rounds: Rounds that count; a few more warm up before.
+        seconds: End earlier when this much time has passed, but not before ``LEAST_ROUNDS``.
+        seed: Of the orders.
+
+    Returns:
+        Milliseconds of every round by name, in the same order of rounds.
+    """
+    names, generator = list(runs), random.Random(seed)
+    found: dict[str, list[float]] = {name: [] for name in names}
+    began = time.perf_counter()
+    for index in range(-WARM_UP_ROUNDS, rounds):
+        generator.shuffle(names)
+        for name in names:
+            before = time.perf_counter()
+            runs[name]()
+            if index >= 0:
+                found[name].append((time.perf_counter() - before) * 1e3)
+        late = seconds is not None and time.perf_counter() - began > seconds
+        if late and index + 1 >= LEAST_ROUNDS:
+            break
+    return {name: np.asarray(values) for name, values in found.items()}
+
+
+def summarise(milliseconds: NDArray[np.float64]) -> Latency:
+    """Median and quantiles of measured times."""
+    low, middle, high = np.percentile(milliseconds, (5, 50, 95))
+    return Latency(median_ms=float(middle), p5_ms=float(low), p95_ms=float(high), n=len(milliseconds))
+
+
+def ratio_of(first: NDArray[np.float64], second: NDArray[np.float64], *, seed: int = 0) -> Ratio:
+    """Median of ``first`` over median of ``second``, both of the same rounds.
+
+    The interval comes from drawing rounds, both times of each together, with replacement.
+    """
+    value = float(np.median(first) / np.median(second))
+    drawn = np.random.default_rng(seed).integers(0, len(first), (BOOTSTRAP_SAMPLES, len(first)))
+    ratios = np.median(first[drawn], axis=1) / np.median(second[drawn], axis=1)
+    low, high = np.percentile(ratios, (2.5, 97.5))
+    return Ratio(value=value, low=float(low), high=float(high))
+
+
+def time_models(
+    models: Mapping[str, Path],
+    images: NDArray[np.float32],
+    *,
+    threads: int,
+    rounds: int,
+    seconds: float | None = None,
+    seed: int = 0,
+) -> dict[str, NDArray[np.float64]]:
+    """Milliseconds of every round of several models on the same images, interleaved in one process.
+
+    Args:
+        models: ONNX files by name; each takes one input.
+        images: ``(batch, C, H, W)``.
+        threads: Threads of one operation.
+        rounds, seconds, seed: As in :func:`time_interleaved`.
+    """
+    sessions = {name: open_session(path, threads=threads) for name, path in models.items()}
+    runs = {name: _runner(session, images) for name, session in sessions.items()}
+    return time_interleaved(runs, rounds=rounds, seconds=seconds, seed=seed)
+
+
+def _runner(session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> Callable[[], object]:
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: images})
+
+
+def measure_peak_memory(model: Path, images: NDArray[np.float32], *, threads: int) -> int | None:
+    """Memory one inference needs, in bytes: model, intermediates and ONNX Runtime's own tables.
+
+    Measured in a process of its own: the largest resident size while the model runs, less the resident size
+    before it was loaded (interpreter and libraries). What only loading needs is left out where the system
+    lets the peak be reset (Linux).
+
+    Returns:
+        None where the process did not answer.
+    """
+    shape = ",".join(map(str, images.shape))
+    command = [sys.executable, str(Path(__file__).resolve()), "--memory", str(model), shape, str(threads)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True)
+        return int(done.stdout.split()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
+
+
+def _probe_memory(model: str, shape: str, threads: str) -> int:
+    import onnxruntime  # noqa: F401  its own size belongs to the size before
+
+    images = np.zeros([int(part) for part in shape.split(",")], np.float32)
+    before = _resident_bytes()
+    session = open_session(Path(model), threads=int(threads))
+    _reset_peak()
+    run = _runner(session, images)
+    for _ in range(MEMORY_RUNS):
+        run()
+    return max(0, _peak_bytes() - before)
+
+
+def _status_bytes(field: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
+    return int(found[0]) * 1024 if found else None
+
+
+def _resident_bytes() -> int:
+    found = _status_bytes("VmRSS")
+    return _largest_bytes() if found is None else found
+
+
+def _peak_bytes() -> int:
+    found = _status_bytes("VmHWM")
+    return _largest_bytes() if found is None else found
+
+
+def _largest_bytes() -> int:
+    import resource  # not on Windows, where a kit still measures times
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _reset_peak() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return  # the peak then includes what loading needed
+
+
+def processor_name() -> str:
+    """The processor's model name, or the machine's kind where the system does not tell."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(("model name", "Model", "Hardware")):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def describe_machine(threads: int) -> dict[str, Any]:
+    """What the times were measured on, ready for JSON."""
+    import onnxruntime
+
+    return {
+        "processor": processor_name(),
+        "cpu_count": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,
+        "threads": threads,
+    }
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file as hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def compare(times: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
+    """Latencies and, where both are there, the ratio of the factorized to the dense INT8 model."""
+    found: dict[str, Any] = {
+        "latencies": {name: summarise(values).to_dict() for name, values in times.items()}
+    }
+    if "factorized_int8" in times and "dense_int8" in times:
+        found["ratio_to_dense_int8"] = ratio_of(times["factorized_int8"], times["dense_int8"]).to_dict()
+    return found
+
+
+def measure_kit(folder: Path, *, threads: int, rounds: int, seconds: float | None) -> dict[str, Any]:
+    """Measure the models of a device kit.
+
+    Args:
+        folder: Holds ``manifest.json``, the models and ``inputs.npz``.
+        threads, rounds, seconds: As in :func:`time_models`.
+
+    Raises:
+        ValueError: If a file is missing or is not the one the kit was made with.
+    """
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    for name, wanted in manifest["files"].items():
+        if not (folder / name).is_file() or checksum(folder / name) != wanted:
+            raise ValueError(f"{name} is missing or altered; copy the whole folder again")
+    with np.load(folder / "inputs.npz", allow_pickle=False) as archive:
+        images = archive["images"]
+        expected = {name: archive[name] for name in manifest["models"] if name in archive}
+    models = {name: folder / file for name, file in manifest["models"].items()}
+    times = time_models(models, images, threads=threads, rounds=rounds, seconds=seconds)
+    return {
+        "schema_version": KIT_SCHEMA_VERSION,
+        "run_id": manifest["run_id"],
+        "files": manifest["files"],
+        "batch": len(images),
+        "input_shape": list(images.shape[1:]),
+        **compare(times),
+        "peak_memory_bytes": {
+            name: measure_peak_memory(path, images, threads=threads) for name, path in models.items()
+        },
+        "same_answers": {
+            name: _same_answers(models[name], images, wanted) for name, wanted in expected.items()
+        },
+        "machine": describe_machine(threads),
+    }
+
+
+def _same_answers(model: Path, images: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Share of the images whose largest output is the one found where the kit was made."""
+    session = open_session(model, threads=1)
+    outputs = np.asarray(session.run(None, {session.get_inputs()[0].name: images})[0])
+    return float(np.mean(outputs.argmax(axis=1) == expected.argmax(axis=1)))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure the kit this file lies in, or with ``--memory`` one model for :func:`measure_peak_memory`."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["--memory"]:
+        sys.stdout.write(f"{_probe_memory(*given[1:4])}\n")
+        return 0
+    parser = argparse.ArgumentParser(description="Measure the models of this folder; writes result.json.")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--out", type=Path, default=None, help="[default: result.json beside this file]")
+    options = parser.parse_args(given)
+    folder = Path(__file__).resolve().parent
+    try:
+        result = measure_kit(folder, threads=options.threads, rounds=options.rounds, seconds=options.seconds)
+    except (OSError, ValueError, KeyError) as error:
+        sys.stderr.write(f"The kit cannot be measured: {error}\n")
+        return 2
+    out = options.out or folder / "result.json"
+    out.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    for name, row in result["latencies"].items():
+        spread = f"{row['p5_ms']:.3f} to {row['p95_ms']:.3f}"
+        sys.stdout.write(f"{name:16} {row['median_ms']:9.3f} ms  (5-95 %: {spread})\n")
+    sys.stdout.write(f"Written to {out}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

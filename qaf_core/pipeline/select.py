@@ -1,0 +1,393 @@
+"""The fastest structure of each layer whose outputs stay close enough: ``--structure auto``.
+
+Latencies come in as plain rows, measured elsewhere. Layer by layer, each on the original network's own
+inputs, candidates are solved quickly, fitted to the layer's outputs and judged on held-back images. Within
+one structure a larger rank is slower and closer, so the search walks from small ranks to larger ones; a
+candidate that even exact arithmetic could not bring within the bound is not solved at all.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qaf_core.errors import PlanError, RunCancelled
+from qaf_core.factorization.options import SolveEvent, SolverOptions
+from qaf_core.network.inventory import LayerInfo, first_convolution, output_layers
+from qaf_core.network.layers import build_chain
+from qaf_core.network.plan import LayerPlan, Plan, Rank, plan_for_ratio, replace_layer
+from qaf_core.network.structures import factor_shapes
+from qaf_core.pipeline.cache import SolveCache, SolveTask
+from qaf_core.pipeline.calibrate import calibrate_layer, output_rows
+from qaf_core.pipeline.compress import CALIBRATION_BATCH, batches_needed, shrink, threads_for
+from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.moments import collect_moments
+from qaf_core.pipeline.replay import Replay
+from qaf_core.quantization.spec import QuantSpec
+
+DEFAULT_ERROR_BOUND = 0.1
+LEAST_GAIN = 0.05  # of the dense layer's time: less is within what a measurement says
+# The output fit makes up for what more iterations would bring: they changed the errors by a few percent.
+QUICK_OPTIONS = SolverOptions(starts=1, start_iterations=12, iterations=0, rounding_rounds=2)
+# Share of the inputs' second moment in what the layers are solved for: lowered the output errors of low ranks
+# by 10 to 30 %. The plan carries it, so that the run solves likewise.
+MOMENT_WEIGHT = 0.5
+MOMENT_IMAGES = 128
+GRANULARITY = "rank_row"
+
+Step = tuple[str, Rank]
+Verdict = tuple[float | None, str]
+
+CHOSEN = "chosen"
+WITHIN_BOUND = "within the bound"
+OVER_BOUND = "error over the bound"
+RANK_TOO_SMALL = "rank too small for the outputs"
+SLOWER_THAN_CHOSEN = "slower than the chosen one"
+SLOWER_THAN_DENSE = "not faster than dense"
+NOT_TRIED = "a larger rank is as fast, or over the bound"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A structure and rank that was considered for a layer.
+
+    Attributes:
+        structure, rank: As in a plan.
+        latency_ms: Of the whole layer, as measured.
+        output_error: Relative squared error of the outputs on held-back images; None if not tried.
+        verdict: ``chosen``, or why not.
+    """
+
+    structure: str
+    rank: Rank
+    latency_ms: float
+    output_error: float | None
+    verdict: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return {
+            "structure": self.structure,
+            "rank": list(self.rank) if isinstance(self.rank, tuple) else self.rank,
+            "latency_ms": self.latency_ms,
+            "output_error": self.output_error,
+            "verdict": self.verdict,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerChoice:
+    """What was chosen for a layer and what was considered, in the order of growing latency."""
+
+    name: str
+    structure: str
+    rank: Rank
+    latency_ms: float
+    dense_ms: float
+    candidates: tuple[Candidate, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return {
+            "name": self.name,
+            "structure": self.structure,
+            "rank": list(self.rank) if isinstance(self.rank, tuple) else self.rank,
+            "latency_ms": self.latency_ms,
+            "dense_ms": self.dense_ms,
+            "candidates": [candidate.to_dict() for candidate in self.candidates],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """A plan and how it came about, one choice for each layer that had one."""
+
+    plan: Plan
+    choices: tuple[LayerChoice, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return {"plan": self.plan.to_dict(), "choices": [choice.to_dict() for choice in self.choices]}
+
+
+def choose_structures(
+    model: nn.Module,
+    inventory: Sequence[LayerInfo],
+    table: Sequence[Mapping[str, Any]],
+    calibration: Tensor,
+    *,
+    model_id: str,
+    bits: int,
+    error_bound: float = DEFAULT_ERROR_BOUND,
+    activation_bits: int = 8,
+    seed: int = 0,
+    options: SolverOptions = QUICK_OPTIONS,
+    cache: SolveCache | None = None,
+    on_event: Callable[[RunEvent], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Selection:
+    """For every eligible layer the fastest candidate within the bound, ``dense`` where there is none.
+
+    The first convolution and the classifier stay ``dense`` at 8 bits, as in every plan made by rule.
+
+    Args:
+        model: The original; it is not changed.
+        inventory: Its rows.
+        table: Rows with layer, structure, rank and median_ms; ``dense`` must be among each layer's.
+        calibration: Normalised images ``(N, C, H, W)`` without labels.
+        model_id: For the plan.
+        bits: Weight bits of every factor; codes of fewer bits run as fast as those of 8.
+        error_bound: Largest relative squared error of a layer's outputs, above 0 and below 1.
+        activation_bits: 8, or 32 for floating point.
+        seed: Of the plan.
+        options: Of the quick solves.
+        cache: Where solved layers are looked up and kept, or None.
+        on_event: Called with ``stage`` events (stage ``selecting``).
+        should_stop: Asked between solver iterations.
+
+    Raises:
+        PlanError: If the bound is out of range or the table lacks a layer.
+        RunCancelled: If stopped.
+    """
+    if isinstance(error_bound, bool) or not 0.0 < error_bound < 1.0:
+        raise PlanError("error bound out of range", got=error_bound, expected="above 0 and below 1")
+    plan = plan_for_ratio(
+        inventory, model=model_id, ratio=1.0, bits=bits, activation_bits=activation_bits, method="dense",
+        seed=seed,
+    )  # fmt: skip
+    first = first_convolution(inventory)
+    edges = {info.name for info in (first, *output_layers(inventory)) if info is not None}
+    infos = [info for info in inventory if info.planned and info.eligible and info.name not in edges]
+    judge = _Judge(
+        model=copy.deepcopy(model).eval(), batches=list(torch.split(calibration, CALIBRATION_BATCH)),
+        layers=[info.name for info in infos], bits=bits, activation_bits=activation_bits, seed=seed,
+        options=options, cache=cache, should_stop=should_stop,
+    )  # fmt: skip
+    choices = []
+    plan = replace(plan, options={**plan.options, "moment_weight": MOMENT_WEIGHT})
+    began = time.monotonic()
+    try:
+        for index, info in enumerate(infos):
+            if on_event is not None:
+                data = {"stage": "selecting", "fraction": index / len(infos), "message": info.name}
+                on_event(RunEvent(kind="stage", data=data, elapsed_seconds=time.monotonic() - began))
+            choice = _choose(info, _read_rows(table, info), judge, error_bound)
+            choices.append(choice)
+            if choice.structure != "dense":
+                row = LayerPlan(name=info.name, structure=choice.structure, rank=choice.rank, bits=bits)
+                plan = replace_layer(plan, row)
+            judge.done(info.name)
+    finally:
+        judge.close()
+    return Selection(plan=plan, choices=tuple(choices))
+
+
+@dataclass(kw_only=True)
+class _Judge:
+    """Solves and fits candidates, each layer on the original network's own inputs and outputs."""
+
+    model: nn.Module
+    batches: Sequence[Tensor]
+    layers: Sequence[str]
+    bits: int
+    activation_bits: int
+    seed: int
+    options: SolverOptions
+    cache: SolveCache | None
+    should_stop: Callable[[], bool] | None
+    inputs: list[Tensor] = field(default_factory=list)
+    targets: list[Tensor] = field(default_factory=list)
+    tails: list[float] = field(default_factory=list)
+    moments: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        few = self.batches[: math.ceil(MOMENT_IMAGES / CALIBRATION_BATCH)]
+        moments = collect_moments(self.model, self.layers, few, per_position=False)
+        self.moments = {name: shrink(moment, MOMENT_WEIGHT) for name, moment in moments.items()}
+        self._replay = Replay(self.model, self.batches, self.layers)
+
+    def begin(self, info: LayerInfo) -> None:
+        """Turn to a layer: collect what reaches it and what it puts out."""
+        count = batches_needed(info)
+        self.inputs = self._replay.inputs(info.name, count)
+        self.targets = self._replay.outputs(info.name, count)
+        self.tails = output_tails([output_rows(t, info.kind == "conv2d") for t in self.targets])
+
+    def done(self, layer: str) -> None:
+        """Let what is before the next layer be replayed."""
+        self._replay.done(layer)
+
+    def close(self) -> None:
+        """Free what was recorded."""
+        self._replay.close()
+
+    def least_error(self, rank: Rank) -> float:
+        """The relative squared output error no chain of this rank can go below."""
+        outputs = rank[0] if isinstance(rank, tuple) else rank or len(self.tails)
+        return self.tails[outputs] if outputs < len(self.tails) else 0.0
+
+    def error(self, info: LayerInfo, structure: str, rank: Rank) -> float:
+        """The relative squared output error on held-back images after a quick solve and the output fit."""
+        self.check()
+        layer = self.model.get_submodule(info.name)
+        weight = layer.get_parameter("weight").detach()
+        task = SolveTask(
+            structure=structure,
+            rank=rank,
+            spec=QuantSpec(bits=self.bits, granularity=GRANULARITY),
+            options=self.options,
+            method="joint",
+            seed=self.seed,
+            input_covariance=self.moments[info.name],
+        )
+        key = "" if self.cache is None else self.cache.key(weight, task)
+        result = None if self.cache is None else self.cache.load(key)
+        if result is None:
+            with threads_for(weight, rank):
+                result = task.solve(weight, layer=info.name, on_event=self.check)
+            if self.cache is not None:
+                self.cache.keep(key, result)
+        self.check()
+        chain = build_chain(layer, result.factors)
+        return calibrate_layer(
+            chain, self.inputs, self.targets, activation_bits=self.activation_bits, fit=True
+        )
+
+    def check(self, _event: SolveEvent | None = None) -> None:
+        """Raise ``RunCancelled`` if asked to stop."""
+        if self.should_stop is not None and self.should_stop():
+            raise RunCancelled
+
+
+def output_tails(rows: Sequence[Tensor]) -> list[float]:
+    """Share of the outputs' variance outside their leading directions.
+
+    The outputs of any chain that passes through R channels lie, but for a constant, in R directions; entry R
+    is the least share of the variance that R directions leave out.
+
+    Args:
+        rows: Outputs ``(n, I)`` per batch.
+
+    Returns:
+        ``I + 1`` numbers from 1 to 0.
+    """
+    count = sum(len(part) for part in rows)
+    mean = torch.stack([part.sum(dim=0, dtype=torch.float64) for part in rows]).sum(dim=0) / count
+    covariance = torch.stack([(part.mT @ part).double() for part in rows]).sum(dim=0) / count
+    values = torch.linalg.eigvalsh(covariance - torch.outer(mean, mean)).clamp_min(0.0)
+    total = values.sum().clamp_min(1e-30)
+    shares = torch.cat([values.new_zeros(1), values.cumsum(dim=0)]) / total
+    return [float(share) for share in shares.flip(0)]
+
+
+def _read_rows(table: Sequence[Mapping[str, Any]], info: LayerInfo) -> dict[Step, float]:
+    """Latency by structure and rank of one layer."""
+    found: dict[Step, float] = {}
+    for row in table:
+        if row["layer"] == info.name and row["structure"] in info.structures:
+            rank = tuple(row["rank"]) if isinstance(row["rank"], list | tuple) else row["rank"]
+            found[row["structure"], rank] = float(row["median_ms"])
+    if ("dense", None) not in found:
+        raise PlanError(
+            "the latency table lacks a layer", got=f"no dense row of {info.name}", remedy="measure it again"
+        )
+    return found
+
+
+def _choose(info: LayerInfo, latencies: Mapping[Step, float], judge: _Judge, bound: float) -> LayerChoice:
+    dense_ms = latencies["dense", None]
+    limit = dense_ms * (1 - LEAST_GAIN)
+    chosen: Step = ("dense", None)
+    verdicts: dict[Step, Verdict] = {}
+    ladders = [_ladder(latencies, name, info) for name in ("tucker2", "svd", "cp")]
+    if any(latencies[step] < limit for ladder in ladders for step in ladder):
+        judge.begin(info)
+    for ladder in ladders:  # Tucker-2 is solved soonest and runs fastest: it narrows what is left for CP
+        steps = [step for step in ladder if latencies[step] < limit]
+        found = _fastest_within(info, steps, judge, bound, verdicts)
+        if found is not None:
+            chosen, limit = found, latencies[found]
+    candidates = tuple(
+        Candidate(
+            structure=step[0],
+            rank=step[1],
+            latency_ms=latencies[step],
+            output_error=verdicts[step][0] if step in verdicts else None,
+            verdict=_verdict(step, chosen, latencies, verdicts),
+        )
+        for step in sorted(latencies, key=lambda step: latencies[step])
+    )
+    return LayerChoice(
+        name=info.name,
+        structure=chosen[0],
+        rank=chosen[1],
+        latency_ms=latencies[chosen],
+        dense_ms=dense_ms,
+        candidates=candidates,
+    )
+
+
+def _fastest_within(
+    info: LayerInfo, steps: Sequence[Step], judge: _Judge, bound: float, verdicts: dict[Step, Verdict]
+) -> Step | None:
+    """The first of the steps within the bound, or None; what was tried goes into ``verdicts``.
+
+    Small ranks are solved soonest, so the search begins with the smallest and strides by how far the error
+    is from the bound; after the first that is within, it halves what is left.
+    """
+    low, high, probe = 0, len(steps), 0
+    while low < high:
+        error, verdict = verdicts[steps[probe]] = _try(info, steps[probe], judge, bound)
+        if verdict == WITHIN_BOUND:
+            high = probe
+        else:
+            low = probe + 1
+        if high < len(steps):
+            probe = (low + high) // 2
+        else:
+            stride = 0 if error is None else int(error > 1.5 * bound) + int(error > 3.0 * bound)
+            probe = min(low + stride, high - 1)
+    return steps[high] if high < len(steps) else None
+
+
+def _ladder(latencies: Mapping[Step, float], structure: str, info: LayerInfo) -> list[Step]:
+    """Candidates of a structure, rank and latency both growing: a rank that a larger one outruns is out."""
+    steps = [step for step in latencies if step[0] == structure]
+    steps.sort(key=lambda step: sum(math.prod(shape) for shape in factor_shapes(info, *step)), reverse=True)
+    ladder: list[Step] = []
+    for step in steps:
+        if not ladder or latencies[step] < latencies[ladder[-1]]:
+            ladder.append(step)
+    return ladder[::-1]
+
+
+def _try(info: LayerInfo, step: Step, judge: _Judge, bound: float) -> Verdict:
+    """Output error and verdict; no error where no solve could be within the bound."""
+    if judge.least_error(step[1]) > bound:
+        return None, RANK_TOO_SMALL
+    error = judge.error(info, *step)
+    return error, WITHIN_BOUND if error <= bound else OVER_BOUND
+
+
+def _verdict(
+    step: Step,
+    chosen: Step,
+    latencies: Mapping[Step, float],
+    tried: Mapping[Step, Verdict],
+) -> str:
+    if step == chosen:
+        return CHOSEN
+    if step in tried and tried[step][1] != WITHIN_BOUND:
+        return tried[step][1]
+    if step[0] != "dense" and latencies[step] >= latencies["dense", None] * (1 - LEAST_GAIN):
+        return SLOWER_THAN_DENSE
+    if latencies[step] >= latencies[chosen]:
+        return SLOWER_THAN_CHOSEN
+    return NOT_TRIED
