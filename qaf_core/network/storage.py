@@ -17,8 +17,9 @@ HALF_BYTES = 2
 GAIN_BYTES = 1  # exponent of a run of fp16 numbers
 QUANTIZER_BYTES = 5  # step and zero point of a link's input
 
-# Header and index, fitted to real files; names of layers come on top. The model's card is in the fixed part.
-CONTAINER_BYTES_FIXED = 720
+# Header and index, fitted to real files; names of layers come on top. The model's card
+# and the checksum are in the fixed part.
+CONTAINER_BYTES_FIXED = 800
 CONTAINER_BYTES_PER_LAYER = 23  # structure, rank and bits of a compressed layer
 CONTAINER_BYTES_PER_FOLD = 5  # a folded BatchNorm
 CONTAINER_BYTES_PER_TENSOR = 26  # part of the layer and shape of a kept tensor

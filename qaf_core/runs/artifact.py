@@ -8,11 +8,13 @@ One safetensors file with five tensors and a JSON index in its metadata:
   do;
 - ``steps`` (fp32) and ``zeros`` (uint8): the activation quantizer of each link's input; a step of 0: none.
 
+Beside the index stands a checksum over it and all tensors, which is verified whenever a file is loaded.
 BatchNorm is folded into the layer before it, or kept as one factor and one shift per channel.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +26,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from qaf_core.errors import ModelError, WeightsError
@@ -36,8 +37,8 @@ from qaf_core.quantization.packing import pack_codes, packed_size_bytes, unpack_
 from qaf_core.quantization.spec import BITS_FLOAT
 from qaf_core.runs.workspace import write_file
 
-FORMAT_VERSION = 1
-INDEX_KEY = "qaf"
+FORMAT_VERSION = 2  # 1 had no checksum
+INDEX_KEY, CHECKSUM_KEY = "qaf", "sha256"
 # Segments are scaled to just below 2**15: fp16 ends at 65504, and rounds up.
 _TOP_EXPONENT = 15
 _FOLDED_INTO = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -162,27 +163,77 @@ def save_packed(path: Path, model: nn.Module, inventory: Sequence[LayerInfo], ca
         "folded": [name for name, _ in folds.values()],
         "kept": [[key, list(tensor.shape)] for key, tensor in kept.items()],
     }
-    content = to_safetensors(packed.tensors(), {INDEX_KEY: json.dumps(index, separators=(",", ":"))})
+    text, tensors = json.dumps(index, separators=(",", ":")), packed.tensors()
+    content = to_safetensors(tensors, {INDEX_KEY: text, CHECKSUM_KEY: _checksum(text, tensors)})
     write_file(path, content)
     return len(content)
 
 
 def read_index(path: Path) -> dict[str, Any]:
-    """The index of a packed file.
+    """The index of a packed file, the checksum left unverified.
 
     Raises:
         WeightsError: If it is no packed file of a version known here.
     """
+    return _read(path, with_tensors=False)[0]
+
+
+def verify_packed(path: Path) -> dict[str, Any]:
+    """The index of a packed file whose checksum holds.
+
+    Raises:
+        WeightsError: If it is no packed file of a version known here, incomplete or altered.
+    """
+    return _read(path, with_tensors=True)[0]
+
+
+def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Any], dict[str, np.ndarray[Any, Any]]]:
     try:
         with safe_open(path, framework="np") as file:
-            index: dict[str, Any] = json.loads((file.metadata() or {})[INDEX_KEY])
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise _damaged(path, error) from error
-    if index.get("format") != FORMAT_VERSION:
+            metadata = file.metadata() or {}
+            text = metadata[INDEX_KEY]
+            index: dict[str, Any] = json.loads(text)
+            _check_version(path, index["format"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
+            if with_tensors and metadata[CHECKSUM_KEY] != _checksum(text, tensors):
+                raise WeightsError(
+                    "the packed model has been altered or damaged",
+                    got=f"{path} (its checksum does not hold)",
+                    remedy="take an intact copy, or compress it again",
+                )
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise WeightsError(
-            "the packed model has another version", got=index.get("format"), expected=FORMAT_VERSION
+            "this is no complete packed model",
+            got=f"{path} ({_in_one_line(error)})",
+            remedy="take an intact copy, or compress it again",
+        ) from error
+    return index, tensors
+
+
+def _check_version(path: Path, version: int) -> None:
+    if version > FORMAT_VERSION:
+        raise WeightsError(
+            "the packed model was made by a newer version of qaf",
+            got=f"{path}, format {version}",
+            expected=f"format {FORMAT_VERSION}",
+            remedy="update qaf",
         )
-    return index
+    if version < FORMAT_VERSION:
+        raise WeightsError(
+            "the packed model was made by an older version of qaf",
+            got=f"{path}, format {version}",
+            expected=f"format {FORMAT_VERSION}",
+            remedy="compress it again",
+        )
+
+
+def _checksum(index: str, tensors: Mapping[str, np.ndarray[Any, Any]]) -> str:
+    """SHA-256 over the index and every tensor with its name, type and length."""
+    digest = hashlib.sha256(index.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
+        digest.update(np.ascontiguousarray(tensors[name]).data)
+    return digest.hexdigest()
 
 
 def load_packed(path: Path, model: nn.Module) -> nn.Module:
@@ -193,14 +244,15 @@ def load_packed(path: Path, model: nn.Module) -> nn.Module:
         model: The original architecture, whatever its weights; changed in place.
 
     Returns:
-        ``model``, in evaluation mode.
+        ``model``, in evaluation mode. Its integer chains compute as an integer runtime does, so that an
+        export to ONNX gives the same numbers.
 
     Raises:
-        WeightsError: If the file is damaged or for another network.
+        WeightsError: If the file is damaged, altered, of another version or for another network.
     """
-    index = read_index(path)
+    index, tensors = _read(path, with_tensors=True)
     try:
-        reader = _Reader(load_file(path))
+        reader = _Reader({name: torch.from_numpy(values) for name, values in tensors.items()})
         if not _module_names(index) <= {name for name, _ in model.named_modules()}:
             open_network(model)  # as it was before it was compressed
         for name, structure, rank, bits, has_bias in index["layers"]:
@@ -213,7 +265,11 @@ def load_packed(path: Path, model: nn.Module) -> nn.Module:
             swap_layer(model, name, nn.Identity())
         _restore_kept(model, {key: reader.half(shape) for key, shape in index["kept"]})
     except (KeyError, AttributeError, RuntimeError, ValueError, IndexError, TypeError, ModelError) as error:
-        raise _damaged(path, error) from error
+        raise WeightsError(
+            "the packed model is for another network",
+            got=f"{path} ({_in_one_line(error)})",
+            remedy="build the network it was made from",
+        ) from error
     return model.eval()
 
 
@@ -222,13 +278,8 @@ def _module_names(index: Mapping[str, Any]) -> set[str]:
     return {row[0] for row in index["layers"]} | {key.rpartition(".")[0] for key, _ in index["kept"]}
 
 
-def _damaged(path: Path, error: Exception) -> WeightsError:
-    reason = " ".join(str(error).split())[:160]
-    return WeightsError(
-        "the packed model is damaged or for another network",
-        got=f"{path} ({reason})",
-        remedy="compress it again",
-    )
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 # Writing

@@ -38,7 +38,7 @@ CALIBRATION_IMAGES = 512
 CALIBRATION_IMAGES_GIVEN = 1024
 BATCH_SIZE = 32  # larger ones leave the processor's caches and run up to four times slower
 PACKED_NAME = "model.safetensors"
-MOST_CLASSES_NAMED = 100
+LONGEST_CLASS_NAMES = 300  # characters of all together that a packed file may spend on them
 
 
 class RunFailed(Exception):
@@ -290,6 +290,7 @@ def plan_done(plan: Plan, outcomes: Sequence[LayerOutcome]) -> Plan:
 def _card(record: RunRecord, subject: Subject) -> dict[str, Any]:
     """What the packed file tells besides its layers."""
     source = subject.source
+    named = sum(map(len, source.classes)) <= LONGEST_CLASS_NAMES
     return {
         "model": source.id,
         "architecture": source.architecture,
@@ -299,7 +300,8 @@ def _card(record: RunRecord, subject: Subject) -> dict[str, Any]:
         "input_shape": source.input_shape,
         "mean": source.mean,
         "std": source.std,
-        "classes": source.classes if len(source.classes) <= MOST_CLASSES_NAMED else len(source.classes),
+        "task": source.task,
+        "classes": source.classes if named else len(source.classes),
     }
 
 

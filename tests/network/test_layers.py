@@ -289,6 +289,61 @@ def test_a_state_dict_carries_the_quantizers() -> None:
     assert torch.equal(fresh(values), unquantized(values))
 
 
+def in_whole_numbers(chain: FactorizedLayer, values: Tensor, output_grid: tuple[float, int] | None) -> Tensor:
+    """What a chain on codes must put out: sums in float64, each step as an integer runtime rounds it."""
+    grids = [link.input_quantizer.grid for link in chain.chain] + [output_grid]
+    step, zero = grids[0] or (1.0, 0)
+    codes = (values / step).round().clamp(-zero, 255 - zero)
+    for link, grid in zip(chain.chain, grids[1:], strict=True):
+        steps = (link.scales.reshape(-1) * step).reshape(-1, 1, 1)
+        sums = link.map_linearly(codes.double(), link.codes.double(), None)
+        if grid is None:
+            bias = 0.0 if link.bias is None else link.bias.reshape(-1, 1, 1)
+            return sums.float() * steps + bias
+        if link.bias is not None:
+            sums += (link.bias.double().reshape(-1, 1, 1) / steps.double()).round()
+        step, zero = grid
+        codes = (sums.float() * (steps / step)).round().clamp(-zero, 255 - zero)
+    return codes * step
+
+
+@pytest.mark.parametrize("output_grid", [None, (0.05, 37)])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_chain_on_codes_computes_with_whole_numbers(
+    seed: int, output_grid: tuple[float, int] | None
+) -> None:
+    chain, values = quantized_chain(), draw(2, INPUTS, 6, 6, seed=seed).float()
+    floating = chain(values)
+    assert not chain.runs_on_codes
+    assert chain.use_codes(output_grid)
+    assert chain.runs_on_codes
+    with torch.no_grad():
+        found = chain(values)
+        assert torch.equal(found, in_whole_numbers(chain, values, output_grid))
+    if output_grid is None:
+        assert float((found - floating).abs().max()) < 0.05 * float(floating.abs().max())
+    else:
+        assert torch.equal(found, (found / 0.05).round() * 0.05)
+        assert chain.output_grid == output_grid
+
+
+def test_only_integer_chains_compute_on_codes() -> None:
+    layer = nn.Conv2d(INPUTS, OUTPUTS, 3, padding=1)
+    plain = build_chain(layer, factors_of("cp", layer.weight.shape)).float()
+    assert not plain.use_codes((0.1, 3))
+    assert plain.output_grid is None
+    floating = quantized_chain()
+    floating.chain[1].bits = 32
+    assert not floating.use_codes()
+
+
+def test_a_bias_beyond_32_bits_keeps_the_output_off_the_grid() -> None:
+    chain = quantized_chain()
+    chain.last.bias = nn.Parameter(torch.full((OUTPUTS,), 1e12), requires_grad=False)
+    assert chain.use_codes((0.1, 3))
+    assert chain.output_grid is None
+
+
 # Exchange by name
 
 
