@@ -86,12 +86,20 @@ class MaskFolder:
                 remedy="save it as a grey or palette PNG",
             )
         fit = preprocessing_of(source).fit(picture.size)
-        pixels = np.asarray(picture.resize(fit.size, Image.Resampling.NEAREST).crop(fit.cut))
+        pixels = np.asarray(picture.resize(fit.size, Image.Resampling.NEAREST))
         if int(pixels.max()) > UNLABELLED:
             raise DataError(
                 f"mask {file.name} holds large numbers", got=int(pixels.max()), expected="0 to 255"
             )
-        return pixels.astype(np.uint8)
+        return _cut(pixels.astype(np.uint8), fit)
+
+
+def _cut(pixels: npt.NDArray[np.uint8], fit: Fit) -> npt.NDArray[np.uint8]:
+    """The part of a scaled mask that is used; what lies beyond the picture has no label."""
+    left, top, right, bottom = fit.cut
+    margin = max(0, -left, -top, right - pixels.shape[1], bottom - pixels.shape[0])
+    padded = np.pad(pixels, margin, constant_values=UNLABELLED)
+    return padded[top + margin : bottom + margin, left + margin : right + margin]
 
 
 class CocoFolder:

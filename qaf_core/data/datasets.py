@@ -209,6 +209,11 @@ class _Reading:
     cache: Path | None
     on_read: Callable[[int, int], None] | None
 
+    @property
+    def labelled(self) -> bool:
+        """Whether labels or targets are needed: images that only calibrate may come without."""
+        return self.choice.split != "calibration" or self.choice.shared
+
     def read(
         self, name: str, files: Sequence[Path], open_path: Callable[[int], Path] | None = None
     ) -> ReadPictures:
@@ -228,12 +233,14 @@ class _Reading:
 
 def _load_user_data(path: Path, reading: _Reading) -> ImageSet:
     source = reading.source
-    if path.is_dir() and source.task != "classification":
+    if path.is_dir() and source.task != "classification" and reading.labelled:
         return _load_annotated(path, reading)
     if path.is_dir():
-        return _load_folder(path, reading)
+        # Masks lie beside the images they belong to, and are no images to fit with.
+        beside = source.task != "classification" and (path / "images").is_dir()
+        return _load_folder(path / "images" if beside else path, reading)
     if path.is_file() and path.suffix.lower() == ".npz":
-        images = _load_npz(path, source)
+        images = _load_npz(path, reading)
         return images.take(*reading.choice.among(len(images), images.name))
     if path.is_file():
         found = path.suffix or "no suffix"
@@ -247,23 +254,29 @@ def _accepted(source: ModelSource) -> str:
     return _ACCEPTED if source.task == "classification" else "builtin, " + accepted_data(source.task)
 
 
-def _load_npz(path: Path, source: ModelSource) -> ImageSet:
+def _load_npz(path: Path, reading: _Reading) -> ImageSet:
+    source = reading.source
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             wanted = npz_arrays(source.task)
             missing = [key for key in ("x", *wanted) if key not in archive.files]
-            if missing:
+            bare = bool(missing) and "x" not in missing and not reading.labelled
+            if missing and not bare:
                 raise DataError(
                     f"{path.name} lacks array {' and '.join(missing)}",
                     got=", ".join(archive.files[:6]) or "no arrays",
                     expected=_accepted(source),
                 )
-            images, arrays = archive["x"], {key: archive[key] for key in wanted}
+            images, arrays = archive["x"], {} if bare else {key: archive[key] for key in wanted}
             names = archive["classes"] if "classes" in archive.files else None
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path.name} cannot be read as .npz", got=_first_line(error), remedy="save it with numpy.savez"
         ) from error
+    if bare:
+        _check_images(path.name, images, source)
+        labels = np.zeros(len(images), np.int64)
+        return ImageSet(name=path.name, images=images, labels=labels, classes=source.classes)
     if source.task != "classification":
         _check_images(path.name, images, source)
         return _with_targets(path.name, images, arrays, source)
@@ -279,8 +292,7 @@ def _load_npz(path: Path, source: ModelSource) -> ImageSet:
 def _load_folder(path: Path, reading: _Reading) -> ImageSet:
     """Only the chosen pictures are opened: a folder may hold far more than fits in memory."""
     source, choice = reading.source, reading.choice
-    labelled = choice.split != "calibration" or choice.shared
-    listed = list_folder(path, source, labelled=labelled)
+    listed = list_folder(path, source, labelled=reading.labelled)
     if choice.split == "evaluation":
         require_classes(path.name, listed.labels, source)
     chosen, name = choice.among(len(listed.files), shown_name(path.name))

@@ -14,6 +14,8 @@ from PIL import Image
 from qaf_core.data import inspection
 from qaf_core.data.datasets import load_images
 from qaf_core.data.models import find_model
+from qaf_core.data.preprocessing import preprocessing_of
+from qaf_core.data.targets import UNLABELLED
 from qaf_core.errors import DataError
 
 SEGMENTER = replace(
@@ -77,6 +79,32 @@ def test_masks_are_scaled_with_their_pictures(masked: Path) -> None:
     for mask, pixels in zip(masks, images.images[:], strict=True):
         assert ((mask == 5) == expected).all()
         assert ((pixels[..., 0] > 127) == expected).all()
+
+
+def test_what_lies_beyond_a_picture_has_no_label(masked: Path) -> None:
+    padded = replace(SEGMENTER, preprocessing=replace(preprocessing_of(SEGMENTER), resize=(10, 20)))
+    images = load_images(str(masked), padded, split="evaluation")
+    assert images.images.shape == (3, 20, 30, 3)
+    for mask, pixels in zip(images.targets["masks"], images.images[:], strict=True):
+        inside = np.zeros((20, 30), bool)
+        inside[5:15, 5:25] = True
+        assert (mask[~inside] == UNLABELLED).all()
+        assert not (mask[inside] == UNLABELLED).any()
+        assert not pixels[~inside].any()
+        assert (pixels[mask == 5] > 127).mean() > 0.8
+
+
+def test_images_that_only_calibrate_need_no_masks_or_boxes(masked: Path, tmp_path: Path) -> None:
+    kept = load_images(str(masked), SEGMENTER, split="calibration")
+    assert len(kept) == 3, "masks are no images"
+    for source in (SEGMENTER, DETECTOR):
+        plain = load_images(str(masked / "images"), source, split="calibration")
+        assert (plain.images[:] == kept.images[:]).all()
+    np.savez(tmp_path / "bare.npz", x=kept.images[:])
+    bare = load_images(str(tmp_path / "bare.npz"), DETECTOR, split="calibration")
+    assert (bare.images[:] == kept.images[:]).all()
+    with pytest.raises(DataError, match="lacks array boxes"):
+        load_images(str(tmp_path / "bare.npz"), DETECTOR, split="evaluation")
 
 
 def test_palette_masks_give_their_numbers(masked: Path) -> None:
