@@ -28,7 +28,8 @@ from torch.nn import functional
 
 from qaf_core.data import inspection
 from qaf_core.data.architectures import build_architecture
-from qaf_core.data.datasets import INSPECTION_SEEDS, load_images, to_batches
+from qaf_core.data.builtin import INSPECTION_SEEDS
+from qaf_core.data.datasets import load_images, to_batches
 from qaf_core.data.models import (
     CARD_SCHEMA_VERSION,
     ModelSource,

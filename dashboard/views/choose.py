@@ -13,7 +13,8 @@ import streamlit as st
 from dashboard import catalogue, common
 from dashboard.text import _, plural
 from qaf_core.data.models import ModelSource
-from qaf_core.errors import QafError
+from qaf_core.data.places import missing_path
+from qaf_core.errors import DataError, QafError
 from qaf_core.network.cost import original_cost
 from qaf_core.review.metrics import metric_label
 from qaf_core.review.units import count_text, percent_text, size_text, with_prefix
@@ -326,7 +327,11 @@ def _own_model() -> Choice | None:
 def _path_problem(data: str, calibration: str | None) -> str | None:
     if data != "builtin" and not data:
         return _("Give the path of labelled images: accuracy is measured on them.")
-    for path in (data, calibration):
-        if path and path != "builtin" and not Path(path).expanduser().exists():
+    for place in (data, calibration):
+        try:
+            path = missing_path(place) if place else None
+        except DataError as error:
+            return str(error)
+        if path is not None:
             return _("There is no file or folder {path}.").format(path=path)
     return None

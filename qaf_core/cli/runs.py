@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,7 +49,10 @@ def compress(
     method: Method = "joint",
     data: Annotated[
         str | None,
-        typer.Option(help="Evaluation images: builtin, a folder or an .npz file [default: builtin]"),
+        typer.Option(
+            help="Evaluation images: builtin, a folder, a .zip of one, an .npz file, "
+            "or torchvision:NAME:ROOT [default: builtin]"
+        ),
     ] = None,
     calibration: Annotated[
         str | None, typer.Option(help="Calibration images [default: part of the data]")
@@ -65,6 +67,7 @@ def compress(
 ) -> int:
     """Compress a model, evaluate it and store the run."""
     from qaf_core.data.models import find_model, load_inventory
+    from qaf_core.data.places import absolute_data
     from qaf_core.network.plan import validate_plan
     from qaf_core.runs.request import RunRequest
     from qaf_core.runs.store import Store
@@ -79,8 +82,8 @@ def compress(
         plan=chosen.to_dict(),
         weights=lasting_weights(weights),
         classes=None if classes is None else str(classes.absolute()),
-        data=_absolute(data or source.data or "builtin"),
-        calibration=None if calibration is None else _absolute(calibration),
+        data=absolute_data(data or source.data or "builtin"),
+        calibration=None if calibration is None else absolute_data(calibration),
         images=images,
         method=method,
         seed=chosen.seed,
@@ -96,12 +99,6 @@ def compress(
     else:
         _print_result(result)
     return EXIT_CANCELLED if result["status"] == "cancelled" else EXIT_DONE
-
-
-def _absolute(data: str) -> str:
-    """A path that means the same in another working directory; names of data sets stay as they are."""
-    path = Path(data).expanduser()
-    return str(path.absolute()) if path.exists() and data != "builtin" else data
 
 
 @contextlib.contextmanager

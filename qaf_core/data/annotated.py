@@ -109,7 +109,7 @@ class CocoFolder:
         content = _read_json(folder / "annotations.json")
         images = folder / "images" if (folder / "images").is_dir() else folder
         try:
-            named = {entry["id"]: images / entry["file_name"] for entry in content["images"]}
+            named = {entry["id"]: _inside(images, entry["file_name"]) for entry in content["images"]}
             numbers = _class_numbers(content["categories"], source)
             self._boxes: dict[Path, list[tuple[list[float], int]]] = {file: [] for file in named.values()}
             for entry in content["annotations"]:
@@ -158,6 +158,15 @@ def _moved(box: list[float], before: tuple[int, int], fit: Fit) -> npt.NDArray[n
     moved = np.array(box) * scale - np.array(fit.corner * 2)
     inside: npt.NDArray[np.float32] = np.clip(moved, 0, np.array(fit.used * 2)).astype(np.float32)
     return inside
+
+
+def _inside(folder: Path, name: str) -> Path:
+    file = folder / name
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise DataError(
+            "annotations.json names a file that is not in its folder", got=name, expected="plain file names"
+        )
+    return file
 
 
 def _class_numbers(categories: Sequence[Mapping[str, Any]], source: ModelSource) -> dict[Any, int]:

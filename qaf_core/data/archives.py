@@ -183,7 +183,8 @@ def list_added(workspace: Path) -> tuple[Path, ...]:
 
 def safe_name(name: str) -> str:
     """A folder's name made from a file's: letters, digits, `-` and `_` of any script, at most 60."""
-    stem = PurePosixPath(name.replace("\\", "/")).name.rsplit(".", 1)[0]
+    last = PurePosixPath(name.replace("\\", "/")).name
+    stem = last[:-4] if last.lower().endswith(".zip") else last
     plain = re.sub(r"[^\w-]+", "_", stem.encode("utf-8", "replace").decode("utf-8")).strip("_-")
     return plain.encode()[:60].decode("utf-8", "ignore") or "images"
 

@@ -16,6 +16,8 @@ from qaf_core.data.preprocessing import Fit, Preprocessing
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+Pixels = npt.NDArray[np.uint8]
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 #: Formats that are tried, whatever the suffix says: none of them runs other programs.
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
@@ -32,7 +34,7 @@ class UndecodableError(Exception):
     """A picture that cannot be used, with the reason in a few words."""
 
 
-def read_picture(path: Path, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+def read_picture(path: Path, preprocessing: Preprocessing) -> Pixels:
     """The pixels (H, W, C) of a picture file, resized and cut for a model.
 
     Raises:
@@ -41,7 +43,7 @@ def read_picture(path: Path, preprocessing: Preprocessing) -> npt.NDArray[np.uin
     return decode_picture(_read_file(path), preprocessing)
 
 
-def decode_picture(content: bytes, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
+def decode_picture(content: bytes, preprocessing: Preprocessing) -> Pixels:
     """The pixels (H, W, C) of an encoded picture, resized and cut for a model.
 
     Orientation marks of cameras are followed. Grey, palette, CMYK and 16-bit pictures become what the model
@@ -71,9 +73,7 @@ def decode_picture(content: bytes, preprocessing: Preprocessing) -> npt.NDArray[
         raise UndecodableError(_first_line(error)) from error
 
 
-def fit_picture(
-    picture: Image, preprocessing: Preprocessing, fit: Fit | None = None
-) -> npt.NDArray[np.uint8]:
+def fit_picture(picture: Image, preprocessing: Preprocessing, fit: Fit | None = None) -> Pixels:
     """The pixels (H, W, C) of an opened picture, resized and cut for a model."""
     from PIL import Image
 

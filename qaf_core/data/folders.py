@@ -83,7 +83,8 @@ def list_folder(path: Path, source: ModelSource, *, labelled: bool = True) -> Im
             expected="one sub-folder a class, images inside",
             remedy="sort the images into sub-folders named after their class",
         )
-    label_of = _labels_of_folders(folders, source)
+    names = [folder.name for folder in folders]
+    label_of = dict(zip(names, match_classes(names, source, "class folders"), strict=True))
     by_folder = [(folder, sorted(_pictures_below(folder))) for folder in folders]
     files = tuple(file for _, inside in by_folder for file in inside)
     _require_pictures(root, files)
@@ -139,23 +140,31 @@ def _labels_where_they_match(root: Path, files: Sequence[Path], source: ModelSou
     return np.array([known.get(name, 0) for name in first], np.int64)
 
 
-def _labels_of_folders(folders: Sequence[Path], source: ModelSource) -> dict[str, int]:
-    """Match folders to classes by name; failing that, by order when there is one folder for each class."""
+def match_classes(names: Sequence[str], source: ModelSource, what: str) -> list[int]:
+    """The model's class for each of the user's, by name; by order where no name is known and all are there.
+
+    Args:
+        names: The user's classes, in their order.
+        source: The model.
+        what: What bears these names, for messages.
+
+    Raises:
+        DataError: When some names are not the model's.
+    """
     known = {name.casefold(): index for index, name in enumerate(source.classes)}
-    spelled = {folder.name: folder.name.casefold().replace("_", " ") for folder in folders}
-    matched = {name: known.get(name.casefold(), known.get(plain)) for name, plain in spelled.items()}
-    labels = {name: index for name, index in matched.items() if index is not None}
-    if len(labels) == len(folders):
-        return labels
-    if not labels and len(folders) == len(source.classes):
-        return {folder.name: index for index, folder in enumerate(folders)}
-    unknown = [shown_name(folder.name) for folder in folders if folder.name not in labels]
+    found = [known.get(name.casefold(), known.get(name.casefold().replace("_", " "))) for name in names]
+    matched = [index for index in found if index is not None]
+    if len(matched) == len(names):
+        return matched
+    if not matched and len(names) == len(source.classes):
+        return list(range(len(names)))
+    unknown = [shown_name(name) for name, index in zip(names, found, strict=True) if index is None]
     more = f" and {len(unknown) - _MOST_NAMED} more" if len(unknown) > _MOST_NAMED else ""
     raise DataError(
-        f"class folders do not match {source.id}",
+        f"{what} do not match {source.id}",
         got=", ".join(unknown[:_MOST_NAMED]) + more,
         expected=_shortened(source.classes),
-        remedy="name each folder after a class of the model",
+        remedy="name each after a class of the model, or have as many as the model, in its order",
     )
 
 

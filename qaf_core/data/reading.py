@@ -23,11 +23,10 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from qaf_core.data.decoding import UndecodableError
+from qaf_core.data.decoding import Pixels, UndecodableError
 from qaf_core.data.images import Index, Pictures, SkippedImage, digest_pixels, shown_name
 from qaf_core.errors import DataError
 
-Pixels = npt.NDArray[np.uint8]
 #: Decodes the picture with this number, or raises UndecodableError.
 Decoder = Callable[[int], Pixels]
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qaf_core.data.places import absolute_data
 from qaf_core.data.settings import RegisteredModel, Settings, change_settings, check_id, read_settings
 from qaf_core.data.weights_header import read_header
 from qaf_core.errors import ModelError, WeightsError, WorkspaceError
@@ -114,7 +115,7 @@ def _add(
         input_shape=source.input_shape,
         classes=source.classes,
         preprocessing={"mean": list(source.mean), "std": list(source.std)},
-        data=None if data is None else _lasting(data),
+        data=None if data is None else absolute_data(data),
         task=source.task,
     )
 
@@ -212,12 +213,6 @@ def _check_free(model_id: str) -> None:
             got=model_id,
             remedy=f"choose another, for example my/{model_id.rpartition('/')[2]}",
         )
-
-
-def _lasting(data: str) -> str:
-    """A path that means the same in another working directory; other names stay as they are."""
-    path = Path(data).expanduser()
-    return str(path.absolute()) if data != "builtin" and path.exists() else data
 
 
 @contextlib.contextmanager

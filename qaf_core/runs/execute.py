@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import torch
 
 from qaf_core.data.datasets import ImageSet, load_images, load_pair, to_batches
 from qaf_core.data.models import ModelSource, build_model, find_model
+from qaf_core.data.splitting import describe_split
 from qaf_core.errors import PlanError, QafError, RunCancelled
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.cost import original_cost, plan_cost
@@ -39,6 +41,8 @@ CALIBRATION_IMAGES_GIVEN = 1024
 BATCH_SIZE = 32  # larger ones leave the processor's caches and run up to four times slower
 PACKED_NAME = "model.safetensors"
 LONGEST_CLASS_NAMES = 300  # characters of all together that a packed file may spend on them
+MOST_SKIPPED_NAMED = 100
+TELL_SECONDS = 0.25
 
 
 class RunFailed(Exception):
@@ -57,7 +61,7 @@ class Subject:
     options: CompressOptions
     images: ImageSet | None
     calibration: Tensor
-    calibration_name: str
+    calibration_set: ImageSet
 
 
 def execute_run(
@@ -154,7 +158,7 @@ def _load(request: RunRequest, workspace: Path, recorder: Recorder, stop: StopSi
     if stop():
         raise RunCancelled
     recorder.stage("loading", "Loading images", 0.5)
-    calibration, images = _load_images(request, source)
+    calibration, images = _load_images(request, source, workspace, _tell_reading(recorder, stop))
     batches = [batch for batch, _ in to_batches(calibration, source, BATCH_SIZE)]
     # Outputs that are not the task's, or another size of images, show here and not after minutes of solving.
     predict(task, model, [(batches[0][:2], None)])
@@ -169,7 +173,7 @@ def _load(request: RunRequest, workspace: Path, recorder: Recorder, stop: StopSi
         options=options,
         images=images,
         calibration=torch.cat(batches),
-        calibration_name=f"{calibration.name}, {len(calibration):,} images",
+        calibration_set=calibration,
     )
 
 
@@ -190,12 +194,38 @@ def read_options(plan: Plan) -> CompressOptions:
     return CompressOptions(solver=solver, **own)
 
 
-def _load_images(request: RunRequest, source: ModelSource) -> tuple[ImageSet, ImageSet | None]:
+def _tell_reading(recorder: Recorder, stop: StopSignal) -> Callable[[int, int], None]:
+    """Tells a few times a second how many images are read, and stops where that is asked."""
+    told = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > TELL_SECONDS:
+            told = time.monotonic()
+            if stop():
+                raise RunCancelled
+            recorder.stage("loading", f"Reading {total:,} images", done / total)
+
+    return tell
+
+
+def _load_images(
+    request: RunRequest, source: ModelSource, workspace: Path, on_read: Callable[[int, int], None]
+) -> tuple[ImageSet, ImageSet | None]:
     """Calibration images, and those for evaluation; built-in ones wait until the layers are done."""
     given = request.data if request.calibration is None else request.calibration
     limit = CALIBRATION_IMAGES if given == "builtin" else CALIBRATION_IMAGES_GIVEN
     if request.data == "builtin":
-        return load_images(given, source, split="calibration", limit=limit, seed=request.seed), None
+        calibration = load_images(
+            given,
+            source,
+            split="calibration",
+            limit=limit,
+            seed=request.seed,
+            cache=workspace / "cache",
+            on_read=on_read,
+        )
+        return calibration, None
     images, calibration = load_pair(
         request.data,
         request.calibration,
@@ -203,6 +233,8 @@ def _load_images(request: RunRequest, source: ModelSource) -> tuple[ImageSet, Im
         evaluation_limit=request.images,
         calibration_limit=limit,
         seed=request.seed,
+        cache=workspace / "cache",
+        on_read=on_read,
     )
     return calibration, images
 
@@ -231,11 +263,23 @@ def _compare(
     recorder.evaluated("compressed", after)
     drop, interval = task.compare(original, predictions, targets)
     return {
-        "data": {"evaluation": images.name, "calibration": subject.calibration_name},
+        "data": _describe_images(images, subject.calibration_set),
         "baseline": before,
         "compressed": after,
         "drop": drop,
         "drop_ci95": list(interval),
+    }
+
+
+def _describe_images(images: ImageSet, calibration: ImageSet) -> dict[str, Any]:
+    """Which images were used, how they were told apart, and which could not be read."""
+    skipped = [asdict(image) for image in (*images.skipped, *calibration.skipped)]
+    return {
+        "evaluation": images.name,
+        "calibration": f"{calibration.name}, {len(calibration):,} images",
+        "split": images.split or describe_split(len(images), len(calibration), "drawn separately"),
+        "skipped": skipped[:MOST_SKIPPED_NAMED],
+        "skipped_count": len(skipped),
     }
 
 

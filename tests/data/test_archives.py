@@ -138,9 +138,10 @@ def test_uploads_are_kept_in_the_workspace_under_a_plain_name(tmp_path: Path) ->
     ("name", "expected"),
     [
         ("parts.zip", "parts"),
-        ("C:\\data\\my parts.v2.zip", "my_parts_v2"),
+        ("C:\\data\\my parts.v2.ZIP", "my_parts_v2"),
         ("部品.zip", "部品"),
         ("..", "images"),
+        ("plain", "plain"),
         ("\udce9\u202e.zip", "images"),
         ("é" * 99 + ".zip", "é" * 30),
     ],

@@ -1,0 +1,148 @@
+"""Images in arrays: `.npz` files, and the checks that every array of images passes."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qaf_core.data.images import ImageSet
+from qaf_core.data.models import ModelSource
+from qaf_core.data.targets import accepted_data, checked_targets, npz_arrays
+from qaf_core.errors import DataError
+
+
+def load_npz(path: Path, source: ModelSource, *, labelled: bool = True) -> ImageSet:
+    """The images and labels, masks or boxes of an `.npz` file.
+
+    Args:
+        path: The file; its array `classes` may name the classes in its own order.
+        source: The model the images are for.
+        labelled: Labels or targets are needed; otherwise x alone will do.
+
+    Raises:
+        DataError: When the file cannot be read, lacks an array, or does not fit the model.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            wanted = npz_arrays(source.task)
+            missing = [key for key in ("x", *wanted) if key not in archive.files]
+            bare = bool(missing) and "x" not in missing and not labelled
+            if missing and not bare:
+                raise DataError(
+                    f"{path.name} lacks array {' and '.join(missing)}",
+                    got=", ".join(archive.files[:6]) or "no arrays",
+                    expected=accepted_data(source.task),
+                )
+            images, arrays = archive["x"], {} if bare else {key: archive[key] for key in wanted}
+            names = archive["classes"] if "classes" in archive.files else None
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path.name} cannot be read as .npz", got=_first_line(error), remedy="save it with numpy.savez"
+        ) from error
+    if bare:
+        _check_images(path.name, images, source)
+        labels = np.zeros(len(images), np.int64)
+        return ImageSet(name=path.name, images=images, labels=labels, classes=source.classes)
+    if source.task != "classification":
+        _check_images(path.name, images, source)
+        return _with_targets(path.name, images, arrays, source)
+    classes = source.classes if names is None else tuple(str(name) for name in names.reshape(-1))
+    loaded = check_arrays(path.name, images, arrays["y"], classes, source)
+    if classes == source.classes or sorted(classes) != sorted(source.classes):
+        return loaded
+    # The same classes in another order: number them as the model does.
+    numbers = np.array([source.classes.index(name) for name in classes])
+    return replace(loaded, labels=numbers[loaded.labels], classes=source.classes)
+
+
+def _with_targets(
+    name: str, images: npt.NDArray[Any], arrays: dict[str, npt.NDArray[Any]], source: ModelSource
+) -> ImageSet:
+    return ImageSet(
+        name=name,
+        images=images,
+        labels=np.zeros(len(images), np.int64),
+        classes=source.classes,
+        targets=checked_targets(name, arrays, len(images), source),
+    )
+
+
+def check_arrays(
+    name: str,
+    images: npt.NDArray[Any],
+    labels: npt.NDArray[Any],
+    classes: tuple[str, ...],
+    source: ModelSource,
+) -> ImageSet:
+    """An ImageSet, once everything about it fits the model.
+
+    Args:
+        name: What is read, for messages.
+        images: (N, H, W, C) uint8.
+        labels: (N,) integers.
+        classes: Their names.
+        source: The model.
+
+    Raises:
+        DataError: When a shape, a type, a label or the number of classes is wrong.
+    """
+    _check_images(name, images, source)
+    _check_labels(name, labels, len(images), source)
+    if len(classes) != len(source.classes):
+        raise DataError(
+            f"{name} has another number of classes than {source.id}",
+            got=len(classes),
+            expected=len(source.classes),
+        )
+    return ImageSet(name=name, images=images, labels=labels.astype(np.int64), classes=classes)
+
+
+def _check_images(name: str, images: npt.NDArray[Any], source: ModelSource) -> None:
+    channels, height, width = source.input_shape
+    if images.ndim != 4:
+        raise DataError(
+            f"images of {name} have the wrong shape",
+            got=images.shape,
+            expected=f"(N, {height}, {width}, {channels})",
+        )
+    if len(images) == 0:
+        raise DataError(f"{name} is empty", got="0 images", expected="1 or more")
+    if images.shape[1:] != (height, width, channels):
+        turned = images.shape[1:] == (channels, height, width)
+        raise DataError(
+            f"images of {name} do not fit {source.id}",
+            got=images.shape,
+            expected=f"(N, {height}, {width}, {channels})",
+            remedy="put the channels last" if turned else None,
+        )
+    if images.dtype != np.uint8:
+        raise DataError(
+            f"images of {name} have the wrong type",
+            got=images.dtype,
+            expected="uint8 pixels, 0 to 255, not normalised",
+        )
+
+
+def _check_labels(name: str, labels: npt.NDArray[Any], count: int, source: ModelSource) -> None:
+    if labels.shape != (count,):
+        raise DataError(f"labels of {name} have the wrong shape", got=labels.shape, expected=f"({count},)")
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"labels of {name} have the wrong type", got=labels.dtype, expected="integers")
+    last = len(source.classes) - 1
+    wrong = np.flatnonzero((labels < 0) | (labels > last))
+    if len(wrong):
+        first = int(wrong[0])
+        raise DataError(
+            f"{len(wrong)} labels of {name} are out of range",
+            got=f"{int(labels[first])} at image {first}",
+            expected=f"0 to {last} for the {last + 1} classes of {source.id}",
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -1,0 +1,129 @@
+"""A user's own picture files; only the chosen ones are decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from qaf_core.data.annotated import open_annotated
+from qaf_core.data.decoding import read_picture
+from qaf_core.data.folders import list_folder, require_classes
+from qaf_core.data.images import ImageSet, SkippedImage
+from qaf_core.data.models import ModelSource
+from qaf_core.data.preprocessing import preprocessing_of
+from qaf_core.data.reading import Decoder, ReadPictures, read_pictures
+from qaf_core.data.splitting import Choice
+from qaf_core.data.targets import checked_targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What is asked for, and where decoded pictures go.
+
+    Attributes:
+        source: The model the images are for.
+        choice: Which of them.
+        cache: Folder for decoded pictures and unpacked archives, or None.
+        on_read: Told how many of how many pictures are decoded.
+    """
+
+    source: ModelSource
+    choice: Choice
+    cache: Path | None
+    on_read: Callable[[int, int], None] | None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether labels or targets are needed: images that only calibrate may come without."""
+        return self.choice.split != "calibration" or self.choice.shared
+
+    def read(
+        self, name: str, count: int, place: Callable[[int], Path], name_of: Callable[[int], str]
+    ) -> ReadPictures:
+        """Decode picture files.
+
+        Args:
+            name: What they are.
+            count: How many.
+            place: Where each lies.
+            name_of: What each is called.
+        """
+        steps = preprocessing_of(self.source)
+        return self.decode(name, count, lambda number: read_picture(place(number), steps), name_of)
+
+    def decode(self, name: str, count: int, decode: Decoder, name_of: Callable[[int], str]) -> ReadPictures:
+        """Read pictures that something else decodes; otherwise as `read`."""
+        return read_pictures(
+            decode,
+            range(count),
+            preprocessing_of(self.source).shape,
+            name=name,
+            name_of=name_of,
+            folder=None if self.cache is None else self.cache / "decoded",
+            on_read=self.on_read,
+        )
+
+
+def load_folder(path: Path, name: str, reading: Reading) -> ImageSet:
+    """The pictures of a folder, with the labels, masks or boxes of the model's task.
+
+    Only the chosen pictures are opened: a folder may hold far more than fits in memory.
+
+    Args:
+        path: The folder.
+        name: What to call it.
+        reading: What is asked for.
+
+    Raises:
+        DataError: When it is not laid out as it must be, or 1 % of the pictures or more cannot be read.
+    """
+    source, choice = reading.source, reading.choice
+    if source.task != "classification":
+        if reading.labelled:
+            return _load_annotated(path, name, reading)
+        # Masks lie beside the images they belong to, and are no images to fit with.
+        path = path / "images" if (path / "images").is_dir() else path
+    listed = list_folder(path, source, labelled=reading.labelled)
+    if choice.split == "evaluation":
+        require_classes(name, listed.labels, source)
+    chosen, name = choice.among(len(listed.files), name)
+    found = reading.read(
+        name,
+        len(chosen),
+        lambda number: listed.open_path(int(chosen[number])),
+        lambda number: listed.name_of(int(chosen[number])),
+    )
+    return ImageSet(
+        name=with_skipped(name, found.skipped),
+        images=found.pictures,
+        labels=listed.labels[chosen][found.kept],
+        classes=source.classes,
+        skipped=found.skipped,
+    )
+
+
+def _load_annotated(path: Path, name: str, reading: Reading) -> ImageSet:
+    """A folder of pictures with masks or boxes."""
+    source = reading.source
+    folder = open_annotated(path, source)
+    chosen, name = reading.choice.among(len(folder.files), name)
+    files = [folder.files[index] for index in chosen]
+    found = reading.read(name, len(files), files.__getitem__, lambda number: files[number].name)
+    arrays = folder.arrays([files[index] for index in found.kept], source)
+    count = len(found.kept)
+    return ImageSet(
+        name=with_skipped(name, found.skipped),
+        images=found.pictures,
+        labels=np.zeros(count, np.int64),
+        classes=source.classes,
+        targets=checked_targets(name, arrays, count, source),
+        skipped=found.skipped,
+    )
+
+
+def with_skipped(name: str, skipped: Sequence[SkippedImage]) -> str:
+    """A set's name that tells how many images are left out."""
+    return f"{name}, {len(skipped):,} unreadable left out" if skipped else name
