@@ -201,9 +201,7 @@ def draw_network(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
 
 
 def _run_label(run: RunRecord) -> str:
-    return _("Layer errors of {run}").format(
-        run=f"{common.run_title(run)} · {method_label(run.method, _)}"
-    )
+    return _("Layer errors of {run}").format(run=f"{common.run_title(run)} · {method_label(run.method, _)}")
 
 
 def layer_errors(run: RunRecord) -> dict[str, float]:

@@ -22,6 +22,9 @@ def exact_factors(weight: Tensor, structure: str) -> Factors:
         weight: ``(C_out, C_in, k_h, k_w)``, or ``(out, in)`` for ``svd`` and ``dense``; floating point.
         structure: ``cp``, ``svd``, ``tucker2`` or ``dense``.
 
+    Returns:
+        The factors; those that hold the weight share its memory.
+
     Raises:
         SolverError: If the structure is unknown or does not take such a weight.
     """
@@ -37,7 +40,7 @@ def exact_factors(weight: Tensor, structure: str) -> Factors:
     return Factors(
         structure=structure,
         weight_shape=tuple(weight.shape),
-        codes=tuple(factor.contiguous() for factor in factors),
+        codes=tuple(factors),
         scales=tuple(values.new_ones((1,) * factor.ndim) for factor in factors),
         bits=(BITS_FLOAT,) * len(factors),
     )
