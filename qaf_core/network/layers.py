@@ -226,13 +226,13 @@ class FactorizedLayer(nn.Module):
         self._output_grid = output_grid if self._on_codes and self.last.has_small_bias() else None
         return self._on_codes
 
-    def forward(self, values: Tensor) -> Tensor:
-        """The chain applied link by link."""
+    def forward(self, input: Tensor) -> Tensor:
+        """The chain applied link by link; the argument has the name that torch's own layers give it."""
         if self._on_codes:
-            return self._compute_with_codes(values)
+            return self._compute_with_codes(input)
         for link in self.links:
-            values = link(values)
-        return values
+            input = link(input)
+        return input
 
     def _compute_with_codes(self, values: Tensor) -> Tensor:
         """Sums of code products, each brought to the next grid by one factor."""
@@ -263,14 +263,19 @@ def build_chain(layer: nn.Module, factors: Factors) -> FactorizedLayer:
     Raises:
         ModelError: If the layer's kind or groups do not go with the structure.
     """
-    bias = layer.bias if isinstance(layer, nn.Conv2d | nn.Linear) else None
-    if isinstance(layer, nn.Linear):
-        return FactorizedLayer(_linear_links(factors, bias), factors.structure)
-    if not isinstance(layer, nn.Conv2d):
+    if not isinstance(layer, nn.Conv2d | nn.Linear):
         raise ModelError("only convolutions and linear layers are exchanged", got=type(layer).__name__)
-    if layer.groups != 1 and factors.structure != "dense":
+    if isinstance(layer, nn.Linear):
+        links = _linear_links(factors, layer.bias)
+    elif layer.groups != 1 and factors.structure != "dense":
         raise ModelError("a grouped convolution is not factorized as a whole", got=f"groups={layer.groups}")
-    return FactorizedLayer(_conv_links(layer, factors, bias), factors.structure)
+    else:
+        links = _conv_links(layer, factors, layer.bias)
+    chain = FactorizedLayer(links, factors.structure)
+    for name in layer.__constants__:  # channels, stride and the like, which other code may ask a layer for
+        if hasattr(layer, name):
+            setattr(chain, name, getattr(layer, name))
+    return chain
 
 
 def _linear_links(factors: Factors, bias: Tensor | None) -> list[Link]:
@@ -340,7 +345,8 @@ def _row_and_column(scales: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
 def swap_layer(model: nn.Module, name: str, replacement: nn.Module) -> nn.Module:
     """Put ``replacement`` in the place of the module called ``name`` and return the one it replaces.
 
-    A module that stands in several places of the network is replaced in all of them.
+    A module that stands in several places of the network is replaced in all of them. PyTorch's transformer
+    layer around it gives up its fused path, which would ask the replacement for a weight.
 
     Raises:
         ModelError: If there is no such module.
@@ -355,4 +361,6 @@ def swap_layer(model: nn.Module, name: str, replacement: nn.Module) -> nn.Module
         for key, child in list(parent._modules.items()):
             if child is old:
                 setattr(parent, key, replacement)
+                if isinstance(parent, nn.TransformerEncoderLayer):
+                    parent.activation_relu_or_gelu = 0
     return old

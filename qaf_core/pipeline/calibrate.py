@@ -152,15 +152,17 @@ def calibrate_layer(
     *,
     activation_bits: int,
     fit: bool,
+    calls: int = 1,
 ) -> float:
     """Set a chain's activation ranges and, if ``fit``, its last link and bias, in place.
 
     Args:
         layer: The chain; its links are changed.
-        inputs: What reaches it in the compressed network, one tensor per batch.
+        inputs: What reaches it in the compressed network, one tensor per batch (and call, see below).
         targets: What the original layer puts out, likewise.
         activation_bits: 8, or 32 for floating point.
         fit: Fit the last link to the targets; otherwise only ranges and scales between links change.
+        calls: Tensors of one batch, where the layer runs several times: they stand next to each other.
 
     Returns:
         The relative squared error of the outputs on the held-back batches.
@@ -178,14 +180,14 @@ def calibrate_layer(
             values = equalise_channels(link, following, values)
     last = chain[-1]
     if isinstance(last, ConvLink) and last.geometry.groups != 1:  # stays as it was rounded
-        return output_error(last, values, targets)
-    fitting, judging = _collect(last, values, targets)
+        return output_error(last, values, targets, calls)
+    fitting, judging = _collect(last, values, targets, calls)
     return fit_last_link(last, fitting, judging) if fit else judging.error(*_weight_and_bias(last))
 
 
-def output_error(link: Link, values: Sequence[Tensor], targets: Sequence[Tensor]) -> float:
+def output_error(link: Link, values: Sequence[Tensor], targets: Sequence[Tensor], calls: int = 1) -> float:
     """Mean squared error of a link's outputs on the held-back batches, relative to the targets' variance."""
-    judging = _held_back(len(values)) or set(range(len(values)))
+    judging = _held_back(len(values), calls) or set(range(len(values)))
     convolution = isinstance(link, ConvLink)
     found = torch.cat([output_rows(link(values[index]), convolution) for index in sorted(judging)]).double()
     wanted = torch.cat([output_rows(targets[index], convolution) for index in sorted(judging)]).double()
@@ -193,22 +195,24 @@ def output_error(link: Link, values: Sequence[Tensor], targets: Sequence[Tensor]
     return float((found - wanted).square().sum() / variance)
 
 
-def _held_back(count: int) -> set[int]:
-    """The batches that judge the fits; none of a single one."""
-    if 1 < count < HELD_BACK_SHARE:
-        return {count - 1}
-    return set(range(HELD_BACK_SHARE - 1, count, HELD_BACK_SHARE))
+def _held_back(count: int, calls: int) -> set[int]:
+    """The tensors that judge the fits, whole batches of ``calls`` tensors; none of a single batch."""
+    batches = count // calls
+    chosen = set(range(HELD_BACK_SHARE - 1, batches, HELD_BACK_SHARE))
+    if 1 < batches < HELD_BACK_SHARE:
+        chosen = {batches - 1}
+    return {index for index in range(count) if index // calls in chosen}
 
 
 def _collect(
-    link: Link, values: Sequence[Tensor], targets: Sequence[Tensor]
+    link: Link, values: Sequence[Tensor], targets: Sequence[Tensor], calls: int
 ) -> tuple[OutputMoments, OutputMoments]:
     """Moments of the fitting and of the held-back batches; of a single batch the same twice."""
     outputs, inputs = link.codes.shape[0], link.codes[0].numel()
     parts = [OutputMoments.empty(inputs, outputs, link.codes.device) for _ in range(2)]
     positions = sum(t.numel() // outputs for t in targets)
     generator = torch.Generator().manual_seed(0)
-    held_back = _held_back(len(values))
+    held_back = _held_back(len(values), calls)
     for index, (value, target) in enumerate(zip(values, targets, strict=True)):
         rows = link_samples(link, link.input_quantizer(value))
         aims = output_rows(target, isinstance(link, ConvLink))

@@ -27,14 +27,16 @@ from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.histograms import factor_histograms
 from qaf_core.pipeline.moments import collect_moments
 from qaf_core.pipeline.outcomes import Compression, CompressOptions, LayerOutcome
-from qaf_core.pipeline.replay import Replay
+from qaf_core.pipeline.replay import Replay, sample_layer
 from qaf_core.quantization.spec import BITS_FLOAT, QuantSpec
 
 __all__ = ["CompressOptions", "Compression", "LayerOutcome", "compress_network"]
 
 OnRunEvent = Callable[[RunEvent], None]
 
-CALIBRATION_BATCH = 32
+CALIBRATION_BATCH = 32  # images, of up to 224 × 224 pixels; fewer where they are larger
+BATCH_PIXELS = CALIBRATION_BATCH * 224 * 224
+LARGEST_SAMPLE = 250_000_000  # numbers that a layer's fit holds on its input or output side (1 GB)
 FITTED_METHODS = ("joint", "dense")
 DENSE_MOMENT_WEIGHT = 0.9  # what is left goes to the identity, for directions that the images do not show
 MOMENT_IMAGES = 128  # second moments over channels settle quickly, and the first layer waits for them
@@ -111,7 +113,7 @@ def compress_network(
     original = copy.deepcopy(model).eval()
     _check_weights(original, rows)
     compressed = copy.deepcopy(original)
-    batches = [] if calibration is None else list(torch.split(calibration, CALIBRATION_BATCH))
+    batches = [] if calibration is None else list(torch.split(calibration, batch_size(calibration)))
     began = time.monotonic()
     status = "completed"
     solved: dict[str, SolveResult] = {}
@@ -198,7 +200,7 @@ def _moments(
     if not batches or not names or method not in FITTED_METHODS:
         return {}
     watch.send("stage", stage="solving", fraction=0.0, message="input statistics")
-    few = batches[: math.ceil(MOMENT_IMAGES / CALIBRATION_BATCH)]
+    few = batches[: math.ceil(MOMENT_IMAGES / len(batches[0]))]
     moments = collect_moments(original, names, few, per_position=method == "dense")
     return {name: shrink(moment, share[name]) for name, moment in moments.items()}
 
@@ -308,13 +310,16 @@ def _calibrate(
             watch.send("stage", stage="calibrating", fraction=index / len(rows), message=row.name)
             chain = compressed.get_submodule(row.name)
             assert isinstance(chain, FactorizedLayer)
-            count = batches_needed(infos[row.name])
+            info = infos[row.name]
+            layer = original.get_submodule(row.name)
+            samples = sample_layer(info, before, after, layer, batches_needed(info, len(batches[0])))
             errors[row.name] = calibrate_layer(
                 chain,
-                after.inputs(row.name, count),
-                before.outputs(row.name, count),
+                samples.inputs,
+                samples.targets,
                 activation_bits=plan.activation_bits,
                 fit=fit,
+                calls=samples.calls,
             )
             before.done(row.name)
             after.done(row.name)
@@ -326,10 +331,24 @@ def _calibrate(
     return errors, status
 
 
-def batches_needed(info: LayerInfo) -> int:
-    """How many calibration batches a layer's fit looks at: fewer where an image gives many positions."""
+def batch_size(images: Tensor) -> int:
+    """How many calibration images ``(N, C, H, W)`` go through the network at once."""
+    return min(max(BATCH_PIXELS // max(images[0, 0].numel(), 1), 1), CALIBRATION_BATCH)
+
+
+def batches_needed(info: LayerInfo, size: int = CALIBRATION_BATCH) -> int:
+    """How many calibration batches a layer's fit looks at.
+
+    Fewer where an image gives many positions, and no more than memory allows, but two to judge the fit.
+
+    Args:
+        info: The layer's row.
+        size: Images in a batch.
+    """
     positions = max(1, info.output_elements // max(info.out_channels, 1))
-    return math.ceil(max(LEAST_IMAGES, ROW_SAMPLES / positions) / CALIBRATION_BATCH)
+    images = max(LEAST_IMAGES, ROW_SAMPLES / positions)
+    allowed = LARGEST_SAMPLE / max(info.input_elements, info.output_elements, 1)
+    return max(math.ceil(min(images, allowed) / size), 2)
 
 
 def _outcome(

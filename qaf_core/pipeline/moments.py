@@ -27,7 +27,7 @@ def collect_moments(
             ``(C_in, C_in)``.
 
     Returns:
-        One float32 matrix per layer; grouped convolutions are left out.
+        One float32 matrix per layer; grouped convolutions, and layers that nothing reaches, are left out.
     """
     totals: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
@@ -37,21 +37,21 @@ def collect_moments(
         if isinstance(module, nn.Conv2d) and module.groups != 1:
             continue
         adder = _adder(name, totals, counts, per_position, len(batches))
-        handles.append(module.register_forward_pre_hook(adder))
+        handles.append(module.register_forward_pre_hook(adder, with_kwargs=True))
     try:
         for batch in batches:
             model(batch)
     finally:
         for handle in handles:
             handle.remove()
-    return {name: (total / counts[name]).float() for name, total in totals.items()}
+    return {name: (total / counts[name]).float() for name, total in totals.items() if counts[name]}
 
 
 def _adder(
     name: str, totals: dict[str, Tensor], counts: dict[str, int], per_position: bool, batches: int
 ) -> Any:
-    def add(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        rows = _rows(module, inputs[0], per_position)
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        rows = _rows(module, next(iter((*inputs, *named.values()))), per_position)
         # An odd step does not fall on the same columns of every image, whose sizes are mostly even.
         step = len(rows) * batches // POSITIONS | 1
         rows = rows[::step]

@@ -2,18 +2,22 @@
 
 Calibration goes through the layers front to back and needs, for each, what reaches it. A module whose layers
 are all done gives the same output on every later pass: it is computed once and replayed. So the way through
-all layers costs about as much as one forward pass, for any network whose modules run once each.
+all layers costs about as much as one forward pass, for any network whose modules run once each. A layer that
+runs several times in one pass, as a detector's head on every scale, is seen at all of its calls.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
-from qaf_core.errors import ModelError
+from qaf_core.errors import DataError, ModelError
+from qaf_core.network.inventory import LayerInfo
 
 
 class _Reached(Exception):
@@ -35,6 +39,7 @@ class Replay:
         self._batches = batches
         self._open = set(layers)
         self._outputs: dict[str, dict[int, Any]] = {}
+        self._unrecorded: set[str] = set()  # modules whose outputs hold more than tensors
         self._batch = 0
         self._calls: dict[str, int] = {}
         self._forwards: dict[str, Callable[..., Any]] = {}
@@ -68,8 +73,23 @@ class Replay:
         """Mark a layer as final: it will not change any more."""
         self._open.discard(layer)
 
+    def calls(self, layer: str) -> int:
+        """How often the layer runs in one forward pass."""
+        return self._known.get(layer, 0)
+
     def inputs(self, layer: str, batches: int | None = None) -> list[Tensor]:
-        """What reaches the layer, one tensor for each of the first ``batches`` batches (None: all)."""
+        """What reaches the layer: the tensors of all its calls in each of the first ``batches`` batches.
+
+        Args:
+            layer: One of those named at the start.
+            batches: None: all.
+
+        Returns:
+            ``calls(layer)`` tensors for each batch, one batch after the other.
+
+        Raises:
+            ModelError: If the layer does not run, or not as often for every image.
+        """
         return self._run(layer, batches, wants_input=True)
 
     def outputs(self, layer: str, batches: int | None = None) -> list[Tensor]:
@@ -78,32 +98,39 @@ class Replay:
 
     @torch.inference_mode()
     def _run(self, layer: str, batches: int | None, *, wants_input: bool) -> list[Tensor]:
-        if self._known.get(layer, 0) == 0:
+        calls = self.calls(layer)
+        if calls == 0:
             raise ModelError("the layer does not run in a forward pass", got=layer, remedy="plan it as keep")
         captured: list[Tensor] = []
+        expected = 0
 
-        def catch_input(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            captured.append(inputs[0])
-            raise _Reached
-
-        def catch_output(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            captured.append(output)
-            raise _Reached
+        def catch(tensor: Tensor) -> None:
+            captured.append(
+                tensor if calls == 1 else tensor.clone()
+            )  # the pass goes on, and may work in place
+            if len(captured) == expected:
+                raise _Reached
 
         target = self._model.get_submodule(layer)
-        handles = [
-            target.register_forward_pre_hook(catch_input)
-            if wants_input
-            else target.register_forward_hook(catch_output)
-        ]
+        if wants_input:
+            handles = [target.register_forward_pre_hook(_input_catcher(catch), with_kwargs=True)]
+        else:
+            handles = [target.register_forward_hook(lambda _module, _inputs, output: catch(output))]
         handles += [self._recorder(name) for name in self._final()]
         try:
             for index, batch in enumerate(self._batches[:batches]):
                 self._batch = index
+                expected += calls
                 try:
                     self._model(batch)
                 except _Reached:
                     continue
+                raise ModelError(
+                    "the layer does not run as often for every image",
+                    got=f"{layer}, {len(captured) - expected + calls} calls",
+                    expected=f"{calls} calls, as for the first image",
+                    remedy="plan it as keep",
+                )
         finally:
             for handle in handles:
                 handle.remove()
@@ -114,16 +141,19 @@ class Replay:
         """Outermost modules whose layers are all done."""
         final = [
             name
-            for name in self._once
+            for name in self._once - self._unrecorded
             if not any(layer == name or layer.startswith(name + ".") for layer in self._open)
         ]
         return [name for name in final if not any(name.startswith(other + ".") for other in final)]
 
     def _recorder(self, name: str) -> Any:
         def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if not all(isinstance(leaf, Tensor) for leaf in tree_leaves(output)):
+                self._unrecorded.add(name)  # from now on the modules inside it are recorded
+                return
             stored = self._outputs.setdefault(name, {})
-            if isinstance(output, Tensor) and self._batch not in stored:
-                stored[self._batch] = _compact(output)
+            if self._batch not in stored:
+                stored[self._batch] = tree_map(_compact, output)
 
         return self._model.get_submodule(name).register_forward_hook(record)
 
@@ -137,11 +167,10 @@ class Replay:
                 for inner in [n for n in self._forwards if n.startswith(name + ".")]:
                     self._restore(inner)
 
-    def _replayer(self, stored: dict[int, Tensor], forward: Callable[..., Any]) -> Callable[..., Any]:
+    def _replayer(self, stored: dict[int, Any], forward: Callable[..., Any]) -> Callable[..., Any]:
         def replay(*inputs: Any, **named: Any) -> Any:
             if self._batch in stored:
-                kept = stored[self._batch]
-                return kept.float() if kept.dtype == torch.half else kept.clone()
+                return tree_map(_restored, stored[self._batch])
             return forward(*inputs, **named)
 
         return replay
@@ -157,8 +186,68 @@ class Replay:
             self._restore(name)
 
 
+def _input_catcher(catch: Callable[[Tensor], None]) -> Any:
+    def hook(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        catch(next(value for value in (*inputs, *named.values()) if isinstance(value, Tensor)))
+
+    return hook
+
+
 def _compact(output: Tensor) -> Tensor:
     """A copy, in half precision where that holds the values: its rounding is far below that of 8 bits."""
-    if output.dtype == torch.float32 and float(output.abs().max()) < 3e4:
+    if output.dtype == torch.float32 and output.numel() and float(output.abs().max()) < 3e4:
         return output.half()
     return output.clone()
+
+
+def _restored(kept: Tensor) -> Tensor:
+    return kept.float() if kept.dtype == torch.half else kept.clone()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSamples:
+    """What a layer is calibrated on.
+
+    Attributes:
+        inputs: What reaches its chain in the compressed network, one tensor per batch and call.
+        targets: What it should put out, likewise.
+        calls: Tensors that belong to one batch.
+    """
+
+    inputs: list[Tensor]
+    targets: list[Tensor]
+    calls: int
+
+
+def sample_layer(
+    info: LayerInfo, before: Replay, after: Replay, original: nn.Module, count: int
+) -> LayerSamples:
+    """What a layer sees in the compressed network, and what the original makes of it.
+
+    The targets are what the layer puts out in the original network, so that a fit repairs the errors of the
+    layers before it too. Behind a choice, as of boxes, the rows of the two networks do not belong together:
+    there the targets are what the original layer makes of the compressed network's inputs.
+
+    Args:
+        info: The layer's row.
+        before: Of the original network.
+        after: Of the compressed network.
+        original: The layer in the original network.
+        count: Batches to look at.
+
+    Raises:
+        ModelError: If the layer does not run, or not as often for every image.
+        DataError: If nothing reaches the layer on any image.
+    """
+    inputs, calls = after.inputs(info.name, count), after.calls(info.name)
+    if not info.after_choice:
+        return LayerSamples(inputs=inputs, targets=before.outputs(info.name, count), calls=calls)
+    inputs = [values for values in inputs if values.numel()]
+    if not inputs:
+        raise DataError(
+            "the network chooses nothing for a layer on any calibration image",
+            got=info.name,
+            remedy="give images that show what the network looks for, or plan the layer as keep",
+        )
+    with torch.inference_mode():
+        return LayerSamples(inputs=inputs, targets=[original(values) for values in inputs], calls=1)
