@@ -29,33 +29,41 @@ def open_network(model: nn.Module) -> tuple[str, ...]:
     Returns:
         The names of the modules replaced.
     """
-    frozen = _loaded("torchvision.ops.misc", "FrozenBatchNorm2d")
-    windowed = tuple(
-        _loaded("torchvision.models.swin_transformer", name)
-        for name in ("ShiftedWindowAttention", "ShiftedWindowAttentionV2")
-    )
-    opened = []
     slices: dict[int, list[Tensor]] = {}
-    for name, module in list(model.named_modules()):
-        if type(module) is nn.MultiheadAttention and name and _is_plain(module):
+    packed = _packed_modules(model)
+    for name, module in packed.items():
+        if isinstance(module, nn.MultiheadAttention):
             swap_layer(model, name, OpenAttention(module, slices))
-        elif type(module) in windowed:
+        elif type(module).__name__.startswith("ShiftedWindowAttention"):
             from qaf_core.network.window_attention import open_window_attention
 
             open_window_attention(module)
-        elif type(module) is frozen and name:
-            swap_layer(model, name, _thawed(module))
         else:
-            if isinstance(module, nn.TransformerEncoder):
-                module.use_nested_tensor = False  # nested tensors need the packed weights
-            continue
-        opened.append(name)
-    return tuple(opened)
+            swap_layer(model, name, _thawed(module))
+    for module in model.modules() if packed else ():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False  # nested tensors need the packed weights
+    return tuple(packed)
 
 
-def _loaded(module: str, name: str) -> Any:
-    """A class of a module that has been imported; where it has not, no network holds one."""
-    return getattr(sys.modules.get(module), name, None)
+def is_open(model: nn.Module) -> bool:
+    """Whether ``open_network`` would find nothing to do."""
+    return not _packed_modules(model)
+
+
+def _packed_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """What there is to open, by name."""
+    swin = sys.modules.get("torchvision.models.swin_transformer")  # where not imported, no network holds one
+    kinds = (
+        getattr(swin, "ShiftedWindowAttention", None),
+        getattr(swin, "ShiftedWindowAttentionV2", None),
+        getattr(sys.modules.get("torchvision.ops.misc"), "FrozenBatchNorm2d", None),
+    )
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name and (type(module) in kinds or (type(module) is nn.MultiheadAttention and _is_plain(module)))
+    }
 
 
 def _is_plain(module: nn.MultiheadAttention) -> bool:

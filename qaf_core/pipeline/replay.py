@@ -19,6 +19,15 @@ from torch.utils._pytree import tree_leaves, tree_map
 from qaf_core.errors import DataError, ModelError
 from qaf_core.network.inventory import LayerInfo
 
+_KEPT_AS_IS = (
+    Tensor,
+    bool,
+    int,
+    float,
+    str,
+    type(None),
+)  # what the leaves of an output may be, to be replayed
+
 
 class _Reached(Exception):
     """The wanted layer has been reached: nothing after it needs to run."""
@@ -39,14 +48,14 @@ class Replay:
         self._batches = batches
         self._open = set(layers)
         self._outputs: dict[str, dict[int, Any]] = {}
-        self._unrecorded: set[str] = set()  # modules whose outputs hold more than tensors
         self._batch = 0
         self._calls: dict[str, int] = {}
         self._forwards: dict[str, Callable[..., Any]] = {}
-        self._once = self._modules_that_run_once(layers)
+        self._known: dict[str, int] = {}
+        self._once = self._modules_to_record(layers)
 
-    def _modules_that_run_once(self, layers: Sequence[str]) -> set[str]:
-        """Modules above the layers that are entered exactly once in a forward pass."""
+    def _modules_to_record(self, layers: Sequence[str]) -> set[str]:
+        """The layers and modules above them that run once in a forward pass and put out what can be kept."""
         above = {name.rpartition(".")[0] for name in layers}
         for name in list(above):
             while name:
@@ -55,19 +64,22 @@ class Replay:
         above |= set(layers)
         above.discard("")
         counts = dict.fromkeys(above, 0)
+        opaque: set[str] = set()
         handles = []
         for name in above:
 
-            def count(_module: nn.Module, _inputs: Any, name: str = name) -> None:
+            def count(_module: nn.Module, _inputs: Any, output: Any, name: str = name) -> None:
                 counts[name] += 1
+                if not all(isinstance(leaf, _KEPT_AS_IS) for leaf in tree_leaves(output)):
+                    opaque.add(name)
 
-            handles.append(self._model.get_submodule(name).register_forward_pre_hook(count))
+            handles.append(self._model.get_submodule(name).register_forward_hook(count))
         with torch.inference_mode():
             self._model(self._batches[0][:1])
         for handle in handles:
             handle.remove()
         self._known = counts
-        return {name for name, count in counts.items() if count == 1}
+        return {name for name, count in counts.items() if count == 1} - opaque
 
     def done(self, layer: str) -> None:
         """Mark a layer as final: it will not change any more."""
@@ -141,16 +153,13 @@ class Replay:
         """Outermost modules whose layers are all done."""
         final = [
             name
-            for name in self._once - self._unrecorded
+            for name in self._once
             if not any(layer == name or layer.startswith(name + ".") for layer in self._open)
         ]
         return [name for name in final if not any(name.startswith(other + ".") for other in final)]
 
     def _recorder(self, name: str) -> Any:
         def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if not all(isinstance(leaf, Tensor) for leaf in tree_leaves(output)):
-                self._unrecorded.add(name)  # from now on the modules inside it are recorded
-                return
             stored = self._outputs.setdefault(name, {})
             if self._batch not in stored:
                 stored[self._batch] = tree_map(_compact, output)
@@ -193,14 +202,18 @@ def _input_catcher(catch: Callable[[Tensor], None]) -> Any:
     return hook
 
 
-def _compact(output: Tensor) -> Tensor:
+def _compact(output: Any) -> Any:
     """A copy, in half precision where that holds the values: its rounding is far below that of 8 bits."""
+    if not isinstance(output, Tensor):
+        return output
     if output.dtype == torch.float32 and output.numel() and float(output.abs().max()) < 3e4:
         return output.half()
     return output.clone()
 
 
-def _restored(kept: Tensor) -> Tensor:
+def _restored(kept: Any) -> Any:
+    if not isinstance(kept, Tensor):
+        return kept
     return kept.float() if kept.dtype == torch.half else kept.clone()
 
 

@@ -32,7 +32,7 @@ from qaf_core.errors import ModelError, WeightsError
 from qaf_core.factorization.factors import Factors
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.network.layers import FactorizedLayer, Link, build_chain, swap_layer
-from qaf_core.network.opening import open_network
+from qaf_core.network.opening import is_open, open_network
 from qaf_core.quantization.packing import pack_codes, packed_size_bytes, unpack_codes
 from qaf_core.quantization.spec import BITS_FLOAT
 from qaf_core.runs.workspace import write_file
@@ -163,6 +163,8 @@ def save_packed(path: Path, model: nn.Module, inventory: Sequence[LayerInfo], ca
         "folded": [name for name, _ in folds.values()],
         "kept": [[key, list(tensor.shape)] for key, tensor in kept.items()],
     }
+    if not is_open(model):
+        index["open"] = False
     text, tensors = json.dumps(index, separators=(",", ":")), packed.tensors()
     content = to_safetensors(tensors, {INDEX_KEY: text, CHECKSUM_KEY: _checksum(text, tensors)})
     write_file(path, content)
@@ -253,7 +255,7 @@ def load_packed(path: Path, model: nn.Module) -> nn.Module:
     index, tensors = _read(path, with_tensors=True)
     try:
         reader = _Reader({name: torch.from_numpy(values) for name, values in tensors.items()})
-        if not _module_names(index) <= {name for name, _ in model.named_modules()}:
+        if index.get("open", True):
             open_network(model)  # as it was before it was compressed
         for name, structure, rank, bits, has_bias in index["layers"]:
             chain = _empty_chain(model.get_submodule(name), structure, rank, bits)
@@ -271,11 +273,6 @@ def load_packed(path: Path, model: nn.Module) -> nn.Module:
             remedy="build the network it was made from",
         ) from error
     return model.eval()
-
-
-def _module_names(index: Mapping[str, Any]) -> set[str]:
-    """Modules that hold the layers and kept tensors of a file."""
-    return {row[0] for row in index["layers"]} | {key.rpartition(".")[0] for key, _ in index["kept"]}
 
 
 def _in_one_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.ao.quantization import MinMaxObserver
 
 from qaf_core.errors import ModelError
+from qaf_core.factorization.exact import exact_factors
 from qaf_core.factorization.factors import Factors
 from qaf_core.network.layers import (
     ActivationQuantizer,
@@ -396,3 +397,25 @@ def test_a_linear_link_is_a_linear_layer() -> None:
     link = Link(codes, scales, 4, torch.tensor([1.0, 0.0]))
     assert torch.equal(link(torch.tensor([[1.0, 1.0]])), torch.tensor([[0.5, 14.0]]))
     assert torch.equal(link.weight, torch.tensor([[0.5, -1.0], [6.0, 8.0]]))
+
+
+def test_a_chain_tells_of_the_layer_it_replaces() -> None:
+    layer = nn.Conv2d(4, 6, (3, 5), stride=2, padding=(1, 2), dilation=2, padding_mode="reflect")
+    chain = build_chain(layer, exact_factors(layer.weight, "cp"))
+    for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
+        assert getattr(chain, name) == getattr(layer, name)
+    values = draw(1, 4, 9, 9).float()
+    torch.testing.assert_close(chain(input=values), layer(values), rtol=1e-4, atol=1e-5)
+    line = nn.Linear(4, 3)
+    assert build_chain(line, exact_factors(line.weight, "svd")).in_features == 4
+
+
+def test_pytorchs_transformer_goes_on_with_a_chain_inside() -> None:
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1).eval()
+    tokens = draw(2, 5, 8).float()
+    with torch.inference_mode():  # where it would take its fused path, with the weights as arguments
+        expected = encoder(tokens)
+        layer = encoder.layers[0].linear1
+        swap_layer(encoder, "layers.0.linear1", build_chain(layer, exact_factors(layer.weight, "svd")))
+        torch.testing.assert_close(encoder(tokens), expected, rtol=1e-4, atol=1e-5)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from qaf_core.errors import ModelError
-from qaf_core.pipeline.replay import Replay
+from qaf_core.errors import DataError, ModelError
+from qaf_core.network.inventory import LayerInfo, take_inventory
+from qaf_core.pipeline.replay import Replay, sample_layer
 
 
 class Block(nn.Module):
@@ -72,21 +74,18 @@ def batches(count: int = 3) -> list[Tensor]:
 
 
 def hooked(model: nn.Module, layer: str, images: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Inputs and outputs of a layer's first call in each batch, by plain hooks on a copy."""
+    """Inputs and outputs of a layer at all calls in each batch, by plain hooks on a copy."""
     model = copy.deepcopy(model)
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
-    seen = 0
 
-    def keep(_module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-        if len(inputs) < seen:
-            inputs.append(arguments[0].clone())
-            outputs.append(output.clone())
+    def keep(_module: nn.Module, arguments: tuple[Tensor, ...], named: Any, output: Tensor) -> None:
+        inputs.append((*arguments, *named.values())[0].clone())
+        outputs.append(output.clone())
 
-    model.get_submodule(layer).register_forward_hook(keep)
+    model.get_submodule(layer).register_forward_hook(keep, with_kwargs=True)
     with torch.inference_mode():
         for batch in images:
-            seen += 1
             model(batch)
     return inputs, outputs
 
@@ -251,3 +250,169 @@ def test_a_fault_of_the_network_leaves_no_hooks() -> None:
         replay.inputs("merge")
     replay.close()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+class Scales(nn.Module):
+    """One head over maps of several sizes, as in a detector; maps and results travel in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = Maps()
+        self.head = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(6, 2, 1))
+
+    def forward(self, images: Tensor) -> dict[str, list[Tensor]]:
+        return {"boxes": [self.head(values) for values in self.body(images)["maps"]]}
+
+
+class Maps(nn.Module):
+    """Puts out a dict that holds a list; its second layer is called by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, padding=1)
+        self.second = nn.Conv2d(6, 6, 3, stride=2, padding=1)
+
+    def forward(self, images: Tensor) -> dict[str, list[Tensor]]:
+        large = self.first(images).relu()
+        return {"maps": [large, self.second(input=large).relu()]}
+
+
+SCALES_LAYERS = ("body.first", "body.second", "head.0", "head.2")
+
+
+def test_a_layer_that_runs_on_several_scales_is_seen_on_all() -> None:
+    torch.manual_seed(0)
+    model, images = Scales().eval(), batches()
+    replay, plain = Replay(model, images, SCALES_LAYERS), copy.deepcopy(model)
+    assert [replay.calls(layer) for layer in SCALES_LAYERS] == [1, 1, 2, 2]
+    for layer in SCALES_LAYERS:
+        inputs, outputs = hooked(plain, layer, images)
+        assert len(inputs) == replay.calls(layer) * len(images)
+        assert_same(replay.inputs(layer), inputs)
+        assert_same(replay.outputs(layer), outputs)
+        change(model.get_submodule(layer))
+        change(plain.get_submodule(layer))
+        replay.done(layer)
+    replay.close()
+
+
+def runs_per_visit(model: nn.Module, images: Sequence[Tensor], layers: Sequence[str], last: str) -> int:
+    """Convolutions computed for a second look at the last layer, once all before it are done."""
+    replay = Replay(model, images, layers)
+    for layer in layers:
+        if layer != last:
+            replay.inputs(layer)
+            replay.done(layer)
+    replay.inputs(last)
+    count = convolutions_run(model, lambda: replay.inputs(last) and None)
+    replay.close()
+    return count
+
+
+def test_outputs_in_dicts_are_replayed() -> None:
+    layers = ("body.first", "body.second", "head.0")
+    # Of three batches the whole head on the first scale, and no more: on the second the layer is reached.
+    assert runs_per_visit(Scales().eval(), batches(3), layers, "head.0") == 3 * 2
+
+
+class Boxed:
+    """A tensor inside an object of the network's own."""
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+
+
+class Boxing(nn.Module):
+    """Puts out what no one else can look into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1))
+
+    def forward(self, images: Tensor) -> Boxed:
+        return Boxed(self.inner(images))
+
+
+class Unboxing(nn.Module):
+    """Goes on with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = Boxing()
+        self.last = nn.Conv2d(4, 2, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(self.body(images).values)
+
+
+def test_what_cannot_be_kept_is_computed_from_what_can() -> None:
+    layers = ("body.inner.0", "body.inner.1", "last")
+    assert runs_per_visit(Unboxing().eval(), batches(3), layers, "last") == 0
+
+
+class Counting(nn.Module):
+    """Runs its layer as often as the first pixel says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        for _ in range(int(images.flatten()[0])):
+            images = self.layer(images)
+        return images
+
+
+def test_a_layer_that_runs_once_for_one_image_and_twice_for_another_is_refused() -> None:
+    images = [torch.full((1, 3, 2, 2), float(count)) for count in (2, 1)]
+    replay = Replay(Counting().eval(), images, ("layer",))
+    with pytest.raises(ModelError, match="as often for every image; got layer, 1 calls; expected 2 calls"):
+        replay.inputs("layer")
+    replay.close()
+
+
+class Choosing(nn.Module):
+    """Passes on the rows with the best scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = nn.Linear(4, 1)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        flat = rows.reshape(-1, 4)
+        return self.head(flat[self.score(flat)[:, 0] > 0])
+
+
+def samples_of(info: LayerInfo, original: Choosing, compressed: Choosing, rows: list[Tensor]) -> Any:
+    names = ("score", "head")
+    before, after = Replay(original, rows, names), Replay(compressed, rows, names)
+    return sample_layer(info, before, after, original.get_submodule(info.name), len(rows))
+
+
+def test_behind_a_choice_the_original_layer_is_asked_about_the_rows_that_were_chosen() -> None:
+    torch.manual_seed(0)
+    original = Choosing().eval()
+    compressed = copy.deepcopy(original)
+    change(compressed.score)
+    change(compressed.head)
+    with torch.no_grad():
+        compressed.score.bias.sub_(0.3)
+    rows = [torch.randn(2, 9, 4) for _ in range(3)]
+    score, head = take_inventory(original, (9, 4))
+    assert head.after_choice
+    samples = samples_of(head, original, compressed, rows)
+    with torch.inference_mode():
+        for given, wanted in zip(samples.inputs, samples.targets, strict=True):
+            torch.testing.assert_close(wanted, original.head(given))
+    assert sum(map(len, samples.inputs)) != sum(map(len, hooked(original, "head", rows)[0]))
+    plain = samples_of(score, original, compressed, rows)
+    assert_same(plain.targets, hooked(original, "score", rows)[1])
+
+
+def test_a_layer_that_nothing_reaches_is_told() -> None:
+    model = Choosing().eval()
+    with torch.no_grad():
+        model.score.bias.fill_(-100.0)
+    with pytest.raises(DataError, match="chooses nothing for a layer.*got head"):
+        samples_of(take_inventory(model, (9, 4))[1], model, model, [torch.randn(2, 9, 4)])

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from qaf_core.data.models import build_model, find_model
 from qaf_core.errors import WeightsError, WorkspaceError
 from qaf_core.factorization.factors import Factors, as_stored_codes
+from qaf_core.network.attention import OpenAttention
 from qaf_core.network.cost import plan_cost
 from qaf_core.network.inventory import LayerInfo, take_inventory
 from qaf_core.network.layers import FactorizedLayer, build_chain, swap_layer
+from qaf_core.network.opening import open_network
 from qaf_core.network.plan import LayerPlan, Plan, plan_for_ratio
 from qaf_core.network.structures import factor_shapes
 from qaf_core.runs.artifact import load_packed, read_index, save_packed, verify_packed
@@ -283,3 +285,38 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkspaceError, match="cannot be written"):
         save_packed(tmp_path / "file" / "model", model, take_inventory(model, (3, 8, 8)), CARD)
+
+
+class Attending(nn.Module):
+    """An attention over the pixels of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).mT
+        return self.head(self.attention(tokens, tokens, tokens)[0].mean(1))
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_network_is_read_back_as_open_as_it_was(tmp_path: Path, opened: bool) -> None:
+    torch.manual_seed(0)
+    fresh = Attending().eval()
+    model = copy.deepcopy(fresh)
+    if opened:
+        open_network(model)
+    inventory = take_inventory(model, (8, 4, 4))
+    plan = plan_for_ratio(inventory, model="tests/net", ratio=2, bits=6, activation_bits=32)
+    assert sum(row.structure != "keep" for row in plan.layers) == (4 if opened else 0)
+    for info, row in ((info, plan.layer(info.name)) for info in inventory if info.planned):
+        if row.structure != "keep":
+            factors = random_factors(info, row, torch.Generator().manual_seed(1))
+            swap_layer(model, info.name, build_chain(model.get_submodule(info.name), factors))
+    path = tmp_path / "model.safetensors"
+    save_packed(path, model, inventory, CARD)
+    x = torch.randn(2, 8, 4, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(load_packed(path, fresh)(x), model(x), rtol=5e-3, atol=5e-3)
+    assert isinstance(fresh.attention, OpenAttention) == opened

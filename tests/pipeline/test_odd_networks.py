@@ -1,0 +1,185 @@
+"""Networks that are no plain classifiers go all the way: solved, calibrated, packed, read back.
+
+They are small ones of the kinds torchvision has: attention (packed and windowed), squeeze-and-excitation, a
+segmentation network that puts out a dict, a detector with one head on several scales and boxes chosen by
+score. Images are noise and the solver gets few iterations: what is proved is that nothing is lost on the way.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torchvision.models import VisionTransformer, mobilenet_v3_small
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.segmentation.fcn import FCN, FCNHead
+from torchvision.models.swin_transformer import SwinTransformer
+
+from qaf_core.factorization.options import SolverOptions
+from qaf_core.network.cost import plan_cost
+from qaf_core.network.inventory import LayerInfo, take_inventory
+from qaf_core.network.layers import FactorizedLayer
+from qaf_core.network.opening import open_network
+from qaf_core.network.plan import paper_plan, plan_for_ratio
+from qaf_core.pipeline.compress import (
+    LARGEST_SAMPLE,
+    CompressOptions,
+    batch_size,
+    batches_needed,
+    compress_network,
+)
+from qaf_core.runs.artifact import load_packed, save_packed
+
+SIDE = 32
+CARD = {
+    "model": "tests/odd", "architecture": "tests.odd", "method": "joint", "activation_bits": 8, "seed": 0,
+    "input_shape": [3, SIDE, SIDE], "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2],
+    "classes": ["ok", "scratch", "crack", "pit", "stain", "inclusion", "chipped_edge", "missing_hole"],
+}  # fmt: skip
+QUICK = CompressOptions(solver=SolverOptions(starts=1, start_iterations=5, iterations=2, rounding_rounds=2))
+
+
+def body(width: int = 12) -> nn.Sequential:
+    """A backbone of two stages, with names a feature pyramid can pick."""
+
+    def stage(inputs: int, outputs: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+        )
+
+    return nn.Sequential(
+        OrderedDict(stem=stage(3, width), layer1=stage(width, width), layer2=stage(width, width))
+    )
+
+
+def mobilenet() -> nn.Module:
+    return mobilenet_v3_small(weights=None, num_classes=5, width_mult=0.25)
+
+
+def vision_transformer() -> nn.Module:
+    model = VisionTransformer(
+        image_size=SIDE, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5
+    )
+    nn.init.normal_(model.heads.head.weight)
+    return model
+
+
+def swin() -> nn.Module:
+    return SwinTransformer(
+        patch_size=[4, 4], embed_dim=12, depths=[2, 1], num_heads=[2, 2], window_size=[3, 3], num_classes=5
+    )
+
+
+def segmentation() -> nn.Module:
+    features = IntermediateLayerGetter(body(), {"layer1": "aux", "layer2": "out"})
+    return FCN(features, FCNHead(12, 4), FCNHead(12, 4))
+
+
+def detector() -> nn.Module:
+    pyramid = BackboneWithFPN(body(), {"layer1": "0", "layer2": "1"}, [12, 12], 8)
+    return FasterRCNN(
+        pyramid,
+        min_size=SIDE,
+        max_size=SIDE,
+        rpn_anchor_generator=AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3),
+        rpn_post_nms_top_n_test=20,
+        box_head=TwoMLPHead(8 * 7 * 7, 24),
+        box_predictor=FastRCNNPredictor(24, 3),
+        box_score_thresh=0.0,
+    )
+
+
+BUILDERS: tuple[Callable[[], nn.Module], ...] = (mobilenet, vision_transformer, swin, segmentation, detector)
+
+
+def images(count: int, seed: int) -> Tensor:
+    return torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("build", BUILDERS, ids=lambda build: build.__name__)
+@pytest.mark.parametrize("method", ["joint", "dense"])
+def test_a_network_of_its_own_kind_goes_all_the_way(
+    build: Callable[[], nn.Module], method: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    fresh = build().eval()
+    model = copy.deepcopy(fresh)
+    open_network(model)
+    inventory = take_inventory(model, (3, SIDE, SIDE))
+    plan = plan_for_ratio(inventory, model="tests/odd", ratio=1.5, bits=6, method=method)
+    compression = compress_network(
+        model, plan, inventory, method=method, calibration=images(48, 1), options=QUICK
+    )
+    assert compression.status == "completed"
+    planned = [row.name for row in plan.layers if row.structure != "keep"]
+    assert sorted(outcome.name for outcome in compression.layers) == sorted(planned)
+    errors = [outcome.output_error for outcome in compression.layers if outcome.output_error is not None]
+    assert len(errors) == len(planned)
+    assert sum(errors) / len(errors) < (0.05 if method == "dense" else 0.7)
+    for name in planned:
+        chain = compression.model.get_submodule(name)
+        assert isinstance(chain, FactorizedLayer)
+        assert all(bool(link.input_quantizer.enabled) for link in chain.chain)
+
+    path = tmp_path / "model.safetensors"
+    stored = save_packed(path, compression.model, inventory, CARD)
+    assert stored == pytest.approx(plan_cost(inventory, plan).size_bytes, rel=0.05)
+    loaded = load_packed(path, fresh)
+    assert_alike(compression.model, loaded, tolerance=0.1)
+    if method == "dense":
+        assert_alike(model, compression.model, tolerance=0.15)
+
+
+def assert_alike(one: nn.Module, other: nn.Module, tolerance: float) -> None:
+    """The networks put out the same on new images, up to a share of the largest output."""
+    with torch.inference_mode():
+        wanted, found = one(images(2, 2)), other(images(2, 2))
+    if isinstance(one, FasterRCNN):  # which boxes are best is decided by differences far below the tolerance
+        wanted, found = ([image["scores"].sort().values for image in output] for output in (wanted, found))
+    pairs = list(zip(tree_leaves(wanted), tree_leaves(found), strict=True))
+    assert pairs
+    for a, b in pairs:
+        assert a.shape == b.shape
+        assert float((a - b).abs().max()) <= tolerance * float(a.abs().max())
+
+
+def test_a_published_plan_goes_through_a_detector_too() -> None:
+    torch.manual_seed(0)
+    model = detector().eval()
+    inventory = take_inventory(model, (3, SIDE, SIDE))
+    plan = paper_plan(inventory, model="tests/odd", ratio=2, bits=6)
+    compression = compress_network(
+        model, plan, inventory, method="paper", calibration=images(48, 1), options=QUICK
+    )
+    assert compression.status == "completed"
+    with torch.inference_mode():
+        assert len(compression.model(images(2, 2))) == 2
+
+
+def test_large_images_go_in_small_batches() -> None:
+    assert batch_size(torch.empty(64, 3, 32, 32)) == batch_size(torch.empty(64, 3, 224, 224)) == 32
+    assert batch_size(torch.empty(64, 3, 448, 448)) == 8
+    assert batch_size(torch.empty(2, 3, 4000, 4000, device="meta")) == 1
+
+
+def test_a_fit_looks_at_fewer_images_where_they_fill_the_memory() -> None:
+    def row(side: int, channels: int) -> LayerInfo:
+        layer = nn.Conv2d(channels, channels, 3, padding=1, device="meta")
+        return take_inventory(nn.Sequential(layer), (channels, side, side))[0]
+
+    assert batches_needed(row(8, 16)) == math.ceil(400_000 / 64 / 32)
+    assert batches_needed(row(112, 64)) == 4
+    numbers = 64 * 400 * 400
+    assert batches_needed(row(400, 64), size=10) == math.ceil(LARGEST_SAMPLE / numbers / 10)
+    assert batches_needed(row(4000, 64), size=1) == 2
