@@ -12,6 +12,7 @@ import typer
 
 from qaf_core.cli.app import app
 from qaf_core.cli.doctor import doctor
+from qaf_core.cli.export import export
 from qaf_core.cli.models import models
 from qaf_core.cli.networks import cost, inspect
 from qaf_core.cli.runs import compress, runs, show
@@ -31,7 +32,7 @@ program = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (app, models, inspect, cost, compress, runs, show, doctor):
+for command in (app, models, inspect, cost, compress, runs, show, export, doctor):
     program.command()(command)
 
 

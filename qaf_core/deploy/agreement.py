@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from qaf_core.deploy.graph import Array
+from qaf_core.deploy.reports import Agreement
 from qaf_core.deploy.skeleton import named_outputs
 from qaf_core.errors import DataError
 
-LEAST_AGREEMENT = 0.995
 CLASS_DIMENSIONS = (2, 4)  # class scores by image, or by image and pixel
-
-
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """How well two networks agree.
-
-    Attributes:
-        share: Of images (or, for outputs by pixel, of pixels) with the same class on top.
-        images: How many were compared.
-        identical: Share of images whose outputs are the same to the last bit.
-        largest_difference: Between two outputs.
-        output_range: From the smallest to the largest output of the reference, to compare it with.
-    """
-
-    share: float
-    images: int
-    identical: float
-    largest_difference: float
-    output_range: float
 
 
 @torch.inference_mode()

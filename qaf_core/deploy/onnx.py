@@ -8,20 +8,29 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from qaf_core.deploy.agreement import LEAST_AGREEMENT, Agreement, compare
+from qaf_core.deploy.agreement import compare
 from qaf_core.deploy.float_chains import write_float_chain
 from qaf_core.deploy.graph import Array, GraphBuilder, chain_of
 from qaf_core.deploy.integer_chains import IntegerWriter
 from qaf_core.deploy.processor import saturates_products
+from qaf_core.deploy.reports import (
+    FP32,
+    INT8,
+    LEAST_AGREEMENT,
+    Agreement,
+    Check,
+    ExportRejected,
+    ExportReport,
+)
 from qaf_core.deploy.skeleton import CHAIN_DOMAIN, INPUT_NAME, OPSET, trace_skeleton
-from qaf_core.errors import ModelError
+from qaf_core.errors import ModelError, QafError, WorkspaceError
 from qaf_core.network.layers import ActivationQuantizer, FactorizedLayer
 from qaf_core.pipeline.calibrate import fit_range
 from qaf_core.runs.workspace import write_file
@@ -30,91 +39,13 @@ if TYPE_CHECKING:
     import onnxruntime
     from onnx import ModelProto
 
-INT8, FP32 = "int8", "fp32"
-PRECISIONS = (INT8, FP32)
+PROVIDERS = ["CPUExecutionProvider"]
 PROPERTY = "qaf"  # of the ONNX file: the model's card as JSON
 INTEGER_OPERATORS = (
     "QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat",
     "DynamicQuantizeMatMul", "MatMulNBits",
 )  # fmt: skip
 FLOAT_OPERATORS = ("Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One thing that was tried out on the exported file.
-
-    Attributes:
-        name: What was checked, for people.
-        passed: Whether it holds.
-        detail: What was found, in a sentence.
-    """
-
-    name: str
-    passed: bool
-    detail: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportReport:
-    """What an export made and what was checked about it.
-
-    Attributes:
-        format: ``onnx`` or ``packed``.
-        path: The file; it was only written if all checks passed, or by force.
-        written: Whether it was written.
-        precision: ``int8`` or ``fp32``.
-        size_bytes: Of the file.
-        checks: All that was checked; see ``passed``.
-        agreement: Against the evaluated network on its evaluation images; None if there were none. For
-            ``fp32`` the evaluated network is taken without rounding its activations.
-        integer_operators: By kind, as ONNX Runtime runs the file.
-        float_operators: Convolutions and matrix products left in floating point, by kind.
-        weights_stored_as: How many weights are kept as ``int4``, ``int8``, ``uint8`` or ``float32``.
-        any_batch: Whether any number of images goes in at once, or just one.
-        opset: ONNX's operator set.
-        seconds: The export took.
-    """
-
-    format: str
-    path: str
-    written: bool
-    precision: str
-    size_bytes: int
-    checks: tuple[Check, ...]
-    agreement: Agreement | None
-    integer_operators: Mapping[str, int]
-    float_operators: Mapping[str, int]
-    weights_stored_as: Mapping[str, int]
-    any_batch: bool
-    opset: int | None
-    seconds: float
-
-    @property
-    def passed(self) -> bool:
-        """Whether all checks passed."""
-        return all(check.passed for check in self.checks)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types, with ``passed``."""
-        return {**asdict(self), "passed": self.passed}
-
-
-class ExportRejected(ModelError):
-    """An export that failed its checks and was not written.
-
-    Attributes:
-        report: What was found.
-    """
-
-    def __init__(self, report: ExportReport) -> None:
-        failed = next(check for check in report.checks if not check.passed)
-        super().__init__(
-            f"the exported network failed a check: {failed.name}",
-            got=failed.detail,
-            remedy="nothing was written; --force writes it all the same",
-        )
-        self.report = report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +133,7 @@ def open_session(content: bytes | Path) -> tuple[onnxruntime.InferenceSession, C
 
     Raises:
         ModelError: If the runtime cannot run it.
+        WorkspaceError: If the disk is full.
     """
     import onnx
     import onnxruntime
@@ -213,12 +145,29 @@ def open_session(content: bytes | Path) -> tuple[onnxruntime.InferenceSession, C
         options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
         source = str(content) if isinstance(content, Path) else content
         try:
-            session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(source, options, providers=PROVIDERS)
         except Exception as error:  # the runtime's errors have no base class of their own
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError("ONNX Runtime cannot run the exported network", got=reason) from error
+            raise _session_error(source, error) from error
         optimized = onnx.load(options.optimized_model_filepath, load_external_data=False)
     return session, Counter(node.op_type for node in optimized.graph.node)
+
+
+def _session_error(source: str | bytes, error: Exception) -> QafError:
+    """Whether the model is at fault, or the disk that was to take what the runtime made of it."""
+    import onnxruntime
+
+    reason = " ".join(str(error).split())[:200]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        onnxruntime.InferenceSession(source, options, providers=PROVIDERS)
+    except Exception:
+        return ModelError("ONNX Runtime cannot run the network", got=reason)
+    return WorkspaceError(
+        "a temporary file cannot be written",
+        got=f"{tempfile.gettempdir()} ({reason})",
+        remedy="free some space there, or name another folder in TMPDIR",
+    )
 
 
 def _run(session: onnxruntime.InferenceSession, batch: Array, any_batch: bool) -> Array:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qaf_core.data.models import ModelSource, build_model
+from qaf_core.data.preprocessing import Preprocessing
 from qaf_core.errors import ModelError, WeightsError
 from qaf_core.runs.artifact import load_packed, read_index
 
@@ -63,6 +64,7 @@ def _source_of(path: Path, index: dict[str, Any]) -> ModelSource:
         classes = index["classes"]
         names = [f"class {number}" for number in range(classes)] if isinstance(classes, int) else classes
         channels, height, width = index["input_shape"]
+        own = index.get("preprocessing")
         return ModelSource(
             id=index["model"],
             title=index["model"],
@@ -72,8 +74,9 @@ def _source_of(path: Path, index: dict[str, Any]) -> ModelSource:
             mean=tuple(index["mean"]),
             std=tuple(index["std"]),
             task=index.get("task", "classification"),
+            preprocessing=None if own is None else Preprocessing.from_dict(own),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ModelError) as error:
         raise WeightsError(
             "the packed model does not tell which network it is of",
             got=f"{path} ({type(error).__name__}: {error})",

@@ -38,6 +38,7 @@ from qaf_core.quantization.spec import BITS_FLOAT
 from qaf_core.runs.workspace import write_file
 
 FORMAT_VERSION = 2  # 1 had no checksum
+PACKED_NAME = "model.safetensors"  # in a run's folder
 INDEX_KEY, CHECKSUM_KEY = "qaf", "sha256"
 # Segments are scaled to just below 2**15: fp16 ends at 65504, and rounds up.
 _TOP_EXPONENT = 15

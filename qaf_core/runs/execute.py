@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from qaf_core.data.datasets import ImageSet, load_images, load_pair, to_batches
+from qaf_core.data.datasets import ImageSet, to_batches
 from qaf_core.data.models import ModelSource, build_model, find_model
 from qaf_core.data.splitting import describe_split
 from qaf_core.errors import PlanError, QafError, RunCancelled
@@ -24,9 +24,10 @@ from qaf_core.pipeline.cache import SolveCache
 from qaf_core.pipeline.compress import Compression, CompressOptions, LayerOutcome, compress_network
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.tasks import Arrays, Task, find_task, predict
-from qaf_core.runs.artifact import load_packed, save_packed
+from qaf_core.runs.artifact import PACKED_NAME, load_packed, save_packed
 from qaf_core.runs.baseline import baseline_path, read_predictions, write_predictions
 from qaf_core.runs.environment import describe_environment, peak_memory_bytes
+from qaf_core.runs.images import BATCH_SIZE, load_evaluation_images, load_run_images
 from qaf_core.runs.progress import Recorder, StopSignal
 from qaf_core.runs.record import CANCELLED, COMPLETED, FAILED, RunRecord
 from qaf_core.runs.request import RunRequest
@@ -36,10 +37,6 @@ from qaf_core.runs.workspace import write_file
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-CALIBRATION_IMAGES = 512
-CALIBRATION_IMAGES_GIVEN = 1024
-BATCH_SIZE = 32  # larger ones leave the processor's caches and run up to four times slower
-PACKED_NAME = "model.safetensors"
 LONGEST_CLASS_NAMES = 300  # characters of all together that a packed file may spend on them
 MOST_SKIPPED_NAMED = 100
 TELL_SECONDS = 0.25
@@ -158,7 +155,7 @@ def _load(request: RunRequest, workspace: Path, recorder: Recorder, stop: StopSi
     if stop():
         raise RunCancelled
     recorder.stage("loading", "Loading images", 0.5)
-    calibration, images = _load_images(request, source, workspace, _tell_reading(recorder, stop))
+    calibration, images = load_run_images(request, source, workspace, _tell_reading(recorder, stop))
     batches = [batch for batch, _ in to_batches(calibration, source, BATCH_SIZE)]
     # Outputs that are not the task's, or another size of images, show here and not after minutes of solving.
     predict(task, model, [(batches[0][:2], None)])
@@ -209,36 +206,6 @@ def _tell_reading(recorder: Recorder, stop: StopSignal) -> Callable[[int, int], 
     return tell
 
 
-def _load_images(
-    request: RunRequest, source: ModelSource, workspace: Path, on_read: Callable[[int, int], None]
-) -> tuple[ImageSet, ImageSet | None]:
-    """Calibration images, and those for evaluation; built-in ones wait until the layers are done."""
-    given = request.data if request.calibration is None else request.calibration
-    limit = CALIBRATION_IMAGES if given == "builtin" else CALIBRATION_IMAGES_GIVEN
-    if request.data == "builtin":
-        calibration = load_images(
-            given,
-            source,
-            split="calibration",
-            limit=limit,
-            seed=request.seed,
-            cache=workspace / "cache",
-            on_read=on_read,
-        )
-        return calibration, None
-    images, calibration = load_pair(
-        request.data,
-        request.calibration,
-        source,
-        evaluation_limit=request.images,
-        calibration_limit=limit,
-        seed=request.seed,
-        cache=workspace / "cache",
-        on_read=on_read,
-    )
-    return calibration, images
-
-
 def _compare(
     workspace: Path, request: RunRequest, subject: Subject, packed: nn.Module, recorder: Recorder
 ) -> dict[str, Any]:
@@ -248,7 +215,7 @@ def _compare(
     """
     images = subject.images
     if images is None:
-        images = load_images(request.data, subject.source, split="evaluation", limit=request.images)
+        images = load_evaluation_images(request, subject.source, workspace)
     task, targets = subject.task, subject.task.collate(images)
     kept = baseline_path(workspace, subject.model, subject.source, images)
     original = read_predictions(kept)
@@ -335,6 +302,7 @@ def _card(record: RunRecord, subject: Subject) -> dict[str, Any]:
     """What the packed file tells besides its layers."""
     source = subject.source
     named = sum(map(len, source.classes)) <= LONGEST_CLASS_NAMES
+    own = source.preprocessing
     return {
         "model": source.id,
         "architecture": source.architecture,
@@ -345,6 +313,7 @@ def _card(record: RunRecord, subject: Subject) -> dict[str, Any]:
         "mean": source.mean,
         "std": source.std,
         "task": source.task,
+        **({} if own is None else {"preprocessing": own.to_dict()}),
         "classes": source.classes if named else len(source.classes),
     }
 

@@ -1,0 +1,57 @@
+"""``qaf export``: a run's compressed network as a file to deploy."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qaf_core.cli.options import Json, Workspace
+from qaf_core.cli.text import print_json
+from qaf_core.review.units import duration_text, size_text
+
+if TYPE_CHECKING:
+    from qaf_core.deploy.reports import ExportReport
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.")],
+    format: Annotated[str, typer.Option(help="packed (for PyTorch) or onnx.")],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="The file to write.")],
+    precision: Annotated[str, typer.Option(help="Of onnx: int8 or fp32.")] = "int8",
+    force: Annotated[bool, typer.Option("--force", help="Write the file even if a check fails.")] = False,
+    as_json: Json = False,
+    workspace: Workspace = None,
+) -> None:
+    """Write a run's compressed network as a file to deploy, and check that it says what the run said."""
+    from qaf_core.runs.store import Store
+
+    with Store(workspace) as store:
+        record = store.find(run)
+        from qaf_core.deploy.export import export_run
+
+        report = export_run(
+            store,
+            record.id,
+            out.expanduser().absolute(),
+            format=format,
+            precision=precision,
+            force=force,
+            on_step=lambda line: print(line, file=sys.stderr) if sys.stderr.isatty() else None,
+        )
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        _print_report(report)
+
+
+def _print_report(report: ExportReport) -> None:
+    print(f"{report.path}: {size_text(report.size_bytes)}, in {duration_text(report.seconds)}")
+    for check in report.checks:
+        print(f"  {'passed' if check.passed else 'FAILED'}  {check.name}: {check.detail}")
+    stored = ", ".join(f"{count} as {kind}" for kind, count in sorted(report.weights_stored_as.items()))
+    print(f"  weights: {stored}")
+    if not report.any_batch:
+        print("  takes one image at a time: the network does not work with any number of them")

@@ -1,0 +1,52 @@
+"""The lines we print for users are run as printed, by a Python of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from qaf_core.data.models import build_model, find_model
+from qaf_core.data.preprocessing import Preprocessing
+from qaf_core.deploy.examples import onnx_example, pytorch_example
+from qaf_core.deploy.onnx import export_onnx
+from qaf_core.deploy.packed import describe_packed
+
+ROWS = {"features.0": ("dense", None, 8), "features.3": ("cp", 40, 4), "classifier.2": ("dense", None, 8)}
+
+
+def test_both_examples_name_what_the_network_sees(tmp_path: Path, pack: Any) -> None:
+    source = find_model("digits/cnn")
+    card = {"model": source.id, "architecture": source.architecture, "input_shape": source.input_shape,
+            "mean": source.mean, "std": source.std, "classes": source.classes}  # fmt: skip
+    packed, exported = tmp_path / "model.safetensors", tmp_path / "model.onnx"
+    model = pack(packed, build_model(source), ROWS, input_shape=source.input_shape, card=card)
+    export_onnx(model, exported, input_shape=source.input_shape)
+    pixels = np.random.default_rng(3).integers(0, 256, (8, 8), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "picture.png")
+    values = (torch.from_numpy(pixels / 255).float() - source.mean[0]) / source.std[0]
+    with torch.inference_mode():
+        expected = source.classes[int(model(values[None, None]).argmax())]
+    for lines, file in ((pytorch_example, packed), (onnx_example, exported)):
+        text = lines(describe_packed(packed), str(file), str(tmp_path / "picture.png"))
+        assert len([line for line in text.splitlines() if line]) <= 12
+        outcome = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+        assert outcome.returncode == 0, outcome.stderr
+        assert outcome.stdout.strip() == expected
+
+
+@pytest.mark.parametrize("lines", [pytorch_example, onnx_example])
+def test_a_networks_own_preprocessing_is_told(lines: Any) -> None:
+    source = find_model("cifar/resnet20")
+    own = Preprocessing(crop=(32, 32), mean=(1.0, 2.0, 3.0), std=(1.0,) * 3, channel_order="bgr", scale=1.0)
+    text = lines(replace(source, preprocessing=own), "model")
+    assert "[..., ::-1] / 1" in text
+    assert "np.float32([1.0, 2.0, 3.0])" in text
+    assert "scores.argmax(0)" in lines(find_model("torchvision/resnet18"), "model")
