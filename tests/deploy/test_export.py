@@ -12,8 +12,10 @@ import pytest
 
 from qaf_core.cli import main
 from qaf_core.data.models import build_model, find_model
+from qaf_core.deploy.export import export_run
 from qaf_core.deploy.packed import open_packed
 from qaf_core.deploy.reports import read_reports
+from qaf_core.errors import PlanError
 from qaf_core.network.cost import plan_cost
 from qaf_core.network.inventory import take_inventory
 from qaf_core.network.plan import plan_for_ratio
@@ -130,18 +132,14 @@ def test_a_size_that_was_not_promised_is_a_failed_check(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (("--format", "onyx"), "unknown format.*packed, onnx"),
-        (("--format", "onnx", "--precision", "int4"), "unknown precision.*int8, fp32"),
-    ],
+    ("format", "precision", "line"),
+    [("onyx", "int8", "unknown format.*packed, onnx"), ("onnx", "int4", "unknown precision.*int8, fp32")],
 )
 def test_bad_options_are_told(
-    run_id: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], line: str
+    store: Store, run_id: str, tmp_path: Path, format: str, precision: str, line: str
 ) -> None:
-    import re
-
-    assert re.search(line, bad_input(capsys, run_id, *arguments, "--out", str(tmp_path / "model")))
+    with pytest.raises(PlanError, match=line):
+        export_run(store, run_id, tmp_path / "model", format=format, precision=precision)
 
 
 @pytest.mark.parametrize(("format", "limit"), [("packed", 20_000), ("onnx", 38_000)])
