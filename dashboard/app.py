@@ -13,7 +13,7 @@ import streamlit as st  # noqa: E402
 
 from dashboard import common  # noqa: E402
 from dashboard.text import _  # noqa: E402
-from dashboard.views import explore, layers, models, run, tradeoffs  # noqa: E402
+from dashboard.views import explore, export, layers, models, run, tradeoffs  # noqa: E402
 
 
 def main(first_page: str = "explore") -> None:
@@ -35,6 +35,7 @@ def main(first_page: str = "explore") -> None:
         "run": (run.page, _("Live run"), "monitoring"),
         "tradeoffs": (tradeoffs.page, _("Trade-offs"), "scatter_plot"),
         "layers": (layers.page, _("Layers"), "stacks"),
+        "export": (export.page, _("Export"), "download"),
     }
     pages = {
         name: st.Page(view, title=title, icon=f":material/{icon}:", url_path=name, default=name == first_page)

@@ -121,6 +121,7 @@ def _headline(run: RunRecord) -> None:
     with st.container(horizontal=True, gap="medium"):
         common.link_to("tradeoffs", _("Compare with other runs"), ":material/scatter_plot:", model=run.model)
         common.link_to("layers", _("Look into the layers"), ":material/stacks:", run=run.id)
+        common.link_to("export", _("Take it away"), ":material/download:", run=run.id)
 
 
 def _points(run: RunRecord) -> str:

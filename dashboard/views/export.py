@@ -1,0 +1,297 @@
+"""Take a compressed network away: what its file holds, exports and their checks, how to use them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import catalogue, common, jobs, rows
+from dashboard.text import _
+from dashboard.views import speed
+from qaf_core.errors import QafError
+from qaf_core.network.cost import layer_cost, original_layer_cost
+from qaf_core.network.inventory import LayerInfo
+from qaf_core.network.plan import Plan
+from qaf_core.review.charts import method_label
+from qaf_core.review.units import MISSING, duration_text, percent_text, size_text, times_text
+from qaf_core.runs.record import RunRecord
+from qaf_core.runs.workspace import write_file
+
+PACKED_FILE = "model.safetensors"
+EXPORTS = "exports"
+EXPORT_SECONDS = 900.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One way to take a network away.
+
+    Attributes:
+        key: Of its widgets and files.
+        title, lead: For people.
+        file: Name of the file.
+        arguments: Of ``qaf export`` that make it; empty for the packed file, which is there already.
+    """
+
+    key: str
+    title: str
+    lead: str
+    file: str
+    arguments: tuple[str, ...] = ()
+
+
+def page() -> None:
+    """The Export page: ``?run=ID`` names the run."""
+    common.page_title(
+        _("Export"),
+        _("Take the compressed network away: real files, checked against what was measured."),
+    )
+    runs = [run for run in common.open_store().list_runs() if run.compressed and packed_file(run).is_file()]
+    if not runs:
+        common.empty_state(
+            "download",
+            _("Nothing to export yet"),
+            _("Once a run has finished, its network can be taken away from here."),
+            ("explore", _("Choose a model")),
+        )
+        return
+    run = _choose(runs)
+    _files(run)
+    _contents(run)
+    speed.show(run)
+    _examples(run)
+
+
+def packed_file(run: RunRecord) -> Path:
+    """Where a run's packed network lies."""
+    return common.open_store().run_folder(run.id) / PACKED_FILE
+
+
+def _choose(runs: Sequence[RunRecord]) -> RunRecord:
+    by_id = {run.id: run for run in runs}
+    asked = st.query_params.get("run") or st.session_state.get("last_run")
+    ids = list(by_id)
+    chosen = st.selectbox(
+        _("Run"),
+        ids,
+        index=ids.index(asked) if asked in by_id else 0,
+        format_func=lambda run_id: run_label(by_id[run_id]),
+    )
+    return by_id[chosen]
+
+
+def run_label(run: RunRecord) -> str:
+    """A run in one line: its name, model, method, plan and accuracy."""
+    title = common.run_title(run)
+    model = "" if run.model in title else f" · {run.model}"
+    accuracy = percent_text(run.compressed["value"]) if run.compressed else MISSING
+    return f"{title}{model} · {method_label(run.method, _)} · {rows.plan_summary(run)} · {accuracy}"
+
+
+def _kinds() -> tuple[Kind, ...]:
+    return (
+        Kind(
+            key="packed",
+            title=_("Packed file"),
+            lead=_("The smallest: codes at their own bit-width in one safetensors file, for PyTorch."),
+            file=PACKED_FILE,
+        ),
+        Kind(
+            key="int8",
+            title=_("ONNX, integers"),
+            lead=_("Runs with integer convolutions in plain ONNX Runtime, nothing of QAF needed."),
+            file="model-int8.onnx",
+            arguments=("--format", "onnx", "--precision", "int8"),
+        ),
+        Kind(
+            key="fp32",
+            title=_("ONNX, floating point"),
+            lead=_("The same factors as floating point, for other runtimes and converters."),
+            file="model-fp32.onnx",
+            arguments=("--format", "onnx", "--precision", "fp32"),
+        ),
+    )
+
+
+@st.fragment(run_every=2.0)
+def _files(run: RunRecord) -> None:
+    for column, kind in zip(st.columns(3, gap="small"), _kinds(), strict=True):
+        with column, st.container(border=True, height="stretch", key=f"card-export-{kind.key}"):
+            st.markdown(f"**{kind.title}**")
+            st.caption(kind.lead)
+            if kind.arguments:
+                _made_file(run, kind)
+            else:
+                _packed(run, kind)
+
+
+def _packed(run: RunRecord, kind: Kind) -> None:
+    path = packed_file(run)
+    size = path.stat().st_size
+    before = (run.baseline_cost or {}).get("size_bytes", 0)
+    predicted = (run.cost or {}).get("size_bytes", 0)
+    st.markdown(
+        _("**{size}**, {times} smaller than {before} of 32-bit weights.").format(
+            size=size_text(size), times=times_text(before, size), before=size_text(before)
+        )
+    )
+    _check_line(
+        abs(predicted - size) <= 0.01 * size,
+        _("The size shown before the run, {size}, holds within 1 %.").format(size=size_text(predicted)),
+    )
+    _check_line(True, _("The accuracy shown was measured on this file, read back."))
+    _download(run, kind, path)
+
+
+def _made_file(run: RunRecord, kind: Kind) -> None:
+    folder = common.open_store().run_folder(run.id) / EXPORTS
+    path, key = folder / kind.file, f"export-{run.id}-{kind.key}"
+    job = jobs.shared().find(key)
+    if job is not None and job.state == "running":
+        st.info(
+            _("Exporting and checking… {seconds}").format(seconds=duration_text(job.elapsed_seconds)),
+            icon=":material/hourglass_top:",
+        )
+        return
+    if job is not None and job.state == "failed":
+        st.error(_(job.error), icon=":material/error:")
+    report = read_report(path)
+    if report is not None and path.is_file():
+        _show_report(report)
+        _download(run, kind, path)
+        return
+    if st.button(_("Make and check it"), key=f"make-{kind.key}", icon=":material/build:", width="stretch"):
+        workspace = str(common.workspace())
+        jobs.shared().start(key, lambda job: make_export(job, run.id, kind.arguments, path, workspace))
+        st.rerun(scope="fragment")
+
+
+def make_export(
+    job: jobs.Job, run_id: str, arguments: Sequence[str], path: Path, workspace: str
+) -> dict[str, Any]:
+    """Have another process export and check a run's network; the report stays beside the file.
+
+    Raises:
+        QafError: If it cannot be exported, or fails a check.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    report = jobs.run_command(
+        ["export", run_id, *arguments, "--out", str(path), "--workspace", workspace, "--json"],
+        job=job,
+        timeout_seconds=EXPORT_SECONDS,
+    )
+    write_file(path.with_suffix(".json"), json.dumps(report).encode())
+    return report
+
+
+def read_report(path: Path) -> dict[str, Any] | None:
+    """The report beside an exported file, or None."""
+    try:
+        found: dict[str, Any] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found
+
+
+def _show_report(report: Mapping[str, Any]) -> None:
+    size, taken = size_text(report["size_bytes"]), duration_text(report["seconds"])
+    st.markdown(_("**{size}**, made and checked in {seconds}.").format(size=size, seconds=taken))
+    for check in report["checks"]:
+        _check_line(check["passed"], _(check["detail"]))
+
+
+def _check_line(passed: bool, text: str) -> None:
+    sign = ":green[:material/check_circle:]" if passed else ":red[:material/cancel:]"
+    st.markdown(f"{sign} {text}")
+
+
+def _download(run: RunRecord, kind: Kind, path: Path) -> None:
+    stem = run.model.replace("/", "-")
+    st.download_button(
+        _("Download"),
+        data=path.read_bytes,
+        file_name=f"{stem}-{run.id[-6:]}{'' if kind.key == 'packed' else '-' + kind.key}{path.suffix}",
+        mime="application/octet-stream",
+        key=f"download-{kind.key}",
+        icon=":material/download:",
+        type="primary",
+        width="stretch",
+        on_click="ignore",
+    )
+
+
+def _contents(run: RunRecord) -> None:
+    st.subheader(_("What the file holds"), anchor=False)
+    try:
+        plan = Plan.from_dict(dict(run.plan))
+        source = catalogue.open_model(run.model, run.request.weights, common.workspace())
+        inventory = catalogue.inventory_of(source, common.workspace())
+    except QafError as error:
+        st.warning(_(str(error)), icon=":material/warning:")
+        return
+    table = pd.DataFrame(content_rows(inventory, plan, {str(row["name"]) for row in run.layers}))
+    st.dataframe(
+        table,
+        hide_index=True,
+        column_config=_content_columns(float(table["share"].max())),
+        placeholder=MISSING,
+        height=min(420, 36 * (len(table) + 1)),
+    )
+
+
+def content_rows(inventory: Sequence[LayerInfo], plan: Plan, solved: set[str]) -> list[dict[str, Any]]:
+    """One row per layer of the file: what it is stored as, its bytes before and after, its share."""
+    planned = {row.name: row for row in plan.layers}
+    found = []
+    for info in inventory:
+        row = planned.get(info.name) if info.name in solved else None
+        after = layer_cost(info, row, plan.activation_bits).size_bytes
+        if info.folded_into is None and after > 0:
+            found.append((info, row, original_layer_cost(info).size_bytes, after))
+    total = sum(after for *_others, after in found) or 1
+    return [
+        {
+            "name": info.name,
+            "stored": row.structure if row is not None else "keep",
+            "rank": rows.rank_text(row.rank) if row is not None else "",
+            "bits": rows.bits_text(row.bits) if row is not None else "16",
+            "before": before / 1000,
+            "after": after / 1000,
+            "share": 100 * after / total,
+        }
+        for info, row, before, after in found
+    ]
+
+
+def _content_columns(largest: float) -> dict[str, Any]:
+    column = st.column_config
+    return {
+        "name": column.TextColumn(_("Layer")),
+        "stored": column.TextColumn(_("Stored as")),
+        "rank": column.TextColumn(_("Rank")),
+        "bits": column.TextColumn(_("Bits")),
+        "before": column.NumberColumn(_("32-bit, kB"), format="%.1f"),
+        "after": column.NumberColumn(_("In the file, kB"), format="%.1f"),
+        "share": column.ProgressColumn(
+            _("Share of the file"), format="%.1f %%", min_value=0.0, max_value=max(largest, 1.0)
+        ),
+    }
+
+
+def _examples(run: RunRecord) -> None:
+    from qaf_core.deploy.examples import onnx_example, torch_example
+
+    st.subheader(_("Use it"), anchor=False)
+    left, right = st.columns(2, gap="small")
+    with left:
+        st.caption(_("The packed file, in PyTorch"))
+        st.code(torch_example(PACKED_FILE), language="python")
+    with right:
+        st.caption(_("The ONNX file, with nothing but ONNX Runtime and NumPy"))
+        st.code(onnx_example("model-int8.onnx"), language="python")

@@ -1,0 +1,236 @@
+"""Measured latency of a run's network: on this machine, and on a device by a kit."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import common, jobs
+from dashboard.text import _
+from qaf_core.errors import QafError
+from qaf_core.review import speed
+from qaf_core.review.units import MISSING, duration_text, size_text
+from qaf_core.runs.record import RunRecord
+from qaf_core.runs.workspace import write_file
+
+RESULT = "latency.json"
+KIT_RESULT = "device.json"
+MEASURE_SECONDS = 900.0
+
+
+def show(run: RunRecord) -> None:
+    """The section: measure here, and on a device."""
+    st.subheader(_("Speed"), anchor=False)
+    st.caption(
+        _(
+            "Fewer operations are not always less time, so it is measured: the original, the original in "
+            "8 bits, and the compressed network in both forms take turns in ONNX Runtime."
+        )
+    )
+    here, device = st.tabs([_("This machine"), _("Another device")])
+    with here:
+        _measure_here(run)
+    with device:
+        _device(run)
+
+
+def _folder(run: RunRecord) -> Path:
+    return common.open_store().run_folder(run.id) / "exports"
+
+
+def _measure_here(run: RunRecord) -> None:
+    cores = os.cpu_count() or 1
+    left, middle, right = st.columns([1, 1, 2], vertical_alignment="bottom")
+    threads = left.number_input(_("Threads"), 1, cores, min(2, cores), key="speed-threads")
+    batch = middle.number_input(_("Images at once"), 1, 64, 1, key="speed-batch")
+    key = f"latency-{run.id}"
+    with right:
+        if st.button(_("Measure"), key="measure-speed", icon=":material/speed:"):
+            workspace, path = str(common.workspace()), _folder(run) / RESULT
+            arguments = ["latency", run.id, "--threads", str(threads), "--batch", str(batch)]
+            jobs.shared().start(key, lambda job: _measure(job, arguments, path, workspace))
+    _outcome(run, key)
+
+
+def _measure(job: jobs.Job, arguments: list[str], path: Path, workspace: str) -> dict[str, Any]:
+    found = jobs.run_command(
+        [*arguments, "--workspace", workspace, "--json"], job=job, timeout_seconds=MEASURE_SECONDS
+    )
+    write_file(path, json.dumps(found).encode())
+    return found
+
+
+@st.fragment(run_every=2.0)
+def _outcome(run: RunRecord, key: str) -> None:
+    job = jobs.shared().find(key)
+    if job is not None and job.state == "running":
+        st.info(
+            _("Measuring: the models take turns… {seconds}").format(
+                seconds=duration_text(job.elapsed_seconds)
+            ),
+            icon=":material/hourglass_top:",
+        )
+        return
+    if job is not None and job.state == "failed":
+        st.error(_(job.error), icon=":material/error:")
+    found = _read(_folder(run) / RESULT)
+    if found is not None:
+        draw(found, "here")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found
+
+
+def draw(found: Mapping[str, Any], key: str) -> None:
+    """Bars, what they mean in a sentence, the machine, and the layers where they were measured."""
+    ratio = found.get("ratio_to_dense_int8")
+    if ratio:
+        slower = ratio["low"] > 1.0
+        message = speed.speed_sentence(ratio, _)
+        if slower:
+            st.warning(message, icon=":material/warning:")
+        else:
+            st.success(message, icon=":material/speed:")
+    st.plotly_chart(
+        speed.latency_figure(found["latencies"], dark=common.is_dark(), _=_),
+        key=f"latency-{key}",
+        config={"displayModeBar": False},
+        alt=_("Latency of the four models"),
+    )
+    machine = found.get("machine") or {}
+    memory = (found.get("peak_memory_bytes") or {}).get("factorized_int8")
+    parts = [str(machine.get("processor") or ""), f"ONNX Runtime {machine.get('onnxruntime', '')}"]
+    parts.append(_("{count} threads").format(count=machine.get("threads", MISSING)))
+    if memory:
+        parts.append(_("compressed network's working memory {size}").format(size=size_text(memory)))
+    st.caption(" · ".join(part for part in parts if part))
+    layers = found.get("layers") or []
+    if layers:
+        _layers(layers)
+
+
+def _layers(layers: list[Mapping[str, Any]]) -> None:
+    """Which layer is slower than the one it replaced, the worst first."""
+    table = pd.DataFrame(
+        [
+            {
+                "name": row["name"],
+                "dense": row.get("dense_int8_ms"),
+                "factorized": row.get("factorized_int8_ms"),
+                "ratio": (
+                    row["factorized_int8_ms"] / row["dense_int8_ms"]
+                    if row.get("factorized_int8_ms") and row.get("dense_int8_ms")
+                    else None
+                ),
+            }
+            for row in layers
+        ]
+    ).sort_values("ratio", ascending=False, na_position="last")
+    with st.expander(_("Layer by layer"), icon=":material/stacks:"):
+        column = st.column_config
+        st.dataframe(
+            table,
+            hide_index=True,
+            placeholder=MISSING,
+            column_config={
+                "name": column.TextColumn(_("Layer")),
+                "dense": column.NumberColumn(_("8-bit original, ms"), format="%.4f"),
+                "factorized": column.NumberColumn(_("Compressed, ms"), format="%.4f"),
+                "ratio": column.NumberColumn(
+                    _("Compressed / original"),
+                    format="%.2f",
+                    help=_("Above 1 the layer is slower than the one it replaced."),
+                ),
+            },
+        )
+
+
+def _device(run: RunRecord) -> None:
+    st.markdown(
+        _(
+            "1. Download the kit and copy its folder to the device, where Python, onnxruntime and numpy are "
+            "enough.\n2. Run `python measure.py` there.\n3. Bring `result.json` back here."
+        )
+    )
+    left, right = st.columns(2)
+    with left:
+        _kit(run)
+    with right:
+        upload = st.file_uploader(_("result.json of the device"), type=["json"], key=f"kit-result-{run.id}")
+    path = _folder(run) / KIT_RESULT
+    if upload is not None:
+        try:
+            write_file(path, json.dumps(_read_back(run, upload.getvalue())).encode())
+        except QafError as error:
+            st.error(_(str(error)), icon=":material/error:")
+    found = _read(path)
+    if found is not None:
+        draw(found, "device")
+
+
+@st.fragment(run_every=2.0)
+def _kit(run: RunRecord) -> None:
+    key = f"kit-{run.id}"
+    job = jobs.shared().find(key)
+    if job is not None and job.state == "running":
+        st.info(
+            _("Making the kit… {seconds}").format(seconds=duration_text(job.elapsed_seconds)),
+            icon=":material/hourglass_top:",
+        )
+        return
+    if job is not None and job.state == "failed":
+        st.error(_(job.error), icon=":material/error:")
+    path = _folder(run) / "device-kit.zip"
+    if path.is_file():
+        st.download_button(
+            _("Download the kit"), data=path.read_bytes, file_name=f"qaf-device-kit-{run.id[-6:]}.zip",
+            mime="application/zip", key="download-kit", icon=":material/download:", on_click="ignore",
+        )  # fmt: skip
+    elif st.button(_("Make the kit"), key="make-kit", icon=":material/build:"):
+        workspace = str(common.workspace())
+        jobs.shared().start(key, lambda job: _make_kit(job, run.id, path, workspace))
+        st.rerun(scope="fragment")
+
+
+def _make_kit(job: jobs.Job, run_id: str, path: Path, workspace: str) -> str:
+    """The kit's folder as one zip file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+        folder = Path(temporary) / "device-kit"
+        jobs.run_command(
+            ["device-kit", run_id, "--out", str(folder), "--workspace", workspace, "--json"],
+            job=job,
+            timeout_seconds=MEASURE_SECONDS,
+        )
+        content = io.BytesIO()
+        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in sorted(folder.rglob("*")):
+                if file.is_file():
+                    archive.write(file, Path("device-kit") / file.relative_to(folder))
+        shutil.rmtree(folder)
+    write_file(path, content.getvalue())
+    return str(path)
+
+
+def _read_back(run: RunRecord, content: bytes) -> dict[str, Any]:
+    """A device's result, checked by the command line to be of this run."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        file.write(content)
+        file.flush()
+        arguments = ["device-kit", run.id, "--result", file.name, "--workspace", str(common.workspace())]
+        return jobs.run_command([*arguments, "--json"], timeout_seconds=60.0)

@@ -1,0 +1,92 @@
+"""Measured latencies as a figure and as a sentence, for the screens and the report alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import plotly.graph_objects as go
+
+from qaf_core.review import palette
+from qaf_core.review.charts import style, untranslated
+
+Translate = Callable[[str], str]
+ORDER = ("original_fp32", "dense_int8", "factorized_fp32", "factorized_int8")
+ROW_HEIGHT_PX = 42
+
+
+def model_labels(_: Translate = untranslated) -> dict[str, str]:
+    """The names of the four models on screens."""
+    return {
+        "original_fp32": _("Original, 32-bit"),
+        "dense_int8": _("Original, 8-bit by ONNX Runtime"),
+        "factorized_fp32": _("Compressed, 32-bit"),
+        "factorized_int8": _("Compressed, integers"),
+    }
+
+
+def latency_figure(
+    latencies: Mapping[str, Mapping[str, Any]], *, dark: bool = False, _: Translate = untranslated
+) -> go.Figure:
+    """Median latency of each model as a bar, its 5 to 95 % range as a line.
+
+    Args:
+        latencies: Model -> ``median_ms``, ``p5_ms``, ``p95_ms``.
+        dark: Whether the ground is dark.
+        _: Translation of texts.
+    """
+    labels = model_labels(_)
+    names = [name for name in ORDER if name in latencies]
+    medians = [latencies[name]["median_ms"] for name in names]
+    colours = [
+        palette.METHOD_MARKS["joint"].colour(dark)
+        if name.startswith("factorized")
+        else palette.OTHER_MARK.colour(dark)
+        for name in names
+    ]
+    figure = go.Figure(
+        go.Bar(
+            x=medians,
+            y=[labels[name] for name in names],
+            orientation="h",
+            marker={"color": colours},
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "thickness": 1.4,
+                "width": 5,
+                "color": palette.ORIGINAL_MARK.colour(dark),
+                "array": [latencies[n]["p95_ms"] - m for n, m in zip(names, medians, strict=True)],
+                "arrayminus": [m - latencies[n]["p5_ms"] for n, m in zip(names, medians, strict=True)],
+            },
+            text=[f"{median:.2f} ms" for median in medians],
+            textposition="inside",
+            insidetextanchor="start",
+            textfont={"color": "#0F151E" if dark else "#FFFFFF"},
+            hovertemplate="%{y}<br>%{x:.3f} ms<extra></extra>",
+        )
+    )
+    style(figure, height_px=90 + ROW_HEIGHT_PX * max(1, len(names)))
+    figure.update_xaxes(title_text=_("Milliseconds per inference (median, 5 to 95 %)"), rangemode="tozero")
+    figure.update_yaxes(autorange="reversed")
+    return figure
+
+
+def speed_sentence(ratio: Mapping[str, float], _: Translate = untranslated) -> str:
+    """Whether the compressed integer model is faster than the dense one, without flattery.
+
+    Args:
+        ratio: ``value``, ``low`` and ``high`` of the compressed over the dense integer model's latency.
+        _: Translation of texts.
+    """
+    value, low, high = ratio["value"], ratio["low"], ratio["high"]
+    if high < 1.0:
+        text = _("{times} faster than the original in 8 bits, measured in turns on this machine.")
+        return text.format(times=f"{1 / value:.2f}×")
+    if low > 1.0:
+        text = _(
+            "Slower than the original in 8 bits, by {times}: here fewer operations do not mean less time. "
+            "Choose it for its size, or let the plan be chosen by measured speed."
+        )
+        return text.format(times=f"{value:.2f}×")
+    return _("As fast as the original in 8 bits: the difference is within the noise of this machine.")
