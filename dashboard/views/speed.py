@@ -129,7 +129,8 @@ def _layers(layers: list[Mapping[str, Any]]) -> None:
     table = pd.DataFrame(
         [
             {
-                "name": row["name"],
+                "name": row["layer"],
+                "becomes": row.get("structure"),
                 "dense": row.get("dense_int8_ms"),
                 "factorized": row.get("factorized_int8_ms"),
                 "ratio": (
@@ -149,6 +150,7 @@ def _layers(layers: list[Mapping[str, Any]]) -> None:
             placeholder=MISSING,
             column_config={
                 "name": column.TextColumn(_("Layer")),
+                "becomes": column.TextColumn(_("Became")),
                 "dense": column.NumberColumn(_("8-bit original, ms"), format="%.4f"),
                 "factorized": column.NumberColumn(_("Compressed, ms"), format="%.4f"),
                 "ratio": column.NumberColumn(

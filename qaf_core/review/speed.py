@@ -11,17 +11,18 @@ from qaf_core.review import palette
 from qaf_core.review.charts import style, untranslated
 
 Translate = Callable[[str], str]
-ORDER = ("original_fp32", "dense_int8", "factorized_fp32", "factorized_int8")
+ORDER = ("original_fp32", "dense_int8", "factorized_fp32", "factorized_int8", "factorized_int8_exact")
 ROW_HEIGHT_PX = 42
 
 
 def model_labels(_: Translate = untranslated) -> dict[str, str]:
-    """The names of the four models on screens."""
+    """The names of the models on screens."""
     return {
         "original_fp32": _("Original, 32-bit"),
         "dense_int8": _("Original, 8-bit by ONNX Runtime"),
         "factorized_fp32": _("Compressed, 32-bit"),
         "factorized_int8": _("Compressed, integers"),
+        "factorized_int8_exact": _("Compressed, as exported"),
     }
 
 

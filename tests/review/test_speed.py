@@ -14,9 +14,9 @@ def test_each_model_is_a_bar_with_its_range(dark: bool) -> None:
     figure = latency_figure(dict.fromkeys(reversed(ORDER), ROW), dark=dark)
     (bar,) = figure.data
     assert list(bar.y) == [model_labels()[name] for name in ORDER]
-    assert list(bar.x) == [2.0] * 4
-    assert list(bar.error_x.array) == [1.0] * 4
-    assert list(bar.error_x.arrayminus) == [0.5] * 4
+    assert list(bar.x) == [2.0] * len(ORDER)
+    assert list(bar.error_x.array) == [1.0] * len(ORDER)
+    assert list(bar.error_x.arrayminus) == [0.5] * len(ORDER)
 
 
 def test_models_that_were_not_measured_are_left_out() -> None:
