@@ -285,13 +285,18 @@ def _content_columns(largest: float) -> dict[str, Any]:
 
 
 def _examples(run: RunRecord) -> None:
-    from qaf_core.deploy.examples import onnx_example, torch_example
+    from qaf_core.deploy.examples import onnx_example, pytorch_example
 
     st.subheader(_("Use it"), anchor=False)
+    try:
+        source = catalogue.open_model(run.model, run.request.weights, common.workspace())
+    except QafError as error:
+        st.warning(_(str(error)), icon=":material/warning:")
+        return
     left, right = st.columns(2, gap="small")
     with left:
         st.caption(_("The packed file, in PyTorch"))
-        st.code(torch_example(PACKED_FILE), language="python")
+        st.code(pytorch_example(source, PACKED_FILE), language="python")
     with right:
         st.caption(_("The ONNX file, with nothing but ONNX Runtime and NumPy"))
-        st.code(onnx_example("model-int8.onnx"), language="python")
+        st.code(onnx_example(source, "model-int8.onnx"), language="python")

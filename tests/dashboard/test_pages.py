@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dashboard import catalogue
+from dashboard.views import export
 from qaf_core.data.datasets import load_images
 from qaf_core.data.models import find_model
 from qaf_core.data.registry import add_model
@@ -314,3 +315,42 @@ def test_a_check_needs_name_weights_and_images(draw: Draw) -> None:
     test.text_input(key="add-model-weights-path").set_value("/no/weights.safetensors")
     test.text_input(key="add-model-data-path").set_value("/no/images").run()
     assert not test.button(key="check-model").disabled
+
+
+def test_without_a_finished_run_there_is_nothing_to_export(draw: Draw) -> None:
+    assert "Nothing to export yet" in shown(draw("export"))
+
+
+def test_a_finished_run_is_taken_away(draw: Draw, seeded_store: Store) -> None:
+    """Any bytes do for the packed file here; exports themselves are tested in tests/deploy."""
+    run_id = run_with(seeded_store, "completed")
+    seeded_store.run_folder(run_id).mkdir(parents=True, exist_ok=True)
+    (seeded_store.run_folder(run_id) / export.PACKED_FILE).write_bytes(b"\0" * 1000)
+    test = draw("export", run=run_id)
+    text = shown(test)
+    assert "**1 kB**" in text
+    assert "Make and check it" in text
+    assert "result.json" in text
+    table = test.dataframe[0].value
+    assert table["share"].sum() == pytest.approx(100)
+    assert "layer1.0.conv1" in set(table["name"])
+    code = "\n".join(str(block.value) for block in test.code)
+    assert "open_packed" in code
+    assert "onnxruntime.InferenceSession" in code
+
+
+def test_the_report_of_an_export_is_shown(draw: Draw, seeded_store: Store) -> None:
+    run_id = run_with(seeded_store, "completed")
+    folder = seeded_store.run_folder(run_id)
+    (folder / export.EXPORTS).mkdir(parents=True)
+    (folder / export.PACKED_FILE).write_bytes(b"\0" * 1000)
+    (folder / export.EXPORTS / "model-int8.onnx").write_bytes(b"\0" * 2000)
+    report = {
+        "size_bytes": 2000,
+        "seconds": 3.0,
+        "checks": [{"name": "agreement", "passed": True, "detail": "Same answer on 99.9 % of images."}],
+    }
+    (folder / export.EXPORTS / "model-int8.json").write_text(json.dumps(report))
+    text = shown(draw("export", run=run_id))
+    assert "Same answer on 99.9 % of images." in text
+    assert "**2 kB**, made and checked in 3.0 s." in text
