@@ -172,6 +172,7 @@ def training_images(
 
 
 def classification_loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy of the images."""
     with torch.autocast("cpu", torch.bfloat16):
         logits = network(images)
     return functional.cross_entropy(logits.float(), labels)

@@ -94,7 +94,7 @@ def _columns() -> dict[str, Any]:
         "classes": column.NumberColumn(_("Classes"), width=80),
         "input": column.TextColumn(_("Input, px"), width=90),
         "accuracy": column.NumberColumn(
-            _("Accuracy"), format="%.1f %%", help=_("Of the original, by the measure of its task.")
+            _("Measured"), format="%.1f %%", help=_("Of the original, by the measure of its task.")
         ),
         "size": column.TextColumn(_("Size")),
         "compute": column.TextColumn(_("Compute")),

@@ -23,8 +23,6 @@ Targets = Mapping[str, npt.NDArray[Any]]
 
 #: Value of a mask's pixels that have no label.
 UNLABELLED = 255
-#: Tasks whose images carry targets read here; classification has labels, other tasks an array y.
-SPATIAL_TASKS = ("segmentation", "detection")
 _ARRAYS = {"segmentation": ("y",), "detection": ("boxes", "labels", "counts")}
 _ACCEPTED = {
     "segmentation": "an .npz with x (N,H,W,C) uint8 and y (N,H,W) class of each pixel, "
