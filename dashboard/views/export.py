@@ -203,7 +203,7 @@ def _show_report(report: Mapping[str, Any]) -> None:
     size, taken = size_text(report["size_bytes"]), duration_text(report["seconds"])
     st.markdown(_("**{size}**, made and checked in {seconds}.").format(size=size, seconds=taken))
     for check in report["checks"]:
-        _check_line(check["passed"], _(check["detail"]))
+        _check_line(check["passed"], f"{_(check['name'])}: {_(check['detail'])}")
 
 
 def _check_line(passed: bool, text: str) -> None:
