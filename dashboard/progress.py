@@ -49,9 +49,10 @@ class RunProgress:
         elapsed_seconds: Of the latest event, since the run began.
         layers: By name, in the plan's order.
         total: How many layers are to be solved.
-        current: The layer being solved, or the last one solved.
-        curve_layer: The last layer that told of its iterations; some are done without any.
-        iterations: The rows of that layer's solve.
+        current: The layer begun last.
+        curve_layer: The layer whose iterations are drawn, until it is done and another has told of its own:
+            then the one begun last.
+        curves: Iterations by layer, of those being solved and ``curve_layer``.
         evaluations: ``original`` and ``compressed`` as they arrive.
     """
 
@@ -67,7 +68,7 @@ class RunProgress:
     total: int = 0
     current: str | None = None
     curve_layer: str | None = None
-    iterations: list[dict[str, Any]] = field(default_factory=list)
+    curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
     stage_starts: dict[str, float] = field(default_factory=dict)
 
@@ -92,11 +93,30 @@ class RunProgress:
         self.layers[layer] = LayerProgress(name=layer, state=SOLVING, started_at=elapsed, data=dict(data))
         self.total = int(data.get("total") or self.total)
         self.current = layer
+        self.curves.pop(layer, None)  # a layer may be solved anew
 
     def _on_iteration(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
-        if layer != self.curve_layer:
-            self.curve_layer, self.iterations = layer, []
-        self.iterations.append(dict(data))
+        if layer is None:
+            return
+        self.curves.setdefault(layer, []).append(dict(data))
+        self._choose_curve()
+
+    def _choose_curve(self) -> None:
+        """Stay with the layer that is drawn until it is done; then the newest that has something to draw."""
+        at_work = {name for name, layer in self.layers.items() if layer.state == SOLVING}
+        known = at_work & self.curves.keys()
+        if self.curve_layer not in at_work and known:
+            self.curve_layer = max(known, key=lambda name: self.layers[name].started_at)
+        self.curves = {
+            name: curve
+            for name, curve in self.curves.items()
+            if name in at_work or name == self.curve_layer
+        }
+
+    @property
+    def iterations(self) -> list[dict[str, Any]]:
+        """The rows of the curve that is drawn."""
+        return self.curves.get(self.curve_layer or "", [])
 
     def _on_layer_finished(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
         if layer is None:
@@ -105,6 +125,7 @@ class RunProgress:
         progress.state = DONE
         progress.seconds = float(data.get("seconds") or elapsed - progress.started_at)
         progress.data.update(data)
+        self._choose_curve()
 
     def _on_evaluated(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
         self.evaluations[str(data.get("which"))] = dict(data)
@@ -140,13 +161,15 @@ class RunProgress:
     def seconds_left(self, elapsed_seconds: float) -> float | None:
         """A guess at the time the layers still need, or None while there is nothing to guess from.
 
-        The time per unit of work so far is carried over to what is left.
+        The time per unit of work so far is carried over to what is left, shared among as many layers as are
+        at work now.
         """
         if self.stage != "solving" or not self.total or not self.done:
             return None
         done, current, rest = self._work(elapsed_seconds)
         spent = sum(layer.seconds or 0.0 for layer in self.done)
-        return (current + rest) * spent / done if done > 0 else None
+        abreast = max(1, sum(layer.state == SOLVING for layer in self.layers.values()))
+        return (current + rest) * spent / done / abreast if done > 0 else None
 
     def _work(self, moment: float) -> tuple[float, float, float]:
         """Work done, left in the layer at hand, and left in those not begun."""

@@ -57,10 +57,17 @@ class SolveCache:
 
     Args:
         folder: Made when the first result is kept.
+
+    Attributes:
+        folder: The same.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
+
+    def holds(self, key: str) -> bool:
+        """Whether a result is kept under ``key``, damaged or not."""
+        return self._path(key).is_file()
 
     def key(self, weight: Tensor, task: SolveTask) -> str:
         """The hash of everything the solve of ``weight`` depends on, as hexadecimal digits."""
@@ -141,4 +148,4 @@ class SolveCache:
             return
 
     def _path(self, key: str) -> Path:
-        return self._folder / key[:2] / f"{key}.safetensors"
+        return self.folder / key[:2] / f"{key}.safetensors"

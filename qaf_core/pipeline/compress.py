@@ -5,34 +5,30 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qaf_core.errors import DataError, PlanError, RunCancelled, WeightsError
 from qaf_core.factorization.factors import Factors
-from qaf_core.factorization.options import SolveEvent, Status
 from qaf_core.factorization.solve import METHODS, SolveResult
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.network.layers import ACTIVATION_BITS, FactorizedLayer, build_chain, swap_layer
 from qaf_core.network.plan import LayerPlan, Plan
+from qaf_core.pipeline.ahead import SolveJob
 from qaf_core.pipeline.batchnorm import choose_batchnorm
 from qaf_core.pipeline.cache import SolveCache, SolveTask
 from qaf_core.pipeline.calibrate import LEAST_IMAGES, ROW_SAMPLES, calibrate_layer
-from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.histograms import factor_histograms
 from qaf_core.pipeline.moments import collect_moments
 from qaf_core.pipeline.outcomes import Compression, CompressOptions, LayerOutcome
 from qaf_core.pipeline.replay import Replay, sample_layer
+from qaf_core.pipeline.solving import LayerSolver, OnRunEvent, Watch
 from qaf_core.quantization.spec import BITS_FLOAT, QuantSpec
 
 __all__ = ["CompressOptions", "Compression", "LayerOutcome", "compress_network"]
-
-OnRunEvent = Callable[[RunEvent], None]
 
 CALIBRATION_BATCH = 32  # images, of up to 224 × 224 pixels; fewer where they are larger
 BATCH_PIXELS = CALIBRATION_BATCH * 224 * 224
@@ -40,38 +36,6 @@ LARGEST_SAMPLE = 250_000_000  # numbers that a layer's fit holds on its input or
 FITTED_METHODS = ("joint", "dense")
 DENSE_MOMENT_WEIGHT = 0.9  # what is left goes to the identity, for directions that the images do not show
 MOMENT_IMAGES = 128  # second moments over channels settle quickly, and the first layer waits for them
-SMALL_SWEEP = 5e8  # floating-point operations of a solver sweep below which one thread is faster
-
-
-class _Watch:
-    """Sends events with the time since the start and turns a wish to stop into ``RunCancelled``."""
-
-    def __init__(self, on_event: OnRunEvent | None, should_stop: Callable[[], bool] | None) -> None:
-        self._on_event, self._should_stop = on_event, should_stop
-        self._began = time.monotonic()
-
-    def send(self, kind: str, layer: str | None = None, **data: Any) -> None:
-        if self._on_event is not None:
-            self._on_event(
-                RunEvent(kind=kind, layer=layer, data=data, elapsed_seconds=time.monotonic() - self._began)
-            )
-
-    def check(self) -> None:
-        if self._should_stop is not None and self._should_stop():
-            raise RunCancelled
-
-    def solver_event(self, event: SolveEvent) -> None:
-        self.check()
-        self.send(
-            "iteration",
-            event.layer,
-            iteration=event.iteration,
-            float_error=event.float_error,
-            quantized_error=event.quantized_error,
-            primal_residual=event.primal_residual,
-            dual_residual=event.dual_residual,
-            rho=event.rho,
-        )
 
 
 def compress_network(
@@ -85,6 +49,7 @@ def compress_network(
     on_event: OnRunEvent | None = None,
     should_stop: Callable[[], bool] | None = None,
     cache: SolveCache | None = None,
+    helpers: int = 0,
 ) -> Compression:
     """Compress a network as planned.
 
@@ -99,6 +64,9 @@ def compress_network(
         on_event: Called with ``RunEvent`` s.
         should_stop: Asked between solver iterations; True stops and keeps what is done.
         cache: Where solved layers are looked up and kept, or None.
+        helpers: How many processes may be started to solve small layers beside this one, where there is
+            enough for them to do; 0 for none. They need the cache, and end before the layers are calibrated.
+            The codes are the same with and without.
 
     Raises:
         PlanError: If the method is unknown, or activations cannot be quantized as planned.
@@ -107,7 +75,7 @@ def compress_network(
     """
     _check_request(plan, method, calibration)
     options = options or CompressOptions()
-    watch = _Watch(on_event, should_stop)
+    watch = Watch(on_event, should_stop)
     position = {info.name: index for index, info in enumerate(inventory)}
     rows = sorted((row for row in plan.layers if row.structure != "keep"), key=lambda row: position[row.name])
     original = copy.deepcopy(model).eval()
@@ -119,19 +87,23 @@ def compress_network(
     solved: dict[str, SolveResult] = {}
     try:
         moments = _moments(original, rows, batches, method, options, watch)
-        for index, row in enumerate(rows):
-            watch.check()
-            watch.send("stage", stage="solving", fraction=index / max(len(rows), 1), message=row.name)
-            solved[row.name] = _solve(
-                original, row, index, len(rows), plan, method, options, moments, watch, cache
-            )
-            swap_layer(
-                compressed, row.name, build_chain(original.get_submodule(row.name), solved[row.name].factors)
-            )
+        solver = LayerSolver(
+            _jobs(original, rows, plan, method, options, moments),
+            rows={row.name: row for row in rows},
+            watch=watch,
+            cache=cache,
+            helpers=helpers,
+        )
+        solved = solver.solved
+        solver.solve_all()
     except RunCancelled:
         status = "cancelled"
     factorized = time.monotonic()
     done = [row for row in rows if row.name in solved]
+    for row in done:
+        swap_layer(
+            compressed, row.name, build_chain(original.get_submodule(row.name), solved[row.name].factors)
+        )
     fits = method in FITTED_METHODS and options.output_fit
     output_errors, status = _calibrate(
         original, compressed, done, inventory, batches, plan, fits, status, watch
@@ -188,7 +160,7 @@ def _moments(
     batches: Sequence[Tensor],
     method: str,
     options: CompressOptions,
-    watch: _Watch,
+    watch: Watch,
 ) -> dict[str, Tensor]:
     """Input second moments of the layers that are solved under them, mixed with the identity."""
     share = {
@@ -205,78 +177,33 @@ def _moments(
     return {name: shrink(moment, share[name]) for name, moment in moments.items()}
 
 
-def _solve(
+def _jobs(
     original: nn.Module,
-    row: LayerPlan,
-    index: int,
-    total: int,
+    rows: Sequence[LayerPlan],
     plan: Plan,
     method: str,
     options: CompressOptions,
     moments: dict[str, Tensor],
-    watch: _Watch,
-    cache: SolveCache | None,
-) -> SolveResult:
-    """Solve one layer, or find it solved, and tell of it."""
-    layer = original.get_submodule(row.name)
-    assert isinstance(layer, nn.Conv2d | nn.Linear)
-    rank = list(row.rank) if isinstance(row.rank, tuple) else row.rank
-    bits = list(row.bits) if isinstance(row.bits, tuple) else row.bits
-    watch.send(
-        "layer_started", row.name, index=index, total=total, structure=row.structure, rank=rank, bits=bits
-    )
-    layer_method = "dense" if row.structure == "dense" else method
+) -> list[SolveJob]:
+    """What is asked of the solver for each layer."""
     solver = options.solver
     if method == "paper":
         solver = replace(solver, inner_iterations=options.paper_inner_iterations)
     granularity = "tensor" if method == "paper" else options.granularity
-    weight = layer.weight.detach()
-    task = SolveTask(
-        structure=row.structure,
-        rank=row.rank,
-        spec=QuantSpec(bits=row.bits if row.bits is not None else 32, granularity=granularity),
-        options=solver,
-        method=layer_method,
-        seed=plan.seed,
-        input_covariance=moments.get(row.name),
-    )
-    key = cache.key(weight, task) if cache is not None else ""
-    result = cache.load(key) if cache is not None else None
-    if result is None:
-        with threads_for(weight, row.rank):
-            result = task.solve(weight, layer=row.name, on_event=watch.solver_event)
-        if cache is not None:
-            cache.keep(key, result)
-    if result.status is Status.CANCELLED:
-        raise RunCancelled  # a layer that was stopped is not finished: it keeps its original weight
-    watch.send(
-        "layer_finished",
-        row.name,
-        relative_error=result.relative_error,
-        float_relative_error=result.float_relative_error,
-        status=result.status.value,
-        explanation=result.status.explanation,
-        iterations=result.iterations,
-        seconds=result.seconds,
-        structure=row.structure,
-        rank=rank,
-        bits=bits,
-        output_error=None,
-    )
-    return result
-
-
-@contextmanager
-def threads_for(weight: Tensor, rank: int | tuple[int, int] | None) -> Iterator[None]:
-    """One thread while a small layer is solved: sharing short matrix products costs more than it saves."""
-    threads = torch.get_num_threads()
-    ranks = rank if isinstance(rank, tuple) else (rank or 1,)
-    small = 6.0 * weight.numel() * max(ranks) < SMALL_SWEEP and weight.device.type == "cpu"
-    torch.set_num_threads(1 if small else threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    jobs = []
+    for index, row in enumerate(rows):
+        weight = original.get_submodule(row.name).get_parameter("weight").detach()
+        task = SolveTask(
+            structure=row.structure,
+            rank=row.rank,
+            spec=QuantSpec(bits=row.bits if row.bits is not None else 32, granularity=granularity),
+            options=solver,
+            method="dense" if row.structure == "dense" else method,
+            seed=plan.seed,
+            input_covariance=moments.get(row.name),
+        )
+        jobs.append(SolveJob(name=row.name, index=index, weight=weight, task=task))
+    return jobs
 
 
 def shrink(moment: Tensor, weight: float) -> Tensor:
@@ -294,7 +221,7 @@ def _calibrate(
     plan: Plan,
     fit: bool,
     status: str,
-    watch: _Watch,
+    watch: Watch,
 ) -> tuple[dict[str, float], str]:
     """Go through the exchanged layers front to back; returns output errors by layer and the status."""
     errors: dict[str, float] = {}

@@ -26,10 +26,11 @@ from qaf_core.network.plan import LayerPlan, Plan, Rank, plan_for_ratio, replace
 from qaf_core.network.structures import factor_shapes
 from qaf_core.pipeline.cache import SolveCache, SolveTask
 from qaf_core.pipeline.calibrate import calibrate_layer, output_rows
-from qaf_core.pipeline.compress import CALIBRATION_BATCH, batches_needed, shrink, threads_for
+from qaf_core.pipeline.compress import CALIBRATION_BATCH, batches_needed, shrink
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.moments import collect_moments
 from qaf_core.pipeline.replay import Replay
+from qaf_core.pipeline.solving import threads_for
 from qaf_core.quantization.spec import QuantSpec
 
 DEFAULT_ERROR_BOUND = 0.1

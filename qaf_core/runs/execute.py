@@ -20,6 +20,7 @@ from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.cost import original_cost, plan_cost
 from qaf_core.network.inventory import LayerInfo, take_inventory
 from qaf_core.network.plan import LayerPlan, Plan, validate_plan
+from qaf_core.pipeline.ahead import spare_cores
 from qaf_core.pipeline.cache import SolveCache
 from qaf_core.pipeline.compress import Compression, CompressOptions, LayerOutcome, compress_network
 from qaf_core.pipeline.events import RunEvent
@@ -281,6 +282,7 @@ def _compress(
         on_event=keep,
         should_stop=stop,
         cache=SolveCache(store.workspace / "cache" / "layers"),
+        helpers=spare_cores(),
     )
     recorder.flush()
     if compression.status == CANCELLED and not compression.layers:

@@ -20,7 +20,7 @@ class Recorder:
     """Keeps a run's events in the store, dates them from the run's beginning and thins out iterations.
 
     Of each layer's ``iteration`` events at most ``ITERATIONS_PER_SECOND`` a second are kept; the first and
-    the last always are.
+    the last always are. Layers may be solved side by side.
 
     Args:
         store: Where the events go.
@@ -33,8 +33,8 @@ class Recorder:
         self._run_id = run_id
         self._on_event = on_event
         self._began = time.monotonic()
-        self._last_iteration = -1.0
-        self._waiting: RunEvent | None = None
+        self._last_kept: dict[str | None, float] = {}  # iterations, by layer
+        self._waiting: dict[str | None, RunEvent] = {}
 
     @property
     def elapsed_seconds(self) -> float:
@@ -44,21 +44,19 @@ class Recorder:
     def __call__(self, event: RunEvent) -> None:
         """Keep ``event``, or hold it back until it turns out to be its layer's last."""
         event = replace(event, elapsed_seconds=self.elapsed_seconds)
-        same_layer = self._waiting is not None and self._waiting.layer == event.layer
-        if event.kind != "iteration":
+        if event.kind == "iteration":
+            last = self._last_kept.get(event.layer)
+            if last is not None and event.elapsed_seconds - last < 1 / ITERATIONS_PER_SECOND:
+                self._waiting[event.layer] = event
+                return
+            self._last_kept[event.layer] = event.elapsed_seconds
+            self._waiting.pop(event.layer, None)
+        elif event.layer is None:
             self.flush()
-            self._last_iteration = -1.0
-        elif (
-            event.elapsed_seconds - self._last_iteration < 1 / ITERATIONS_PER_SECOND
-            and self._last_iteration >= 0
-        ):
-            if not same_layer:
-                self.flush()
-            self._waiting = event
-            return
         else:
-            self._last_iteration = event.elapsed_seconds
-            self._waiting = None
+            self._last_kept.pop(event.layer, None)
+            if (waiting := self._waiting.pop(event.layer, None)) is not None:
+                self._keep(waiting)
         self._keep(event)
 
     def stage(self, stage: str, message: str, fraction: float | None = None) -> None:
@@ -70,10 +68,10 @@ class Recorder:
         self(RunEvent(kind="evaluated", data={"which": which, **evaluation}))
 
     def flush(self) -> None:
-        """Keep the iteration held back, if any."""
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            self._keep(waiting)
+        """Keep the iterations held back."""
+        waiting, self._waiting = self._waiting, {}
+        for event in waiting.values():
+            self._keep(event)
 
     def track(self, items: Iterable[Item], count: int, stage: str, message: str) -> Iterator[Item]:
         """Pass ``items`` on, telling how far the stage has come a few times a second.

@@ -53,6 +53,49 @@ def test_a_layer_without_iterations_leaves_the_curve_as_it_was() -> None:
     assert len(progress.iterations) == 1
 
 
+def test_the_curve_stays_with_its_layer_until_that_is_done() -> None:
+    def point(layer: str, iteration: int) -> tuple[str, str, dict[str, Any], float]:
+        return "iteration", layer, {"iteration": iteration}, 8.0
+
+    progress = RunProgress(run_id="x")
+    told = [
+        *STARTED,
+        ("layer_started", "z", {"index": 9, "total": 3}, 7.0), point("z", 1), point("b", 2), point("z", 2),
+    ]  # fmt: skip
+    progress.absorb(events(*told))
+    assert [layer.state for layer in progress.layers.values()] == ["done", "solving", "solving"]
+    assert (progress.curve_layer, [row["iteration"] for row in progress.iterations]) == ("b", [1, 2])
+    finished = ("layer_finished", "b", {"seconds": 3.0}, 9.0)
+    progress.absorb(events(*told, finished)[-1:])
+    # On to the other one, with all its points from the beginning.
+    assert (progress.curve_layer, [row["iteration"] for row in progress.iterations]) == ("z", [1, 2])
+    assert set(progress.curves) == {"z"}
+    progress.absorb(events(*told, finished, ("layer_finished", "z", {"seconds": 2.0}, 9.5))[-1:])
+    assert progress.curve_layer == "z"
+    assert len(progress.iterations) == 2
+
+
+def test_of_several_the_newest_is_drawn_next_and_a_layer_solved_anew_begins_anew() -> None:
+    progress = RunProgress(run_id="x")
+    rows: list[tuple[str, str | None, dict[str, Any], float]] = []
+    for moment, name in enumerate("abc", 1):
+        rows += [("layer_started", name, {"total": 3}, moment), ("iteration", name, {"iteration": 1}, moment)]
+    progress.absorb(events(*rows))
+    assert progress.curve_layer == "a"
+    progress.absorb(events(*rows, ("layer_finished", "a", {"seconds": 1.0}, 4.0))[-1:])
+    assert progress.curve_layer == "c"
+    again = ("layer_started", "b", {"total": 3}, 5.0), ("iteration", "b", {"iteration": 7}, 5.0)
+    progress.absorb(events(*again))
+    assert [row["iteration"] for row in progress.curves["b"]] == [7]
+
+
+def test_layers_side_by_side_halve_the_time_left() -> None:
+    progress = RunProgress(run_id="x", weights={"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0})
+    progress.absorb(events(*STARTED, ("layer_started", "d", {"index": 3, "total": 4}, 5.0)))
+    # a took 4 s: after one second b and d have 3 s left each, c needs 4 s.
+    assert progress.seconds_left(6.0) == pytest.approx(5.0)
+
+
 def test_time_left_carries_the_pace_over() -> None:
     progress = RunProgress(run_id="x", weights={"a": 1.0, "b": 1.0, "c": 2.0})
     assert progress.seconds_left(0.0) is None

@@ -26,7 +26,6 @@ from qaf_core.pipeline.compress import (
     CompressOptions,
     compress_network,
     shrink,
-    threads_for,
 )
 from qaf_core.pipeline.events import EVENT_KINDS, RunEvent
 
@@ -446,12 +445,3 @@ def test_shrinking_keeps_the_mean_of_the_diagonal() -> None:
     shrunk = shrink(moment, 0.9)
     assert float(shrunk.trace()) == pytest.approx(float(moment.trace()), rel=1e-5)
     assert float(torch.linalg.eigvalsh(shrunk).min()) > 0.05 * float(moment.diagonal().mean())
-
-
-def test_small_layers_are_solved_on_one_thread() -> None:
-    before = torch.get_num_threads()
-    with threads_for(torch.zeros(8, 8, 3, 3), 4):
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
-    with threads_for(torch.zeros(512, 512, 3, 3), 1000):
-        assert torch.get_num_threads() == before

@@ -39,6 +39,30 @@ def test_iterations_are_thinned_out_but_the_last_is_kept(store: Store, run_id: s
     assert told[-1].kind == "layer_finished"
 
 
+def test_layers_side_by_side_each_keep_their_first_and_last(store: Store, run_id: str) -> None:
+    told: list[RunEvent] = []
+    recorder = Recorder(store, run_id, told.append)
+    for index in range(300):
+        for layer in ("a", "b"):
+            if index < 200 or layer == "b":
+                recorder(RunEvent(kind="iteration", layer=layer, data={"iteration": index}))
+        if index == 200:
+            recorder(RunEvent(kind="layer_finished", layer="a"))
+            before_stage = len(told)
+            recorder.stage("solving", "c")
+            # What is held back comes before what is told of the whole run.
+            assert [event.layer for event in told[before_stage:]] == ["b", None]
+    recorder(RunEvent(kind="layer_finished", layer="b"))
+    for layer, last in (("a", 199), ("b", 299)):
+        kept = iterations(store.events_since(run_id, kinds=("iteration",)), layer)
+        assert (kept[0], kept[-1]) == (0, last)
+        assert kept == sorted(kept)
+        assert len(kept) <= 3 + 2 * ITERATIONS_PER_SECOND
+    finished = [event.kind for event in told].index("layer_finished")
+    assert told[finished - 1].layer == "a"
+    assert told[finished - 1].data == {"iteration": 199}
+
+
 def test_slow_iterations_are_all_kept(store: Store, run_id: str) -> None:
     recorder = Recorder(store, run_id)
     for index in range(3):

@@ -15,6 +15,7 @@ import pytest
 from qaf_core.data.models import find_model, load_inventory
 from qaf_core.network.plan import plan_for_ratio
 from qaf_core.runs import worker
+from qaf_core.runs.processes import process_token
 from qaf_core.runs.queue import Supervisor, start_worker
 from qaf_core.runs.request import RunRequest
 from qaf_core.runs.store import Store
@@ -93,6 +94,35 @@ def test_a_worker_told_to_end_leaves_its_run_interrupted(workspace: Path, store:
     assert record.status == "interrupted"
     assert record.layers[0]["name"] == "features.0"
     wait_for(lambda: store.worker_states() == {}, 20)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_helpers_go_with_their_worker(
+    workspace: Path, store: Store, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+) -> None:
+    if not Path("/proc/self/task").exists() or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core has none to spare for a helper")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    inventory = load_inventory(find_model("inspection/resnet20"))
+    plan = plan_for_ratio(inventory, model="inspection/resnet20", ratio=2.0, bits=4)
+    long = replace(plan, options=LONG)
+    run_id = store.create_run(RunRequest(model=plan.model, plan=long.to_dict(), images=10))
+    process = start_worker(workspace)
+    try:
+        # The worker is at the first layers: this one, the last before the classifier, is a helper's.
+        wait_for(lambda: bool(store.events_since(run_id, kinds=("iteration",), layer="layer3.2.conv2")))
+        children = children_of(process.pid)
+        assert children
+        process.send_signal(how)
+        process.wait(20)
+        wait_for(lambda: not any(process_token(child) for child in children), 20)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_a_failed_run_ends_the_worker_in_peace(workspace: Path, store: Store) -> None:
