@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from qaf_core.cli.options import (
     make_plan,
 )
 from qaf_core.cli.text import print_costs, print_json, print_table
-from qaf_core.review.units import count_text, with_prefix
+from qaf_core.review.units import MISSING, count_text, percent_text, with_prefix
 from qaf_core.runs.workspace import default_workspace
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def inspect(
         (
             info.name,
             info.kind,
-            "×".join(map(str, info.weight_shape)),
+            "×".join(map(str, info.weight_shape)) if info.weight_numel else MISSING,
             count_text(info.params),
             with_prefix(info.macs, "MACs"),
             ", ".join(info.structures) + (f" ({info.skip_reason})" if info.skip_reason else ""),
@@ -52,6 +53,19 @@ def inspect(
         for info in inventory
     ]
     print_table(("layer", "kind", "shape", "params", "operations", "can become"), rows)
+    print(f"\n{_summary(inventory)}")
+
+
+def _summary(inventory: Sequence[LayerInfo]) -> str:
+    """How much of a network can be factorized, in one sentence."""
+    planned = [info for info in inventory if info.planned]
+    eligible = [info for info in planned if info.eligible]
+    params = sum(info.params for info in eligible) / max(1, sum(info.params for info in inventory))
+    macs = sum(info.macs for info in eligible) / max(1, sum(info.macs for info in inventory))
+    return (
+        f"{len(eligible)} of {len(planned)} convolution and linear layers can be factorized: "
+        f"{percent_text(params)} of the parameters, {percent_text(macs)} of the operations."
+    )
 
 
 def cost(

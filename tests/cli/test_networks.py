@@ -1,0 +1,85 @@
+"""``qaf inspect`` and ``qaf cost`` on networks with peculiarities: what cannot be done is said in words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qaf_core.cli import main
+
+PECULIAR = """
+import torch
+from torch import nn
+
+
+class Peculiar(nn.Module):
+    input_shape, classes = (3, 16, 16), ("good", "bad")
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.twice = nn.Conv2d(8, 8, 3, padding=1)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.odd = nn.MultiheadAttention(8, 2, batch_first=True, add_bias_kv=True)
+        self.one, self.other = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.other.weight = self.one.weight
+        self.read = nn.Linear(8, 8)
+        self.auxiliary = nn.Linear(8, 2)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, images):
+        values = self.twice(self.twice(self.grouped(self.stem(images)))).flatten(2).mT
+        values = self.attention(values, values, values)[0]
+        values = self.odd(values, values, values)[0]
+        values = self.other(self.one(values)) @ self.read.weight
+        return self.head(values.mean(1))
+
+
+def make():
+    return Peculiar()
+"""
+
+
+@pytest.fixture
+def peculiar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A model of one's own that has every peculiarity."""
+    (tmp_path / "peculiar_network.py").write_text(PECULIAR)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "peculiar_network:make"
+
+
+def test_every_layer_that_stays_says_why(capsys: pytest.CaptureFixture[str], peculiar: str) -> None:
+    assert main(["inspect", peculiar]) == 0
+    printed = capsys.readouterr().out
+    rows = {line.split()[0]: line for line in printed.splitlines() if line}
+    for name in ("twice", "attention.q_proj", "attention.out_proj", "head"):
+        assert rows[name].endswith(("cp, tucker2, dense, keep", "svd, dense, keep"))
+    for name, words in {
+        "grouped": "dense, keep (grouped: every output reads the few channels of its group only",
+        "attention": "what is left of an attention beside its projections",
+        "odd": "an attention that keeps its projections in one tensor",
+        "one": "it shares its weight with other",
+        "other": "it shares its weight with one",
+        "read": "the network reads its weight or bias past the layer itself",
+        "auxiliary": "it does not run in a prediction: a head for training only",
+    }.items():
+        assert words in rows[name]
+    assert "7 of 12 convolution and linear layers can be factorized: " in printed
+
+
+def test_a_peculiar_network_can_be_costed(capsys: pytest.CaptureFixture[str], peculiar: str) -> None:
+    assert main(["cost", peculiar, "--ratio", "2", "--bits", "4", "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert found["size_fraction"] < 1.0
+
+
+@pytest.mark.parametrize("name", ["fcn_resnet50", "fasterrcnn_resnet50_fpn", "swin_t", "regnet_y_400mf"])
+def test_torchvisions_networks_are_listed_and_costed(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert main(["inspect", f"torchvision/{name}"]) == 0
+    assert "convolution and linear layers can be factorized" in capsys.readouterr().out
+    assert main(["cost", f"torchvision/{name}", "--ratio", "2", "--bits", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["size_fraction"] < 0.12
