@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from qaf_core.data import inspection
 from qaf_core.data.torchvision_names import TORCHVISION_DETECTION, TORCHVISION_SEGMENTATION
+from qaf_core.network.opening import LEAST_EPSILON
 
 #: Depths of the CIFAR-form ResNets: 6 n + 2.
 CIFAR_DEPTHS = (20, 32, 44, 56, 110)
@@ -254,5 +255,9 @@ def build_architecture(name: str, num_classes: int) -> nn.Module:
         elif short in TORCHVISION_DETECTION:
             special = {"weights_backbone": None}
         network: nn.Module = models.get_model(short, weights=None, num_classes=num_classes, **special)
+        if short == "fasterrcnn_resnet50_fpn":
+            for norm in network.modules():
+                if isinstance(norm, nn.BatchNorm2d):
+                    norm.eps = LEAST_EPSILON  # its public weights were trained with none
         return network
     return _OWN[name](num_classes)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from qaf_core.network.attention import OpenAttention
 from qaf_core.network.layers import swap_layer
 
+LEAST_EPSILON = 1e-12  # of a BatchNorm that was made with none: PyTorch trains it only with more than zero
+
 
 def open_network(model: nn.Module) -> tuple[str, ...]:
     """Replace packed modules by equivalent ones whose layers can be compressed, in place.
@@ -80,7 +82,8 @@ def _is_plain(module: nn.MultiheadAttention) -> bool:
 
 def _thawed(frozen: Any) -> nn.BatchNorm2d:
     """A frozen BatchNorm as an ordinary one, whose parameters no training changes."""
-    norm = nn.BatchNorm2d(frozen.weight.numel(), eps=frozen.eps, device="meta")
+    epsilon = max(frozen.eps, LEAST_EPSILON)
+    norm = nn.BatchNorm2d(frozen.weight.numel(), eps=epsilon, device="meta")
     norm.weight = nn.Parameter(frozen.weight, requires_grad=False)
     norm.bias = nn.Parameter(frozen.bias, requires_grad=False)
     norm.running_mean, norm.running_var = frozen.running_mean, frozen.running_var

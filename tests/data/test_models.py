@@ -115,6 +115,13 @@ def test_segmentation_and_detection_networks_hold_what_the_public_weights_hold(
 # --- Architectures
 
 
+def test_a_detector_has_the_batchnorm_of_its_public_weights() -> None:
+    with torch.device("meta"):
+        network = build_architecture("torchvision.fasterrcnn_resnet50_fpn", 91)
+    # torchvision sets the epsilon to zero when it loads them.
+    assert {norm.eps for norm in network.modules() if isinstance(norm, nn.BatchNorm2d)} == {1e-12}
+
+
 @pytest.mark.parametrize(
     ("name", "parameters"),
     # He et al. 2016, table 6: 0.27, 0.46, 0.66, 0.85 and 1.7 M

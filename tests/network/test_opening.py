@@ -49,7 +49,8 @@ def assert_same_after_opening(model: nn.Module, *inputs: Tensor) -> tuple[str, .
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's nested tensors are a prototype, it says
         expected = model(*inputs)
-        opened = open_network(model)
+    opened = open_network(model)
+    with torch.inference_mode():
         torch.testing.assert_close(model(*inputs), expected, rtol=1e-5, atol=1e-5)
     return opened
 
@@ -96,15 +97,17 @@ def test_opened_attention_shows_its_layers_and_counts_as_before(weightless: Weig
             assert sum(row.macs for row in after) == sum(row.macs for row in before)
 
 
-def test_frozen_batchnorm_becomes_one_that_can_be_folded() -> None:
+@pytest.mark.parametrize("epsilon", [1e-3, 0.0])
+def test_frozen_batchnorm_becomes_one_that_can_be_folded(epsilon: float) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), FrozenBatchNorm2d(4, eps=1e-3), nn.ReLU()).eval()
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), FrozenBatchNorm2d(4, eps=epsilon), nn.ReLU()).eval()
     for buffer in model[1].buffers():
         nn.init.uniform_(buffer, 0.5, 1.5)
     assert assert_same_after_opening(model, torch.randn(2, 3, 8, 8)) == ("1",)
     rows = {row.name: row for row in take_inventory(model, (3, 8, 8))}
     assert rows["1"].folded_into == "0"
     assert not any(parameter.requires_grad for parameter in model[1].parameters())
+    model.train()(torch.randn(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,71 @@
+"""Networks with attention go to ONNX as integers: their opened modules are plain layers and products."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import VisionTransformer
+from torchvision.models.swin_transformer import SwinTransformer, SwinTransformerBlockV2
+
+from qaf_core.deploy.onnx import export_onnx
+from qaf_core.factorization.options import SolverOptions
+from qaf_core.network.inventory import take_inventory
+from qaf_core.network.opening import open_network
+from qaf_core.network.plan import plan_for_ratio
+from qaf_core.pipeline.compress import CompressOptions, compress_network
+from qaf_core.runs.artifact import load_packed, save_packed
+
+SIDE = 32
+QUICK = CompressOptions(
+    solver=SolverOptions(starts=1, start_iterations=5, iterations=2, rounding_rounds=2), output_fit=False
+)
+
+
+def vision_transformer() -> nn.Module:
+    return VisionTransformer(
+        image_size=SIDE, patch_size=8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5
+    )
+
+
+def second_swin() -> nn.Module:
+    return SwinTransformer(
+        patch_size=[4, 4],
+        embed_dim=12,
+        depths=[2],
+        num_heads=[2],
+        window_size=[3, 3],
+        num_classes=5,
+        block=SwinTransformerBlockV2,
+    )
+
+
+def images(count: int, seed: int) -> Tensor:
+    return torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("build", [vision_transformer, second_swin], ids=lambda build: build.__name__)
+def test_opened_attention_runs_on_integers(build: Callable[[], nn.Module], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    fresh = build().eval()
+    for parameter in fresh.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    model = copy.deepcopy(fresh)
+    assert open_network(model)
+    inventory = take_inventory(model, (3, SIDE, SIDE))
+    plan = plan_for_ratio(inventory, model="tests/odd", ratio=1.5, bits=6)
+    compression = compress_network(model, plan, inventory, calibration=images(40, 1), options=QUICK)
+    save_packed(tmp_path / "model.safetensors", compression.model, inventory, {"model": "tests/odd"})
+    network = load_packed(tmp_path / "model.safetensors", fresh)
+    path = tmp_path / "model.onnx"
+    report = export_onnx(network, path, input_shape=(3, SIDE, SIDE), images=[images(8, 2)])
+    assert report.passed
+    assert report.agreement is not None
+    assert report.agreement.share == 1.0
+    planned = sum(row.structure != "keep" for row in plan.layers)
+    assert sum(report.integer_operators.values()) >= planned
