@@ -368,17 +368,18 @@ def load_inventory(source: ModelSource) -> tuple[LayerInfo, ...]:
 
     if source.shipped and source.card.get("inventory"):
         return tuple(LayerInfo.from_dict(row) for row in source.card["inventory"])
-    import torch
-
     from qaf_core.network.opening import open_network
+    from qaf_core.network.weightless import Weightless
 
     try:
-        with torch.device("meta"):  # shapes only: no memory, no time for a random start
+        with Weightless():
             network = _build_network(source)
-    except (NotImplementedError, RuntimeError, ModelError):  # the constructor reads values, as RegNet's does
+        open_network(network)
+        return take_inventory(network.eval(), source.input_shape)
+    except (NotImplementedError, RuntimeError, ModelError):  # it reads weights, or decides by values
         network = _build_network(source)
-    open_network(network)
-    return tuple(take_inventory(network.eval(), source.input_shape))
+        open_network(network)
+        return take_inventory(network.eval(), source.input_shape)
 
 
 def _weights_file(source: ModelSource) -> Path:

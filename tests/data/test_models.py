@@ -252,6 +252,42 @@ def test_a_network_whose_constructor_reads_values_is_inspected_all_the_same() ->
     assert sum(row.params for row in load_inventory(find_model("torchvision/regnet_y_400mf"))) == 4_344_144
 
 
+READING = """
+from torch import nn
+
+class Reading(nn.Module):
+    input_shape, classes = (3, 8, 8), ("a", "b")
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, 2)
+        {constructor}
+
+    def forward(self, x):
+        x = self.first(x).mean((2, 3))
+        {forward}
+        return self.head(x)
+"""
+
+
+@pytest.mark.parametrize(
+    ("constructor", "forward"),
+    [
+        ("self.scale = float(self.first.weight.abs().max())", "x = x / self.scale"),
+        ("pass", "x = x if float(x.sum()) < 1e9 else -x"),
+    ],
+)
+def test_a_network_of_ones_own_may_read_its_weights_or_decide_by_values(
+    constructor: str, forward: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "reading_in_" + ("constructor" if constructor != "pass" else "forward")
+    (tmp_path / f"{module}.py").write_text(READING.format(constructor=constructor, forward=forward))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rows = load_inventory(find_model(f"{module}:Reading"))
+    assert [row.name for row in rows if row.eligible] == ["first", "head"]
+
+
 # --- Weights
 
 
