@@ -291,7 +291,7 @@ def measure_kit(folder: Path, *, threads: int, rounds: int, seconds: float | Non
         expected = {name: archive[name] for name in manifest["models"] if name in archive}
     models = {name: folder / file for name, file in manifest["models"].items()}
     times = time_models(models, images, threads=threads, rounds=rounds, seconds=seconds)
-    return {
+    result = {
         "schema_version": KIT_SCHEMA_VERSION,
         "run_id": manifest["run_id"],
         "files": manifest["files"],
@@ -306,6 +306,13 @@ def measure_kit(folder: Path, *, threads: int, rounds: int, seconds: float | Non
         },
         "machine": describe_machine(threads),
     }
+    return {**result, "checksum": result_checksum(result)}
+
+
+def result_checksum(result: Mapping[str, Any]) -> str:
+    """SHA-256 of a result without its own checksum: tells a file that was edited or cut off."""
+    content = {key: value for key, value in result.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _same_answers(model: Path, images: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

@@ -208,6 +208,14 @@ class Store:
                 (status, text, error, time.time(), run_id, QUEUED, RUNNING),
             )
 
+    def add_to_result(self, run_id: str, values: Mapping[str, Any]) -> None:
+        """Add what was found out after a run had ended, such as latencies; the same keys are replaced."""
+        with self._transaction() as connection:
+            row = connection.execute("SELECT result FROM runs WHERE id = ?", (run_id,)).fetchone()
+            if row is not None and row[0] is not None:
+                text = json.dumps({**json.loads(row[0]), **values}, separators=(",", ":"))
+                connection.execute("UPDATE runs SET result = ? WHERE id = ?", (text, run_id))
+
     def mark_interrupted(self) -> tuple[str, ...]:
         """Mark the running runs of dead processes as interrupted.
 

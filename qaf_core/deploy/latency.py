@@ -1,0 +1,222 @@
+"""How fast a run's models are on this machine, by model and by layer, and whether they still say the same."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qaf_core.deploy.layer_profile import compare_layers, profile_layers
+from qaf_core.deploy.timing import (
+    compare,
+    describe_machine,
+    measure_peak_memory,
+    ratio_of,
+    time_models,
+)
+from qaf_core.errors import RunCancelled, WorkspaceError
+from qaf_core.pipeline.events import RunEvent
+from qaf_core.runs.workspace import write_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from qaf_core.deploy.run_models import RunModels
+    from qaf_core.runs.store import Store
+
+SCHEMA_VERSION = 1
+FILE_NAME = "latency.json"
+ROUNDS = 300
+SECONDS = 60.0
+JUDGED_IMAGES = 500
+MOST_NAMED = 5  # layers in a sentence
+JUDGED = ("dense_int8", "factorized_int8", "factorized_int8_exact")
+PROFILED = ("original_fp32", "dense_int8", "factorized_fp32", "factorized_int8")
+HERE, DEVICE = "this machine", "device kit"
+
+OnRunEvent = Callable[[RunEvent], None]
+
+
+def measure_run(
+    store: Store,
+    run_id: str,
+    *,
+    threads: int,
+    batch: int = 1,
+    rounds: int = ROUNDS,
+    seconds: float = SECONDS,
+    images: int = JUDGED_IMAGES,
+    on_event: OnRunEvent | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """Time the models of a finished run side by side, and keep the result with the run.
+
+    Args:
+        store: The run store.
+        run_id: A run that has a compressed network.
+        threads: Threads of one operation, at least 1.
+        batch: Images at a time, at least 1.
+        rounds, seconds: As in ``time_interleaved``.
+        images: Evaluation images that the INT8 files are judged on; 0 leaves that out.
+        on_event: Called with ``stage`` events (stage ``latency``).
+        should_stop: Asked between the stages.
+
+    Returns:
+        A JSON-ready object: run_id, threads, batch, latencies by model (median_ms, p5_ms, p95_ms, n),
+        ratio_to_dense_int8 with its interval, the same for every model under ratios, peak_memory_bytes and
+        size_bytes by model, accuracy of the INT8 files, layers, verdict in words, machine.
+
+    Raises:
+        WorkspaceError: If the run has no compressed network, or a number is out of range.
+        ModelError: If ONNX cannot express the network.
+        RunCancelled: If stopped.
+    """
+    for name, value in (("threads", threads), ("batch", batch), ("rounds", rounds)):
+        if value < 1:
+            raise WorkspaceError(f"{name} out of range", got=value, expected="at least 1")
+    from qaf_core.deploy.run_models import prepare_models
+
+    stages = _stages(on_event, should_stop)
+    stages("Writing the models")
+    models = prepare_models(store, run_id)
+    models.check_batch(batch)
+    given = _timing_images(models.source.input_shape, batch)
+    stages("Timing the models side by side")
+    times = time_models(models.paths, given, threads=threads, rounds=rounds, seconds=seconds)
+    stages("Timing their layers")
+    profiled = {name: models.paths[name] for name in PROFILED}
+    names = [info.name for info in models.inventory if info.planned]
+    layers = compare_layers(
+        profile_layers(profiled, given, names, threads=threads), models.record.plan.get("layers", ())
+    )
+    stages("Measuring their memory")
+    memory = {n: measure_peak_memory(p, given, threads=threads) for n, p in models.paths.items()}
+    stages("Judging the INT8 models on evaluation images")
+    told = compare(times)
+    result = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": run_id,
+        "source": HERE,
+        "measured_at": time.time(),
+        "threads": threads,
+        "batch": batch,
+        "input_shape": list(models.source.input_shape),
+        **told,
+        "ratios": {n: ratio_of(t, times["dense_int8"]).to_dict() for n, t in times.items()},
+        "size_bytes": {name: path.stat().st_size for name, path in models.paths.items()},
+        "peak_memory_bytes": memory,
+        "accuracy": judge_files(models, images) if images else {},
+        "layers": layers,
+        "verdict": tell_verdict(told["ratio_to_dense_int8"], layers),
+        "machine": describe_machine(threads),
+    }
+    keep_latency(store, run_id, result, FILE_NAME)
+    return result
+
+
+def _stages(on_event: OnRunEvent | None, should_stop: Callable[[], bool] | None) -> Callable[[str], None]:
+    began, count = time.monotonic(), 5
+    numbers: Iterator[int] = iter(range(count))
+
+    def tell(message: str) -> None:
+        if should_stop is not None and should_stop():
+            raise RunCancelled
+        if on_event is not None:
+            data = {"stage": "latency", "fraction": next(numbers) / count, "message": message}
+            on_event(RunEvent(kind="stage", data=data, elapsed_seconds=time.monotonic() - began))
+
+    return tell
+
+
+def _timing_images(shape: tuple[int, int, int], batch: int) -> NDArray[np.float32]:
+    """Normalised noise: what is in an image does not change how long it takes."""
+    return np.random.default_rng(0).normal(size=(batch, *shape)).astype(np.float32)
+
+
+def judge_files(models: RunModels, limit: int) -> dict[str, Any]:
+    """What the INT8 files lose against the original file, on the same evaluation images.
+
+    Returns:
+        For each file: metric, value, n, ci95, drop, drop_ci95, agreement; the original's under its own name.
+    """
+    from qaf_core.data.datasets import to_batches
+    from qaf_core.deploy.references import OnnxNetwork
+    from qaf_core.pipeline.tasks import find_task, predict
+
+    task, chosen = find_task(models.source.task), models.evaluation_images(limit)
+    targets = task.collate(chosen)
+    found: dict[str, Any] = {}
+    original = None
+    for name in ("original_fp32", *JUDGED):
+        if name not in models.paths:
+            continue
+        network = OnnxNetwork(models.paths[name], any_batch=models.any_batch)
+        predictions = predict(task, network, to_batches(chosen, models.source, 16))
+        original = predictions if original is None else original
+        measured = task.metric(predictions, targets, chosen.classes)
+        drop, interval = task.compare(original, predictions, targets)
+        found[name] = {
+            "metric": measured.metric,
+            "value": measured.value,
+            "n": measured.n,
+            "ci95": list(measured.ci95),
+            "drop": drop,
+            "drop_ci95": list(interval),
+            "agreement": task.agreement(original, predictions),
+        }
+    return found
+
+
+def tell_verdict(ratio: Mapping[str, float], layers: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Whether the factorized INT8 model is faster than dense INT8, and which layers are not, in words.
+
+    Args:
+        ratio: value, low and high of its time over that of dense INT8.
+        layers: Rows of :func:`compare_layers`; empty where layers were not measured.
+    """
+    value, low, high = ratio["value"], ratio["low"], ratio["high"]
+    if low <= 1.0 <= high:
+        text = f"The factorized INT8 model is as fast as dense INT8: it takes {value:.2f} times as long."
+    else:
+        faster = "slower" if low > 1.0 else "faster"
+        text = f"The factorized INT8 model is {faster} than dense INT8: it takes {value:.2f} times as long."
+    slower = [str(row["layer"]) for row in layers if row["slower_than_dense"]]
+    if slower:
+        more = f" and {len(slower) - MOST_NAMED} more" if len(slower) > MOST_NAMED else ""
+        text += f" Slower than the layers they replace: {', '.join(slower[:MOST_NAMED])}{more}."
+    if layers and all(row["slower_than_dense"] is None for row in layers):
+        text += " No layer is factorized."
+    return text
+
+
+def keep_latency(store: Store, run_id: str, result: Mapping[str, Any], file_name: str) -> None:
+    """Write a measurement into the run's folder and its rows into the run's result."""
+    write_file(store.run_folder(run_id) / file_name, json.dumps(result, indent=1).encode())
+    kept = [row for row in store.run(run_id).latencies if row.get("source") != result["source"]]
+    rows = [
+        {
+            "model": name,
+            "source": result["source"],
+            "threads": result["machine"]["threads"],
+            "batch": result["batch"],
+            "processor": result["machine"]["processor"],
+            "peak_memory_bytes": result["peak_memory_bytes"].get(name),
+            **row,
+        }
+        for name, row in result["latencies"].items()
+    ]
+    store.add_to_result(run_id, {"latencies": [*map(dict, kept), *rows]})
+
+
+def read_latency(folder: Path, file_name: str = FILE_NAME) -> dict[str, Any] | None:
+    """The measurement kept in a run's folder; None if there is none or it is damaged."""
+    try:
+        told = json.loads((folder / file_name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) and told.get("schema_version") == SCHEMA_VERSION else None

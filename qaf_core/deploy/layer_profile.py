@@ -1,0 +1,113 @@
+"""Where the time of a whole network goes, by layer: from the profiles ONNX Runtime writes of its own runs.
+
+The nodes of a layer are named ``LAYER.LINK/OPERATOR`` in every model that is compared, and ONNX Runtime keeps
+that name through its fusions.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qaf_core.deploy.timing import open_session, time_interleaved
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import onnxruntime
+    from numpy.typing import NDArray
+
+ROUNDS = 60
+SECONDS = 30.0
+OTHER = "everything else"
+KERNEL_ENDING = "_kernel_time"
+
+
+def profile_layers(
+    models: Mapping[str, Path],
+    images: NDArray[np.float32],
+    layers: Sequence[str],
+    *,
+    threads: int,
+    rounds: int = ROUNDS,
+    seconds: float = SECONDS,
+) -> dict[str, dict[str, float]]:
+    """Median milliseconds of each layer in each model, and of ``OTHER``, what belongs to no layer.
+
+    Args:
+        models: ONNX files by name.
+        images: ``(batch, C, H, W)``.
+        layers: Names of the network's layers.
+        threads: Threads of one operation.
+        rounds, seconds: As in ``time_interleaved``: the models take turns.
+    """
+    with tempfile.TemporaryDirectory(prefix="qaf-") as folder:
+        sessions = {
+            name: open_session(path, threads=threads, profile_prefix=str(Path(folder) / name))
+            for name, path in models.items()
+        }
+        runs = {name: _runner(session, images) for name, session in sessions.items()}
+        time_interleaved(runs, rounds=rounds, seconds=seconds)
+        profiles = {
+            name: json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+            for name, session in sessions.items()
+        }
+    return {name: sum_by_layer(events, layers) for name, events in profiles.items()}
+
+
+def _runner(session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> Callable[[], object]:
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: images})
+
+
+def sum_by_layer(events: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> dict[str, float]:
+    """Median milliseconds by layer from the events of one profile; a layer's nodes are added up."""
+    durations: dict[str, list[float]] = {}
+    for event in events:
+        name = event.get("name", "")
+        if event.get("cat") == "Node" and name.endswith(KERNEL_ENDING):
+            durations.setdefault(name, []).append(event["dur"] / 1e3)
+    known = set(layers)
+    found = dict.fromkeys([*layers, OTHER], 0.0)
+    for name, values in durations.items():
+        layer = name.rpartition("/")[0].rpartition(".")[0]
+        found[layer if layer in known else OTHER] += median(values)
+    return found
+
+
+def compare_layers(
+    profiles: Mapping[str, Mapping[str, float]], plan_rows: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """One row a layer: its time in the original, in dense INT8 and factorized, and which is faster.
+
+    Args:
+        profiles: As :func:`profile_layers` gives them, of ``original_fp32``, ``dense_int8``,
+            ``factorized_fp32`` and ``factorized_int8``.
+        plan_rows: Rows of the plan, in the order of the layers.
+
+    Returns:
+        Rows with layer, structure, rank, a ``…_ms`` for every model, and ``slower_than_dense`` (None for
+        layers that are not factorized).
+    """
+    rows = [*plan_rows, {"name": OTHER, "structure": None, "rank": None}]
+    found = []
+    for row in rows:
+        times = {f"{model}_ms": profile.get(row["name"], 0.0) for model, profile in profiles.items()}
+        factorized = row["structure"] in ("cp", "tucker2", "svd")
+        slower = times["factorized_int8_ms"] > times["dense_int8_ms"] if factorized else None
+        found.append(
+            {
+                "layer": row["name"],
+                "structure": row["structure"],
+                "rank": row["rank"],
+                **times,
+                "slower_than_dense": slower,
+            }
+        )
+    return found

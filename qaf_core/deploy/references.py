@@ -1,0 +1,281 @@
+"""The models a compressed network is timed against, and its own in the same form.
+
+``dense`` is what ONNX Runtime's own quantizer makes of the original: 8-bit weights per output channel, 8-bit
+activations, additions in 8 bits too. The factorized network goes through the very same quantizer, only that
+its weights and the inputs of its links are given: our codes, our scales and our ranges. So the two differ in
+nothing but their layers. The file of ``qaf export`` is another one: it gives the evaluated network's outputs
+to the last bit, and pays for it with additions in floating point.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from qaf_core.deploy.processor import saturates_products
+from qaf_core.deploy.skeleton import INPUT_NAME, trace_skeleton
+from qaf_core.deploy.timing import open_session
+from qaf_core.errors import ModelError
+from qaf_core.network.inventory import LayerInfo
+from qaf_core.network.layers import FactorizedLayer, Link, swap_layer
+from qaf_core.quantization.spec import BITS_FLOAT
+from qaf_core.runs.workspace import write_file
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+WEIGHT_OPERATORS = ("Conv", "Gemm", "MatMul")
+JOINED_OPERATORS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid")
+UNSIGNED_ZERO = 128
+
+
+class OnnxNetwork(nn.Module):
+    """An ONNX file as a network, so that tasks can judge it.
+
+    Args:
+        path: The file.
+        threads: Threads of one operation.
+        any_batch: Whether it takes any number of images at once.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 1, any_batch: bool = True) -> None:
+        super().__init__()
+        self._session = open_session(path, threads=threads)
+        self._names = [row.name for row in self._session.get_outputs()]
+        self._any_batch = any_batch
+
+    def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
+        """The outputs: a tensor, or by name where the network has several."""
+        parts = [images] if self._any_batch else list(torch.split(images, 1))
+        runs = [self._session.run(None, {INPUT_NAME: part.contiguous().numpy()}) for part in parts]
+        outputs = [torch.from_numpy(np.concatenate([run[i] for run in runs])) for i in range(len(runs[0]))]
+        single = len(outputs) == 1 and self._names[0] in ("scores", "output")
+        return outputs[0] if single else dict(zip(self._names, outputs, strict=True))
+
+
+def fold_batchnorm(model: nn.Module, inventory: Sequence[LayerInfo]) -> nn.Module:
+    """A copy with every BatchNorm that can be folded joined to the convolution before it."""
+    folded = copy.deepcopy(model).eval()
+    for info in inventory:
+        if info.folded_into is None:
+            continue
+        convolution, norm = folded.get_submodule(info.folded_into), folded.get_submodule(info.name)
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            swap_layer(folded, info.folded_into, fuse_conv_bn_eval(convolution, norm))
+            swap_layer(folded, info.name, nn.Identity())
+    return folded
+
+
+def write_original(
+    model: nn.Module, inventory: Sequence[LayerInfo], path: Path, *, input_shape: Sequence[int]
+) -> bool:
+    """Write the original network as fp32 ONNX, BatchNorm folded.
+
+    The nodes of a layer are named ``LAYER.0/OPERATOR``, as in an exported chain of one link.
+
+    Returns:
+        Whether any number of images goes in at once, or just one.
+
+    Raises:
+        ModelError: If ONNX cannot express the network.
+    """
+    skeleton = trace_skeleton(fold_batchnorm(model, inventory), input_shape)
+    _name_nodes(skeleton.model, [info.name for info in inventory if info.planned])
+    write_file(path, skeleton.model.SerializeToString())
+    return skeleton.any_batch
+
+
+def _name_nodes(model: ModelProto, layers: Sequence[str]) -> None:
+    """Name every weight's node, and what ONNX Runtime joins with it, by the layer."""
+    owner = {name: layer for layer in layers for name in _weight_names(layer)}
+    takers: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            takers.setdefault(name, []).append(node)
+    outputs = {row.name for row in model.graph.output}
+    renamed: dict[str, str] = {}
+    for node in model.graph.node:
+        layer = next((owner[name] for name in node.input if name in owner), None)
+        while layer is not None and node.output[0] not in outputs:
+            node.name = f"{layer}.0/{node.op_type}"
+            renamed[node.output[0]] = f"{node.name}_{len(renamed)}"
+            following = takers.get(node.output[0], [])
+            if len(following) != 1 or following[0].op_type not in JOINED_OPERATORS:
+                break
+            node = following[0]
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = renamed.get(name, name)
+    del model.graph.value_info[:]
+
+
+def _weight_names(layer: str) -> tuple[str, ...]:
+    return (f"{layer}.weight", f"network.{layer}.weight")
+
+
+def write_dense_int8(original: Path, path: Path, images: Sequence[Tensor], *, any_batch: bool = True) -> None:
+    """Quantize the original with ONNX Runtime's own quantizer.
+
+    Args:
+        original: What :func:`write_original` wrote.
+        path: The file to write.
+        images: Batches of normalised calibration images.
+        any_batch: As :func:`write_original` said.
+
+    Raises:
+        ModelError: If the quantizer fails.
+    """
+    _quantize(original, path, images, any_batch=any_batch, optimize=True, overrides={})
+
+
+def write_factorized_int8(
+    network: nn.Module, floating: Path, path: Path, images: Sequence[Tensor], *, any_batch: bool = True
+) -> None:
+    """Quantize the factorized network with ONNX Runtime's own quantizer, given our codes and ranges.
+
+    Args:
+        network: The evaluated network, as ``load_packed`` returns it.
+        floating: Its fp32 ONNX file, as ``export_onnx`` writes it.
+        path: The file to write.
+        images: Batches of normalised calibration images, for the ranges that are not ours: of additions,
+            pooling and the outputs of layers.
+        any_batch: Whether the fp32 file takes any number of images at once.
+
+    Raises:
+        ModelError: If the quantizer fails, or has changed a code.
+    """
+    import onnx
+
+    links = {
+        f"{name}.{index}": link
+        for name, part in network.named_modules()
+        if isinstance(part, FactorizedLayer)
+        for index, link in enumerate(part.chain)
+        if link.bits < BITS_FLOAT
+    }
+    signed = saturates_products()
+    overrides: dict[str, list[dict[str, Any]]] = {}
+    for node in onnx.load(str(floating)).graph.node:
+        link = links.get(node.name.rpartition("/")[0])
+        if link is None or node.op_type not in WEIGHT_OPERATORS:
+            continue
+        overrides[node.input[1]] = _weight_override(link, axis=int(node.op_type == "MatMul"))
+        if link.input_quantizer.grid is not None:  # of two layers that take the same, the first's grid
+            overrides.setdefault(node.input[0], _input_override(link.input_quantizer.grid, signed))
+    _quantize(floating, path, images, any_batch=any_batch, optimize=False, overrides=overrides)
+    _check_codes(path, links)
+
+
+def _weight_override(link: Link, axis: int) -> list[dict[str, Any]]:
+    from onnxruntime.quantization import QuantType
+
+    count = link.codes.shape[0]
+    scales = np.broadcast_to(link.scales.detach().cpu().numpy().reshape(-1), (count,)).astype(np.float32)
+    rows: list[dict[str, Any]] = [
+        {"scale": np.array(scale), "zero_point": np.array(0, np.int8), "quant_type": QuantType.QInt8}
+        for scale in scales
+    ]
+    rows[0]["axis"] = axis
+    return rows
+
+
+def _input_override(grid: tuple[float, int], signed: bool) -> list[dict[str, Any]]:
+    from onnxruntime.quantization import QuantType
+
+    (scale, zero), kind = grid, QuantType.QInt8 if signed else QuantType.QUInt8
+    code = np.array(zero - UNSIGNED_ZERO, np.int8) if signed else np.array(zero, np.uint8)
+    return [{"scale": np.array(scale, np.float32), "zero_point": code, "quant_type": kind}]
+
+
+def _quantize(
+    source: Path,
+    path: Path,
+    images: Sequence[Tensor],
+    *,
+    any_batch: bool,
+    optimize: bool,
+    overrides: Mapping[str, Any],
+) -> None:
+    """Run ONNX Runtime's quantizer: unsigned activations, or signed ones where those would saturate."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        """Hands the images out one batch at a time."""
+
+        def __init__(self) -> None:
+            self._rest = _feeds(images, any_batch)
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self._rest, None)
+
+    signed = saturates_products()
+    with tempfile.TemporaryDirectory(prefix="qaf-") as folder, _quiet():
+        prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
+        try:
+            quant_pre_process(str(source), str(prepared), skip_optimization=not optimize)
+            quantize_static(
+                str(prepared),
+                str(quantized),
+                Reader(),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QInt8 if signed else QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                extra_options={"TensorQuantOverrides": dict(overrides)},
+            )
+        except Exception as error:  # the quantizer's faults have no base class of their own
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError("ONNX Runtime cannot quantize the network", got=reason) from error
+        write_file(path, quantized.read_bytes())
+
+
+def _feeds(images: Sequence[Tensor], any_batch: bool) -> Iterator[dict[str, Any]]:
+    for batch in images:
+        for part in (batch,) if any_batch else torch.split(batch, 1):
+            yield {INPUT_NAME: part.float().contiguous().numpy()}
+
+
+def _check_codes(path: Path, links: Mapping[str, Link]) -> None:
+    """Raise ModelError unless the file's weights are our codes, one for one."""
+    import onnx
+    from onnx import numpy_helper
+
+    held = {row.name: row for row in onnx.load(str(path)).graph.initializer}
+    for name, link in links.items():
+        found = held.get(f"{name}.weight_quantized")
+        codes = link.codes.detach().cpu().numpy()
+        stored = codes if found is None else numpy_helper.to_array(found)
+        if stored.shape != codes.shape:  # a product of matrices keeps its weight transposed
+            stored = stored.T.reshape(codes.shape)
+        if found is None or not np.array_equal(stored, codes):
+            raise ModelError(
+                "ONNX Runtime's quantizer changed the codes of a layer",
+                got=name,
+                remedy="use the file of: qaf export",
+            )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantizer logs advice that does not apply; what is wrong it raises."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

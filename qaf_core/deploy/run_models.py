@@ -1,0 +1,157 @@
+"""The ONNX models of a finished run, ready to be timed here or on another device."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qaf_core.data.datasets import ImageSet, load_images, load_pair, to_batches
+from qaf_core.data.models import ModelSource, build_model, find_model
+from qaf_core.deploy.onnx import export_onnx
+from qaf_core.deploy.references import write_dense_int8, write_factorized_int8, write_original
+from qaf_core.deploy.timing import checksum
+from qaf_core.errors import ModelError, WorkspaceError
+from qaf_core.network.inventory import LayerInfo, take_inventory
+from qaf_core.runs.artifact import load_packed
+from qaf_core.runs.execute import PACKED_NAME
+from qaf_core.runs.record import RunRecord
+from qaf_core.runs.store import Store
+from qaf_core.runs.workspace import write_file
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FOLDER = "onnx"
+STAMP = "models.json"
+# Raised whenever the files are made in another way: older ones are then made again.
+FORMAT = 1
+RANGE_IMAGES = 128
+BATCH_SIZE = 16
+ORIGINAL, DENSE, FLOAT, INTEGER, EXACT = (
+    "original_fp32", "dense_int8", "factorized_fp32", "factorized_int8", "factorized_int8_exact",
+)  # fmt: skip
+MODEL_NAMES = (ORIGINAL, DENSE, FLOAT, INTEGER, EXACT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunModels:
+    """A run's models as files.
+
+    Attributes:
+        record: The run.
+        source: Its model.
+        inventory: The original's layers.
+        paths: ONNX files by name, see ``MODEL_NAMES``; ``factorized_int8_exact`` only where the activations
+            have 8 bits.
+        any_batch: Whether they take any number of images at once, or just one.
+    """
+
+    record: RunRecord
+    source: ModelSource
+    inventory: tuple[LayerInfo, ...]
+    paths: dict[str, Path]
+    any_batch: bool
+
+    def evaluation_images(self, limit: int) -> ImageSet:
+        """At most ``limit`` of the images the run was evaluated on."""
+        request = self.record.request
+        if request.data == "builtin":
+            return load_images("builtin", self.source, split="evaluation", limit=limit)
+        return load_pair(request.data, request.calibration, self.source, evaluation_limit=limit)[0]
+
+    def check_batch(self, batch: int) -> None:
+        """Raise ModelError if the models do not take so many images at once."""
+        if batch != 1 and not self.any_batch:
+            raise ModelError(
+                "this network takes one image at a time",
+                got=f"a batch of {batch}",
+                remedy="leave out --batch",
+            )
+
+
+def prepare_models(store: Store, run_id: str) -> RunModels:
+    """Write a run's models into its folder, or find them written.
+
+    Args:
+        store: The run store.
+        run_id: A run that has a compressed network.
+
+    Raises:
+        WorkspaceError: If it has none.
+        ModelError: If ONNX cannot express the network.
+    """
+    record = store.run(run_id)
+    packed = store.run_folder(run_id) / PACKED_NAME
+    if not packed.is_file():
+        raise WorkspaceError(
+            "this run has no compressed network",
+            got=f"{run_id} ({record.status})",
+            expected="a completed run",
+            remedy="list them with: qaf runs",
+        )
+    request = record.request
+    source = find_model(request.model, request.weights, classes=request.classes, workspace=store.workspace)
+    model = build_model(source)
+    inventory = take_inventory(model, source.input_shape)
+    folder = store.run_folder(run_id) / FOLDER
+    stamp = folder / STAMP
+    names, any_batch = _read_stamp(stamp, packed)
+    if not names or not all((folder / f"{name}.onnx").is_file() for name in names):
+        names, any_batch = _write_models(record, source, model, inventory, packed, folder)
+        told = {"format": FORMAT, "packed": checksum(packed), "models": names, "any_batch": any_batch}
+        write_file(stamp, json.dumps(told).encode())
+    paths = {name: folder / f"{name}.onnx" for name in names}
+    return RunModels(record=record, source=source, inventory=inventory, paths=paths, any_batch=any_batch)
+
+
+def _read_stamp(stamp: Path, packed: Path) -> tuple[list[str], bool]:
+    try:
+        told = json.loads(stamp.read_text(encoding="utf-8"))
+        current = told["format"] == FORMAT and told["packed"] == checksum(packed)
+        return (list(told["models"]), bool(told["any_batch"])) if current else ([], False)
+    except (OSError, ValueError, KeyError, TypeError):
+        return [], False
+
+
+def _write_models(
+    record: RunRecord,
+    source: ModelSource,
+    model: nn.Module,
+    inventory: tuple[LayerInfo, ...],
+    packed: Path,
+    folder: Path,
+) -> tuple[list[str], bool]:
+    network = load_packed(packed, copy.deepcopy(model))
+    images = _range_images(record, source)
+    paths = {name: folder / f"{name}.onnx" for name in MODEL_NAMES}
+    shape = source.input_shape
+    any_batch = write_original(model, inventory, paths[ORIGINAL], input_shape=shape)
+    any_batch &= export_onnx(network, paths[FLOAT], input_shape=shape, integer=False).any_batch
+    write_dense_int8(paths[ORIGINAL], paths[DENSE], images, any_batch=any_batch)
+    write_factorized_int8(network, paths[FLOAT], paths[INTEGER], images, any_batch=any_batch)
+    names = [ORIGINAL, DENSE, FLOAT, INTEGER]
+    if record.plan.get("activation_bits", 8) == 8:
+        export_onnx(network, paths[EXACT], input_shape=shape)
+        names.append(EXACT)
+    return names, any_batch
+
+
+def _range_images(record: RunRecord, source: ModelSource) -> list[Tensor]:
+    """Calibration images of the run, the first few."""
+    request = record.request
+    if request.data == "builtin":
+        given = request.calibration or "builtin"
+        chosen = load_images(given, source, split="calibration", limit=RANGE_IMAGES, seed=request.seed)
+    else:
+        chosen = load_pair(
+            request.data,
+            request.calibration,
+            source,
+            evaluation_limit=request.images,
+            calibration_limit=RANGE_IMAGES,
+            seed=request.seed,
+        )[1]
+    return [batch for batch, _ in to_batches(chosen, source, BATCH_SIZE)]
