@@ -13,8 +13,10 @@ import typer
 from qaf_core.cli.app import app
 from qaf_core.cli.doctor import doctor
 from qaf_core.cli.export import export
+from qaf_core.cli.latency import device_kit, latency
 from qaf_core.cli.models import models
 from qaf_core.cli.networks import cost, inspect
+from qaf_core.cli.plans import plan
 from qaf_core.cli.runs import compress, runs, show
 from qaf_core.errors import QafError
 from qaf_core.runs.workspace import default_workspace, write_file
@@ -32,7 +34,9 @@ program = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (app, models, inspect, cost, compress, runs, show, export, doctor):
+for command in (
+    app, models, inspect, cost, plan, compress, runs, show, export, latency, device_kit, doctor,
+):  # fmt: skip
     program.command()(command)
 
 

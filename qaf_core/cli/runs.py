@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qaf_core.cli.interrupt import stop_on_interrupt
 from qaf_core.cli.options import (
     ActBits,
     Bits,
@@ -27,6 +24,7 @@ from qaf_core.cli.options import (
     lasting_weights,
     make_plan,
 )
+from qaf_core.cli.plans import ErrorBound, Threads, find_auto_plan
 from qaf_core.cli.text import print_costs, print_json, print_table
 from qaf_core.review.units import duration_text, percent_text, points_text, size_text
 from qaf_core.runs.workspace import default_workspace
@@ -46,6 +44,8 @@ def compress(
     bits: Bits = None,
     act_bits: ActBits = None,
     structure: Structure = "cp",
+    error_bound: ErrorBound = None,
+    threads: Threads = None,
     method: Method = "joint",
     data: Annotated[
         str | None,
@@ -75,7 +75,16 @@ def compress(
     folder = default_workspace() if workspace is None else workspace
     source = find_model(model, weights, classes=classes, workspace=folder)
     inventory = load_inventory(source)
-    chosen = make_plan(model, inventory, plan, ratio, bits, act_bits, structure, method, seed)
+    if structure == "auto" and method == "joint" and plan is None:
+        found = find_auto_plan(
+            model, ratio, bits, act_bits, error_bound, threads, 1, data, calibration, seed, weights, classes,
+            workspace,
+        )  # fmt: skip
+        if found is None:
+            return EXIT_CANCELLED
+        chosen = found.plan
+    else:
+        chosen = make_plan(model, inventory, plan, ratio, bits, act_bits, structure, method, seed)
     validate_plan(chosen, inventory, model=model)
     request = RunRequest(
         model=model,
@@ -89,7 +98,7 @@ def compress(
         seed=chosen.seed,
         name=name,
     )
-    with Store(workspace) as store, _stop_on_interrupt() as should_stop:
+    with Store(workspace) as store, stop_on_interrupt("finished layers are kept") as should_stop:
         run_id = store.create_run(request, pid=os.getpid())
         from qaf_core.runs.execute import execute_run
 
@@ -99,25 +108,6 @@ def compress(
     else:
         _print_result(result)
     return EXIT_CANCELLED if result["status"] == "cancelled" else EXIT_DONE
-
-
-@contextlib.contextmanager
-def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a request to stop and keep what is done; a second one ends at once."""
-    asked = False
-
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        print("Stopping: finished layers are kept. Press Ctrl-C again to end at once.", file=sys.stderr)
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _print_progress(event: RunEvent) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qaf_core.deploy import timing
-from qaf_core.deploy.latency import DEVICE, SCHEMA_VERSION, keep_latency, tell_verdict
+from qaf_core.deploy.latency import DEVICE, SCHEMA_VERSION, keep_latency, spread_images, tell_verdict
 from qaf_core.deploy.timing import KIT_SCHEMA_VERSION, checksum
 from qaf_core.errors import WorkspaceError
 from qaf_core.runs.workspace import write_file
@@ -78,6 +78,7 @@ def write_kit(store: Store, run_id: str, folder: Path, *, batch: int = 1) -> dic
         raise WorkspaceError("batch out of range", got=batch, expected="at least 1")
     from qaf_core.deploy.processor import saturates_products
     from qaf_core.deploy.run_models import prepare_models
+    from qaf_core.runs.images import load_evaluation_images
 
     models = prepare_models(store, run_id)
     models.check_batch(batch)
@@ -93,7 +94,8 @@ def write_kit(store: Store, run_id: str, folder: Path, *, batch: int = 1) -> dic
             got=f"{folder} ({error.strerror or error})",
             remedy="choose another --out",
         ) from error
-    images = _kit_images(models.evaluation_images(batch), models.source)
+    chosen = load_evaluation_images(models.record.request, models.source, store.workspace)
+    images = _kit_images(spread_images(chosen, batch), models.source)
     write_file(folder / INPUTS, _with_answers(images, models.paths))
     manifest = {
         "schema_version": KIT_SCHEMA_VERSION,

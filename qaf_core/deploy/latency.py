@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from qaf_core.data.datasets import ImageSet
     from qaf_core.deploy.run_models import RunModels
     from qaf_core.runs.store import Store
 
@@ -36,7 +37,7 @@ SECONDS = 60.0
 JUDGED_IMAGES = 500
 MOST_NAMED = 5  # layers in a sentence
 JUDGED = ("dense_int8", "factorized_int8", "factorized_int8_exact")
-PROFILED = ("original_fp32", "dense_int8", "factorized_fp32", "factorized_int8")
+PROFILED = ("original_fp32", "dense_int8", "factorized_int8")
 HERE, DEVICE = "this machine", "device kit"
 
 OnRunEvent = Callable[[RunEvent], None]
@@ -110,7 +111,7 @@ def measure_run(
         "ratios": {n: ratio_of(t, times["dense_int8"]).to_dict() for n, t in times.items()},
         "size_bytes": {name: path.stat().st_size for name, path in models.paths.items()},
         "peak_memory_bytes": memory,
-        "accuracy": judge_files(models, images) if images else {},
+        "accuracy": judge_files(store, models, images) if images else {},
         "layers": layers,
         "verdict": tell_verdict(told["ratio_to_dense_int8"], layers),
         "machine": describe_machine(threads),
@@ -138,7 +139,7 @@ def _timing_images(shape: tuple[int, int, int], batch: int) -> NDArray[np.float3
     return np.random.default_rng(0).normal(size=(batch, *shape)).astype(np.float32)
 
 
-def judge_files(models: RunModels, limit: int) -> dict[str, Any]:
+def judge_files(store: Store, models: RunModels, limit: int) -> dict[str, Any]:
     """What the INT8 files lose against the original file, on the same evaluation images.
 
     Returns:
@@ -147,8 +148,10 @@ def judge_files(models: RunModels, limit: int) -> dict[str, Any]:
     from qaf_core.data.datasets import to_batches
     from qaf_core.deploy.references import OnnxNetwork
     from qaf_core.pipeline.tasks import find_task, predict
+    from qaf_core.runs.images import BATCH_SIZE, load_evaluation_images
 
-    task, chosen = find_task(models.source.task), models.evaluation_images(limit)
+    task, source = find_task(models.source.task), models.source
+    chosen = spread_images(load_evaluation_images(models.record.request, source, store.workspace), limit)
     targets = task.collate(chosen)
     found: dict[str, Any] = {}
     original = None
@@ -156,7 +159,7 @@ def judge_files(models: RunModels, limit: int) -> dict[str, Any]:
         if name not in models.paths:
             continue
         network = OnnxNetwork(models.paths[name], any_batch=models.any_batch)
-        predictions = predict(task, network, to_batches(chosen, models.source, 16))
+        predictions = predict(task, network, to_batches(chosen, source, BATCH_SIZE))
         original = predictions if original is None else original
         measured = task.metric(predictions, targets, chosen.classes)
         drop, interval = task.compare(original, predictions, targets)
@@ -170,6 +173,14 @@ def judge_files(models: RunModels, limit: int) -> dict[str, Any]:
             "agreement": task.agreement(original, predictions),
         }
     return found
+
+
+def spread_images(images: ImageSet, count: int) -> ImageSet:
+    """At most ``count`` images, evenly from the first to the last: some sets are sorted by class."""
+    if count >= len(images):
+        return images
+    chosen = np.linspace(0, len(images) - 1, count).round().astype(np.intp)
+    return images.take(chosen, f"{count:,} of {images.name}")
 
 
 def tell_verdict(ratio: Mapping[str, float], layers: Sequence[Mapping[str, Any]] = ()) -> str:

@@ -27,6 +27,7 @@ ROUNDS = 60
 SECONDS = 30.0
 OTHER = "everything else"
 KERNEL_ENDING = "_kernel_time"
+FUSED_BEGINNING = "fused "
 
 
 def profile_layers(
@@ -76,7 +77,7 @@ def sum_by_layer(events: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> 
     known = set(layers)
     found = dict.fromkeys([*layers, OTHER], 0.0)
     for name, values in durations.items():
-        layer = name.rpartition("/")[0].rpartition(".")[0]
+        layer = name.removeprefix(FUSED_BEGINNING).rpartition("/")[0].rpartition(".")[0]
         found[layer if layer in known else OTHER] += median(values)
     return found
 
@@ -87,8 +88,8 @@ def compare_layers(
     """One row a layer: its time in the original, in dense INT8 and factorized, and which is faster.
 
     Args:
-        profiles: As :func:`profile_layers` gives them, of ``original_fp32``, ``dense_int8``,
-            ``factorized_fp32`` and ``factorized_int8``.
+        profiles: As :func:`profile_layers` gives them, of ``original_fp32``, ``dense_int8`` and
+            ``factorized_int8``.
         plan_rows: Rows of the plan, in the order of the layers.
 
     Returns:

@@ -14,6 +14,7 @@ import copy
 import logging
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,10 +106,16 @@ def _name_nodes(model: ModelProto, layers: Sequence[str]) -> None:
             takers.setdefault(name, []).append(node)
     outputs = {row.name for row in model.graph.output}
     renamed: dict[str, str] = {}
+    used: Counter[str] = Counter()
     for node in model.graph.node:
         layer = next((owner[name] for name in node.input if name in owner), None)
-        while layer is not None and node.output[0] not in outputs:
+        while layer is not None:
             node.name = f"{layer}.0/{node.op_type}"
+            used[node.name] += 1
+            if used[node.name] > 1:  # a layer that runs more than once
+                node.name += f"_{used[node.name]}"
+            if node.output[0] in outputs:
+                break
             renamed[node.output[0]] = f"{node.name}_{len(renamed)}"
             following = takers.get(node.output[0], [])
             if len(following) != 1 or following[0].op_type not in JOINED_OPERATORS:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qaf_core.data.datasets import ImageSet, load_images, load_pair, to_batches
+from qaf_core.data.datasets import to_batches
 from qaf_core.data.models import ModelSource, build_model, find_model
 from qaf_core.deploy.onnx import export_onnx
 from qaf_core.deploy.references import write_dense_int8, write_factorized_int8, write_original
 from qaf_core.deploy.timing import checksum
 from qaf_core.errors import ModelError, WorkspaceError
 from qaf_core.network.inventory import LayerInfo, take_inventory
-from qaf_core.runs.artifact import load_packed
-from qaf_core.runs.execute import PACKED_NAME
+from qaf_core.runs.artifact import PACKED_NAME, load_packed
+from qaf_core.runs.images import load_run_images
 from qaf_core.runs.record import RunRecord
 from qaf_core.runs.store import Store
 from qaf_core.runs.workspace import write_file
@@ -29,7 +30,7 @@ STAMP = "models.json"
 # Raised whenever the files are made in another way: older ones are then made again.
 FORMAT = 1
 RANGE_IMAGES = 128
-BATCH_SIZE = 16
+RANGE_BATCH = 16
 ORIGINAL, DENSE, FLOAT, INTEGER, EXACT = (
     "original_fp32", "dense_int8", "factorized_fp32", "factorized_int8", "factorized_int8_exact",
 )  # fmt: skip
@@ -54,13 +55,6 @@ class RunModels:
     inventory: tuple[LayerInfo, ...]
     paths: dict[str, Path]
     any_batch: bool
-
-    def evaluation_images(self, limit: int) -> ImageSet:
-        """At most ``limit`` of the images the run was evaluated on."""
-        request = self.record.request
-        if request.data == "builtin":
-            return load_images("builtin", self.source, split="evaluation", limit=limit)
-        return load_pair(request.data, request.calibration, self.source, evaluation_limit=limit)[0]
 
     def check_batch(self, batch: int) -> None:
         """Raise ModelError if the models do not take so many images at once."""
@@ -100,7 +94,7 @@ def prepare_models(store: Store, run_id: str) -> RunModels:
     stamp = folder / STAMP
     names, any_batch = _read_stamp(stamp, packed)
     if not names or not all((folder / f"{name}.onnx").is_file() for name in names):
-        names, any_batch = _write_models(record, source, model, inventory, packed, folder)
+        names, any_batch = _write_models(record, source, model, inventory, packed, store)
         told = {"format": FORMAT, "packed": checksum(packed), "models": names, "any_batch": any_batch}
         write_file(stamp, json.dumps(told).encode())
     paths = {name: folder / f"{name}.onnx" for name in names}
@@ -122,10 +116,11 @@ def _write_models(
     model: nn.Module,
     inventory: tuple[LayerInfo, ...],
     packed: Path,
-    folder: Path,
+    store: Store,
 ) -> tuple[list[str], bool]:
     network = load_packed(packed, copy.deepcopy(model))
-    images = _range_images(record, source)
+    images = _range_images(record, source, store.workspace)
+    folder = store.run_folder(record.id) / FOLDER
     paths = {name: folder / f"{name}.onnx" for name in MODEL_NAMES}
     shape = source.input_shape
     any_batch = write_original(model, inventory, paths[ORIGINAL], input_shape=shape)
@@ -139,19 +134,8 @@ def _write_models(
     return names, any_batch
 
 
-def _range_images(record: RunRecord, source: ModelSource) -> list[Tensor]:
-    """Calibration images of the run, the first few."""
-    request = record.request
-    if request.data == "builtin":
-        given = request.calibration or "builtin"
-        chosen = load_images(given, source, split="calibration", limit=RANGE_IMAGES, seed=request.seed)
-    else:
-        chosen = load_pair(
-            request.data,
-            request.calibration,
-            source,
-            evaluation_limit=request.images,
-            calibration_limit=RANGE_IMAGES,
-            seed=request.seed,
-        )[1]
-    return [batch for batch, _ in to_batches(chosen, source, BATCH_SIZE)]
+def _range_images(record: RunRecord, source: ModelSource, workspace: Path) -> list[Tensor]:
+    """The first of the run's calibration images, in batches."""
+    calibration, _ = load_run_images(record.request, source, workspace)
+    batches = (batch for batch, _ in to_batches(calibration, source, RANGE_BATCH))
+    return list(islice(batches, RANGE_IMAGES // RANGE_BATCH))

@@ -12,7 +12,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,21 +26,20 @@ from qaf_core.network.plan import LayerPlan, Plan, Rank, plan_for_ratio, replace
 from qaf_core.network.structures import factor_shapes
 from qaf_core.pipeline.cache import SolveCache, SolveTask
 from qaf_core.pipeline.calibrate import calibrate_layer, output_rows
-from qaf_core.pipeline.compress import CALIBRATION_BATCH, batches_needed, shrink
+from qaf_core.pipeline.compress import MOMENT_IMAGES, batch_size, batches_needed, shrink
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.moments import collect_moments
-from qaf_core.pipeline.replay import Replay
+from qaf_core.pipeline.replay import LayerSamples, Replay, sample_layer
 from qaf_core.pipeline.solving import threads_for
 from qaf_core.quantization.spec import QuantSpec
 
-DEFAULT_ERROR_BOUND = 0.1
+DEFAULT_ERROR_BOUND = 0.05
 LEAST_GAIN = 0.05  # of the dense layer's time: less is within what a measurement says
-# The output fit makes up for what more iterations would bring: they changed the errors by a few percent.
-QUICK_OPTIONS = SolverOptions(starts=1, start_iterations=12, iterations=0, rounding_rounds=2)
+# The output fit makes up for what a longer solve would bring: a few percent of the output error.
+QUICK_OPTIONS = SolverOptions(starts=1, start_iterations=25, iterations=3, rounding_rounds=6)
 # Share of the inputs' second moment in what the layers are solved for: lowered the output errors of low ranks
-# by 10 to 30 %. The plan carries it, so that the run solves likewise.
+# by 10 to 30 %.
 MOMENT_WEIGHT = 0.5
-MOMENT_IMAGES = 128
 GRANULARITY = "rank_row"
 
 Step = tuple[str, Rank]
@@ -157,8 +156,7 @@ def choose_structures(
         PlanError: If the bound is out of range or the table lacks a layer.
         RunCancelled: If stopped.
     """
-    if isinstance(error_bound, bool) or not 0.0 < error_bound < 1.0:
-        raise PlanError("error bound out of range", got=error_bound, expected="above 0 and below 1")
+    check_error_bound(error_bound)
     plan = plan_for_ratio(
         inventory, model=model_id, ratio=1.0, bits=bits, activation_bits=activation_bits, method="dense",
         seed=seed,
@@ -167,12 +165,14 @@ def choose_structures(
     edges = {info.name for info in (first, *output_layers(inventory)) if info is not None}
     infos = [info for info in inventory if info.planned and info.eligible and info.name not in edges]
     judge = _Judge(
-        model=copy.deepcopy(model).eval(), batches=list(torch.split(calibration, CALIBRATION_BATCH)),
+        model=copy.deepcopy(model).eval(), batches=list(torch.split(calibration, batch_size(calibration))),
         layers=[info.name for info in infos], bits=bits, activation_bits=activation_bits, seed=seed,
         options=options, cache=cache, should_stop=should_stop,
     )  # fmt: skip
     choices = []
-    plan = replace(plan, options={**plan.options, "moment_weight": MOMENT_WEIGHT})
+    # The plan carries the options of the quick solves: so a run under it finds what was chosen solved.
+    changed = {key: value for key, value in asdict(options).items() if value != getattr(SolverOptions(), key)}
+    plan = replace(plan, options={**changed, "moment_weight": MOMENT_WEIGHT})
     began = time.monotonic()
     try:
         for index, info in enumerate(infos):
@@ -190,6 +190,12 @@ def choose_structures(
     return Selection(plan=plan, choices=tuple(choices))
 
 
+def check_error_bound(bound: float) -> None:
+    """Raise PlanError unless a bound lies between 0 and 1."""
+    if isinstance(bound, bool) or not 0.0 < bound < 1.0:
+        raise PlanError("error bound out of range", got=bound, expected="above 0 and below 1")
+
+
 @dataclass(kw_only=True)
 class _Judge:
     """Solves and fits candidates, each layer on the original network's own inputs and outputs."""
@@ -203,23 +209,21 @@ class _Judge:
     options: SolverOptions
     cache: SolveCache | None
     should_stop: Callable[[], bool] | None
-    inputs: list[Tensor] = field(default_factory=list)
-    targets: list[Tensor] = field(default_factory=list)
+    samples: LayerSamples | None = None
     tails: list[float] = field(default_factory=list)
     moments: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        few = self.batches[: math.ceil(MOMENT_IMAGES / CALIBRATION_BATCH)]
+        few = self.batches[: math.ceil(MOMENT_IMAGES / len(self.batches[0]))]
         moments = collect_moments(self.model, self.layers, few, per_position=False)
         self.moments = {name: shrink(moment, MOMENT_WEIGHT) for name, moment in moments.items()}
         self._replay = Replay(self.model, self.batches, self.layers)
 
     def begin(self, info: LayerInfo) -> None:
         """Turn to a layer: collect what reaches it and what it puts out."""
-        count = batches_needed(info)
-        self.inputs = self._replay.inputs(info.name, count)
-        self.targets = self._replay.outputs(info.name, count)
-        self.tails = output_tails([output_rows(t, info.kind == "conv2d") for t in self.targets])
+        layer, count = self.model.get_submodule(info.name), batches_needed(info, len(self.batches[0]))
+        self.samples = sample_layer(info, self._replay, self._replay, layer, count)
+        self.tails = output_tails([output_rows(t, info.kind == "conv2d") for t in self.samples.targets])
 
     def done(self, layer: str) -> None:
         """Let what is before the next layer be replayed."""
@@ -257,8 +261,14 @@ class _Judge:
                 self.cache.keep(key, result)
         self.check()
         chain = build_chain(layer, result.factors)
+        assert self.samples is not None
         return calibrate_layer(
-            chain, self.inputs, self.targets, activation_bits=self.activation_bits, fit=True
+            chain,
+            self.samples.inputs,
+            self.samples.targets,
+            activation_bits=self.activation_bits,
+            fit=True,
+            calls=self.samples.calls,
         )
 
     def check(self, _event: SolveEvent | None = None) -> None:

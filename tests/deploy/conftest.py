@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +147,26 @@ def pack() -> Pack:
 def images() -> list[Tensor]:
     """Batches for ``Branches``."""
     return list(torch.randn(48, *INPUT_SHAPE, generator=torch.Generator().manual_seed(1)).split(16))
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A workspace with a finished run of the small digits network, one layer factorized, and the run's id."""
+    from qaf_core.data.models import find_model, load_inventory
+    from qaf_core.network.plan import plan_for_ratio, replace_layer
+    from qaf_core.runs.execute import execute_run
+    from qaf_core.runs.request import RunRequest
+    from qaf_core.runs.store import Store
+
+    workspace = tmp_path_factory.mktemp("workspace")
+    inventory = load_inventory(find_model("digits/cnn"))
+    plan = plan_for_ratio(inventory, model="digits/cnn", ratio=1.0, bits=4, method="dense")
+    row = LayerPlan(name="features.7", structure="tucker2", rank=(32, 32), bits=4)
+    options = {"iterations": 1, "rounding_rounds": 2, "start_iterations": 10}
+    plan = replace(replace_layer(plan, row), options=options)
+    with Store(workspace) as store:
+        run_id = store.create_run(
+            RunRequest(model="digits/cnn", plan=plan.to_dict(), images=100), pid=os.getpid()
+        )
+        execute_run(store, run_id)
+    return workspace, run_id

@@ -131,10 +131,12 @@ def test_the_fastest_within_the_bound_is_chosen_and_noise_stays_dense(
 
 
 def test_the_plan_is_valid_and_a_run_under_it_keeps_the_bound(
-    model: Network, inventory: tuple[LayerInfo, ...]
+    model: Network, inventory: tuple[LayerInfo, ...], tmp_path: Path
 ) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    selection = choose(model, inventory)
+    cache = SolveCache(tmp_path)
+    selection = choose(model, inventory, cache=cache)
+    solved = set(tmp_path.rglob("*.safetensors"))
     validate_plan(selection.plan, inventory, model="test/net")
     rows = {row.name: (row.structure, row.bits) for row in selection.plan.layers}
     assert rows == {
@@ -143,11 +145,21 @@ def test_the_plan_is_valid_and_a_run_under_it_keeps_the_bound(
         "full": ("dense", 8),
         "classifier": ("dense", 8),
     }
-    assert selection.plan.options == {"moment_weight": MOMENT_WEIGHT}
+    assert selection.plan.options == {
+        "starts": 1,
+        "start_iterations": 15,
+        "iterations": 1,
+        "rounding_rounds": 2,
+        "moment_weight": MOMENT_WEIGHT,
+    }
     assert json.loads(json.dumps(selection.to_dict()))["choices"][0]["name"] == "planted"
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     options = CompressOptions(solver=QUICK, moment_weight=MOMENT_WEIGHT)
-    done = compress_network(model, selection.plan, inventory, calibration=images(), options=options)
+    done = compress_network(
+        model, selection.plan, inventory, calibration=images(), options=options, cache=cache
+    )
+    # Only the dense layers are left to solve: the chosen candidate is found solved.
+    assert len(set(tmp_path.rglob("*.safetensors")) - solved) == 3
     errors = {row.name: row.output_error for row in done.layers}
     assert errors["planted"] is not None
     assert errors["planted"] < 0.02

@@ -1,0 +1,135 @@
+"""Commands about speed: ``latency`` on this machine, ``device-kit`` for another."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qaf_core.cli.interrupt import stop_on_interrupt
+from qaf_core.cli.options import Json, Workspace
+from qaf_core.cli.plans import EXIT_CANCELLED, EXIT_DONE, Batch, Threads, print_stage
+from qaf_core.cli.text import print_json, print_table
+from qaf_core.errors import QafError, RunCancelled
+from qaf_core.review.units import percent_text, points_text, size_text
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.")]
+TITLES = {
+    "original_fp32": "original, fp32",
+    "dense_int8": "dense INT8",
+    "factorized_fp32": "factorized, fp32",
+    "factorized_int8": "factorized INT8",
+    "factorized_int8_exact": "as exported",
+}
+
+
+def latency(
+    run: Run,
+    threads: Threads = None,
+    batch: Batch = 1,
+    images: Annotated[
+        int, typer.Option(min=0, help="Evaluation images to judge the INT8 models on; 0 for none.")
+    ] = 500,
+    seconds: Annotated[float, typer.Option(min=0.0, help="At most so long, of timing.")] = 60.0,
+    as_json: Json = False,
+    workspace: Workspace = None,
+) -> int:
+    """Time a run's models side by side: original, dense INT8, factorized fp32 and INT8; and by layer."""
+    from qaf_core.runs.store import Store
+
+    try:
+        with Store(workspace) as store, stop_on_interrupt("nothing is kept") as should_stop:
+            record = store.find(run)
+            from qaf_core.deploy.latency import measure_run
+
+            result = measure_run(
+                store,
+                record.id,
+                threads=threads or os.cpu_count() or 1,
+                batch=batch,
+                images=images,
+                seconds=seconds,
+                on_event=print_stage,
+                should_stop=should_stop,
+            )
+    except RunCancelled:
+        print("Cancelled.", file=sys.stderr)
+        return EXIT_CANCELLED
+    if as_json:
+        print_json(result)
+    else:
+        _print_latency(result)
+    return EXIT_DONE
+
+
+def device_kit(
+    run: Run,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="A new folder for the kit.")] = None,
+    result: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Read back what the kit measured.")
+    ] = None,
+    batch: Batch = 1,
+    as_json: Json = False,
+    workspace: Workspace = None,
+) -> None:
+    """A folder that measures a run's models on another device; --result reads its result.json back."""
+    from qaf_core.runs.store import Store
+
+    if (out is None) == (result is None):
+        raise QafError("say what to do with the kit", expected="--out DIR, or --result FILE")
+    with Store(workspace) as store:
+        record = store.find(run)
+        from qaf_core.deploy.device_kit import read_kit_result, write_kit
+
+        if result is not None:
+            told = read_kit_result(store, record.id, result.expanduser())
+        else:
+            assert out is not None
+            folder = out.expanduser().absolute()
+            told = {**write_kit(store, record.id, folder, batch=batch), "folder": str(folder)}
+    if as_json:
+        print_json(told)
+    elif result is not None:
+        _print_latency(told)
+    else:
+        print(f"The kit is in {told['folder']}. On the device: python measure.py")
+        print(f"Then here: qaf device-kit {record.id} --result result.json")
+
+
+def _print_latency(result: dict[str, Any]) -> None:
+    machine = result["machine"]
+    print(
+        f"{machine['processor']}, {machine['threads']} threads, batch {result['batch']},"
+        f" ONNX Runtime {machine['onnxruntime']}"
+    )
+    accuracy, rows = result.get("accuracy") or {}, []
+    for name, row in result["latencies"].items():
+        memory, judged = result["peak_memory_bytes"].get(name), accuracy.get(name)
+        rows.append(
+            (
+                TITLES.get(name, name),
+                f"{row['median_ms']:.3f}",
+                f"{row['p5_ms']:.3f} to {row['p95_ms']:.3f}",
+                "–" if memory is None else size_text(memory),
+                "–" if judged is None else percent_text(judged["value"]),
+                "–" if judged is None else points_text(judged["drop"]),
+            )
+        )
+    print_table(("model", "median ms", "5 to 95 %", "memory", "accuracy", "drop, points"), rows)
+    ratio = result["ratio_to_dense_int8"]
+    print(f"{result['verdict']} (95 %: {ratio['low']:.2f} to {ratio['high']:.2f})")
+    layers = [
+        (
+            str(row["layer"]),
+            f"{row['structure'] or ''} {row['rank'] or ''}".strip(),
+            *(f"{row[f'{name}_ms']:.3f}" for name in ("original_fp32", "dense_int8", "factorized_int8")),
+            {True: "slower", False: "faster", None: ""}[row["slower_than_dense"]],
+        )
+        for row in result["layers"]
+    ]
+    if layers:
+        print()
+        print_table(("layer", "structure", "original fp32", "dense INT8", "factorized INT8", ""), layers)

@@ -1,0 +1,161 @@
+"""``qaf plan``, and the plan that ``--structure auto`` means: by what each layer takes on this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qaf_core.cli.interrupt import stop_on_interrupt
+from qaf_core.cli.options import (
+    ActBits,
+    Bits,
+    Classes,
+    Json,
+    Model,
+    Ratio,
+    Structure,
+    Weights,
+    Workspace,
+    lasting_weights,
+    make_plan,
+)
+from qaf_core.cli.text import print_json, print_table
+from qaf_core.errors import PlanError, RunCancelled
+from qaf_core.runs.workspace import default_workspace, open_workspace, write_file
+
+if TYPE_CHECKING:
+    from qaf_core.pipeline.events import RunEvent
+    from qaf_core.pipeline.select import Selection
+
+EXIT_DONE, EXIT_CANCELLED = 0, 130
+
+ErrorBound = Annotated[
+    float | None,
+    typer.Option(help="For auto: largest relative squared error of a layer's outputs [default: 0.05]"),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads to time with [default: all processors]")]
+Batch = Annotated[int, typer.Option(min=1, help="Images at a time.")]
+
+
+def plan(
+    model: Model,
+    ratio: Ratio = None,
+    bits: Bits = None,
+    act_bits: ActBits = None,
+    structure: Structure = "auto",
+    error_bound: ErrorBound = None,
+    threads: Threads = None,
+    batch: Batch = 1,
+    data: Annotated[str | None, typer.Option(help="Images; only calibration ones are looked at.")] = None,
+    calibration: Annotated[str | None, typer.Option(help="Calibration images.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything drawn at random.")] = 0,
+    weights: Weights = None,
+    classes: Classes = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the plan here, as JSON.")] = None,
+    as_json: Json = False,
+    workspace: Workspace = None,
+) -> int:
+    """A plan: by rule, or with auto the fastest structure of each layer within an error bound."""
+    told: dict[str, Any]
+    if structure == "auto":
+        selection = find_auto_plan(
+            model, ratio, bits, act_bits, error_bound, threads, batch, data, calibration, seed, weights,
+            classes, workspace,
+        )  # fmt: skip
+        if selection is None:
+            return EXIT_CANCELLED
+        told = {"model": model, "structure": structure, **selection.to_dict()}
+    else:
+        from qaf_core.data.models import find_model, load_inventory
+
+        folder = default_workspace() if workspace is None else workspace
+        inventory = load_inventory(find_model(model, weights, classes=classes, workspace=folder))
+        chosen = make_plan(model, inventory, None, ratio, bits, act_bits, structure, "joint", seed)
+        told = {"model": model, "structure": structure, "plan": chosen.to_dict(), "choices": []}
+    if out is not None:
+        import json
+
+        write_file(out.absolute(), json.dumps(told["plan"], indent=1).encode())
+    if as_json:
+        print_json(told)
+    else:
+        _print_plan(told)
+    return EXIT_DONE
+
+
+def find_auto_plan(
+    model: str,
+    ratio: float | None,
+    bits: int | None,
+    act_bits: int | None,
+    error_bound: float | None,
+    threads: int | None,
+    batch: int,
+    data: str | None,
+    calibration: str | None,
+    seed: int | None,
+    weights: str | None,
+    classes: Path | None,
+    workspace: Path | None,
+) -> Selection | None:
+    """The automatic plan for what a command was given; None if Ctrl-C stopped it, which is told."""
+    if bits is None:
+        raise PlanError("nothing says how many bits", expected="--bits B")
+    from qaf_core.data.models import find_model
+    from qaf_core.data.places import absolute_data
+    from qaf_core.deploy.auto_plan import AutoRequest, make_auto_plan
+    from qaf_core.pipeline.select import DEFAULT_ERROR_BOUND
+    from qaf_core.runs.request import RunRequest
+
+    folder = open_workspace(default_workspace() if workspace is None else workspace)
+    source = find_model(model, weights, classes=classes, workspace=folder)
+    run = RunRequest(
+        model=model,
+        weights=lasting_weights(weights),
+        classes=None if classes is None else str(classes.absolute()),
+        data=absolute_data(data or source.data or "builtin"),
+        calibration=None if calibration is None else absolute_data(calibration),
+        seed=seed or 0,
+    )
+    request = AutoRequest(
+        run=run,
+        bits=bits,
+        activation_bits=8 if act_bits is None else act_bits,
+        least_ratio=ratio,
+        error_bound=DEFAULT_ERROR_BOUND if error_bound is None else error_bound,
+        threads=threads,
+        batch=batch,
+    )
+    try:
+        with stop_on_interrupt("what was timed and solved is kept") as should_stop:
+            return make_auto_plan(request, folder, on_event=print_stage, should_stop=should_stop)
+    except RunCancelled:
+        print("Cancelled.", file=sys.stderr)
+        return None
+
+
+def print_stage(event: RunEvent) -> None:
+    """A line on stderr for a terminal; a script finds only faults there."""
+    if sys.stderr.isatty():
+        print(f"{event.data['stage']}: {event.data['message']}", file=sys.stderr)
+
+
+def _print_plan(told: dict[str, Any]) -> None:
+    choices = {row["name"]: row for row in told["choices"]}
+    rows = []
+    for row in told["plan"]["layers"]:
+        choice = choices.get(row["name"])
+        rank, bits = (str(row[key] or "") for key in ("rank", "bits"))
+        times = ("", "", "")
+        if choice is not None:
+            error = next(c["output_error"] for c in choice["candidates"] if c["verdict"] == "chosen")
+            times = (
+                f"{choice['latency_ms']:.3f}",
+                f"{choice['dense_ms']:.3f}",
+                "" if error is None else f"{error:.3f}",
+            )
+        rows.append((row["name"], row["structure"], rank, bits, *times))
+    print_table(("layer", "structure", "rank", "bits", "ms", "dense ms", "output error"), rows)
