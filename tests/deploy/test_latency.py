@@ -44,9 +44,8 @@ def test_a_run_is_measured_and_the_result_kept(finished_run: Run) -> None:
     for name in ("original_fp32_ms", "dense_int8_ms", "factorized_int8_ms"):
         assert all(row[name] > 0 for row in rows.values()), name  # every layer is found in every model
     assert [event.data["fraction"] for event in events] == [0.0, 0.2, 0.4, 0.6, 0.8]
-    assert {(row["model"], row["source"]) for row in record.latencies} == {
-        (name, "this machine") for name in MODEL_NAMES
-    }
+    rows_here = [row["model"] for row in record.latencies if row["source"] == "this machine"]
+    assert sorted(rows_here) == sorted(MODEL_NAMES)
 
 
 def test_models_are_written_once(finished_run: Run) -> None:
