@@ -13,7 +13,7 @@ from qaf_core.deploy.reports import Agreement
 from qaf_core.deploy.skeleton import named_outputs
 from qaf_core.errors import DataError
 
-CLASS_DIMENSIONS = (2, 4)  # class scores by image, or by image and pixel
+CLASS_AXES = {2: 1, 3: 2, 4: 1}  # where class scores stand: by image, by place, by pixel
 
 
 @torch.inference_mode()
@@ -52,9 +52,9 @@ def compare(reference: nn.Module, run: Callable[[Array], Array], batches: Iterab
 
 
 def top_classes(outputs: Array) -> Array:
-    """The class on top, by image or by pixel; of other outputs the numbers themselves, to three digits."""
-    if outputs.ndim in CLASS_DIMENSIONS:
-        found: Array = outputs.argmax(axis=1)
+    """The class on top, by image, place or pixel; of other outputs the numbers themselves, to three digits."""
+    if outputs.ndim in CLASS_AXES:
+        found: Array = outputs.argmax(axis=CLASS_AXES[outputs.ndim])
         return found
     rounded: Array = np.array([f"{value:.3g}" for value in outputs.reshape(-1).tolist()])
     return rounded

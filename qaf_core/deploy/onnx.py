@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.deploy.agreement import compare
+from qaf_core.deploy.detectors import without_choice_of_boxes
 from qaf_core.deploy.float_chains import write_float_chain
 from qaf_core.deploy.graph import Array, GraphBuilder, chain_of
 from qaf_core.deploy.integer_chains import IntegerWriter
@@ -74,7 +75,7 @@ def export_onnx(
 
     Args:
         model: The evaluated network, as ``open_packed`` or ``load_packed`` return it, BatchNorm folded; it is
-            not changed.
+            not changed. A one-stage detector is exported up to its heads (``cls_logits`` and others by place).
         path: The file; written under a temporary name first, and only if the checks pass.
         input_shape: (C, H, W) of one image. Images go in normalised, under the name ``images``.
         integer: Integer convolutions with our codes and scales and 8-bit activations, or floating-point ones.
@@ -181,7 +182,7 @@ def _run(session: onnxruntime.InferenceSession, batch: Array, any_batch: bool) -
 
 def _reference(model: nn.Module, integer: bool, calibration: Sequence[Tensor]) -> nn.Module:
     """The network as it is to be exported: on codes, or without any rounding of activations."""
-    reference = copy.deepcopy(model).eval().cpu()
+    reference = without_choice_of_boxes(copy.deepcopy(model).eval().cpu())
     chains = [part for part in reference.modules() if isinstance(part, FactorizedLayer)]
     if not integer:
         for chain in chains:
