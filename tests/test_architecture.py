@@ -27,6 +27,8 @@ QUICK_MODULES = (
     "qaf_core.runs.request",
     "qaf_core.runs.store",
     "qaf_core.runs.queue",
+    "qaf_core.deploy.examples",
+    "qaf_core.deploy.reports",
     "qaf_core.review.charts",
     "qaf_core.cli",
 )

@@ -33,7 +33,7 @@ def compare(reference: nn.Module, run: Callable[[Array], Array], batches: Iterab
     for batch in batches:
         wanted = next(iter(named_outputs(reference(batch)).values())).float().cpu().numpy()
         found = run(np.ascontiguousarray(batch.float().cpu().numpy()))
-        agreeing = top_classes(wanted) == top_classes(found)
+        agreeing = (top_classes(wanted) == top_classes(found)) & _are_finite(wanted) & _are_finite(found)
         same, total, images = same + int(agreeing.sum()), total + agreeing.size, images + len(batch)
         differences = np.abs(wanted - found).reshape(len(batch), -1).max(axis=1)
         identical += int((differences == 0).sum())
@@ -51,8 +51,16 @@ def compare(reference: nn.Module, run: Callable[[Array], Array], batches: Iterab
     )
 
 
+def _are_finite(outputs: Array) -> Array:
+    """Where all the numbers that ``top_classes`` looks at are finite."""
+    finite: Array = np.isfinite(outputs)
+    axis = CLASS_AXES.get(outputs.ndim)
+    found: Array = finite.reshape(-1) if axis is None else np.all(finite, axis=axis)
+    return found
+
+
 def top_classes(outputs: Array) -> Array:
-    """The class on top, by image, place or pixel; of other outputs the numbers themselves, to three digits."""
+    """The class on top, by image, place or pixel; of other outputs the numbers, to three digits."""
     if outputs.ndim in CLASS_AXES:
         found: Array = outputs.argmax(axis=CLASS_AXES[outputs.ndim])
         return found

@@ -1,4 +1,4 @@
-"""Detectors up to the outputs of their heads: what comes after chooses boxes, how many depends on the image."""
+"""Detectors up to the outputs of their heads: how many boxes are chosen from these depends on the image."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def export_onnx(
 
     Args:
         model: The evaluated network, as ``open_packed`` or ``load_packed`` return it, BatchNorm folded; it is
-            not changed. A one-stage detector is exported up to its heads (``cls_logits`` and others by place).
+            not changed. A one-stage detector is exported up to its heads (``cls_logits`` and others).
         path: The file; written under a temporary name first, and only if the checks pass.
         input_shape: (C, H, W) of one image. Images go in normalised, under the name ``images``.
         integer: Integer convolutions with our codes and scales and 8-bit activations, or floating-point ones.
@@ -238,10 +238,15 @@ def _write_graph(
     writer = IntegerWriter(builder, saturates=cut_off) if integer else None
     renamed: dict[str, str] = {}
     for node in skeleton.model.graph.node:
+        values = renamed.get(node.input[0], node.input[0]) if node.input else ""
         if node.domain != CHAIN_DOMAIN:
-            builder.copy_node(node, renamed)
+            passed = None if writer is None else writer.pass_on(node, values)
+            if passed is None:
+                builder.copy_node(node, renamed)
+            else:
+                renamed[node.output[0]] = passed
             continue
-        (name, rank), values = chain_of(node), renamed.get(node.input[0], node.input[0])
+        name, rank = chain_of(node)
         chain = skeleton.chains[name]
         renamed[node.output[0]] = (
             write_float_chain(builder, name, chain, values, rank)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from qaf_core.errors import ModelError, WeightsError
 from qaf_core.factorization.factors import Factors
+from qaf_core.network.flow import connect_chains
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.network.layers import FactorizedLayer, Link, build_chain, swap_layer
 from qaf_core.network.opening import is_open, open_network
@@ -267,6 +268,7 @@ def load_packed(path: Path, model: nn.Module) -> nn.Module:
         for name in index["folded"]:
             swap_layer(model, name, nn.Identity())
         _restore_kept(model, {key: reader.half(shape) for key, shape in index["kept"]})
+        connect_chains(model.eval(), index["input_shape"])
     except (KeyError, AttributeError, RuntimeError, ValueError, IndexError, TypeError, ModelError) as error:
         raise WeightsError(
             "the packed model is for another network",

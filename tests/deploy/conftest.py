@@ -102,7 +102,8 @@ def pack_at_random(
     Plan(model="tests/net", layers=tuple(layers), activation_bits=8)
     if quantize_activations:
         set_ranges(compressed, torch.randn(8, *input_shape, generator=generator))
-    save_packed(path, compressed, inventory, CARD if card is None else card)
+    told = {**CARD, "input_shape": list(input_shape)} if card is None else card
+    save_packed(path, compressed, inventory, told)
     return load_packed(path, copy.deepcopy(model))
 
 

@@ -13,8 +13,10 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from qaf_core.data.models import build_model, find_model
 from qaf_core.deploy.onnx import ExportRejected, export_onnx, open_session
 from qaf_core.errors import ModelError, WorkspaceError
+from qaf_core.network.inventory import take_inventory
 from qaf_core.network.layers import FactorizedLayer
 
 INPUT_SHAPE = (3, 16, 16)
@@ -55,6 +57,9 @@ def test_integers_give_the_same_outputs_to_the_last_bit(
         # "twice" is called twice: its three links stand in the graph twice.
         assert sum(report.integer_operators.values()) == len(links_of(model)) + 3
         assert not report.float_operators
+        # Rounded by the layer itself, through a ReLU and a pooling: no sums leave it.
+        assert isinstance(stem := model.get_submodule("stem"), FactorizedLayer)
+        assert stem.output_grid is not None
         assert report.weights_stored_as["int4"] == 10
         # Where sums are cut off, codes beyond ±64 are stored unsigned.
         assert ("uint8" in report.weights_stored_as) is cut_off
@@ -165,12 +170,9 @@ def test_what_onnx_cannot_express_is_told_in_one_line(tmp_path: Path, kind: str,
 
 
 def test_an_export_that_disagrees_is_not_written(
-    tmp_path: Path, branches: nn.Module, images: list[Tensor], pack: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, branches: nn.Module, images: list[Tensor], pack: Any
 ) -> None:
     model = pack(tmp_path / "packed", branches, SOME_KEPT)
-    # A real disagreement: the reference is asked for other images than the exported network.
-    original_forward = branches.forward
-    monkeypatch.setattr(type(branches), "forward", lambda self, x: original_forward.__func__(self, x))
     path = tmp_path / "model.onnx"
     with pytest.raises(ExportRejected, match="failed a check.*--force"):
         export_onnx(_Fickle(model), path, input_shape=INPUT_SHAPE, images=images)
@@ -178,6 +180,20 @@ def test_an_export_that_disagrees_is_not_written(
     report = export_onnx(_Fickle(model), path, input_shape=INPUT_SHAPE, images=images, force=True)
     assert path.exists()
     assert not report.passed
+
+
+def test_detectors_are_exported_up_to_their_heads(tmp_path: Path, pack: Any) -> None:
+    source = find_model("inspection/detector")
+    model = build_model(source)
+    inventory = take_inventory(model, source.input_shape)
+    rows = {row.name: ("dense", None, 8) for row in inventory if "dense" in row.structures}
+    packed = pack(tmp_path / "model.safetensors", model, rows, input_shape=source.input_shape)
+    images = [torch.rand(3, *source.input_shape)]
+    report = export_onnx(packed, tmp_path / "model.onnx", input_shape=source.input_shape, images=images)
+    assert report.passed
+    assert not report.any_batch
+    session, _ = open_session(tmp_path / "model.onnx")
+    assert {row.name for row in session.get_outputs()} == {"cls_logits", "bbox_regression", "bbox_ctrness"}
 
 
 class _Fickle(nn.Module):
