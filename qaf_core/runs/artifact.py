@@ -268,7 +268,8 @@ def load_packed(path: Path, model: nn.Module) -> nn.Module:
         for name in index["folded"]:
             swap_layer(model, name, nn.Identity())
         _restore_kept(model, {key: reader.half(shape) for key, shape in index["kept"]})
-        connect_chains(model.eval(), index["input_shape"])
+        if "input_shape" in index:
+            connect_chains(model.eval(), index["input_shape"])
     except (KeyError, AttributeError, RuntimeError, ValueError, IndexError, TypeError, ModelError) as error:
         raise WeightsError(
             "the packed model is for another network",
