@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qaf_core.data.images import ImageSet
+from qaf_core.data.images import ImageSet, shown_name
 from qaf_core.data.models import ModelSource
 from qaf_core.data.targets import accepted_data, checked_targets, npz_arrays
 from qaf_core.errors import DataError
+
+LARGEST_BYTES = 8 * 2**30
+LARGEST_RATIO, RATIO_FROM_BYTES = 200, 256 * 2**20  # images hardly ever pack so well
 
 
 def load_npz(path: Path, source: ModelSource, *, labelled: bool = True) -> ImageSet:
@@ -27,14 +30,16 @@ def load_npz(path: Path, source: ModelSource, *, labelled: bool = True) -> Image
     Raises:
         DataError: When the file cannot be read, lacks an array, or does not fit the model.
     """
+    name = shown_name(path.name)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            _check_unpacked_size(path)
             wanted = npz_arrays(source.task)
             missing = [key for key in ("x", *wanted) if key not in archive.files]
             bare = bool(missing) and "x" not in missing and not labelled
             if missing and not bare:
                 raise DataError(
-                    f"{path.name} lacks array {' and '.join(missing)}",
+                    f"{name} lacks array {' and '.join(missing)}",
                     got=", ".join(archive.files[:6]) or "no arrays",
                     expected=accepted_data(source.task),
                 )
@@ -42,22 +47,36 @@ def load_npz(path: Path, source: ModelSource, *, labelled: bool = True) -> Image
             names = archive["classes"] if "classes" in archive.files else None
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"{path.name} cannot be read as .npz", got=_first_line(error), remedy="save it with numpy.savez"
+            f"{name} cannot be read as .npz", got=_first_line(error), remedy="save it with numpy.savez"
         ) from error
     if bare:
-        _check_images(path.name, images, source)
+        _check_images(name, images, source)
         labels = np.zeros(len(images), np.int64)
-        return ImageSet(name=path.name, images=images, labels=labels, classes=source.classes)
+        return ImageSet(name=name, images=images, labels=labels, classes=source.classes)
     if source.task != "classification":
-        _check_images(path.name, images, source)
-        return _with_targets(path.name, images, arrays, source)
+        _check_images(name, images, source)
+        return _with_targets(name, images, arrays, source)
     classes = source.classes if names is None else tuple(str(name) for name in names.reshape(-1))
-    loaded = check_arrays(path.name, images, arrays["y"], classes, source)
+    loaded = check_arrays(name, images, arrays["y"], classes, source)
     if classes == source.classes or sorted(classes) != sorted(source.classes):
         return loaded
     # The same classes in another order: number them as the model does.
     numbers = np.array([source.classes.index(name) for name in classes])
     return replace(loaded, labels=numbers[loaded.labels], classes=source.classes)
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """Refuse what unpacks to more than fits in memory, before anything is unpacked."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(info.file_size for info in archive.infolist())
+    allowed = min(LARGEST_BYTES, max(RATIO_FROM_BYTES, path.stat().st_size * LARGEST_RATIO))
+    if size > allowed:
+        raise DataError(
+            f"{shown_name(path.name)} unpacks to too much",
+            got=f"{path.stat().st_size:,} bytes that unpack to {size:,}",
+            expected=f"at most {allowed:,}",
+            remedy="give the images as a folder: it is read piece by piece",
+        )
 
 
 def _with_targets(

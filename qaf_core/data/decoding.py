@@ -60,7 +60,8 @@ def decode_picture(content: bytes, preprocessing: Preprocessing) -> Pixels:
             fit = preprocessing.fit(upright_size(picture))
             _check_size(fit.size)
             _shrink_while_decoding(picture, fit)
-            return fit_picture(ImageOps.exif_transpose(picture), preprocessing, fit)
+            ImageOps.exif_transpose(picture, in_place=True)
+            return fit_picture(picture, preprocessing, fit)
     except UndecodableError:
         raise
     except UnidentifiedImageError as error:

@@ -94,7 +94,7 @@ def load_torchvision_set(place: TorchvisionPlace, reading: Reading) -> ImageSet:
         except Exception as error:  # whatever its reader raises for a file that is damaged or not there
             raise UndecodableError(_first_line(error)) from error
 
-    found = reading.decode(name, len(chosen), decode, lambda number: f"image {chosen[number]}")
+    found = reading.decode(name, len(chosen), len(dataset), decode, lambda number: f"image {chosen[number]}")
     return ImageSet(
         name=with_skipped(name, found.skipped),
         images=found.pictures,

@@ -41,20 +41,23 @@ class Reading:
         return self.choice.split != "calibration" or self.choice.shared
 
     def read(
-        self, name: str, count: int, place: Callable[[int], Path], name_of: Callable[[int], str]
+        self, name: str, count: int, whole: int, place: Callable[[int], Path], name_of: Callable[[int], str]
     ) -> ReadPictures:
         """Decode picture files.
 
         Args:
             name: What they are.
             count: How many.
+            whole: How many there are, of which these were chosen.
             place: Where each lies.
             name_of: What each is called.
         """
         steps = preprocessing_of(self.source)
-        return self.decode(name, count, lambda number: read_picture(place(number), steps), name_of)
+        return self.decode(name, count, whole, lambda number: read_picture(place(number), steps), name_of)
 
-    def decode(self, name: str, count: int, decode: Decoder, name_of: Callable[[int], str]) -> ReadPictures:
+    def decode(
+        self, name: str, count: int, whole: int, decode: Decoder, name_of: Callable[[int], str]
+    ) -> ReadPictures:
         """Read pictures that something else decodes; otherwise as `read`."""
         return read_pictures(
             decode,
@@ -62,6 +65,7 @@ class Reading:
             preprocessing_of(self.source).shape,
             name=name,
             name_of=name_of,
+            whole=whole,
             folder=None if self.cache is None else self.cache / "decoded",
             on_read=self.on_read,
         )
@@ -93,6 +97,7 @@ def load_folder(path: Path, name: str, reading: Reading) -> ImageSet:
     found = reading.read(
         name,
         len(chosen),
+        len(listed.files),
         lambda number: listed.open_path(int(chosen[number])),
         lambda number: listed.name_of(int(chosen[number])),
     )
@@ -111,7 +116,9 @@ def _load_annotated(path: Path, name: str, reading: Reading) -> ImageSet:
     folder = open_annotated(path, source)
     chosen, name = reading.choice.among(len(folder.files), name)
     files = [folder.files[index] for index in chosen]
-    found = reading.read(name, len(files), files.__getitem__, lambda number: files[number].name)
+    found = reading.read(
+        name, len(files), len(folder.files), files.__getitem__, lambda number: files[number].name
+    )
     arrays = folder.arrays([files[index] for index in found.kept], source)
     count = len(found.kept)
     return ImageSet(

@@ -124,11 +124,18 @@ def test_one_in_a_hundred_is_too_many_and_fewer_are_listed(kind: str, tmp_path: 
         read(10, failing(set(range(10))), folder=tmp_path)
 
 
+def test_one_bad_picture_in_a_large_set_may_fall_into_a_small_part(tmp_path: Path) -> None:
+    assert len(read(20, failing({7}), folder=tmp_path, whole=101).skipped) == 1
+    for bad, whole in (({7}, 100), ({7, 8}, 100_000)):
+        with pytest.raises(DataError, match="of 20 images"):
+            read(20, failing(bad), folder=tmp_path, whole=whole)
+
+
 def test_a_full_disk_means_decoding_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_descriptor: int, _content: object) -> int:
+    def full(_descriptor: int, _content: object, _place: int) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(os, "pwrite", full)
     found = read(20, folder=tmp_path)
     assert type(found.pictures).__name__ == "UnstoredPictures"
     np.testing.assert_array_equal(found.pictures[4:6], np.stack([pixels_of(4), pixels_of(5)]))

@@ -1,5 +1,7 @@
 import copy
+import io
 import os
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from qaf_core.data.datasets import load_images, to_batches
 from qaf_core.data.models import build_model, find_model, load_inventory
@@ -103,6 +106,24 @@ def test_the_originals_predictions_are_made_once(
     assert first["baseline"] == second["baseline"]
     # A look at two images before each solve, the original once, the packed network each time.
     assert len(predicted) == 2 + 1 + 2
+
+
+def test_a_zip_of_pictures_is_unpacked_split_and_told(store: Store, plan: Plan, tmp_path: Path) -> None:
+    digits = load_images("builtin", find_model("digits/cnn"), split="train", limit=300)
+    with zipfile.ZipFile(tmp_path / "digits.zip", "w") as archive:
+        for number, (pixels, label) in enumerate(zip(digits.read(range(300)), digits.labels, strict=True)):
+            content = io.BytesIO()
+            Image.fromarray(pixels[..., 0]).save(content, "PNG")
+            archive.writestr(f"digits/{label}/{number}.png", content.getvalue())
+        archive.writestr("digits/0/broken\x1b.png", b"broken")
+    result = execute_run(store, start(store, plan, data=str(tmp_path / "digits.zip")))
+    assert result["compressed"]["n"] == 100
+    told = result["data"]
+    assert told["evaluation"].startswith("digits.zip, evaluation part, subset of 226")
+    assert told["split"] == "74 images calibrate, 100 others evaluate: split by seed 17, no image in both."
+    assert told["skipped"] == [{"name": "0/broken\\x1b.png", "reason": "no picture of a known format"}]
+    assert told["calibration"] == "digits.zip, calibration part, 1 unreadable left out, 74 images"
+    assert list((store.workspace / "cache" / "decoded").iterdir()) == []
 
 
 @pytest.mark.parametrize(
