@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import typer
 
 from qaf_core.cli.app import app
+from qaf_core.cli.check import check
 from qaf_core.cli.doctor import doctor
 from qaf_core.cli.export import export
 from qaf_core.cli.latency import device_kit, latency
@@ -35,7 +36,7 @@ program = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    app, models, inspect, cost, plan, compress, runs, show, export, latency, device_kit, doctor,
+    app, models, inspect, cost, check, plan, compress, runs, show, export, latency, device_kit, doctor,
 ):  # fmt: skip
     program.command()(command)
 

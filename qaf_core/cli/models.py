@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qaf_core.cli.options import Classes, Json, Weights, Workspace, lasting_weights
+from qaf_core.cli.options import Classes, Json, PreprocessingFile, Weights, Workspace, lasting_weights
 from qaf_core.cli.text import print_json, print_table
 from qaf_core.errors import ModelError
 from qaf_core.runs.workspace import default_workspace
@@ -27,6 +27,7 @@ def models(
     ] = None,
     weights: Weights = None,
     classes: Classes = None,
+    preprocessing: PreprocessingFile = None,
     data: Annotated[
         str | None, typer.Option(help="With --add: images to measure on when none are named.")
     ] = None,
@@ -39,7 +40,16 @@ def models(
     if add is not None and remove is not None:
         raise ModelError("--add and --remove stand alone", expected="one of the two")
     if add is not None:
-        added = _add(folder, add, model, factory, weights, classes, data, title)
+        from qaf_core.data.chosen import read_preprocessing
+
+        given = {
+            "weights": lasting_weights(weights),
+            "classes": classes,
+            "preprocessing": None if preprocessing is None else read_preprocessing(preprocessing),
+            "data": data,
+            "title": title,
+        }
+        added = _add(folder, add, model, factory, given)
         _tell(as_json, {"added": _model_row(added)}, f"Registered {added.id}. Try: qaf check {added.id}")
     elif remove is not None:
         from qaf_core.data.registry import remove_model
@@ -47,39 +57,21 @@ def models(
         deleted = remove_model(folder, remove)
         row = {"removed": remove, "deleted": None if deleted is None else str(deleted)}
         _tell(as_json, row, f"Removed {remove}" + (f" and {deleted}." if deleted else "."))
-    elif any(value is not None for value in (model, factory, weights, classes, data, title)):
+    elif any(value is not None for value in (model, factory, weights, classes, preprocessing, data, title)):
         raise ModelError("nothing says what to register", expected="--add ID beside the other options")
     else:
         _list(folder, as_json)
 
 
 def _add(
-    folder: Path,
-    model_id: str,
-    model: str | None,
-    factory: str | None,
-    weights: str | None,
-    classes: Path | None,
-    data: str | None,
-    title: str | None,
+    folder: Path, model_id: str, model: str | None, factory: str | None, given: dict[str, Any]
 ) -> ModelSource:
     from qaf_core.data.registry import add_factory, add_model
 
-    weights = lasting_weights(weights)
     if model is not None and factory is None:
-        return add_model(
-            folder, model_id=model_id, base=model, weights=weights, classes=classes, data=data, title=title
-        )
+        return add_model(folder, model_id=model_id, base=model, **given)
     if factory is not None and model is None:
-        return add_factory(
-            folder,
-            model_id=model_id,
-            factory=factory,
-            weights=weights,
-            classes=classes,
-            data=data,
-            title=title,
-        )
+        return add_factory(folder, model_id=model_id, factory=factory, **given)
     raise ModelError(
         "nothing says which network to register" if model is None else "--model and --factory stand alone",
         expected="--model NAME, as in qaf models, or --factory package.module:factory",

@@ -31,6 +31,14 @@ Classes = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Names of the classes, in the order of the outputs, one a line."),
 ]
+PreprocessingFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--preprocessing",
+        metavar="FILE",
+        help='JSON of what is other than the model\'s own, as {"mean": [0.5], "std": [0.5]}.',
+    ),
+]
 PlanFile = Annotated[Path | None, typer.Option("--plan", metavar="FILE", help="A plan as JSON.")]
 Ratio = Annotated[float | None, typer.Option(help="Parameters before over after, of each covered layer.")]
 Bits = Annotated[int | None, typer.Option(help="Weight bits of the covered layers: 2 to 8, or 32.")]

@@ -17,6 +17,7 @@ from qaf_core.cli.options import (
     Method,
     Model,
     PlanFile,
+    PreprocessingFile,
     Ratio,
     Structure,
     Weights,
@@ -61,11 +62,14 @@ def compress(
     seed: Annotated[int | None, typer.Option(help="Of everything drawn at random [default: 0]")] = None,
     weights: Weights = None,
     classes: Classes = None,
+    preprocessing: PreprocessingFile = None,
+    check: Annotated[bool, typer.Option(help="Look first whether the original does what it should.")] = True,
     name: Annotated[str | None, typer.Option(help="What to call the run.")] = None,
     as_json: Json = False,
     workspace: Workspace = None,
 ) -> int:
     """Compress a model, evaluate it and store the run."""
+    from qaf_core.data.chosen import read_preprocessing
     from qaf_core.data.models import find_model, load_inventory
     from qaf_core.data.places import absolute_data
     from qaf_core.network.plan import validate_plan
@@ -73,7 +77,8 @@ def compress(
     from qaf_core.runs.store import Store
 
     folder = default_workspace() if workspace is None else workspace
-    source = find_model(model, weights, classes=classes, workspace=folder)
+    steps = None if preprocessing is None else read_preprocessing(preprocessing)
+    source = find_model(model, weights, classes=classes, preprocessing=steps, workspace=folder)
     inventory = load_inventory(source)
     if structure == "auto" and method == "joint" and plan is None:
         found = find_auto_plan(
@@ -91,18 +96,22 @@ def compress(
         plan=chosen.to_dict(),
         weights=lasting_weights(weights),
         classes=None if classes is None else str(classes.absolute()),
+        preprocessing=steps,
         data=absolute_data(data or source.data or "builtin"),
         calibration=None if calibration is None else absolute_data(calibration),
         images=images,
         method=method,
         seed=chosen.seed,
         name=name,
+        check=check,
     )
     with Store(workspace) as store, stop_on_interrupt("finished layers are kept") as should_stop:
         run_id = store.create_run(request, pid=os.getpid())
         from qaf_core.runs.execute import execute_run
 
         result = execute_run(store, run_id, _print_progress, should_stop)
+    for finding in (result.get("checks") or {}).get("findings", ()):
+        print(f"warning: {finding['sentence']} {finding['remedy']}", file=sys.stderr)
     if as_json:
         print_json(result)
     else:

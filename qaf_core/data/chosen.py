@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qaf_core.data.class_names import class_names_in, read_class_names
+from qaf_core.data.preprocessing import Preprocessing, preprocessing_of
 from qaf_core.data.weights import count_outputs
 from qaf_core.data.weights_header import read_header
-from qaf_core.errors import DataError, WeightsError
+from qaf_core.errors import DataError, ModelError, WeightsError
 
 if TYPE_CHECKING:
     from qaf_core.data.models import ModelSource
@@ -65,21 +68,66 @@ def choose_classes(source: ModelSource, classes: str | Path) -> ModelSource:
     return replace(source, classes=names, default_data=data)
 
 
+def choose_preprocessing(source: ModelSource, changes: Mapping[str, Any]) -> ModelSource:
+    """A model fed in another way.
+
+    Args:
+        source: The model.
+        changes: Fields of `Preprocessing` by name; the others stay as they are.
+
+    Raises:
+        ModelError: If a field is unknown or out of range, or has another number of channels.
+    """
+    steps = Preprocessing.from_dict({**preprocessing_of(source).to_dict(), **changes})
+    channels = source.input_shape[0]
+    if len(steps.mean) != channels:
+        raise ModelError(
+            "preprocessing of the model is malformed",
+            got=f"{len(steps.mean)} channels",
+            expected=f"{channels} for {source.id}",
+        )
+    shape = (channels, *steps.crop)
+    return replace(source, preprocessing=steps, mean=steps.mean, std=steps.std, input_shape=shape)
+
+
+def read_preprocessing(path: Path) -> dict[str, Any]:
+    """Fields of `Preprocessing` from a JSON file.
+
+    Raises:
+        ModelError: If it cannot be read or is no object.
+    """
+    try:
+        values = json.loads(path.expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, RuntimeError) as error:
+        raise ModelError(
+            f"preprocessing cannot be read: {path}",
+            got=getattr(error, "strerror", None) or "no JSON",
+            expected='a JSON file, as {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}',
+        ) from error
+    if not isinstance(values, dict):
+        raise ModelError(
+            f"preprocessing in {path} is malformed", got=type(values).__name__, expected="an object"
+        )
+    return values
+
+
 def _with_published(
     source: ModelSource, name: str, classes: str | Path | None, workspace: Path | None
 ) -> ModelSource:
     from qaf_core.data.published import describe_published, published_path
 
-    published = describe_published(source.architecture.removeprefix("torchvision."), name)
-    side = published.crop_side
+    network = source.architecture.removeprefix("torchvision.")
+    published = describe_published(network, name, source.input_shape[1:])
+    steps = published.preprocessing
     own = replace(
         source,
         weights=published_path(published, workspace),
         weights_url=published.url,
         classes=published.classes,
-        input_shape=source.input_shape if side is None else (3, side, side),
-        mean=published.mean or source.mean,
-        std=published.std or source.std,
+        input_shape=(len(steps.mean), *steps.crop),
+        mean=steps.mean,
+        std=steps.std,
+        preprocessing=steps,
         accuracy=published.accuracy,
     )
     return own if classes is None else choose_classes(own, classes)

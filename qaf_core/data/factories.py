@@ -1,18 +1,19 @@
 """Models from the user's own code, named `package.module:factory` on the command line.
 
 The factory takes no arguments and returns an `nn.Module`. What must be known to feed it may stand on the
-factory as `input_shape` (C, H, W), `classes`, `mean`, `std` and `task`, or in its module under the same names
-in capitals; without them it is fed like an ImageNet classifier.
+factory as `input_shape` (C, H, W), `classes`, `mean`, `std`, `preprocessing` (fields of `Preprocessing`) and
+`task`, or in its module under the same names in capitals; without them it is fed like an ImageNet classifier.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from qaf_core.data.chosen import choose_preprocessing
 from qaf_core.data.models import ModelSource
 from qaf_core.errors import ModelError
 
@@ -66,7 +67,7 @@ def describe_factory(name: str) -> ModelSource:
     classes = _declared(factory, "classes", ())
     if not classes:
         classes = tuple(f"class {index}" for index in range(_count_outputs(name)))
-    return ModelSource(
+    source = ModelSource(
         id=name,
         title=name,
         architecture=name,
@@ -76,12 +77,15 @@ def describe_factory(name: str) -> ModelSource:
         std=tuple(float(value) for value in std),
         task=_declared_task(factory),
     )
+    own = _declared_value(factory, "preprocessing", None)
+    if own is not None and not isinstance(own, Mapping):
+        raise ModelError("preprocessing of the model factory is malformed", got=own, expected="a dict")
+    return source if own is None else choose_preprocessing(source, own)
 
 
 def _declared_task(factory: Callable[[], Any]) -> str:
     """`classification` unless the factory or its module says otherwise; what there is, a run knows."""
-    module = sys.modules.get(getattr(factory, "__module__", ""), None)
-    task = getattr(factory, "task", getattr(module, "TASK", "classification"))
+    task = _declared_value(factory, "task", "classification")
     if not isinstance(task, str):
         raise ModelError("task of the model factory is malformed", got=task, expected="the name of a task")
     return task
@@ -111,12 +115,16 @@ def _find_factory(name: str, code_path: str | None = None) -> Callable[[], Any]:
 
 
 def _declared(factory: Callable[[], Any], field: str, default: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A setting on the factory, else in its module, else the default."""
-    module = sys.modules.get(getattr(factory, "__module__", ""), None)
-    value = getattr(factory, field, getattr(module, field.upper(), default))
+    value = _declared_value(factory, field, default)
     if not isinstance(value, tuple | list):
         raise ModelError(f"{field} of the model factory is malformed", got=value, expected="a tuple")
     return tuple(value)
+
+
+def _declared_value(factory: Callable[[], Any], field: str, default: Any) -> Any:
+    """A setting on the factory, else in its module, else the default."""
+    module = sys.modules.get(getattr(factory, "__module__", ""), None)
+    return getattr(factory, field, getattr(module, field.upper(), default))
 
 
 def _count_outputs(name: str) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qaf_core.data import inspection
-from qaf_core.data.chosen import choose_classes, choose_weights
+from qaf_core.data.chosen import choose_classes, choose_preprocessing, choose_weights
 from qaf_core.data.preprocessing import Preprocessing
 from qaf_core.data.settings import RegisteredModel, Settings, read_settings
 from qaf_core.data.torchvision_names import (
@@ -218,6 +218,7 @@ def find_model(
     weights: str | Path | None = None,
     *,
     classes: str | Path | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     workspace: Path | None = None,
 ) -> ModelSource:
     """The source with this id.
@@ -228,10 +229,11 @@ def find_model(
         weights: Trained weights to use, safetensors or a torch state dict; by default the shipped or
             registered ones. For torchvision's networks also a name of published weights, as `DEFAULT`.
         classes: File with the names of the classes, in the order of the outputs.
+        preprocessing: Fields of `Preprocessing` that are other than the model's own.
         workspace: Whose settings count: registered models, limits; None for none.
 
     Raises:
-        ModelError: When there is no such model; names close matches.
+        ModelError: When there is no such model (names close matches), or the preprocessing is malformed.
         WeightsError: When the weights file does not exist or is not to be trusted.
         DataError: When the classes do not fit.
         WorkspaceError: When the settings cannot be read.
@@ -248,22 +250,26 @@ def find_model(
         source = _with_card(_named(model_id, settings))
     source = replace(source, limits=settings.limits)
     if weights is not None:
-        return choose_weights(source, weights, classes, workspace)
-    return source if classes is None else choose_classes(source, classes)
+        source = choose_weights(source, weights, classes, workspace)
+    elif classes is not None:
+        source = choose_classes(source, classes)
+    return source if preprocessing is None else choose_preprocessing(source, preprocessing)
 
 
 def _registered(model: RegisteredModel) -> ModelSource:
     """A registered model, described without its code: a factory is called only when it is built."""
     base = None if ":" in model.base else _named(model.base, Settings())
     same_classes = base is not None and len(base.classes) == len(model.classes)
+    steps = Preprocessing.from_dict(model.preprocessing)
     return ModelSource(
         id=model.id,
         title=model.title,
         architecture=model.base if base is None else base.architecture,
         input_shape=model.input_shape,
         classes=model.classes,
-        mean=tuple(model.preprocessing["mean"]),
-        std=tuple(model.preprocessing["std"]),
+        mean=steps.mean,
+        std=steps.std,
+        preprocessing=steps,
         weights=None if model.weights is None else Path(model.weights),
         weights_url=model.weights_url,
         task=model.task,

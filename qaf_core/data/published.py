@@ -15,10 +15,10 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from qaf_core.data.class_names import clean_class_names
+from qaf_core.data.preprocessing import Preprocessing, from_torchvision
 from qaf_core.data.weights_header import WeightLimits
 from qaf_core.errors import WeightsError, WorkspaceError
 
@@ -36,21 +36,14 @@ class PublishedWeights:
         name: As torchvision calls it; ``DEFAULT`` is resolved.
         url: Where they are.
         classes: Names of the outputs.
-        crop_side: Side of the square images they are evaluated on, or None where it may vary.
-        resize_side: Side the shorter edge is scaled to before, or None.
-        interpolation: How that is done: ``bilinear`` or ``bicubic``.
-        mean, std: Normalisation for pixels scaled to 0 … 1, or None where the network does it itself.
+        preprocessing: How images are prepared for them.
         accuracy: The published top-1 accuracy as a fraction, or None.
     """
 
     name: str
     url: str
     classes: tuple[str, ...]
-    crop_side: int | None = None
-    resize_side: int | None = None
-    interpolation: str = "bilinear"
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    preprocessing: Preprocessing
     accuracy: float | None = None
 
     @property
@@ -64,12 +57,13 @@ def is_published_name(weights: object) -> bool:
     return isinstance(weights, str) and _NAME.fullmatch(weights) is not None
 
 
-def describe_published(network: str, name: str) -> PublishedWeights:
+def describe_published(network: str, name: str, crop: tuple[int, int]) -> PublishedWeights:
     """What torchvision says about published weights of one of its networks.
 
     Args:
         network: Torchvision's name, for example ``resnet18``.
         name: ``DEFAULT``, ``IMAGENET1K_V1`` …
+        crop: (height, width) of the input where they do not say, as those for segmentation and detection.
 
     Raises:
         WeightsError: If that network has no such weights; names those it has.
@@ -88,18 +82,12 @@ def describe_published(network: str, name: str) -> PublishedWeights:
             remedy="name one of these, or a file (./NAME if it has a name like this)",
         )
     weights = published[name]
-    preset = weights.transforms()
-    mean, std = getattr(preset, "mean", None), getattr(preset, "std", None)
     accuracy = weights.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
     return PublishedWeights(
         name=weights.name,
         url=weights.url,
         classes=clean_class_names(_told_apart(weights.meta["categories"]), f"torchvision's {weights.name}"),
-        crop_side=_side(getattr(preset, "crop_size", None)),
-        resize_side=_side(getattr(preset, "resize_size", None)),
-        interpolation=getattr(getattr(preset, "interpolation", None), "value", "bilinear"),
-        mean=None if mean is None else tuple(float(value) for value in mean),
-        std=None if std is None else tuple(float(value) for value in std),
+        preprocessing=from_torchvision(weights.transforms(), crop),
         accuracy=None if accuracy is None else accuracy / 100,
     )
 
@@ -192,12 +180,6 @@ def _impatience() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-def _side(size: Any) -> int | None:
-    while isinstance(size, list | tuple):
-        size = size[0] if size else None
-    return None if size is None else int(size)
 
 
 def _told_apart(names: list[str]) -> list[str]:

@@ -11,18 +11,17 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from qaf_core.data.models import ModelSource, find_model, list_models
 from qaf_core.data.places import absolute_data
+from qaf_core.data.preprocessing import preprocessing_of
 from qaf_core.data.settings import RegisteredModel, Settings, change_settings, check_id, read_settings
 from qaf_core.data.weights_header import read_header
 from qaf_core.errors import ModelError, WeightsError, WorkspaceError
-
-if TYPE_CHECKING:
-    from qaf_core.data.models import ModelSource
 
 MODELS_FOLDER = "models"
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".ckpt")
@@ -37,6 +36,7 @@ def add_model(
     base: str,
     weights: str | None = None,
     classes: str | Path | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     data: str | None = None,
     title: str | None = None,
 ) -> ModelSource:
@@ -48,6 +48,7 @@ def add_model(
         base: A named model, such as ``cifar/resnet20`` or ``torchvision/resnet50``.
         weights: File of weights, or a name of torchvision's published ones; None for the named model's own.
         classes: File with the names of the classes.
+        preprocessing: What is other than for the named model, by field of `Preprocessing`.
         data: Images to measure on when none are named.
         title: Name for people.
 
@@ -64,7 +65,8 @@ def add_model(
             expected="a named model, as `qaf models` lists them",
             remedy="register code on the command line: qaf models --add ID --factory package.module:factory",
         )
-    return _add(workspace, model_id, base, weights, classes, data, title, None)
+    source = find_model(base, weights, classes=classes, preprocessing=preprocessing, workspace=workspace)
+    return _add(workspace, model_id, base, source, data, title, None)
 
 
 def add_factory(
@@ -74,6 +76,7 @@ def add_factory(
     factory: str,
     weights: str | None = None,
     classes: str | Path | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     data: str | None = None,
     title: str | None = None,
 ) -> ModelSource:
@@ -84,23 +87,20 @@ def add_factory(
     """
     if ":" not in factory:
         raise ModelError("a factory is malformed", got=factory, expected="package.module:factory")
-    return _add(workspace, model_id, factory, weights, classes, data, title, os.getcwd())
+    source = find_model(factory, weights, classes=classes, preprocessing=preprocessing, workspace=workspace)
+    return _add(workspace, model_id, factory, source, data, title, os.getcwd())
 
 
 def _add(
     workspace: Path,
     model_id: str,
     base: str,
-    weights: str | None,
-    classes: str | Path | None,
+    source: ModelSource,
     data: str | None,
     title: str | None,
     code_path: str | None,
 ) -> ModelSource:
-    from qaf_core.data.models import find_model
-
     _check_free(model_id)
-    source = find_model(base, weights, classes=classes, workspace=workspace)
     if source.registered:
         raise ModelError(
             "a registered model cannot be made like another one", got=base, expected="a named model"
@@ -114,7 +114,7 @@ def _add(
         weights_url=source.weights_url,
         input_shape=source.input_shape,
         classes=source.classes,
-        preprocessing={"mean": list(source.mean), "std": list(source.std)},
+        preprocessing=preprocessing_of(source).to_dict(),
         data=None if data is None else absolute_data(data),
         task=source.task,
     )
@@ -204,8 +204,6 @@ def clean_file_name(name: str) -> str:
 
 
 def _check_free(model_id: str) -> None:
-    from qaf_core.data.models import list_models
-
     family = check_id(model_id).split("/")[0]
     if family in _FAMILIES or model_id in {source.id for source in list_models()}:
         raise WorkspaceError(

@@ -17,6 +17,7 @@ from typing import Any
 
 from qaf_core.data.class_names import clean_class_names
 from qaf_core.data.files import write_file
+from qaf_core.data.preprocessing import Preprocessing
 from qaf_core.data.weights_header import DEFAULT_LIMITS, WeightLimits
 from qaf_core.errors import QafError, WorkspaceError, escape_text
 
@@ -39,12 +40,12 @@ class RegisteredModel:
         weights_url: Where the weights are fetched from when they are not there, or None.
         input_shape: (C, H, W) of one image.
         classes: Names in the order of the outputs.
-        preprocessing: How images are prepared: ``mean`` and ``std`` for pixels scaled to 0 … 1.
+        preprocessing: How images are prepared, as `Preprocessing.to_dict` gives it.
         data: Images to measure on when none are named, or None.
         task: What the outputs mean.
 
     Raises:
-        WorkspaceError: If a field is malformed.
+        QafError: If a field is malformed.
     """
 
     id: str
@@ -70,8 +71,11 @@ class RegisteredModel:
         shape = self.input_shape
         if len(shape) != 3 or not all(type(size) is int and size > 0 for size in shape):
             raise _malformed(self.id, "input_shape", "[channels, height, width]")
-        for name in ("mean", "std"):
-            _check_normalisation(self, name)
+        if not isinstance(self.preprocessing, Mapping):
+            raise _malformed(self.id, "preprocessing", "an object")
+        found = Preprocessing.from_dict(self.preprocessing).shape
+        if found != (*shape[1:], shape[0]):
+            raise _malformed(self.id, "preprocessing", f"a crop and means for {'×'.join(map(str, shape))}")
         object.__setattr__(self, "title", escape_text(" ".join(self.title.split()))[:LONGEST_TITLE])
         object.__setattr__(self, "classes", clean_class_names(self.classes, f"model {self.id}"))
 
@@ -202,14 +206,6 @@ def _read_limits(values: Mapping[str, Any]) -> WeightLimits:
         return replace(DEFAULT_LIMITS, **{names[key]: value for key, value in values.items() if key in names})
     except QafError as error:
         raise WorkspaceError(f"{SETTINGS_NAME} is malformed: {error}") from error
-
-
-def _check_normalisation(model: RegisteredModel, name: str) -> None:
-    values = model.preprocessing.get(name) if isinstance(model.preprocessing, Mapping) else None
-    sound = isinstance(values, list | tuple) and all(type(value) in (int, float) for value in values)
-    if not sound or len(values or ()) != model.input_shape[0] or (name == "std" and min(values or ()) <= 0):
-        expected = f"{model.input_shape[0]} numbers" + (" above 0" if name == "std" else "")
-        raise _malformed(model.id, f"preprocessing.{name}", expected)
 
 
 def _malformed(model_id: str, name: str, expected: str) -> WorkspaceError:

@@ -27,6 +27,7 @@ from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.tasks import Arrays, Task, find_task, predict
 from qaf_core.runs.artifact import PACKED_NAME, load_packed, save_packed
 from qaf_core.runs.baseline import baseline_path, read_predictions, write_predictions
+from qaf_core.runs.checks import checked, needs_check, refuse_serious
 from qaf_core.runs.environment import describe_environment, peak_memory_bytes
 from qaf_core.runs.images import BATCH_SIZE, load_evaluation_images, load_run_images
 from qaf_core.runs.progress import Recorder, StopSignal
@@ -110,6 +111,7 @@ def execute_run(
 def _execute(store: Store, record: RunRecord, recorder: Recorder, stop: StopSignal) -> dict[str, Any]:
     recorder.stage("loading", f"Loading {record.model}", 0.0)
     subject = _load(record.request, store.workspace, recorder, stop)
+    checks = _check(store.workspace, record.request, subject, recorder, stop)
     compression = _compress(store, record, subject, recorder, stop)
     recorder.stage("saving", "Saving the packed model")
     path = store.run_folder(record.id) / PACKED_NAME
@@ -122,6 +124,7 @@ def _execute(store: Store, record: RunRecord, recorder: Recorder, stop: StopSign
     return {
         **_header(record, CANCELLED if compression.status == CANCELLED else COMPLETED),
         **comparison,
+        "checks": checks,
         "cost": plan_cost(subject.inventory, done).to_dict(),
         "baseline_cost": original_cost(subject.inventory).to_dict(),
         "layers": [_layer_row(outcome) for outcome in compression.layers],
@@ -146,7 +149,13 @@ def _header(record: RunRecord, status: str) -> dict[str, Any]:
 
 
 def _load(request: RunRequest, workspace: Path, recorder: Recorder, stop: StopSignal) -> Subject:
-    source = find_model(request.model, request.weights, classes=request.classes, workspace=workspace)
+    source = find_model(
+        request.model,
+        request.weights,
+        classes=request.classes,
+        preprocessing=request.preprocessing,
+        workspace=workspace,
+    )
     model = build_model(source)
     task = find_task(source.task)  # after the model is built: its module may register a task of its own
     inventory = take_inventory(model, source.input_shape)
@@ -173,6 +182,37 @@ def _load(request: RunRequest, workspace: Path, recorder: Recorder, stop: StopSi
         calibration=torch.cat(batches),
         calibration_set=calibration,
     )
+
+
+def _check(
+    workspace: Path, request: RunRequest, subject: Subject, recorder: Recorder, stop: StopSignal
+) -> dict[str, Any] | None:
+    """Look whether the original does what it should; None where that is not asked for or not needed.
+
+    Raises:
+        DataError: If it clearly does not.
+    """
+    if not request.check or not needs_check(subject.source, request.data):
+        return None
+
+    def stop_if_asked() -> None:
+        if stop():
+            raise RunCancelled
+
+    recorder.stage("loading", "Checking the original: class order and preparation of images", 0.8)
+    images = subject.images
+    if images is None:
+        images = load_evaluation_images(request, subject.source, workspace)
+    found = checked(
+        workspace,
+        subject.model,
+        subject.source,
+        images,
+        macs=sum(row.macs for row in subject.inventory),
+        on_batch=stop_if_asked,
+    )
+    refuse_serious(found)
+    return found
 
 
 def read_options(plan: Plan) -> CompressOptions:

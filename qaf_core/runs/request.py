@@ -21,12 +21,14 @@ class RunRequest:
         plan: The plan as plain data (``Plan.to_json`` read back), JSON-ready.
         weights: Path of the weights or name of published ones, or None for the model's own.
         classes: Path of the names of the classes, or None for the model's own.
+        preprocessing: Fields of the preprocessing that are other than the model's own, or None.
         data: Where evaluation images come from: ``builtin``, a folder, an ``.npz`` or a data set's name.
         calibration: The same for calibration images, or None to take them from ``data``.
         images: At most so many evaluation images, or None for all.
         method: One of ``METHODS``.
         seed: Seed of everything drawn at random.
         name: What the user calls the run, or None.
+        check: Look first whether the original does what it should, and stop if not.
 
     Raises:
         QafError: If a field is out of range.
@@ -36,12 +38,14 @@ class RunRequest:
     plan: dict[str, Any] = field(default_factory=dict)
     weights: str | None = None
     classes: str | None = None
+    preprocessing: dict[str, Any] | None = None
     data: str = "builtin"
     calibration: str | None = None
     images: int | None = None
     method: str = "joint"
     seed: int = 0
     name: str | None = None
+    check: bool = True
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from qaf_core.data.factories import call_factory, describe_factory
 from qaf_core.data.models import build_model, find_model, load_inventory
+from qaf_core.data.preprocessing import preprocessing_of
 from qaf_core.errors import ModelError
 
 FACTORY = """
@@ -80,3 +83,16 @@ def test_a_bad_factory_is_told_in_one_line(own_module: str, factory: str, messag
 def test_a_module_that_cannot_be_imported_is_told(name: str) -> None:
     with pytest.raises(ModelError, match="cannot import"):
         find_model(name)
+
+
+def test_a_factory_says_how_images_are_prepared(own_module: str, tmp_path: Path) -> None:
+    file = tmp_path / f"{own_module}.py"
+    file.write_text(file.read_text() + 'make.preprocessing = {"mean": [0.1], "std": [0.2], "scale": 1}\n')
+    source = find_model(f"{own_module}:make")
+    assert preprocessing_of(source).scale == 1
+    assert (source.mean, source.std, source.input_shape) == ((0.1,), (0.2,), (1, 8, 8))
+    file.write_text(file.read_text() + "make.preprocessing = 3\n")
+    sys.modules.pop(own_module)
+    importlib.invalidate_caches()
+    with pytest.raises(ModelError, match="preprocessing of the model factory is malformed; got 3"):
+        find_model(f"{own_module}:make")

@@ -59,12 +59,12 @@ def publish(folder: Path, name: str, value: object) -> str:
 
 def test_every_published_name_is_described_without_a_network() -> None:
     for network in (*TORCHVISION_MODELS, *TORCHVISION_SEGMENTATION, *TORCHVISION_DETECTION):
-        published = describe_published(network, "DEFAULT")
+        published = describe_published(network, "DEFAULT", (320, 320))
         assert len(set(published.classes)) == len(published.classes)
         assert published.file_name.endswith(".pth")
         if network in TORCHVISION_MODELS:
             assert len(published.classes) == 1000
-            assert published.crop_side
+            assert published.preprocessing.resize
             assert published.accuracy is not None
             assert 0.5 < published.accuracy < 0.9
 
@@ -74,9 +74,13 @@ def test_a_name_brings_classes_and_preprocessing() -> None:
     assert source.classes[:2] == ("tench", "goldfish")
     assert source.input_shape == (3, 384, 384)
     assert source.mean == (0.485, 0.456, 0.406)
+    assert source.preprocessing is not None
+    assert (source.preprocessing.resize, source.preprocessing.crop) == (384, (384, 384))
     assert source.accuracy == pytest.approx(0.84228)
     assert find_model("torchvision/vit_b_16", "IMAGENET1K_SWAG_E2E_V1").input_shape == (3, 384, 384)
-    assert find_model("torchvision/fcn_resnet50", "DEFAULT").classes[1] == "aeroplane"
+    segments = find_model("torchvision/fcn_resnet50", "DEFAULT")
+    assert (segments.classes[1], segments.input_shape) == ("aeroplane", (3, 520, 520))
+    assert find_model("torchvision/ssdlite320_mobilenet_v3_large", "DEFAULT").mean == (0.0, 0.0, 0.0)
 
 
 def test_a_name_torchvision_does_not_know_is_told() -> None:

@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from qaf_core.data.architectures import build_architecture
+from qaf_core.data.chosen import read_preprocessing
 from qaf_core.data.models import build_model, find_model, list_models, load_inventory
+from qaf_core.data.preprocessing import preprocessing_of
 from qaf_core.data.registry import add_factory, add_model, add_weights, clean_file_name, remove_model
 from qaf_core.data.settings import read_settings
 from qaf_core.errors import DataError, ModelError, QafError, WeightsError, WorkspaceError
@@ -140,6 +142,29 @@ def test_names_kept_with_the_weights_are_used_unless_others_are_given(tmp_path: 
     (tmp_path / "own.txt").write_text("x\ny\nz")
     named = find_model("cifar/resnet20", tmp_path / "w.safetensors", classes=tmp_path / "own.txt")
     assert named.classes == ("x", "y", "z")
+
+
+def test_images_may_be_prepared_in_another_way(tmp_path: Path) -> None:
+    changes = {"channel_order": "bgr", "mean": [0.1, 0.2, 0.3], "crop": [96, 64]}
+    add_model(tmp_path, model_id="own", base="torchvision/resnet18", preprocessing=changes)
+    source = find_model("own", workspace=tmp_path)
+    steps = preprocessing_of(source)
+    assert (steps.channel_order, steps.mean, steps.std) == ("bgr", (0.1, 0.2, 0.3), (0.229, 0.224, 0.225))
+    assert (source.input_shape, source.mean) == ((3, 96, 64), (0.1, 0.2, 0.3))
+    (tmp_path / "steps.json").write_text('{"mean": [0.5]}')
+    assert read_preprocessing(tmp_path / "steps.json") == {"mean": [0.5]}
+    with pytest.raises(ModelError, match="preprocessing is malformed"):
+        find_model("cifar/resnet20", preprocessing={"mean": [0.5]})
+    with pytest.raises(ModelError, match="got 1 channels; expected 3"):
+        find_model("cifar/resnet20", preprocessing={"mean": [0.5], "std": [1]})
+    with pytest.raises(ModelError, match="unknown|fields"):
+        find_model("cifar/resnet20", preprocessing={"colour": 1})
+    for content in ("{", "[]"):
+        (tmp_path / "steps.json").write_text(content)
+        with pytest.raises(ModelError, match="preprocessing"):
+            read_preprocessing(tmp_path / "steps.json")
+    with pytest.raises(ModelError, match="preprocessing cannot be read"):
+        read_preprocessing(tmp_path / "none.json")
 
 
 def test_the_workspaces_limit_holds_for_its_models(tmp_path: Path, weights: Path) -> None:

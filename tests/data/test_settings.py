@@ -21,7 +21,7 @@ ROW: dict[str, Any] = {
     "base": "cifar/resnet20",
     "input_shape": [3, 32, 32],
     "classes": ["good", "bad"],
-    "preprocessing": {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]},
+    "preprocessing": {"crop": [32, 32], "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]},
 }
 
 
@@ -85,9 +85,11 @@ def test_limits_come_from_the_file(tmp_path: Path) -> None:
                 ({"weights": 3}, "weights of model my/part"),
                 ({"input_shape": [3, 0, 3]}, "input_shape of model my/part"),
                 ({"classes": ["a", "a"]}, "a name twice"),
-                ({"preprocessing": []}, "preprocessing.mean"),
-                ({"preprocessing": {"mean": [0], "std": [1]}}, "preprocessing.mean"),
-                ({"preprocessing": {"mean": [0, 0, 0], "std": [1, 0, 1]}}, "preprocessing.std"),
+                ({"preprocessing": []}, "preprocessing of model my/part"),
+                ({"preprocessing": {"mean": [0], "std": [1]}}, "no crop"),
+                ({"preprocessing": {"crop": [32, 32], "mean": [0], "std": [1]}}, "means for 3×32×32"),
+                ({"preprocessing": {"crop": [8, 8], "mean": [0] * 3, "std": [1] * 3}}, "a crop and means"),
+                ({"preprocessing": {"crop": [32, 32], "mean": [0] * 3, "std": [1, 0, 1]}}, "std of"),
             )
         ),
     ],
@@ -116,7 +118,8 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
         "from qaf_core.data.settings import RegisteredModel, change_settings\n"
         "for number in range(15):\n"
         "    model = RegisteredModel(id=f'{sys.argv[2]}-{number}', title='t', base='cifar/resnet20',\n"
-        "        input_shape=(3, 4, 4), classes=('a',), preprocessing={'mean': [0] * 3, 'std': [1] * 3})\n"
+        "        input_shape=(1, 4, 4), classes=('a',),\n"
+        "        preprocessing={'crop': [4, 4], 'mean': [0], 'std': [1]})\n"
         "    change_settings(Path(sys.argv[1]), lambda s: replace(s, models=(*s.models, model)))\n"
     )
     commands = [[sys.executable, "-c", code, str(tmp_path), name] for name in "ab"]

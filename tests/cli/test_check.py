@@ -1,0 +1,110 @@
+"""``qaf check``: as people read it and as programs do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qaf_core.cli import main
+from qaf_core.data.datasets import load_images
+from qaf_core.data.models import find_model
+
+
+def test_a_sound_model_is_told_to_be_so(capsys: pytest.CaptureFixture[str], workspace: Path) -> None:
+    assert main(["check", "digits/cnn"]) == 0
+    shown = capsys.readouterr().out
+    assert "98.3 % of 350 images are right" in shown
+    assert "0 to 255, not normalised" in shown
+    assert "Nothing is wrong with class order" in shown
+    assert main(["check", "digits/cnn", "--json", "--preview", "--images", "64"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() >= {
+        "model",
+        "data",
+        "plausible",
+        "value",
+        "ci95",
+        "n",
+        "findings",
+        "trials",
+        "preview",
+    }
+    assert (found["plausible"], found["n"], found["findings"]) == (True, 64, [])
+    assert len(found["preview"]) == 9
+    assert found["preview"][0].keys() >= {"image", "label", "predicted", "right", "confidence"}
+
+
+def test_a_fault_is_told_with_its_remedy(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, workspace: Path
+) -> None:
+    images = load_images("builtin", find_model("digits/cnn"), split="calibration")
+    np.savez(tmp_path / "own.npz", x=images.images, y=(images.labels + 1) % 10)
+    arguments = ["check", "digits/cnn", "--data", str(tmp_path / "own.npz")]
+    assert main(arguments) == 0
+    assert "FAULT: The outputs seem to be in another order than the classes" in capsys.readouterr().out
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert not found["plausible"]
+    order = found["findings"][0]["evidence"]["order"]
+    (tmp_path / "classes.txt").write_text("\n".join(order))
+    # The classes named as told, and the labels numbered by name as a data set would: all is well.
+    names = np.array([order.index(str((label + 1) % 10)) for label in images.labels])
+    np.savez(tmp_path / "named.npz", x=images.images, y=names, classes=np.array(order))
+    named = [
+        "check",
+        "digits/cnn",
+        "--data",
+        str(tmp_path / "named.npz"),
+        "--classes",
+        str(tmp_path / "classes.txt"),
+    ]
+    assert main([*named, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["plausible"]
+
+
+def test_preparation_is_given_by_a_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, workspace: Path
+) -> None:
+    (tmp_path / "steps.json").write_text('{"mean": [0], "std": [1]}')
+    assert main(["check", "digits/cnn", "--preprocessing", str(tmp_path / "steps.json"), "--json"]) == 0
+    finding = json.loads(capsys.readouterr().out)["findings"][0]
+    assert (finding["kind"], finding["serious"]) == ("normalisation", True)
+    (tmp_path / "steps.json").write_text(json.dumps(finding["evidence"]["preprocessing"]))
+    assert main(["check", "digits/cnn", "--preprocessing", str(tmp_path / "steps.json"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["findings"] == []
+
+
+def test_a_registered_model_brings_its_data(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, workspace: Path
+) -> None:
+    images = load_images("builtin", find_model("digits/cnn"), split="calibration", limit=60)
+    np.savez(tmp_path / "own.npz", x=images.images, y=images.labels)
+    add = ["models", "--add", "own", "--model", "digits/cnn", "--data", str(tmp_path / "own.npz")]
+    assert main(add) == 0
+    capsys.readouterr()
+    assert main(["check", "own", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["data"].startswith("own.npz")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("cifar/resnet20",), "no built-in images|without trained weights"),
+        (("torchvision/fcn_resnet50", "--data", "x.npz"), "only classifiers can be checked"),
+        (("digits/cnn", "--data", "nowhere"), "data not found"),
+        (("digits/cnn", "--preprocessing", "nowhere.json"), "preprocessing cannot be read"),
+        (("digits/cnn", "--images", "0"), "images"),
+    ],
+)
+def test_bad_input_is_one_line(
+    capsys: pytest.CaptureFixture[str], workspace: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    import re
+
+    assert main(["check", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert re.search(told, error)
+    assert error.count("\n") == 1
