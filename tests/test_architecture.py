@@ -23,6 +23,8 @@ QUICK_MODULES = (
     "qaf_core.data.models",
     "qaf_core.data.datasets",
     "qaf_core.data.inspection",
+    "qaf_core.data.registry",
+    "qaf_core.data.settings",
     "qaf_core.pipeline.events",
     "qaf_core.runs.request",
     "qaf_core.runs.store",

@@ -177,7 +177,13 @@ def _source_of(store: Store, record: RunRecord, packed: Path) -> ModelSource:
     """The run's model; its weights need no longer be there."""
     request, told = record.request, describe_packed(packed)
     try:
-        return find_model(request.model, request.weights, classes=request.classes, workspace=store.workspace)
+        return find_model(
+            request.model,
+            request.weights,
+            classes=request.classes,
+            preprocessing=request.preprocessing,
+            workspace=store.workspace,
+        )
     except WeightsError:
         known = find_model(request.model, workspace=store.workspace)
         same = len(known.classes) == len(told.classes)
