@@ -24,12 +24,14 @@ from qaf_core.pipeline.ahead import spare_cores
 from qaf_core.pipeline.cache import SolveCache
 from qaf_core.pipeline.compress import Compression, CompressOptions, LayerOutcome, compress_network
 from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.plausibility import TASK as CHECKED_TASK
 from qaf_core.pipeline.tasks import Arrays, Task, find_task, predict
 from qaf_core.runs.artifact import PACKED_NAME, load_packed, save_packed
 from qaf_core.runs.baseline import baseline_path, read_predictions, write_predictions
 from qaf_core.runs.checks import checked, needs_check, refuse_serious
 from qaf_core.runs.environment import describe_environment, peak_memory_bytes
 from qaf_core.runs.images import BATCH_SIZE, load_evaluation_images, load_run_images
+from qaf_core.runs.previews import write_preview
 from qaf_core.runs.progress import Recorder, StopSignal
 from qaf_core.runs.record import CANCELLED, COMPLETED, FAILED, RunRecord
 from qaf_core.runs.request import RunRequest
@@ -119,7 +121,7 @@ def _execute(store: Store, record: RunRecord, recorder: Recorder, stop: StopSign
     # What is evaluated is the file, read back: so the accuracy is that of exactly these bytes.
     packed = load_packed(path, copy.deepcopy(subject.model))
     began = recorder.elapsed_seconds
-    comparison = _compare(store.workspace, record.request, subject, packed, recorder)
+    comparison = _compare(store, record, subject, packed, recorder)
     done = plan_done(subject.plan, compression.layers)
     return {
         **_header(record, CANCELLED if compression.status == CANCELLED else COMPLETED),
@@ -248,7 +250,7 @@ def _tell_reading(recorder: Recorder, stop: StopSignal) -> Callable[[int, int], 
 
 
 def _compare(
-    workspace: Path, request: RunRequest, subject: Subject, packed: nn.Module, recorder: Recorder
+    store: Store, record: RunRecord, subject: Subject, packed: nn.Module, recorder: Recorder
 ) -> dict[str, Any]:
     """Both networks on the same images: evaluations, drop and its interval, ready for JSON.
 
@@ -256,9 +258,9 @@ def _compare(
     """
     images = subject.images
     if images is None:
-        images = load_evaluation_images(request, subject.source, workspace)
+        images = load_evaluation_images(record.request, subject.source, store.workspace)
     task, targets = subject.task, subject.task.collate(images)
-    kept = baseline_path(workspace, subject.model, subject.source, images)
+    kept = baseline_path(store.workspace, subject.model, subject.source, images)
     original = read_predictions(kept)
     if original is None:
         original = _predict(subject, subject.model, images, recorder, "baseline", "the original")
@@ -270,6 +272,8 @@ def _compare(
     after = replace(measured, agreement=task.agreement(original, predictions)).to_dict()
     recorder.evaluated("compressed", after)
     drop, interval = task.compare(original, predictions, targets)
+    if task.name == CHECKED_TASK:
+        write_preview(store.run_folder(record.id), subject.model, packed, subject.source, images)
     return {
         "data": _describe_images(images, subject.calibration_set),
         "baseline": before,

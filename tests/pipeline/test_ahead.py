@@ -25,9 +25,7 @@ TASK = SolveTask(structure="cp", rank=9, spec=GRID, options=QUICK, method="joint
 
 def make_job(cache: SolveCache, index: int, task: SolveTask = TASK, **kind: torch.dtype) -> SolveJob:
     weight = torch.randn(12, 10, 3, 3, generator=torch.Generator().manual_seed(index)).to(**kind)
-    return SolveJob(
-        name=f"layer{index}", index=index, weight=weight, task=task, key=cache.key(weight, task)
-    )
+    return SolveJob(name=f"layer{index}", index=index, weight=weight, task=task, key=cache.key(weight, task))
 
 
 def gather(ahead: Ahead, enough: Callable[[list[News]], bool]) -> list[News]:

@@ -38,9 +38,7 @@ def model() -> nn.Module:
 
 def job(name: str = "layer", size: int = 8, **fields: Any) -> SolveJob:
     weight = torch.randn(size, size, 3, 3, generator=torch.Generator().manual_seed(size))
-    task = SolveTask(
-        structure="cp", rank=4, spec=QuantSpec(bits=4), options=QUICK, method="joint", seed=0
-    )
+    task = SolveTask(structure="cp", rank=4, spec=QuantSpec(bits=4), options=QUICK, method="joint", seed=0)
     return SolveJob(name=name, index=0, weight=weight, task=replace(task, **fields))
 
 
