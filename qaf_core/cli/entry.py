@@ -14,6 +14,7 @@ from qaf_core.cli.app import app
 from qaf_core.cli.check import check
 from qaf_core.cli.doctor import doctor
 from qaf_core.cli.export import export
+from qaf_core.cli.finetune import finetune
 from qaf_core.cli.latency import device_kit, latency
 from qaf_core.cli.models import models
 from qaf_core.cli.networks import cost, inspect
@@ -36,7 +37,8 @@ program = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    app, models, inspect, cost, check, plan, compress, runs, show, export, latency, device_kit, doctor,
+    app, models, inspect, cost, check, plan, compress, finetune, runs, show, export, latency, device_kit,
+    doctor,
 ):  # fmt: skip
     program.command()(command)
 

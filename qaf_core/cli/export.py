@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qaf_core.cli.options import Json, Workspace
+from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.text import print_json
 from qaf_core.review.units import duration_text, size_text
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.")],
+    run: Run,
     format: Annotated[str, typer.Option(help="packed (for PyTorch) or onnx.")],
     out: Annotated[Path, typer.Option(metavar="PATH", help="The file to write.")],
     precision: Annotated[str, typer.Option(help="Of onnx: int8 or fp32.")] = "int8",

@@ -10,13 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from qaf_core.cli.interrupt import stop_on_interrupt
-from qaf_core.cli.options import Json, Workspace
+from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.plans import EXIT_CANCELLED, EXIT_DONE, Batch, Threads, print_stage
 from qaf_core.cli.text import print_json, print_table
 from qaf_core.errors import QafError, RunCancelled
 from qaf_core.review.units import percent_text, points_text, size_text
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.")]
 TITLES = {
     "original_fp32": "original, fp32",
     "dense_int8": "dense INT8",

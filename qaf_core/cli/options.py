@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from qaf_core.network.plan import Plan
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model id, as in: qaf models.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Workspace = Annotated[
     Path | None,

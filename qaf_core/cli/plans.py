@@ -15,6 +15,7 @@ from qaf_core.cli.options import (
     Classes,
     Json,
     Model,
+    PreprocessingFile,
     Ratio,
     Structure,
     Weights,
@@ -54,6 +55,7 @@ def plan(
     seed: Annotated[int, typer.Option(min=0, help="Of everything drawn at random.")] = 0,
     weights: Weights = None,
     classes: Classes = None,
+    preprocessing: PreprocessingFile = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the plan here, as JSON.")] = None,
     as_json: Json = False,
     workspace: Workspace = None,
@@ -63,7 +65,7 @@ def plan(
     if structure == "auto":
         selection = find_auto_plan(
             model, ratio, bits, act_bits, error_bound, threads, batch, data, calibration, seed, weights,
-            classes, workspace,
+            classes, preprocessing, workspace,
         )  # fmt: skip
         if selection is None:
             return EXIT_CANCELLED
@@ -99,11 +101,13 @@ def find_auto_plan(
     seed: int | None,
     weights: str | None,
     classes: Path | None,
+    preprocessing: Path | None,
     workspace: Path | None,
 ) -> Selection | None:
     """The automatic plan for what a command was given; None if Ctrl-C stopped it, which is told."""
     if bits is None:
         raise PlanError("nothing says how many bits", expected="--bits B")
+    from qaf_core.data.chosen import read_preprocessing
     from qaf_core.data.models import find_model
     from qaf_core.data.places import absolute_data
     from qaf_core.deploy.auto_plan import AutoRequest, make_auto_plan
@@ -111,11 +115,13 @@ def find_auto_plan(
     from qaf_core.runs.request import RunRequest
 
     folder = open_workspace(default_workspace() if workspace is None else workspace)
-    source = find_model(model, weights, classes=classes, workspace=folder)
+    steps = None if preprocessing is None else read_preprocessing(preprocessing)
+    source = find_model(model, weights, classes=classes, preprocessing=steps, workspace=folder)
     run = RunRequest(
         model=model,
         weights=lasting_weights(weights),
         classes=None if classes is None else str(classes.absolute()),
+        preprocessing=steps,
         data=absolute_data(data or source.data or "builtin"),
         calibration=None if calibration is None else absolute_data(calibration),
         seed=seed or 0,

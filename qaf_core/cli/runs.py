@@ -19,6 +19,7 @@ from qaf_core.cli.options import (
     PlanFile,
     PreprocessingFile,
     Ratio,
+    Run,
     Structure,
     Weights,
     Workspace,
@@ -83,7 +84,7 @@ def compress(
     if structure == "auto" and method == "joint" and plan is None:
         found = find_auto_plan(
             model, ratio, bits, act_bits, error_bound, threads, 1, data, calibration, seed, weights, classes,
-            workspace,
+            preprocessing, workspace,
         )  # fmt: skip
         if found is None:
             return EXIT_CANCELLED
@@ -109,17 +110,18 @@ def compress(
         run_id = store.create_run(request, pid=os.getpid())
         from qaf_core.runs.execute import execute_run
 
-        result = execute_run(store, run_id, _print_progress, should_stop)
+        result = execute_run(store, run_id, print_progress, should_stop)
     for finding in (result.get("checks") or {}).get("findings", ()):
         print(f"warning: {finding['sentence']} {finding['remedy']}", file=sys.stderr)
     if as_json:
         print_json(result)
     else:
-        _print_result(result)
+        print_result(result)
     return EXIT_CANCELLED if result["status"] == "cancelled" else EXIT_DONE
 
 
-def _print_progress(event: RunEvent) -> None:
+def print_progress(event: RunEvent) -> None:
+    """One line on stderr for what happened."""
     data = event.data
     if event.kind == "stage" and data["stage"] == "loading" and not sys.stderr.isatty():
         # Bad input shows while loading: a script then finds one line on stderr, the fault.
@@ -133,6 +135,8 @@ def _print_progress(event: RunEvent) -> None:
     elif event.kind == "layer_finished":
         took = duration_text(data["seconds"])
         line = f"    error {percent_text(data['relative_error'])}, {data['status']}, {took}"
+    elif event.kind == "finetune":
+        line = f"    pass {data['epoch']}: divergence {data['held_back']:.4f}, best {data['best']:.4f}"
     elif event.kind == "evaluated":
         line = f"    {data['which']}: {data['metric']} {percent_text(data['value'])} on {data['n']:,} images"
     else:
@@ -140,7 +144,8 @@ def _print_progress(event: RunEvent) -> None:
     print(f"{duration_text(event.elapsed_seconds):>12}  {line}", file=sys.stderr)
 
 
-def _print_result(result: dict[str, Any]) -> None:
+def print_result(result: dict[str, Any]) -> None:
+    """What a finished run came to."""
     print(f"run {result['run_id']}: {result['status']}")
     if result.get("compressed") is None:
         return
@@ -213,7 +218,7 @@ def _record_cells(record: RunRecord) -> tuple[str, ...]:
 
 
 def show(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.")],
+    run: Run,
     as_json: Json = False,
     workspace: Workspace = None,
 ) -> None:
@@ -229,7 +234,7 @@ def show(
     print(f"{record.model}, {record.method}" + (f", {record.request.name}" if record.request.name else ""))
     if record.error:
         print(record.error)
-    _print_result({"run_id": record.id, "status": record.status, **record.result})
+    print_result({"run_id": record.id, "status": record.status, **record.result})
     rows = [
         (
             str(row["name"]),

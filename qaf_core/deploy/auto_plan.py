@@ -13,7 +13,7 @@ from qaf_core.network.plan_checks import check_bits
 from qaf_core.network.structures import check_ratio
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.select import DEFAULT_ERROR_BOUND, Selection, check_error_bound
-from qaf_core.runs.request import RunRequest
+from qaf_core.runs.request import RunRequest, source_of
 
 TABLE_FOLDER = Path("cache") / "latency"
 
@@ -72,14 +72,14 @@ def make_auto_plan(
     import torch
 
     from qaf_core.data.datasets import to_batches
-    from qaf_core.data.models import build_model, find_model
+    from qaf_core.data.models import build_model
     from qaf_core.network.inventory import take_inventory
     from qaf_core.pipeline.cache import SolveCache
     from qaf_core.pipeline.select import choose_structures
     from qaf_core.runs.images import BATCH_SIZE, load_run_images
 
     run = request.run
-    source = find_model(run.model, run.weights, classes=run.classes, workspace=workspace)
+    source = source_of(run, workspace)
     model = build_model(source)
     inventory = take_inventory(model, source.input_shape)
     images, _ = load_run_images(run, source, workspace)

@@ -23,9 +23,10 @@ from qaf_core.deploy.reports import (
     keep_report,
 )
 from qaf_core.errors import PlanError, WeightsError, WorkspaceError
-from qaf_core.runs.artifact import PACKED_NAME, verify_packed
+from qaf_core.runs.artifact import verify_packed
 from qaf_core.runs.images import BATCH_SIZE, load_evaluation_images, load_run_images
-from qaf_core.runs.workspace import write_file
+from qaf_core.runs.request import source_of
+from qaf_core.runs.workspace import PACKED_NAME, write_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -177,13 +178,7 @@ def _source_of(store: Store, record: RunRecord, packed: Path) -> ModelSource:
     """The run's model; its weights need no longer be there."""
     request, told = record.request, describe_packed(packed)
     try:
-        return find_model(
-            request.model,
-            request.weights,
-            classes=request.classes,
-            preprocessing=request.preprocessing,
-            workspace=store.workspace,
-        )
+        return source_of(request, store.workspace)
     except WeightsError:
         known = find_model(request.model, workspace=store.workspace)
         same = len(known.classes) == len(told.classes)

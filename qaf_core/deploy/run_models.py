@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qaf_core.data.datasets import to_batches
-from qaf_core.data.models import ModelSource, build_model, find_model
+from qaf_core.data.models import ModelSource, build_model
 from qaf_core.deploy.onnx import export_onnx
 from qaf_core.deploy.references import write_dense_int8, write_factorized_int8, write_original
 from qaf_core.deploy.timing import checksum
 from qaf_core.errors import ModelError, WorkspaceError
 from qaf_core.network.inventory import LayerInfo, take_inventory
-from qaf_core.runs.artifact import PACKED_NAME, load_packed
+from qaf_core.runs.artifact import load_packed
 from qaf_core.runs.images import load_run_images
 from qaf_core.runs.record import RunRecord
+from qaf_core.runs.request import source_of
 from qaf_core.runs.store import Store
-from qaf_core.runs.workspace import write_file
+from qaf_core.runs.workspace import PACKED_NAME, write_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -86,8 +87,7 @@ def prepare_models(store: Store, run_id: str) -> RunModels:
             expected="a completed run",
             remedy="list them with: qaf runs",
         )
-    request = record.request
-    source = find_model(request.model, request.weights, classes=request.classes, workspace=store.workspace)
+    source = source_of(record.request, store.workspace)
     model = build_model(source)
     inventory = take_inventory(model, source.input_shape)
     folder = store.run_folder(run_id) / FOLDER

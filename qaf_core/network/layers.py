@@ -226,6 +226,10 @@ class FactorizedLayer(nn.Module):
         self._output_grid = output_grid if self._on_codes and self.last.has_small_bias() else None
         return self._on_codes
 
+    def use_floats(self) -> None:
+        """Compute link by link in floating point again, on the same grids, so that gradients pass."""
+        self._on_codes, self._output_grid = False, None
+
     def forward(self, input: Tensor) -> Tensor:
         """The chain applied link by link; the argument has the name that torch's own layers give it."""
         if self._on_codes:

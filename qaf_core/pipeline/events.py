@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-EVENT_KINDS = ("stage", "layer_started", "iteration", "layer_finished", "evaluated")
+EVENT_KINDS = ("stage", "layer_started", "iteration", "layer_finished", "finetune", "evaluated")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,6 @@ from qaf_core.quantization.spec import BITS_FLOAT
 from qaf_core.runs.workspace import write_file
 
 FORMAT_VERSION = 2  # 1 had no checksum
-PACKED_NAME = "model.safetensors"  # in a run's folder
 INDEX_KEY, CHECKSUM_KEY = "qaf", "sha256"
 # Segments are scaled to just below 2**15: fp16 ends at 65504, and rounds up.
 _TOP_EXPONENT = 15
@@ -292,7 +291,8 @@ def _find_folds(model: nn.Module, inventory: Sequence[LayerInfo]) -> dict[str, t
     for info in inventory:
         if info.kind == "batchnorm" and info.folded_into is not None:
             source, norm = model.get_submodule(info.folded_into), model.get_submodule(info.name)
-            if isinstance(source, (FactorizedLayer, *_FOLDED_INTO)) and _statistics(norm) is not None:
+            known = _statistics(norm) is not None or isinstance(norm, nn.Identity)  # folded long ago
+            if isinstance(source, (FactorizedLayer, *_FOLDED_INTO)) and known:
                 folds[info.folded_into] = (info.name, norm)
     return folds
 

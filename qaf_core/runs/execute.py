@@ -3,66 +3,40 @@
 from __future__ import annotations
 
 import copy
-import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-
-from qaf_core.data.datasets import ImageSet, to_batches
-from qaf_core.data.models import ModelSource, build_model, find_model
-from qaf_core.data.splitting import describe_split
-from qaf_core.errors import PlanError, QafError, RunCancelled
-from qaf_core.factorization.options import SolverOptions
+from qaf_core.errors import QafError, RunCancelled
 from qaf_core.network.cost import original_cost, plan_cost
-from qaf_core.network.inventory import LayerInfo, take_inventory
-from qaf_core.network.plan import LayerPlan, Plan, validate_plan
 from qaf_core.pipeline.ahead import spare_cores
 from qaf_core.pipeline.cache import SolveCache
-from qaf_core.pipeline.compress import Compression, CompressOptions, LayerOutcome, compress_network
+from qaf_core.pipeline.compress import LayerOutcome, compress_network
 from qaf_core.pipeline.events import RunEvent
-from qaf_core.pipeline.plausibility import TASK as CHECKED_TASK
-from qaf_core.pipeline.tasks import Arrays, Task, find_task, predict
-from qaf_core.runs.artifact import PACKED_NAME, load_packed, save_packed
-from qaf_core.runs.baseline import baseline_path, read_predictions, write_predictions
+from qaf_core.runs.artifact import load_packed, save_packed
 from qaf_core.runs.checks import checked, needs_check, refuse_serious
 from qaf_core.runs.environment import describe_environment, peak_memory_bytes
-from qaf_core.runs.images import BATCH_SIZE, load_evaluation_images, load_run_images
-from qaf_core.runs.previews import write_preview
+from qaf_core.runs.finetuning import finetune_parent
+from qaf_core.runs.images import load_evaluation_images
 from qaf_core.runs.progress import Recorder, StopSignal
 from qaf_core.runs.record import CANCELLED, COMPLETED, FAILED, RunRecord
 from qaf_core.runs.request import RunRequest
 from qaf_core.runs.store import Store
-from qaf_core.runs.workspace import write_file
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-LONGEST_CLASS_NAMES = 300  # characters of all together that a packed file may spend on them
-MOST_SKIPPED_NAMED = 100
-TELL_SECONDS = 0.25
+from qaf_core.runs.subject import (
+    Made,
+    Subject,
+    compare_networks,
+    load_subject,
+    packed_card,
+    plan_done,
+    result_header,
+)
+from qaf_core.runs.workspace import PACKED_NAME, write_file
 
 
 class RunFailed(Exception):
     """A fault of ours, not of the input; says in one line what happened and where the traceback lies."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """What a run works on."""
-
-    source: ModelSource
-    task: Task
-    model: nn.Module
-    inventory: tuple[LayerInfo, ...]
-    plan: Plan
-    options: CompressOptions
-    images: ImageSet | None
-    calibration: Tensor
-    calibration_set: ImageSet
 
 
 def execute_run(
@@ -95,7 +69,8 @@ def execute_run(
         record = store.run(run_id)
         result = _execute(store, record, recorder, stop)
     except RunCancelled:
-        result = {**_header(store.run(run_id), CANCELLED), "seconds": {"total": recorder.elapsed_seconds}}
+        header = result_header(store.run(run_id), CANCELLED)
+        result = {**header, "seconds": {"total": recorder.elapsed_seconds}}
     except QafError as error:
         store.finish(run_id, FAILED, error=str(error))
         raise
@@ -112,27 +87,28 @@ def execute_run(
 
 def _execute(store: Store, record: RunRecord, recorder: Recorder, stop: StopSignal) -> dict[str, Any]:
     recorder.stage("loading", f"Loading {record.model}", 0.0)
-    subject = _load(record.request, store.workspace, recorder, stop)
+    subject = load_subject(record.request, store.workspace, recorder, stop)
     checks = _check(store.workspace, record.request, subject, recorder, stop)
-    compression = _compress(store, record, subject, recorder, stop)
+    make = _compress if record.request.finetune is None else finetune_parent
+    made = make(store, record, subject, recorder, stop)
     recorder.stage("saving", "Saving the packed model")
     path = store.run_folder(record.id) / PACKED_NAME
-    file_bytes = save_packed(path, compression.model, subject.inventory, _card(record, subject))
+    file_bytes = save_packed(path, made.model, subject.inventory, packed_card(record, subject))
     # What is evaluated is the file, read back: so the accuracy is that of exactly these bytes.
     packed = load_packed(path, copy.deepcopy(subject.model))
     began = recorder.elapsed_seconds
-    comparison = _compare(store, record, subject, packed, recorder)
-    done = plan_done(subject.plan, compression.layers)
+    comparison = compare_networks(store, record, subject, packed, recorder)
+    done = plan_done(subject.plan, [str(row["name"]) for row in made.layers])
     return {
-        **_header(record, CANCELLED if compression.status == CANCELLED else COMPLETED),
+        **result_header(record, CANCELLED if made.status == CANCELLED else COMPLETED),
         **comparison,
         "checks": checks,
         "cost": plan_cost(subject.inventory, done).to_dict(),
         "baseline_cost": original_cost(subject.inventory).to_dict(),
-        "layers": [_layer_row(outcome) for outcome in compression.layers],
+        "layers": list(made.layers),
+        **made.told,
         "seconds": {
-            "factorize": compression.seconds["factorize"],
-            "calibrate": compression.seconds["calibrate"],
+            **made.seconds,
             "evaluate": recorder.elapsed_seconds - began,
             "total": recorder.elapsed_seconds,
         },
@@ -140,50 +116,6 @@ def _execute(store: Store, record: RunRecord, recorder: Recorder, stop: StopSign
         "environment": describe_environment(),
         "file": {"path": str(path.relative_to(store.workspace)), "size_bytes": file_bytes},
     }
-
-
-def _header(record: RunRecord, status: str) -> dict[str, Any]:
-    request = record.request
-    return {
-        "run_id": record.id, "status": status, "name": request.name, "model": request.model,
-        "method": request.method, "plan": dict(request.plan), "seed": request.seed,
-    }  # fmt: skip
-
-
-def _load(request: RunRequest, workspace: Path, recorder: Recorder, stop: StopSignal) -> Subject:
-    source = find_model(
-        request.model,
-        request.weights,
-        classes=request.classes,
-        preprocessing=request.preprocessing,
-        workspace=workspace,
-    )
-    model = build_model(source)
-    task = find_task(source.task)  # after the model is built: its module may register a task of its own
-    inventory = take_inventory(model, source.input_shape)
-    plan = Plan.from_dict(request.plan)
-    validate_plan(plan, inventory, model=request.model)
-    options = read_options(plan)
-    if stop():
-        raise RunCancelled
-    recorder.stage("loading", "Loading images", 0.5)
-    calibration, images = load_run_images(request, source, workspace, _tell_reading(recorder, stop))
-    batches = [batch for batch, _ in to_batches(calibration, source, BATCH_SIZE)]
-    # Outputs that are not the task's, or another size of images, show here and not after minutes of solving.
-    predict(task, model, [(batches[0][:2], None)])
-    if images is not None:
-        task.collate(images)
-    return Subject(
-        source=source,
-        task=task,
-        model=model,
-        inventory=inventory,
-        plan=plan,
-        options=options,
-        images=images,
-        calibration=torch.cat(batches),
-        calibration_set=calibration,
-    )
 
 
 def _check(
@@ -217,97 +149,9 @@ def _check(
     return found
 
 
-def read_options(plan: Plan) -> CompressOptions:
-    """The options a plan carries by name, the solver's and the compression's.
-
-    Raises:
-        QafError: If one is unknown or out of range.
-    """
-    of_solver = {item.name for item in fields(SolverOptions)}
-    of_compression = {item.name for item in fields(CompressOptions)} - {"solver"}
-    unknown = sorted(set(plan.options) - of_solver - of_compression)
-    if unknown:
-        known = ", ".join(sorted(of_solver | of_compression))
-        raise PlanError("the plan has unknown options", got=", ".join(unknown), expected=known)
-    solver = SolverOptions(**{key: value for key, value in plan.options.items() if key in of_solver})
-    own = {key: value for key, value in plan.options.items() if key in of_compression}
-    return CompressOptions(solver=solver, **own)
-
-
-def _tell_reading(recorder: Recorder, stop: StopSignal) -> Callable[[int, int], None]:
-    """Tells a few times a second how many images are read, and stops where that is asked."""
-    told = time.monotonic()
-
-    def tell(done: int, total: int) -> None:
-        nonlocal told
-        if time.monotonic() - told > TELL_SECONDS:
-            told = time.monotonic()
-            if stop():
-                raise RunCancelled
-            recorder.stage("loading", f"Reading {total:,} images", done / total)
-
-    return tell
-
-
-def _compare(
-    store: Store, record: RunRecord, subject: Subject, packed: nn.Module, recorder: Recorder
-) -> dict[str, Any]:
-    """Both networks on the same images: evaluations, drop and its interval, ready for JSON.
-
-    The original comes second to the layers, so that the first curve appears at once.
-    """
-    images = subject.images
-    if images is None:
-        images = load_evaluation_images(record.request, subject.source, store.workspace)
-    task, targets = subject.task, subject.task.collate(images)
-    kept = baseline_path(store.workspace, subject.model, subject.source, images)
-    original = read_predictions(kept)
-    if original is None:
-        original = _predict(subject, subject.model, images, recorder, "baseline", "the original")
-        write_predictions(kept, original)
-    before = task.metric(original, targets, images.classes).to_dict()
-    recorder.evaluated("original", before)
-    predictions = _predict(subject, packed, images, recorder, "evaluating", "the compressed network")
-    measured = task.metric(predictions, targets, images.classes)
-    after = replace(measured, agreement=task.agreement(original, predictions)).to_dict()
-    recorder.evaluated("compressed", after)
-    drop, interval = task.compare(original, predictions, targets)
-    if task.name == CHECKED_TASK:
-        write_preview(store.run_folder(record.id), subject.model, packed, subject.source, images)
-    return {
-        "data": _describe_images(images, subject.calibration_set),
-        "baseline": before,
-        "compressed": after,
-        "drop": drop,
-        "drop_ci95": list(interval),
-    }
-
-
-def _describe_images(images: ImageSet, calibration: ImageSet) -> dict[str, Any]:
-    """Which images were used, how they were told apart, and which could not be read."""
-    skipped = [asdict(image) for image in (*images.skipped, *calibration.skipped)]
-    return {
-        "evaluation": images.name,
-        "calibration": f"{calibration.name}, {len(calibration):,} images",
-        "split": images.split or describe_split(len(images), len(calibration), "drawn separately"),
-        "skipped": skipped[:MOST_SKIPPED_NAMED],
-        "skipped_count": len(skipped),
-    }
-
-
-def _predict(
-    subject: Subject, model: nn.Module, images: ImageSet, recorder: Recorder, stage: str, what: str
-) -> Arrays:
-    message = f"Evaluating {what} on {len(images):,} images"
-    recorder.stage(stage, message, 0.0)
-    count = -(-len(images) // BATCH_SIZE)
-    batches = to_batches(images, subject.source, BATCH_SIZE)
-    return predict(subject.task, model, recorder.track(batches, count, stage, message))
-
-
 def _compress(
     store: Store, record: RunRecord, subject: Subject, recorder: Recorder, stop: StopSignal
-) -> Compression:
+) -> Made:
     positions = {row.name: index for index, row in enumerate(subject.inventory)}
 
     def keep(event: RunEvent) -> None:
@@ -334,34 +178,12 @@ def _compress(
     for outcome in compression.layers:
         details = {"histograms": outcome.histograms}
         store.put_layer(record.id, positions[outcome.name], _layer_row(outcome), details)
-    return compression
-
-
-def plan_done(plan: Plan, outcomes: Sequence[LayerOutcome]) -> Plan:
-    """The plan as far as it was carried out: layers without an outcome stay as they were."""
-    solved = {outcome.name for outcome in outcomes}
-    rows = (row if row.name in solved else LayerPlan(name=row.name, structure="keep") for row in plan.layers)
-    return replace(plan, layers=tuple(rows))
-
-
-def _card(record: RunRecord, subject: Subject) -> dict[str, Any]:
-    """What the packed file tells besides its layers."""
-    source = subject.source
-    named = sum(map(len, source.classes)) <= LONGEST_CLASS_NAMES
-    own = source.preprocessing
-    return {
-        "model": source.id,
-        "architecture": source.architecture,
-        "method": record.method,
-        "activation_bits": subject.plan.activation_bits,
-        "seed": subject.plan.seed,
-        "input_shape": source.input_shape,
-        "mean": source.mean,
-        "std": source.std,
-        "task": source.task,
-        **({} if own is None else {"preprocessing": own.to_dict()}),
-        "classes": source.classes if named else len(source.classes),
-    }
+    return Made(
+        model=compression.model,
+        layers=tuple(_layer_row(outcome) for outcome in compression.layers),
+        status=compression.status,
+        seconds=compression.seconds,
+    )
 
 
 def _layer_row(outcome: LayerOutcome) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
+from qaf_core.data.models import ModelSource, find_model
 from qaf_core.errors import DataError, PlanError, QafError
 
 METHODS = ("joint", "paper", "sequential", "dense")
@@ -29,6 +31,8 @@ class RunRequest:
         seed: Seed of everything drawn at random.
         name: What the user calls the run, or None.
         check: Look first whether the original does what it should, and stop if not.
+        finetune: None to compress; else ``run``, the run whose network is fine-tuned, and the fields of
+            ``FinetuneOptions``. Everything else is then that run's.
 
     Raises:
         QafError: If a field is out of range.
@@ -46,6 +50,7 @@ class RunRequest:
     seed: int = 0
     name: str | None = None
     check: bool = True
+    finetune: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -80,6 +85,21 @@ class RunRequest:
             return cls(**{key: value for key, value in values.items() if key in known})
         except (ValueError, TypeError, AttributeError) as error:
             raise QafError("a run's request cannot be read", got=str(error)) from error
+
+
+def source_of(request: RunRequest, workspace: Path) -> ModelSource:
+    """The model a run is asked for, its images prepared as the run's are.
+
+    Raises:
+        QafError: If there is none, or its weights or classes cannot be used.
+    """
+    return find_model(
+        request.model,
+        request.weights,
+        classes=request.classes,
+        preprocessing=request.preprocessing,
+        workspace=workspace,
+    )
 
 
 def _is_count(value: object, minimum: int) -> bool:

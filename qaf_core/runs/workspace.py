@@ -9,9 +9,10 @@ from pathlib import Path
 from qaf_core.data.files import write_file
 from qaf_core.errors import WorkspaceError
 
-__all__ = ["WORKSPACE_VARIABLE", "default_workspace", "open_workspace", "write_file"]
+__all__ = ["PACKED_NAME", "WORKSPACE_VARIABLE", "default_workspace", "open_workspace", "write_file"]
 
 WORKSPACE_VARIABLE = "QAF_WORKSPACE"
+PACKED_NAME = "model.safetensors"  # the packed network, in a run's folder
 _REMEDY = f"choose a folder you can write to with --workspace or {WORKSPACE_VARIABLE}"
 
 

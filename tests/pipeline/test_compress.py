@@ -19,7 +19,6 @@ from qaf_core.factorization.solve import METHODS, relative_error
 from qaf_core.network.inventory import take_inventory
 from qaf_core.network.layers import FactorizedLayer
 from qaf_core.network.plan import LayerPlan, Plan, plan_for_ratio, replace_layer
-from qaf_core.pipeline.batchnorm import divergence
 from qaf_core.pipeline.cache import SolveCache
 from qaf_core.pipeline.compress import (
     Compression,
@@ -27,6 +26,7 @@ from qaf_core.pipeline.compress import (
     compress_network,
     shrink,
 )
+from qaf_core.pipeline.divergence import divergence
 from qaf_core.pipeline.events import EVENT_KINDS, RunEvent
 
 SHAPE = (3, 12, 12)

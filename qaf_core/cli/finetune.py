@@ -1,0 +1,70 @@
+"""``qaf finetune``: a run's network learns from its original, as a run of its own."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+
+from qaf_core.cli.interrupt import stop_on_interrupt
+from qaf_core.cli.options import Json, Run, Workspace
+from qaf_core.cli.runs import EXIT_CANCELLED, EXIT_DONE, print_progress, print_result
+from qaf_core.cli.text import print_json
+from qaf_core.pipeline.finetune_options import FinetuneOptions
+
+
+def finetune(
+    run: Run,
+    train: Annotated[
+        str, typer.Option(help="scales (with biases and normalisations), or codes (these too).")
+    ] = FinetuneOptions.trains,
+    epochs: Annotated[int, typer.Option(help="Passes over the images.")] = FinetuneOptions.epochs,
+    time_limit: Annotated[
+        float, typer.Option(help="Seconds of learning, at most; the best state so far is kept.")
+    ] = 240.0,
+    calibration: Annotated[
+        str | None, typer.Option(help="Other images to learn from; labels are not read.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the order of the images.")] = 0,
+    name: Annotated[str | None, typer.Option(help="What to call the new run.")] = None,
+    as_json: Json = False,
+    workspace: Workspace = None,
+) -> int:
+    """Let a run's network learn from its original, on images without labels; a new run holds the result."""
+    from qaf_core.data.places import absolute_data
+    from qaf_core.runs.finetuning import finetune_request
+    from qaf_core.runs.store import Store
+
+    options = FinetuneOptions(trains=train, epochs=epochs, time_limit_seconds=time_limit, seed=seed)
+    with Store(workspace) as store, stop_on_interrupt("the best state so far is kept") as should_stop:
+        request = finetune_request(
+            store,
+            store.find(run),
+            options,
+            calibration=None if calibration is None else absolute_data(calibration),
+            name=name,
+        )
+        run_id = store.create_run(request, pid=os.getpid())
+        from qaf_core.runs.execute import execute_run
+
+        result = execute_run(store, run_id, print_progress, should_stop)
+    if as_json:
+        print_json(result)
+    else:
+        _print_gain(result)
+        print_result(result)
+    return EXIT_CANCELLED if result["status"] == "cancelled" else EXIT_DONE
+
+
+def _print_gain(result: dict[str, Any]) -> None:
+    told = result.get("finetune")
+    if told is None:
+        return
+    if told["best_epoch"] == 0:
+        print("Nothing was gained on the held-back images: the network is as it was.")
+        return
+    print(
+        f"divergence from the original on held-back images {told['before']:.4f} → {told['after']:.4f}"
+        f" (pass {told['best_epoch']} of {told['epochs']})"
+    )

@@ -1,0 +1,92 @@
+"""How far a compressed network's outputs are from the original's, without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qaf_core.network.layers import FactorizedLayer
+
+SMALLEST = 1e-30
+
+
+@torch.inference_mode()
+def divergence(original: nn.Module, model: nn.Module, batches: Sequence[Tensor]) -> float:
+    """The sum of :func:`batch_divergence` over all images of the batches."""
+    return sum(float(batch_divergence(original, model, batch)) * len(batch) for batch in batches)
+
+
+def batch_divergence(original: nn.Module, model: nn.Module, batch: Tensor) -> Tensor:
+    """How far a model's outputs are from the original's, the mean over a batch.
+
+    Of class scores (of images or pixels; torchvision's segmentation networks put them out as ``out``) the
+    Kullback-Leibler divergence. Other outputs, such as a detector's boxes, cannot be set against each other
+    number by number: then the relative squared errors of the exchanged layers' outputs, added up.
+
+    Args:
+        original: The network whose outputs count as right; no gradient reaches it.
+        model: Compared with it; gradients pass where they are on.
+        batch: Images ``(B, C, H, W)``.
+    """
+    with torch.no_grad():
+        wanted = class_scores(original(batch))
+    if wanted is not None:
+        found = class_scores(model(batch))
+        if found is not None and found.shape == wanted.shape:
+            return _from_scores(wanted, found)
+    return _from_layers(original, model, batch)
+
+
+def class_scores(output: Any) -> Tensor | None:
+    """The class scores among a network's outputs, the classes in dimension 1; None where there are none."""
+    scores = output.get("out") if isinstance(output, dict) else output
+    return scores if isinstance(scores, Tensor) and scores.ndim >= 2 else None
+
+
+def _from_scores(wanted: Tensor, found: Tensor) -> Tensor:
+    """Kullback-Leibler divergence, summed over classes and positions, the mean over images."""
+    wanted, found = wanted.log_softmax(dim=1), found.log_softmax(dim=1)
+    return (wanted.exp() * (wanted - found)).sum() / len(wanted)
+
+
+def _from_layers(original: nn.Module, model: nn.Module, batch: Tensor) -> Tensor:
+    """Relative squared errors of the exchanged layers' outputs, added up."""
+    names = [name for name, module in model.named_modules() if isinstance(module, FactorizedLayer)]
+    with torch.no_grad(), _Outputs(original, names) as wanted:
+        original(batch)
+    with _Outputs(model, names) as found:
+        model(batch)
+    errors = [
+        (found[name] - wanted[name]).square().sum() / wanted[name].square().sum().clamp_min(SMALLEST)
+        for name in names
+        # Behind a choice the two networks may put out different numbers of rows.
+        if name in wanted and name in found and wanted[name].shape == found[name].shape
+    ]
+    return torch.stack(errors).sum() if errors else batch.new_zeros(())
+
+
+class _Outputs(dict[str, Tensor]):
+    """What the named layers put out while the ``with`` block lasts, at their last call."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self._model, self._names = model, names
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> _Outputs:
+        for name in self._names:
+            self._handles.append(self._model.get_submodule(name).register_forward_hook(self._keeper(name)))
+        return self
+
+    def _keeper(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            self[name] = output
+
+        return keep
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()

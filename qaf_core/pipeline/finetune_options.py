@@ -1,0 +1,40 @@
+"""What fine-tuning is told: a file without torch, for screens and commands."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from qaf_core.errors import PlanError
+
+SCALES, CODES = "scales", "codes"
+TRAINED = (SCALES, CODES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions:
+    """How a network is fine-tuned.
+
+    Attributes:
+        trains: ``scales`` (scales, biases, normalisations; codes stay) or ``codes`` (these too).
+        epochs: Passes over the images.
+        time_limit_seconds: The learning rate falls so that it ends in this time; None for no limit.
+        seed: Of the order of the images and of how they are changed.
+
+    Raises:
+        PlanError: If a field is out of range.
+    """
+
+    trains: str = SCALES
+    epochs: int = 40
+    time_limit_seconds: float | None = 240.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.trains not in TRAINED:
+            raise PlanError("unknown choice of what to train", got=self.trains, expected=" or ".join(TRAINED))
+        if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
+            raise PlanError("epochs out of range", got=self.epochs, expected="a whole number, at least 1")
+        limit = self.time_limit_seconds
+        if limit is not None and not (0.0 < limit < math.inf):
+            raise PlanError("time limit out of range", got=limit, expected="seconds, above 0")
