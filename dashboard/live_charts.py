@@ -38,11 +38,24 @@ def residual_series() -> Series:
 
 
 def curve_data(
-    iterations: Sequence[Mapping[str, Any]], series: Series, *, scale: float = 1.0, positive: bool = False
+    iterations: Sequence[Mapping[str, Any]],
+    series: Series,
+    *,
+    scale: float = 1.0,
+    positive: bool = False,
+    step: str = "iteration",
 ) -> pd.DataFrame:
-    """One row per point: ``iteration``, ``series``, ``value``; what is unknown is left out."""
+    """One row per point: ``iteration``, ``series``, ``value``; what is unknown is left out.
+
+    Args:
+        iterations: Points with the fields of ``series``.
+        series: The curves.
+        scale: What values are multiplied with.
+        positive: Leave out what a logarithmic axis cannot show.
+        step: The field that counts the points.
+    """
     rows = [
-        (row["iteration"], name, scale * row[field])
+        (row[step], name, scale * row[field])
         for field, name, _mark in series
         for row in iterations
         if row.get(field) is not None and math.isfinite(row[field]) and (row[field] > 0 or not positive)
@@ -50,7 +63,17 @@ def curve_data(
     return pd.DataFrame(rows, columns=["iteration", "series", "value"])
 
 
-def curve_spec(series: Series, *, title: str, dark: bool, logarithmic: bool = False) -> dict[str, Any]:
+def finetune_series() -> Series:
+    """Field, name and mark of the curves of fine-tuning."""
+    return (
+        ("held_back", _("Images it does not learn from"), palette.QUANTIZED_MARK),
+        ("loss", _("Images it learns from, changed and mixed"), palette.FLOAT_MARK),
+    )
+
+
+def curve_spec(
+    series: Series, *, title: str, dark: bool, logarithmic: bool = False, step: str | None = None
+) -> dict[str, Any]:
     """The drawing of ``curve_data``, which stays the same while the data grow.
 
     Args:
@@ -58,8 +81,10 @@ def curve_spec(series: Series, *, title: str, dark: bool, logarithmic: bool = Fa
         title: Of the vertical axis, with its unit.
         dark: Whether the ground is dark.
         logarithmic: Whether the vertical axis is.
+        step: What the horizontal axis counts; iterations if None.
     """
     names = [name for _field, name, _mark in series]
+    step = step or _("Iteration")
     colours = [mark.colour(dark) for _field, _name, mark in series]
     scale: dict[str, Any] = {"type": "log"} if logarithmic else {"zero": False}
     axis = {"tickCount": 5, "format": "~g"} if logarithmic else {"tickCount": 5}
@@ -77,7 +102,7 @@ def curve_spec(series: Series, *, title: str, dark: bool, logarithmic: bool = Fa
             "x": {
                 "field": "iteration",
                 "type": "quantitative",
-                "title": _("Iteration"),
+                "title": step,
                 "scale": {"zero": not logarithmic, "nice": False},
                 "axis": {"tickCount": 6, "format": "d", "grid": False},
             },
@@ -96,7 +121,7 @@ def curve_spec(series: Series, *, title: str, dark: bool, logarithmic: bool = Fa
             },
             "tooltip": [
                 {"field": "series", "type": "nominal", "title": " "},
-                {"field": "iteration", "type": "quantitative", "title": _("Iteration")},
+                {"field": "iteration", "type": "quantitative", "title": step},
                 {"field": "value", "type": "quantitative", "title": title, "format": ".3~g"},
             ],
         },

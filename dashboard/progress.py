@@ -8,7 +8,6 @@ from typing import Any
 
 from qaf_core.runs.record import StoredEvent
 
-STAGES = ("loading", "solving", "calibrating", "saving", "baseline", "evaluating")
 # How much of the whole is done when a stage begins; solving takes most of it.
 STAGE_STARTS = {
     "loading": 0.0,
@@ -17,6 +16,13 @@ STAGE_STARTS = {
     "saving": 0.88,
     "baseline": 0.89,
     "evaluating": 0.94,
+}
+FINETUNE_STAGE_STARTS = {
+    "loading": 0.0,
+    "finetuning": 0.05,
+    "saving": 0.86,
+    "baseline": 0.87,
+    "evaluating": 0.9,
 }
 WAITING, SOLVING, DONE = "waiting", "solving", "done"
 # Below this share of its expected time a layer's rest is no longer guessed down.
@@ -54,6 +60,8 @@ class RunProgress:
             then the one begun last.
         curves: Iterations by layer, of those being solved and ``curve_layer``.
         evaluations: ``original`` and ``compressed`` as they arrive.
+        starts: The run's stages, and how much of the whole is done when each begins.
+        finetune_points: Where fine-tuning stood after each pass.
     """
 
     run_id: str
@@ -71,6 +79,8 @@ class RunProgress:
     curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
     stage_starts: dict[str, float] = field(default_factory=dict)
+    starts: Mapping[str, float] = field(default_factory=lambda: STAGE_STARTS)
+    finetune_points: list[dict[str, Any]] = field(default_factory=list)
 
     def absorb(self, events: Iterable[StoredEvent]) -> None:
         """Take in new events, oldest first."""
@@ -127,6 +137,9 @@ class RunProgress:
         progress.data.update(data)
         self._choose_curve()
 
+    def _on_finetune(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
+        self.finetune_points.append(dict(data))
+
     def _on_evaluated(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
         self.evaluations[str(data.get("which"))] = dict(data)
 
@@ -141,13 +154,13 @@ class RunProgress:
         seen = {*self.stage_starts, *(("baseline",) if "original" in self.evaluations else ())}
         return tuple(
             (stage, "now" if stage == self.stage else "done" if stage in seen else "later")
-            for stage in STAGES
+            for stage in self.starts
         )
 
     def fraction(self, elapsed_seconds: float | None = None) -> float:
         """How much of the whole is done, 0 to 1; it never falls, in whatever order the stages come."""
-        start = STAGE_STARTS.get(self.stage or "", 0.0)
-        end = min((later for later in STAGE_STARTS.values() if later > start), default=1.0)
+        start = self.starts.get(self.stage or "", 0.0)
+        end = min((later for later in self.starts.values() if later > start), default=1.0)
         within = self.stage_fraction
         if self.stage == "solving":
             done, current, rest = self._work(

@@ -34,6 +34,14 @@ def use(request: RunRequest, plan: Plan) -> None:
     st.session_state[VERSION_KEY] += 1
 
 
+def take_plan(choice: Choice, plan: Plan) -> None:
+    """Fill the table with a plan made elsewhere; the bulk controls fill it anew."""
+    model = choice.source.id
+    st.session_state[DRAFTS_KEY] = {k: v for k, v in st.session_state[DRAFTS_KEY].items() if k != model}
+    st.session_state[BASES_KEY] = {**st.session_state[BASES_KEY], model: plan}
+    st.session_state[VERSION_KEY] += 1
+
+
 def first_settings() -> None:
     ratio, bits = PRESETS[FIRST_PRESET]
     first = {"ratio": ratio, "bits": bits, "activation-bits": 8, "structure": "cp", "method": "joint"}
@@ -138,7 +146,7 @@ def bulk_controls(choice: Choice, inventory: Sequence[LayerInfo]) -> None:
             help=_("Back to the balanced preset, without edits."),
         )
     with columns[4]:
-        names = {"cp": _("CP"), "tucker2": _("Tucker-2"), "auto": _("Automatic")}
+        names = {"cp": _("CP"), "tucker2": _("Tucker-2"), "auto": _("Fewest operations")}
         st.selectbox(
             _("Structure"),
             STRUCTURES,
@@ -166,6 +174,8 @@ def structure_help() -> str:
     return "\n".join(
         (
             "- " + _("**CP**: a 3×3 convolution becomes three small layers; smallest."),
+            "- " + _("**Tucker-2**: three layers with a small full convolution inside; often faster."),
+            "- " + _("**Fewest operations**: CP, or Tucker-2 where CP needs more than the layer itself."),
             "- " + _("**SVD**: two small layers, for 1×1 convolutions and linear layers."),
             "- " + _("**Dense**: quantized, not factorized. **Keep**: left as it is."),
         )

@@ -18,7 +18,7 @@ from qaf_core.review.units import MISSING, duration_text, percent_text
 from qaf_core.runs.record import RunRecord
 
 
-def show_queued(run: RunRecord, *, ahead: int, ready: bool) -> None:
+def show_queued(progress: RunProgress, *, ahead: int, ready: bool) -> None:
     """A run nobody has begun yet."""
     if ahead:
         note = plural(
@@ -29,7 +29,8 @@ def show_queued(run: RunRecord, *, ahead: int, ready: bool) -> None:
     else:
         note = _("The worker is loading; this takes a few seconds after the dashboard was opened.")
     st.progress(0.0, text=_("Waiting to start. {note}").format(note=note))
-    common.stepper((label, "later") for label in stage_labels().values())
+    labels = stage_labels()
+    common.stepper((labels[stage], "later") for stage in progress.starts)
     st.caption(_("You may close this page: the run goes on, and its address finds it again."))
 
 
@@ -39,6 +40,7 @@ def stage_labels() -> dict[str, str]:
         "loading": _("Load"),
         "solving": _("Solve the layers"),
         "calibrating": _("Calibrate"),
+        "finetuning": _("Fine-tune"),
         "saving": _("Save"),
         "baseline": _("Measure the original"),
         "evaluating": _("Measure the result"),

@@ -10,7 +10,7 @@ import streamlit as st
 from dashboard import common, planning
 from dashboard.planning import Draft
 from dashboard.text import _, plural
-from dashboard.views import controls, live
+from dashboard.views import controls, fastest, live
 from dashboard.views.choose import Choice
 from dashboard.views.tradeoffs import bops_help
 from qaf_core.errors import QafError
@@ -31,6 +31,7 @@ def plan_and_run(choice: Choice, inventory: tuple[LayerInfo, ...]) -> None:
     st.subheader(_("2 · Plan"), anchor=False)
     controls.choose_method(choice, inventory)
     controls.bulk_controls(choice, inventory)
+    fastest.offer(choice)
     controls.take_up_edits(choice)
     base = controls.base_plan(choice, inventory)
     if base is None:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard import common, rows
 from dashboard.text import _, plural
-from dashboard.views import live
+from dashboard.views import finetune, live
 from qaf_core.review import charts
 from qaf_core.review.metrics import metric_help, metric_label
 from qaf_core.review.units import (
@@ -31,9 +31,11 @@ def show(run: RunRecord) -> None:
     _banner(run)
     if run.compressed and run.cost:
         _headline(run)
+    finetune.show_result(run)
     if run.layers:
         _layers(run)
     _classes(run)
+    finetune.offer(run)
     _facts(run)
 
 
@@ -54,6 +56,11 @@ def _banner(run: RunRecord) -> None:
         )
         if run.error:
             st.caption(_(run.error))
+    elif run.status == CANCELLED and run.compressed and run.request.finetune is not None:
+        st.info(
+            _("Stopped on request: the best state until then was kept and measured."),
+            icon=":material/stop_circle:",
+        )
     elif run.status == CANCELLED and run.compressed:
         done = plural("{count} layer was compressed", "{count} layers were compressed", len(run.layers))
         st.info(
@@ -210,6 +217,7 @@ def _seconds(seconds: Any) -> list[tuple[str, str]]:
         "total": _("Time in all"),
         "factorize": _("Solving the layers"),
         "calibrate": _("Calibrating"),
+        "finetune": _("Fine-tuning"),
         "evaluate": _("Measuring"),
     }
     return [

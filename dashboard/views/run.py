@@ -7,9 +7,9 @@ import time
 import streamlit as st
 
 from dashboard import common
-from dashboard.progress import RunProgress, estimated_work
+from dashboard.progress import FINETUNE_STAGE_STARTS, STAGE_STARTS, RunProgress, estimated_work
 from dashboard.text import _
-from dashboard.views import live, result, run_list
+from dashboard.views import finetune, live, result, run_list
 from qaf_core.review.charts import method_label
 from qaf_core.runs.record import QUEUED, RunRecord
 
@@ -51,7 +51,8 @@ def _heading(run: RunRecord) -> None:
             " · ".join(
                 (
                     run.model,
-                    _("method {method}").format(method=method_label(run.method, _)),
+                    _("method {method}").format(method=method_label(run.method, _))
+                    + (_(", fine-tuned") if run.request.finetune else ""),
                     started,
                     f"`{run.id}`",
                 )
@@ -75,9 +76,7 @@ def _heading(run: RunRecord) -> None:
                 on_click=_stop,
                 args=(run.id,),
                 disabled=common.open_store().cancel_requested(run.id),
-                help=_(
-                    "Ends the run after the step at hand. The layers solved so far are kept and measured."
-                ),
+                help=_("Ends the run after the step at hand. What is done so far is kept and measured."),
             )
 
 
@@ -100,7 +99,9 @@ def _watch(run_id: str) -> None:
     progress = _progress_of(run)
     progress.absorb(store.events_since(run_id, progress.seq))
     if run.status == QUEUED:
-        live.show_queued(run, ahead=_runs_ahead(run), ready=common.worker_ready())
+        live.show_queued(progress, ahead=_runs_ahead(run), ready=common.worker_ready())
+    elif run.request.finetune is not None:
+        finetune.show_running(run, progress, stopping=store.cancel_requested(run_id))
     else:
         live.show_running(run, progress, stopping=store.cancel_requested(run_id))
 
@@ -109,7 +110,8 @@ def _progress_of(run: RunRecord) -> RunProgress:
     """The session's view of this run, begun anew after a reload."""
     known = st.session_state.get(PROGRESS_KEY)
     if not isinstance(known, RunProgress) or known.run_id != run.id:
-        known = RunProgress(run_id=run.id, weights=estimated_work(run.plan))
+        starts = STAGE_STARTS if run.request.finetune is None else FINETUNE_STAGE_STARTS
+        known = RunProgress(run_id=run.id, weights=estimated_work(run.plan), starts=starts)
         st.session_state[PROGRESS_KEY] = known
     return known
 

@@ -1,0 +1,169 @@
+"""Explore's search for the fastest plan: layers timed on this machine, structures chosen by that."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import common, jobs, rows
+from dashboard.text import _, plural
+from dashboard.views import controls, live
+from dashboard.views.choose import Choice
+from qaf_core.network.plan import Plan
+from qaf_core.review.units import MISSING, duration_text, percent_text
+from qaf_core.runs.workspace import default_workspace
+
+BOUNDS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3)
+FIRST_BOUND = 0.05
+SEARCH_SECONDS = 3600.0
+TAKEN_KEY = "fastest-taken"
+
+
+def offer(choice: Choice) -> None:
+    """What to set, the button, and what the search found; it fills the plan's table when it is done."""
+    disabled = st.session_state["method"] != "joint" or choice.obstacle is not None
+    with st.expander(_("Fastest plan on this machine"), icon=":material/speed:"):
+        st.caption(
+            _(
+                "Fewer operations are not always less time. This times every layer's possible forms on this "
+                "machine (once; it is kept), then takes for each layer the fastest whose output stays close "
+                "enough to the original's, at the weight bits set above. It takes minutes on large networks."
+            )
+        )
+        left, middle, right = st.columns([2, 1, 1.4], gap="medium", vertical_alignment="bottom")
+        with left:
+            bound = st.select_slider(
+                _("Largest error of a layer's output"),
+                BOUNDS,
+                FIRST_BOUND,
+                format_func=lambda value: percent_text(value, 0),
+                key="fastest-bound",
+                help=_(
+                    "Squared error as a share of the output's own variation, on held-back images. "
+                    "Errors add up over the layers: a tighter bound costs speed and saves accuracy."
+                ),
+            )
+        with middle:
+            cores = os.cpu_count() or 1
+            threads = st.number_input(_("Threads"), 1, cores, min(2, cores), key="fastest-threads")
+        key = f"fastest-{choice.source.id}"
+        with right:
+            if st.button(
+                _("Find the fastest plan"),
+                icon=":material/search:",
+                key="find-fastest",
+                disabled=disabled,
+                width="stretch",
+                help=_("For the joint method, with a model that can be run.") if disabled else None,
+            ):
+                arguments = _arguments(choice, bound, int(threads))
+                jobs.shared().start(key, lambda job: _search(job, arguments))
+                st.session_state[TAKEN_KEY] = None
+        _outcome(choice, key)
+
+
+def _arguments(choice: Choice, bound: float, threads: int) -> list[str]:
+    state = st.session_state
+    arguments = [
+        "plan", choice.source.id, "--structure", "auto", "--bits", str(state["bits"]), "--act-bits",
+        str(state["activation-bits"]), "--error-bound", str(bound), "--threads", str(threads),
+        "--data", choice.data, "--workspace", str(default_workspace()), "--json",
+    ]  # fmt: skip
+    if choice.weights:
+        arguments += ["--weights", choice.weights]
+    if choice.calibration:
+        arguments += ["--calibration", choice.calibration]
+    return arguments
+
+
+def _search(job: jobs.Job, arguments: list[str]) -> dict[str, Any]:
+    return jobs.run_command(arguments, job=job, timeout_seconds=SEARCH_SECONDS)
+
+
+@st.fragment(run_every=2.0)
+@common.guarded
+def _outcome(choice: Choice, key: str) -> None:
+    job = jobs.shared().find(key)
+    if job is None:
+        return
+    if job.state == "running":
+        left, right = st.columns([4, 1], vertical_alignment="center")
+        left.info(
+            _("Searching, {time} so far. You may look at other pages meanwhile.").format(
+                time=duration_text(job.elapsed_seconds)
+            ),
+            icon=":material/hourglass_top:",
+        )
+        if right.button(_("Stop"), icon=":material/stop_circle:", key="stop-fastest"):
+            job.stop.set()
+        return
+    if job.state == "failed":
+        st.error(_(job.error), icon=":material/error:")
+        return
+    if st.session_state.get(TAKEN_KEY) != (key, job.began):
+        st.session_state[TAKEN_KEY] = (key, job.began)
+        controls.take_plan(choice, Plan.from_dict(job.result["plan"]))
+        st.rerun(scope="app")
+    _draw(job.result)
+
+
+def _draw(found: Mapping[str, Any]) -> None:
+    """What was chosen for each layer, and why not something else."""
+    choices = found["choices"]
+    changed = [row for row in choices if row["structure"] != "dense"]
+    before, after = (sum(row[field] for row in choices) for field in ("dense_ms", "latency_ms"))
+    if not changed:
+        st.warning(
+            _(
+                "On this machine no layer has a faster form than plain INT8 within this error: the plan is "
+                "dense throughout. Allow a larger error, or compress for size instead."
+            ),
+            icon=":material/warning:",
+        )
+    else:
+        st.success(
+            plural(
+                "{count} layer gets a faster form; the table below is filled with the plan.",
+                "{count} layers get a faster form; the table below is filled with the plan.",
+                len(changed),
+            )
+            + " "
+            + _("The layers alone: {before:.2f} ms as plain INT8, {after:.2f} ms as planned.").format(
+                before=before, after=after
+            ),
+            icon=":material/check_circle:",
+        )
+    labels, column = live.structure_labels(), st.column_config
+    st.dataframe(
+        pd.DataFrame([_row(row, labels) for row in choices]),
+        hide_index=True,
+        placeholder=MISSING,
+        height=live.table_height(len(choices), most=10),
+        column_config={
+            "layer": column.TextColumn(_("Layer")),
+            "structure": column.TextColumn(_("Chosen")),
+            "rank": column.TextColumn(_("Rank")),
+            "chosen_ms": column.NumberColumn(_("Time, ms"), format="%.3f"),
+            "dense_ms": column.NumberColumn(_("Plain INT8, ms"), format="%.3f"),
+            "error": column.NumberColumn(_("Output error"), format="%.1f %%"),
+            "tried": column.NumberColumn(_("Forms tried"), help=_("Forms that were solved and judged.")),
+        },
+    )
+
+
+def _row(choice: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+    tried = [c for c in choice["candidates"] if c["output_error"] is not None]
+    error = next((c["output_error"] for c in tried if c["verdict"] == "chosen"), None)
+    return {
+        "layer": choice["name"],
+        "structure": labels.get(choice["structure"], choice["structure"]),
+        "rank": rows.rank_text(choice["rank"]) or None,
+        "chosen_ms": choice["latency_ms"],
+        "dense_ms": choice["dense_ms"],
+        "error": None if error is None else 100 * error,
+        "tried": len(tried),
+    }

@@ -1,0 +1,185 @@
+"""Fine-tuning on the Live run page: begin it, watch it, see what it gained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from dashboard import common, live_charts
+from dashboard.progress import RunProgress
+from dashboard.text import _
+from dashboard.views import live
+from qaf_core.errors import QafError
+from qaf_core.pipeline.finetune_options import CODES, SCALES, FinetuneOptions
+from qaf_core.review.metrics import metric_label
+from qaf_core.review.units import MISSING, duration_text, percent_text, points_text
+from qaf_core.runs.finetuning import finetune_request
+from qaf_core.runs.record import COMPLETED, RunRecord
+from qaf_core.runs.workspace import PACKED_NAME
+
+MINUTES = (1, 2, 4, 8, 15, 30, 60)
+FIRST_MINUTES = 4
+MOST_EPOCHS = 1000  # the time limit ends it
+
+
+def offer(run: RunRecord) -> None:
+    """What to set, and the button that begins it; nothing where there is no network to begin with."""
+    store = common.open_store()
+    if run.status != COMPLETED or not (store.run_folder(run.id) / PACKED_NAME).is_file():
+        return
+    with st.expander(_("Fine-tune"), icon=":material/model_training:"):
+        st.caption(
+            _(
+                "The compressed network learns from the original one: on images without labels, it is "
+                "brought closer to what the original says. Its size and its operations stay as they are. "
+                "The result is a run of its own; this one stays."
+            )
+        )
+        left, middle, right = st.columns([3, 2, 3], gap="medium")
+        with left:
+            trains = st.radio(
+                _("What may change"),
+                (SCALES, CODES),
+                format_func=_trained_labels().__getitem__,
+                captions=(
+                    _("The integer weights stay as they were solved."),
+                    _("The integer weights may move on their grid as well. Gains more, takes as long."),
+                ),
+                key="finetune-trains",
+            )
+        with middle:
+            minutes = st.select_slider(
+                _("Time limit, minutes"),
+                MINUTES,
+                FIRST_MINUTES,
+                key="finetune-minutes",
+                help=_("The step size falls so that it ends in this time. Stop keeps the best state so far."),
+            )
+        with right:
+            images = st.text_input(
+                _("Other images to learn from"),
+                key="finetune-images",
+                placeholder=_("Folder, .zip or .npz (optional)"),
+                help=_(
+                    "Left empty: the calibration images of this run. More images help; labels are not "
+                    "read. One image in eight is held back to judge, and the evaluation images are never "
+                    "learnt from."
+                ),
+            )
+            if st.button(
+                _("Start fine-tuning"), type="primary", icon=":material/play_arrow:", key="start-finetune"
+            ):
+                _start(run, trains, minutes, images.strip())
+
+
+def _trained_labels() -> dict[str, str]:
+    return {SCALES: _("Scales and biases"), CODES: _("Integer weights too")}
+
+
+def _start(run: RunRecord, trains: str, minutes: int, images: str) -> None:
+    store = common.open_store()
+    options = FinetuneOptions(trains=trains, epochs=MOST_EPOCHS, time_limit_seconds=60.0 * minutes)
+    name = _("{run}, fine-tuned").format(run=common.run_title(run))
+    try:
+        request = finetune_request(store, run, options, calibration=images or None, name=name[:80])
+        run_id = store.create_run(request)
+    except QafError as error:
+        st.error(_(str(error)), icon=":material/error:")
+        return
+    common.go_to("run", run=run_id)
+
+
+def show_running(run: RunRecord, progress: RunProgress, *, stopping: bool) -> None:
+    """A fine-tuning at work."""
+    elapsed = max(0.0, progress.elapsed_seconds)
+    labels = live.stage_labels()
+    text = labels.get(progress.stage or "", _("Starting"))
+    if stopping:
+        text = _("Stopping; what is done is kept and measured.") + " " + text
+    st.progress(progress.fraction(), text=text)
+    common.stepper((labels[stage], state) for stage, state in progress.stage_states())
+    points = progress.finetune_points
+    columns = st.columns(3)
+    with columns[0]:
+        limit = (run.request.finetune or {}).get("time_limit_seconds")
+        note = _("learns for {time} at most").format(time=duration_text(limit)) if limit else "–"
+        common.metric_card(_("Time so far"), duration_text(elapsed), note)
+    with columns[1]:
+        best = min(points, key=lambda point: point["held_back"])["epoch"] if points else None
+        common.metric_card(
+            _("Passes over the images"),
+            str(points[-1]["epoch"]) if points else MISSING,
+            _("best after pass {pass_}").format(pass_=best) if best else "–",
+        )
+    with columns[2]:
+        _divergence_card(points[0]["held_back"] if points else None, points[-1]["best"] if points else None)
+    _curve(points)
+
+
+def _divergence_card(before: float | None, after: float | None) -> None:
+    known = before is not None and after is not None and before > 0
+    common.metric_card(
+        _("Distance from the original"),
+        percent_text(after / before, 0) if known else MISSING,  # type: ignore[operator]
+        f"{before:.4f} → {after:.4f}" if known else "–",
+        _(
+            "How differently the two networks answer on images that are held back: the Kullback-Leibler "
+            "divergence of their class scores (of other outputs the relative squared error of the layers). "
+            "As a share of where it began; 0 would be the same answers."
+        ),
+    )
+
+
+def _curve(points: list[dict[str, Any]]) -> None:
+    if len(points) < 2:
+        return
+    series = live_charts.finetune_series()
+    title, step = _("Distance from the original"), _("Pass over the images")
+    st.vega_lite_chart(
+        live_charts.curve_data(points, series, step="epoch"),
+        live_charts.curve_spec(series, title=title, dark=common.is_dark(), step=step),
+        key="finetune-curve",
+        alt=_("Distance from the original by pass"),
+    )
+
+
+def show_result(run: RunRecord) -> None:
+    """What a finished fine-tuning gained over the run it began with; nothing for other runs."""
+    told = run.result.get("finetune")
+    if not told:
+        return
+    st.subheader(_("Fine-tuning"), anchor=False)
+    if told["best_epoch"] == 0:
+        st.info(
+            _("Nothing was gained on the images held back: the network is as it was before."),
+            icon=":material/info:",
+        )
+    parent = common.find_run(str(told["run"]))
+    columns = st.columns(3)
+    with columns[0]:
+        _parent_card(run, parent)
+    with columns[1]:
+        _divergence_card(told["before"], told["after"])
+    with columns[2]:
+        common.metric_card(
+            _("What changed"),
+            _trained_labels().get(told["trains"], str(told["trains"])),
+            _("pass {best} of {count} kept").format(best=told["best_epoch"], count=told["epochs"]),
+        )
+    events = common.open_store().events_since(run.id, kinds=("finetune",))
+    _curve([dict(stored.event.data) for stored in events])
+    if parent is not None:
+        common.link_to("run", _("The run it began with"), ":material/undo:", run=parent.id)
+
+
+def _parent_card(run: RunRecord, parent: RunRecord | None) -> None:
+    before = (parent.compressed or {}).get("value") if parent is not None else None
+    after = (run.compressed or {}).get("value")
+    known = before is not None and after is not None
+    common.metric_card(
+        _("{metric} gained").format(metric=metric_label((run.compressed or {}).get("metric"), _)),
+        _("{points} points").format(points=points_text(after - before)) if known else MISSING,  # type: ignore[operator]
+        f"{percent_text(before)} → {percent_text(after)}" if known else "–",  # type: ignore[arg-type]
+        _("Against the run it began with, on the same images."),
+    )

@@ -1,0 +1,123 @@
+"""Fine-tuning on the Live run page: offered, begun, watched and told."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dashboard.progress import FINETUNE_STAGE_STARTS, RunProgress
+from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.finetune_options import FinetuneOptions
+from qaf_core.runs.record import StoredEvent
+from qaf_core.runs.request import RunRequest
+from qaf_core.runs.store import Store
+from qaf_core.runs.workspace import PACKED_NAME
+
+from .conftest import Draw, shown
+
+
+def finished(store: Store) -> str:
+    """A finished run with a packed file (its content is not looked at here)."""
+    run = next(run for run in store.list_runs() if run.status == "completed")
+    path = store.run_folder(run.id) / PACKED_NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"packed")
+    return run.id
+
+
+def point(epoch: int, held_back: float, best: float) -> dict[str, Any]:
+    return {
+        "epoch": epoch, "loss": None if epoch == 0 else held_back / 2, "held_back": held_back, "best": best,
+        "fraction": epoch / 10, "elapsed_seconds": 3.0 * epoch,
+    }  # fmt: skip
+
+
+def begin(store: Store, parent: str) -> str:
+    """A fine-tuning at work in this very process, three passes on."""
+    fields = {"run": parent, **asdict(FinetuneOptions(trains="codes"))}
+    request = RunRequest(model="inspection/resnet20", plan=dict(store.run(parent).plan), finetune=fields)
+    run_id = store.create_run(request, pid=os.getpid())
+    stage = {"stage": "finetuning", "fraction": 0.3, "message": "Learning"}
+    store.append_event(run_id, RunEvent(kind="stage", data=stage, elapsed_seconds=1.0))
+    for epoch, held_back, best in ((0, 0.2, 0.2), (1, 0.16, 0.16), (2, 0.1, 0.1), (3, 0.12, 0.1)):
+        event = RunEvent(kind="finetune", data=point(epoch, held_back, best), elapsed_seconds=10.0 + epoch)
+        store.append_event(run_id, event)
+    return run_id
+
+
+def test_it_begins_with_what_is_set(draw: Draw, seeded_store: Store, tmp_path: Path) -> None:
+    parent = finished(seeded_store)
+    test = draw("run", run=parent)
+    assert "Start fine-tuning" in shown(test)
+    test.radio(key="finetune-trains").set_value("codes").run()
+    test.text_input(key="finetune-images").set_value(str(tmp_path)).run()
+    test.button(key="start-finetune").click().run()
+    begun = seeded_store.list_runs()[0]
+    assert begun.status == "queued"
+    assert begun.request.finetune == {
+        "run": parent, "trains": "codes", "epochs": 1000, "time_limit_seconds": 240.0, "seed": 0,
+    }  # fmt: skip
+    assert begun.request.calibration == str(tmp_path)
+    assert begun.request.plan == seeded_store.run(parent).request.plan
+    assert "fine-tuned" in (begun.request.name or "")
+
+
+def test_without_a_network_it_is_not_offered(draw: Draw, seeded_store: Store) -> None:
+    run = next(run for run in seeded_store.list_runs() if run.status == "completed")
+    assert "Start fine-tuning" not in shown(draw("run", run=run.id))
+
+
+def test_while_it_learns_the_curve_and_its_numbers_show(draw: Draw, seeded_store: Store) -> None:
+    run_id = begin(seeded_store, finished(seeded_store))
+    test = draw("run", run=run_id)
+    text = shown(test)
+    assert "0.2000 → 0.1000" in text
+    assert "50 %" in text
+    assert "best after pass 2" in text
+    assert "learns for 4 min 00 s at most" in text
+    assert ", fine-tuned" in text
+    assert len(test.get("vega_lite_chart")) == 1
+    test.button(key="stop-run").click().run()
+    assert seeded_store.cancel_requested(run_id)
+
+
+@pytest.mark.parametrize("best_epoch", [2, 0])
+def test_the_result_says_what_was_gained(draw: Draw, seeded_store: Store, best_epoch: int) -> None:
+    parent = finished(seeded_store)
+    run_id = begin(seeded_store, parent)
+    before = seeded_store.run(parent)
+    assert before.compressed is not None
+    value = before.compressed["value"] + (0.013 if best_epoch else 0.0)
+    asked, after = seeded_store.run(run_id).request.finetune or {}, 0.1 if best_epoch else 0.2
+    told = {
+        **asked, "before": 0.2, "after": after,
+        "best_epoch": best_epoch, "epochs": 3, "status": "completed", "seconds": 10.0,
+    }  # fmt: skip
+    result = {**before.result, "run_id": run_id, "finetune": told}
+    result["compressed"] = {**before.compressed, "value": value}
+    seeded_store.finish(run_id, "completed", result)
+    text = shown(draw("run", run=run_id))
+    assert "pass 2 of 3 kept" in text or not best_epoch
+    assert ("+1.3 points" in text) == bool(best_epoch)
+    assert ("Nothing was gained" in text) == (not best_epoch)
+
+
+def test_its_progress_has_its_own_stages() -> None:
+    progress = RunProgress(run_id="x", starts=FINETUNE_STAGE_STARTS)
+    rows: list[tuple[str, dict[str, Any]]] = [
+        ("stage", {"stage": "finetuning", "fraction": 0.0}),
+        ("finetune", point(0, 0.2, 0.2)),
+        ("stage", {"stage": "finetuning", "fraction": 0.5}),
+    ]
+    seen = []
+    for number, (kind, data) in enumerate(rows, 1):
+        progress.absorb([StoredEvent(seq=number, event=RunEvent(kind=kind, data=data, elapsed_seconds=1.0))])
+        seen.append(progress.fraction())
+    assert seen == sorted(seen)
+    assert seen[-1] == pytest.approx(0.05 + 0.5 * 0.81)
+    assert [stage for stage, _ in progress.stage_states()] == list(FINETUNE_STAGE_STARTS)
+    assert dict(progress.stage_states())["finetuning"] == "now"
