@@ -67,7 +67,7 @@ def finetune_series() -> Series:
     """Field, name and mark of the curves of fine-tuning."""
     return (
         ("held_back", _("Images it does not learn from"), palette.QUANTIZED_MARK),
-        ("loss", _("Images it learns from, changed and mixed"), palette.FLOAT_MARK),
+        ("loss", _("Images it learns from (changed, mixed)"), palette.FLOAT_MARK),
     )
 
 
@@ -94,6 +94,7 @@ def curve_spec(
         "symbolType": "stroke",
         "symbolSize": 320,
         "symbolStrokeWidth": 2.5,
+        "labelLimit": 320,
     }
     return {
         "height": HEIGHT_PX,

@@ -171,15 +171,20 @@ def show_result(run: RunRecord) -> None:
     _curve([dict(stored.event.data) for stored in events])
     if parent is not None:
         common.link_to("run", _("The run it began with"), ":material/undo:", run=parent.id)
+    st.caption(_("The layer errors below are those of the solver, before fine-tuning."))
 
 
 def _parent_card(run: RunRecord, parent: RunRecord | None) -> None:
     before = (parent.compressed or {}).get("value") if parent is not None else None
     after = (run.compressed or {}).get("value")
     known = before is not None and after is not None
+    metric = metric_label((run.compressed or {}).get("metric"), _)
     common.metric_card(
-        _("{metric} gained").format(metric=metric_label((run.compressed or {}).get("metric"), _)),
+        _("{metric}, change by fine-tuning").format(metric=metric),
         _("{points} points").format(points=points_text(after - before)) if known else MISSING,  # type: ignore[operator]
         f"{percent_text(before)} → {percent_text(after)}" if known else "–",  # type: ignore[arg-type]
-        _("Against the run it began with, on the same images."),
+        _(
+            "Against the run it began with, on the same images. A change smaller than half of the interval "
+            "above can be chance."
+        ),
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +60,14 @@ class FinetunePoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Mean divergences on held-back images: ``plain`` as they are, ``mean`` with mixed ones among them."""
+
+    plain: float
+    mean: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finetuning:
     """What fine-tuning came to; the network itself was changed in place.
 
@@ -102,40 +110,58 @@ def finetune_network(
         DataError: If there are too few images to hold some back.
     """
     options = options or FinetuneOptions()
-    learnt, judging = _split(images)
+    learnt, jury = _split(images)
     original, compressed = original.eval(), compressed.eval()
     with TrainableNetwork(compressed, trains_codes=options.trains == CODES) as network:
         run = _Training(
-            original=original, network=network, images=learnt, judging=judging, options=options,
+            original=original, network=network, images=learnt, jury=jury, options=options,
             on_point=on_point, should_stop=should_stop or (lambda: False),
         )  # fmt: skip
         result = run.carry_out()
     return result
 
 
-def _split(images: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-    """Images to learn from, and batches that judge."""
+def _split(images: Tensor) -> tuple[Tensor, Jury]:
+    """Images to learn from, and those that judge."""
     if len(images) < 2:
         raise DataError("too few images to fine-tune on", got=len(images), expected="at least 2")
     held = torch.arange(len(images)) % HELD_BACK_SHARE == HELD_BACK_SHARE - 1
     if not bool(held.any()):
         held[-1] = True
-    judging = list(torch.split(images[held], MOST_BATCH))
-    # Few images are near a border between classes; mixed ones are, and make the measure steadier.
-    generator = torch.Generator().manual_seed(0)
-    judging += [mixed(batch, generator) for batch in judging for _ in range(MIXED_VIEWS) if len(batch) > 1]
-    return images[~held], judging
+    return images[~held], Jury(list(torch.split(images[held], MOST_BATCH)))
+
+
+class Jury:
+    """Images that are not learnt from, as they are and mixed with each other.
+
+    Few images are near a border between classes; mixed ones are, and make the measure steadier. But what
+    is gained on mixed images alone is no gain: a state must also be no worse on the images as they are.
+    """
+
+    def __init__(self, plain: Sequence[Tensor]) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.plain = plain
+        self.mixed = [
+            mixed(batch, generator) for batch in plain for _ in range(MIXED_VIEWS) if len(batch) > 1
+        ]
+        self.count = sum(map(len, (*self.plain, *self.mixed)))
+
+    def verdict(self, original: nn.Module, model: nn.Module) -> Verdict:
+        """How far the model is from the original, the mean over the images."""
+        plain = divergence(original, model, self.plain)
+        total = plain + divergence(original, model, self.mixed)
+        return Verdict(plain=plain / sum(map(len, self.plain)), mean=total / self.count)
 
 
 class _Training:
     """One fine-tuning from its first pass to the state that is kept."""
 
     def __init__(
-        self, *, original: nn.Module, network: TrainableNetwork, images: Tensor, judging: Sequence[Tensor],
+        self, *, original: nn.Module, network: TrainableNetwork, images: Tensor, jury: Jury,
         options: FinetuneOptions, on_point: OnPoint | None, should_stop: Callable[[], bool],
     ) -> None:  # fmt: skip
         self._original, self._network, self._options = original, network, options
-        self._images, self._judging = images, judging
+        self._images, self._jury = images, jury
         self._on_point, self._should_stop = on_point, should_stop
         self._generator = torch.Generator().manual_seed(options.seed)
         self._gains = [*network.gains(), *network.norms()]
@@ -154,19 +180,20 @@ class _Training:
         asked = [parameter.requires_grad for parameter in trained]
         for parameter in trained:
             parameter.requires_grad_(True)
-        before = best = self._judge()
+        first = self._judge()
+        before = best = first.mean
         kept, best_epoch, epoch, status = self._state(), 0, 0, COMPLETED
         self._tell(0, None, before, best)
         try:
             for epoch in range(1, self._options.epochs + 1):
                 loss = self._learn(epoch - 1)
                 found = self._judge()
-                if not math.isfinite(loss) or not math.isfinite(found):
+                if not math.isfinite(loss) or not math.isfinite(found.mean):
                     status = DIVERGED
                     break
-                if found < best:
-                    best, best_epoch, kept = found, epoch, self._state()
-                self._tell(epoch, loss, found, best)
+                if found.mean < best and found.plain <= first.plain:
+                    best, best_epoch, kept = found.mean, epoch, self._state()
+                self._tell(epoch, loss, found.mean, best)
                 if self._late():
                     status = TIME_LIMIT
                     break
@@ -178,17 +205,19 @@ class _Training:
         for parameter, flag in zip(trained, asked, strict=True):
             parameter.requires_grad_(flag)
         return Finetuning(
-            before=before / self._judged, after=best / self._judged, best_epoch=best_epoch, epochs=epoch,
+            before=before, after=best, best_epoch=best_epoch, epochs=epoch,
             status=status, seconds=time.monotonic() - self._began,
         )  # fmt: skip
 
     def _learn(self, epoch: int) -> float:
         """One pass; the mean loss."""
         total, steps = 0.0, 0
-        batches = list(self._batches())
-        for index, batch in enumerate(batches):
+        order = torch.randperm(len(self._images), generator=self._generator)
+        batches = torch.split(order, MOST_BATCH)
+        for index, chosen in enumerate(batches):
             if self._should_stop():
                 raise RunCancelled
+            batch = self._varied(self._images[chosen])
             self._set_rates((epoch + index / len(batches)) / self._options.epochs)
             loss = batch_divergence(self._original, self._network.model, batch)
             self._optimizer.zero_grad(set_to_none=True)
@@ -199,6 +228,8 @@ class _Training:
             self._optimizer.step()
             self._network.stay_in_reach()
             total, steps = total + float(loss.detach()), steps + 1
+            if self._late():
+                break
         return total / steps
 
     def _set_rates(self, done: float) -> None:
@@ -215,26 +246,20 @@ class _Training:
         limit = self._options.time_limit_seconds
         return limit is not None and time.monotonic() - self._began >= limit
 
-    def _batches(self) -> Iterator[Tensor]:
-        """All images once, in a new order, each shifted, some mirrored, some mixed with another."""
-        order = torch.randperm(len(self._images), generator=self._generator)
-        for chosen in torch.split(order, MOST_BATCH):
-            batch = varied(self._images[chosen], self._generator)
-            if len(batch) > 1 and float(torch.rand((), generator=self._generator)) < MIXED_SHARE:
-                batch = mixed(batch, self._generator)
-            yield batch
+    def _varied(self, batch: Tensor) -> Tensor:
+        """Each image shifted, some mirrored, most mixed with another."""
+        batch = varied(batch, self._generator)
+        if len(batch) > 1 and float(torch.rand((), generator=self._generator)) < MIXED_SHARE:
+            batch = mixed(batch, self._generator)
+        return batch
 
-    @property
-    def _judged(self) -> int:
-        return sum(map(len, self._judging))
-
-    def _judge(self) -> float:
-        return divergence(self._original, self._network.model, self._judging)
+    def _judge(self) -> Verdict:
+        return self._jury.verdict(self._original, self._network.model)
 
     def _tell(self, epoch: int, loss: float | None, found: float, best: float) -> None:
         if self._on_point is not None:
             self._on_point(FinetunePoint(
-                epoch=epoch, loss=loss, held_back=found / self._judged, best=best / self._judged,
+                epoch=epoch, loss=loss, held_back=found, best=best,
                 fraction=max(self._fraction, epoch / self._options.epochs),
                 elapsed_seconds=time.monotonic() - self._began,
             ))  # fmt: skip
