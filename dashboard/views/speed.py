@@ -19,7 +19,8 @@ from dashboard import common, jobs
 from dashboard.text import _
 from qaf_core.errors import QafError
 from qaf_core.review import speed
-from qaf_core.review.units import MISSING, duration_text, size_text
+from qaf_core.review.metrics import metric_label
+from qaf_core.review.units import MISSING, duration_text, energy_text, percent_text, size_text
 from qaf_core.runs.record import RunRecord
 from qaf_core.runs.workspace import write_file
 
@@ -119,9 +120,46 @@ def draw(found: Mapping[str, Any], key: str) -> None:
     if memory:
         parts.append(_("compressed network's working memory {size}").format(size=size_text(memory)))
     st.caption(" · ".join(part for part in parts if part))
+    _accuracy(found.get("accuracy") or {})
+    _energy(found.get("energy") or {})
     layers = found.get("layers") or []
     if layers:
         _layers(layers)
+
+
+def _accuracy(accuracy: Mapping[str, Mapping[str, Any]]) -> None:
+    """Whether the timed files still say the same: speed without accuracy is worth nothing."""
+    labels = speed.model_labels(_)
+    told = [
+        f"{labels[name]}: {percent_text(row['value'])}" for name, row in accuracy.items() if name in labels
+    ]
+    if told:
+        count = max(row["n"] for row in accuracy.values())
+        metric = metric_label(next(iter(accuracy.values())).get("metric"), _)
+        head = _("{metric} of the timed files on {count} images").format(metric=metric, count=f"{count:,}")
+        st.caption(f"{head} · " + " · ".join(told))
+
+
+def _energy(energy: Mapping[str, Any]) -> None:
+    """Energy of one inference: measured where the processor tells it, and by the cost model."""
+    labels, parts = speed.model_labels(_), []
+    for name, joules in (energy.get("joules") or {}).items():
+        parts.append(f"{labels.get(name, name)}: {energy_text(joules)}")
+    if parts:
+        st.caption(_("Energy of one inference, measured (RAPL)") + " · " + " · ".join(parts))
+    elif energy.get("reason"):
+        st.caption(_("Energy could not be measured here: {reason}").format(reason=energy["reason"]))
+    modelled = energy.get("modelled") or {}
+    if modelled.get("original") and modelled.get("compressed"):
+        st.caption(
+            _("Energy of one image, modelled, not measured: {before} → {after}").format(
+                before=energy_text(modelled["original"]), after=energy_text(modelled["compressed"])
+            ),
+            help=_(
+                "From the numbers of operations and of bytes moved, with published figures for a 45 nm "
+                "process (Horowitz, ISSCC 2014). Only comparisons under the same model mean anything."
+            ),
+        )
 
 
 def _layers(layers: list[Mapping[str, Any]]) -> None:

@@ -14,7 +14,7 @@ from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.plans import EXIT_CANCELLED, EXIT_DONE, Batch, Threads, print_stage
 from qaf_core.cli.text import print_json, print_table
 from qaf_core.errors import QafError, RunCancelled
-from qaf_core.review.units import percent_text, points_text, size_text
+from qaf_core.review.units import energy_text, percent_text, points_text, size_text
 
 TITLES = {
     "original_fp32": "original, fp32",
@@ -98,6 +98,17 @@ def device_kit(
         print(f"Then here: qaf device-kit {record.id} --result result.json")
 
 
+def _print_energy(energy: dict[str, Any]) -> None:
+    for name, joules in (energy.get("joules") or {}).items():
+        print(f"{TITLES.get(name, name)}: {energy_text(joules)} an inference, {energy['source']}")
+    if energy.get("reason"):
+        print(f"energy not measured: {energy['reason']}")
+    modelled = energy.get("modelled") or {}
+    if modelled.get("original") and modelled.get("compressed"):
+        before, after = (energy_text(modelled[key]) for key in ("original", "compressed"))
+        print(f"energy of an image {before} → {after}, {modelled['source']}")
+
+
 def _print_latency(result: dict[str, Any]) -> None:
     machine = result["machine"]
     print(
@@ -118,6 +129,7 @@ def _print_latency(result: dict[str, Any]) -> None:
             )
         )
     print_table(("model", "median ms", "5 to 95 %", "memory", "accuracy", "drop, points"), rows)
+    _print_energy(result.get("energy") or {})
     ratio = result["ratio_to_dense_int8"]
     print(f"{result['verdict']} (95 %: {ratio['low']:.2f} to {ratio['high']:.2f})")
     layers = [

@@ -11,15 +11,17 @@ them (CVE-2020-8694).
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qaf_core.errors import QafError
 
 POWERCAP = Path("/sys/class/powercap")
 MICROJOULE = 1e-6
+LEAST_SECONDS = 1.5  # of work per model: the counters step about a thousand times a second
 MEASURED = "measured by the processor's energy counters (RAPL): everything the processor and its memory did"
 
 
@@ -121,6 +123,33 @@ def measure_energy(powercap: Path = POWERCAP) -> Iterator[EnergyReading]:
         reading.seconds = time.perf_counter() - began
         if not reading.reason:
             _fill(reading, zones, before)
+
+
+def energy_per_run(
+    runs: Mapping[str, Callable[[], object]], *, seconds: float = LEAST_SECONDS, powercap: Path = POWERCAP
+) -> dict[str, Any]:
+    """Energy of one run of each of several things, by the processor's counters.
+
+    Args:
+        runs: What to measure, by name; each is run again and again.
+        seconds: How long each is run.
+        powercap: The folder in which the system lists its power zones.
+
+    Returns:
+        ``joules`` by name, ``source`` in words, and ``reason``: why there is no measurement, else empty.
+    """
+    joules: dict[str, float] = {}
+    for name, run in runs.items():
+        count = 0
+        with measure_energy(powercap) as reading:
+            until = time.perf_counter() + seconds
+            while not reading.reason and (count == 0 or time.perf_counter() < until):
+                run()
+                count += 1
+        if reading.joules is None:
+            return {"joules": {}, "source": None, "reason": reading.reason}
+        joules[name] = reading.joules / count
+    return {"joules": joules, "source": MEASURED, "reason": ""}
 
 
 def _fill(reading: EnergyReading, zones: tuple[Zone, ...], before: list[int]) -> None:

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qaf_core.deploy.energy_meter import energy_per_run
 from qaf_core.deploy.layer_profile import compare_layers, profile_layers
 from qaf_core.deploy.timing import (
     compare,
     describe_machine,
     measure_peak_memory,
+    open_runs,
     ratio_of,
     time_models,
 )
 from qaf_core.errors import RunCancelled, WorkspaceError
+from qaf_core.network.energy import MODELLED
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.workspace import write_file
 
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
     from qaf_core.data.datasets import ImageSet
     from qaf_core.deploy.run_models import RunModels
+    from qaf_core.runs.record import RunRecord
     from qaf_core.runs.store import Store
 
 SCHEMA_VERSION = 1
@@ -70,7 +74,8 @@ def measure_run(
     Returns:
         A JSON-ready object: run_id, threads, batch, latencies by model (median_ms, p5_ms, p95_ms, n),
         ratio_to_dense_int8 with its interval, the same for every model under ratios, peak_memory_bytes and
-        size_bytes by model, accuracy of the INT8 files, layers, verdict in words, machine.
+        size_bytes by model, energy (joules of one inference by model where the processor tells it, else the
+        reason; and modelled), accuracy of the INT8 files, layers, verdict in words, machine.
 
     Raises:
         WorkspaceError: If the run has no compressed network, or a number is out of range.
@@ -97,6 +102,9 @@ def measure_run(
     )
     stages("Measuring their memory")
     memory = {n: measure_peak_memory(p, given, threads=threads) for n, p in models.paths.items()}
+    stages("Measuring their energy, where the processor tells it")
+    energy = energy_per_run(open_runs(models.paths, given, threads=threads))
+    energy["modelled"] = _modelled_energy(models.record)
     stages("Judging the INT8 models on evaluation images")
     told = compare(times)
     result = {
@@ -111,6 +119,7 @@ def measure_run(
         "ratios": {n: ratio_of(t, times["dense_int8"]).to_dict() for n, t in times.items()},
         "size_bytes": {name: path.stat().st_size for name, path in models.paths.items()},
         "peak_memory_bytes": memory,
+        "energy": {**energy, "images": batch},
         "accuracy": judge_files(store, models, images) if images else {},
         "layers": layers,
         "verdict": tell_verdict(told["ratio_to_dense_int8"], layers),
@@ -121,7 +130,7 @@ def measure_run(
 
 
 def _stages(on_event: OnRunEvent | None, should_stop: Callable[[], bool] | None) -> Callable[[str], None]:
-    began, count = time.monotonic(), 5
+    began, count = time.monotonic(), 6
     numbers: Iterator[int] = iter(range(count))
 
     def tell(message: str) -> None:
@@ -132,6 +141,14 @@ def _stages(on_event: OnRunEvent | None, should_stop: Callable[[], bool] | None)
             on_event(RunEvent(kind="stage", data=data, elapsed_seconds=time.monotonic() - began))
 
     return tell
+
+
+def _modelled_energy(record: RunRecord) -> dict[str, Any]:
+    """Joules for one image by the cost model, of the original and the compressed network."""
+    before, after = record.baseline_cost or {}, record.cost or {}
+    return {
+        "original": before.get("energy_joules"), "compressed": after.get("energy_joules"), "source": MODELLED
+    }  # fmt: skip
 
 
 def _timing_images(shape: tuple[int, int, int], batch: int) -> NDArray[np.float32]:

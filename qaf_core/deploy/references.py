@@ -10,7 +10,6 @@ to the last bit, and pays for it with additions in floating point.
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import tempfile
 import warnings
@@ -22,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from qaf_core.deploy.processor import saturates_products
 from qaf_core.deploy.skeleton import INPUT_NAME, trace_skeleton
 from qaf_core.deploy.timing import open_session
 from qaf_core.errors import ModelError
+from qaf_core.network.folding import fold_batchnorm
 from qaf_core.network.inventory import LayerInfo
-from qaf_core.network.layers import FactorizedLayer, Link, swap_layer
+from qaf_core.network.layers import FactorizedLayer, Link
 from qaf_core.quantization.spec import BITS_FLOAT
 from qaf_core.runs.workspace import write_file
 
@@ -63,19 +62,6 @@ class OnnxNetwork(nn.Module):
         outputs = [torch.from_numpy(np.concatenate([run[i] for run in runs])) for i in range(len(runs[0]))]
         single = len(outputs) == 1 and self._names[0] in ("scores", "output")
         return outputs[0] if single else dict(zip(self._names, outputs, strict=True))
-
-
-def fold_batchnorm(model: nn.Module, inventory: Sequence[LayerInfo]) -> nn.Module:
-    """A copy with every BatchNorm that can be folded joined to the convolution before it."""
-    folded = copy.deepcopy(model).eval()
-    for info in inventory:
-        if info.folded_into is None:
-            continue
-        convolution, norm = folded.get_submodule(info.folded_into), folded.get_submodule(info.name)
-        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            swap_layer(folded, info.folded_into, fuse_conv_bn_eval(convolution, norm))
-            swap_layer(folded, info.name, nn.Identity())
-    return folded
 
 
 def write_original(

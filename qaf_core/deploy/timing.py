@@ -157,9 +157,15 @@ def time_models(
         threads: Threads of one operation.
         rounds, seconds, seed: As in :func:`time_interleaved`.
     """
-    sessions = {name: open_session(path, threads=threads) for name, path in models.items()}
-    runs = {name: _runner(session, images) for name, session in sessions.items()}
+    runs = open_runs(models, images, threads=threads)
     return time_interleaved(runs, rounds=rounds, seconds=seconds, seed=seed)
+
+
+def open_runs(
+    models: Mapping[str, Path], images: NDArray[np.float32], *, threads: int
+) -> dict[str, Callable[[], object]]:
+    """One inference of each model on the images, ready to be called; arguments as in :func:`time_models`."""
+    return {name: _runner(open_session(path, threads=threads), images) for name, path in models.items()}
 
 
 def _runner(session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> Callable[[], object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 _DECIMAL_PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_SMALL_PREFIXES = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 MISSING = "–"
 
 
@@ -21,6 +22,14 @@ def with_prefix(value: float, unit: str) -> str:
 def size_text(size_bytes: float) -> str:
     """Bytes in decimal units: ``44.7 MB``."""
     return with_prefix(size_bytes, "B")
+
+
+def energy_text(joules: float) -> str:
+    """Joules with a decimal prefix: ``1.27 mJ``, ``830 µJ``."""
+    for factor, prefix in _SMALL_PREFIXES:
+        if abs(joules) >= factor * 0.9995:
+            return with_prefix(joules / factor, f"{prefix}J")
+    return with_prefix(joules * 1e9, "nJ")
 
 
 def count_text(value: float) -> str:

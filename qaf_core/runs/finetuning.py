@@ -81,6 +81,7 @@ def finetune_parent(
         WorkspaceError: If that run is gone or has no network.
         WeightsError: If its file is damaged.
     """
+    from qaf_core.network.folding import fold_batchnorm
     from qaf_core.pipeline.finetune import finetune_network
     from qaf_core.runs.artifact import load_packed
     from qaf_core.runs.subject import Made
@@ -95,8 +96,10 @@ def finetune_parent(
         recorder(RunEvent(kind="finetune", data=asdict(point)))
         recorder.stage("finetuning", message, point.fraction)
 
+    # As in the packed file, so that what the layers of both put out stands for the same.
+    original = fold_batchnorm(subject.model, subject.inventory)
     found = finetune_network(
-        subject.model, model, subject.calibration, options, on_point=tell, should_stop=stop
+        original, model, subject.calibration, options, on_point=tell, should_stop=stop
     )
     rows = _keep_layers(store, record, parent, model, changed=options.trains == CODES)
     return Made(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qaf_core.deploy.energy_meter import energy_between, find_zones, measure_energy
+from qaf_core.deploy.energy_meter import energy_between, energy_per_run, find_zones, measure_energy
 from qaf_core.errors import QafError
 
 RANGE = 262_143_328_850
@@ -49,6 +49,21 @@ def test_energy_of_the_work(powercap: Path) -> None:
     }
     assert reading.seconds > 0
     assert reading.reason == ""
+
+
+def test_energy_of_one_run_of_each(powercap: Path, tmp_path: Path) -> None:
+    counter = powercap / "intel-rapl:0" / "energy_uj"
+
+    def spend(microjoules: int) -> None:
+        counter.write_text(f"{int(counter.read_text()) + microjoules}\n")
+
+    runs = {"small": lambda: spend(1000), "large": lambda: spend(3000)}
+    found = energy_per_run(runs, seconds=0.02, powercap=powercap)
+    assert found["joules"] == {"small": pytest.approx(1e-3), "large": pytest.approx(3e-3)}
+    assert "RAPL" in found["source"]
+    nothing = energy_per_run(runs, powercap=tmp_path / "nowhere")
+    assert nothing["joules"] == {}
+    assert "no energy counters" in nothing["reason"]
 
 
 def test_a_counter_that_begins_anew(powercap: Path) -> None:

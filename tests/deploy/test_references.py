@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from qaf_core.deploy.onnx import export_onnx
 from qaf_core.deploy.references import (
     OnnxNetwork,
-    fold_batchnorm,
     write_dense_int8,
     write_factorized_int8,
     write_original,
@@ -43,13 +42,6 @@ def outputs(network: nn.Module, images: list[Tensor]) -> Tensor:
 def distance(first: Tensor, second: Tensor) -> float:
     """Relative to the spread of the second."""
     return float((first - second).norm() / (second - second.mean()).norm())
-
-
-def test_folding_changes_no_output(branches: nn.Module, images: list[Tensor]) -> None:
-    folded = fold_batchnorm(branches, take_inventory(branches, INPUT_SHAPE))
-    assert isinstance(folded.get_submodule("stem_bn"), nn.Identity)
-    assert isinstance(branches.get_submodule("stem_bn"), nn.BatchNorm2d)
-    assert distance(outputs(folded, images), outputs(branches, images)) < 1e-5
 
 
 def test_the_original_and_its_dense_form(branches: nn.Module, images: list[Tensor], tmp_path: Path) -> None:

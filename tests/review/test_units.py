@@ -38,3 +38,11 @@ def test_times_and_durations() -> None:
     assert [units.duration_text(s) for s in (0.4, 9.96, 48, 59.7, 185, 4320)] == [
         "0.4 s", "10 s", "48 s", "1 min 00 s", "3 min 05 s", "1 h 12 min",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("joules", "text"),
+    [(2.0, "2 J"), (1.27e-3, "1.27 mJ"), (8.3e-4, "830 µJ"), (4e-9, "4 nJ"), (2e-12, "0.00 nJ")],
+)
+def test_energies(joules: float, text: str) -> None:
+    assert units.energy_text(joules) == text
