@@ -45,7 +45,7 @@ def check(
     # Of the built-in images those for calibration: the others are for measuring.
     chosen = data or source.data or "builtin"
     split: Split = "calibration" if chosen == "builtin" else "evaluation"
-    image_set = load_images(chosen, source, split=split, limit=limit)
+    image_set = load_images(chosen, source, split=split, limit=limit, cache=folder / "cache")
     network = build_model(source)
     macs = sum(row.macs for row in take_inventory(network, source.input_shape))
     found = check_original(network, source, image_set, macs=macs, images=limit).to_dict()

@@ -10,6 +10,7 @@ import numpy as np
 
 from qaf_core.data.arrays import load_npz
 from qaf_core.data.builtin import load_builtin
+from qaf_core.data.folders import require_classes
 from qaf_core.data.images import ImageSet
 from qaf_core.data.models import ModelSource
 from qaf_core.data.places import ACCEPTED, BUILTIN, FOLDER_SETS, file_place, same_place, torchvision_place
@@ -53,7 +54,8 @@ def load_images(
         on_read: Told how many of how many pictures have been decoded; may raise to stop.
 
     Raises:
-        DataError: When the data cannot be found, read, or do not fit the model.
+        DataError: When the data cannot be found, read, or do not fit the model, or the images to evaluate on
+            are all of one class.
     """
     if limit is not None and limit < 1:
         raise DataError("number of images is too small", got=limit, expected="1 or more")
@@ -64,9 +66,12 @@ def load_images(
     choice = Choice(split=split, limit=limit, seed=seed if split == "calibration" else 0, shared=shared)
     reading = Reading(source=source, choice=choice, cache=cache, on_read=on_read)
     try:
-        return _load_user_data(data, reading)
+        images = _load_user_data(data, reading)
     except (OSError, RuntimeError) as error:  # no permission, a name too long, an unknown ~user
         raise DataError(f"data cannot be read: {data}", got=_first_line(error), expected=ACCEPTED) from error
+    if split == "evaluation" and source.task == "classification":
+        require_classes(images.name, images.labels, source)
+    return images
 
 
 def load_pair(

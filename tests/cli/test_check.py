@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from qaf_core.cli import main
 from qaf_core.data.datasets import load_images
@@ -87,6 +90,21 @@ def test_a_registered_model_brings_its_data(
     capsys.readouterr()
     assert main(["check", "own", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["data"].startswith("own.npz")
+
+
+def test_a_zip_is_unpacked_in_the_workspace(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, workspace: Path
+) -> None:
+    images = load_images("builtin", find_model("digits/cnn"), split="calibration", limit=40)
+    with zipfile.ZipFile(tmp_path / "good.zip", "w") as archive:
+        for number, (pixels, label) in enumerate(zip(images.images, images.labels, strict=True)):
+            stream = io.BytesIO()
+            Image.fromarray(pixels[..., 0]).save(stream, "PNG")
+            archive.writestr(f"good/{label}/{number}.png", stream.getvalue())
+    assert main(["check", "digits/cnn", "--data", str(tmp_path / "good.zip"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["n"], found["plausible"]) == (40, True)
+    assert len(list((workspace / "cache" / "archives").iterdir())) == 1
 
 
 @pytest.mark.parametrize(

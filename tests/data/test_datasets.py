@@ -188,6 +188,20 @@ def test_bad_arrays_are_told_in_one_line(tmp_path: Path, changes: dict[str, Any]
     assert "\n" not in str(caught.value)
 
 
+def test_images_to_evaluate_on_are_of_two_classes_or_more(tmp_path: Path) -> None:
+    one, two = str(tmp_path / "one.npz"), str(tmp_path / "two.npz")
+    np.savez(one, x=make_arrays()["x"], y=np.ones(40, int))
+    np.savez(two, x=make_arrays()["x"], y=np.r_[np.ones(39, int), 0])
+    told = r"{}\.npz.* all of one class.*got right; expected two classes"
+    for load in (lambda: load_images(one, SMALL, split="evaluation"), lambda: load_pair(one, None, SMALL)):
+        with pytest.raises(DataError, match=told.format("one")):
+            load()
+    assert len(load_images(two, SMALL, split="evaluation")) == 40
+    with pytest.raises(DataError, match=told.format("two") + ".*take more images"):
+        load_images(two, SMALL, split="evaluation", limit=2)
+    assert len(load_images(one, SMALL, split="calibration")) == 40, "whatever they show, they calibrate"
+
+
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 cut off"])
 def test_damaged_files_are_told_in_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "photos.npz").write_bytes(content)
