@@ -1,0 +1,178 @@
+"""What the files and the clock say: plans by measured speed, file sizes and export times; one JSON object.
+
+QAF_REAL_DATA=DIR python benchmarks/deployment.py [--parts resnet18,real,files] [--bounds 0.05,0.1,0.2]
+
+- ``resnet18``: automatic plans of inspection/resnet18 by error bound; of the fastest that loses at most one
+  point, the interleaved latency against dense INT8, at the network's own size and at 224 × 224.
+- ``real``: the same question for ResNet-20 on CIFAR-10, at its own size.
+- ``files``: packed size and export times of ResNet-20 at 4 bits and ratio 2.
+
+A quiet machine is needed; threads are two. Plans are chosen by drop on the calibration side only through the
+error bound: the table lists every bound, so that nothing is hidden.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from real_data import real_data_folder
+
+from qaf_core.data.models import build_model, find_model
+from qaf_core.deploy.auto_plan import AutoRequest, make_auto_plan
+from qaf_core.deploy.export import export_run
+from qaf_core.deploy.latency import measure_run
+from qaf_core.deploy.onnx import export_onnx
+from qaf_core.deploy.references import write_dense_int8, write_factorized_int8, write_original
+from qaf_core.deploy.run_models import RANGE_BATCH
+from qaf_core.deploy.timing import ratio_of, summarise, time_models
+from qaf_core.network.inventory import take_inventory
+from qaf_core.network.plan import Plan, plan_for_ratio
+from qaf_core.runs.artifact import load_packed
+from qaf_core.runs.execute import execute_run
+from qaf_core.runs.images import load_run_images
+from qaf_core.runs.request import RunRequest
+from qaf_core.runs.store import Store
+from qaf_core.runs.workspace import PACKED_NAME
+
+THREADS = 2
+LARGE = 224
+
+
+def run_plan(store: Store, request: RunRequest) -> dict[str, Any]:
+    """Execute a request in this process."""
+    return execute_run(store, store.create_run(request, pid=os.getpid()))
+
+
+def by_bound(store: Store, request: RunRequest, bounds: list[float], bits: int) -> list[dict[str, Any]]:
+    """For every bound the automatic plan, its run and its latency."""
+    rows = []
+    for bound in bounds:
+        began = time.monotonic()
+        auto = AutoRequest(run=request, bits=bits, error_bound=bound, threads=THREADS)
+        selection = make_auto_plan(auto, store.workspace)
+        planned = time.monotonic() - began
+        result = run_plan(store, _with_plan(request, selection.plan))
+        measured = measure_run(store, result["run_id"], threads=THREADS, images=500)
+        rows.append(
+            {
+                "run_id": result["run_id"],
+                "error_bound": bound,
+                "changed_layers": sum(choice.structure != "dense" for choice in selection.choices),
+                "structures": [[c.name, c.structure, c.rank] for c in selection.choices if c.rank],
+                "plan_seconds": round(planned, 1),
+                "drop_points": round(100 * result["drop"], 2),
+                "drop_ci95_points": [round(100 * edge, 2) for edge in result["drop_ci95"]],
+                "size_bytes": result["file"]["size_bytes"],
+                "median_ms": {n: round(r["median_ms"], 3) for n, r in measured["latencies"].items()},
+                "ratio_to_dense_int8": measured["ratio_to_dense_int8"],
+                "timed_files_drop_points": {
+                    name: round(100 * row["drop"], 2) for name, row in measured["accuracy"].items()
+                },
+                "verdict": measured["verdict"],
+            }
+        )
+    return rows
+
+
+def _with_plan(request: RunRequest, plan: Plan) -> RunRequest:
+    return RunRequest.from_json(json.dumps({**json.loads(request.to_json()), "plan": plan.to_dict()}))
+
+
+def at_224(store: Store, run_id: str) -> dict[str, Any]:
+    """The same network's latency on 224 × 224 images, against dense INT8 at that size."""
+    import torch
+
+    record = store.run(run_id)
+    source = find_model(record.model)
+    model = build_model(source)
+    inventory = take_inventory(model, source.input_shape)
+    network = load_packed(store.run_folder(run_id) / PACKED_NAME, copy.deepcopy(model))
+    calibration, _ = load_run_images(record.request, source, store.workspace)
+    from qaf_core.data.datasets import to_batches
+
+    batch = next(iter(to_batches(calibration, source, RANGE_BATCH)))[0]
+    images = [torch.nn.functional.interpolate(batch, size=(LARGE, LARGE), mode="bilinear")]
+    shape = (3, LARGE, LARGE)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {name: Path(folder) / f"{name}.onnx" for name in ("original", "dense", "float", "integer")}
+        write_original(model, inventory, paths["original"], input_shape=shape)
+        export_onnx(network, paths["float"], input_shape=shape, integer=False)
+        write_dense_int8(paths["original"], paths["dense"], images)
+        write_factorized_int8(network, paths["float"], paths["integer"], images)
+        given = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+        times = time_models(paths, given, threads=THREADS, rounds=200, seconds=60.0)
+    return {
+        "median_ms": {name: round(summarise(t).median_ms, 2) for name, t in times.items()},
+        "ratio_to_dense_int8": ratio_of(times["integer"], times["dense"]).to_dict(),
+    }
+
+
+def real_request(depth: int) -> RunRequest:
+    """ResNet on CIFAR-10 with its own images."""
+    folder = real_data_folder()
+    return RunRequest(
+        model=f"cifar/resnet{depth}",
+        weights=str(folder / f"cifar10_resnet{depth}.safetensors"),
+        data=str(folder / "cifar10_eval_2000.npz"),
+        calibration=str(folder / "cifar10_calibration_1024.npz"),
+        check=False,
+    )
+
+
+def files(store: Store) -> dict[str, Any]:
+    """Sizes and export times of ResNet-20 at 4 bits and ratio 2."""
+    request = real_request(20)
+    source = find_model(request.model, request.weights)
+    inventory = take_inventory(build_model(source), source.input_shape)
+    plan = plan_for_ratio(inventory, model=request.model, ratio=2.0, bits=4)
+    result = run_plan(store, _with_plan(request, plan))
+    found: dict[str, Any] = {
+        "float_bytes": result["baseline_cost"]["size_bytes"],
+        "promised_bytes": result["cost"]["size_bytes"],
+        "packed_bytes": result["file"]["size_bytes"],
+    }
+    for format, precision in (("packed", "int8"), ("onnx", "int8"), ("onnx", "fp32")):
+        began = time.monotonic()
+        path = store.workspace / f"{format}-{precision}"
+        report = export_run(store, result["run_id"], path, format=format, precision=precision)
+        name = format if format == "packed" else f"onnx_{precision}"
+        found[name] = {
+            "seconds": round(time.monotonic() - began, 1),
+            "bytes": report.size_bytes,
+            "agreement": report.to_dict()["agreement"],
+        }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--parts", default="resnet18,real,files")
+    parser.add_argument("--bounds", default="0.05,0.1,0.2")
+    options = parser.parse_args()
+    parts, bounds = options.parts.split(","), [float(bound) for bound in options.bounds.split(",")]
+    report: dict[str, Any] = {"benchmark": "deployment", "threads": THREADS}
+    with tempfile.TemporaryDirectory() as folder, Store(Path(folder)) as store:
+        if "files" in parts:
+            report["files"] = files(store)
+        if "resnet18" in parts:
+            rows = by_bound(store, RunRequest(model="inspection/resnet18"), bounds, bits=8)
+            within = [row for row in rows if row["drop_points"] <= 1.0]
+            best = min(within, key=lambda row: row["ratio_to_dense_int8"]["value"], default=None)
+            report["resnet18"] = {"rows": rows, "best": None if best is None else best["error_bound"]}
+            if best is not None:
+                report["resnet18"]["at_224"] = at_224(store, best["run_id"])
+        if "real" in parts:
+            report["real_resnet20"] = {"rows": by_bound(store, real_request(20), bounds, bits=8)}
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
