@@ -6,21 +6,28 @@ import base64
 import hashlib
 import io
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import streamlit as st
 from PIL import Image, ImageDraw
 
+from dashboard.given import NOTHING, Given, file_stamp
 from dashboard.jobs import run_command
 from qaf_core.data.datasets import load_images
 from qaf_core.data.images import ImageSet, one_of_each, shown_name
 from qaf_core.data.models import ModelSource, find_model, list_models, load_inventory
+from qaf_core.data.preprocessing import Preprocessing
+from qaf_core.data.published import is_published_name
 from qaf_core.errors import QafError
 from qaf_core.network.inventory import LayerInfo, inventory_from_rows
 from qaf_core.runs.workspace import write_file
 
 INSPECT_TIMEOUT_SECONDS = 120
+REFUSAL_SECONDS = 60
 STRIP_SIDE_PX = 64
 TURNS = 5
 MARK_COLOUR = (255, 176, 32)  # amber: apart from metal, light or dark
@@ -47,34 +54,67 @@ def other_models() -> tuple[str, ...]:
     return tuple(source.id for source in list_models() if not source.shipped)
 
 
-def open_model(model_id: str, weights: str | None, workspace: Path | None = None) -> ModelSource:
-    """A model, with the user's weights where they are given.
+def open_model(model_id: str, workspace: Path, given: Given = NOTHING) -> ModelSource:
+    """A model with what the user gives for it.
 
     Args:
         model_id: Its id.
-        weights: Path of the weights, or None for the model's own.
-        workspace: Whose registered models count too.
+        workspace: Whose registered models and limits count.
+        given: Weights, names of classes, preparation of images.
 
     Raises:
         ModelError: If there is no such model.
-        WeightsError: If the file does not exist.
+        WeightsError: If the weights cannot be used.
+        DataError: If the classes do not fit the weights.
     """
-    return find_model(model_id, weights or None, workspace=workspace)
+    if is_published_name(given.weights):
+        source = find_model(model_id, workspace=workspace)
+        if source.architecture.startswith("torchvision."):
+            return _with_published(source, workspace, given)
+    return find_model(
+        model_id,
+        given.weights,
+        classes=given.classes,
+        preprocessing=given.preprocessing,
+        workspace=workspace,
+    )
 
 
-def inventory_of(source: ModelSource, workspace: Path) -> tuple[LayerInfo, ...]:
+def _with_published(source: ModelSource, workspace: Path, given: Given) -> ModelSource:
+    """A torchvision network with its published weights: only torch's own process knows what they bring."""
+    told = _look_into(source, workspace, given)["source"]
+    steps = Preprocessing.from_dict(told["preprocessing"])
+    return replace(
+        source,
+        shipped=False,
+        card={},
+        classes=tuple(told["classes"]),
+        input_shape=tuple(told["input_shape"]),
+        mean=steps.mean,
+        std=steps.std,
+        preprocessing=steps,
+        accuracy=told["accuracy"],
+        weights=Path(told["weights"]),
+        weights_url=told["weights_url"],
+    )
+
+
+def inventory_of(source: ModelSource, workspace: Path, given: Given = NOTHING) -> tuple[LayerInfo, ...]:
     """The layers of a model: from its card, from an earlier look, or by asking another process.
+
+    Args:
+        source: As `open_model` gives it.
+        workspace: Keeps what was found.
+        given: What it was opened with.
 
     Raises:
         ModelError: If the model cannot be built or looked into.
     """
     if source.shipped and source.card.get("inventory"):
         return _inventory_from_card(source.id, source)
-    # A registered model may be registered anew under its id, with another network.
-    described = json.dumps([source.id, source.architecture, source.input_shape, len(source.classes)])
-    name = hashlib.sha256(described.encode()).hexdigest()[:16]
-    file = workspace / "cache" / "inventory" / f"{name}.json"
-    return _inventory_from_file(source.id, str(file), str(workspace))
+    if is_published_name(given.weights):
+        source = find_model(source.id, workspace=workspace)
+    return _inventory_from_file(str(_description(source, workspace, given)), source, workspace, given)
 
 
 @st.cache_resource(show_spinner=False)
@@ -83,20 +123,48 @@ def _inventory_from_card(model_id: str, _source: ModelSource) -> tuple[LayerInfo
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)
-def _inventory_from_file(model_id: str, file: str, workspace: str) -> tuple[LayerInfo, ...]:
-    path = Path(file)
+def _inventory_from_file(
+    file: str, _source: ModelSource, _workspace: Path, _given: Given
+) -> tuple[LayerInfo, ...]:
+    return inventory_from_rows(_look_into(_source, _workspace, _given)["layers"])
+
+
+def _description(source: ModelSource, workspace: Path, given: Given) -> Path:
+    """Where it is kept what a model is: other weights, also under the same name, may be another network's."""
+    # A registered model may be registered anew under its id, with another network.
+    kind = [source.id, source.architecture, source.input_shape, len(source.classes)]
+    named = [str(source.weights), file_stamp(source.weights), *given.identity()]
+    name = hashlib.sha256(json.dumps([*kind, *named]).encode()).hexdigest()[:16]
+    return workspace / "cache" / "inventory" / f"{name}.json"
+
+
+def _look_into(source: ModelSource, workspace: Path, given: Given) -> dict[str, Any]:
+    """What ``qaf inspect`` tells of a model, from an earlier look or by asking now.
+
+    Raises:
+        QafError: In the command's words when it refuses.
+    """
+    path = _description(source, workspace, given)
     if not path.is_file():
-        rows = _inspect(model_id, workspace)
-        write_file(path, json.dumps(rows).encode())
-    return inventory_from_rows(json.loads(path.read_text(encoding="utf-8")))
+        refusal = _refusal(str(path), ["inspect", source.id, *given.arguments(workspace), "--json"])
+        if refusal:
+            raise QafError(refusal)
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
-def _inspect(model_id: str, workspace: str) -> list[dict[str, object]]:
-    """Have another process list the layers: torch takes seconds to load, and stays there."""
-    arguments = ["inspect", model_id, "--workspace", workspace, "--json"]
-    found = run_command(arguments, timeout_seconds=INSPECT_TIMEOUT_SECONDS)
-    layers: list[dict[str, object]] = found["layers"]
-    return layers
+@st.cache_data(show_spinner=False, max_entries=64, ttl=REFUSAL_SECONDS)
+def _refusal(file: str, _arguments: Sequence[str]) -> str:
+    """Have another process describe a model into a file; why that failed, or nothing.
+
+    Kept for a while: a page is drawn again at every click, and torch takes seconds to load.
+    """
+    try:
+        found = run_command(_arguments, timeout_seconds=INSPECT_TIMEOUT_SECONDS)
+    except QafError as error:
+        return str(error)
+    write_file(Path(file), json.dumps(found).encode())
+    return ""
 
 
 @st.cache_data(show_spinner=False)

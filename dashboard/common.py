@@ -6,6 +6,8 @@ import atexit
 import functools
 import html
 import logging
+import re
+import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -21,8 +23,16 @@ from qaf_core.runs.workspace import default_workspace
 
 LOG = logging.getLogger(__name__)
 Arguments = ParamSpec("Arguments")
-PAGES_KEY = "pages"
+PAGES_KEY, SESSION_KEY = "pages", "session-id"
 ASSETS = Path(__file__).parent / "assets"
+# Signs that Markdown reads, and colons that begin one of Streamlit's directives.
+_MARKS = re.compile(r"[\\`*_\[\]<>~$&|]|:(?=[A-Za-z:\u2060])|^[#+=-]")
+# Icons, links and arrows, which are looked for in finished text, where no escape helps; numbers of lists.
+_FOUND_LATER = re.compile(
+    r":(?=[\w+/-]+:)|(?<=:)(?=//)|(?<=www)(?=\.)|(?<=@)(?=\w)|-(?=[->])|<(?=-)|^\d{1,9}(?=[.)])",
+    re.IGNORECASE,
+)
+_WORD_JOINER = "\u2060"  # without width; it parts what would be taken for one of these
 
 
 def workspace() -> Path:
@@ -116,7 +126,7 @@ def guarded(draw: Callable[Arguments, None]) -> Callable[Arguments, None]:
         try:
             draw(*args, **kwargs)
         except QafError as error:
-            st.error(_(str(error)), icon=":material/error:")
+            say_error(str(error))
         except Exception:
             LOG.exception("a page could not be drawn")
             st.error(
@@ -128,6 +138,27 @@ def guarded(draw: Callable[Arguments, None]) -> Callable[Arguments, None]:
             )
 
     return draw_or_explain
+
+
+def plain(text: object) -> str:
+    """Text from outside for Streamlit's Markdown: it is shown as it stands, in one line.
+
+    Names of classes, layers, files and runs, titles, paths and errors may hold pictures, links, formulas or
+    colours, and all of that would be drawn.
+    """
+    line = " ".join(str(text).split())
+    line = _FOUND_LATER.sub(lambda found: found.group() + _WORD_JOINER, line)
+    return _MARKS.sub(lambda found: "\\" + found.group(), line)
+
+
+def say_error(text: str) -> None:
+    """What went wrong, in its own words."""
+    st.error(plain(_(text)), icon=":material/error:")
+
+
+def session_id() -> str:
+    """This browser session's own name, for work that no other session shares."""
+    return str(st.session_state.setdefault(SESSION_KEY, uuid.uuid4().hex))
 
 
 def page_title(title: str, lead: str) -> None:

@@ -40,6 +40,7 @@ class Job:
         result: What the work gave back, once done.
         error: Why it failed, in words.
         progress: The work's own last word on how far it is.
+        fraction: The same as a share from 0 to 1, or None where the work cannot tell.
         began: Reading of ``time.monotonic``.
         stop: Set to ask the work to end.
     """
@@ -49,6 +50,7 @@ class Job:
     result: Any = None
     error: str = ""
     progress: str = ""
+    fraction: float | None = None
     began: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
     stop: threading.Event = field(default_factory=threading.Event)

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
 from dashboard import catalogue, common
+from dashboard.given import NOTHING, Given, given_in, keep_class_names, read_class_text
 from dashboard.text import _, plural
+from dashboard.views import checking, image_paths, preparation
+from dashboard.views.checking import Asked
 from qaf_core.data.models import ModelSource
-from qaf_core.data.places import missing_path
-from qaf_core.errors import DataError, QafError
+from qaf_core.errors import QafError
 from qaf_core.network.cost import original_cost
 from qaf_core.review.metrics import metric_label
 from qaf_core.review.units import count_text, percent_text, size_text, with_prefix
+from qaf_core.runs.request import RunRequest
 
 MODE_KEY, MODEL_KEY, OTHER_KEY, WEIGHTS_KEY = "mode", "model", "other-model", "weights"
-DATA_MODE_KEY, DATA_KEY, CALIBRATION_KEY = "data-mode", "data-path", "calibration-path"
-REGISTERED_KEY = "registered-model"
+DATA_MODE_KEY = "data-mode"
+REGISTERED_KEY, REGISTERED_DATA_KEY = "registered-model", "registered-data-mode"
+OWN, CLASSES_KEY, PLACE = "own", "own-classes", "explore"
 FIRST_MODEL = "inspection/resnet20"
 FIRST_OTHER = "cifar/resnet20"
 CARD_IMAGES = 4
@@ -33,21 +37,21 @@ class Choice:
 
     Attributes:
         source: The model.
-        weights: The user's weights file, or None for the shipped ones.
+        given: The user's own weights, names of classes and preparation of images.
         data: Where the images to measure on come from.
         calibration: Where the calibration images come from, or None.
         obstacle: Why this cannot be run, in words, or None. It can still be planned.
     """
 
     source: ModelSource
-    weights: str | None
+    given: Given = NOTHING
     data: str
     calibration: str | None
     obstacle: str | None
 
 
-def choose() -> Choice | None:
-    """Draw the cards; what is chosen, or None where no model could be opened (the screen says why)."""
+def choose() -> Choice:
+    """Draw the cards; what is chosen."""
     st.session_state.setdefault(MODE_KEY, "shipped")
     st.session_state.setdefault(DATA_MODE_KEY, "builtin")
     modes = {"shipped": _("Trained models"), "own": _("Your weights")}
@@ -69,21 +73,57 @@ def choose() -> Choice | None:
             label_visibility="collapsed",
         )
     if mode == "registered":
-        return _registered_model(registered)
-    return _own_model() if mode == "own" else _shipped_model()
+        choice = _registered_model(registered)
+    else:
+        choice = _own_model() if mode == "own" else _shipped_model()
+    _offer_check(choice)
+    return choice
 
 
-def use(request: Any) -> None:
+def _offer_check(choice: Choice) -> None:
+    """Look before a run whether the original is right on these images; not for what is shipped together."""
+    if choice.source.shipped and choice.data == "builtin":
+        return
+    asked = Asked(model=choice.source.id, given=choice.given, data=choice.data)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button(
+            _("Check"),
+            icon=":material/fact_check:",
+            key="check-choice",
+            disabled=choice.obstacle is not None,
+            on_click=checking.begin,
+            args=(PLACE, asked),
+        )
+        st.caption(_("Optional: is the original right on these images? Every run asks it first, too."))
+    checking.show(PLACE, asked=asked, on_fix=_use_found if choice.given.weights else None)
+
+
+def _use_found(checked: Asked, evidence: Mapping[str, Any]) -> None:
+    """Fill in what a finding says would be right, and check again."""
+    given = checking.mended(checked.given, evidence)
+    preparation.fill(OWN, given.preprocessing)
+    st.session_state[CLASSES_KEY] = read_class_text(given.classes)
+    checking.begin(PLACE, replace(checked, given=given))
+
+
+def use(request: RunRequest) -> None:
     """Set the widgets to what an earlier run used, before they are drawn."""
-    if request.weights is None:
+    given = given_in(request)
+    if given == NOTHING or request.model not in catalogue.other_models():
         begin_with(request.model)
     else:
         st.session_state[MODE_KEY], st.session_state[OTHER_KEY] = "own", request.model
     st.session_state[WEIGHTS_KEY] = request.weights or ""
+    st.session_state[CLASSES_KEY] = read_class_text(request.classes)
+    preparation.fill(OWN, request.preprocessing)
+    registered = {source.id: source for source in catalogue.registered_models(common.workspace())}
+    own = registered.get(request.model)
+    same = own is None or request.data == (own.data or "builtin")
+    st.session_state[REGISTERED_DATA_KEY] = "own" if same else "other"
     builtin = request.data == "builtin"
     st.session_state[DATA_MODE_KEY] = "builtin" if builtin else "own"
-    st.session_state[DATA_KEY] = "" if builtin else request.data
-    st.session_state[CALIBRATION_KEY] = request.calibration or ""
+    st.session_state[image_paths.DATA_KEY] = "" if builtin else request.data
+    st.session_state[image_paths.CALIBRATION_KEY] = request.calibration or ""
 
 
 def begin_with(model_id: str | None) -> None:
@@ -99,7 +139,7 @@ def begin_with(model_id: str | None) -> None:
     st.session_state[MODE_KEY], st.session_state[keys[mode]] = mode, model_id
 
 
-def _registered_model(sources: Sequence[ModelSource]) -> Choice | None:
+def _registered_model(sources: Sequence[ModelSource]) -> Choice:
     """A model of the workspace's settings, with its weights and, if it names any, its images."""
     by_id = {source.id: source for source in sources}
     if st.session_state.get(REGISTERED_KEY) not in by_id:
@@ -113,22 +153,39 @@ def _registered_model(sources: Sequence[ModelSource]) -> Choice | None:
             format_func=lambda model_id: f"{by_id[model_id].title} · {model_id}",
         )
         source = by_id[model]
-        if source.data is not None or source.default_data is not None:
-            data, calibration = source.data or "builtin", None
-            text = _("Measured on {data}; a part of it, without labels, fits the layers.")
-            st.caption(text.format(data=data if source.data else _("the built-in images")))
-        else:
-            data, calibration = _paths()
+        data, calibration = _data_of_registered(source)
     obstacle = None
     if source.weights is None:
         obstacle = _("This model was registered without trained weights: add it again with them.")
-    return Choice(
-        source=source, weights=None, data=data, calibration=calibration,
-        obstacle=obstacle or _path_problem(data, calibration),
-    )  # fmt: skip
+    obstacle = obstacle or image_paths.problem(data, calibration)
+    return Choice(source=source, data=data, calibration=calibration, obstacle=obstacle)
 
 
-def _shipped_model() -> Choice | None:
+def _data_of_registered(source: ModelSource) -> tuple[str, str | None]:
+    """The images a model was registered with, or others."""
+    if source.data is None and source.default_data is None:
+        return image_paths.ask(source.task)
+    names = {"own": _("The model's images"), "other": _("Other images")}
+    st.session_state.setdefault(REGISTERED_DATA_KEY, "own")
+    left, right = st.columns([1, 3], vertical_alignment="center")
+    mode = left.segmented_control(
+        _("Images"),
+        list(names),
+        format_func=names.__getitem__,
+        required=True,
+        key=REGISTERED_DATA_KEY,
+        persist_state="session",
+    )
+    with right:
+        if mode == "other":
+            return image_paths.ask(source.task)
+        place = common.plain(source.data) if source.data else _("the built-in images")
+        text = _("Measured on {data}; a part of it, without labels, fits the layers.")
+        st.caption(text.format(data=place))
+    return source.data or "builtin", None
+
+
+def _shipped_model() -> Choice:
     sources = catalogue.shipped_models()
     by_id = {source.id: source for source in sources}
     chosen = st.session_state.get(MODEL_KEY, FIRST_MODEL)
@@ -145,10 +202,9 @@ def _shipped_model() -> Choice | None:
     )
     return Choice(
         source=source,
-        weights=None,
         data=data,
         calibration=calibration,
-        obstacle=obstacle or _path_problem(data, calibration),
+        obstacle=obstacle or image_paths.problem(data, calibration),
     )
 
 
@@ -228,110 +284,78 @@ def _data_for(source: ModelSource) -> tuple[str, str | None]:
         )
     with right:
         if mode == "own":
-            return _paths(source.task)
+            return image_paths.ask(source.task)
         classes = ", ".join(source.classes)
-        st.caption(_("Made for this model. Classes: {classes}.").format(classes=classes))
+        st.caption(_("Made for this model. Classes: {classes}.").format(classes=common.plain(classes)))
     return "builtin", None
 
 
-def _paths(task: str) -> tuple[str, str | None]:
-    left, right = st.columns(2)
-    data = left.text_input(
-        _("Labelled images to measure on"),
-        key=DATA_KEY,
-        persist_state="session",
-        placeholder=_("/path/to/images or images.npz"),
-        help=_data_help(task),
-    )
-    calibration = right.text_input(
-        _("Images to fit with (optional)"),
-        key=CALIBRATION_KEY,
-        persist_state="session",
-        placeholder=_("a part of the others"),
-        help=_(
-            "A few hundred images like those the network sees in use; labels are not used. Left "
-            "empty, a part of the "
-            "images on the left is set aside for it."
-        ),
-    )
-    return data.strip(), calibration.strip() or None
-
-
-def _data_help(task: str) -> str:
-    if task == "segmentation":
-        return _(
-            "A path on the computer the dashboard runs on: a folder with images and masks (grey PNG files of "
-            "the same names, the class number of each pixel), or an .npz file with x (N,H,W,3) uint8 and "
-            "y (N,H,W)."
-        )
-    if task == "detection":
-        return _(
-            "A path on the computer the dashboard runs on: a folder with images and an annotations.json in "
-            "COCO's form, or an .npz file with x (N,H,W,3) uint8, boxes (D,4), labels (D,) and counts (N,)."
-        )
-    return _(
-        "A path on the computer the dashboard runs on: a folder with one sub-folder for each class, or an "
-        ".npz file with x (N,H,W,3) uint8 and y (N,)."
-    )
-
-
-def _own_model() -> Choice | None:
-    models = catalogue.other_models()
+def _own_model() -> Choice:
     with st.container(border=True):
-        left, right = st.columns([1, 2])
-        st.session_state.setdefault(OTHER_KEY, FIRST_OTHER)
-        model = left.selectbox(
-            _("Architecture"),
-            models,
-            key=OTHER_KEY,
-            persist_state="session",
-            help=_(
-                "ResNets for 32×32 images as in He et al. 2016 (cifar/…), or any image classifier of "
-                "torchvision."
-            ),
+        model, weights = _own_network()
+        left, right = st.columns(2)
+        with left, st.expander(_("Class names"), icon=":material/label:"):
+            names = st.text_area(
+                _("Class names (optional)"),
+                key=CLASSES_KEY,
+                persist_state="session",
+                placeholder=_("one a line, in the order of the network's outputs"),
+                height=140,
+            )
+        with right:
+            steps, problem = preparation.ask(OWN)
+        data, calibration = image_paths.ask(catalogue.open_model(model, common.workspace()).task)
+    obstacle = problem
+    if not weights:
+        obstacle = _(
+            "This model comes without trained weights: give the path of a weights file above to run it."
         )
-        weights = right.text_input(
-            _("Trained weights"),
-            key=WEIGHTS_KEY,
-            persist_state="session",
-            placeholder="/path/to/weights.safetensors",
-            help=_(
-                "A path on the computer the dashboard runs on: a safetensors file, or a PyTorch state dict. "
-                "Without weights the model can be planned, not run."
-            ),
-        ).strip()
-        data, calibration = _paths(catalogue.open_model(model, None).task)
-    obstacle = (
-        None
-        if weights
-        else _("This model comes without trained weights: give the path of a weights file above to run it.")
-    )
-    try:
-        source = catalogue.open_model(model, weights)
-    except QafError as error:
-        st.error(_(str(error)), icon=":material/error:")
-        obstacle = _("The weights cannot be opened.")
-        source = catalogue.open_model(model, None)
-        weights = ""
+    source, given, fault = _open_own(model, weights, names, steps)
+    obstacle = fault or obstacle
     if obstacle is None and not data:
         obstacle = _("Give the path of labelled images above: accuracy is measured on them.")
-    return Choice(
-        source=source,
-        weights=weights or None,
-        data=data,
-        calibration=calibration,
-        obstacle=obstacle or _path_problem(data, calibration),
+    obstacle = obstacle or image_paths.problem(data, calibration)
+    return Choice(source=source, given=given, data=data, calibration=calibration, obstacle=obstacle)
+
+
+def _own_network() -> tuple[str, str]:
+    """The architecture and where its weights come from."""
+    left, right = st.columns([1, 2])
+    st.session_state.setdefault(OTHER_KEY, FIRST_OTHER)
+    model = left.selectbox(
+        _("Architecture"),
+        catalogue.other_models(),
+        key=OTHER_KEY,
+        persist_state="session",
+        help=_(
+            "ResNets for 32×32 images as in He et al. 2016 (cifar/…), or any image classifier of "
+            "torchvision."
+        ),
     )
+    weights = right.text_input(
+        _("Trained weights"),
+        key=WEIGHTS_KEY,
+        persist_state="session",
+        placeholder="/path/to/weights.safetensors",
+        help=_(
+            "A path on the computer the dashboard runs on: a safetensors file, or a PyTorch state dict; "
+            "for torchvision also the name of published weights, as DEFAULT. "
+            "Without weights the model can be planned, not run."
+        ),
+    )
+    return model, weights.strip()
 
 
-def _path_problem(data: str, calibration: str | None) -> str | None:
-    if data != "builtin" and not data:
-        return _("Give the path of labelled images: accuracy is measured on them.")
-    for place in (data, calibration):
-        try:
-            path = missing_path(place) if place else None
-        except DataError as error:
-            return str(error)
-        if path is not None:
-            return _("There is no file or folder {path}.").format(path=path)
-    return None
+def _open_own(
+    model: str, weights: str, names: str, steps: Mapping[str, Any] | None
+) -> tuple[ModelSource, Given, str | None]:
+    """A model with what was given for it; as it is listed where that cannot be used, and why not."""
+    folder = common.workspace()
+    try:
+        classes = keep_class_names(folder, names)
+        given = Given(weights=weights or None, classes=classes, preprocessing=steps)
+        with st.spinner(_("Looking into the model…"), show_time=True):
+            return catalogue.open_model(model, folder, given), given, None
+    except QafError as error:
+        common.say_error(str(error))
+    return catalogue.open_model(model, folder), NOTHING, _("What was given cannot be used, see above.")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from dashboard import common
 from dashboard.text import _
 from dashboard.views.choose import Choice
 from qaf_core.errors import QafError
@@ -236,7 +237,7 @@ def base_plan(choice: Choice, inventory: Sequence[LayerInfo]) -> Plan | None:
             method=state["method"],
         )
     except QafError as error:
-        st.error(_(str(error)), icon=":material/error:")
+        common.say_error(str(error))
         return None
     state[BASES_KEY] = {**state[BASES_KEY], choice.source.id: plan}
     return plan

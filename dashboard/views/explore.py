@@ -24,13 +24,11 @@ def page() -> None:
     _reuse_run()
     choose.begin_with(st.query_params.pop("model", None))
     choice = choose.choose()
-    if choice is None:
-        return
     try:
         with st.spinner(_("Looking into the model…"), show_time=True):
-            inventory = catalogue.inventory_of(choice.source, common.workspace())
+            inventory = catalogue.inventory_of(choice.source, common.workspace(), choice.given)
     except QafError as error:
-        st.error(_(str(error)), icon=":material/error:")
+        common.say_error(str(error))
         return
     plan.plan_and_run(choice, inventory)
 
@@ -44,7 +42,7 @@ def _reuse_run() -> None:
     try:
         earlier = Plan.from_dict(dict(run.plan))
     except QafError as error:
-        st.warning(_(str(error)), icon=":material/warning:")
+        st.warning(common.plain(_(str(error))), icon=":material/warning:")
         return
     choose.use(run.request)
     controls.use(run.request, earlier)

@@ -12,8 +12,9 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import catalogue, common, jobs, rows
+from dashboard.given import given_in
 from dashboard.text import _
-from dashboard.views import speed
+from dashboard.views import live, speed
 from qaf_core.errors import QafError
 from qaf_core.network.cost import layer_cost, original_layer_cost
 from qaf_core.network.inventory import LayerInfo
@@ -160,7 +161,7 @@ def _made_file(run: RunRecord, kind: Kind) -> None:
         )
         return
     if job is not None and job.state == "failed":
-        st.error(_(job.error), icon=":material/error:")
+        common.say_error(job.error)
     report = read_report(path)
     if report is not None and path.is_file():
         _show_report(report)
@@ -203,7 +204,7 @@ def _show_report(report: Mapping[str, Any]) -> None:
     size, taken = size_text(report["size_bytes"]), duration_text(report["seconds"])
     st.markdown(_("**{size}**, made and checked in {seconds}.").format(size=size, seconds=taken))
     for check in report["checks"]:
-        _check_line(check["passed"], f"{_(check['name'])}: {_(check['detail'])}")
+        _check_line(check["passed"], common.plain(f"{_(check['name'])}: {_(check['detail'])}"))
 
 
 def _check_line(passed: bool, text: str) -> None:
@@ -230,10 +231,11 @@ def _contents(run: RunRecord) -> None:
     st.subheader(_("What the file holds"), anchor=False)
     try:
         plan = Plan.from_dict(dict(run.plan))
-        source = catalogue.open_model(run.model, run.request.weights, common.workspace())
-        inventory = catalogue.inventory_of(source, common.workspace())
+        given = given_in(run.request)
+        source = catalogue.open_model(run.model, common.workspace(), given)
+        inventory = catalogue.inventory_of(source, common.workspace(), given)
     except QafError as error:
-        st.warning(_(str(error)), icon=":material/warning:")
+        st.warning(common.plain(_(str(error))), icon=":material/warning:")
         return
     table = pd.DataFrame(content_rows(inventory, plan, {str(row["name"]) for row in run.layers}))
     st.dataframe(
@@ -247,7 +249,7 @@ def _contents(run: RunRecord) -> None:
 
 def content_rows(inventory: Sequence[LayerInfo], plan: Plan, solved: set[str]) -> list[dict[str, Any]]:
     """One row per layer of the file: what it is stored as, its bytes before and after, its share."""
-    planned = {row.name: row for row in plan.layers}
+    planned, labels = {row.name: row for row in plan.layers}, live.structure_labels()
     found = []
     for info in inventory:
         row = planned.get(info.name) if info.name in solved else None
@@ -258,7 +260,7 @@ def content_rows(inventory: Sequence[LayerInfo], plan: Plan, solved: set[str]) -
     return [
         {
             "name": info.name,
-            "stored": row.structure if row is not None else "keep",
+            "stored": labels.get(row.structure, row.structure) if row is not None else labels["keep"],
             "rank": rows.rank_text(row.rank) if row is not None else "",
             "bits": rows.bits_text(row.bits) if row is not None else "16",
             "before": before / 1000,
@@ -289,9 +291,9 @@ def _examples(run: RunRecord) -> None:
 
     st.subheader(_("Use it"), anchor=False)
     try:
-        source = catalogue.open_model(run.model, run.request.weights, common.workspace())
+        source = catalogue.open_model(run.model, common.workspace(), given_in(run.request))
     except QafError as error:
-        st.warning(_(str(error)), icon=":material/warning:")
+        st.warning(common.plain(_(str(error))), icon=":material/warning:")
         return
     left, right = st.columns(2, gap="small")
     with left:

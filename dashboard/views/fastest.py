@@ -15,7 +15,6 @@ from dashboard.views import controls, live
 from dashboard.views.choose import Choice
 from qaf_core.network.plan import Plan
 from qaf_core.review.units import MISSING, duration_text, percent_text
-from qaf_core.runs.workspace import default_workspace
 
 BOUNDS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3)
 FIRST_BOUND = 0.05
@@ -50,7 +49,7 @@ def offer(choice: Choice) -> None:
         with middle:
             cores = os.cpu_count() or 1
             threads = st.number_input(_("Threads"), 1, cores, min(2, cores), key="fastest-threads")
-        key = f"fastest-{choice.source.id}"
+        key = f"fastest-{choice.source.id}-{common.session_id()}"
         with right:
             if st.button(
                 _("Find the fastest plan"),
@@ -71,10 +70,8 @@ def _arguments(choice: Choice, bound: float, threads: int) -> list[str]:
     arguments = [
         "plan", choice.source.id, "--structure", "auto", "--bits", str(state["bits"]), "--act-bits",
         str(state["activation-bits"]), "--error-bound", str(bound), "--threads", str(threads),
-        "--data", choice.data, "--workspace", str(default_workspace()), "--json",
+        "--data", choice.data, *choice.given.arguments(common.workspace()), "--json",
     ]  # fmt: skip
-    if choice.weights:
-        arguments += ["--weights", choice.weights]
     if choice.calibration:
         arguments += ["--calibration", choice.calibration]
     return arguments
@@ -102,7 +99,7 @@ def _outcome(choice: Choice, key: str) -> None:
             job.stop.set()
         return
     if job.state == "failed":
-        st.error(_(job.error), icon=":material/error:")
+        common.say_error(job.error)
         return
     if st.session_state.get(TAKEN_KEY) != (key, job.began):
         st.session_state[TAKEN_KEY] = (key, job.began)

@@ -85,7 +85,7 @@ def _start(run: RunRecord, trains: str, minutes: int, images: str) -> None:
         request = finetune_request(store, run, options, calibration=images or None, name=name[:80])
         run_id = store.create_run(request)
     except QafError as error:
-        st.error(_(str(error)), icon=":material/error:")
+        common.say_error(str(error))
         return
     common.go_to("run", run=run_id)
 

@@ -122,7 +122,7 @@ def _study(source: ModelSource) -> None:
         with st.spinner(_("Looking into the model…"), show_time=True):
             inventory = catalogue.inventory_of(source, common.workspace())
     except QafError as error:
-        st.error(_(str(error)), icon=":material/error:")
+        common.say_error(str(error))
         return
     _facts(source, inventory)
     draw_network(source, inventory)

@@ -107,11 +107,11 @@ def _run_box(choice: Choice, draft: Draft) -> None:
             width="stretch",
             key="start-run",
             disabled=reason is not None,
-            help=reason,
+            help=common.plain(reason) if reason else None,
         ):
             _start(choice, draft, name)
     if reason:
-        st.caption(":material/block: " + reason)
+        st.caption(":material/block: " + common.plain(reason))
 
 
 def run_obstacle(choice: Choice, draft: Draft) -> str | None:
@@ -139,7 +139,9 @@ def _start(choice: Choice, draft: Draft, name: str) -> None:
     try:
         request = RunRequest(
             model=choice.source.id,
-            weights=choice.weights,
+            weights=choice.given.weights,
+            classes=choice.given.classes,
+            preprocessing=dict(choice.given.preprocessing) if choice.given.preprocessing else None,
             data=choice.data,
             calibration=choice.calibration,
             method=st.session_state["method"],
@@ -148,7 +150,7 @@ def _start(choice: Choice, draft: Draft, name: str) -> None:
         )
         run_id = common.open_store().create_run(request)
     except QafError as error:
-        st.error(_(str(error)), icon=":material/error:")
+        common.say_error(str(error))
         return
     common.go_to("run", run=run_id)
 
@@ -175,7 +177,10 @@ def _table(inventory: Sequence[LayerInfo], draft: Draft, key: str) -> None:
         disabled=["layer", "kind", "shape", "params", "bops", "size_after", "bops_after", "check"],
     )
     if draft.problems:
-        lines = "\n".join(f"- `{name}`: {'; '.join(messages)}" for name, messages in draft.problems.items())
+        lines = "\n".join(
+            f"- {common.plain(name)}: {common.plain('; '.join(messages))}"
+            for name, messages in draft.problems.items()
+        )
         st.error(
             _("These rows cannot be used as they are; the prediction counts them as they were before.")
             + "\n\n"

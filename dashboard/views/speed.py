@@ -83,7 +83,7 @@ def _outcome(run: RunRecord, key: str) -> None:
         )
         return
     if job is not None and job.state == "failed":
-        st.error(_(job.error), icon=":material/error:")
+        common.say_error(job.error)
     found = _read(_folder(run) / RESULT)
     if found is not None:
         draw(found, "here")
@@ -217,7 +217,7 @@ def _device(run: RunRecord) -> None:
         try:
             write_file(path, json.dumps(_read_back(run, upload.getvalue())).encode())
         except QafError as error:
-            st.error(_(str(error)), icon=":material/error:")
+            common.say_error(str(error))
     found = _read(path)
     if found is not None:
         draw(found, "device")
@@ -234,7 +234,7 @@ def _kit(run: RunRecord) -> None:
         )
         return
     if job is not None and job.state == "failed":
-        st.error(_(job.error), icon=":material/error:")
+        common.say_error(job.error)
     path = _folder(run) / "device-kit.zip"
     if path.is_file():
         st.download_button(

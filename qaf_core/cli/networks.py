@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qaf_core.cli.options import (
     ActBits,
@@ -15,6 +15,7 @@ from qaf_core.cli.options import (
     Method,
     Model,
     PlanFile,
+    PreprocessingFile,
     Ratio,
     Structure,
     Weights,
@@ -26,6 +27,7 @@ from qaf_core.review.units import MISSING, count_text, percent_text, with_prefix
 from qaf_core.runs.workspace import default_workspace
 
 if TYPE_CHECKING:
+    from qaf_core.data.models import ModelSource
     from qaf_core.network.inventory import LayerInfo
 
 
@@ -33,13 +35,18 @@ def inspect(
     model: Model,
     weights: Weights = None,
     classes: Classes = None,
+    preprocessing: PreprocessingFile = None,
     as_json: Json = False,
     workspace: Workspace = None,
 ) -> None:
     """Layer inventory: shapes, parameters, operations and what may become of each layer. Needs no weights."""
-    inventory = _inventory_of(model, weights, classes, workspace)
+    from qaf_core.data.models import load_inventory
+
+    source = _find(model, weights, classes, workspace, preprocessing)
+    inventory = load_inventory(source)
     if as_json:
-        print_json({"model": model, "layers": [info.to_dict() for info in inventory]})
+        layers = [info.to_dict() for info in inventory]
+        print_json({"model": model, "source": _source_row(source), "layers": layers})
         return
     rows = [
         (
@@ -54,6 +61,20 @@ def inspect(
     ]
     print_table(("layer", "kind", "shape", "params", "operations", "can become"), rows)
     print(f"\n{_summary(inventory)}")
+
+
+def _source_row(source: ModelSource) -> dict[str, Any]:
+    """What the weights and the other options make of a model, for screens that load no torch."""
+    from qaf_core.data.preprocessing import preprocessing_of
+
+    return {
+        "classes": list(source.classes),
+        "input_shape": list(source.input_shape),
+        "preprocessing": preprocessing_of(source).to_dict(),
+        "accuracy": source.accuracy,
+        "weights": None if source.weights is None else str(source.weights),
+        "weights_url": source.weights_url,
+    }
 
 
 def _summary(inventory: Sequence[LayerInfo]) -> str:
@@ -83,10 +104,11 @@ def cost(
     workspace: Workspace = None,
 ) -> None:
     """Predicted size, operations and energy under a plan. Needs no weights."""
+    from qaf_core.data.models import load_inventory
     from qaf_core.network.cost import original_cost, plan_cost, ratio_cost
     from qaf_core.network.plan import validate_plan
 
-    inventory = _inventory_of(model, weights, classes, workspace)
+    inventory = load_inventory(_find(model, weights, classes, workspace))
     if (
         convention == "paper"
         and plan is None
@@ -117,10 +139,16 @@ def cost(
     print_costs(before.to_dict(), after.to_dict())
 
 
-def _inventory_of(
-    model: str, weights: str | None, classes: Path | None, workspace: Path | None
-) -> tuple[LayerInfo, ...]:
-    from qaf_core.data.models import find_model, load_inventory
+def _find(
+    model: str,
+    weights: str | None,
+    classes: Path | None,
+    workspace: Path | None,
+    preprocessing: Path | None = None,
+) -> ModelSource:
+    from qaf_core.data.chosen import read_preprocessing
+    from qaf_core.data.models import find_model
 
     folder = default_workspace() if workspace is None else workspace
-    return load_inventory(find_model(model, weights, classes=classes, workspace=folder))
+    steps = None if preprocessing is None else read_preprocessing(preprocessing)
+    return find_model(model, weights, classes=classes, preprocessing=steps, workspace=folder)

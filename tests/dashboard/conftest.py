@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from dashboard import common
+from dashboard import common, jobs
 from qaf_core.runs.store import Store
 
 Draw = Callable[..., AppTest]
@@ -33,14 +35,14 @@ def draw(store: Store, monkeypatch: pytest.MonkeyPatch) -> Draw:
 
 
 def words(test: AppTest) -> str:
-    """All texts on a page, in one string."""
+    """All texts on a page, in one string, as they are read: without the signs that keep them plain."""
     parts: list[str] = []
     for kind in ("header", "subheader", "markdown", "caption", "error", "warning", "info", "success"):
         parts += [str(element.value) for element in getattr(test, kind)]
     for metric in test.metric:
         parts += [str(metric.label), str(metric.value), str(metric.delta)]
     parts += [str(button.label) for button in test.button]
-    return "\n".join(parts)
+    return re.sub(r"\\([\\`*_\[\]<>~$&|:#+=-])", r"\1", "\n".join(parts)).replace("\u2060", "")
 
 
 def shown(test: AppTest) -> str:
@@ -49,6 +51,16 @@ def shown(test: AppTest) -> str:
     text = words(test)
     assert "could not be drawn" not in text
     return text
+
+
+def settle(key: str) -> None:
+    """Wait until a job has ended."""
+    for _ in range(400):
+        job = jobs.shared().find(key)
+        if job is not None and job.state != "running":
+            return
+        time.sleep(0.05)
+    raise AssertionError("the job did not end")
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from qaf_core.errors import QafError
 from qaf_core.network.plan import LayerPlan, plan_for_ratio, replace_layer
 from qaf_core.runs.store import Store
 
-from .conftest import Draw, shown
+from .conftest import Draw, settle, shown
 
 MODEL = "inspection/resnet20"
 LAYER = "layer3.1.conv1"
@@ -44,20 +43,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return told
 
 
-def settle(key: str) -> None:
-    for _ in range(100):
-        job = jobs.shared().find(key)
-        if job is not None and job.state != "running":
-            return
-        time.sleep(0.05)
-    raise AssertionError("the job did not end")
-
-
 def test_the_plan_it_finds_fills_the_table(draw: Draw, store: Store, asked: list[list[str]]) -> None:
     test = draw("explore", model=MODEL)
     assert "Find the fastest plan" in shown(test)
     test.button(key="find-fastest").click().run()
-    settle(f"fastest-{MODEL}")
+    settle(f"fastest-{MODEL}-{test.session_state['session-id']}")
     text = shown(test.run())
     assert "1 layer gets a faster form" in text
     assert "0.50 ms as plain INT8, 0.20 ms as planned" in text
@@ -76,7 +66,7 @@ def test_what_went_wrong_is_said(draw: Draw, store: Store, asked: list[list[str]
     test = draw("explore", model=MODEL)
     test.select_slider(key="fastest-bound").set_value(0.3).run()
     test.button(key="find-fastest").click().run()
-    settle(f"fastest-{MODEL}")
+    settle(f"fastest-{MODEL}-{test.session_state['session-id']}")
     assert "the layers cannot be timed" in shown(test.run())
 
 

@@ -1,0 +1,236 @@
+"""The check of an original network on labelled images: begun, watched, stopped and told, on several pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import common, jobs
+from dashboard.given import NOTHING, Given, keep_class_names
+from dashboard.jobs import Job
+from dashboard.text import _, plural
+from dashboard.views import pictures
+from qaf_core.errors import QafError
+from qaf_core.review.metrics import metric_help, metric_label
+from qaf_core.review.units import MISSING, duration_text, percent_text
+
+IMAGES = 256
+CHECK_SECONDS = 1800.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is to be checked.
+
+    Attributes:
+        model: A model's id.
+        given: The user's own weights, classes and preparation.
+        data: Labelled images.
+        name: What the model is to be called once it is added; empty where nothing is to be added.
+    """
+
+    model: str
+    given: Given = NOTHING
+    data: str
+    name: str = ""
+
+
+def job_key(place: str) -> str:
+    """One check at a time for each place of each browser session."""
+    return f"check-{place}-{common.session_id()}"
+
+
+def begin(place: str, asked: Asked, prepare: Callable[[Job], Asked] | None = None) -> None:
+    """Begin a check; one that still runs at the same place is stopped.
+
+    Args:
+        place: Where it is told.
+        asked: What the check is told for.
+        prepare: Carried out first, aside: stores what was uploaded and gives what is to be checked.
+    """
+    folder, key = common.workspace(), job_key(place)
+    st.session_state[f"{key}-asked"] = asked
+    jobs.shared().forget(key)
+    jobs.shared().start(key, lambda job: _carry_out(job, folder, asked if prepare is None else prepare(job)))
+
+
+def forget(place: str) -> None:
+    """Take what was found off the page."""
+    jobs.shared().forget(job_key(place))
+
+
+def stop_if_asked(job: Job) -> None:
+    """End a job that is asked to.
+
+    Raises:
+        QafError: If it is.
+    """
+    if job.stop.is_set():
+        raise QafError("stopped")
+
+
+def _carry_out(job: Job, folder: Path, asked: Asked) -> dict[str, Any]:
+    """Let another process run the original on the images."""
+    stop_if_asked(job)
+    job.progress, job.fraction = "check", None
+    arguments = ["check", asked.model, *asked.given.arguments(folder), "--data", asked.data]
+    arguments += ["--images", str(IMAGES), "--preview", "--json"]
+    return {"asked": asked, "found": jobs.run_command(arguments, job=job, timeout_seconds=CHECK_SECONDS)}
+
+
+# --- what came of it
+
+
+def show(
+    place: str,
+    *,
+    asked: Asked | None = None,
+    on_fix: Callable[[Asked, Mapping[str, Any]], None] | None = None,
+    then: Callable[[Asked], None] | None = None,
+) -> None:
+    """The check as it goes, then what it found; nothing where none was begun.
+
+    Args:
+        place: Where it was begun.
+        asked: Only a check of this is shown; None for any.
+        on_fix: Called by a button with what was checked and the evidence of a finding that can be mended
+            here: it fills in the fields.
+        then: Draws what may come next, given what was checked.
+    """
+    key = job_key(place)
+    job = jobs.shared().find(key)
+    if job is None or (asked is not None and st.session_state.get(f"{key}-asked") != asked):
+        return
+    if job.state == "running":
+        _watch(key)
+    elif job.stop.is_set():
+        st.info(_("The check was stopped."), icon=":material/stop_circle:")
+    elif job.state == "failed":
+        common.say_error(job.error)
+    else:
+        found, checked = job.result["found"], job.result["asked"]
+        _headline(found)
+        _findings(place, found, None if on_fix is None else lambda evidence: on_fix(checked, evidence))
+        pictures.show(found.get("preview") or [])
+        show_images_used(found)
+        if then is not None:
+            then(checked)
+
+
+@st.fragment(run_every=1.0)
+def _watch(key: str) -> None:
+    """How far a check is, until it has ended."""
+    job = jobs.shared().find(key)
+    if job is None or job.state != "running":
+        st.rerun()
+    steps = {
+        "weights": _("Storing and checking the weights"),
+        "images": _("Unpacking the images"),
+        "check": _("Running the original on the images"),
+    }
+    text = steps.get(job.progress) or common.plain(job.progress or _("Waiting for a free place"))
+    left, right = st.columns([5, 1], vertical_alignment="center")
+    left.progress(
+        0.0 if job.fraction is None else min(1.0, job.fraction),
+        text=f"{text} · {duration_text(job.elapsed_seconds)}",
+    )
+    right.button(
+        _("Stop"),
+        icon=":material/stop_circle:",
+        key=f"stop-{key}",
+        on_click=job.stop.set,
+        disabled=job.stop.is_set(),
+        width="stretch",
+    )
+
+
+def _headline(found: Mapping[str, Any]) -> None:
+    metric = found.get("metric") or "top1"
+    texts = {"value": percent_text(found["value"]), "n": f"{found['n']:,}", "interval": ""}
+    if found.get("ci95"):
+        low, high = found["ci95"]
+        texts["interval"] = _("95 % interval {low} to {high}").format(
+            low=percent_text(low), high=percent_text(high)
+        )
+    if metric == "top1":
+        text = _("**The original is right on {value}** of {n} images ({interval}).")
+    else:
+        texts["metric"] = common.plain(metric_label(metric, _))
+        text = _("**{metric} of the original: {value}** on {n} images ({interval}).")
+    st.markdown(text.format(**texts).replace(" ()", ""), help=metric_help(metric, _) or None)
+
+
+def _findings(
+    place: str, found: Mapping[str, Any], on_fix: Callable[[Mapping[str, Any]], None] | None
+) -> None:
+    findings = found.get("findings") or []
+    show_findings(findings)
+    evidence = next((e for e in (row.get("evidence") or {} for row in findings) if mends(e)), None)
+    if on_fix is not None and evidence is not None:
+        st.button(
+            _("Use what was found"),
+            icon=":material/auto_fix_high:",
+            key=f"use-found-{place}",
+            on_click=on_fix,
+            args=(evidence,),
+            help=_("Fills it in above and checks again."),
+        )
+    if findings:
+        return
+    if not found.get("blind_to_colours"):
+        text = _("Nothing seems wrong with the classes and the preparation of the images.")
+        st.success(text, icon=":material/check_circle:")
+        return
+    st.info(
+        _(
+            "Nothing seems wrong, but whether red and blue are exchanged does not show: as many of these "
+            "images are right both ways."
+        ),
+        icon=":material/info:",
+    )
+
+
+def mended(given: Given, evidence: Mapping[str, Any]) -> Given:
+    """What was given, with what a finding says would be right instead."""
+    if evidence.get("preprocessing"):
+        return replace(given, preprocessing={**(given.preprocessing or {}), **evidence["preprocessing"]})
+    return replace(given, classes=keep_class_names(common.workspace(), "\n".join(evidence["order"])))
+
+
+def mends(evidence: Mapping[str, Any]) -> bool:
+    """Whether a finding says what would be right."""
+    return bool(evidence.get("preprocessing") or evidence.get("order"))
+
+
+def show_findings(findings: list[Mapping[str, Any]]) -> None:
+    """What a check found, the serious as warnings, the rest as notes."""
+    for finding in findings:
+        text = common.plain(f"{_(finding['sentence'])} {_(finding.get('remedy') or '')}")
+        if finding.get("serious"):
+            st.warning(text, icon=":material/warning:")
+        else:
+            st.info(text, icon=":material/info:")
+
+
+def show_images_used(told: Mapping[str, Any]) -> None:
+    """How the images were told apart, and which were left out and why; nothing where that is not known."""
+    if told.get("split"):
+        st.caption(common.plain(_(told["split"])))
+    skipped = told.get("skipped") or []
+    count = told.get("skipped_count") or len(skipped)
+    if not count:
+        return
+    st.caption(plural("{count} image was left out:", "{count} images were left out:", count))
+    column = st.column_config
+    st.dataframe(
+        pd.DataFrame([{"name": row.get("name"), "reason": _(row.get("reason") or "")} for row in skipped]),
+        hide_index=True,
+        placeholder=MISSING,
+        height="content" if len(skipped) < 8 else 290,
+        column_config={"name": column.TextColumn(_("Image")), "reason": column.TextColumn(_("Why"))},
+    )

@@ -1,0 +1,130 @@
+"""What the pages know of models: a user's own are looked into as they are given, and torch stays outside."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import streamlit as st
+
+from dashboard import catalogue
+from dashboard.given import Given, keep_class_names
+from qaf_core.data.models import find_model
+from qaf_core.errors import QafError
+
+from .conftest import ROOT
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Commands are written down and answered at once, each with another number of inputs."""
+    st.cache_resource.clear()
+    st.cache_data.clear()
+    told: list[list[str]] = []
+    row = next(r for r in find_model("digits/cnn").card["inventory"] if r["kind"] == "linear")
+
+    def answer(arguments: Sequence[str], **_: Any) -> dict[str, Any]:
+        told.append(list(arguments))
+        return {"layers": [{**row, "weight_shape": [10, len(told)]}]}
+
+    monkeypatch.setattr(catalogue, "run_command", answer)
+    return told
+
+
+def ten_class_resnet18(path: Path) -> Path:
+    """The state of a ResNet-18 fine-tuned on ten classes."""
+    import torch
+    from torchvision.models import resnet18
+
+    torch.save(resnet18(num_classes=10).state_dict(), path)
+    return path
+
+
+def test_own_weights_are_planned_with_their_own_outputs(tmp_path: Path, workspace: Path) -> None:
+    st.cache_resource.clear()
+    weights = ten_class_resnet18(tmp_path / "ten.pth")
+    plain = catalogue.open_model("torchvision/resnet18", workspace)
+    given = Given(weights=str(weights))
+    own = catalogue.open_model("torchvision/resnet18", workspace, given)
+    shapes = [
+        {info.name: info.weight_shape for info in inventory}["fc"]
+        for inventory in (
+            catalogue.inventory_of(own, workspace, given), catalogue.inventory_of(plain, workspace),
+        )
+    ]  # fmt: skip
+    assert shapes == [(10, 512), (1000, 512)]
+
+
+def test_whatever_is_given_is_asked_for_and_kept_apart(
+    tmp_path: Path, workspace: Path, asked: list[list[str]]
+) -> None:
+    weights = tmp_path / "ten.pth"
+    shipped = find_model("digits/cnn").weights
+    assert shipped is not None
+    weights.write_bytes(shipped.read_bytes())
+    names = keep_class_names(workspace, "\n".join(f"kind {number}" for number in range(10)))
+    source = find_model("cifar/resnet20")
+    plain = Given(weights=str(weights))
+    full = Given(weights=str(weights), classes=names, preprocessing={"channel_order": "bgr"})
+    catalogue.inventory_of(source, workspace, plain)
+    catalogue.inventory_of(source, workspace, full)
+    catalogue.inventory_of(source, workspace, full)
+    assert len(asked) == 2
+    last = asked[-1]
+    assert last[:2] == ["inspect", "cifar/resnet20"]
+    assert last[last.index("--workspace") + 1] == str(workspace)
+    assert last[last.index("--weights") + 1] == str(weights)
+    assert last[last.index("--classes") + 1] == names
+    assert '"bgr"' in Path(last[last.index("--preprocessing") + 1]).read_text()
+    # Another file under the same name is another network.
+    os.utime(weights, ns=(1, 1))
+    catalogue.inventory_of(source, workspace, full)
+    assert len(asked) == 3
+
+
+def test_a_refusal_is_not_asked_for_again_at_every_click(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    st.cache_data.clear()
+    times: list[int] = []
+
+    def refuse(*_: object, **__: object) -> dict[str, Any]:
+        times.append(1)
+        raise QafError("torchvision publishes no weights NONE for resnet18")
+
+    monkeypatch.setattr(catalogue, "run_command", refuse)
+    for _click in range(3):
+        with pytest.raises(QafError, match="no weights NONE"):
+            catalogue.open_model("torchvision/resnet18", workspace, Given(weights="NONE"))
+    assert len(times) == 1
+
+
+def test_the_dashboard_never_imports_torch(tmp_path: Path) -> None:
+    """Neither for what is shipped, nor for a user's file, nor for the name of published weights."""
+    weights = ten_class_resnet18(tmp_path / "ten.pth")
+    code = f"""
+import sys
+from pathlib import Path
+import dashboard.app, dashboard.catalogue as c
+from dashboard.given import Given
+workspace = Path({str(tmp_path / "workspace")!r})
+c.shipped_models()
+c.sample_strip("digits/cnn", 6)
+assert len(c.open_model("torchvision/resnet18", workspace, Given(weights={str(weights)!r})).classes) == 10
+given = Given(weights="DEFAULT")
+source = c.open_model("torchvision/resnet18", workspace, given)
+assert (source.classes[0], source.accuracy > 0.6) == ("tench", True)
+assert {{row.name: row.weight_shape for row in c.inventory_of(source, workspace, given)}}["fc"] == (1000, 512)
+assert str(source.weights).startswith(str(workspace)), source.weights
+assert "torch" not in sys.modules, [m for m in sys.modules if "torch" in m][:3]
+"""
+    environment = {**os.environ, "TORCH_HOME": str(tmp_path / "empty")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
