@@ -198,6 +198,11 @@ def test_progress_goes_to_stderr_and_the_summary_to_stdout(
     assert "features.3" in captured.err
     assert "drop" in captured.out
     assert "features.3" not in captured.out
+    told = "images: 350 images calibrate, 50 others evaluate: drawn separately, no image in both."
+    assert told in captured.out
+    run_id = captured.out.split()[1].rstrip(":")
+    assert main(["show", run_id]) == 0
+    assert told in capsys.readouterr().out
 
 
 def test_the_same_seed_gives_the_same_result(capsys: pytest.CaptureFixture[str], plan_file: Path) -> None:

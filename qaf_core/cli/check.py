@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
-from qaf_core.cli.options import Classes, Json, Model, PreprocessingFile, Weights, Workspace
-from qaf_core.cli.text import print_json, print_table
-from qaf_core.errors import ModelError
+from qaf_core.cli.options import Classes, Data, Json, Model, PreprocessingFile, Weights, Workspace
+from qaf_core.cli.text import print_images, print_json, print_table
 from qaf_core.review.units import percent_text, points_text
 from qaf_core.runs.workspace import default_workspace
+
+MOST_SKIPPED_NAMED = 100
+#: Which part of data that have two is looked at.
+_SPLITS = {
+    "calibration": "the part that calibrates is looked at; runs are evaluated on the other one.",
+    "evaluation": "the part that runs are evaluated on is looked at; they calibrate with the other one.",
+}
 
 
 def check(
     model: Model,
-    data: Annotated[
-        str | None, typer.Option(help="Labelled images: builtin, a folder or an .npz [default: builtin]")
-    ] = None,
+    data: Data = None,
     weights: Weights = None,
     classes: Classes = None,
     preprocessing: PreprocessingFile = None,
@@ -26,9 +31,9 @@ def check(
     as_json: Json = False,
     workspace: Workspace = None,
 ) -> None:
-    """Find wrong class order and wrong preparation of images before anything is compressed."""
+    """Find wrong class order (of classifiers) and wrong preparation of images before compressing."""
     from qaf_core.data.chosen import read_preprocessing
-    from qaf_core.data.datasets import Split, load_images
+    from qaf_core.data.datasets import Split, has_parts, load_images
     from qaf_core.data.models import build_model, find_model
     from qaf_core.network.inventory import take_inventory
     from qaf_core.pipeline.plausibility import MOST_IMAGES, TASK, check_original
@@ -37,20 +42,24 @@ def check(
     folder = default_workspace() if workspace is None else workspace
     steps = None if preprocessing is None else read_preprocessing(preprocessing)
     source = find_model(model, weights, classes=classes, preprocessing=steps, workspace=folder)
-    if source.task != TASK:
-        raise ModelError(
-            "only classifiers can be checked", got=source.task, remedy="measure it with qaf compress"
-        )
     limit = MOST_IMAGES if images is None else images
     # Of the built-in images those for calibration: the others are for measuring.
-    chosen = data or source.data or "builtin"
+    chosen, cache = data or source.data or "builtin", folder / "cache"
     split: Split = "calibration" if chosen == "builtin" else "evaluation"
-    image_set = load_images(chosen, source, split=split, limit=limit, cache=folder / "cache")
+    image_set = load_images(chosen, source, split=split, limit=limit, cache=cache)
     network = build_model(source)
     macs = sum(row.macs for row in take_inventory(network, source.input_shape))
-    found = check_original(network, source, image_set, macs=macs, images=limit).to_dict()
+    found = {
+        "split": _SPLITS[split] if has_parts(chosen, cache) else "",
+        "skipped": [asdict(image) for image in image_set.skipped[:MOST_SKIPPED_NAMED]],
+        "skipped_count": len(image_set.skipped),
+        **check_original(network, source, image_set, macs=macs, images=limit).to_dict(),
+    }
     if as_json:
-        rows = {"preview": preview_predictions(network, source, image_set)} if preview else {}
+        rows = {}
+        if preview:
+            shown = source.task == TASK
+            rows["preview"] = preview_predictions(network, source, image_set) if shown else []
         plausible = not any(finding["serious"] for finding in found["findings"])
         print_json({"model": model, "data": image_set.name, "plausible": plausible, **found, **rows})
     else:
@@ -58,11 +67,12 @@ def check(
 
 
 def _print(model: str, data: str, found: dict[str, Any]) -> None:
-    low, high = found["ci95"]
-    print(
-        f"{model} on {data}: {percent_text(found['value'])} of {found['n']:,} images are right"
-        f" (95 %: {percent_text(low)} to {percent_text(high)})\n"
-    )
+    low, high = map(percent_text, found["ci95"])
+    value, n, right = percent_text(found["value"]), f"{found['n']:,}", found["metric"] == "top1"
+    told = f"{value} of {n} images are right" if right else f"{found['metric']} {value} on {n} images"
+    print(f"{model} on {data}: {told} (95 %: {low} to {high})")
+    print_images(found)
+    print()
     rows = [
         (
             trial["form"],
@@ -73,11 +83,11 @@ def _print(model: str, data: str, found: dict[str, Any]) -> None:
         )
         for trial in found["trials"]
     ]
-    print_table(("the same images as", "right", "points more", "images"), rows)
+    print_table(("the same images as", "right" if right else found["metric"], "points more", "images"), rows)
     print()
     for finding in found["findings"]:
         print(f"{'FAULT' if finding['serious'] else 'note'}: {finding['sentence']}\n    {finding['remedy']}")
-    if found["blind_to_colours"]:
-        print("note: Whether red and blue are exchanged does not show: as many images are right both ways.")
-    if not found["findings"]:
-        print("Nothing is wrong with class order and preparation of images, as far as these images tell.")
+    if found["cannot_tell"]:
+        print(f"note: {found['cannot_tell']}")
+    if found["summary"]:
+        print(found["summary"])

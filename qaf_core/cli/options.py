@@ -32,6 +32,13 @@ Classes = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Names of the classes, in the order of the outputs, one a line."),
 ]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="Labelled images: builtin, a folder, a .zip of one, an .npz file, or torchvision:NAME:ROOT"
+        " [default: the model's, or builtin]"
+    ),
+]
 PreprocessingFile = Annotated[
     Path | None,
     typer.Option(

@@ -13,6 +13,7 @@ from qaf_core.cli.options import (
     ActBits,
     Bits,
     Classes,
+    Data,
     Json,
     Method,
     Model,
@@ -27,7 +28,7 @@ from qaf_core.cli.options import (
     make_plan,
 )
 from qaf_core.cli.plans import ErrorBound, Threads, find_auto_plan
-from qaf_core.cli.text import print_costs, print_json, print_table
+from qaf_core.cli.text import print_costs, print_images, print_json, print_table
 from qaf_core.review.units import duration_text, percent_text, points_text, size_text
 from qaf_core.runs.workspace import default_workspace
 
@@ -49,13 +50,7 @@ def compress(
     error_bound: ErrorBound = None,
     threads: Threads = None,
     method: Method = "joint",
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Evaluation images: builtin, a folder, a .zip of one, an .npz file, "
-            "or torchvision:NAME:ROOT [default: builtin]"
-        ),
-    ] = None,
+    data: Data = None,
     calibration: Annotated[
         str | None, typer.Option(help="Calibration images [default: part of the data]")
     ] = None,
@@ -160,6 +155,7 @@ def print_result(result: dict[str, Any]) -> None:
         print(f"{name} {percent_text(before['extra'][name])} → {percent_text(value)}")
     if after.get("agreement") is not None:
         print(f"agreement with the original {percent_text(after['agreement'])}")
+    print_images(result.get("data") or {})
     print_costs(result["baseline_cost"], result["cost"])
     peak = size_text(result["peak_memory_bytes"])
     print(f"in {duration_text(result['seconds']['total'])}, peak memory {peak}")

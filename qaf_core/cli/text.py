@@ -9,6 +9,8 @@ from typing import Any
 
 from qaf_core.review.units import count_text, size_text, times_text, with_prefix
 
+_SKIPPED_NAMED = 3
+
 
 def print_json(value: dict[str, Any]) -> None:
     """Print one JSON object; numbers JSON does not know (NaN, infinity) become null."""
@@ -28,6 +30,24 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     for row in (header, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_images(data: dict[str, Any]) -> None:
+    """Print how images were split and which of them are left out, where there is something to tell.
+
+    Args:
+        data: As in a run's result: ``split``, ``skipped`` (rows of ``name`` and ``reason``) and
+            ``skipped_count``; each may be missing.
+    """
+    if data.get("split"):
+        print(f"images: {data['split']}")
+    skipped = data.get("skipped") or []
+    count = data.get("skipped_count", len(skipped))
+    if count:
+        named = [f"{image['name']} ({image['reason']})" for image in skipped[:_SKIPPED_NAMED]]
+        more = f" and {count - len(named):,} more" if count > len(named) else ""
+        what = "1 image is" if count == 1 else f"{count:,} images are"
+        print(f"{what} left out, unreadable: {', '.join(named)}{more}")
 
 
 def print_costs(before: dict[str, Any], after: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from qaf_core.errors import DataError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ImageSet", "Split", "load_images", "load_pair", "to_batches"]
+__all__ = ["ImageSet", "Split", "has_parts", "load_images", "load_pair", "to_batches"]
 
 
 def load_images(
@@ -106,7 +106,7 @@ def load_pair(
         DataError: When either cannot be found, read, or does not fit the model.
     """
     same = calibration is None or same_place(data, calibration)
-    shared = same and not _has_parts(data, cache)
+    shared = same and not has_parts(data, cache)
     evaluation = load_images(
         data,
         source,
@@ -128,6 +128,24 @@ def load_pair(
     )
     how = f"split by seed {SPLIT_SEED}" if shared else "given separately"
     return told_apart(evaluation, chosen, "separate parts of the data" if same and not shared else how)
+
+
+def has_parts(data: str, cache: Path | None) -> bool:
+    """Whether data brings images of their own for calibration and for evaluation.
+
+    Args:
+        data, cache: As in `load_images`.
+
+    Raises:
+        DataError: When a torchvision data set is named without its root, or a zip is refused.
+    """
+    known = torchvision_place(data)
+    if data == BUILTIN or (known is not None and known.name not in FOLDER_SETS):
+        return True
+    try:
+        return file_place(data, cache).has_parts
+    except (OSError, RuntimeError):
+        return False  # loading says what is wrong
 
 
 def to_batches(
@@ -172,17 +190,6 @@ def _load_user_data(data: str, reading: Reading) -> ImageSet:
     raise DataError(
         f"data file {place.name} has an unknown format", got=path.suffix or "no suffix", expected=accepted
     )
-
-
-def _has_parts(data: str, cache: Path | None) -> bool:
-    """Whether data brings images of their own for calibration and for evaluation."""
-    known = torchvision_place(data)
-    if data == BUILTIN or (known is not None and known.name not in FOLDER_SETS):
-        return True
-    try:
-        return file_place(data, cache).has_parts
-    except (OSError, RuntimeError):
-        return False  # loading says what is wrong
 
 
 def _first_line(error: BaseException) -> str:

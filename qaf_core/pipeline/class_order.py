@@ -25,6 +25,8 @@ _MOST_AGAINST = 0.2  # share of the classes of a cycle that may speak against it
 _LEAST_RIGHT = 0.4  # less where classes are many
 _MANY_CLASSES = 25
 _LEAST_RATIO = 3.0  # of that to the share right under the given order
+_TIMES_RIGHT = 1.75
+_ERRORS_MENDED = 0.35  # share of the errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,16 @@ def least_right(count: int) -> float:
         count: Number of classes.
     """
     return _LEAST_RIGHT * min(1.0, _MANY_CLASSES / count)
+
+
+def mends(before: float, after: float) -> bool:
+    """Whether a gain is that of a fault mended: a weak network does a little better on other inputs, too.
+
+    Args:
+        before, after: Accuracy, or another metric of 0 to 1.
+    """
+    gain = after - before
+    return gain >= LEAST_GAIN and (after >= _TIMES_RIGHT * before or gain >= _ERRORS_MENDED * (1 - before))
 
 
 def paired_p_value(better: BoolArray, worse: BoolArray) -> float:

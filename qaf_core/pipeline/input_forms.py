@@ -80,6 +80,10 @@ class InputForm:
         order = ", blue first" if self.reversed_channels else ""
         return f"{self.extremes.min():.3g} to {self.extremes.max():.3g}{order}"
 
+    def told(self) -> str:
+        """Its name and its range, for people."""
+        return f"{self.name} ({self.range_text()})"
+
     def to_preprocessing(self) -> dict[str, Any]:
         """The fields of `Preprocessing` that say the same, as plain JSON types."""
         order = "bgr" if self.reversed_channels else "rgb"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qaf_core.errors import DataError
-from qaf_core.pipeline.plausibility import TASK, check_original
+from qaf_core.pipeline.plausibility import check_original
 from qaf_core.runs.baseline import baseline_path
 from qaf_core.runs.workspace import write_file
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from qaf_core.data.models import ModelSource
 
 # Raised whenever the check may come to another result.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def needs_check(source: ModelSource, data: str) -> bool:
     """Whether a run is checked: not for the shipped networks on the images they are shipped with."""
-    return source.task == TASK and not (source.shipped and data == "builtin")
+    return not (source.shipped and data == "builtin")
 
 
 def checked(
@@ -51,7 +51,9 @@ def checked(
     """
     digest = hashlib.sha256(f"{_FORMAT} {source.classes} {source.accuracy} {macs}".encode())
     digest.update(baseline_path(workspace, model, source, images).stem.encode())
-    digest.update(images.labels.tobytes())
+    for name, values in (("labels", images.labels), *sorted(images.targets.items())):
+        digest.update(f"{name} {values.dtype} {values.shape}".encode())
+        digest.update(values.tobytes())
     path = workspace / "cache" / "checks" / f"{digest.hexdigest()[:32]}.json"
     try:
         kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -80,6 +80,42 @@ def test_preparation_is_given_by_a_file(
     assert json.loads(capsys.readouterr().out)["findings"] == []
 
 
+def test_masks_are_checked_by_their_metric_and_colours_that_do_not_show_are_told(
+    capsys: pytest.CaptureFixture[str], workspace: Path
+) -> None:
+    assert main(["check", "inspection/unet", "--images", "64"]) == 0
+    shown = capsys.readouterr().out
+    assert "miou" in shown.splitlines()[0]
+    assert "images: the part that calibrates is looked at; runs are evaluated on the other one." in shown
+    assert "Cannot tell whether red and blue are exchanged: this network answers the same with" in shown
+    assert "Only whether red and blue are exchanged is not known" in shown.splitlines()[-1]
+    assert main(["check", "inspection/unet", "--images", "64", "--json", "--preview"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["metric"], found["plausible"], found["preview"]) == ("miou", True, [])
+    assert found["cannot_tell"] in shown
+    assert found["summary"] in shown
+
+
+def test_images_left_out_are_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, workspace: Path
+) -> None:
+    images = load_images("builtin", find_model("digits/cnn"), split="calibration", limit=120)
+    for number, (pixels, label) in enumerate(zip(images.images, images.labels, strict=True)):
+        (tmp_path / "own" / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[..., 0]).save(tmp_path / "own" / str(label) / f"{number}.png")
+    (tmp_path / "own" / "3" / "broken.png").write_bytes(b"no picture")
+    arguments = ["check", "digits/cnn", "--data", str(tmp_path / "own")]
+    assert main(arguments) == 0
+    assert (
+        "1 image is left out, unreadable: 3/broken.png (no picture of a known format)"
+        in capsys.readouterr().out
+    )
+    assert main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["skipped_count"], found["split"]) == (1, "")
+    assert found["skipped"] == [{"name": "3/broken.png", "reason": "no picture of a known format"}]
+
+
 def test_a_registered_model_brings_its_data(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, workspace: Path
 ) -> None:
@@ -111,7 +147,7 @@ def test_a_zip_is_unpacked_in_the_workspace(
     ("arguments", "told"),
     [
         (("cifar/resnet20",), "no built-in images|without trained weights"),
-        (("torchvision/fcn_resnet50", "--data", "x.npz"), "only classifiers can be checked"),
+        (("torchvision/fcn_resnet50", "--data", "x.npz"), "data not found"),
         (("digits/cnn", "--data", "nowhere"), "data not found"),
         (("digits/cnn", "--preprocessing", "nowhere.json"), "preprocessing cannot be read"),
         (("digits/cnn", "--images", "0"), "images"),

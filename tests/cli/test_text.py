@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from qaf_core.cli.text import print_costs, print_json, print_table
+from qaf_core.cli.text import print_costs, print_images, print_json, print_table
 
 
 def test_json_holds_no_numbers_that_json_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,3 +22,18 @@ def test_costs_carry_units(capsys: pytest.CaptureFixture[str]) -> None:
     assert "8 MB" in out
     assert "750 MMACs" in out
     assert "4×" in out
+
+
+def test_how_images_were_split_and_the_first_of_those_left_out_are_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    skipped = [{"name": f"{number}.png", "reason": "cut off"} for number in range(5)]
+    print_images({"split": "5 images calibrate.", "skipped": skipped, "skipped_count": 1207})
+    assert capsys.readouterr().out.splitlines() == [
+        "images: 5 images calibrate.",
+        "1,207 images are left out, unreadable: 0.png (cut off), 1.png (cut off), 2.png (cut off)"
+        " and 1,204 more",
+    ]
+    print_images({"split": "", "skipped": [], "skipped_count": 0})
+    print_images({})
+    assert capsys.readouterr().out == ""

@@ -111,7 +111,19 @@ def test_where_the_order_of_colours_makes_no_difference_that_is_said() -> None:
         assert found.findings == ()
         swapped = next(trial for trial in found.trials if trial.form.startswith("red and blue"))
         assert abs(swapped.gain) < 0.07
-    assert not check("digits/cnn").blind_to_colours
+        assert swapped.agreement > 0.9
+        told = found.to_dict()
+        assert told["cannot_tell"].startswith(
+            "Cannot tell whether red and blue are exchanged: this network answers the same with red and blue "
+        )
+        assert "Only whether red and blue are exchanged is not known" in told["summary"]
+    grey = check("digits/cnn")
+    assert not grey.blind_to_colours
+    assert grey.cannot_tell is None
+    assert grey.summary == (
+        "Nothing is wrong with class order and preparation of images, as far as these images tell."
+    )
+    assert check("digits/cnn", fault="classes").summary is None
 
 
 def test_two_faults_at_once_are_both_found() -> None:

@@ -94,11 +94,29 @@ def test_the_same_check_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(made) == 1
     other = replace(images, labels=np.roll(images.labels, 1))
     assert checked(tmp_path, model, source, other, macs=1) != first
+    marked = replace(images, targets={"masks": images.labels.astype(np.uint8)})
+    checked(tmp_path, model, source, marked, macs=1)
+    assert len(made) == 3, "other masks, another check"
     kept = next((tmp_path / "cache" / "checks").glob("*.json"))
     for file in kept.parent.iterdir():
         file.write_text("damaged")
     assert checked(tmp_path, model, source, images, macs=1) == first
-    assert len(made) == 3
+    assert len(made) == 4
+
+
+def test_a_run_of_another_task_is_checked_by_its_metric(store: Store, tmp_path: Path) -> None:
+    source = find_model("inspection/unet")
+    drawn = load_images("builtin", source, split="calibration", limit=64)
+    np.savez(tmp_path / "own.npz", x=drawn.images, y=drawn.targets["masks"])
+    plan = plan_for_ratio(load_inventory(source), model=source.id, ratio=2.0, bits=4)
+    request = RunRequest(
+        model=source.id,
+        plan=replace(plan, options=SHORT).to_dict(),
+        data=str(tmp_path / "own.npz"),
+        preprocessing={"mean": [0, 0, 0], "std": [1, 1, 1]},
+    )
+    with pytest.raises(DataError, match="Normalisation .* missing: on 48 images miou is.*--no-check"):
+        execute_run(store, store.create_run(request, pid=os.getpid()))
 
 
 def test_what_needs_no_check() -> None:
@@ -106,7 +124,8 @@ def test_what_needs_no_check() -> None:
     assert not needs_check(digits, "builtin")
     assert needs_check(digits, "/images")
     assert needs_check(replace(digits, shipped=False), "builtin")
-    assert not needs_check(replace(digits, task="segmentation"), "/images")
+    assert needs_check(find_model("inspection/unet"), "/masks.npz"), "every task is checked"
+    assert not needs_check(find_model("inspection/unet"), "builtin")
 
 
 def test_notes_do_not_stop_a_run() -> None:
