@@ -230,9 +230,9 @@ def _style_sheet() -> str:
 def metric_card(label: str, value: str, note: str = "", help_text: str | None = None, **options: Any) -> None:
     """One number with its label and a quiet note under it."""
     st.metric(
-        label,
-        value,
-        delta=note or None,
+        plain(label),
+        plain(value),
+        delta=plain(note) or None,
         delta_color="off",
         delta_arrow="off",
         help=help_text,

@@ -89,7 +89,7 @@ def _carry_out(job: Job, folder: Path, asked: Asked) -> dict[str, Any]:
 def show(
     place: str,
     *,
-    asked: Asked | None = None,
+    fits: Callable[[Asked], bool] | None = None,
     on_fix: Callable[[Asked, Mapping[str, Any]], None] | None = None,
     then: Callable[[Asked], None] | None = None,
 ) -> None:
@@ -97,14 +97,14 @@ def show(
 
     Args:
         place: Where it was begun.
-        asked: Only a check of this is shown; None for any.
+        fits: Whether a check is one of what the page shows; None for any check.
         on_fix: Called by a button with what was checked and the evidence of a finding that can be mended
             here: it fills in the fields.
         then: Draws what may come next, given what was checked.
     """
     key = job_key(place)
     job = jobs.shared().find(key)
-    if job is None or (asked is not None and st.session_state.get(f"{key}-asked") != asked):
+    if job is None or (fits is not None and not fits(st.session_state[f"{key}-asked"])):
         return
     if job.state == "running":
         _watch(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -76,7 +77,7 @@ def _errors(runs: Sequence[RunRecord]) -> None:
     titles = _distinct_titles(runs)
     with left:
         st.markdown(f"**{_('Error of each layer')}**", help=live.layer_error_help())
-        series = [rows.layer_errors(run, title) for run, title in zip(runs, titles, strict=True)]
+        series = [rows.layer_errors(run, html.escape(title)) for run, title in zip(runs, titles, strict=True)]
         st.plotly_chart(
             charts.layer_error_figure(series, dark=common.is_dark(), _=_),
             key="layer-errors",
@@ -85,7 +86,7 @@ def _errors(runs: Sequence[RunRecord]) -> None:
         )
     with right:
         for run, title in zip(runs, titles, strict=True):
-            st.markdown(f"**{title}**")
+            st.markdown(f"**{common.plain(title)}**")
             st.dataframe(
                 live.layer_frame([dict(row) for row in run.layers]),
                 hide_index=True,
@@ -122,7 +123,7 @@ def _choose_layer(runs: Sequence[RunRecord]) -> str:
 def _details(run: RunRecord, layer: str, *, titled: bool) -> None:
     row = next((row for row in run.layers if row["name"] == layer), None)
     if titled:
-        st.markdown(f"**{common.run_title(run)}**")
+        st.markdown(f"**{common.plain(common.run_title(run))}**")
     if row is None:
         st.caption(_("This run has not compressed this layer."))
         return
@@ -166,7 +167,7 @@ def _histograms(run_id: str, kept: Mapping[str, Any]) -> None:
                 else histograms.code_histogram_figure
             )
             figure = draw(histogram, dark=common.is_dark(), _=_)
-            st.markdown(f"**{title}**", help=help_text)
+            st.markdown(f"**{common.plain(title)}**", help=help_text)
             st.plotly_chart(
                 figure, key=f"histogram-{run_id}-{name}", config={"displayModeBar": False}, alt=title
             )

@@ -62,7 +62,9 @@ def _headline(progress: RunProgress, elapsed: float, stopping: bool) -> str:
     label = stage_labels().get(progress.stage or "", _("Starting"))
     if progress.stage == "solving" and progress.current:
         text = _("Layer {position} of {total}: {layer}").format(
-            position=min(progress.total, len(progress.done) + 1), total=progress.total, layer=progress.current
+            position=min(progress.total, len(progress.done) + 1),
+            total=progress.total,
+            layer=common.plain(progress.current),
         )
         left = progress.seconds_left(elapsed)
         if left is not None:
@@ -70,7 +72,7 @@ def _headline(progress: RunProgress, elapsed: float, stopping: bool) -> str:
     elif progress.stage == "solving":
         text = _("Seeing how the images use each layer")
     else:
-        text = f"{label}: {progress.message}" if progress.stage == "calibrating" else label
+        text = f"{label}: {common.plain(progress.message)}" if progress.stage == "calibrating" else label
     return _("Stopping; what is done is kept and measured.") + " " + text if stopping else text
 
 
@@ -138,7 +140,7 @@ def _convergence(progress: RunProgress) -> None:
     left, right = st.columns([3, 2], gap="medium")
     with left:
         st.markdown(
-            f"**{_('Layer being solved')}** &nbsp; `{layer.name}` &nbsp; "
+            f"**{_('Layer being solved')}** &nbsp; {common.plain(layer.name)} &nbsp; "
             + " · ".join(f for f in facts if f),
             help=_(
                 "The solver looks for small factors whose entries are integers times a scale. "

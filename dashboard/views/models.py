@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -10,7 +11,7 @@ import streamlit as st
 
 from dashboard import catalogue, common
 from dashboard.text import _
-from dashboard.views import add_model
+from dashboard.views import add_model, check_model, uploads
 from qaf_core.data.models import ModelSource
 from qaf_core.data.registry import remove_model
 from qaf_core.errors import QafError
@@ -33,11 +34,13 @@ def page() -> None:
     sources = (*catalogue.shipped_models(), *catalogue.registered_models(common.workspace()))
     added = st.session_state.pop("model-added", None)
     if added:
-        st.toast(_("{model} is ready to be compressed.").format(model=added), icon=":material/check_circle:")
+        text = _("{model} is ready to be compressed.").format(model=common.plain(added))
+        st.toast(text, icon=":material/check_circle:")
     source = _choose(sources)
     _study(source)
     st.subheader(_("Add your own"), anchor=False)
     add_model.show()
+    uploads.show(catalogue.registered_models(common.workspace()))
 
 
 def _choose(sources: Sequence[ModelSource]) -> ModelSource:
@@ -104,15 +107,16 @@ def _columns() -> dict[str, Any]:
 
 def _study(source: ModelSource) -> None:
     left, right = st.columns([4, 1], vertical_alignment="bottom")
-    left.subheader(_(source.title), anchor=False)
+    left.subheader(common.plain(_(source.title)), anchor=False)
     with right, st.container(horizontal=True, horizontal_alignment="right"):
         if st.button(_("Compress it"), type="primary", icon=":material/arrow_forward:", key="compress"):
             common.go_to("explore", model=source.id)
+        check_model.button(source)
         if source.registered:
             with st.popover(_("Remove"), icon=":material/delete:"):
                 st.markdown(
                     _("Takes {model} off the list, and its uploaded weights with it. Runs stay.").format(
-                        model=f"**{source.id}**"
+                        model=f"**{common.plain(source.id)}**"
                     )
                 )
                 if st.button(_("Remove it"), key="remove-model"):
@@ -125,6 +129,7 @@ def _study(source: ModelSource) -> None:
         common.say_error(str(error))
         return
     _facts(source, inventory)
+    check_model.show(source)
     draw_network(source, inventory)
     with st.expander(_("All layers"), icon=":material/table_rows:"):
         st.dataframe(
@@ -153,7 +158,7 @@ def _facts(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
         )
     )
     if len(source.classes) <= 40:
-        st.caption(_("Classes: {classes}.").format(classes=", ".join(source.classes)))
+        st.caption(_("Classes: {classes}.").format(classes=common.plain(", ".join(source.classes))))
 
 
 def draw_network(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
@@ -182,9 +187,8 @@ def draw_network(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
             help=_("After a run, the colour can show how much of each layer was lost."),
         )
     run = by_id.get(chosen or "")
-    boxes = network_map.network_boxes(
-        inventory, amount=amount, errors=layer_errors(run) if run else None, title=_(source.title)
-    )
+    errors, title = layer_errors(run) if run else None, html.escape(_(source.title))
+    boxes = network_map.network_boxes(inventory, amount=amount, errors=errors, title=title)
     dark = common.is_dark()
     st.plotly_chart(
         network_map.network_figure(boxes, amount=amount, by_error=run is not None, dark=dark, _=_),

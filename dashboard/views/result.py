@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import json
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -9,7 +12,7 @@ import streamlit as st
 
 from dashboard import common, rows
 from dashboard.text import _, plural
-from dashboard.views import finetune, live
+from dashboard.views import checking, finetune, live, pictures
 from qaf_core.review import charts
 from qaf_core.review.metrics import metric_help, metric_label
 from qaf_core.review.units import (
@@ -21,7 +24,11 @@ from qaf_core.review.units import (
     times_text,
     with_prefix,
 )
+from qaf_core.runs.previews import read_preview
 from qaf_core.runs.record import CANCELLED, FAILED, INTERRUPTED, RunRecord
+
+# How a run's error begins to tell of its command-line option; here there is a button for it.
+NO_CHECK = "To compress it all the same"
 
 
 def show(run: RunRecord) -> None:
@@ -31,10 +38,12 @@ def show(run: RunRecord) -> None:
     _banner(run)
     if run.compressed and run.cost:
         _headline(run)
+        checking.show_findings((run.result.get("checks") or {}).get("findings") or [])
     finetune.show_result(run)
     if run.layers:
         _layers(run)
     _classes(run)
+    _pictures(run)
     finetune.offer(run)
     _facts(run)
 
@@ -42,9 +51,7 @@ def show(run: RunRecord) -> None:
 def _banner(run: RunRecord) -> None:
     planned = len(rows.solved_layers(run.plan))
     if run.status == FAILED:
-        st.error(run.error or _("The run failed without a message."), icon=":material/error:")
-        if not run.layers:
-            st.caption(_("Nothing was changed. Mend the cause, then run it again with the button above."))
+        _failure(run)
     elif run.status == INTERRUPTED:
         st.warning(
             _(
@@ -55,7 +62,7 @@ def _banner(run: RunRecord) -> None:
             icon=":material/power_off:",
         )
         if run.error:
-            st.caption(_(run.error))
+            st.caption(common.plain(_(run.error)))
     elif run.status == CANCELLED and run.compressed and run.request.finetune is not None:
         st.info(
             _("Stopped on request: the best state until then was kept and measured."),
@@ -76,6 +83,33 @@ def _banner(run: RunRecord) -> None:
             _("Stopped before the first layer was done: there is nothing to measure."),
             icon=":material/stop_circle:",
         )
+
+
+def _failure(run: RunRecord) -> None:
+    """Why a run failed; where only the check of the original stopped it, a way on without the check."""
+    error = run.error or _("The run failed without a message.")
+    stopped_by_check = run.request.check and NO_CHECK in error
+    common.say_error(error.partition(NO_CHECK)[0].rstrip() if stopped_by_check else error)
+    if stopped_by_check:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            if st.button(_("Run all the same"), icon=":material/play_arrow:", key="run-unchecked"):
+                _run_unchecked(run)
+            st.caption(_("Without the check, everything else as it was. Better: mend the cause first."))
+    elif not run.layers:
+        st.caption(_("Nothing was changed. Mend the cause, then run it again with the button above."))
+
+
+def _run_unchecked(run: RunRecord) -> None:
+    run_id = common.open_store().create_run(replace(run.request, check=False))
+    common.go_to("run", run=run_id)
+
+
+def _pictures(run: RunRecord) -> None:
+    """A few evaluation images with what both networks say, where the run has kept them."""
+    preview = read_preview(common.open_store().run_folder(run.id))
+    if preview:
+        with st.expander(_("Some of the images"), icon=":material/photo_library:", expanded=True):
+            pictures.show(preview)
 
 
 def _headline(run: RunRecord) -> None:
@@ -148,7 +182,7 @@ def _layers(run: RunRecord) -> None:
     left, right = st.columns([4, 6], gap="medium")
     with left:
         st.markdown(f"**{_('Error of each layer')}**", help=live.layer_error_help())
-        errors = rows.layer_errors(run, common.run_title(run))
+        errors = rows.layer_errors(run, html.escape(common.run_title(run)))
         figure = charts.layer_error_figure([errors], dark=common.is_dark(), _=_)
         st.plotly_chart(
             figure, key="result-errors", config={"displayModeBar": False}, alt=_("Error of each layer")
@@ -180,7 +214,7 @@ def _classes(run: RunRecord) -> None:
                 _("Same answers as the original: {share}").format(share=percent_text(after["agreement"]))
             )
         if others:
-            st.caption(" · ".join(others))
+            st.caption(common.plain(" · ".join(others)))
         column = st.column_config
         st.dataframe(
             pd.DataFrame(classes),
@@ -202,14 +236,19 @@ def _facts(run: RunRecord) -> None:
         facts.append((_("Peak memory"), size_text(run.peak_memory_bytes)))
     facts += [(_("Plan"), rows.plan_summary(run)), (_("Data"), rows.evaluation_data(run))]
     if run.request.weights:
-        facts.append((_("Weights"), f"`{run.request.weights}`"))
+        facts.append((_("Weights"), run.request.weights))
+    if run.request.preprocessing:
+        facts.append((_("Preparation given"), json.dumps(run.request.preprocessing)))
     if run.request.calibration:
-        facts.append((_("Calibration images"), f"`{run.request.calibration}`"))
+        facts.append((_("Calibration images"), run.request.calibration))
     facts.append((_("Seed"), str(run.request.seed)))
     with st.expander(_("How it was made"), icon=":material/info:"):
         left, right = st.columns(2)
-        left.markdown("\n".join(f"- {name}: **{value}**" for name, value in facts if value))
-        right.markdown("\n".join(f"- {name}: {value}" for name, value in run.environment.items()))
+        left.markdown("\n".join(f"- {name}: **{common.plain(value)}**" for name, value in facts if value))
+        right.markdown(
+            "\n".join(f"- {common.plain(name)}: {common.plain(v)}" for name, v in run.environment.items())
+        )
+        checking.show_images_used(run.result.get("data") or {})
 
 
 def _seconds(seconds: Any) -> list[tuple[str, str]]:

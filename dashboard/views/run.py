@@ -26,9 +26,7 @@ def page() -> None:
         return
     run = common.find_run(run_id)
     if run is None:
-        st.error(
-            _("There is no run {run} in this workspace.").format(run=f"`{run_id}`"), icon=":material/error:"
-        )
+        common.say_error(_("There is no run {run} in this workspace.").format(run=run_id))
         run_list.show()
         return
     st.session_state[LAST_RUN_KEY] = run.id
@@ -44,13 +42,13 @@ def _heading(run: RunRecord) -> None:
     left, right = st.columns([5, 2], vertical_alignment="center")
     with left:
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.header(common.run_title(run), anchor=False, width="content")
+            st.header(common.plain(common.run_title(run)), anchor=False, width="content")
             common.status_badge(run.status)
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at))
         st.caption(
             " · ".join(
                 (
-                    run.model,
+                    common.plain(run.model),
                     _("method {method}").format(method=method_label(run.method, _))
                     + (_(", fine-tuned") if run.request.finetune else ""),
                     started,

@@ -119,7 +119,7 @@ def draw(found: Mapping[str, Any], key: str) -> None:
     parts.append(_("{count} threads").format(count=machine.get("threads", MISSING)))
     if memory:
         parts.append(_("compressed network's working memory {size}").format(size=size_text(memory)))
-    st.caption(" · ".join(part for part in parts if part))
+    st.caption(common.plain(" · ".join(part for part in parts if part)))
     _accuracy(found.get("accuracy") or {})
     _energy(found.get("energy") or {})
     layers = found.get("layers") or []
@@ -137,7 +137,7 @@ def _accuracy(accuracy: Mapping[str, Mapping[str, Any]]) -> None:
         count = max(row["n"] for row in accuracy.values())
         metric = metric_label(next(iter(accuracy.values())).get("metric"), _)
         head = _("{metric} of the timed files on {count} images").format(metric=metric, count=f"{count:,}")
-        st.caption(f"{head} · " + " · ".join(told))
+        st.caption(common.plain(f"{head} · " + " · ".join(told)))
 
 
 def _energy(energy: Mapping[str, Any]) -> None:
@@ -148,7 +148,8 @@ def _energy(energy: Mapping[str, Any]) -> None:
     if parts:
         st.caption(_("Energy of one inference, measured (RAPL)") + " · " + " · ".join(parts))
     elif energy.get("reason"):
-        st.caption(_("Energy could not be measured here: {reason}").format(reason=energy["reason"]))
+        text = _("Energy could not be measured here: {reason}").format(reason=energy["reason"])
+        st.caption(common.plain(text))
     modelled = energy.get("modelled") or {}
     if modelled.get("original") and modelled.get("compressed"):
         st.caption(

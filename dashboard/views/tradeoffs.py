@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +48,7 @@ def page() -> None:
     if not chosen:
         st.info(_("No run matches these filters."), icon=":material/filter_alt_off:")
         return
-    titles = {run.id: common.run_title(run) for run in chosen}
+    titles = {run.id: html.escape(common.run_title(run)) for run in chosen}
     points = rows.tradeoff_points(chosen, titles, _("Original"))
     _charts(points)
     _table(chosen, points)
@@ -115,7 +116,7 @@ def _charts(points: Sequence[RunPoint]) -> None:
         floor = floor if view == "near" else None
     for column, (axis, title) in zip(st.columns(2, gap="medium"), panels, strict=True):
         with column:
-            st.markdown(f"**{title}**", help=bops_help() if axis == "bops" else None)
+            st.markdown(f"**{common.plain(title)}**", help=bops_help() if axis == "bops" else None)
             figure = charts.tradeoff_figure(points, axis=axis, dark=common.is_dark(), floor=floor, _=_)
             event = st.plotly_chart(
                 figure,

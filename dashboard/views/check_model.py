@@ -1,0 +1,82 @@
+"""The check of a model that is already on the Models page, and what may be kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import streamlit as st
+
+from dashboard import common
+from dashboard.given import NOTHING, Given, keep_class_names
+from dashboard.text import _
+from dashboard.views import checking
+from dashboard.views.checking import Asked
+from qaf_core.data.models import ModelSource
+from qaf_core.data.registry import add_model
+from qaf_core.data.settings import RegisteredModel, read_settings
+from qaf_core.errors import QafError
+
+PLACE = "models"
+
+
+def button(source: ModelSource) -> None:
+    """Begins the check of a model on its own images."""
+    data = source.data or ("builtin" if source.default_data else "")
+    ready = bool(data) and source.weights is not None
+    st.button(
+        _("Check"),
+        icon=":material/fact_check:",
+        key="check-listed",
+        disabled=not ready,
+        on_click=checking.begin,
+        args=(PLACE, Asked(model=source.id, data=data)),
+        help=_("Is the original right on its images?")
+        if ready
+        else _("It needs weights and images to be checked: choose them on the page Explore."),
+    )
+
+
+def show(source: ModelSource) -> None:
+    """What the check of this model found."""
+    entry = read_settings(common.workspace()).model(source.id)
+    mendable = entry is not None and ":" not in entry.base
+    checking.show(
+        PLACE,
+        fits=lambda asked: asked.model == source.id,
+        on_fix=_use_found if mendable else None,
+        then=lambda asked: _offer_to_keep(entry, asked.given),
+    )
+
+
+def _use_found(checked: Asked, evidence: Mapping[str, Any]) -> None:
+    checking.begin(PLACE, replace(checked, given=checking.mended(checked.given, evidence)))
+
+
+def _offer_to_keep(entry: RegisteredModel | None, given: Given) -> None:
+    """What was found to be right can become the model's own."""
+    if entry is None or given == NOTHING:
+        return
+    if st.button(_("Keep this for the model"), icon=":material/save:", key="keep-found"):
+        try:
+            _keep(entry, given)
+        except QafError as error:
+            common.say_error(str(error))
+            return
+        checking.forget(PLACE)
+        st.rerun()
+
+
+def _keep(entry: RegisteredModel, given: Given) -> None:
+    folder = common.workspace()
+    add_model(
+        folder,
+        model_id=entry.id,
+        base=entry.base,
+        weights=entry.weights,
+        classes=given.classes or keep_class_names(folder, "\n".join(entry.classes)),
+        preprocessing={**entry.preprocessing, **(given.preprocessing or {})},
+        data=entry.data,
+        title=entry.title,
+    )
