@@ -25,6 +25,9 @@ ROW_SAMPLES = 400_000  # output positions a fit looks at; more do not change it
 LEAST_IMAGES = 128
 RANGE_FRACTIONS = torch.linspace(0.35, 1.0, 27).tolist()
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+# Share of a mean square below which a variance is rounding noise: products are summed in single precision.
+NOISE_SHARE = 1e-6
+SMALLEST = 1e-30
 LARGEST_GAIN = 1e4  # between channels; more would leave the range of half-precision scales
 
 
@@ -87,14 +90,26 @@ class OutputMoments:
         return covariance, self.cross / self.n - torch.outer(mean_y, mean_z)
 
     def error(self, weight: Tensor, bias: Tensor) -> float:
-        """Mean squared error of ``Z·weightᵀ + bias``, relative to the variance of Y."""
+        """Mean squared error of ``Z·weightᵀ + bias``, relative to the variance of Y, 0 or above.
+
+        Outputs that hardly vary count as varying by ``NOISE_SHARE`` of their mean square.
+        """
         weight, bias = weight.double(), bias.double()
         quadratic = (
             (weight @ self.gram * weight).sum(dim=1) - 2 * (self.cross * weight).sum(dim=1) + self.y_square
         )
         linear = 2 * bias * (weight @ self.z_sum) - 2 * bias * self.y_sum + self.n * bias * bias
-        variance = (self.y_square - self.y_sum.square() / self.n).sum().clamp_min(1e-30)
-        return float((quadratic + linear).sum() / variance)
+        variance = (self.y_square - self.y_sum.square() / self.n).sum()
+        return max(float((quadratic + linear).sum() / floored(variance, self.y_square.sum())), 0.0)
+
+    def noise(self) -> Tensor:
+        """Variances of Z ``(P,)`` that cannot be told from rounding errors."""
+        return NOISE_SHARE * self.gram.diagonal() / self.n
+
+
+def floored(variance: Tensor, square: Tensor) -> Tensor:
+    """A variance sum that is fit to divide by: at least ``NOISE_SHARE`` of the mean square beside it."""
+    return torch.maximum(variance, NOISE_SHARE * square).clamp_min(SMALLEST)
 
 
 def fit_range(quantizer: ActivationQuantizer, values: Sequence[Tensor]) -> None:
@@ -182,7 +197,9 @@ def calibrate_layer(
     if isinstance(last, ConvLink) and last.geometry.groups != 1:  # stays as it was rounded
         return output_error(last, values, targets, calls)
     fitting, judging = _collect(last, values, targets, calls)
-    return fit_last_link(last, fitting, judging) if fit else judging.error(*_weight_and_bias(last))
+    if fit and judging is not fitting:  # of a single batch nothing can be held back to judge a fit
+        return fit_last_link(last, fitting, judging)
+    return judging.error(*_weight_and_bias(last))
 
 
 def output_error(link: Link, values: Sequence[Tensor], targets: Sequence[Tensor], calls: int = 1) -> float:
@@ -191,8 +208,8 @@ def output_error(link: Link, values: Sequence[Tensor], targets: Sequence[Tensor]
     convolution = isinstance(link, ConvLink)
     found = torch.cat([output_rows(link(values[index]), convolution) for index in sorted(judging)]).double()
     wanted = torch.cat([output_rows(targets[index], convolution) for index in sorted(judging)]).double()
-    variance = (wanted - wanted.mean(dim=0)).square().sum().clamp_min(1e-30)
-    return float((found - wanted).square().sum() / variance)
+    variance = (wanted - wanted.mean(dim=0)).square().sum()
+    return float((found - wanted).square().sum() / floored(variance, wanted.square().sum()))
 
 
 def _held_back(count: int, calls: int) -> set[int]:
@@ -269,9 +286,12 @@ def fit_last_link(link: Link, fitting: OutputMoments, judging: OutputMoments) ->
 
 
 def _ridge_target(moments: OutputMoments, old_weight: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """The least-squares weight ``(I, P)``, drawn to the old one by ``ridge``, and the Gram it solves."""
+    """The least-squares weight ``(I, P)``, drawn to the old one by ``ridge``, and the Gram it solves.
+
+    Inputs that hardly vary say nothing about their weight: it stays.
+    """
     gram, cross = moments.centred()
-    prior = ridge * gram.diagonal().clamp_min(float(gram.diagonal().mean()) * 1e-4)
+    prior = ridge * gram.diagonal().clamp_min(float(gram.diagonal().mean()) * 1e-4) + moments.noise()
     raised = gram + torch.diag(prior)
     return solve_gram(raised, cross + prior * old_weight.double()), raised
 

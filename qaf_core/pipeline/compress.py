@@ -20,7 +20,7 @@ from qaf_core.network.plan import LayerPlan, Plan
 from qaf_core.pipeline.ahead import SolveJob
 from qaf_core.pipeline.batchnorm import choose_batchnorm
 from qaf_core.pipeline.cache import SolveCache, SolveTask
-from qaf_core.pipeline.calibrate import LEAST_IMAGES, ROW_SAMPLES, calibrate_layer
+from qaf_core.pipeline.calibrate import HELD_BACK_SHARE, LEAST_IMAGES, ROW_SAMPLES, calibrate_layer
 from qaf_core.pipeline.histograms import factor_histograms
 from qaf_core.pipeline.moments import collect_moments
 from qaf_core.pipeline.outcomes import Compression, CompressOptions, LayerOutcome
@@ -259,8 +259,12 @@ def _calibrate(
 
 
 def batch_size(images: Tensor) -> int:
-    """How many calibration images ``(N, C, H, W)`` go through the network at once."""
-    return min(max(BATCH_PIXELS // max(images[0, 0].numel(), 1), 1), CALIBRATION_BATCH)
+    """How many calibration images ``(N, C, H, W)`` go through the network at once.
+
+    Few enough for one batch in ``HELD_BACK_SHARE`` to judge the fits.
+    """
+    by_pixels = max(BATCH_PIXELS // max(images[0, 0].numel(), 1), 1)
+    return min(by_pixels, CALIBRATION_BATCH, max(len(images) // HELD_BACK_SHARE, 1))
 
 
 def batches_needed(info: LayerInfo, size: int = CALIBRATION_BATCH) -> int:

@@ -17,6 +17,7 @@ from qaf_core.errors import PlanError, RunCancelled
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.inventory import LayerInfo, take_inventory
 from qaf_core.network.plan import LayerPlan, Plan, validate_plan
+from qaf_core.pipeline.calibrate import LEAST_IMAGES
 from qaf_core.pipeline.outcomes import CompressOptions
 from qaf_core.pipeline.plausibility import TASK as CHECKED_TASK
 from qaf_core.pipeline.tasks import Arrays, Task, find_task, predict
@@ -179,9 +180,22 @@ def _describe_images(images: ImageSet, calibration: ImageSet) -> dict[str, Any]:
         "evaluation": images.name,
         "calibration": f"{calibration.name}, {len(calibration):,} images",
         "split": images.split or describe_split(len(images), len(calibration), "drawn separately"),
+        "warnings": _few_images(len(calibration)),
         "skipped": skipped[:MOST_SKIPPED_NAMED],
         "skipped_count": len(skipped),
     }
+
+
+def _few_images(calibration: int) -> list[str]:
+    """What is to be said of so many calibration images."""
+    if calibration >= LEAST_IMAGES:
+        return []
+    told = "one calibration image" if calibration == 1 else f"{calibration} calibration images"
+    rest = "no layer was fitted to outputs" if calibration == 1 else "fits of outputs are uncertain"
+    return [
+        f"Only {told}: activation ranges are uncertain and {rest}. Give at least {LEAST_IMAGES}; "
+        "they need no labels."
+    ]
 
 
 def _predict(

@@ -386,3 +386,28 @@ def test_linear_layers_are_fitted_too() -> None:
     plain = copy.deepcopy(chain)
     before = calibrate_layer(plain, inputs, targets, activation_bits=8, fit=False)
     assert calibrate_layer(chain, inputs, targets, activation_bits=8, fit=True) < 0.95 * before
+
+
+def test_outputs_that_hardly_vary_have_an_error_that_can_be_read() -> None:
+    """Behind a dead layer everything is constant: variances are rounding noise, below zero at times."""
+    z = torch.full((400, 6), 1234.567) + 1e-5 * draw(400, 6)
+    y = torch.full((400, 3), -987.654)
+    moments = moments_of(z, y, parts=7)
+    exact = moments.error(torch.zeros(3, 6), y[0])
+    assert 0.0 <= exact < 1e-3
+    assert moments.error(torch.zeros(3, 6), 1.1 * y[0]) > 1.0
+    assert moments.error(torch.zeros(3, 6), torch.zeros(3)) == pytest.approx(1e6, rel=0.01)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_constant_inputs_do_not_blow_up_the_weight(bits: int) -> None:
+    z = (torch.full((4000, 5), 37.1) + 1e-6 * draw(4000, 5)).clamp_min(0)
+    y = torch.full((4000, 4), 2.5) + 1e-6 * draw(4000, 4, seed=1)
+    old = draw(4, 5, seed=2)
+    codes = (old / 0.5).round().clamp(-8, 7).to(torch.int8)
+    link = Link(codes, torch.full((4, 1), 0.5), bits, torch.zeros(4))
+    before = float(link.weight.abs().max())
+    error = fit_last_link(link, moments_of(z[:3000], y[:3000]), moments_of(z[3000:], y[3000:]))
+    assert 0.0 <= error < 1e-3
+    assert float(link.weight.abs().max()) < 3 * before
+    torch.testing.assert_close(link(z[:5]), y[:5], rtol=1e-2, atol=1e-2)

@@ -23,6 +23,7 @@ from qaf_core.pipeline.cache import SolveCache
 from qaf_core.pipeline.compress import (
     Compression,
     CompressOptions,
+    batch_size,
     compress_network,
     shrink,
 )
@@ -445,3 +446,28 @@ def test_shrinking_keeps_the_mean_of_the_diagonal() -> None:
     shrunk = shrink(moment, 0.9)
     assert float(shrunk.trace()) == pytest.approx(float(moment.trace()), rel=1e-5)
     assert float(torch.linalg.eigvalsh(shrunk).min()) > 0.05 * float(moment.diagonal().mean())
+
+
+@pytest.mark.parametrize("method", ["joint", "dense", "sequential"])
+def test_dead_and_constant_layers_leave_the_outputs(method: str) -> None:
+    """Behind an all-zero kernel every activation is constant: no fit may blow that up."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        network[3].weight.zero_()
+        network[5].weight.fill_(0.1)
+    result = run(network, method=method)
+    with torch.no_grad():
+        wanted, found = network(images(50, seed=5)), result.model(images(50, seed=5))
+    torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.02)
+    for layer in result.layers:
+        assert layer.output_error is not None
+        assert 0.0 <= layer.output_error < 1e7
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (9, 1), (32, 4), (300, 32), (1024, 32)])
+def test_some_batches_always_judge_the_fits(count: int, size: int) -> None:
+    assert batch_size(images(count)) == size
