@@ -52,11 +52,11 @@ def models(
         added = _add(folder, add, model, factory, given)
         _tell(as_json, {"added": _model_row(added)}, f"Registered {added.id}. Try: qaf check {added.id}")
     elif remove is not None:
-        from qaf_core.data.registry import remove_model
+        from qaf_core.runs.removal import remove_registered
 
-        deleted = remove_model(folder, remove)
-        row = {"removed": remove, "deleted": None if deleted is None else str(deleted)}
-        _tell(as_json, row, f"Removed {remove}" + (f" and {deleted}." if deleted else "."))
+        deleted = [str(path) for path in remove_registered(folder, remove)]
+        also = f"; deleted, as nothing else uses it: {', '.join(deleted)}" if deleted else "."
+        _tell(as_json, {"removed": remove, "deleted": deleted}, f"Removed {remove}{also}")
     elif any(value is not None for value in (model, factory, weights, classes, preprocessing, data, title)):
         raise ModelError("nothing says what to register", expected="--add ID beside the other options")
     else:

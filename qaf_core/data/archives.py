@@ -124,14 +124,22 @@ def unpack_cached(archive: Path, cache: Path) -> Path:
     Raises:
         DataError: As `unpack_archive`.
     """
+    return unpack_archive(archive, cached_place(archive, cache), name=archive.name)
+
+
+def cached_place(archive: Path, cache: Path) -> Path:
+    """Where `unpack_cached` unpacks an archive, whether it has done so or not.
+
+    Raises:
+        DataError: When the archive cannot be read.
+    """
     try:
         with archive.open("rb") as file:
-            digest = _digest(file)
+            return cache / _digest(file)
     except OSError as error:
         raise DataError(
             f"archive {shown_name(archive.name)} cannot be read", got=error.strerror or error
         ) from error
-    return unpack_archive(archive, cache / digest, name=archive.name)
 
 
 def add_archive(

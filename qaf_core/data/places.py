@@ -157,6 +157,16 @@ def same_place(first: str, second: str) -> bool:
     return absolute_data(first) == absolute_data(second)
 
 
+def lies_in(data: str, folder: Path) -> bool:
+    """Whether data are this file or folder, or lie below it."""
+    try:
+        place = torchvision_place(data)
+        path = _expanded(data) if place is None else place.root
+        return data != BUILTIN and path.resolve().is_relative_to(folder.resolve())
+    except (DataError, OSError, RuntimeError):
+        return False
+
+
 def _expanded(data: str) -> Path:
     try:
         return Path(data).expanduser()

@@ -11,19 +11,19 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from qaf_core.data.models import ModelSource, find_model, list_models
-from qaf_core.data.places import absolute_data
+from qaf_core.data.places import ACCEPTED, absolute_data, lies_in, missing_path
 from qaf_core.data.preprocessing import preprocessing_of
 from qaf_core.data.settings import RegisteredModel, Settings, change_settings, check_id, read_settings
+from qaf_core.data.uploads import MODELS_FOLDER, delete_upload, uploads_of
 from qaf_core.data.weights_header import read_header
-from qaf_core.errors import ModelError, WeightsError, WorkspaceError
+from qaf_core.errors import DataError, ModelError, WeightsError, WorkspaceError
 
-MODELS_FOLDER = "models"
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".ckpt")
 LONGEST_FILE_NAME = 80
 _FAMILIES = ("inspection", "digits", "cifar", "torchvision")
@@ -56,7 +56,8 @@ def add_model(
         The model as `find_model` gives it from now on.
 
     Raises:
-        QafError: If the id, the base, the weights or the classes cannot be used; nothing is changed then.
+        QafError: If the id, the base, the weights or the classes cannot be used, or there are no such images;
+            nothing is changed then.
     """
     if ":" in base:
         raise ModelError(
@@ -101,6 +102,9 @@ def _add(
     code_path: str | None,
 ) -> ModelSource:
     _check_free(model_id)
+    missing = None if data is None else missing_path(data)
+    if missing is not None:
+        raise DataError(f"data not found: {missing}", expected=ACCEPTED, remedy="check the path")
     if source.registered:
         raise ModelError(
             "a registered model cannot be made like another one", got=base, expected="a named model"
@@ -127,14 +131,23 @@ def _add(
     return find_model(model_id, workspace=workspace)
 
 
-def remove_model(workspace: Path, model_id: str) -> Path | None:
-    """Take a model off the settings, and its weights from the workspace if they were uploaded there.
+def remove_model(workspace: Path, model_id: str, used: Collection[str] | None = None) -> tuple[Path, ...]:
+    """Take a model off the settings, and what was uploaded for it alone from the workspace.
+
+    That are its weights, its images, and files with the names of its classes; also what was unpacked of its
+    images where they are a zip.
+
+    Args:
+        workspace: Where it is registered.
+        model_id: Its id.
+        used: Weights, images and files of class names that others than registered models use, by the names
+            they are known by: they stay. None where that is not known: only weights are deleted then.
 
     Returns:
-        The weights file that was deleted, or None.
+        What was deleted.
 
     Raises:
-        WorkspaceError: If no such model is registered.
+        WorkspaceError: If no such model is registered, or something of it cannot be deleted.
     """
     gone: list[RegisteredModel] = []
 
@@ -146,15 +159,19 @@ def remove_model(workspace: Path, model_id: str) -> Path | None:
         gone.append(found)
         return replace(settings, models=tuple(model for model in settings.models if model is not found))
 
-    left = change_settings(workspace, take)
-    weights = gone[0].weights
-    if weights is None or weights in {model.weights for model in left.models}:
-        return None
-    path = Path(weights)
-    if path.parent != (workspace / MODELS_FOLDER).absolute() or not path.is_file():
-        return None
-    path.unlink()
-    return path
+    left = change_settings(workspace, take).models
+    in_use = {*(used or ()), *(place for model in left for place in (model.weights, model.data) if place)}
+    kept_names = {model.classes for model in left}
+    deleted = [
+        path
+        for path in uploads_of(workspace, gone[0])
+        if (used is not None or path.parent.name == MODELS_FOLDER)
+        and not any(lies_in(place, path) for place in in_use)
+        and not (path.suffix == ".txt" and gone[0].classes in kept_names)
+    ]
+    for path in deleted:
+        delete_upload(path)
+    return tuple(deleted)
 
 
 def add_weights(workspace: Path, name: str, chunks: Iterable[bytes], limit_bytes: int | None = None) -> Path:

@@ -39,7 +39,7 @@ def test_a_model_is_registered_used_and_removed(
     layers = run_json(capsys, "inspect", "my/part")["layers"]
     assert layers[-1]["weight_shape"] == [3, 64]
     assert run_json(capsys, "cost", "my/part", "--ratio", "2", "--bits", "4")["model"] == "my/part"
-    assert run_json(capsys, "models", "--remove", "my/part") == {"removed": "my/part", "deleted": None}
+    assert run_json(capsys, "models", "--remove", "my/part") == {"removed": "my/part", "deleted": []}
     assert main(["inspect", "my/part"]) == 2
     assert "unknown model; got my/part" in capsys.readouterr().err
     assert (workspace / "settings.json").is_file()
@@ -52,6 +52,13 @@ def test_people_read_a_line(capsys: pytest.CaptureFixture[str], workspace: Path)
     assert capsys.readouterr().out.splitlines()[1].split()[0] == "own"
     assert main(["models", "--remove", "own"]) == 0
     assert capsys.readouterr().out == "Removed own.\n"
+    images = workspace / "data" / "parts-1234"
+    images.mkdir(parents=True)
+    assert main(["models", "--add", "own", "--model", "digits/cnn", "--data", str(images)]) == 0
+    assert main(["models", "--remove", "own"]) == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told == f"Removed own; deleted, as nothing else uses it: {images}"
+    assert not images.exists()
 
 
 @pytest.mark.parametrize(
@@ -60,6 +67,7 @@ def test_people_read_a_line(capsys: pytest.CaptureFixture[str], workspace: Path)
         (("--add", "a", "--remove", "b"), "--add and --remove stand alone"),
         (("--add", "a"), "nothing says which network to register"),
         (("--add", "a", "--model", "digits/cnn", "--factory", "x:y"), "--model and --factory stand alone"),
+        (("--add", "my/n", "--model", "digits/cnn", "--data", "/nowhere/x"), "data not found: /nowhere/x"),
         (("--add", "a", "--model", "x:y"), "code cannot be registered here"),
         (("--add", "digits/mine", "--model", "digits/cnn"), "always here"),
         (("--remove", "none"), "no such registered model; got none"),

@@ -12,7 +12,14 @@ from PIL import Image
 
 from qaf_core.data.datasets import load_images, load_pair
 from qaf_core.data.models import find_model
-from qaf_core.data.places import absolute_data, file_place, missing_path, same_place, torchvision_place
+from qaf_core.data.places import (
+    absolute_data,
+    file_place,
+    lies_in,
+    missing_path,
+    same_place,
+    torchvision_place,
+)
 from qaf_core.errors import DataError
 
 SMALL = replace(
@@ -103,3 +110,14 @@ def test_places_keep_their_meaning_elsewhere(tmp_path: Path, monkeypatch: pytest
     assert same_place("torchvision:MNIST:parts", f"torchvision:MNIST:{tmp_path}/parts")
     assert not same_place("torchvision:MNIST:parts", "torchvision:KMNIST:parts")
     assert not same_place("parts", "torchvision:MNIST:parts")
+
+
+def test_what_lies_in_a_folder_is_known_by_any_of_its_names(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    (folder / "train").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(folder)
+    for data in (folder, folder / "train", tmp_path / "link", tmp_path / "other" / ".." / "set"):
+        assert lies_in(str(data), folder)
+    assert lies_in(f"torchvision:ImageFolder:{folder / 'train'}", folder)
+    for other in ("builtin", "torchvision:CIFAR10", str(tmp_path), str(tmp_path / "set-2"), "~nobody/x"):
+        assert not lies_in(other, folder)

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from qaf_core.data.archives import add_archive
 from qaf_core.data.architectures import build_architecture
 from qaf_core.data.chosen import read_preprocessing
 from qaf_core.data.models import build_model, find_model, list_models, load_inventory
@@ -64,7 +66,7 @@ def test_a_model_is_added_listed_and_built(tmp_path: Path, weights: Path) -> Non
         find_model("my/prat", workspace=workspace)
     assert add_model(workspace, model_id="my/part", base="digits/cnn").default_data == "digits"
     assert len(read_settings(workspace).models) == 1
-    assert remove_model(workspace, "my/part") is None
+    assert remove_model(workspace, "my/part") == ()
     assert not read_settings(workspace).models
     with pytest.raises(WorkspaceError, match="no such registered model"):
         remove_model(workspace, "my/part")
@@ -109,6 +111,9 @@ def test_pages_cannot_register_code(tmp_path: Path) -> None:
         ({"base": "cifar/resnet21"}, "unknown model"),
         ({"weights": "nowhere.pth"}, "not found"),
         ({"classes": "nowhere.txt"}, "class file cannot be read"),
+        ({"data": "/nowhere/x"}, "data not found: /nowhere/x"),
+        ({"data": "torchvision:CIFAR10:/nowhere"}, "data not found: /nowhere"),
+        ({"data": "torchvision:CIFAR10"}, "needs its name and its folder"),
     ],
 )
 def test_what_cannot_be_added_changes_nothing(tmp_path: Path, changes: dict[str, str], told: str) -> None:
@@ -194,13 +199,63 @@ def test_an_upload_lands_in_the_workspace_and_goes_with_its_model(tmp_path: Path
     assert second.name == "Best-Model-3-2.safetensors"
     for model_id in ("one", "two"):
         add_model(workspace, model_id=model_id, base="cifar/resnet20", weights=str(stored))
-    assert remove_model(workspace, "one") is None, "the other model still needs the file"
-    assert remove_model(workspace, "two") == stored
+    assert remove_model(workspace, "one") == (), "the other model still needs the file"
+    assert remove_model(workspace, "two") == (stored,)
     assert not stored.exists()
     add_model(workspace, model_id="three", base="cifar/resnet20", weights=str(weights))
     remove_model(workspace, "three")
     assert weights.exists(), "only files of the workspace are deleted"
     assert sorted(path.name for path in (workspace / "models").iterdir()) == [second.name]
+
+
+@pytest.fixture
+def uploaded(tmp_path: Path, weights: Path) -> tuple[Path, dict[str, Path]]:
+    """A workspace with two models of the same classes and images, and what was uploaded for them."""
+    workspace = tmp_path / "workspace"
+    with zipfile.ZipFile(tmp_path / "parts.zip", "w") as archive:
+        archive.writestr("parts/a/1.png", b"a picture")
+    names = workspace / "classes" / "1f.txt"
+    names.parent.mkdir(parents=True)
+    names.write_text("one\ntwo\nthree\n")
+    (names.parent / "2f.txt").write_text("other\nnames")
+    stored = {
+        "weights": add_weights(workspace, "w.safetensors", pieces(weights)),
+        "names": names,
+        "images": add_archive(workspace, tmp_path / "parts.zip", "parts.zip"),
+    }
+    for model_id in ("one", "two"):
+        add_model(
+            workspace, model_id=model_id, base="cifar/resnet20", weights=str(stored["weights"]),
+            classes=names, data=f"torchvision:ImageFolder:{stored['images'] / 'a'}",
+        )  # fmt: skip
+    return workspace, stored
+
+
+def test_images_and_class_names_go_with_the_last_model_that_uses_them(
+    uploaded: tuple[Path, dict[str, Path]],
+) -> None:
+    workspace, stored = uploaded
+    assert remove_model(workspace, "one", ()) == ()
+    assert set(remove_model(workspace, "two", ())) == set(stored.values())
+    assert not any(path.exists() for path in stored.values())
+    assert (workspace / "classes" / "2f.txt").exists()
+
+
+@pytest.mark.parametrize("kept", ["weights", "names", "images"])
+def test_what_others_use_stays(uploaded: tuple[Path, dict[str, Path]], kept: str) -> None:
+    workspace, stored = uploaded
+    remove_model(workspace, "one", ())
+    used = str(stored[kept] / "a" if kept == "images" else stored[kept])
+    deleted = remove_model(workspace, "two", ["builtin", "torchvision:x", used])
+    assert set(deleted) == set(stored.values()) - {stored[kept]}
+    assert stored[kept].exists()
+
+
+def test_where_nobody_says_what_is_used_only_weights_go(uploaded: tuple[Path, dict[str, Path]]) -> None:
+    workspace, stored = uploaded
+    remove_model(workspace, "one")
+    assert remove_model(workspace, "two") == (stored["weights"],)
+    assert stored["images"].exists()
 
 
 @pytest.mark.parametrize(
