@@ -22,6 +22,7 @@ from qaf_core.quantization.spec import BITS_FLOAT
 # open: there a sweep costs the calls more than the arithmetic.
 AUTOMATIC_STARTS = ((1e6, 3), (5e6, 2))
 FINE_BITS = 6  # from here on floating-point factors are tried as a start too
+TINY_SWEEP = 1e5  # below so many operations a sweep, at any width
 CHEAP_SWEEP = 5e8  # where a sweep costs no more floating-point operations than this
 SEED_STEP = 7919  # between the seeds of the starts of one layer
 ENDED_EARLY = (Status.CANCELLED, Status.TIME_LIMIT)
@@ -114,7 +115,7 @@ def solve_from_starts(
             if attempts.ended_early is None:
                 attempts.solve(seed + attempt * SEED_STEP, bits)
         fine = min(bits) >= FINE_BITS and structure.sweep_operations < CHEAP_SWEEP
-        if fine and attempts.ended_early is None:
+        if (fine or structure.sweep_operations < TINY_SWEEP) and attempts.ended_early is None:
             plain = attempts.solve(seed, (BITS_FLOAT,) * len(bits))
             if attempts.ended_early is None:
                 attempts.solve(seed, bits, plain.float_values)

@@ -21,7 +21,7 @@ from qaf_core.factorization.solve import SolveResult, solve_layer
 from qaf_core.quantization.spec import QuantSpec
 
 # Raised with every change of the solver that changes its codes: older entries are then not found.
-SOLVER_VERSION = 5
+SOLVER_VERSION = 6
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -460,3 +460,19 @@ def test_joint_never_loses_more_than_sequential_from_the_same_start(structure: s
         squared = problem.quadratic(rounded, 0).squared_error(rounded[0], problem.target_norm_squared)
         state, _ = solve_joint(problem, widths, granularity=granularity, options=QUICK, seed=0, start=start)
         assert state.best.error <= math.sqrt(squared / problem.target_norm_squared)
+
+
+@pytest.mark.parametrize(("rank", "bits"), [(1, 2), (4, 3), (8, 8)])
+def test_a_constant_kernel_is_met_at_any_width(rank: int, bits: int) -> None:
+    result = solve_layer(torch.full((16, 8, 3, 3), 0.1), rank=rank, spec=QuantSpec(bits=bits))
+    assert result.relative_error < 1e-3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_smallest_kernel_is_met_no_worse_than_by_the_published_method(seed: int) -> None:
+    weight = torch.randn(1, 1, 3, 3, generator=torch.Generator().manual_seed(seed))
+    ours, theirs = (
+        solve_layer(weight, rank=1, spec=QuantSpec(bits=4), method=method).relative_error
+        for method in ("joint", "paper")
+    )
+    assert ours <= theirs + 1e-6
