@@ -180,19 +180,14 @@ def _findings(
             args=(evidence,),
             help=_("Fills it in above and checks again."),
         )
-    if findings:
-        return
-    if not found.get("blind_to_colours"):
-        text = _("Nothing seems wrong with the classes and the preparation of the images.")
-        st.success(text, icon=":material/check_circle:")
-        return
-    st.info(
-        _(
-            "Nothing seems wrong, but whether red and blue are exchanged does not show: as many of these "
-            "images are right both ways."
-        ),
-        icon=":material/info:",
-    )
+    unknown, summary = found.get("cannot_tell"), found.get("summary")
+    if findings and unknown:
+        st.caption(common.plain(_(unknown)))
+    elif unknown:
+        st.info(common.plain(f"{_(unknown)} {_(summary or '')}"), icon=":material/info:")
+    elif not findings:
+        text = summary or "Nothing is wrong, as far as these images tell."
+        st.success(common.plain(_(text)), icon=":material/check_circle:")
 
 
 def mended(given: Given, evidence: Mapping[str, Any]) -> Given:
@@ -220,7 +215,8 @@ def show_findings(findings: list[Mapping[str, Any]]) -> None:
 def show_images_used(told: Mapping[str, Any]) -> None:
     """How the images were told apart, and which were left out and why; nothing where that is not known."""
     if told.get("split"):
-        st.caption(common.plain(_(told["split"])))
+        sentence = _(told["split"])
+        st.caption(common.plain(sentence[:1].upper() + sentence[1:]))
     skipped = told.get("skipped") or []
     count = told.get("skipped_count") or len(skipped)
     if not count:

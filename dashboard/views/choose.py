@@ -95,7 +95,8 @@ def _offer_check(choice: Choice) -> None:
             args=(PLACE, asked),
         )
         st.caption(_("Optional: is the original right on these images? Every run asks it first, too."))
-    checking.show(PLACE, fits=lambda begun: begun == asked, on_fix=_use_found if choice.given.weights else None)
+    on_fix = _use_found if choice.given.weights else None
+    checking.show(PLACE, fits=lambda begun: begun == asked, on_fix=on_fix)
 
 
 def _use_found(checked: Asked, evidence: Mapping[str, Any]) -> None:

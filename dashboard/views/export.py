@@ -233,7 +233,8 @@ def _contents(run: RunRecord) -> None:
         plan = Plan.from_dict(dict(run.plan))
         given = given_in(run.request)
         source = catalogue.open_model(run.model, common.workspace(), given)
-        inventory = catalogue.inventory_of(source, common.workspace(), given)
+        with st.spinner(_("Looking into the model…"), show_time=True):
+            inventory = catalogue.inventory_of(source, common.workspace(), given)
     except QafError as error:
         st.warning(common.plain(_(str(error))), icon=":material/warning:")
         return

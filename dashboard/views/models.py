@@ -106,7 +106,7 @@ def _columns() -> dict[str, Any]:
 
 
 def _study(source: ModelSource) -> None:
-    left, right = st.columns([4, 1], vertical_alignment="bottom")
+    left, right = st.columns([3, 2], vertical_alignment="bottom")
     left.subheader(common.plain(_(source.title)), anchor=False)
     with right, st.container(horizontal=True, horizontal_alignment="right"):
         if st.button(_("Compress it"), type="primary", icon=":material/arrow_forward:", key="compress"):

@@ -49,7 +49,7 @@ def _cell(row: Mapping[str, Any]) -> str:
 def _answer(who: str, answer: Mapping[str, Any]) -> str:
     right = bool(answer.get("right"))
     sure = answer.get("confidence")
-    share = f" {percent_text(sure, 0)}" if isinstance(sure, float) else ""
+    share = f" ({percent_text(sure, 0)})" if isinstance(sure, float) else ""
     name = f"<i>{html.escape(who)}</i>" if who else ""
     sign = "✓" if right else "✗"
     predicted = html.escape(str(answer["predicted"]))

@@ -26,9 +26,9 @@ def ask(prefix: str) -> tuple[dict[str, Any] | None, str | None]:
     Returns:
         What is given, by field of ``Preprocessing``, or None; and what is wrong with it, in words, or None.
     """
-    orders = {None: _("as the model's own"), "rgb": _("Red first (RGB)"), "bgr": _("Blue first (BGR)")}
+    orders = {"": _("the model's"), "rgb": _("Red first (RGB)"), "bgr": _("Blue first (BGR)")}
     ranges = (_("0 to 1"), _("0 to 255"))
-    scales = {None: _("as the model's own"), **dict(zip(SCALES, ranges, strict=True))}
+    scales = {0.0: _("the model's"), **dict(zip(SCALES, ranges, strict=True))}
     with st.expander(_("How the images are prepared"), icon=":material/tune:"):
         st.caption(_("As in training. What is left empty stays as the model's own."))
         left, right = st.columns(2)
@@ -93,9 +93,9 @@ def fill(prefix: str, steps: Mapping[str, Any] | None) -> None:
     texts["size"] = " × ".join(str(side) for side in steps.get("crop") or ())
     for field, text in texts.items():
         st.session_state[f"{prefix}-{field}"] = text
-    st.session_state[f"{prefix}-order"] = steps.get("channel_order")
+    st.session_state[f"{prefix}-order"] = steps.get("channel_order") or ""
     scale = float(steps.get("scale") or 0.0)
-    st.session_state[f"{prefix}-scale"] = scale if scale in SCALES else None
+    st.session_state[f"{prefix}-scale"] = scale if scale in SCALES else 0.0
 
 
 def _numbers(text: str) -> list[float]:

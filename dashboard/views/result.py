@@ -38,7 +38,7 @@ def show(run: RunRecord) -> None:
     _banner(run)
     if run.compressed and run.cost:
         _headline(run)
-        checking.show_findings((run.result.get("checks") or {}).get("findings") or [])
+        _notes(run)
     finetune.show_result(run)
     if run.layers:
         _layers(run)
@@ -102,6 +102,13 @@ def _failure(run: RunRecord) -> None:
 def _run_unchecked(run: RunRecord) -> None:
     run_id = common.open_store().create_run(replace(run.request, check=False))
     common.go_to("run", run=run_id)
+
+
+def _notes(run: RunRecord) -> None:
+    """What the check of the original noted, and what made the measurement uncertain."""
+    checking.show_findings((run.result.get("checks") or {}).get("findings") or [])
+    for warning in (run.result.get("data") or {}).get("warnings") or []:
+        st.info(common.plain(_(warning)), icon=":material/info:")
 
 
 def _pictures(run: RunRecord) -> None:
@@ -249,6 +256,9 @@ def _facts(run: RunRecord) -> None:
             "\n".join(f"- {common.plain(name)}: {common.plain(v)}" for name, v in run.environment.items())
         )
         checking.show_images_used(run.result.get("data") or {})
+        unknown = (run.result.get("checks") or {}).get("cannot_tell")
+        if unknown:
+            st.caption(common.plain(_(unknown)))
 
 
 def _seconds(seconds: Any) -> list[tuple[str, str]]:

@@ -61,8 +61,13 @@ def _line(item: Stored) -> None:
         parts.append(plural("in {count} run", "in {count} runs", item.runs))
     used.caption(common.plain(" · ".join(parts) or _("not used")))
     if item.models:
-        help_text = _("A model of the list uses it: remove the model first.")
-        button.button(_("Delete"), key=f"kept-{item.path.name}", disabled=True, help=help_text, width="stretch")
+        button.button(
+            _("Delete"),
+            key=f"kept-{item.path.name}",
+            disabled=True,
+            help=_("A model of the list uses it: remove the model first."),
+            width="stretch",
+        )
         return
     with button.popover(_("Delete"), width="stretch"):
         text = _("{name} is deleted from the workspace. Runs stay; those made with it cannot be repeated.")

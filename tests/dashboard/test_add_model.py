@@ -25,6 +25,7 @@ from .conftest import Draw, settle, shown
 
 HOSTILE = ("![x](https://evil.example/a.png)", "<b>b</b>", ":red[x]", *(f"kind {n}" for n in range(7)))
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
+SOUND = "Nothing is wrong with class order and preparation of images, as far as these images tell."
 FIX = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "channel_order": "rgb", "scale": 255.0}
 
 
@@ -33,7 +34,8 @@ def answer(**fields: Any) -> dict[str, Any]:
     row = {"image": PICTURE, "label": HOSTILE[1], "predicted": HOSTILE[2], "right": False, "confidence": 0.7}
     return {
         "model": "cifar/resnet20", "value": 0.91, "ci95": [0.87, 0.94], "n": 256, "findings": [],
-        "trials": [], "blind_to_colours": False, "plausible": True, "preview": [row] * 9, **fields,
+        "trials": [], "blind_to_colours": False, "cannot_tell": None, "metric": "top1", "summary": SOUND,
+        "plausible": True, "preview": [row] * 9, **fields,
     }  # fmt: skip
 
 
@@ -54,7 +56,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
 
     def run(arguments: Sequence[str], **_: Any) -> dict[str, Any]:
         told.append(list(arguments))
-        return answer() if "--preprocessing" in arguments else answer(value=0.2, findings=[finding()])
+        wrong = {"value": 0.2, "findings": [finding()], "summary": ""}
+        return answer(**({} if "--preprocessing" in arguments else wrong))
 
     monkeypatch.setattr(jobs, "run_command", run)
     yield told
@@ -108,7 +111,7 @@ def test_a_wrong_preparation_is_mended_and_the_model_added(
     settle(f"check-add-model-{test.session_state['session-id']}")
     text = shown(test.run())
     assert "The original is right on 91.0 %" in text
-    assert "Nothing seems wrong" in text
+    assert SOUND in text
     assert test.text_input(key="add-model-mean").value == "0.5, 0.5, 0.5"
     assert json.loads(Path(asked[1][asked[1].index("--preprocessing") + 1]).read_text()) == FIX
 
@@ -188,14 +191,16 @@ def test_a_shipped_model_is_checked(draw: Draw, asked: list[list[str]]) -> None:
 @pytest.mark.parametrize(
     ("fields", "said", "unsaid"),
     [
-        ({"blind_to_colours": True}, "red and blue are exchanged does not show", "Nothing seems wrong with"),
+        ({}, SOUND, "Cannot tell"),
+        ({"cannot_tell": "Cannot tell whether red and blue are exchanged.", "summary": "Only that is open."},
+         "Cannot tell whether red and blue are exchanged. Only that is open.", SOUND),
         ({"metric": "miou", "preview": []}, "Mean IoU of the original: 91.0 %", "is right on"),
         (
             {"split": "64 images calibrate, 192 others evaluate.", "skipped_count": 1,
              "skipped": [{"name": "a/broken.png", "reason": "it does not decode"}]},
             "1 image was left out", "wrong for",
         ),
-        ({"findings": [finding(serious=False)]}, "Normalisation seems", "Nothing seems wrong"),
+        ({"summary": "", "findings": [finding(serious=False)]}, "Normalisation seems", SOUND),
     ],
 )  # fmt: skip
 def test_the_report_tells_all(

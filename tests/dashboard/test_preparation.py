@@ -13,7 +13,7 @@ from dashboard.views.preparation import read
     ("fields", "steps"),
     [
         ({}, None),
-        ({"mean": " ", "std": None, "size": "", "order": None, "scale": None}, None),
+        ({"mean": " ", "std": None, "size": "", "order": "", "scale": 0.0}, None),
         ({"mean": "0.5"}, {"mean": [0.5]}),
         ({"mean": "0.5, 0.4 0.3", "std": "1;1;1"}, {"mean": [0.5, 0.4, 0.3], "std": [1.0, 1.0, 1.0]}),
         ({"size": "32"}, {"crop": [32, 32], "resize": None}),

@@ -34,11 +34,13 @@ def test_how_the_images_were_used_is_told(draw: Draw, seeded_store: Store) -> No
     data = {
         "evaluation": "parts", "calibration": "parts, 25 images", "split": "25 images calibrate, 75 others.",
         "skipped": [{"name": HOSTILE, "reason": "it does not decode"}], "skipped_count": 3,
+        "warnings": ["Only 25 calibration images."],
     }  # fmt: skip
     test = draw("run", run=finished(seeded_store, data=data))
     text = shown(test)
     assert "25 images calibrate, 75 others." in text
     assert "3 images were left out" in text
+    assert "Only 25 calibration images." in text
     left_out = next(frame.value for frame in test.dataframe if "reason" in frame.value)
     assert left_out["name"].tolist() == [HOSTILE]
     assert test.header[0].value == "!\\[x\\](https\\:\u2060//evil.example/a.png)"
@@ -66,8 +68,8 @@ def test_some_images_are_shown_with_both_answers(draw: Draw, seeded_store: Store
     assert "what both networks say" in shown(test)
     pictures = html_of(test)
     assert pictures.count("<figure") == 8
-    assert "✓ &lt;b&gt;b&lt;/b&gt; 98 %" in pictures
-    assert "✗ :red[x] 50 %" in pictures
+    assert "✓ &lt;b&gt;b&lt;/b&gt; (98 %)" in pictures
+    assert "✗ :red[x] (50 %)" in pictures
     assert "evil.example" not in pictures
 
 
