@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qaf_core.data.torchvision_names import ANNOTATED_SETS, CLASSIFICATION_SETS
 from qaf_core.errors import PlanError
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ Classes = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        help="Labelled images: builtin, a folder, a .zip of one, an .npz file, or torchvision:NAME:ROOT"
-        " [default: the model's, or builtin]"
+        help="Labelled images: builtin, a folder, a .zip of one, an .npz file, or torchvision:NAME:ROOT, "
+        f"where NAME is one of {', '.join((*CLASSIFICATION_SETS, *ANNOTATED_SETS))} and ROOT the folder "
+        "it lies in [default: the model's, or builtin]"
     ),
 ]
 PreprocessingFile = Annotated[

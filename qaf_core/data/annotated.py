@@ -41,9 +41,10 @@ def open_annotated(folder: Path, source: ModelSource) -> AnnotatedFolder:
         DataError: When the folder is not laid out as expected.
     """
     if source.task == "segmentation":
-        return MaskFolder(folder)
+        return open_masks(folder)
     if source.task == "detection":
-        return CocoFolder(folder, source)
+        images = folder / "images" if (folder / "images").is_dir() else folder
+        return CocoFolder(folder / "annotations.json", images, source)
     raise DataError(
         f"folders are not read for the task {source.task}",
         got=folder.name,
@@ -51,24 +52,40 @@ def open_annotated(folder: Path, source: ModelSource) -> AnnotatedFolder:
     )
 
 
-class MaskFolder:
-    """``images/NAME.*`` with ``masks/NAME.png``, whose pixels are class numbers (palette pictures too)."""
+def open_masks(folder: Path) -> MaskFolder:
+    """``images/NAME.*`` with ``masks/NAME.png``.
 
-    def __init__(self, folder: Path) -> None:
-        self.files = _pictures(folder / "images", "segmentation")
-        masks = {file.stem: file for file in _pictures(folder / "masks", "segmentation")}
-        bare = [file.name for file in self.files if file.stem not in masks]
-        if bare:
-            raise DataError(
-                f"{len(bare)} images of {folder.name} have no mask",
-                got=bare[0],
-                expected=f"masks/{Path(bare[0]).stem}.png",
-            )
-        self._masks = masks
+    Raises:
+        DataError: When there are none, or an image has no mask.
+    """
+    files = _pictures(folder / "images", "segmentation")
+    masks = {file.stem: file for file in _pictures(folder / "masks", "segmentation")}
+    bare = [file.name for file in files if file.stem not in masks]
+    if bare:
+        raise DataError(
+            f"{len(bare)} images of {folder.name} have no mask",
+            got=bare[0],
+            expected=f"masks/{Path(bare[0]).stem}.png",
+        )
+    return MaskFolder({file: masks[file.stem] for file in files})
+
+
+class MaskFolder:
+    """Pictures with masks, whose pixels are class numbers (palette pictures too).
+
+    Args:
+        masks: The mask of each picture.
+        numbers: (256,) the model's class for each number in the masks; None where they are the same.
+    """
+
+    def __init__(self, masks: Mapping[Path, Path], numbers: npt.NDArray[np.uint8] | None = None) -> None:
+        self.files = tuple(masks)
+        self._masks, self._numbers = masks, numbers
 
     def arrays(self, chosen: Sequence[Path], source: ModelSource) -> Targets:
         """The masks at the model's size; the nearest pixel counts."""
-        return {"y": np.stack([self._read(self._masks[file.stem], source) for file in chosen])}
+        masks = np.stack([self._read(self._masks[file], source) for file in chosen])
+        return {"y": masks if self._numbers is None else self._numbers[masks]}
 
     def _read(self, file: Path, source: ModelSource) -> npt.NDArray[np.uint8]:
         from PIL import Image
@@ -103,11 +120,19 @@ def _cut(pixels: npt.NDArray[np.uint8], fit: Fit) -> npt.NDArray[np.uint8]:
 
 
 class CocoFolder:
-    """Pictures in ``images/`` (or beside it) with boxes in ``annotations.json``, in COCO's form."""
+    """Pictures with boxes in COCO's form.
 
-    def __init__(self, folder: Path, source: ModelSource) -> None:
-        content = _read_json(folder / "annotations.json")
-        images = folder / "images" if (folder / "images").is_dir() else folder
+    Args:
+        annotations: The JSON file.
+        images: The folder of the pictures.
+        source: The model, for its classes.
+
+    Raises:
+        DataError: When the file cannot be read, or does not go with the pictures or the classes.
+    """
+
+    def __init__(self, annotations: Path, images: Path, source: ModelSource) -> None:
+        content = _read_json(annotations)
         try:
             named = {entry["id"]: _inside(images, entry["file_name"]) for entry in content["images"]}
             numbers = _class_numbers(content["categories"], source)
@@ -119,7 +144,7 @@ class CocoFolder:
                     self._boxes[named[entry["image_id"]]].append((box, numbers[entry["category_id"]]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
-                f"annotations.json of {folder.name} is not in COCO's form",
+                f"{annotations.name} of {annotations.parent.name} is not in COCO's form",
                 got=f"{type(error).__name__}: {error}",
                 expected="images (id, file_name), categories (id, name), "
                 "annotations (image_id, category_id, bbox)",
@@ -127,7 +152,7 @@ class CocoFolder:
         self.files = sorted(self._boxes)
         lost = [file.name for file in self.files if not file.is_file()]
         if lost:
-            raise DataError(f"{len(lost)} images of {folder.name} are missing", got=lost[0])
+            raise DataError(f"{len(lost)} images of {annotations.parent.name} are missing", got=lost[0])
 
     def arrays(self, chosen: Sequence[Path], source: ModelSource) -> Targets:
         """The boxes in the pixels of the model's input, those outside the part used left out."""
@@ -206,7 +231,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(
-            f"{path.parent.name} has no annotations.json", expected=accepted_data("detection")
+            f"{path.parent.name} has no {path.name}", expected=accepted_data("detection")
         ) from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path.name} cannot be read", got=error, expected="COCO annotations") from error

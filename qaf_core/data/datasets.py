@@ -139,9 +139,13 @@ def has_parts(data: str, cache: Path | None) -> bool:
     Raises:
         DataError: When a torchvision data set is named without its root, or a zip is refused.
     """
-    known = torchvision_place(data)
-    if data == BUILTIN or (known is not None and known.name not in FOLDER_SETS):
+    if data == BUILTIN:
         return True
+    known = torchvision_place(data)
+    if known is not None and known.name not in FOLDER_SETS:
+        from qaf_core.data.torchvision_sets import KNOWN_SETS
+
+        return known.name not in KNOWN_SETS or KNOWN_SETS[known.name].has_parts
     try:
         return file_place(data, cache).has_parts
     except (OSError, RuntimeError):

@@ -91,3 +91,33 @@ TORCHVISION_SEGMENTATION = {"deeplabv3_resnet50": 520, "fcn_resnet50": 520}
 
 #: Networks that find objects -> the same. They normalise their images themselves.
 TORCHVISION_DETECTION = {"fasterrcnn_resnet50_fpn": 800, "ssdlite320_mobilenet_v3_large": 320}
+
+#: Data sets of labelled images that are read.
+CLASSIFICATION_SETS = (
+    "CIFAR10",
+    "CIFAR100",
+    "Country211",
+    "DTD",
+    "EuroSAT",
+    "FGVCAircraft",
+    "FashionMNIST",
+    "Flowers102",
+    "Food101",
+    "GTSRB",
+    "ImageFolder",
+    "ImageNet",
+    "Imagenette",
+    "KMNIST",
+    "MNIST",
+    "OxfordIIITPet",
+    "PCAM",
+    "RenderedSST2",
+    "SEMEION",
+    "STL10",
+    "SVHN",
+    "StanfordCars",
+    "USPS",
+)
+
+#: Data sets with masks or boxes that are read -> the task they are for.
+ANNOTATED_SETS = {"VOCSegmentation": "segmentation", "CocoDetection": "detection"}

@@ -16,8 +16,10 @@ import numpy as np
 from qaf_core.data.decoding import Pixels, UndecodableError, fit_picture
 from qaf_core.data.folders import match_classes
 from qaf_core.data.images import ImageSet, shown_name
-from qaf_core.data.places import FOLDER_SETS, TorchvisionPlace
+from qaf_core.data.places import TorchvisionPlace
 from qaf_core.data.preprocessing import preprocessing_of
+from qaf_core.data.torchvision_annotated import load_annotated_set
+from qaf_core.data.torchvision_names import ANNOTATED_SETS, CLASSIFICATION_SETS
 from qaf_core.data.user_data import Reading, with_skipped
 from qaf_core.errors import DataError
 
@@ -27,19 +29,30 @@ class KnownSet:
     """How torchvision is asked for the two parts of a data set.
 
     Attributes:
-        training, evaluation: Arguments for each part.
+        training, evaluation: Arguments for each part; the same where there is one part only.
         classes: Number of classes, where torchvision does not name them.
         holds: What must lie in the root.
+        offered: torchvision can fetch it.
     """
 
     training: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({"split": "train"}))
     evaluation: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({"split": "test"}))
     classes: int = 0
     holds: str
+    offered: bool = True
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether it brings images of their own to calibrate with and to evaluate on."""
+        return self.training != self.evaluation
 
 
-def _by_flag(holds: str) -> KnownSet:
-    return KnownSet(training={"train": True}, evaluation={"train": False}, holds=holds)
+def _by_flag(holds: str, classes: int = 0) -> KnownSet:
+    return KnownSet(training={"train": True}, evaluation={"train": False}, holds=holds, classes=classes)
+
+
+def _whole(holds: str, classes: int = 0) -> KnownSet:
+    return KnownSet(training={}, evaluation={}, holds=holds, classes=classes)
 
 
 #: Every set that can be named, by its class in `torchvision.datasets`.
@@ -58,12 +71,22 @@ KNOWN_SETS: Mapping[str, KnownSet] = MappingProxyType(
         "Food101": KnownSet(holds="food-101"),
         "FGVCAircraft": KnownSet(training={"split": "trainval"}, holds="fgvc-aircraft-2013b"),
         "DTD": KnownSet(holds="dtd"),
+        "EuroSAT": _whole("eurosat/2750"),
+        "StanfordCars": KnownSet(holds="stanford_cars", offered=False),
+        "Country211": KnownSet(holds="country211"),
+        "RenderedSST2": KnownSet(holds="rendered-sst2"),
+        "PCAM": KnownSet(classes=2, holds="pcam"),
+        "Imagenette": KnownSet(evaluation={"split": "val"}, holds="imagenette2"),
+        "USPS": _by_flag("usps.bz2 and usps.t.bz2", classes=10),
+        "SEMEION": _whole("semeion.data", classes=10),
     }
 )
 
 
 def load_torchvision_set(place: TorchvisionPlace, reading: Reading) -> ImageSet:
     """Images of a torchvision data set: its training part calibrates, its test part evaluates.
+
+    A set of one part is split like a user's own data.
 
     Args:
         place: Its name and root.
@@ -73,16 +96,17 @@ def load_torchvision_set(place: TorchvisionPlace, reading: Reading) -> ImageSet:
         DataError: When the set is not known, not in the root, damaged, or does not fit the model.
     """
     source, choice = reading.source, reading.choice
-    if source.task != "classification":
-        raise DataError(
-            f"torchvision's data sets are read for classification, not for {source.task}", got=place.name
-        )
+    if source.task != "classification" or place.name in ANNOTATED_SETS:
+        return load_annotated_set(place, reading)
     known = _known(place.name)
     part = "evaluation" if choice.split == "evaluation" else "training"
     dataset = _open(place, known.evaluation if part == "evaluation" else known.training, known)
-    names = [str(name) for name in getattr(dataset, "classes", None) or map(str, range(known.classes))]
+    given = getattr(dataset, "classes", None) or map(str, range(known.classes))
+    # Imagenette has several names for each class, the first is the usual one.
+    names = [str(name[0] if isinstance(name, tuple) else name) for name in given]
     numbers = np.array(match_classes(names, source, f"classes of {place.name}"), np.int64)
-    chosen, name = choice.among(len(dataset), f"{place.name}, {part} part")
+    name = f"{place.name}, {part} part" if known.has_parts else place.name
+    chosen, name = choice.among(len(dataset), name)
     labels = np.zeros(len(chosen), np.int64)
     steps = preprocessing_of(source)
 
@@ -107,7 +131,7 @@ def load_torchvision_set(place: TorchvisionPlace, reading: Reading) -> ImageSet:
 def _known(name: str) -> KnownSet:
     if name in KNOWN_SETS:
         return KNOWN_SETS[name]
-    every = (*KNOWN_SETS, *FOLDER_SETS)
+    every = CLASSIFICATION_SETS
     lower = {known.casefold(): known for known in every}
     close = [lower[match] for match in get_close_matches(name.casefold(), lower, n=1, cutoff=0.6)]
     raise DataError(
@@ -125,12 +149,13 @@ def _open(place: TorchvisionPlace, arguments: Mapping[str, Any], known: KnownSet
     try:
         dataset: Sequence[Any] = getattr(datasets, place.name)(root, download=False, **arguments)
     except Exception as error:  # each set's reader has its own ways to fail on what it does not expect
-        asked = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        asked = "".join(f"{key}={value!r}, " for key, value in arguments.items())
+        fetch = f"fetch it once with torchvision.datasets.{place.name}(ROOT, {asked}download=True)"
         raise DataError(
             f"torchvision's {place.name} is not, or not whole, in {root}",
             got=_first_line(error).replace(" You can use download=True to download it", ""),
             expected=f"{known.holds} in this folder",
-            remedy=f"fetch it once with torchvision.datasets.{place.name}(ROOT, {asked}, download=True)",
+            remedy=fetch if known.offered else "ask its authors for it: torchvision no longer fetches it",
         ) from error
     if len(dataset) == 0:
         raise DataError(f"torchvision's {place.name} in {root} is empty", got="0 images")

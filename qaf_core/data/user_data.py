@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qaf_core.data.annotated import open_annotated
+from qaf_core.data.annotated import AnnotatedFolder, open_annotated
 from qaf_core.data.decoding import read_picture
 from qaf_core.data.folders import list_folder, require_classes
 from qaf_core.data.images import ImageSet, SkippedImage
@@ -87,7 +87,7 @@ def load_folder(path: Path, name: str, reading: Reading) -> ImageSet:
     source, choice = reading.source, reading.choice
     if source.task != "classification":
         if reading.labelled:
-            return _load_annotated(path, name, reading)
+            return load_annotated(open_annotated(path, source), name, reading)
         # Masks lie beside the images they belong to, and are no images to fit with.
         path = path / "images" if (path / "images").is_dir() else path
     listed = list_folder(path, source, labelled=reading.labelled)
@@ -110,10 +110,18 @@ def load_folder(path: Path, name: str, reading: Reading) -> ImageSet:
     )
 
 
-def _load_annotated(path: Path, name: str, reading: Reading) -> ImageSet:
-    """A folder of pictures with masks or boxes."""
+def load_annotated(folder: AnnotatedFolder, name: str, reading: Reading) -> ImageSet:
+    """Pictures with masks or boxes.
+
+    Args:
+        folder: Where they lie.
+        name: What to call them.
+        reading: What is asked for.
+
+    Raises:
+        DataError: When they do not fit the model, or 1 % of the pictures or more cannot be read.
+    """
     source = reading.source
-    folder = open_annotated(path, source)
     chosen, name = reading.choice.among(len(folder.files), name)
     files = [folder.files[index] for index in chosen]
     found = reading.read(

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from qaf_core.data.archives import add_archive
 from qaf_core.data.architectures import build_architecture
+from qaf_core.data.archives import add_archive
 from qaf_core.data.chosen import read_preprocessing
 from qaf_core.data.models import build_model, find_model, list_models, load_inventory
 from qaf_core.data.preprocessing import preprocessing_of
