@@ -133,7 +133,7 @@ def _known(name: str) -> KnownSet:
         return KNOWN_SETS[name]
     every = CLASSIFICATION_SETS
     lower = {known.casefold(): known for known in every}
-    close = [lower[match] for match in get_close_matches(name.casefold(), lower, n=1, cutoff=0.6)]
+    close = [lower[match] for match in get_close_matches(name.casefold(), lower, n=1, cutoff=0.8)]
     raise DataError(
         "this torchvision data set is not read here",
         got=shown_name(name),

@@ -20,6 +20,7 @@ _BELOW_STATED = 0.1
 _NAMED_CLASSES = 20
 _NAMED_MOVES = 5
 _SAME_ANSWERS = 0.9
+_FORM_FAULTS = ("normalisation", "scale", "bgr", "guessing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +104,11 @@ class Plausibility:
 
     @property
     def blind_to_colours(self) -> bool:
-        """With red and blue exchanged the network does as well, as far as these images tell."""
-        trial, found = self._exchanged, any(finding.kind == "bgr" for finding in self.findings)
+        """With red and blue exchanged the network does as well, as far as these images tell.
+
+        False where the form is wrong otherwise: what the exchange does shows once that is mended.
+        """
+        trial, found = self._exchanged, any(finding.kind in _FORM_FAULTS for finding in self.findings)
         return trial is not None and trial.gain_ci95[1] >= 0 and not found
 
     @property

@@ -117,6 +117,7 @@ def test_where_the_order_of_colours_makes_no_difference_that_is_said() -> None:
             "Cannot tell whether red and blue are exchanged: this network answers the same with red and blue "
         )
         assert "Only whether red and blue are exchanged is not known" in told["summary"]
+    assert check("inspection/vgg", fault="missing normalisation").cannot_tell is None, "first things first"
     grey = check("digits/cnn")
     assert not grey.blind_to_colours
     assert grey.cannot_tell is None
