@@ -1,7 +1,8 @@
-"""The main path in a real browser: choose, edit, run, stop one run, finish another, find it again."""
+"""In a real browser: choose, edit, run, stop a run, finish another, find it again; upload, check and add."""
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -10,21 +11,29 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from dashboard.common import plain
+from qaf_core.data.datasets import load_images
+from qaf_core.data.models import find_model
 from qaf_core.runs.record import RunRecord
 from qaf_core.runs.store import Store
 
 from .conftest import ROOT
+from .test_common import HOSTILE
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
 # Columns of the layer table, counted from the layer's name.
 RANK_COLUMN, BITS_COLUMN = 6, 7
+UPLOAD_BYTES = 20_000_000
 
 
 @pytest.fixture(scope="module")
@@ -208,3 +217,102 @@ def test_edit_run_and_compare(page: Any, app: tuple[str, Path]) -> None:
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_url(re.compile(rf"run={run_id}"))
     page.get_by_role("heading", name="to be finished").wait_for()
+
+
+def image_zip(path: Path, size_bytes: int) -> Path:
+    """A zip of at least this size: shipped images, enlarged and with noise, in one folder a class."""
+    images = load_images("builtin", find_model("inspection/resnet20"), split="evaluation", limit=64)
+    noise = np.random.default_rng(0).integers(-12, 13, (512, 512, 3))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as opened:
+        for number, (pixels, label) in enumerate(zip(images.images, images.labels, strict=True)):
+            large = np.asarray(Image.fromarray(pixels).resize((512, 512))).astype(int) + noise
+            stream = io.BytesIO()
+            Image.fromarray(large.clip(0, 255).astype(np.uint8)).save(stream, "PNG", compress_level=1)
+            opened.writestr(f"parts/{images.classes[int(label)]}/{number}.png", stream.getvalue())
+    assert path.stat().st_size > size_bytes
+    return path
+
+
+def type_in(page: Any, label: str, text: str) -> None:
+    field = page.get_by_role("textbox", name=label, exact=True)
+    field.fill(text)
+    field.press("Control+Enter" if "\n" in text else "Enter")
+    settle(page)
+
+
+def test_upload_check_and_add(page: Any, app: tuple[str, Path], tmp_path: Path) -> None:
+    address, workspace = app
+    source = find_model("inspection/resnet20")
+    page.goto(f"{address}/models")
+    page.get_by_role("heading", name="Add your own").wait_for()
+    settle(page)
+    type_in(page, "Name", "my/parts")
+    architecture = page.get_by_role("combobox", name="Architecture")
+    architecture.fill("cifar/resnet20")
+    architecture.press("Enter")
+    settle(page)
+    type_in(page, "Class names (optional)", "\n".join(source.classes))
+    page.get_by_text("How the images are prepared").click()
+    for label, value in (("Size, px", "64"), ("Mean", "0, 0, 0"), ("Standard deviation", "1, 1, 1")):
+        type_in(page, label, value)
+    uploads = page.locator("input[type=file]")
+    uploads.first.set_input_files(str(source.weights))
+    settle(page)
+    uploads.nth(1).set_input_files(str(image_zip(tmp_path / "parts.zip", UPLOAD_BYTES)))
+    paths = page.get_by_label("or a path on this computer")
+    page.wait_for_function("() => !document.body.innerText.includes('Still to give')")
+    assert paths.first.is_disabled()
+
+    # Images are not normalised as in training: that is found, and mended.
+    page.get_by_role("button", name="Check", exact=True).last.click()
+    mend = page.get_by_role("button", name="Use what was found")
+    mend.wait_for(timeout=120_000)
+    settle(page)
+    mend.click()
+    page.get_by_text("Nothing is wrong with class order").wait_for(timeout=120_000)
+    page.locator(".qaf-preview figure").nth(8).wait_for()
+    page.get_by_role("button", name="Add to this workspace").click()
+    page.get_by_text("my/parts is ready to be compressed").wait_for()
+    added = find_model("my/parts", workspace=workspace)
+    assert added.classes == source.classes
+    assert added.weights is not None
+    assert added.weights.parent == workspace / "models"
+    assert len(list((workspace / "data").glob("parts-*/*/*.png"))) == 64
+    page.get_by_text("Uploaded files").click()
+    page.get_by_text("used by my/parts").first.wait_for()
+
+
+@pytest.fixture
+def text_app(tmp_path: Path) -> Iterator[str]:
+    """A page of nothing but hostile texts made plain: its address."""
+    script = tmp_path / "texts.py"
+    script.write_text(
+        f"import streamlit as st\nfor number, text in enumerate({[plain(text) for text in HOSTILE]!r}):\n"
+        "    st.container(key=f'text-{number}').markdown(text)\n"
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    flags = ["--server.port", str(port), "--server.headless", "true", "--browser.gatherUsageStats", "false"]
+    log = tmp_path / "texts.log"
+    with log.open("wb") as messages:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "streamlit", "run", str(script), *flags], stdout=messages, stderr=messages
+        )
+    try:
+        wait_for_server(f"http://127.0.0.1:{port}/_stcore/health", server, log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def test_plain_text_is_drawn_as_it_stands(browser: Any, text_app: str) -> None:
+    page = browser.new_page()
+    page.goto(text_app)
+    page.locator(f".st-key-text-{len(HOSTILE) - 1} p").wait_for()
+    for number, text in enumerate(HOSTILE):
+        drawn = page.locator(f".st-key-text-{number} [data-testid=stMarkdownContainer]")
+        assert drawn.inner_text().replace("\u2060", "") == text
+        assert drawn.inner_html().count("<") == 2, "a paragraph and nothing in it"
+    page.close()
