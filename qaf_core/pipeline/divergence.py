@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from qaf_core.network.layers import FactorizedLayer
 
 SMALLEST = 1e-30
+LAYER_WEIGHT = 3.0
 
 
 @torch.inference_mode()
@@ -37,7 +38,30 @@ def batch_divergence(original: nn.Module, model: nn.Module, batch: Tensor) -> Te
         found = class_scores(model(batch))
         if found is not None and found.shape == wanted.shape:
             return _from_scores(wanted, found)
-    return _from_layers(original, model, batch)
+    errors = _layer_errors(original, model, batch)
+    return torch.stack(errors).sum() if errors else batch.new_zeros(())
+
+
+def training_loss(original: nn.Module, model: nn.Module, batch: Tensor) -> Tensor:
+    """What a network that learns from its original makes small, the mean over a batch.
+
+    The divergence of class scores, where there are any, and ``LAYER_WEIGHT`` times the mean relative squared
+    error of the exchanged layers' outputs: from few images the layers between tell far more than the scores.
+
+    Args:
+        original: With BatchNorm folded as in ``model``; no gradient reaches it.
+        model, batch: As in :func:`batch_divergence`.
+    """
+    names = _exchanged(model)
+    with torch.no_grad(), _Outputs(original, names) as wanted:
+        wanted_scores = class_scores(original(batch))
+    with _Outputs(model, names) as found:
+        found_scores = class_scores(model(batch))
+    errors = _relative_errors(names, wanted, found)
+    loss = LAYER_WEIGHT * torch.stack(errors).mean() if errors else batch.new_zeros(())
+    if wanted_scores is None or found_scores is None or wanted_scores.shape != found_scores.shape:
+        return loss
+    return loss + _from_scores(wanted_scores, found_scores)
 
 
 def class_scores(output: Any) -> Tensor | None:
@@ -52,20 +76,29 @@ def _from_scores(wanted: Tensor, found: Tensor) -> Tensor:
     return (wanted.exp() * (wanted - found)).sum() / len(wanted)
 
 
-def _from_layers(original: nn.Module, model: nn.Module, batch: Tensor) -> Tensor:
-    """Relative squared errors of the exchanged layers' outputs, added up."""
-    names = [name for name, module in model.named_modules() if isinstance(module, FactorizedLayer)]
+def _exchanged(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, FactorizedLayer)]
+
+
+def _layer_errors(original: nn.Module, model: nn.Module, batch: Tensor) -> list[Tensor]:
+    """Relative squared errors of the exchanged layers' outputs."""
+    names = _exchanged(model)
     with torch.no_grad(), _Outputs(original, names) as wanted:
         original(batch)
     with _Outputs(model, names) as found:
         model(batch)
-    errors = [
+    return _relative_errors(names, wanted, found)
+
+
+def _relative_errors(
+    names: Sequence[str], wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]
+) -> list[Tensor]:
+    return [
         (found[name] - wanted[name]).square().sum() / wanted[name].square().sum().clamp_min(SMALLEST)
         for name in names
         # Behind a choice the two networks may put out different numbers of rows.
         if name in wanted and name in found and wanted[name].shape == found[name].shape
     ]
-    return torch.stack(errors).sum() if errors else batch.new_zeros(())
 
 
 class _Outputs(dict[str, Tensor]):

@@ -1,7 +1,7 @@
 """Fine-tuning: a compressed network learns from its original, on images without labels.
 
 Scales, biases and the normalisations beside the chains are learnt (``scales``), or the codes too
-(``codes``). The loss is the divergence of the outputs from the original's
+(``codes``). The loss is the divergence of the outputs, and of the layers' outputs, from the original's
 (:mod:`qaf_core.pipeline.divergence`; distillation as in Hinton et al. 2015, arXiv 1503.02531). Images are
 shifted, mirrored and mixed (mixup; arXiv 1710.09412): the original tells what is right for any of them. One
 image in eight is never learnt from and judges: the best state by that measure is kept, which may be the one
@@ -19,20 +19,20 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.errors import DataError, RunCancelled
-from qaf_core.pipeline.divergence import batch_divergence, divergence
+from qaf_core.pipeline.divergence import divergence, training_loss
 from qaf_core.pipeline.finetune_options import CODES, FinetuneOptions
 from qaf_core.pipeline.trainable import TrainableNetwork
 
 COMPLETED, TIME_LIMIT, CANCELLED, DIVERGED = "completed", "time_limit", "cancelled", "diverged"
 MOST_BATCH = 64
 HELD_BACK_SHARE = 8
-GAIN_RATE = 2e-3  # learning rate of the logarithms of scales, and of biases in units of their size
-CODE_RATE = 1e-2  # of codes, in steps of the grid
+GAIN_RATE = 1e-3  # learning rate of the logarithms of scales, and of biases in units of their size
+CODE_RATE = 5e-3  # of codes, in steps of the grid
 FALL = 0.01  # the learning rate's last share of its first
 WARM_UP = 0.05  # share of the steps in which it rises
 LARGEST_SHIFT = 1 / 8  # of the image's side
 LARGEST_NORM = 1.0  # of the gradient, per parameter group
-MIXED_SHARE = 0.5  # of the batches
+MIXED_SHARE = 1.0  # of the batches
 MIXED_VIEWS = 2  # of every held-back image, beside it as it is
 
 OnPoint = Callable[["FinetunePoint"], None]
@@ -44,7 +44,7 @@ class FinetunePoint:
 
     Attributes:
         epoch: Passes done; 0 is the network as it came.
-        loss: Mean divergence of what was learnt from in this pass; None before the first.
+        loss: Mean loss on what was learnt from in this pass; None before the first.
         held_back: Mean divergence on the held-back images, as they are.
         best: The lowest ``held_back`` so far.
         fraction: How much of the whole is done, 0 to 1.
@@ -219,7 +219,7 @@ class _Training:
                 raise RunCancelled
             batch = self._varied(self._images[chosen])
             self._set_rates((epoch + index / len(batches)) / self._options.epochs)
-            loss = batch_divergence(self._original, self._network.model, batch)
+            loss = training_loss(self._original, self._network.model, batch)
             self._optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(self._gains, LARGEST_NORM)

@@ -101,7 +101,7 @@ def quantized(quantizer: ActivationQuantizer, values: Tensor) -> Tensor:
     grid = quantizer.grid
     if grid is None:
         return values
-    rounded: Tensor = _OnGrid.apply(values, *grid)  # type: ignore[no-untyped-call]
+    rounded: Tensor = _OnGrid.apply(values, *grid)
     return rounded
 
 

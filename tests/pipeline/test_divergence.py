@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.network.layers import FactorizedLayer, Link, swap_layer
-from qaf_core.pipeline.divergence import batch_divergence, divergence
+from qaf_core.pipeline.divergence import LAYER_WEIGHT, batch_divergence, divergence, training_loss
 
 
 def images(count: int, seed: int = 0) -> Tensor:
@@ -77,3 +77,16 @@ def test_other_outputs_are_compared_by_the_exchanged_layers(network: nn.Sequenti
             expected += len(batch) * float((found - wanted).square().sum() / wanted.square().sum())
     assert divergence(original, exchanged, batches) == pytest.approx(expected, rel=1e-4)
     assert divergence(original, original, batches) == 0.0
+
+
+def test_what_is_learnt_from_is_both_scores_and_layers(network: nn.Sequential) -> None:
+    exchanged = copy.deepcopy(network)
+    layer = network[4]
+    link = Link(1.1 * layer.weight.detach(), torch.ones(5, 1), 32, 1.1 * layer.bias.detach())
+    swap_layer(exchanged, "4", FactorizedLayer([link], "dense"))
+    batch = images(16)
+    found = training_loss(network, exchanged, batch).detach()
+    expected = float(batch_divergence(network, exchanged, batch).detach()) + LAYER_WEIGHT * 0.01
+    assert float(found) == pytest.approx(expected, rel=1e-4)
+    listed = training_loss(Listed(network), Listed(exchanged), batch).detach()
+    assert float(listed) == pytest.approx(LAYER_WEIGHT * 0.01, rel=1e-4)

@@ -46,6 +46,16 @@ def networks() -> tuple[nn.Module, nn.Module]:
     return original, found.model
 
 
+def damaged(model: nn.Module) -> nn.Module:
+    """A copy whose channels are out of scale by up to a quarter, which learning can make good."""
+    copied, generator = copy.deepcopy(model), torch.Generator().manual_seed(3)
+    for chain in copied.modules():
+        if isinstance(chain, FactorizedLayer):
+            for link in chain.chain:
+                link.scales.mul_(0.8 + 0.45 * torch.rand(link.scales.shape, generator=generator))
+    return copied
+
+
 def codes(model: nn.Module) -> list[Tensor]:
     chains = [part for part in model.modules() if isinstance(part, FactorizedLayer)]
     return [link.codes.clone() for chain in chains for link in chain.chain]
@@ -55,24 +65,40 @@ def state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("trains", ["scales", "codes"])
-def test_unseen_images_are_told_apart_more_as_the_original_does(
-    networks: tuple[nn.Module, nn.Module], trains: str
+def with_other_codes(model: nn.Module) -> nn.Module:
+    """A copy in which one code in ten of three bits is one step off."""
+    copied, generator = copy.deepcopy(model), torch.Generator().manual_seed(3)
+    for chain in copied.modules():
+        for link in chain.chain if isinstance(chain, FactorizedLayer) else ():
+            if link.bits == 3:
+                moved, up = (torch.rand(link.codes.shape, generator=generator) for _ in range(2))
+                steps = (moved < 0.1) * torch.where(up < 0.5, 1, -1)
+                link.codes.copy_((link.codes + steps).clamp(-4, 3))
+    return copied
+
+
+@pytest.mark.parametrize(
+    ("trains", "damage", "epochs"), [("scales", damaged, 40), ("codes", with_other_codes, 80)]
+)
+def test_damage_is_made_good_on_unseen_images_too(
+    networks: tuple[nn.Module, nn.Module], trains: str, damage: Callable[[nn.Module], nn.Module], epochs: int
 ) -> None:
-    original, model = networks[0], copy.deepcopy(networks[1])
+    """The network as it was is the original here, so that everything can be learnt back."""
+    original = networks[1]
+    model = damage(original)
     unseen, before_codes = [images(200, seed=9)], codes(model)
     before = divergence(original, model, unseen)
     points: list[FinetunePoint] = []
-    options = FinetuneOptions(trains=trains, epochs=40)
+    options = FinetuneOptions(trains=trains, epochs=epochs)
     found = finetune_network(original, model, images(), options, on_point=points.append)
-    assert found.after < 0.8 * found.before
-    assert divergence(original, model, unseen) < 0.9 * before
+    assert found.after < 0.3 * found.before
+    assert divergence(original, model, unseen) < 0.3 * before
     same = all(torch.equal(new, old) for new, old in zip(codes(model), before_codes, strict=True))
     assert same == (trains == "scales")
-    assert [point.epoch for point in points] == list(range(41))
+    assert [point.epoch for point in points] == list(range(epochs + 1))
     assert points[0].loss is None
     assert points[0].held_back == pytest.approx(found.before)
-    assert min(point.held_back for point in points) == pytest.approx(found.after)
+    assert found.after in [pytest.approx(point.held_back) for point in points]
     assert [point.best for point in points] == sorted((point.best for point in points), reverse=True)
     assert found.status == "completed"
 
@@ -100,7 +126,7 @@ def test_a_network_that_only_gets_worse_stays_to_the_last_bit(
 
 
 def test_a_stop_keeps_the_best_so_far(networks: tuple[nn.Module, nn.Module]) -> None:
-    original, model = networks[0], copy.deepcopy(networks[1])
+    original, model = networks[0], damaged(networks[1])
     points: list[FinetunePoint] = []
     found = finetune_network(
         original, model, images(), FinetuneOptions(epochs=50),
@@ -119,7 +145,7 @@ def test_a_time_limit_ends_it_with_a_low_rate(networks: tuple[nn.Module, nn.Modu
     found = finetune_network(original, model, images(), options, on_point=points.append)
     assert found.status == "time_limit"
     assert found.seconds < 5.0
-    assert points[-1].fraction > 0.8  # by then the learning rate has fallen, whatever the passes
+    assert points[-1].fraction > 0.4  # the learning rate falls by the clock, not by the passes
 
 
 def test_the_same_seed_gives_the_same_network(networks: tuple[nn.Module, nn.Module]) -> None:

@@ -1,5 +1,6 @@
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from qaf_core.network.layers import FactorizedLayer, build_chain, swap_layer
 from qaf_core.network.opening import open_network
 from qaf_core.network.plan import LayerPlan, Plan, plan_for_ratio
 from qaf_core.network.structures import factor_shapes
+from qaf_core.runs import artifact
 from qaf_core.runs.artifact import load_packed, read_index, save_packed, verify_packed
 
 CARD = {
@@ -128,17 +130,20 @@ PLANS: dict[str, dict[str, tuple[str, Any, Any]]] = {
 }  # fmt: skip
 
 
+def plan_of(inventory: tuple[LayerInfo, ...], name: str, activation_bits: int = 8) -> Plan:
+    rows = []
+    for info in (info for info in inventory if info.planned):
+        structure, rank, bits = PLANS[name].get(info.name, ("keep", None, None))
+        rows.append(LayerPlan(name=info.name, structure=structure, rank=rank, bits=bits))
+    return Plan(model="tests/net", layers=tuple(rows), activation_bits=activation_bits)
+
+
 @pytest.mark.parametrize("activation_bits", [8, 32])
 @pytest.mark.parametrize("name", PLANS)
 def test_the_file_holds_the_network_it_was_made_from(tmp_path: Path, name: str, activation_bits: int) -> None:
     model = make_branches(0)
     inventory = take_inventory(model, (3, 16, 16))
-    rows = []
-    for info in (info for info in inventory if info.planned):
-        structure, rank, bits = PLANS[name].get(info.name, ("keep", None, None))
-        rows.append(LayerPlan(name=info.name, structure=structure, rank=rank, bits=bits))
-    plan = Plan(model="tests/net", layers=tuple(rows), activation_bits=activation_bits)
-    compressed = compress_at_random(model, inventory, plan)
+    compressed = compress_at_random(model, inventory, plan_of(inventory, name, activation_bits))
     # Restored into a network with other weights: nothing may come from there.
     other = make_branches(1)
     save_packed(tmp_path / "model.safetensors", compressed, inventory, CARD)
@@ -278,6 +283,40 @@ def test_a_swapped_tensor_is_noticed(tmp_path: Path) -> None:
     save_file({**tensors, "halves": tensors["halves"][::-1].copy()}, path, metadata)
     with pytest.raises(WeightsError, match="altered or damaged.*checksum"):
         load_packed(path, nn.Sequential(nn.Conv2d(3, 4, 3)))
+
+
+def reindex(path: Path, change: Callable[[dict[str, Any]], object], *, halves: int = 0) -> None:
+    """Change a file's index, take ``halves`` numbers off its end, and give it a checksum that holds."""
+    index, tensors = read_index(path), load_file(path)
+    change(index)
+    if halves:
+        tensors["halves"], tensors["gains"] = tensors["halves"][:-halves], tensors["gains"][:-1]
+    text = json.dumps(index)
+    save_file(tensors, path, {"qaf": text, "sha256": artifact._checksum(text, tensors)})
+
+
+@pytest.mark.parametrize("rows", ["layers", "kept", "folded"])
+def test_an_index_that_leaves_something_out_opens_nothing(tmp_path: Path, rows: str) -> None:
+    """A network with some weights still at random must not pass for the one that was evaluated."""
+    model, path = make_branches(0), tmp_path / "model"
+    inventory = take_inventory(model, (3, 16, 16))
+    compressed = compress_at_random(model, inventory, plan_of(inventory, "everything"))
+    save_packed(path, compressed, inventory, CARD)
+    content = path.read_bytes()
+    for index in range(len(read_index(path)[rows])):
+        path.write_bytes(content)
+        reindex(path, lambda told, index=index: told[rows].pop(index))
+        with pytest.raises(WeightsError, match="for another network"):
+            load_packed(path, make_branches(1))
+
+
+def test_a_parameter_that_is_not_in_the_file_is_named(tmp_path: Path) -> None:
+    model, path = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)), tmp_path / "model"
+    save_packed(path, model, take_inventory(model, (3, 8, 8)), CARD)
+    assert read_index(path)["kept"][-1] == ["1.bias", [2]]
+    reindex(path, lambda told: told["kept"].pop(), halves=2)
+    with pytest.raises(WeightsError, match="nothing in the file for 1.bias"):
+        load_packed(path, copy.deepcopy(model))
 
 
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:

@@ -19,13 +19,14 @@ from qaf_core.factorization.solve import METHODS as SOLVER_METHODS
 from qaf_core.network.plan import Plan, plan_for_ratio
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.tasks import find_task, predict
-from qaf_core.runs import execute
+from qaf_core.runs import execute, subject
 from qaf_core.runs.artifact import load_packed
 from qaf_core.runs.baseline import baseline_path, read_predictions, write_predictions
 from qaf_core.runs.environment import describe_environment, peak_memory_bytes
-from qaf_core.runs.execute import RunFailed, execute_run, plan_done, read_options
+from qaf_core.runs.execute import RunFailed, execute_run
 from qaf_core.runs.request import METHODS, RunRequest
 from qaf_core.runs.store import Store
+from qaf_core.runs.subject import plan_done, read_options
 
 SHORT = {"start_iterations": 5, "iterations": 2, "rounding_rounds": 2}
 
@@ -101,7 +102,7 @@ def test_the_originals_predictions_are_made_once(
         predicted.append(1)
         return predict(*arguments)
 
-    monkeypatch.setattr(execute, "predict", count)
+    monkeypatch.setattr(subject, "predict", count)
     first, second = (execute_run(store, start(store, plan)) for _ in range(2))
     assert first["baseline"] == second["baseline"]
     # A look at two images before each solve, the original once, the packed network each time.
@@ -140,21 +141,12 @@ def test_a_stopped_run_keeps_the_layers_done(
     assert record.status == result["status"] == "cancelled"
     assert solved <= len(record.layers) <= solved + 1
     if solved:
-        done = plan_done(plan, [outcome_named(row["name"]) for row in record.layers])
+        done = plan_done(plan, [str(row["name"]) for row in record.layers])
         assert result["cost"]["params"] > 0
         assert result["compressed"]["n"] == 100
         assert sum(row.structure != "keep" for row in done.layers) == len(record.layers)
     else:
         assert "compressed" not in result
-
-
-def outcome_named(name: str) -> Any:
-    class Named:
-        pass
-
-    outcome = Named()
-    outcome.name = name  # type: ignore[attr-defined]
-    return outcome
 
 
 def test_a_stop_asked_for_in_the_store_is_heard(store: Store, plan: Plan) -> None:
@@ -253,3 +245,16 @@ def test_the_environment_is_described() -> None:
     assert environment["threads"] >= 1
     assert environment["processor"]
     assert peak_memory_bytes() > 10**7
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "Only one"), (40, "Only 40"), (200, "")])
+def test_few_calibration_images_are_told(
+    store: Store, plan: Plan, tmp_path: Path, count: int, said: str
+) -> None:
+    digits = load_images("builtin", find_model("digits/cnn"), split="train", limit=count)
+    x = digits.read(range(count))
+    np.savez(tmp_path / "few.npz", x=x, y=digits.labels)
+    result = execute_run(store, start(store, plan, calibration=str(tmp_path / "few.npz")))
+    warnings = result["data"]["warnings"]
+    assert len(warnings) == bool(said)
+    assert all(warning.startswith(said) for warning in warnings)
