@@ -13,7 +13,6 @@ from dashboard import catalogue, common
 from dashboard.text import _
 from dashboard.views import add_model, check_model, uploads
 from qaf_core.data.models import ModelSource
-from qaf_core.data.registry import remove_model
 from qaf_core.errors import QafError
 from qaf_core.network.cost import original_cost
 from qaf_core.network.inventory import LayerInfo
@@ -21,6 +20,7 @@ from qaf_core.review import network_map
 from qaf_core.review.charts import method_label
 from qaf_core.review.units import MISSING, count_text, percent_text, size_text, with_prefix
 from qaf_core.runs.record import RunRecord
+from qaf_core.runs.removal import remove_registered
 
 AMOUNT_KEY, COLOUR_KEY = "map-amount", "map-colour"
 
@@ -105,6 +105,16 @@ def _columns() -> dict[str, Any]:
     }
 
 
+def _remove(source: ModelSource) -> None:
+    """Take a model off, with what was uploaded for it alone."""
+    try:
+        remove_registered(common.workspace(), source.id)
+    except QafError as error:
+        common.say_error(str(error))
+        return
+    st.rerun()
+
+
 def _study(source: ModelSource) -> None:
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     left.subheader(common.plain(_(source.title)), anchor=False)
@@ -120,8 +130,7 @@ def _study(source: ModelSource) -> None:
                     )
                 )
                 if st.button(_("Remove it"), key="remove-model"):
-                    remove_model(common.workspace(), source.id)
-                    st.rerun()
+                    _remove(source)
     try:
         with st.spinner(_("Looking into the model…"), show_time=True):
             inventory = catalogue.inventory_of(source, common.workspace())

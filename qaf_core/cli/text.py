@@ -37,8 +37,10 @@ def print_images(data: dict[str, Any]) -> None:
 
     Args:
         data: As in a run's result: ``split``, ``skipped`` (rows of ``name`` and ``reason``) and
-            ``skipped_count``; each may be missing.
+            ``skipped_count``, and ``warnings`` in words; each may be missing.
     """
+    for warning in data.get("warnings") or ():
+        print(f"warning: {warning}")
     if data.get("split"):
         print(f"images: {data['split']}")
     skipped = data.get("skipped") or []
