@@ -20,15 +20,15 @@ def open_packed(path: Path | str, *, factory: Callable[[], nn.Module] | None = N
 
     Args:
         path: The file.
-        factory: Builds the original architecture, for networks from a user's own code; without it the factory
-            named in the file is imported.
+        factory: Builds the original architecture. Networks of a user's own code need it: the file only names
+            their factory, and what a file names is never imported.
 
     Returns:
         The network in evaluation mode, on the CPU.
 
     Raises:
         WeightsError: If the file is incomplete, altered, of another version, or its architecture cannot be
-            built here.
+            built here, or is a user's own and no factory is given.
     """
     path = Path(path)
     index = read_index(path)
@@ -46,16 +46,19 @@ def describe_packed(path: Path | str) -> ModelSource:
 
 def _build(path: Path, index: dict[str, Any]) -> nn.Module:
     source = _source_of(path, index)
+    if ":" in source.architecture:
+        raise WeightsError(
+            "the packed model is of a user's own code, which is not imported because a file names it",
+            got=source.architecture,
+            remedy="if you trust it, import it and pass it: open_packed(path, factory=…)",
+        )
     try:
         return build_model(source, with_weights=False)
     except (ModelError, KeyError, ValueError) as error:
-        own = ":" in source.architecture
         raise WeightsError(
             "the network of the packed model cannot be built here",
             got=f"{source.architecture} ({' '.join(str(error).split())[:120]})",
-            remedy=f"make {source.architecture} importable, or pass it: open_packed(path, factory=…)"
-            if own
-            else "update qaf and torchvision",
+            remedy="update qaf and torchvision",
         ) from error
 
 

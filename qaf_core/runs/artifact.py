@@ -109,6 +109,12 @@ class _Reader:
             raise ValueError(f"{name} ends early")
         return self._tensors[name][begin : begin + count]
 
+    def finish(self) -> None:
+        """Raise ValueError unless all of the file has been taken."""
+        for name, end in self._at.items():
+            if end < len(self._tensors[name]):
+                raise ValueError(f"the index leaves out {len(self._tensors[name]) - end} of {name}")
+
     def half(self, shape: Sequence[int]) -> Tensor:
         """The next segment, float32, in this shape."""
         values = self._take("halves", prod(shape)).to(torch.float32)
@@ -266,7 +272,12 @@ def load_packed(path: Path, model: nn.Module) -> nn.Module:
             swap_layer(model, name, chain)
         for name in index["folded"]:
             swap_layer(model, name, nn.Identity())
-        _restore_kept(model, {key: reader.half(shape) for key, shape in index["kept"]})
+        kept = {key: reader.half(shape) for key, shape in index["kept"]}
+        reader.finish()
+        _restore_kept(model, kept)
+        missing = _outside(model, [row[0] for row in index["layers"]]) - set(kept)
+        if missing:
+            raise ValueError(f"nothing in the file for {min(missing)}")
         if "input_shape" in index:
             connect_chains(model.eval(), index["input_shape"])
     except (KeyError, AttributeError, RuntimeError, ValueError, IndexError, TypeError, ModelError) as error:
@@ -337,17 +348,13 @@ def _kept_tensors(
     model: nn.Module, chains: Sequence[str], folds: Mapping[str, tuple[str, nn.Module]]
 ) -> dict[str, Tensor]:
     """All tensors outside the chains, BatchNorm as factor and shift; shared ones once."""
-    state: dict[str, Tensor] = {}
-    buffers = ((key, value) for key, value in model.named_buffers() if value.is_floating_point())
     gone = (*chains, *(name for name, _ in folds.values()))
-    for key, tensor in (*model.named_parameters(), *buffers):
-        if not any(key.startswith(f"{name}.") for name in gone):
-            state[key] = tensor.detach()
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    outside = _outside(model, gone)
+    state = {key: tensor.detach() for key, tensor in tensors.items() if key in outside}
     for name, module in model.named_modules():
         statistics = _statistics(module)
         if statistics is not None and name not in gone:
-            for part in ("running_mean", "running_var"):
-                state.pop(f"{name}.{part}", None)
             state[f"{name}.weight"], state[f"{name}.bias"] = statistics
     for source, (_, norm) in folds.items():
         statistics = _statistics(norm)
@@ -357,6 +364,20 @@ def _kept_tensors(
             state[f"{source}.weight"] = weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
             state[f"{source}.bias"] = shift if bias is None else shift + bias.double() * factor
     return state
+
+
+def _outside(model: nn.Module, gone: Sequence[str]) -> set[str]:
+    """Keys of the parameters and floating-point buffers that a file keeps, outside the modules ``gone``.
+
+    The statistics of BatchNorm are none of them: a file keeps what they amount to, its weight and bias.
+    """
+    buffers = (key for key, value in model.named_buffers() if value.is_floating_point())
+    keys = {*(key for key, _ in model.named_parameters()), *buffers}
+    for name, module in model.named_modules():
+        if _statistics(module) is not None:
+            keys -= {f"{name}.running_mean", f"{name}.running_var"}
+            keys |= {f"{name}.weight", f"{name}.bias"}
+    return {key for key in keys if not any(key.startswith(f"{name}.") for name in gone)}
 
 
 # Reading
