@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from qaf_core.network.layers import ConvLink, FactorizedLayer, Link, swap_layer
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+EXPORTER_LOGGERS = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes")
 OPSET = 21  # the first with 4-bit integers
 CHAIN_DOMAIN, CHAIN_OPERATOR = "qaf", "Chain"
 INPUT_NAME = "images"
@@ -183,18 +185,23 @@ def _export(
     return graph
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """What the exporter warns of is either harmless or ends in an error."""
-    with warnings.catch_warnings():
+    """What the exporter warns of is either harmless or ends in an error.
+
+    Of a network whose way depends on its data it also prints the whole graph, not as a log but to stderr.
+    """
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
-        logger = logging.getLogger("torch.onnx")
-        level = logger.level
-        logger.setLevel(logging.CRITICAL)
+        loggers = [logging.getLogger(name) for name in EXPORTER_LOGGERS]
+        levels = [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def _reason(error: BaseException) -> str:

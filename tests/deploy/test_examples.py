@@ -13,8 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from qaf_core.data.datasets import to_batches
+from qaf_core.data.decoding import read_picture
+from qaf_core.data.images import ImageSet
 from qaf_core.data.models import build_model, find_model
-from qaf_core.data.preprocessing import Preprocessing
+from qaf_core.data.preprocessing import Preprocessing, preprocessing_of
 from qaf_core.deploy.examples import onnx_example, pytorch_example
 from qaf_core.deploy.onnx import export_onnx
 from qaf_core.deploy.packed import describe_packed
@@ -36,7 +39,7 @@ def test_both_examples_name_what_the_network_sees(tmp_path: Path, pack: Any) -> 
         expected = source.classes[int(model(values[None, None]).argmax())]
     for lines, file in ((pytorch_example, packed), (onnx_example, exported)):
         text = lines(describe_packed(packed), str(file), str(tmp_path / "picture.png"))
-        assert len([line for line in text.splitlines() if line]) <= 12
+        assert len([line for line in text.splitlines() if line]) <= 17
         outcome = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
         assert outcome.returncode == 0, outcome.stderr
         assert outcome.stdout.strip() == expected
@@ -50,3 +53,40 @@ def test_a_networks_own_preprocessing_is_told(lines: Any) -> None:
     assert "[..., ::-1] / 1" in text
     assert "np.float32([1.0, 2.0, 3.0])" in text
     assert "scores.argmax(0)" in lines(find_model("torchvision/resnet18"), "model")
+
+
+OWN = {
+    "small": {},
+    "large": {"crop": (224, 224)},
+    "shorter side": {"crop": (224, 224), "resize": 256, "interpolation": "bicubic"},
+    "both sides": {"crop": (48, 32), "resize": (48, 32)},
+    "both sides, then cut": {"crop": (32, 32), "resize": (48, 56), "channel_order": "bgr"},
+    "black around": {"crop": (64, 97), "resize": 33, "interpolation": "nearest"},
+}
+
+
+@pytest.mark.parametrize("size", [(300, 200), (201, 333), (32, 32), (224, 224)])
+@pytest.mark.parametrize("name", OWN)
+def test_the_lines_prepare_a_picture_as_the_loader_does(
+    tmp_path: Path, name: str, size: tuple[int, int]
+) -> None:
+    source = find_model("cifar/resnet20")
+    way = Preprocessing(**{"crop": (32, 32), "mean": source.mean, "std": source.std, **OWN[name]})
+    source = replace(source, preprocessing=way, input_shape=(3, *way.crop))
+    path = tmp_path / "picture.png"
+    pixels = np.random.default_rng(5).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    wanted = read_picture(path, preprocessing_of(source))
+    loaded = ImageSet(name="one", images=wanted[None], labels=np.zeros(1, np.int64), classes=source.classes)
+    ((expected, _),) = to_batches(loaded, source)
+    text = onnx_example(source, "model", str(path))
+    lines = text[text.index("picture = ") : text.index("scores = ")]
+    found: dict[str, Any] = {}
+    exec(f"import numpy as np\nfrom PIL import Image, ImageOps\n{lines}", found)
+    assert np.allclose(found["images"], expected.numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_a_users_own_network_is_imported_by_the_lines_themselves() -> None:
+    text = pytorch_example(replace(find_model("digits/cnn"), architecture="mine.parts:make"), "model")
+    assert "from mine.parts import make\n" in text
+    assert "open_packed('model', factory=make)" in text

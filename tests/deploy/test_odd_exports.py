@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,3 +71,39 @@ def test_opened_attention_runs_on_integers(build: Callable[[], nn.Module], tmp_p
     assert report.agreement.share == 1.0
     planned = sum(row.structure != "keep" for row in plan.layers)
     assert sum(report.integer_operators.values()) >= planned
+
+
+class Wavering(nn.Module):
+    """Goes one way or the other as its numbers say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if x.sum() > 0:
+            x = x * 2
+        return x.mean((2, 3))
+
+
+QUIET = """
+import sys
+sys.path[:0] = sys.argv[1:]
+from test_odd_exports import Wavering
+from qaf_core.deploy.skeleton import trace_skeleton
+from qaf_core.errors import ModelError
+try:
+    trace_skeleton(Wavering(), (3, 8, 8))
+except ModelError as error:
+    print(error)
+"""
+
+
+def test_a_network_that_depends_on_its_data_is_told_without_its_graph() -> None:
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", QUIET, str(here), str(here.parents[1])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "cannot be written as ONNX; got GuardOnDataDependentSymNode" in done.stdout
+    assert done.stderr == ""
