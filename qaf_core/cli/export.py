@@ -15,12 +15,27 @@ from qaf_core.review.units import duration_text, size_text
 if TYPE_CHECKING:
     from qaf_core.deploy.reports import ExportReport
 
+Target = Annotated[
+    str,
+    typer.Option(
+        help="The processor for integers: this machine's, or any. On x86 without VNNI 8-bit products of"
+        " unsigned and signed numbers are cut off; any avoids them."
+    ),
+]
+
 
 def export(
     run: Run,
     format: Annotated[str, typer.Option(help="packed (for PyTorch) or onnx.")],
     out: Annotated[Path, typer.Option(metavar="PATH", help="The file to write.")],
-    precision: Annotated[str, typer.Option(help="Of onnx: int8 or fp32.")] = "int8",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="Of onnx: int8 (exactly what was evaluated), int8-fast (fastest: outputs of layers and"
+            " additions rounded too, agreement measured) or fp32."
+        ),
+    ] = "int8",
+    target: Target = "this",
     force: Annotated[bool, typer.Option("--force", help="Write the file even if a check fails.")] = False,
     as_json: Json = False,
     workspace: Workspace = None,
@@ -38,6 +53,7 @@ def export(
             out.expanduser().absolute(),
             format=format,
             precision=precision,
+            target=target,
             force=force,
             on_step=lambda line: print(line, file=sys.stderr) if sys.stderr.isatty() else None,
         )
@@ -49,6 +65,10 @@ def export(
 
 def _print_report(report: ExportReport) -> None:
     print(f"{report.path}: {size_text(report.size_bytes)}, in {duration_text(report.seconds)}")
+    if report.precision is not None:
+        from qaf_core.deploy.reports import DIFFERENCES
+
+        print(f"  {DIFFERENCES[report.precision]}")
     for check in report.checks:
         print(f"  {'passed' if check.passed else 'FAILED'}  {check.name}: {check.detail}")
     stored = ", ".join(f"{count} as {kind}" for kind, count in sorted(report.weights_stored_as.items()))

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from qaf_core.cli.export import Target
 from qaf_core.cli.interrupt import stop_on_interrupt
 from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.plans import EXIT_CANCELLED, EXIT_DONE, Batch, Threads, print_stage
@@ -20,8 +21,8 @@ TITLES = {
     "original_fp32": "original, fp32",
     "dense_int8": "dense INT8",
     "factorized_fp32": "factorized, fp32",
-    "factorized_int8": "factorized INT8",
-    "factorized_int8_exact": "as exported",
+    "factorized_int8": "factorized, int8-fast",
+    "factorized_int8_exact": "factorized, int8 (exact)",
 }
 
 
@@ -71,6 +72,7 @@ def device_kit(
         Path | None, typer.Option(metavar="FILE", help="Read back what the kit measured.")
     ] = None,
     batch: Batch = 1,
+    target: Target = "any",
     as_json: Json = False,
     workspace: Workspace = None,
 ) -> None:
@@ -88,7 +90,7 @@ def device_kit(
         else:
             assert out is not None
             folder = out.expanduser().absolute()
-            told = {**write_kit(store, record.id, folder, batch=batch), "folder": str(folder)}
+            told = {**write_kit(store, record.id, folder, batch=batch, target=target), "folder": str(folder)}
     if as_json:
         print_json(told)
     elif result is not None:
@@ -109,7 +111,23 @@ def _print_energy(energy: dict[str, Any]) -> None:
         print(f"energy of an image {before} → {after}, {modelled['source']}")
 
 
+def print_verdict(result: dict[str, Any]) -> None:
+    """The ratios to dense INT8 with their intervals, and what they come to in words.
+
+    Args:
+        result: As ``measure_run`` and ``read_kit_result`` give it.
+    """
+    for name in ("factorized_int8", "factorized_int8_exact"):
+        ratio = (result.get("ratios") or {}).get(name)
+        if ratio is not None:
+            interval = f"95 %: {ratio['low']:.2f} to {ratio['high']:.2f}"
+            print(f"{TITLES[name]} over dense INT8: {ratio['value']:.2f} ({interval})")
+    print(result["verdict"])
+
+
 def _print_latency(result: dict[str, Any]) -> None:
+    from qaf_core.deploy.timing import tell_answers
+
     machine = result["machine"]
     print(
         f"{machine['processor']}, {machine['threads']} threads, batch {result['batch']},"
@@ -130,8 +148,9 @@ def _print_latency(result: dict[str, Any]) -> None:
         )
     print_table(("model", "median ms", "5 to 95 %", "memory", "accuracy", "drop, points"), rows)
     _print_energy(result.get("energy") or {})
-    ratio = result["ratio_to_dense_int8"]
-    print(f"{result['verdict']} (95 %: {ratio['low']:.2f} to {ratio['high']:.2f})")
+    for line in tell_answers(result):
+        print(line, file=sys.stderr if line.startswith("warning") else sys.stdout)
+    print_verdict(result)
     layers = [
         (
             str(row["layer"]),
@@ -143,4 +162,4 @@ def _print_latency(result: dict[str, Any]) -> None:
     ]
     if layers:
         print()
-        print_table(("layer", "structure", "original fp32", "dense INT8", "factorized INT8", ""), layers)
+        print_table(("layer", "structure", "original fp32", "dense INT8", "int8-fast", ""), layers)

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from qaf_core.deploy.graph import Array
 from qaf_core.deploy.reports import Agreement
 from qaf_core.deploy.skeleton import named_outputs
+from qaf_core.deploy.timing import CLASS_AXES
 from qaf_core.errors import DataError
-
-CLASS_AXES = {2: 1, 3: 2, 4: 1}  # where class scores stand: by image, by place, by pixel
 
 
 @torch.inference_mode()

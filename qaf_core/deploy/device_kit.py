@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -15,25 +16,28 @@ import numpy as np
 
 from qaf_core.deploy import timing
 from qaf_core.deploy.latency import DEVICE, SCHEMA_VERSION, keep_latency, spread_images, tell_verdict
+from qaf_core.deploy.processor import ANY, THIS
 from qaf_core.deploy.timing import KIT_SCHEMA_VERSION, checksum
 from qaf_core.errors import WorkspaceError
-from qaf_core.runs.workspace import write_file
+from qaf_core.runs.workspace import PACKED_NAME, write_file
 
 if TYPE_CHECKING:
+    from qaf_core.deploy.run_models import RunModels
     from qaf_core.runs.store import Store
 
 MANIFEST, INPUTS, SCRIPT, README = "manifest.json", "inputs.npz", "measure.py", "README.txt"
-KEPT_MANIFEST = "device-kit.json"
+KEPT_MANIFESTS = "device-kit*.json"  # of every kit made of a run
 RESULT_NAME = "device-latency.json"
 LATENCY_FIELDS = ("median_ms", "p5_ms", "p95_ms", "n")
 LARGEST_RESULT_BYTES = 2**20
+COMPARED_IMAGES = 64
 
 _README = """Measure a compressed network on this device
 ===========================================
 
-Run {run} of model {model}. You need Python 3.10 or later with onnxruntime and numpy:
+Run {run} of model {model}. You need Python 3.10 or later with onnxruntime {least} or later and numpy:
 
-    pip install onnxruntime numpy
+    pip install "onnxruntime>={least}" numpy
     python measure.py
 
 It takes about two minutes, uses all processors (--threads N for another number), needs no network, and
@@ -42,77 +46,117 @@ writes result.json. Bring that file back to where this folder was made:
     qaf device-kit {run} --result result.json
 
 {models}
-{inputs} holds {batch} image(s) and the answers of each model where the kit was made; measure.py tells how
-many of them this device agrees with.{note}
+{inputs} holds {count} images and the answers of each model where the kit was made; measure.py tells how many
+of them this device agrees with. It times {batch} image(s) at a time.
+
+{target}
 """
-_SATURATION_NOTE = """
-The INT8 files multiply unsigned by signed 8-bit numbers. On an x86 processor without VNNI such products are
-cut off at 16 bits: the times hold there, the answers may not."""
+_TARGETS = {
+    THIS: """The INT8 files are for processors like that of the machine the kit was made on. On an x86
+processor without VNNI, sums of their 8-bit products may be cut off at 16 bits: answers may then be wrong.""",
+    ANY: """The INT8 files are for any processor: weights stay within 64 steps, or are stored unsigned, so
+that an x86 processor without VNNI gives the right answers too.""",
+}
 _TITLES = {
     "original_fp32": "the original network, 32-bit floating point",
     "dense_int8": "the original network, quantized by ONNX Runtime's own quantizer",
     "factorized_fp32": "the factorized network, 32-bit floating point",
-    "factorized_int8": "the factorized network in INT8, additions too",
-    "factorized_int8_exact": "the same, additions in floating point: exactly the evaluated network",
+    "factorized_int8": "the factorized network, fast file: outputs of layers and additions in INT8 too",
+    "factorized_int8_exact": "the factorized network, exact file: the evaluated network's outputs",
 }
 
 
-def write_kit(store: Store, run_id: str, folder: Path, *, batch: int = 1) -> dict[str, Any]:
+def write_kit(
+    store: Store, run_id: str, folder: Path, *, batch: int = 1, target: str = ANY
+) -> dict[str, Any]:
     """Write a folder that measures a run's models wherever onnxruntime and numpy are.
 
     Args:
         store: The run store.
         run_id: A run that has a compressed network.
-        folder: Made if missing; must be empty.
+        folder: Made if missing; must be empty. It appears once the kit is whole.
         batch: Images at a time.
+        target: The device's processor, see ``saturates_for``.
 
     Returns:
-        The manifest: schema_version, run_id, model, models, files with their SHA-256.
+        The manifest: schema_version, run_id, model, models, batch, target, files with their SHA-256.
 
     Raises:
         WorkspaceError: If the run has no compressed network, or the folder cannot be used.
         ModelError: If ONNX cannot express the network.
+        PlanError: If the target is unknown.
     """
     _check_folder(folder)
     if batch < 1:
         raise WorkspaceError("batch out of range", got=batch, expected="at least 1")
-    from qaf_core.deploy.processor import saturates_products
     from qaf_core.deploy.run_models import prepare_models
     from qaf_core.runs.images import load_evaluation_images
 
-    models = prepare_models(store, run_id)
+    models = prepare_models(store, run_id, target=target)
     models.check_batch(batch)
-    names = {name: f"{name}.onnx" for name in models.paths}
+    chosen = load_evaluation_images(models.record.request, models.source, store.workspace)
+    inputs = _with_answers(
+        _kit_images(spread_images(chosen, COMPARED_IMAGES), models.source), models.paths, batch
+    )
+    aside = folder.parent / f".{folder.name}.{os.getpid()}.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, path in models.paths.items():
-            shutil.copyfile(path, folder / names[name])
-        shutil.copyfile(Path(timing.__file__), folder / SCRIPT)
+        aside.mkdir(parents=True)
+        manifest = _fill(aside, models, inputs, batch=batch, target=target)
+        if folder.exists():
+            folder.rmdir()
+        aside.rename(folder)
     except OSError as error:
         raise WorkspaceError(
             "the kit cannot be written",
             got=f"{folder} ({error.strerror or error})",
-            remedy="choose another --out",
+            remedy="free some space, or choose another --out",
         ) from error
-    chosen = load_evaluation_images(models.record.request, models.source, store.workspace)
-    images = _kit_images(spread_images(chosen, batch), models.source)
-    write_file(folder / INPUTS, _with_answers(images, models.paths))
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    content = json.dumps(manifest, indent=1).encode()
+    name = KEPT_MANIFESTS.replace("*", hashlib.sha256(content).hexdigest()[:16])
+    write_file(store.run_folder(run_id) / name, content)
+    return manifest
+
+
+def _fill(
+    folder: Path, models: RunModels, inputs: Mapping[str, np.ndarray[Any, Any]], *, batch: int, target: str
+) -> dict[str, Any]:
+    """Write all files of a kit; its manifest."""
+    names = {name: f"{name}.onnx" for name in models.paths}
+    for name, path in models.paths.items():
+        shutil.copyfile(path, folder / names[name])
+    shutil.copyfile(Path(timing.__file__), folder / SCRIPT)
+    np.savez_compressed(folder / INPUTS, allow_pickle=False, **inputs)
+    record, count = models.record, len(inputs["codes"])
+    text = _README.format(
+        run=record.id,
+        model=record.model,
+        least=".".join(map(str, timing.LEAST_RUNTIME)),
+        models="".join(f"{file:30} {_TITLES[name]}\n" for name, file in names.items()),
+        inputs=INPUTS,
+        count=count,
+        batch=batch,
+        target=_TARGETS[target],
+    )
+    (folder / README).write_text(text, encoding="utf-8")
     manifest = {
         "schema_version": KIT_SCHEMA_VERSION,
-        "run_id": run_id,
-        "model": models.record.model,
+        "run_id": record.id,
+        "model": record.model,
         "models": names,
+        "batch": batch,
+        "target": target,
         "files": {name: checksum(folder / name) for name in (*names.values(), INPUTS, SCRIPT)},
     }
-    listed = "".join(f"{file:30} {_TITLES[name]}\n" for name, file in names.items())
-    note = "" if saturates_products() else _SATURATION_NOTE
-    text = _README.format(
-        run=run_id, model=models.record.model, models=listed, inputs=INPUTS, batch=len(images), note=note
-    )
-    write_file(folder / README, text.encode())
-    write_file(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
-    write_file(store.run_folder(run_id) / KEPT_MANIFEST, json.dumps(manifest, indent=1).encode())
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     return manifest
+
+
+def kit_stamp(store: Store, run_id: str) -> str:
+    """What a kit of a run depends on, as hexadecimal digits: its network, and the code that makes kits."""
+    files = [store.run_folder(run_id) / PACKED_NAME, *sorted(Path(__file__).parent.glob("*.py"))]
+    return hashlib.sha256("".join(checksum(file) for file in files).encode()).hexdigest()
 
 
 def _check_folder(folder: Path) -> None:
@@ -135,15 +179,17 @@ def _kit_images(chosen: Any, source: Any) -> np.ndarray[Any, Any]:
     return np.concatenate(batches)
 
 
-def _with_answers(images: np.ndarray[Any, Any], paths: Mapping[str, Path]) -> bytes:
-    """The archive of the images and of each model's first output for them."""
-    answers = {}
-    for name, path in paths.items():
-        session = timing.open_session(path, threads=1)
-        answers[name] = session.run(None, {session.get_inputs()[0].name: images})[0]
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, images=images, **answers)
-    return buffer.getvalue()
+def _with_answers(
+    images: np.ndarray[Any, Any], paths: Mapping[str, Path], batch: int
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The images in 8 bits a number, 256 steps over each channel's range, and each model's answers."""
+    low = images.min(axis=(0, 2, 3), keepdims=True)
+    step = ((images.max(axis=(0, 2, 3), keepdims=True) - low) / 255).astype(np.float32)
+    step[step == 0] = 1.0
+    codes = ((images - low) / step).round().clip(0, 255).astype(np.uint8)
+    stored = {"codes": codes, "step": step, "low": low}
+    restored = timing.restore_images(stored)
+    return {**stored, **{name: timing.answer(path, restored, batch) for name, path in paths.items()}}
 
 
 def read_kit_result(store: Store, run_id: str, path: Path) -> dict[str, Any]:
@@ -162,11 +208,11 @@ def read_kit_result(store: Store, run_id: str, path: Path) -> dict[str, Any]:
     """
     record = store.run(run_id)
     told = _read_result(path)
-    _check_origin(told, store.run_folder(record.id) / KEPT_MANIFEST, record.id)
-    latencies = _read_latencies(told)
-    ratio = told.get("ratio_to_dense_int8")
-    if not isinstance(ratio, dict) or not all(_is_number(ratio.get(key)) for key in ("value", "low", "high")):
-        raise _not_a_result("no ratio to dense INT8")
+    _check_origin(told, store.run_folder(record.id), record.id)
+    failed = _read_failed(told)
+    latencies = _read_latencies(told, failed)
+    ratios = _read_ratios(told, failed)
+    same = _read_answers(told)
     memory = told.get("peak_memory_bytes")
     machine = told.get("machine")
     if not isinstance(machine, dict) or not {"processor", "threads", "onnxruntime"} <= machine.keys():
@@ -180,11 +226,14 @@ def read_kit_result(store: Store, run_id: str, path: Path) -> dict[str, Any]:
         "batch": told.get("batch"),
         "input_shape": told.get("input_shape"),
         "latencies": latencies,
-        "ratio_to_dense_int8": ratio,
+        "ratio_to_dense_int8": ratios.get("factorized_int8"),
+        "ratios": ratios,
         "peak_memory_bytes": memory if isinstance(memory, dict) else {},
-        "same_answers": told.get("same_answers"),
+        "same_answers": same,
+        "compared_images": told.get("compared_images"),
+        "failed": failed,
         "layers": [],
-        "verdict": tell_verdict(ratio),
+        "verdict": tell_verdict(ratios),
         "machine": machine,
     }
     keep_latency(store, record.id, result, RESULT_NAME)
@@ -220,7 +269,7 @@ def _read_result(path: Path) -> dict[str, Any]:
     return told
 
 
-def _check_origin(told: Mapping[str, Any], kept: Path, run_id: str) -> None:
+def _check_origin(told: Mapping[str, Any], folder: Path, run_id: str) -> None:
     if told.get("run_id") != run_id:
         raise WorkspaceError(
             "the kit's result is of another run",
@@ -228,23 +277,30 @@ def _check_origin(told: Mapping[str, Any], kept: Path, run_id: str) -> None:
             expected=run_id,
             remedy="name that run, or bring the result of this one",
         )
-    try:
-        manifest = json.loads(kept.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    kept = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob(KEPT_MANIFESTS)]
+    if not kept:
         raise WorkspaceError(
             "no kit was made from this run here", got=run_id, remedy=f"qaf device-kit {run_id} --out DIR"
-        ) from error
-    if told.get("files") != manifest.get("files"):
+        )
+    if all(told.get("files") != manifest["files"] for manifest in kept):
         raise WorkspaceError(
             "the kit's result was measured with other files",
-            got="checksums that differ from the kit made last",
+            got="checksums that differ from all kits of this run",
             remedy="copy the kit again and measure with it",
         )
 
 
-def _read_latencies(told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _read_failed(told: Mapping[str, Any]) -> dict[str, str]:
+    """Models that did not run on the device, with the reason."""
+    failed = told.get("failed") or {}
+    if not isinstance(failed, dict) or not all(isinstance(reason, str) for reason in failed.values()):
+        raise _not_a_result("a damaged list of models that failed")
+    return failed
+
+
+def _read_latencies(told: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     rows = told.get("latencies")
-    if not isinstance(rows, dict) or not {"dense_int8", "factorized_int8"} <= rows.keys():
+    if not isinstance(rows, dict) or not {"dense_int8", "factorized_int8"} <= {*rows, *failed}:
         raise _not_a_result("no latencies")
     for name, row in rows.items():
         if not isinstance(row, dict) or not all(_is_number(row.get(key)) for key in LATENCY_FIELDS):
@@ -252,6 +308,29 @@ def _read_latencies(told: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if not row["p5_ms"] <= row["median_ms"] <= row["p95_ms"]:
             raise _not_a_result(f"quantiles of {name} that are not in order")
     return rows
+
+
+def _read_ratios(told: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """Ratios to dense INT8 by model; none where that did not run."""
+    ratios = told.get("ratios") or {}
+    if not isinstance(ratios, dict):
+        raise _not_a_result("damaged ratios")
+    if not {"dense_int8", "factorized_int8"} & set(failed):
+        ratios = {**ratios, "factorized_int8": told.get("ratio_to_dense_int8")}
+    for name, ratio in ratios.items():
+        fields = ("value", "low", "high")
+        if not isinstance(ratio, dict) or not all(_is_number(ratio.get(key)) for key in fields):
+            raise _not_a_result(f"no ratio of {name} to dense INT8")
+    return ratios
+
+
+def _read_answers(told: Mapping[str, Any]) -> dict[str, float]:
+    """Share of the kit's images on which the device gives the answers of where the kit was made."""
+    same = told.get("same_answers") or {}
+    numbers = same.values() if isinstance(same, dict) else [None]
+    if not all(isinstance(share, int | float) and 0 <= share <= 1 for share in numbers):
+        raise _not_a_result("damaged shares of the same answers")
+    return dict(same)
 
 
 def _is_number(value: Any) -> bool:

@@ -6,13 +6,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qaf_core.data.datasets import to_batches
 from qaf_core.data.models import ModelSource, find_model
+from qaf_core.deploy.fast_file import export_fast
 from qaf_core.deploy.onnx import export_onnx
 from qaf_core.deploy.packed import describe_packed, open_packed
+from qaf_core.deploy.processor import THIS, saturates_for
 from qaf_core.deploy.reports import (
+    FAST,
     FORMATS,
     INT8,
     PACKED,
@@ -22,6 +25,7 @@ from qaf_core.deploy.reports import (
     ExportReport,
     keep_report,
 )
+from qaf_core.deploy.run_models import range_images
 from qaf_core.errors import PlanError, WeightsError, WorkspaceError
 from qaf_core.runs.artifact import verify_packed
 from qaf_core.runs.images import BATCH_SIZE, load_evaluation_images, load_run_images
@@ -48,6 +52,7 @@ def export_run(
     *,
     format: str,
     precision: str = INT8,
+    target: str = THIS,
     force: bool = False,
     on_step: Callable[[str], None] = lambda _line: None,
 ) -> ExportReport:
@@ -58,7 +63,8 @@ def export_run(
         run_id: A run that has a packed model.
         path: The file to write; written under a temporary name first, and only if the checks pass.
         format: ``packed`` or ``onnx``.
-        precision: Of ONNX: ``int8`` or ``fp32``.
+        precision: Of ONNX: ``int8``, ``int8-fast`` or ``fp32``, see ``DIFFERENCES``.
+        target: Of ONNX with integers: for ``this`` machine's processor, or ``any``.
         force: Write the file even if a check fails.
         on_step: Told what is being done.
 
@@ -73,6 +79,7 @@ def export_run(
         raise PlanError("unknown format", got=format, expected=", ".join(FORMATS))
     if precision not in PRECISIONS:
         raise PlanError("unknown precision", got=precision, expected=", ".join(PRECISIONS))
+    saturates_for(target)  # refuses what is no target
     record, folder = store.run(run_id), store.run_folder(run_id)
     packed = folder / PACKED_NAME
     if not packed.is_file():
@@ -84,9 +91,9 @@ def export_run(
         )
     try:
         if format == PACKED:
-            report = _export_packed(record, packed, path, force)
+            report = _export_packed(store, record, packed, path, force)
         else:
-            report = _export_onnx(store, record, packed, path, precision, force, on_step)
+            report = _export_onnx(store, record, packed, path, precision, target, force, on_step)
     except ExportRejected as error:
         keep_report(folder, error.report)
         raise
@@ -94,12 +101,15 @@ def export_run(
     return report
 
 
-def _export_packed(record: RunRecord, packed: Path, path: Path, force: bool) -> ExportReport:
+def _export_packed(store: Store, record: RunRecord, packed: Path, path: Path, force: bool) -> ExportReport:
     began = time.monotonic()
     index = verify_packed(packed)
     content = packed.read_bytes()
     promised = None if record.cost is None else int(record.cost["size_bytes"])
-    checks = [Check(name="checksum", passed=True, detail="every byte is as it was written"), _opens(packed)]
+    checks = [
+        Check(name="checksum", passed=True, detail="every byte is as it was written"),
+        _opens(store, record, packed),
+    ]
     if promised is not None:
         near = abs(promised - len(content)) <= SIZE_TOLERANCE * len(content)
         detail = f"{len(content):,} bytes, {promised:,} promised"
@@ -109,6 +119,7 @@ def _export_packed(record: RunRecord, packed: Path, path: Path, force: bool) -> 
         path=str(path),
         written=False,
         precision=None,
+        target=None,
         size_bytes=len(content),
         checks=tuple(checks),
         agreement=None,
@@ -125,14 +136,18 @@ def _export_packed(record: RunRecord, packed: Path, path: Path, force: bool) -> 
     return replace(report, written=True, seconds=time.monotonic() - began)
 
 
-def _opens(packed: Path) -> Check:
+def _opens(store: Store, record: RunRecord, packed: Path) -> Check:
     """Whether the file opens without any weights file, as it will where it is deployed."""
-    name = "opens on its own"
+    name, detail = "opens on its own", "built from what the file tells, without a weights file"
     try:
-        open_packed(packed)
+        source = describe_packed(packed)
+        if ":" in source.architecture:
+            detail = f"without a weights file, by the factory {source.architecture}"
+            source = _source_of(store, record, packed)
+        _open(packed, source)
     except WeightsError as error:
         return Check(name=name, passed=False, detail=str(error))
-    return Check(name=name, passed=True, detail="built from what the file tells, without a weights file")
+    return Check(name=name, passed=True, detail=detail)
 
 
 def _widths(layers: list[list[object]]) -> dict[str, int]:
@@ -151,27 +166,29 @@ def _export_onnx(
     packed: Path,
     path: Path,
     precision: str,
+    target: str,
     force: bool,
     on_step: Callable[[str], None],
 ) -> ExportReport:
     on_step("Opening the packed model")
     index = verify_packed(packed)
     source = _source_of(store, record, packed)
-    model = _open(packed, record, source)
+    model = _open(packed, source)
     on_step("Loading the evaluation images")
     images = load_evaluation_images(record.request, source, store.workspace)
     card = {key: index[key] for key in CARD_KEYS if key in index}
     on_step(f"Writing ONNX, and comparing both networks on {len(images):,} images")
-    return export_onnx(
-        model,
-        path,
-        input_shape=source.input_shape,
-        integer=precision == INT8,
-        images=(batch for batch, _ in to_batches(images, source, BATCH_SIZE)),
-        calibration=_calibration(store, record, source, index["activation_bits"], precision),
-        card={**card, "run": record.id},
-        force=force,
-    )
+    given: dict[str, Any] = {
+        "input_shape": source.input_shape,
+        "images": (batch for batch, _ in to_batches(images, source, BATCH_SIZE)),
+        "card": {**card, "run": record.id},
+        "target": target,
+        "force": force,
+    }
+    if precision == FAST:
+        return export_fast(model, path, calibration=range_images(record, source, store.workspace), **given)
+    calibration = _calibration(store, record, source, index["activation_bits"], precision)
+    return export_onnx(model, path, integer=precision == INT8, calibration=calibration, **given)
 
 
 def _source_of(store: Store, record: RunRecord, packed: Path) -> ModelSource:
@@ -185,7 +202,7 @@ def _source_of(store: Store, record: RunRecord, packed: Path) -> ModelSource:
         return known if same else replace(known, classes=told.classes, default_data=None)
 
 
-def _open(packed: Path, record: RunRecord, source: ModelSource) -> nn.Module:
+def _open(packed: Path, source: ModelSource) -> nn.Module:
     if ":" not in source.architecture:
         return open_packed(packed)
     from qaf_core.data.models import build_model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +13,11 @@ import numpy as np
 from qaf_core.deploy.energy_meter import energy_per_run
 from qaf_core.deploy.layer_profile import compare_layers, profile_layers
 from qaf_core.deploy.timing import (
+    LEAST_AGREEMENT,
     compare,
     describe_machine,
     measure_peak_memory,
     open_runs,
-    ratio_of,
     time_models,
 )
 from qaf_core.errors import RunCancelled, WorkspaceError
@@ -40,7 +41,9 @@ ROUNDS = 300
 SECONDS = 60.0
 JUDGED_IMAGES = 500
 MOST_NAMED = 5  # layers in a sentence
-JUDGED = ("dense_int8", "factorized_int8", "factorized_int8_exact")
+FAST, EXACT = "factorized_int8", "factorized_int8_exact"  # int8-fast and int8 of: qaf export
+FILES = {FAST: "fast file (int8-fast)", EXACT: "exact file (int8)"}
+JUDGED = ("dense_int8", FAST, EXACT)
 PROFILED = ("original_fp32", "dense_int8", "factorized_int8")
 HERE, DEVICE = "this machine", "device kit"
 
@@ -73,9 +76,10 @@ def measure_run(
 
     Returns:
         A JSON-ready object: run_id, threads, batch, latencies by model (median_ms, p5_ms, p95_ms, n),
-        ratio_to_dense_int8 with its interval, the same for every model under ratios, peak_memory_bytes and
-        size_bytes by model, energy (joules of one inference by model where the processor tells it, else the
-        reason; and modelled), accuracy of the INT8 files, layers, verdict in words, machine.
+        ratio_to_dense_int8 of the fast file with its interval, the same for every model under ratios,
+        peak_memory_bytes and size_bytes by model, energy (joules of one inference by model where the
+        processor tells it, else the reason; and modelled), accuracy of the INT8 files, layers, verdict in
+        words, machine.
 
     Raises:
         WorkspaceError: If the run has no compressed network, or a number is out of range.
@@ -106,7 +110,7 @@ def measure_run(
     energy = energy_per_run(open_runs(models.paths, given, threads=threads))
     energy["modelled"] = _modelled_energy(models.record)
     stages("Judging the INT8 models on evaluation images")
-    told = compare(times)
+    told, accuracy = compare(times), judge_files(store, models, images) if images else {}
     result = {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
@@ -116,13 +120,12 @@ def measure_run(
         "batch": batch,
         "input_shape": list(models.source.input_shape),
         **told,
-        "ratios": {n: ratio_of(t, times["dense_int8"]).to_dict() for n, t in times.items()},
         "size_bytes": {name: path.stat().st_size for name, path in models.paths.items()},
         "peak_memory_bytes": memory,
         "energy": {**energy, "images": batch},
-        "accuracy": judge_files(store, models, images) if images else {},
+        "accuracy": accuracy,
         "layers": layers,
-        "verdict": tell_verdict(told["ratio_to_dense_int8"], layers),
+        "verdict": tell_verdict(told["ratios"], layers, accuracy),
         "machine": describe_machine(threads),
     }
     keep_latency(store, run_id, result, FILE_NAME)
@@ -160,7 +163,8 @@ def judge_files(store: Store, models: RunModels, limit: int) -> dict[str, Any]:
     """What the INT8 files lose against the original file, on the same evaluation images.
 
     Returns:
-        For each file: metric, value, n, ci95, drop, drop_ci95, agreement; the original's under its own name.
+        For each file: metric, value, n, ci95, drop, drop_ci95, agreement; the original's under its own name;
+        of the fast file also agreement_with_exact, with the file that is exactly the evaluated network.
     """
     from qaf_core.data.datasets import to_batches
     from qaf_core.deploy.references import OnnxNetwork
@@ -171,13 +175,14 @@ def judge_files(store: Store, models: RunModels, limit: int) -> dict[str, Any]:
     chosen = spread_images(load_evaluation_images(models.record.request, source, store.workspace), limit)
     targets = task.collate(chosen)
     found: dict[str, Any] = {}
-    original = None
+    answers: dict[str, Any] = {}
     for name in ("original_fp32", *JUDGED):
         if name not in models.paths:
             continue
         network = OnnxNetwork(models.paths[name], any_batch=models.any_batch)
         predictions = predict(task, network, to_batches(chosen, source, BATCH_SIZE))
-        original = predictions if original is None else original
+        answers[name] = predictions
+        original = answers["original_fp32"]
         measured = task.metric(predictions, targets, chosen.classes)
         drop, interval = task.compare(original, predictions, targets)
         found[name] = {
@@ -189,6 +194,8 @@ def judge_files(store: Store, models: RunModels, limit: int) -> dict[str, Any]:
             "drop_ci95": list(interval),
             "agreement": task.agreement(original, predictions),
         }
+    if EXACT in answers:
+        found[FAST]["agreement_with_exact"] = task.agreement(answers[EXACT], answers[FAST])
     return found
 
 
@@ -200,26 +207,40 @@ def spread_images(images: ImageSet, count: int) -> ImageSet:
     return images.take(chosen, f"{count:,} of {images.name}")
 
 
-def tell_verdict(ratio: Mapping[str, float], layers: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Whether the factorized INT8 model is faster than dense INT8, and which layers are not, in words.
+def tell_verdict(
+    ratios: Mapping[str, Mapping[str, float]],
+    layers: Sequence[Mapping[str, Any]] = (),
+    accuracy: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> str:
+    """Whether each factorized INT8 file is faster than dense INT8, and which layers are not, in words.
 
     Args:
-        ratio: value, low and high of its time over that of dense INT8.
-        layers: Rows of :func:`compare_layers`; empty where layers were not measured.
+        ratios: By model: value, low and high of its time over that of dense INT8; those of other models than
+            the two files are not looked at.
+        layers: Rows of :func:`compare_layers`, measured on the fast file; empty where they were not.
+        accuracy: As :func:`judge_files` gives it.
     """
-    value, low, high = ratio["value"], ratio["low"], ratio["high"]
-    if low <= 1.0 <= high:
-        text = f"The factorized INT8 model is as fast as dense INT8: it takes {value:.2f} times as long."
-    else:
-        faster = "slower" if low > 1.0 else "faster"
-        text = f"The factorized INT8 model is {faster} than dense INT8: it takes {value:.2f} times as long."
+    text = " ".join(_tell_ratio(FILES[name], ratios[name]) for name in FILES if name in ratios)
+    if not text:
+        text = "Nothing can be said of dense INT8: it or the factorized file did not run."
     slower = [str(row["layer"]) for row in layers if row["slower_than_dense"]]
     if slower:
         more = f" and {len(slower) - MOST_NAMED} more" if len(slower) > MOST_NAMED else ""
-        text += f" Slower than the layers they replace: {', '.join(slower[:MOST_NAMED])}{more}."
+        text += f" In the fast file slower than those they replace: {', '.join(slower[:MOST_NAMED])}{more}."
     if layers and all(row["slower_than_dense"] is None for row in layers):
         text += " No layer is factorized."
+    agreement = accuracy.get(FAST, {}).get("agreement_with_exact")
+    if agreement is not None:
+        text += f" The fast file's answers agree with the evaluated network's to {agreement:.1%}"
+        text += "." if agreement >= LEAST_AGREEMENT else ": too little for qaf export, unless forced."
     return text
+
+
+def _tell_ratio(file: str, ratio: Mapping[str, float]) -> str:
+    faster = "as fast as"
+    if not ratio["low"] <= 1.0 <= ratio["high"]:
+        faster = "slower than" if ratio["low"] > 1.0 else "faster than"
+    return f"The {file} is {faster} dense INT8: it takes {ratio['value']:.2f} times as long."
 
 
 def keep_latency(store: Store, run_id: str, result: Mapping[str, Any], file_name: str) -> None:

@@ -7,7 +7,6 @@ that name through its fusions.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qaf_core.deploy.scratch import scratch_error, scratch_folder
 from qaf_core.deploy.timing import open_session, time_interleaved
 
 if TYPE_CHECKING:
@@ -47,19 +47,27 @@ def profile_layers(
         layers: Names of the network's layers.
         threads: Threads of one operation.
         rounds, seconds: As in ``time_interleaved``: the models take turns.
+
+    Raises:
+        WorkspaceError: If the temporary folder has no room for the profiles.
     """
-    with tempfile.TemporaryDirectory(prefix="qaf-") as folder:
+    with scratch_folder() as folder:
         sessions = {
-            name: open_session(path, threads=threads, profile_prefix=str(Path(folder) / name))
+            name: open_session(path, threads=threads, profile_prefix=str(folder / name))
             for name, path in models.items()
         }
         runs = {name: _runner(session, images) for name, session in sessions.items()}
         time_interleaved(runs, rounds=rounds, seconds=seconds)
-        profiles = {
-            name: json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-            for name, session in sessions.items()
-        }
+        profiles = {name: _read_profile(session.end_profiling()) for name, session in sessions.items()}
     return {name: sum_by_layer(events, layers) for name, events in profiles.items()}
+
+
+def _read_profile(path: str) -> list[Mapping[str, Any]]:
+    try:
+        found: list[Mapping[str, Any]] = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # ONNX Runtime does not tell what it could not write
+        raise scratch_error("a profile was not written to its end") from error
+    return found
 
 
 def _runner(session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> Callable[[], object]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,18 +19,19 @@ from qaf_core.deploy.detectors import without_choice_of_boxes
 from qaf_core.deploy.float_chains import write_float_chain
 from qaf_core.deploy.graph import Array, GraphBuilder, chain_of
 from qaf_core.deploy.integer_chains import IntegerWriter
-from qaf_core.deploy.processor import saturates_products
+from qaf_core.deploy.processor import THIS, saturates_for
 from qaf_core.deploy.reports import (
     FP32,
     INT8,
-    LEAST_AGREEMENT,
     Agreement,
     Check,
     ExportRejected,
     ExportReport,
 )
+from qaf_core.deploy.scratch import scratch_error, scratch_folder
 from qaf_core.deploy.skeleton import CHAIN_DOMAIN, INPUT_NAME, OPSET, trace_skeleton
-from qaf_core.errors import ModelError, QafError, WorkspaceError
+from qaf_core.deploy.timing import LEAST_AGREEMENT
+from qaf_core.errors import ModelError, QafError
 from qaf_core.network.layers import ActivationQuantizer, FactorizedLayer
 from qaf_core.pipeline.calibrate import fit_range
 from qaf_core.runs.workspace import write_file
@@ -50,13 +50,22 @@ FLOAT_OPERATORS = ("Conv", "FusedConv", "NhwcFusedConv", "Gemm", "FusedGemm", "M
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Written:
-    """A finished graph and what is known of it."""
+class Written:
+    """A finished graph and what is known of it.
+
+    Attributes:
+        content: The file's bytes.
+        any_batch: Whether any number of images goes in at once.
+        planned: How many nodes must run as integers.
+        stored: How many weights are stored as what.
+        target: Of its integers, see ``saturates_for``; None for floating point.
+    """
 
     content: bytes
     any_batch: bool
     planned: int
     stored: Mapping[str, int]
+    target: str | None
 
 
 def export_onnx(
@@ -68,7 +77,7 @@ def export_onnx(
     images: Iterable[Tensor] | None = None,
     calibration: Sequence[Tensor] = (),
     card: Mapping[str, Any] | None = None,
-    saturates: bool | None = None,
+    target: str = THIS,
     force: bool = False,
 ) -> ExportReport:
     """Write a compressed network as ONNX and check the file in ONNX Runtime.
@@ -84,7 +93,7 @@ def export_onnx(
         calibration: Batches of calibration images; needed if ``integer`` and the network's activations have
             no range yet (it was compressed with ``--act-bits 32``).
         card: What the file tells about itself, ready for JSON.
-        saturates: Whether the processor that will run it cuts 8-bit products off; None asks this machine's.
+        target: The processor that will run it: ``this`` one, or ``any``.
         force: Write the file even if a check fails.
 
     Returns:
@@ -97,7 +106,34 @@ def export_onnx(
     """
     began = time.monotonic()
     reference = _reference(model, integer, calibration)
-    written = _write_graph(reference, input_shape, integer, card or {}, saturates)
+    written = _write_graph(reference, input_shape, integer, card or {}, target)
+    precision = INT8 if integer else FP32
+    return write_checked(
+        written, reference, path, precision=precision, images=images, force=force, began=began
+    )
+
+
+def write_checked(
+    written: Written,
+    reference: nn.Module,
+    path: Path,
+    *,
+    precision: str,
+    images: Iterable[Tensor] | None,
+    force: bool,
+    began: float,
+) -> ExportReport:
+    """Check a finished graph in ONNX Runtime and write it.
+
+    Args:
+        written: The graph.
+        reference: The network it must agree with.
+        path, images, force: As in :func:`export_onnx`.
+        precision: Of the report.
+        began: Reading of ``time.monotonic`` when the export began.
+
+    Returns, Raises: As in :func:`export_onnx`.
+    """
     session, operators = open_session(written.content)
     agreement = None
     if images is not None:
@@ -106,9 +142,10 @@ def export_onnx(
         format="onnx",
         path=str(path),
         written=False,
-        precision=INT8 if integer else FP32,
+        precision=precision,
+        target=written.target,
         size_bytes=len(written.content),
-        checks=_checks(written, operators, agreement, integer),
+        checks=_checks(written, operators, agreement),
         agreement=agreement,
         integer_operators={kind: operators[kind] for kind in INTEGER_OPERATORS if operators[kind]},
         float_operators={kind: operators[kind] for kind in FLOAT_OPERATORS if operators[kind]},
@@ -134,16 +171,17 @@ def open_session(content: bytes | Path) -> tuple[onnxruntime.InferenceSession, C
 
     Raises:
         ModelError: If the runtime cannot run it.
-        WorkspaceError: If the disk is full.
+        WorkspaceError: If the temporary folder is full.
     """
     import onnx
     import onnxruntime
 
-    with tempfile.TemporaryDirectory(prefix="qaf-") as folder:
+    size = content.stat().st_size if isinstance(content, Path) else len(content)
+    with scratch_folder(size) as folder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
-        options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+        options.optimized_model_filepath = str(folder / "optimized.onnx")
         source = str(content) if isinstance(content, Path) else content
         try:
             session = onnxruntime.InferenceSession(source, options, providers=PROVIDERS)
@@ -164,11 +202,7 @@ def _session_error(source: str | bytes, error: Exception) -> QafError:
         onnxruntime.InferenceSession(source, options, providers=PROVIDERS)
     except Exception:
         return ModelError("ONNX Runtime cannot run the network", got=reason)
-    return WorkspaceError(
-        "a temporary file cannot be written",
-        got=f"{tempfile.gettempdir()} ({reason})",
-        remedy="free some space there, or name another folder in TMPDIR",
-    )
+    return scratch_error(reason)
 
 
 def _run(session: onnxruntime.InferenceSession, batch: Array, any_batch: bool) -> Array:
@@ -230,12 +264,11 @@ def _write_graph(
     input_shape: Sequence[int],
     integer: bool,
     card: Mapping[str, Any],
-    saturates: bool | None,
-) -> _Written:
+    target: str,
+) -> Written:
     skeleton = trace_skeleton(model, input_shape)
     builder = GraphBuilder()
-    cut_off = saturates_products() if saturates is None else saturates
-    writer = IntegerWriter(builder, saturates=cut_off) if integer else None
+    writer = IntegerWriter(builder, saturates=saturates_for(target)) if integer else None
     renamed: dict[str, str] = {}
     for node in skeleton.model.graph.node:
         values = renamed.get(node.input[0], node.input[0]) if node.input else ""
@@ -256,15 +289,17 @@ def _write_graph(
     told = {**card, "precision": INT8 if integer else FP32, "input_shape": list(input_shape)}
     graph = builder.finish(skeleton, renamed, {PROPERTY: json.dumps(told, separators=(",", ":"))})
     links = sum(len(chain.chain) for chain in skeleton.chains.values())
-    return _Written(
-        content=_serialize(graph),
+    return Written(
+        content=serialize(graph),
         any_batch=skeleton.any_batch,
         planned=0 if writer is None else writer.integer_nodes,
         stored={"float32": links} if writer is None else dict(writer.weights),
+        target=None if writer is None else target,
     )
 
 
-def _serialize(graph: ModelProto) -> bytes:
+def serialize(graph: ModelProto) -> bytes:
+    """The bytes of a graph; ModelError if it is too large for one file."""
     try:
         content: bytes = graph.SerializeToString()
     except Exception as error:  # protobuf's own kinds of errors
@@ -274,11 +309,9 @@ def _serialize(graph: ModelProto) -> bytes:
     return content
 
 
-def _checks(
-    written: _Written, operators: Counter[str], agreement: Agreement | None, integer: bool
-) -> tuple[Check, ...]:
+def _checks(written: Written, operators: Counter[str], agreement: Agreement | None) -> tuple[Check, ...]:
     checks = [Check(name="ONNX Runtime runs it", passed=True, detail="on the processor, as it is")]
-    if integer:
+    if written.target is not None:
         found = sum(operators[kind] for kind in INTEGER_OPERATORS)
         detail = f"{found} of {written.planned} quantized convolutions and linear layers run as integers"
         checks.append(Check(name="integer operators", passed=found >= written.planned, detail=detail))

@@ -3,18 +3,18 @@
 ``dense`` is what ONNX Runtime's own quantizer makes of the original: 8-bit weights per output channel, 8-bit
 activations, additions in 8 bits too. The factorized network goes through the very same quantizer, only that
 its weights and the inputs of its links are given: our codes, our scales and our ranges. So the two differ in
-nothing but their layers. The file of ``qaf export`` is another one: it gives the evaluated network's outputs
-to the last bit, and pays for it with additions in floating point.
+nothing but their layers. That file is ``qaf export --precision int8-fast``. The exact one, ``--precision
+int8``, gives the evaluated network's outputs to the last bit, and pays for it with additions in floating
+point.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qaf_core.deploy.processor import saturates_products
+from qaf_core.deploy.integer_chains import LARGEST_SAFE_CODE, UNSIGNED_ZERO
+from qaf_core.deploy.processor import THIS, saturates_for
+from qaf_core.deploy.scratch import scratch_folder
 from qaf_core.deploy.skeleton import INPUT_NAME, trace_skeleton
 from qaf_core.deploy.timing import open_session
-from qaf_core.errors import ModelError
+from qaf_core.errors import ModelError, QafError
 from qaf_core.network.folding import fold_batchnorm
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.network.layers import FactorizedLayer, Link
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 WEIGHT_OPERATORS = ("Conv", "Gemm", "MatMul")
 JOINED_OPERATORS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid")
-UNSIGNED_ZERO = 128
+QUANTIZER_ROOM = 4  # files as large as its input that the quantizer writes on its way, about
 
 
 class OnnxNetwork(nn.Module):
@@ -118,7 +120,9 @@ def _weight_names(layer: str) -> tuple[str, ...]:
     return (f"{layer}.weight", f"network.{layer}.weight")
 
 
-def write_dense_int8(original: Path, path: Path, images: Sequence[Tensor], *, any_batch: bool = True) -> None:
+def write_dense_int8(
+    original: Path, path: Path, images: Sequence[Tensor], *, any_batch: bool = True, target: str = THIS
+) -> None:
     """Quantize the original with ONNX Runtime's own quantizer.
 
     Args:
@@ -126,15 +130,26 @@ def write_dense_int8(original: Path, path: Path, images: Sequence[Tensor], *, an
         path: The file to write.
         images: Batches of normalised calibration images.
         any_batch: As :func:`write_original` said.
+        target: The processor that will run it, see ``saturates_for``.
 
     Raises:
         ModelError: If the quantizer fails.
+        WorkspaceError: If there is no room for its files.
     """
-    _quantize(original, path, images, any_batch=any_batch, optimize=True, overrides={})
+    content = _quantize(
+        original, images, any_batch=any_batch, optimize=True, safe=saturates_for(target), overrides={}
+    )
+    write_file(path, content)
 
 
 def write_factorized_int8(
-    network: nn.Module, floating: Path, path: Path, images: Sequence[Tensor], *, any_batch: bool = True
+    network: nn.Module,
+    floating: Path,
+    path: Path,
+    images: Sequence[Tensor],
+    *,
+    any_batch: bool = True,
+    target: str = THIS,
 ) -> None:
     """Quantize the factorized network with ONNX Runtime's own quantizer, given our codes and ranges.
 
@@ -145,9 +160,11 @@ def write_factorized_int8(
         images: Batches of normalised calibration images, for the ranges that are not ours: of additions,
             pooling and the outputs of layers.
         any_batch: Whether the fp32 file takes any number of images at once.
+        target: The processor that will run it, see ``saturates_for``.
 
     Raises:
         ModelError: If the quantizer fails, or has changed a code.
+        WorkspaceError: If there is no room for its files.
     """
     import onnx
 
@@ -158,7 +175,7 @@ def write_factorized_int8(
         for index, link in enumerate(part.chain)
         if link.bits < BITS_FLOAT
     }
-    signed = saturates_products()
+    safe = saturates_for(target)
     overrides: dict[str, list[dict[str, Any]]] = {}
     for node in onnx.load(str(floating)).graph.node:
         link = links.get(node.name.rpartition("/")[0])
@@ -166,9 +183,10 @@ def write_factorized_int8(
             continue
         overrides[node.input[1]] = _weight_override(link, axis=int(node.op_type == "MatMul"))
         if link.input_quantizer.grid is not None:  # of two layers that take the same, the first's grid
-            overrides.setdefault(node.input[0], _input_override(link.input_quantizer.grid, signed))
-    _quantize(floating, path, images, any_batch=any_batch, optimize=False, overrides=overrides)
-    _check_codes(path, links)
+            overrides.setdefault(node.input[0], _input_override(link.input_quantizer.grid))
+    content = _quantize(floating, images, any_batch=any_batch, optimize=False, safe=safe, overrides=overrides)
+    _check_codes(content, links)
+    write_file(path, _store_unsigned(content, links) if safe else content)
 
 
 def _weight_override(link: Link, axis: int) -> list[dict[str, Any]]:
@@ -184,24 +202,28 @@ def _weight_override(link: Link, axis: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _input_override(grid: tuple[float, int], signed: bool) -> list[dict[str, Any]]:
+def _input_override(grid: tuple[float, int]) -> list[dict[str, Any]]:
     from onnxruntime.quantization import QuantType
 
-    (scale, zero), kind = grid, QuantType.QInt8 if signed else QuantType.QUInt8
-    code = np.array(zero - UNSIGNED_ZERO, np.int8) if signed else np.array(zero, np.uint8)
-    return [{"scale": np.array(scale, np.float32), "zero_point": code, "quant_type": kind}]
+    scale, zero = np.array(grid[0], np.float32), np.array(grid[1], np.uint8)
+    return [{"scale": scale, "zero_point": zero, "quant_type": QuantType.QUInt8}]
 
 
 def _quantize(
     source: Path,
-    path: Path,
     images: Sequence[Tensor],
     *,
     any_batch: bool,
     optimize: bool,
+    safe: bool,
     overrides: Mapping[str, Any],
-) -> None:
-    """Run ONNX Runtime's quantizer: unsigned activations, or signed ones where those would saturate."""
+) -> bytes:
+    """What ONNX Runtime's quantizer makes of a file.
+
+    Activations are unsigned: signed ones ONNX Runtime turns into such on x86, but not those that two layers
+    take, whose layers then run in floating point. ``safe`` keeps weights within ±64, where no product is cut
+    off (``reduce_range``), but for those in ``overrides``.
+    """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -214,10 +236,9 @@ def _quantize(
         def get_next(self) -> dict[str, Any] | None:
             return next(self._rest, None)
 
-    signed = saturates_products()
-    with tempfile.TemporaryDirectory(prefix="qaf-") as folder, _quiet():
-        prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
-        try:
+    try:
+        with scratch_folder(QUANTIZER_ROOM * source.stat().st_size) as folder, _quiet():
+            prepared, quantized = folder / "prepared.onnx", folder / "quantized.onnx"
             quant_pre_process(str(source), str(prepared), skip_optimization=not optimize)
             quantize_static(
                 str(prepared),
@@ -225,14 +246,17 @@ def _quantize(
                 Reader(),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
-                activation_type=QuantType.QInt8 if signed else QuantType.QUInt8,
+                activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
+                reduce_range=safe,
                 extra_options={"TensorQuantOverrides": dict(overrides)},
             )
-        except Exception as error:  # the quantizer's faults have no base class of their own
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError("ONNX Runtime cannot quantize the network", got=reason) from error
-        write_file(path, quantized.read_bytes())
+            return quantized.read_bytes()
+    except QafError:
+        raise
+    except Exception as error:  # the quantizer's faults have no base class of their own
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError("ONNX Runtime cannot quantize the network", got=reason) from error
 
 
 def _feeds(images: Sequence[Tensor], any_batch: bool) -> Iterator[dict[str, Any]]:
@@ -241,12 +265,12 @@ def _feeds(images: Sequence[Tensor], any_batch: bool) -> Iterator[dict[str, Any]
             yield {INPUT_NAME: part.float().contiguous().numpy()}
 
 
-def _check_codes(path: Path, links: Mapping[str, Link]) -> None:
+def _check_codes(content: bytes, links: Mapping[str, Link]) -> None:
     """Raise ModelError unless the file's weights are our codes, one for one."""
     import onnx
     from onnx import numpy_helper
 
-    held = {row.name: row for row in onnx.load(str(path)).graph.initializer}
+    held = {row.name: row for row in onnx.load_from_string(content).graph.initializer}
     for name, link in links.items():
         found = held.get(f"{name}.weight_quantized")
         codes = link.codes.detach().cpu().numpy()
@@ -259,6 +283,25 @@ def _check_codes(path: Path, links: Mapping[str, Link]) -> None:
                 got=name,
                 remedy="use the file of: qaf export",
             )
+
+
+def _store_unsigned(content: bytes, links: Iterable[str]) -> bytes:
+    """The same file with our codes beyond ±64 stored unsigned, which other instructions multiply exactly."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load_from_string(content)
+    held = {row.name: row for row in model.graph.initializer}
+    for name in links:
+        codes = numpy_helper.to_array(held[f"{name}.weight_quantized"]).astype(np.int16)
+        if np.abs(codes).max(initial=0) <= LARGEST_SAFE_CODE:
+            continue
+        zeros = numpy_helper.to_array(held[f"{name}.weight_zero_point"]).astype(np.int16)
+        for part, values in (("quantized", codes + UNSIGNED_ZERO), ("zero_point", zeros + UNSIGNED_ZERO)):
+            row = held[f"{name}.weight_{part}"]
+            row.CopyFrom(numpy_helper.from_array(values.astype(np.uint8), row.name))
+    stored: bytes = model.SerializeToString()
+    return stored
 
 
 @contextlib.contextmanager

@@ -13,9 +13,14 @@ from qaf_core.runs.workspace import write_file
 
 PACKED, ONNX = "packed", "onnx"
 FORMATS = (PACKED, ONNX)
-INT8, FP32 = "int8", "fp32"
-PRECISIONS = (INT8, FP32)
-LEAST_AGREEMENT = 0.995
+INT8, FAST, FP32 = "int8", "int8-fast", "fp32"
+PRECISIONS = (INT8, FAST, FP32)
+DIFFERENCES = {
+    INT8: "exact: the evaluated network's outputs; additions between layers in floating point",
+    FAST: "fastest: the same codes, but outputs of layers and additions are rounded to 8 bits too, so that"
+    " some answers differ from the evaluated network's",
+    FP32: "the factors in floating point, activations not rounded",
+}
 REPORT_VERSION = 1
 _PATTERN = "export-*.json"
 
@@ -62,7 +67,8 @@ class ExportReport:
         format: ``onnx`` or ``packed``.
         path: The file; it was only written if all checks passed, or by force.
         written: Whether it was written.
-        precision: ``int8`` or ``fp32``; None for ``packed``.
+        precision: ``int8``, ``int8-fast`` or ``fp32``, see ``DIFFERENCES``; None for ``packed``.
+        target: The processor its integers are for, ``this`` or ``any``; None without integers.
         size_bytes: Of the file.
         checks: All that was checked; see ``passed``.
         agreement: Against the evaluated network on its evaluation images; None if there were none. For
@@ -79,6 +85,7 @@ class ExportReport:
     path: str
     written: bool
     precision: str | None
+    target: str | None
     size_bytes: int
     checks: tuple[Check, ...]
     agreement: Agreement | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from qaf_core.data.datasets import to_batches
 from qaf_core.data.models import ModelSource, build_model
 from qaf_core.deploy.onnx import export_onnx
+from qaf_core.deploy.processor import THIS, saturates_for, saturates_products
 from qaf_core.deploy.references import write_dense_int8, write_factorized_int8, write_original
 from qaf_core.deploy.timing import checksum
 from qaf_core.errors import ModelError, WorkspaceError
@@ -26,10 +28,10 @@ from qaf_core.runs.workspace import PACKED_NAME, write_file
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-FOLDER = "onnx"
+FOLDER, SAFE_FOLDER = "onnx", "onnx-any"  # for processors like this one; for any, where that differs
 STAMP = "models.json"
 # Raised whenever the files are made in another way: older ones are then made again.
-FORMAT = 1
+FORMAT = 2
 RANGE_IMAGES = 128
 RANGE_BATCH = 16
 ORIGINAL, DENSE, FLOAT, INTEGER, EXACT = (
@@ -67,17 +69,20 @@ class RunModels:
             )
 
 
-def prepare_models(store: Store, run_id: str) -> RunModels:
+def prepare_models(store: Store, run_id: str, *, target: str = THIS) -> RunModels:
     """Write a run's models into its folder, or find them written.
 
     Args:
         store: The run store.
         run_id: A run that has a compressed network.
+        target: The processor that will run them, see ``saturates_for``.
 
     Raises:
+        PlanError: If the target is unknown.
         WorkspaceError: If it has none.
         ModelError: If ONNX cannot express the network.
     """
+    safe = saturates_for(target)
     record = store.run(run_id)
     packed = store.run_folder(run_id) / PACKED_NAME
     if not packed.is_file():
@@ -90,52 +95,52 @@ def prepare_models(store: Store, run_id: str) -> RunModels:
     source = source_of(record.request, store.workspace)
     model = build_model(source)
     inventory = take_inventory(model, source.input_shape)
-    folder = store.run_folder(run_id) / FOLDER
+    folder = store.run_folder(run_id) / (FOLDER if safe == saturates_products() else SAFE_FOLDER)
     stamp = folder / STAMP
-    names, any_batch = _read_stamp(stamp, packed)
+    made_from = {"format": FORMAT, "packed": checksum(packed), "safe": safe}
+    names, any_batch = _read_stamp(stamp, made_from)
     if not names or not all((folder / f"{name}.onnx").is_file() for name in names):
-        names, any_batch = _write_models(record, source, model, inventory, packed, store)
-        told = {"format": FORMAT, "packed": checksum(packed), "models": names, "any_batch": any_batch}
-        write_file(stamp, json.dumps(told).encode())
+        images = range_images(record, source, store.workspace)
+        network = load_packed(packed, copy.deepcopy(model))
+        exact = record.plan.get("activation_bits", 8) == 8
+        names = [name for name in MODEL_NAMES if exact or name != EXACT]
+        paths = {name: folder / f"{name}.onnx" for name in names}
+        any_batch = _write_models(paths, network, model, inventory, images, source.input_shape, target)
+        write_file(stamp, json.dumps({**made_from, "models": names, "any_batch": any_batch}).encode())
     paths = {name: folder / f"{name}.onnx" for name in names}
     return RunModels(record=record, source=source, inventory=inventory, paths=paths, any_batch=any_batch)
 
 
-def _read_stamp(stamp: Path, packed: Path) -> tuple[list[str], bool]:
+def _read_stamp(stamp: Path, made_from: Mapping[str, object]) -> tuple[list[str], bool]:
     try:
         told = json.loads(stamp.read_text(encoding="utf-8"))
-        current = told["format"] == FORMAT and told["packed"] == checksum(packed)
+        current = all(told[key] == value for key, value in made_from.items())
         return (list(told["models"]), bool(told["any_batch"])) if current else ([], False)
     except (OSError, ValueError, KeyError, TypeError):
         return [], False
 
 
 def _write_models(
-    record: RunRecord,
-    source: ModelSource,
+    paths: Mapping[str, Path],
+    network: nn.Module,
     model: nn.Module,
     inventory: tuple[LayerInfo, ...],
-    packed: Path,
-    store: Store,
-) -> tuple[list[str], bool]:
-    network = load_packed(packed, copy.deepcopy(model))
-    images = _range_images(record, source, store.workspace)
-    folder = store.run_folder(record.id) / FOLDER
-    paths = {name: folder / f"{name}.onnx" for name in MODEL_NAMES}
-    shape = source.input_shape
+    images: Sequence[Tensor],
+    shape: tuple[int, int, int],
+    target: str,
+) -> bool:
+    """Write the files of ``paths``; whether they take any number of images."""
     any_batch = write_original(model, inventory, paths[ORIGINAL], input_shape=shape)
     any_batch &= export_onnx(network, paths[FLOAT], input_shape=shape, integer=False).any_batch
-    write_dense_int8(paths[ORIGINAL], paths[DENSE], images, any_batch=any_batch)
-    write_factorized_int8(network, paths[FLOAT], paths[INTEGER], images, any_batch=any_batch)
-    names = [ORIGINAL, DENSE, FLOAT, INTEGER]
-    if record.plan.get("activation_bits", 8) == 8:
-        export_onnx(network, paths[EXACT], input_shape=shape)
-        names.append(EXACT)
-    return names, any_batch
+    write_dense_int8(paths[ORIGINAL], paths[DENSE], images, any_batch=any_batch, target=target)
+    write_factorized_int8(network, paths[FLOAT], paths[INTEGER], images, any_batch=any_batch, target=target)
+    if EXACT in paths:
+        export_onnx(network, paths[EXACT], input_shape=shape, target=target)
+    return any_batch
 
 
-def _range_images(record: RunRecord, source: ModelSource, workspace: Path) -> list[Tensor]:
-    """The first of the run's calibration images, in batches."""
+def range_images(record: RunRecord, source: ModelSource, workspace: Path) -> list[Tensor]:
+    """The first of a run's calibration images, in batches: for the ranges ONNX Runtime's quantizer takes."""
     calibration, _ = load_run_images(record.request, source, workspace)
     batches = (batch for batch, _ in to_batches(calibration, source, RANGE_BATCH))
     return list(islice(batches, RANGE_IMAGES // RANGE_BATCH))

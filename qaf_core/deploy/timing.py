@@ -14,9 +14,10 @@ import platform
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +33,19 @@ LEAST_ROUNDS = 5
 BOOTSTRAP_SAMPLES = 1000
 MEMORY_RUNS = 3
 PROBE_SECONDS = 120.0
+LEAST_RUNTIME = (1, 23)  # of onnxruntime: earlier ones have no Cast of 4-bit integers
+LEAST_AGREEMENT = 0.995
+CLASS_AXES = {2: 1, 3: 2, 4: 1}  # where class scores stand: by image, by place, by pixel
+
+
+class _Figures:
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return dict(vars(self))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Latency:
+class Latency(_Figures):
     """Wall-clock time of one inference: median and the 5 % and 95 % quantiles of ``n`` runs."""
 
     median_ms: float
@@ -43,22 +53,14 @@ class Latency:
     p95_ms: float
     n: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Ratio:
+class Ratio(_Figures):
     """One model's median latency over another's, with a 95 % interval over the paired rounds."""
 
     value: float
     low: float
     high: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return asdict(self)
 
 
 def open_session(
@@ -68,8 +70,8 @@ def open_session(
 
     Args:
         model: A file, or a serialized model.
-        threads: Threads of one operation. They spin while a run lasts, as in a service that has the machine
-            to itself, and stop with it: otherwise the threads of one model would hold up the next.
+        threads: Threads of one operation. They spin while a run lasts, as where a service has the machine to
+            itself, but not longer: otherwise the threads of one model would hold up the next.
         profile_prefix: Write a profile to a file whose name begins like this, or None.
 
     Raises:
@@ -78,8 +80,7 @@ def open_session(
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if profile_prefix is not None:
@@ -106,9 +107,8 @@ def time_interleaved(
     Returns:
         Milliseconds of every round by name, in the same order of rounds.
     """
-    names, generator = list(runs), random.Random(seed)
+    names, generator, began = list(runs), random.Random(seed), time.perf_counter()
     found: dict[str, list[float]] = {name: [] for name in names}
-    began = time.perf_counter()
     for index in range(-WARM_UP_ROUNDS, rounds):
         generator.shuffle(names)
         for name in names:
@@ -124,8 +124,8 @@ def time_interleaved(
 
 def summarise(milliseconds: NDArray[np.float64]) -> Latency:
     """Median and quantiles of measured times."""
-    low, middle, high = np.percentile(milliseconds, (5, 50, 95))
-    return Latency(median_ms=float(middle), p5_ms=float(low), p95_ms=float(high), n=len(milliseconds))
+    low, middle, high = map(float, np.percentile(milliseconds, (5, 50, 95)))
+    return Latency(median_ms=middle, p5_ms=low, p95_ms=high, n=len(milliseconds))
 
 
 def ratio_of(first: NDArray[np.float64], second: NDArray[np.float64], *, seed: int = 0) -> Ratio:
@@ -196,35 +196,24 @@ def _probe_memory(model: str, shape: str, threads: str) -> int:
     import onnxruntime  # noqa: F401  its own size belongs to the size before
 
     images = np.zeros([int(part) for part in shape.split(",")], np.float32)
-    before = _resident_bytes()
+    before = _memory_bytes("VmRSS")
     session = open_session(Path(model), threads=int(threads))
     _reset_peak()
     run = _runner(session, images)
     for _ in range(MEMORY_RUNS):
         run()
-    return max(0, _peak_bytes() - before)
+    return max(0, _memory_bytes("VmHWM") - before)
 
 
-def _status_bytes(field: str) -> int | None:
+def _memory_bytes(field: str) -> int:
+    """A field of the process's status; where the system has none, the largest size so far."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
-        return None
+        lines = []
     found = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
-    return int(found[0]) * 1024 if found else None
-
-
-def _resident_bytes() -> int:
-    found = _status_bytes("VmRSS")
-    return _largest_bytes() if found is None else found
-
-
-def _peak_bytes() -> int:
-    found = _status_bytes("VmHWM")
-    return _largest_bytes() if found is None else found
-
-
-def _largest_bytes() -> int:
+    if found:
+        return int(found[0]) * 1024
     import resource  # not on Windows, where a kit still measures times
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -269,13 +258,53 @@ def checksum(path: Path) -> str:
 
 
 def compare(times: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
-    """Latencies and, where both are there, the ratio of the factorized to the dense INT8 model."""
-    found: dict[str, Any] = {
-        "latencies": {name: summarise(values).to_dict() for name, values in times.items()}
-    }
-    if "factorized_int8" in times and "dense_int8" in times:
-        found["ratio_to_dense_int8"] = ratio_of(times["factorized_int8"], times["dense_int8"]).to_dict()
+    """Latencies, and every model's ratio to the dense INT8 model where that is there.
+
+    ``ratio_to_dense_int8`` is that of ``factorized_int8``, the fast file.
+    """
+    found: dict[str, Any] = {"latencies": {n: summarise(values).to_dict() for n, values in times.items()}}
+    if "dense_int8" in times:
+        dense = times["dense_int8"]
+        found["ratios"] = {name: ratio_of(values, dense).to_dict() for name, values in times.items()}
+        if "factorized_int8" in times:
+            found["ratio_to_dense_int8"] = found["ratios"]["factorized_int8"]
     return found
+
+
+def top_answers(outputs: NDArray[Any]) -> NDArray[Any]:
+    """The class on top by image, place or pixel, −1 where a score is not finite; others as they are."""
+    axis = CLASS_AXES.get(outputs.ndim)
+    if axis is None:
+        return outputs
+    finite = np.isfinite(outputs).all(axis=axis)
+    return np.where(finite, outputs.argmax(axis=axis), -1).astype(np.int16)
+
+
+def share_of_same(found: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """Share of two arrays of :func:`top_answers` that is the same; of other outputs, to three digits."""
+    if found.shape != wanted.shape:
+        return 0.0
+    if found.dtype == wanted.dtype == np.int16:
+        return float(np.mean((found == wanted) & (wanted >= 0)))
+    return float(np.mean(np.isclose(found, wanted, rtol=5e-3, atol=1e-6)))
+
+
+def restore_images(stored: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """Images ``(N, C, H, W)`` from 8-bit codes with a step and a lowest number by channel.
+
+    They are the same float32 numbers wherever this runs.
+    """
+    scaled: NDArray[np.float32] = stored["codes"].astype(np.float32) * stored["step"]
+    found: NDArray[np.float32] = scaled + stored["low"]
+    return found
+
+
+def answer(model: Path, images: NDArray[np.float32], batch: int) -> NDArray[Any]:
+    """A model's :func:`top_answers` for images that go in ``batch`` at a time; the first output counts."""
+    session = open_session(model, threads=1)
+    name = session.get_inputs()[0].name
+    parts = [images[begin : begin + batch] for begin in range(0, len(images), batch)]
+    return np.concatenate([top_answers(np.asarray(session.run(None, {name: part})[0])) for part in parts])
 
 
 def measure_kit(folder: Path, *, threads: int, rounds: int, seconds: float | None) -> dict[str, Any]:
@@ -286,33 +315,51 @@ def measure_kit(folder: Path, *, threads: int, rounds: int, seconds: float | Non
         threads, rounds, seconds: As in :func:`time_models`.
 
     Raises:
-        ValueError: If a file is missing or is not the one the kit was made with.
+        ValueError: If a file is missing or is not the one the kit was made with, or no model runs here.
     """
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     for name, wanted in manifest["files"].items():
         if not (folder / name).is_file() or checksum(folder / name) != wanted:
             raise ValueError(f"{name} is missing or altered; copy the whole folder again")
+    batch = manifest["batch"]
     with np.load(folder / "inputs.npz", allow_pickle=False) as archive:
-        images = archive["images"]
-        expected = {name: archive[name] for name in manifest["models"] if name in archive}
-    models = {name: folder / file for name, file in manifest["models"].items()}
-    times = time_models(models, images, threads=threads, rounds=rounds, seconds=seconds)
+        images = restore_images(archive)
+        expected = {name: archive[name] for name in manifest["models"]}
+    given = np.resize(images, (batch, *images.shape[1:]))
+    every = {name: folder / file for name, file in manifest["models"].items()}
+    failed = find_failing(every, given, threads=threads)
+    models = {name: path for name, path in every.items() if name not in failed}
+    if not models:
+        raise ValueError(f"no model runs here; the first fault: {next(iter(failed.values()))}")
     result = {
         "schema_version": KIT_SCHEMA_VERSION,
         "run_id": manifest["run_id"],
         "files": manifest["files"],
-        "batch": len(images),
+        "batch": batch,
         "input_shape": list(images.shape[1:]),
-        **compare(times),
+        **compare(time_models(models, given, threads=threads, rounds=rounds, seconds=seconds)),
         "peak_memory_bytes": {
-            name: measure_peak_memory(path, images, threads=threads) for name, path in models.items()
+            name: measure_peak_memory(path, given, threads=threads) for name, path in models.items()
         },
         "same_answers": {
-            name: _same_answers(models[name], images, wanted) for name, wanted in expected.items()
+            name: share_of_same(answer(path, images, batch), expected[name]) for name, path in models.items()
         },
+        "compared_images": len(images),
+        "failed": failed,
         "machine": describe_machine(threads),
     }
     return {**result, "checksum": result_checksum(result)}
+
+
+def find_failing(models: Mapping[str, Path], images: NDArray[np.float32], *, threads: int) -> dict[str, str]:
+    """The models that do not load or run here, by name, with the reason in one line."""
+    failed = {}
+    for name, path in models.items():
+        try:
+            _runner(open_session(path, threads=threads), images)()
+        except Exception as error:  # the runtime's errors have no base class of their own
+            failed[name] = " ".join(str(error).split())[:200] or type(error).__name__
+    return failed
 
 
 def result_checksum(result: Mapping[str, Any]) -> str:
@@ -321,11 +368,54 @@ def result_checksum(result: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _same_answers(model: Path, images: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """Share of the images whose largest output is the one found where the kit was made."""
-    session = open_session(model, threads=1)
-    outputs = np.asarray(session.run(None, {session.get_inputs()[0].name: images})[0])
-    return float(np.mean(outputs.argmax(axis=1) == expected.argmax(axis=1)))
+def check_runtime() -> None:
+    """Raise ValueError, in one line, unless an onnxruntime is here that knows all operators."""
+    least = ".".join(map(str, LEAST_RUNTIME))
+    try:
+        import onnxruntime
+    except Exception as error:  # built for another numpy, it raises what it likes
+        remedy = f"pip install 'onnxruntime>={least}' numpy"
+        raise ValueError(f"onnxruntime cannot be imported ({type(error).__name__}): {remedy}") from error
+    version = str(onnxruntime.__version__)
+    if tuple(map(int, version.split(".")[:2])) < LEAST_RUNTIME:
+        raise ValueError(f"onnxruntime {version} is too old: pip install -U 'onnxruntime>={least}'")
+
+
+def check_options(out: Path, threads: int, rounds: int) -> None:
+    """Raise ValueError or OSError, in one line, before anything is measured in vain."""
+    for name, value in (("--threads", threads), ("--rounds", rounds)):
+        if value < 1:
+            raise ValueError(f"{name} {value} is out of range, at least 1 is needed")
+    if out.is_dir() or not out.parent.is_dir():
+        raise ValueError(f"--out {out} is no file in a folder that exists")
+    with tempfile.TemporaryFile(dir=out.parent):
+        pass
+
+
+def _write_result(out: Path, result: Mapping[str, Any]) -> None:
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(json.dumps(result, indent=1), "utf-8")
+        temporary.replace(out)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def tell_answers(result: Mapping[str, Any]) -> list[str]:
+    """What a kit's result says beside the times, in lines: models that agree too little, or do not run."""
+    failed: Mapping[str, str] = result.get("failed") or {}
+    lines = [f"warning: {name} does not run on this device: {why}" for name, why in failed.items()]
+    same, count = result.get("same_answers") or {}, result.get("compared_images")
+    if same and count:
+        told = ", ".join(f"{name} {share:.1%}" for name, share in same.items())
+        lines.append(f"same answers as where the kit was made, on {count} images: {told}")
+    lines += [
+        f"warning: {name} answers wrongly on this device: only {share:.1%} are the same"
+        for name, share in same.items()
+        if share < LEAST_AGREEMENT
+    ]
+    return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -334,24 +424,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] == ["--memory"]:
         sys.stdout.write(f"{_probe_memory(*given[1:4])}\n")
         return 0
+    folder = Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(description="Measure the models of this folder; writes result.json.")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--out", type=Path, default=None, help="[default: result.json beside this file]")
+    parser.add_argument("--out", type=Path, default=folder / "result.json")
     options = parser.parse_args(given)
-    folder = Path(__file__).resolve().parent
     try:
+        check_runtime()
+        check_options(options.out, options.threads, options.rounds)
         result = measure_kit(folder, threads=options.threads, rounds=options.rounds, seconds=options.seconds)
+        _write_result(options.out, result)
     except (OSError, ValueError, KeyError) as error:
         sys.stderr.write(f"The kit cannot be measured: {error}\n")
         return 2
-    out = options.out or folder / "result.json"
-    out.write_text(json.dumps(result, indent=1), encoding="utf-8")
     for name, row in result["latencies"].items():
         spread = f"{row['p5_ms']:.3f} to {row['p95_ms']:.3f}"
-        sys.stdout.write(f"{name:16} {row['median_ms']:9.3f} ms  (5-95 %: {spread})\n")
-    sys.stdout.write(f"Written to {out}\n")
+        sys.stdout.write(f"{name:21} {row['median_ms']:9.3f} ms  (5-95 %: {spread})\n")
+    sys.stdout.write("".join(f"{line}\n" for line in (*tell_answers(result), f"Written to {options.out}")))
     return 0
 
 

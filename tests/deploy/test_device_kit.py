@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,12 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from qaf_core.cli import main
-from qaf_core.deploy.device_kit import read_kit_result, write_kit
+from qaf_core.deploy import timing
+from qaf_core.deploy.device_kit import kit_stamp, read_kit_result, write_kit
 from qaf_core.deploy.latency import read_latency
-from qaf_core.deploy.timing import result_checksum
+from qaf_core.deploy.timing import checksum, result_checksum
 from qaf_core.errors import WorkspaceError
 from qaf_core.runs.request import RunRequest
 from qaf_core.runs.store import Store
@@ -69,8 +72,170 @@ def test_a_kit_is_measured_and_read_back(
     assert kept == told
     assert {row["model"] for row in rows} == set(told["latencies"])
     assert all(value == 1.0 for value in told["same_answers"].values())
+    assert set(told["same_answers"]) == set(told["latencies"])
     assert all(value > 0 for value in told["peak_memory_bytes"].values())
     assert told["latencies"]["dense_int8"]["n"] == 15
+    assert (told["batch"], told["compared_images"]) == (1, 64)
+    assert set(told["ratios"]) == set(told["latencies"])
+
+
+def test_what_measure_says_is_whole(kit: Path, measured: Path) -> None:
+    text = (kit / "README.txt").read_text(encoding="utf-8")
+    assert "onnxruntime>=1.23" in text
+    assert "for any processor" in text
+    assert "64 images" in text
+    assert (kit / "inputs.npz").stat().st_size < 100_000
+    assert not list(kit.glob(".*"))  # the result was renamed, and nothing else is left
+
+
+def test_a_kit_for_processors_like_this_one_says_so(finished_run: Run, tmp_path: Path) -> None:
+    workspace, run_id = finished_run
+    with Store(workspace) as store:
+        assert write_kit(store, run_id, tmp_path / "kit", target="this")["target"] == "this"
+    assert "processors like that of the machine" in (tmp_path / "kit" / "README.txt").read_text("utf-8")
+
+
+def test_results_of_older_kits_of_the_run_are_read_too(
+    finished_run: Run, measured: Path, tmp_path: Path
+) -> None:
+    workspace, run_id = finished_run
+    with Store(workspace) as store:
+        write_kit(store, run_id, tmp_path / "second", batch=2)
+        assert read_kit_result(store, run_id, measured)["batch"] == 1
+
+
+def test_a_full_disk_leaves_no_half_kit(
+    finished_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, run_id = finished_run
+    full = OSError(errno.ENOSPC, "No space left on device")
+    real = shutil.copyfile
+
+    def copy_or_fail(source: Path, target: Path) -> None:
+        if Path(target).name == "dense_int8.onnx":
+            raise full
+        real(source, target)
+
+    with Store(workspace) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr("qaf_core.deploy.device_kit.shutil.copyfile", copy_or_fail)
+            with pytest.raises(WorkspaceError, match="kit cannot be written.*No space left"):
+                write_kit(store, run_id, tmp_path / "kit")
+            full = KeyboardInterrupt()  # type: ignore[assignment]
+            with pytest.raises(KeyboardInterrupt):
+                write_kit(store, run_id, tmp_path / "kit")
+        assert list(tmp_path.iterdir()) == []
+        (tmp_path / "kit").mkdir()
+        write_kit(store, run_id, tmp_path / "kit")
+    assert [path.name for path in tmp_path.iterdir()] == ["kit"]
+
+
+def falsify(kit: Path, target: Path, *, answers: bool = False, model: bool = False) -> Path:
+    """A kit as if made of other answers, or with a model no runtime knows."""
+    shutil.copytree(kit, target)
+    manifest = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
+    if answers:
+        with np.load(target / "inputs.npz") as archive:
+            held = dict(archive)
+        held["dense_int8"] = (held["dense_int8"] + 1) % 10
+        np.savez_compressed(target / "inputs.npz", **held)
+    if model:
+        (target / "factorized_int8_exact.onnx").write_bytes(b"no model")
+    manifest["files"] = {name: checksum(target / name) for name in manifest["files"]}
+    (target / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return target
+
+
+def test_wrong_answers_and_models_that_do_not_run_are_told(
+    finished_run: Run, kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace, run_id = finished_run
+    odd = falsify(kit, tmp_path / "odd", answers=True, model=True)
+    done = measure(odd)
+    assert done.returncode == 0, done.stderr
+    assert "warning: factorized_int8_exact does not run on this device" in done.stdout
+    assert "dense_int8 0.0%" in done.stdout
+    assert "warning: dense_int8 answers wrongly on this device: only 0.0% are the same" in done.stdout
+    (store_folder := workspace / "runs" / run_id).mkdir(exist_ok=True)
+    (store_folder / "device-kit-odd.json").write_bytes((odd / "manifest.json").read_bytes())
+    arguments = ["--result", str(odd / "result.json"), "--workspace", str(workspace)]
+    assert main(["device-kit", run_id, *arguments]) == 0
+    told = capsys.readouterr()
+    assert "warning: dense_int8 answers wrongly on this device" in told.err
+    assert "warning: factorized_int8_exact does not run on this device" in told.err
+    assert "same answers as where the kit was made, on 64 images: " in told.out
+    assert "The exact file" not in told.out
+
+
+def test_a_kit_none_of_whose_models_runs_is_one_line(kit: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "kit"
+    shutil.copytree(kit, copied)
+    manifest = json.loads((copied / "manifest.json").read_text(encoding="utf-8"))
+    for file in manifest["models"].values():
+        (copied / file).write_bytes(b"no model")
+    manifest["files"] = {name: checksum(copied / name) for name in manifest["files"]}
+    (copied / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    done = measure(copied)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "no model runs here" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--out", "missing/result.json"), "no file in a folder that exists"),
+        (("--out", "."), "no file in a folder that exists"),
+        (("--rounds", "0"), "--rounds 0 is out of range"),
+        (("--threads", "-1"), "--threads -1 is out of range"),
+    ],
+)
+def test_options_are_checked_before_anything_is_measured(
+    kit: Path, options: tuple[str, str], message: str
+) -> None:
+    done = measure(kit, *options)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("raise ImportError('none')", "onnxruntime cannot be imported (ImportError): pip install"),
+        ("__version__ = '1.18.1'", "onnxruntime 1.18.1 is too old: pip install -U 'onnxruntime>=1.23'"),
+    ],
+)
+def test_a_missing_or_old_onnxruntime_is_one_line(
+    kit: Path, tmp_path: Path, module: str, message: str
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text(module, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, str(kit / "measure.py"), "--out", str(tmp_path / "result.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert message in done.stderr
+
+
+def test_a_result_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="No space left"):
+        timing._write_result(tmp_path / "result.json", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_stamp_of_a_kit_changes_with_its_network(finished_run: Run) -> None:
+    workspace, run_id = finished_run
+    with Store(workspace) as store:
+        before, packed = kit_stamp(store, run_id), store.run_folder(run_id) / "model.safetensors"
+        content = packed.read_bytes()
+        try:
+            packed.write_bytes(content + b" ")
+            assert kit_stamp(store, run_id) != before
+        finally:
+            packed.write_bytes(content)
+        assert kit_stamp(store, run_id) == before
 
 
 def test_a_kit_with_an_altered_model_is_not_measured(kit: Path, tmp_path: Path) -> None:
@@ -104,6 +269,10 @@ def edit(source: Path, target: Path, change: Callable[[dict[str, Any]], None], *
         (lambda told: told["latencies"]["dense_int8"].update(median_ms=-1.0), True, "damaged row"),
         (lambda told: told["latencies"]["dense_int8"].update(p5_ms=1e9), True, "not in order"),
         (lambda told: told.pop("ratio_to_dense_int8"), True, "no ratio"),
+        (lambda told: told["ratios"].update(factorized_fp32=None), True, "no ratio of factorized_fp32"),
+        (lambda told: told.update(ratios=3), True, "damaged ratios"),
+        (lambda told: told.update(failed=[1]), True, "damaged list of models"),
+        (lambda told: told["same_answers"].update(dense_int8="all"), True, "damaged shares"),
         (lambda told: told.pop("machine"), True, "no description"),
     ],
 )

@@ -8,13 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+import torch
+from onnx import numpy_helper
 
 from qaf_core.cli import main
 from qaf_core.data.models import build_model, find_model
 from qaf_core.deploy.export import export_run
 from qaf_core.deploy.packed import open_packed
 from qaf_core.deploy.reports import read_reports
+from qaf_core.deploy.run_models import prepare_models
 from qaf_core.errors import PlanError
 from qaf_core.network.cost import plan_cost
 from qaf_core.network.inventory import take_inventory
@@ -133,7 +137,10 @@ def test_a_size_that_was_not_promised_is_a_failed_check(
 
 @pytest.mark.parametrize(
     ("format", "precision", "line"),
-    [("onyx", "int8", "unknown format.*packed, onnx"), ("onnx", "int4", "unknown precision.*int8, fp32")],
+    [
+        ("onyx", "int8", "unknown format.*packed, onnx"),
+        ("onnx", "int4", "unknown precision.*int8, int8-fast, fp32"),
+    ],
 )
 def test_bad_options_are_told(
     store: Store, run_id: str, tmp_path: Path, format: str, precision: str, line: str
@@ -142,8 +149,94 @@ def test_bad_options_are_told(
         export_run(store, run_id, tmp_path / "model", format=format, precision=precision)
 
 
-@pytest.mark.parametrize(("format", "limit"), [("packed", 20_000), ("onnx", 38_000)])
-def test_a_full_disk_leaves_no_half_file(run_id: str, tmp_path: Path, format: str, limit: int) -> None:
+def test_an_unknown_target_is_told(store: Store, run_id: str, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="unknown target; got that; expected this, any"):
+        export_run(store, run_id, tmp_path / "model", format="onnx", target="that")
+
+
+def test_the_fast_file_is_the_timed_one_and_says_what_differs(
+    finished_run: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace, run_id = finished_run
+    path = tmp_path / "fast.onnx"
+    command = [
+        "export",
+        run_id,
+        "--format",
+        "onnx",
+        "--precision",
+        "int8-fast",
+        "--workspace",
+        str(workspace),
+    ]
+    assert main([*command, "--out", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "some answers differ from the evaluated network's" in out
+    assert "of 100 evaluation images agree" in out
+    with Store(workspace) as store:
+        timed = onnx.load(prepare_models(store, run_id).paths["factorized_int8"])
+        (kept,) = [row for row in read_reports(store.run_folder(run_id)) if row["precision"] == "int8-fast"]
+    made = onnx.load(path)
+    assert list(made.graph.initializer) == list(timed.graph.initializer)
+    assert list(made.graph.node) == list(timed.graph.node)
+    assert json.loads(made.metadata_props[-1].value)["precision"] == "int8-fast"
+    assert kept["weights_stored_as"] == {"int8": 7}
+    assert sum(kept["integer_operators"].values()) >= 7
+
+
+def test_a_fast_file_that_disagrees_is_refused_unless_forced(
+    finished_run: tuple[Path, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    workspace, run_id = finished_run
+    noise = [torch.zeros(2, 1, 8, 8)]  # ranges of black images are wrong for all others
+    monkeypatch.setattr("qaf_core.deploy.export.range_images", lambda *_: noise)
+    path = tmp_path / "fast.onnx"
+    command = [run_id, "--format", "onnx", "--precision", "int8-fast", "--out", str(path)]
+    line = bad_input(capsys, *command, "--workspace", str(workspace))
+    assert "agreement of at least 99.5%" in line
+    assert not path.exists()
+    assert main(["export", *command, "--workspace", str(workspace), "--force"]) == 0
+    assert path.exists()
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-fast"])
+def test_files_for_any_processor_say_the_same(
+    finished_run: tuple[Path, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    precision: str,
+) -> None:
+    workspace, run_id = finished_run
+    monkeypatch.setattr("qaf_core.deploy.processor.saturates_products", lambda: False)
+    told, largest = {}, {}
+    for target in ("this", "any"):
+        path = tmp_path / f"{target}.onnx"
+        options = ["--precision", precision, "--target", target, "--workspace", str(workspace), "--json"]
+        assert main(["export", run_id, "--format", "onnx", "--out", str(path), *options]) == 0
+        told[target] = json.loads(capsys.readouterr().out)
+        weights = [
+            numpy_helper.to_array(row).astype(int)
+            for row in onnx.load(path).graph.initializer
+            if row.data_type == onnx.TensorProto.INT8
+        ]
+        largest[target] = max(int(abs(values).max()) for values in weights)
+    assert told["any"]["target"] == "any"
+    assert told["any"]["agreement"]["share"] >= 0.995
+    # Of unsigned by signed numbers only products within ±64 are never cut off.
+    assert largest["this"] > 64 >= largest["any"]
+
+
+@pytest.mark.parametrize(
+    ("format", "limit", "message"),
+    [("packed", 20_000, "cannot be written"), ("onnx", 38_000, "temporary folder takes no more files")],
+)
+def test_a_full_disk_leaves_no_half_file(
+    run_id: str, tmp_path: Path, format: str, limit: int, message: str
+) -> None:
     """A file may not grow beyond ``limit`` bytes: writing fails midway, as on a full disk."""
     out = tmp_path / "out"
     command = ["export", run_id, "--format", format, "--out", str(out / "model")]
@@ -152,7 +245,7 @@ def test_a_full_disk_leaves_no_half_file(run_id: str, tmp_path: Path, format: st
     )
     assert outcome.returncode == 2, outcome.stderr
     (line,) = outcome.stderr.splitlines()
-    assert "cannot be written" in line
+    assert message in line
     assert not out.exists() or not list(out.iterdir())
 
 

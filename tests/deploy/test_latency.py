@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from qaf_core.cli import main
 from qaf_core.deploy.latency import measure_run, read_latency, tell_verdict
@@ -31,6 +33,8 @@ def test_a_run_is_measured_and_the_result_kept(finished_run: Run) -> None:
     assert {row["n"] for row in result["latencies"].values()} == {20}
     assert result["ratios"]["dense_int8"]["value"] == 1.0
     assert result["ratios"]["factorized_int8"] == result["ratio_to_dense_int8"]
+    assert set(result["ratios"]) == set(MODEL_NAMES)
+    assert 0.9 < result["accuracy"]["factorized_int8"]["agreement_with_exact"] <= 1.0
     assert all(value > 0 for value in result["peak_memory_bytes"].values())
     assert result["size_bytes"]["dense_int8"] < result["size_bytes"]["original_fp32"]
     energy = result["energy"]
@@ -50,6 +54,26 @@ def test_a_run_is_measured_and_the_result_kept(finished_run: Run) -> None:
     assert [event.data["fraction"] for event in events] == pytest.approx([i / 6 for i in range(6)])
     rows_here = [row["model"] for row in record.latencies if row["source"] == "this machine"]
     assert sorted(rows_here) == sorted(MODEL_NAMES)
+
+
+def test_models_for_any_processor_have_a_folder_of_their_own(
+    finished_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, run_id = finished_run
+    for name in ("qaf_core.deploy.processor", "qaf_core.deploy.run_models"):
+        monkeypatch.setattr(f"{name}.saturates_products", lambda: False)
+    with Store(workspace) as store:
+        here, anywhere = (prepare_models(store, run_id, target=target).paths for target in ("this", "any"))
+        for name in ("qaf_core.deploy.processor", "qaf_core.deploy.run_models"):
+            monkeypatch.setattr(f"{name}.saturates_products", lambda: True)
+        moved = prepare_models(store, run_id).paths  # to a processor that cuts products off
+    assert here["dense_int8"].parent != anywhere["dense_int8"].parent
+    assert moved["dense_int8"] == here["dense_int8"]
+    largest = {}
+    for key, path in (("any", anywhere["dense_int8"]), ("moved", moved["dense_int8"])):
+        held = [row for row in onnx.load(path).graph.initializer if row.data_type == onnx.TensorProto.INT8]
+        largest[key] = max(int(abs(numpy_helper.to_array(row).astype(int)).max()) for row in held)
+    assert largest == {"any": 64, "moved": 64}
 
 
 def test_models_are_written_once(finished_run: Run) -> None:
@@ -74,7 +98,10 @@ def test_the_command_tells_models_layers_and_a_verdict(
     assert main(["latency", run_id, *place]) == 0
     out = capsys.readouterr().out
     assert "dense INT8" in out
-    assert "The factorized INT8 model is " in out
+    assert "factorized, int8-fast over dense INT8: " in out
+    assert "factorized, int8 (exact) over dense INT8: " in out
+    assert "The fast file (int8-fast) is " in out
+    assert "The exact file (int8) is " in out
     assert "features.7" in out
     assert main(["latency", run_id, *place, "--batch", "2", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -106,20 +133,32 @@ def test_a_damaged_or_missing_measurement_is_none(tmp_path: Path) -> None:
         assert read_latency(tmp_path) is None
 
 
-def ratio(value: float, low: float, high: float) -> dict[str, float]:
-    return {"value": value, "low": low, "high": high}
+def ratio(value: float, low: float, high: float) -> dict[str, dict[str, float]]:
+    return {"factorized_int8": {"value": value, "low": low, "high": high}}
 
 
-def test_the_verdict_names_a_slower_model_and_its_slower_layers() -> None:
+def test_the_verdict_names_the_file_a_slower_one_and_its_slower_layers() -> None:
     rows: list[dict[str, Any]] = [
         {"layer": "a", "slower_than_dense": True},
         {"layer": "b", "slower_than_dense": False},
         {"layer": "c", "slower_than_dense": None},
     ]
-    assert "is slower than dense INT8: it takes 1.40 times" in tell_verdict(ratio(1.4, 1.3, 1.5), rows)
-    assert tell_verdict(ratio(1.4, 1.3, 1.5), rows).endswith("Slower than the layers they replace: a.")
+    told = tell_verdict(ratio(1.4, 1.3, 1.5), rows)
+    assert told.startswith("The fast file (int8-fast) is slower than dense INT8: it takes 1.40 times")
+    assert told.endswith("In the fast file slower than those they replace: a.")
     assert "is faster than dense INT8: it takes 0.50 times" in tell_verdict(ratio(0.5, 0.4, 0.6))
     assert "is as fast as dense INT8" in tell_verdict(ratio(1.0, 0.9, 1.1))
     assert tell_verdict(ratio(1.0, 0.9, 1.1), rows[2:]).endswith("No layer is factorized.")
     many = [{"layer": f"l{i}", "slower_than_dense": True} for i in range(8)]
     assert "l4 and 3 more." in tell_verdict(ratio(1.4, 1.3, 1.5), many)
+
+
+def test_the_verdict_speaks_of_both_files_and_of_what_the_fast_one_changes() -> None:
+    both = {**ratio(0.5, 0.4, 0.6), "factorized_int8_exact": {"value": 1.2, "low": 1.1, "high": 1.3}}
+    told = tell_verdict(both)
+    assert "The fast file (int8-fast) is faster than dense INT8: it takes 0.50 times" in told
+    assert "The exact file (int8) is slower than dense INT8: it takes 1.20 times" in told
+    near, far = ({"factorized_int8": {"agreement_with_exact": share}} for share in (0.999, 0.98))
+    assert tell_verdict(both, accuracy=near).endswith("agree with the evaluated network's to 99.9%.")
+    assert tell_verdict(both, accuracy=far).endswith("to 98.0%: too little for qaf export, unless forced.")
+    assert "Nothing can be said" in tell_verdict({})
