@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from qaf_core.review.metrics import metric_help, metric_label
 from qaf_core.review.units import MISSING, duration_text, percent_text
 
 IMAGES = 256
+_OPTIONS = re.compile(r",? (?:with )?--[a-z]+ FILE| \(--[a-z]+ FILE\)")
 CHECK_SECONDS = 1800.0
 
 
@@ -205,11 +207,16 @@ def mends(evidence: Mapping[str, Any]) -> bool:
 def show_findings(findings: list[Mapping[str, Any]]) -> None:
     """What a check found, the serious as warnings, the rest as notes."""
     for finding in findings:
-        text = common.plain(f"{_(finding['sentence'])} {_(finding.get('remedy') or '')}")
+        text = common.plain(f"{_(finding['sentence'])} {on_screen(_(finding.get('remedy') or ''))}")
         if finding.get("serious"):
             st.warning(text, icon=":material/warning:")
         else:
             st.info(text, icon=":material/info:")
+
+
+def on_screen(remedy: str) -> str:
+    """A remedy without the command line's options: here there are fields and buttons for them."""
+    return _OPTIONS.sub("", remedy)
 
 
 def show_images_used(told: Mapping[str, Any]) -> None:

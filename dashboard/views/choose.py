@@ -166,7 +166,7 @@ def _data_of_registered(source: ModelSource) -> tuple[str, str | None]:
     """The images a model was registered with, or others."""
     if source.data is None and source.default_data is None:
         return image_paths.ask(source.task)
-    names = {"own": _("The model's images"), "other": _("Other images")}
+    names = {"own": _("Its own"), "other": _("Others")}
     st.session_state.setdefault(REGISTERED_DATA_KEY, "own")
     left, right = st.columns([1, 3], vertical_alignment="center")
     mode = left.segmented_control(

@@ -89,12 +89,13 @@ def _failure(run: RunRecord) -> None:
     """Why a run failed; where only the check of the original stopped it, a way on without the check."""
     error = run.error or _("The run failed without a message.")
     stopped_by_check = run.request.check and NO_CHECK in error
-    common.say_error(error.partition(NO_CHECK)[0].rstrip() if stopped_by_check else error)
+    common.say_error(checking.on_screen(error.partition(NO_CHECK)[0].rstrip()) if stopped_by_check else error)
     if stopped_by_check:
         with st.container(horizontal=True, vertical_alignment="center"):
             if st.button(_("Run all the same"), icon=":material/play_arrow:", key="run-unchecked"):
                 _run_unchecked(run)
-            st.caption(_("Without the check, everything else as it was. Better: mend the cause first."))
+            text = _("Without the check. Better: change it and run again; Check on Explore helps to mend it.")
+            st.caption(text)
     elif not run.layers:
         st.caption(_("Nothing was changed. Mend the cause, then run it again with the button above."))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import threading
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,7 @@ def test_a_wrong_preparation_is_mended_and_the_model_added(
     text = shown(test)
     assert "The original is right on 20.0 %" in text
     assert "Normalisation seems to be wrong" in text
+    assert "--preprocessing" not in text
     assert asked[0][:2] == ["check", "cifar/resnet20"]
     assert asked[0][asked[0].index("--workspace") + 1] == str(workspace)
     assert asked[0][asked[0].index("--weights") + 1] == weights
@@ -266,6 +269,22 @@ def test_storing_an_upload_can_be_stopped(workspace: Path) -> None:
     with pytest.raises(QafError, match="stopped"):
         add_model._store(job, workspace, asked, Upload(job.stop.set), "/no/images")
     assert not [path for path in (workspace / "models").iterdir() if path.is_file()]
+
+
+def test_unpacking_an_upload_can_be_stopped(workspace: Path) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("good/a.png", b"\0" * 1000)
+    archive.name = "parts.zip"
+    job = Job(key="a")
+    asked = add_model.Asked(model="cifar/resnet20", data="", name="my/parts")
+    stored = add_model._store(job, workspace, asked, "/my/weights.pth", archive)
+    assert (stored.given.weights, job.fraction) == ("/my/weights.pth", 1.0)
+    shutil.rmtree(workspace / "data")
+    job.stop.set()
+    with pytest.raises(QafError, match="stopped"):
+        add_model._store(job, workspace, asked, "/my/weights.pth", archive)
+    assert not list((workspace / "data").iterdir())
 
 
 def test_every_kind_of_weights_file_may_be_uploaded(draw: Draw) -> None:
