@@ -329,8 +329,8 @@ def _own_network() -> tuple[str, str]:
         key=OTHER_KEY,
         persist_state="session",
         help=_(
-            "ResNets for 32×32 images as in He et al. 2016 (cifar/…), or any image classifier of "
-            "torchvision."
+            "ResNets for 32×32 images as in He et al. 2016 (cifar/…), or any network of torchvision for "
+            "classes, masks or boxes."
         ),
     )
     weights = right.text_input(

@@ -17,6 +17,7 @@ import streamlit as st
 
 from dashboard import common, jobs
 from dashboard.text import _
+from qaf_core.deploy.timing import LEAST_AGREEMENT
 from qaf_core.errors import QafError
 from qaf_core.review import speed
 from qaf_core.review.metrics import metric_label
@@ -99,14 +100,8 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def draw(found: Mapping[str, Any], key: str) -> None:
     """Bars, what they mean in a sentence, the machine, and the layers where they were measured."""
-    ratio = found.get("ratio_to_dense_int8")
-    if ratio:
-        slower = ratio["low"] > 1.0
-        message = speed.speed_sentence(ratio, _)
-        if slower:
-            st.warning(message, icon=":material/warning:")
-        else:
-            st.success(message, icon=":material/speed:")
+    _ratios(found)
+    _answers(found)
     st.plotly_chart(
         speed.latency_figure(found["latencies"], dark=common.is_dark(), _=_),
         key=f"latency-{key}",
@@ -114,17 +109,67 @@ def draw(found: Mapping[str, Any], key: str) -> None:
         alt=_("Latency of the four models"),
     )
     machine = found.get("machine") or {}
-    memory = (found.get("peak_memory_bytes") or {}).get("factorized_int8")
     parts = [str(machine.get("processor") or ""), f"ONNX Runtime {machine.get('onnxruntime', '')}"]
     parts.append(_("{count} threads").format(count=machine.get("threads", MISSING)))
-    if memory:
-        parts.append(_("compressed network's working memory {size}").format(size=size_text(memory)))
     st.caption(common.plain(" · ".join(part for part in parts if part)))
+    _memory(found.get("peak_memory_bytes") or {})
     _accuracy(found.get("accuracy") or {})
     _energy(found.get("energy") or {})
     layers = found.get("layers") or []
     if layers:
         _layers(layers)
+
+
+def _ratios(found: Mapping[str, Any]) -> None:
+    """Whether each compressed integer file is faster than the original in 8 bits, the file named."""
+    ratios = found.get("ratios") or {"factorized_int8": found.get("ratio_to_dense_int8")}
+    labels = speed.model_labels(_)
+    for name in ("factorized_int8", "factorized_int8_exact"):
+        ratio = ratios.get(name)
+        if not ratio:
+            continue
+        told = _("It takes {value} times as long (95 %: {low} to {high}).").format(
+            **{key: f"{ratio[key]:.2f}" for key in ("value", "low", "high")}
+        )
+        message = f"**{labels[name]}:** {speed.speed_sentence(ratio, _)} {told}"
+        if ratio["low"] > 1.0:
+            st.warning(message, icon=":material/warning:")
+        else:
+            st.success(message, icon=":material/speed:")
+
+
+def _answers(found: Mapping[str, Any]) -> None:
+    """Whether the files say what they should: the fastest one here, all of them on a device."""
+    labels = speed.model_labels(_)
+    share = ((found.get("accuracy") or {}).get("factorized_int8") or {}).get("agreement_with_exact")
+    if share is not None:
+        text = _("The fastest file's answers agree with the evaluated network's to {share}.")
+        text = text.format(share=percent_text(share))
+        if share < LEAST_AGREEMENT:
+            st.warning(f"{text} {_('That is too little: its export is refused.')}", icon=":material/warning:")
+        else:
+            st.caption(text)
+    for name, reason in (found.get("failed") or {}).items():
+        text = _("{model} does not run on this device: {reason}")
+        common.say_error(text.format(model=labels.get(name, name), reason=reason))
+    same, count = found.get("same_answers") or {}, found.get("compared_images")
+    if same and count:
+        told = " · ".join(f"{labels.get(name, name)}: {percent_text(share)}" for name, share in same.items())
+        head = _("Same answers as where the kit was made, on {count} images").format(count=count)
+        st.caption(common.plain(f"{head} · {told}"))
+    for name, share in same.items():
+        if share < LEAST_AGREEMENT:
+            text = _("{model} answers wrongly on this device: only {share} of its answers are the same.")
+            message = text.format(model=labels.get(name, name), share=percent_text(share))
+            st.warning(common.plain(message), icon=":material/warning:")
+
+
+def _memory(peaks: Mapping[str, int | None]) -> None:
+    """Peak memory of one inference of each timed file."""
+    labels = speed.model_labels(_)
+    told = [f"{labels.get(name, name)}: {size_text(size)}" for name, size in peaks.items() if size]
+    if told:
+        st.caption(common.plain(" · ".join([_("Peak memory of one inference"), *told])))
 
 
 def _accuracy(accuracy: Mapping[str, Mapping[str, Any]]) -> None:
@@ -144,7 +189,7 @@ def _energy(energy: Mapping[str, Any]) -> None:
     """Energy of one inference: measured where the processor tells it, and by the cost model."""
     labels, parts = speed.model_labels(_), []
     for name, joules in (energy.get("joules") or {}).items():
-        parts.append(f"{labels.get(name, name)}: {energy_text(joules)}")
+        parts.append(common.plain(f"{labels.get(name, name)}: {energy_text(joules)}"))
     if parts:
         st.caption(_("Energy of one inference, measured (RAPL)") + " · " + " · ".join(parts))
     elif energy.get("reason"):
@@ -213,8 +258,9 @@ def _device(run: RunRecord) -> None:
         _kit(run)
     with right:
         upload = st.file_uploader(_("result.json of the device"), type=["json"], key=f"kit-result-{run.id}")
-    path = _folder(run) / KIT_RESULT
-    if upload is not None:
+    path, key = _folder(run) / KIT_RESULT, f"kit-read-{run.id}"
+    if upload is not None and st.session_state.get(key) != upload.file_id:
+        st.session_state[key] = upload.file_id  # a file stays uploaded, and every rerun would read it again
         try:
             write_file(path, json.dumps(_read_back(run, upload.getvalue())).encode())
         except QafError as error:
@@ -226,6 +272,8 @@ def _device(run: RunRecord) -> None:
 
 @st.fragment(run_every=2.0)
 def _kit(run: RunRecord) -> None:
+    from qaf_core.deploy.device_kit import kit_stamp
+
     key = f"kit-{run.id}"
     job = jobs.shared().find(key)
     if job is not None and job.state == "running":
@@ -236,7 +284,7 @@ def _kit(run: RunRecord) -> None:
         return
     if job is not None and job.state == "failed":
         common.say_error(job.error)
-    path = _folder(run) / "device-kit.zip"
+    path = _folder(run) / f"device-kit-{kit_stamp(common.open_store(), run.id)[:12]}.zip"
     if path.is_file():
         st.download_button(
             _("Download the kit"), data=path.read_bytes, file_name=f"qaf-device-kit-{run.id[-6:]}.zip",
@@ -264,6 +312,8 @@ def _make_kit(job: jobs.Job, run_id: str, path: Path, workspace: str) -> str:
                 if file.is_file():
                     archive.write(file, Path("device-kit") / file.relative_to(folder))
         shutil.rmtree(folder)
+    for old in path.parent.glob("device-kit*.zip"):
+        old.unlink()
     write_file(path, content.getvalue())
     return str(path)
 
