@@ -258,16 +258,26 @@ def _device(run: RunRecord) -> None:
         _kit(run)
     with right:
         upload = st.file_uploader(_("result.json of the device"), type=["json"], key=f"kit-result-{run.id}")
-    path, key = _folder(run) / KIT_RESULT, f"kit-read-{run.id}"
-    if upload is not None and st.session_state.get(key) != upload.file_id:
-        st.session_state[key] = upload.file_id  # a file stays uploaded, and every rerun would read it again
-        try:
-            write_file(path, json.dumps(_read_back(run, upload.getvalue())).encode())
-        except QafError as error:
-            common.say_error(str(error))
+    path = _folder(run) / KIT_RESULT
+    if upload is not None:
+        take_result(run, upload, path)
     found = _read(path)
     if found is not None:
         draw(found, "device")
+
+
+def take_result(run: RunRecord, upload: Any, path: Path) -> None:
+    """Read an uploaded result back, once: it stays uploaded while the page is drawn again and again."""
+    read: tuple[str, str] = st.session_state.get(f"kit-read-{run.id}", ("", ""))
+    if read[0] != upload.file_id:
+        fault = ""
+        try:
+            write_file(path, json.dumps(_read_back(run, upload.getvalue())).encode())
+        except QafError as error:
+            fault = str(error)
+        read = st.session_state[f"kit-read-{run.id}"] = (upload.file_id, fault)
+    if read[1]:
+        common.say_error(read[1])
 
 
 @st.fragment(run_every=2.0)

@@ -21,8 +21,8 @@ def model_labels(_: Translate = untranslated) -> dict[str, str]:
         "original_fp32": _("Original, 32-bit"),
         "dense_int8": _("Original, 8-bit by ONNX Runtime"),
         "factorized_fp32": _("Compressed, 32-bit"),
-        "factorized_int8": _("Compressed, integers"),
-        "factorized_int8_exact": _("Compressed, as exported"),
+        "factorized_int8": _("Compressed, integers, fastest"),
+        "factorized_int8_exact": _("Compressed, integers, exact"),
     }
 
 
