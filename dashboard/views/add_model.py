@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 import streamlit as st
 
@@ -146,7 +146,7 @@ def _store(job: Job, folder: Path, asked: Asked, weights: Upload | str, data: Up
             checking.stop_if_asked(job)
             job.fraction = written / max(1, total)
 
-        data = str(add_archive(folder, data, data.name, on_written=tell))
+        data = str(add_archive(folder, cast(BinaryIO, data), data.name, on_written=tell))
     return replace(asked, given=replace(asked.given, weights=weights), data=data)
 
 

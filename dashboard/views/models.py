@@ -125,9 +125,10 @@ def _study(source: ModelSource) -> None:
         if source.registered:
             with st.popover(_("Remove"), icon=":material/delete:"):
                 st.markdown(
-                    _("Takes {model} off the list, and its uploaded weights with it. Runs stay.").format(
-                        model=f"**{common.plain(source.id)}**"
-                    )
+                    _(
+                        "Takes {model} off the list, and deletes what was uploaded for it alone. Runs stay, "
+                        "and what they used."
+                    ).format(model=f"**{common.plain(source.id)}**")
                 )
                 if st.button(_("Remove it"), key="remove-model"):
                     _remove(source)

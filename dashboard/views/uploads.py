@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from dashboard import common
 from dashboard.text import _, plural
 from qaf_core.data.archives import list_added
 from qaf_core.data.models import ModelSource
-from qaf_core.data.places import same_place
-from qaf_core.data.registry import MODELS_FOLDER, WEIGHT_SUFFIXES
+from qaf_core.data.places import lies_in
+from qaf_core.data.registry import WEIGHT_SUFFIXES
+from qaf_core.data.uploads import MODELS_FOLDER, delete_upload
 from qaf_core.errors import QafError
 from qaf_core.review.units import size_text
 
@@ -87,13 +87,12 @@ def stored(workspace: Path, models: Sequence[ModelSource]) -> list[Stored]:
     runs = [run.request for run in common.open_store().list_runs()]
     found = []
     for path in (*_weights(workspace), *list_added(workspace)):
-        place = str(path.absolute())
         found.append(
             Stored(
                 path=path,
-                size_bytes=_size_bytes(place, path.stat().st_mtime_ns),
-                models=tuple(m.id for m in models if _uses((str(m.weights or ""), m.data), place)),
-                runs=sum(_uses((r.weights, r.data, r.calibration), place) for r in runs),
+                size_bytes=_size_bytes(str(path), path.stat().st_mtime_ns),
+                models=tuple(m.id for m in models if _uses((str(m.weights or ""), m.data), path)),
+                runs=sum(_uses((r.weights, r.data, r.calibration), path) for r in runs),
             )
         )
     return found
@@ -107,13 +106,7 @@ def delete(workspace: Path, path: Path) -> None:
     """
     if path not in (*_weights(workspace), *list_added(workspace)):
         raise QafError("only what was uploaded can be deleted here", got=path.name)
-    try:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    except OSError as error:
-        raise QafError("it cannot be deleted", got=f"{path} ({error.strerror or error})") from error
+    delete_upload(path)
 
 
 def _weights(workspace: Path) -> list[Path]:
@@ -124,15 +117,8 @@ def _weights(workspace: Path) -> list[Path]:
     return sorted(path for path in files if path.is_file() and not path.name.startswith("."))
 
 
-def _uses(places: Sequence[str | None], place: str) -> bool:
-    return any(_same(named, place) for named in places if named)
-
-
-def _same(named: str, place: str) -> bool:
-    try:
-        return same_place(named, place)
-    except QafError:  # a torchvision set named without its folder
-        return False
+def _uses(places: Sequence[str | None], path: Path) -> bool:
+    return any(place and lies_in(place, path) for place in places)
 
 
 @st.cache_data(show_spinner=False, max_entries=256)
