@@ -83,3 +83,21 @@ def test_torchvisions_networks_are_listed_and_costed(capsys: pytest.CaptureFixtu
     assert "convolution and linear layers can be factorized" in capsys.readouterr().out
     assert main(["cost", f"torchvision/{name}", "--ratio", "2", "--bits", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["size_fraction"] < 0.12
+
+
+def test_what_own_weights_make_of_a_model_is_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, workspace: Path
+) -> None:
+    """Screens without torch read classes, input and layers from here."""
+    import torch
+    from torchvision.models import resnet18
+
+    torch.save(resnet18(num_classes=10).state_dict(), tmp_path / "ten.pth")
+    (tmp_path / "steps.json").write_text('{"crop": [64, 64], "channel_order": "bgr"}')
+    options = ["--weights", str(tmp_path / "ten.pth"), "--preprocessing", str(tmp_path / "steps.json")]
+    assert main(["inspect", "torchvision/resnet18", *options, "--workspace", str(workspace), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {row["name"]: row["weight_shape"] for row in told["layers"]}["fc"] == [10, 512]
+    assert len(told["source"]["classes"]) == 10
+    assert told["source"]["input_shape"] == [3, 64, 64]
+    assert told["source"]["preprocessing"]["channel_order"] == "bgr"
