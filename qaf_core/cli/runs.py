@@ -219,11 +219,15 @@ def show(
     workspace: Workspace = None,
 ) -> None:
     """One run: what was asked for and what came of it."""
+    from qaf_core.cli.latency import print_verdict
+    from qaf_core.deploy.device_kit import RESULT_NAME
+    from qaf_core.deploy.latency import FILE_NAME, read_latency
     from qaf_core.runs.store import Store
 
     with Store(workspace) as store:
         store.mark_interrupted()
         record = store.find(run)
+        speeds = [read_latency(store.run_folder(record.id), name) for name in (FILE_NAME, RESULT_NAME)]
     if as_json:
         print_json(_record_row(record))
         return
@@ -231,6 +235,9 @@ def show(
     if record.error:
         print(record.error)
     print_result({"run_id": record.id, "status": record.status, **record.result})
+    for speed in filter(None, speeds):
+        print(f"speed, {speed['source']}, {speed['machine']['processor']}, {speed['threads']} threads:")
+        print_verdict(speed)
     rows = [
         (
             str(row["name"]),

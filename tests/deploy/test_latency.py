@@ -108,6 +108,17 @@ def test_the_command_tells_models_layers_and_a_verdict(
     assert (told["batch"], told["run_id"], told["accuracy"]) == (2, run_id, {})
 
 
+def test_a_run_shows_its_measured_speed(finished_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    workspace, run_id = finished_run
+    with Store(workspace) as store:
+        result = measure_run(store, run_id, threads=1, rounds=5, images=0)
+    assert main(["show", run_id, "--workspace", str(workspace)]) == 0
+    out = capsys.readouterr().out
+    assert f"speed, this machine, {result['machine']['processor']}, 1 threads:" in out
+    assert "factorized, int8-fast over dense INT8: " in out
+    assert result["verdict"] in out
+
+
 def test_runs_and_numbers_that_cannot_be_measured_are_told(store: Store, finished_run: Run) -> None:
     queued = store.create_run(RunRequest(model="digits/cnn"))
     with pytest.raises(WorkspaceError, match="no compressed network"):
