@@ -55,7 +55,8 @@ _TARGETS = {
     THIS: """The INT8 files are for processors like that of the machine the kit was made on. On an x86
 processor without VNNI, sums of their 8-bit products may be cut off at 16 bits: answers may then be wrong.""",
     ANY: """The INT8 files are for any processor: weights stay within 64 steps, or are stored unsigned, so
-that an x86 processor without VNNI gives the right answers too.""",
+that an x86 processor without VNNI gives the right answers too. On one with VNNI, layers of 8-bit codes run
+faster in a kit made with --target this on such a machine.""",
 }
 _TITLES = {
     "original_fp32": "the original network, 32-bit floating point",

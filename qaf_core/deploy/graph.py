@@ -40,13 +40,13 @@ class GraphBuilder:
             self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
         return name
 
-    def constant_int4(self, name: str, codes: Array) -> str:
-        """A constant of signed 4-bit integers, two to a byte."""
+    def constant_nibbles(self, name: str, codes: Array, kind: int) -> str:
+        """A constant of 4-bit integers, two to a byte; ``kind`` is ``INT4`` or ``UINT4``."""
         if name not in self._constants:
             flat = codes.reshape(-1).astype(np.uint8) & 15
             flat = np.append(flat, np.zeros(len(flat) % 2, np.uint8))
             packed = (flat[0::2] | (flat[1::2] << 4)).tobytes()
-            self._constants[name] = helper.make_tensor(name, TensorProto.INT4, codes.shape, packed, raw=True)
+            self._constants[name] = helper.make_tensor(name, kind, codes.shape, packed, raw=True)
         return name
 
     def node(self, operator: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:

@@ -237,10 +237,10 @@ def tell_verdict(
 
 
 def _tell_ratio(file: str, ratio: Mapping[str, float]) -> str:
-    faster = "as fast as"
+    faster, noise = "as fast as", ", within the noise of these rounds"
     if not ratio["low"] <= 1.0 <= ratio["high"]:
-        faster = "slower than" if ratio["low"] > 1.0 else "faster than"
-    return f"The {file} is {faster} dense INT8: it takes {ratio['value']:.2f} times as long."
+        faster, noise = "slower than" if ratio["low"] > 1.0 else "faster than", ""
+    return f"The {file} is {faster} dense INT8{noise}: it takes {ratio['value']:.2f} times as long."
 
 
 def keep_latency(store: Store, run_id: str, result: Mapping[str, Any], file_name: str) -> None:

@@ -75,7 +75,8 @@ class ExportReport:
             ``fp32`` the evaluated network is taken without rounding its activations.
         integer_operators: By kind, as ONNX Runtime runs the file.
         float_operators: Convolutions and matrix products left in floating point, by kind.
-        weights_stored_as: How many weights are kept as ``int4``, ``int8``, ``uint8`` or ``float32``.
+        weights_stored_as: How many weights are kept as ``int4``, ``uint4``, ``int8``, ``uint8`` or
+            ``float32``.
         any_batch: Whether any number of images goes in at once, or just one.
         opset: ONNX's operator set.
         seconds: The export took.
