@@ -73,5 +73,9 @@ def _print_report(report: ExportReport) -> None:
         print(f"  {'passed' if check.passed else 'FAILED'}  {check.name}: {check.detail}")
     stored = ", ".join(f"{count} as {kind}" for kind, count in sorted(report.weights_stored_as.items()))
     print(f"  weights: {stored}")
+    if {"int4", "uint4"} & report.weights_stored_as.keys():
+        from qaf_core.deploy.timing import LEAST_RUNTIME
+
+        print(f"  needs ONNX Runtime {'.'.join(map(str, LEAST_RUNTIME))} or later, which takes 4-bit weights")
     if not report.any_batch:
         print("  takes one image at a time: the network does not work with any number of them")
