@@ -72,12 +72,22 @@ def choose() -> Choice:
             persist_state="session",
             label_visibility="collapsed",
         )
-    if mode == "registered":
-        choice = _registered_model(registered)
-    else:
-        choice = _own_model() if mode == "own" else _shipped_model()
+    choice = _draw_choice(mode, registered)
     _offer_check(choice)
     return choice
+
+
+def _draw_choice(mode: str, registered: Sequence[ModelSource]) -> Choice:
+    """What belongs to a mode, in a place of its own; the others' places are emptied at once.
+
+    Looking into a model takes seconds, and Streamlit would leave what was there before standing meanwhile.
+    """
+    names = ("shipped", "registered", "own")
+    places = {name: st.container() if name == mode else st.empty() for name in names}
+    with places[mode]:
+        if mode == "registered":
+            return _registered_model(registered)
+        return _own_model() if mode == "own" else _shipped_model()
 
 
 def _offer_check(choice: Choice) -> None:
