@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qaf_core.deploy.layer_table import RATIOS, measure_layer_table
-from qaf_core.errors import PlanError
+from qaf_core.deploy.timing import describe_machine
+from qaf_core.errors import PlanError, RunCancelled
+from qaf_core.network.plan import Plan
 from qaf_core.network.plan_checks import check_bits
 from qaf_core.network.structures import check_ratio
 from qaf_core.pipeline.events import RunEvent
-from qaf_core.pipeline.select import DEFAULT_ERROR_BOUND, Selection, check_error_bound
+from qaf_core.pipeline.select import DEFAULT_ERROR_BOUND, Selection, check_error_bound, with_dense
 from qaf_core.runs.request import RunRequest, source_of
+from qaf_core.runs.workspace import write_file
 
 TABLE_FOLDER = Path("cache") / "latency"
+MOST_LOOKS = 3  # at the plan as a whole
+IN_PLACE_IMAGES = 16
+INTEGER_BITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +82,7 @@ def make_auto_plan(
 
     from qaf_core.data.datasets import to_batches
     from qaf_core.data.models import build_model
+    from qaf_core.deploy.in_place import slower_in_place
     from qaf_core.network.inventory import take_inventory
     from qaf_core.pipeline.cache import SolveCache
     from qaf_core.pipeline.select import choose_structures
@@ -83,6 +93,7 @@ def make_auto_plan(
     model = build_model(source)
     inventory = take_inventory(model, source.input_shape)
     images, _ = load_run_images(run, source, workspace)
+    calibration = torch.cat([batch for batch, _ in to_batches(images, source, BATCH_SIZE)])
     table = measure_layer_table(
         inventory,
         threads=threads,
@@ -92,11 +103,11 @@ def make_auto_plan(
         on_event=on_event,
         should_stop=should_stop,
     )
-    return choose_structures(
+    selection = choose_structures(
         model,
         inventory,
         table,
-        torch.cat([batch for batch, _ in to_batches(images, source, BATCH_SIZE)]),
+        calibration,
         model_id=run.model,
         bits=request.bits,
         error_bound=request.error_bound,
@@ -106,6 +117,52 @@ def make_auto_plan(
         on_event=on_event,
         should_stop=should_stop,
     )
+
+    def look(plan: Plan) -> Sequence[str]:
+        few = calibration[:IN_PLACE_IMAGES]
+        return slower_in_place(model, inventory, plan, few, threads=threads, batch=request.batch)
+
+    if request.activation_bits == INTEGER_BITS:
+        machine = [describe_machine(threads), request.batch, source.input_shape]
+        selection = mend_in_place(selection, look, workspace / TABLE_FOLDER, machine, should_stop)
+    return selection
+
+
+def mend_in_place(
+    selection: Selection,
+    look: Callable[[Plan], Sequence[str]],
+    folder: Path,
+    machine: Sequence[Any],
+    should_stop: Callable[[], bool] | None = None,
+) -> Selection:
+    """The selection without the layers that are slower inside the network than dense ones.
+
+    Args:
+        selection: Made from layers timed alone.
+        look: Times a plan as a whole; names of the layers that are slower.
+        folder: Keeps what was found, so that the same plan is not timed, and judged, twice.
+        machine: What else times depend on, ready for JSON.
+        should_stop: Asked before each look.
+
+    Raises:
+        RunCancelled: If stopped.
+    """
+    for _ in range(MOST_LOOKS):
+        if all(choice.structure == "dense" for choice in selection.choices):
+            break
+        if should_stop is not None and should_stop():
+            raise RunCancelled
+        told = json.dumps([selection.plan.to_dict(), *machine], sort_keys=True)
+        path = folder / f"in-place-{hashlib.sha256(told.encode()).hexdigest()[:24]}.json"
+        try:
+            slower = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            slower = list(look(selection.plan))
+            write_file(path, json.dumps(slower).encode())
+        if not slower:
+            break
+        selection = with_dense(selection, slower)
+    return selection
 
 
 def ratios_from(least: float | None) -> tuple[float, ...]:

@@ -238,6 +238,7 @@ def help_out(connection: Connection, folder: Path) -> None:
         while True:
             job: SolveJob = pickle.loads(connection.recv_bytes())
             connection.send(SOLVED if _solve(job, SolveCache(folder), connection) else FAILED)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends by itself now: no traceback on the way out
 
 
 def _solve(job: SolveJob, cache: SolveCache, connection: Connection) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -51,6 +51,7 @@ OVER_BOUND = "error over the bound"
 RANK_TOO_SMALL = "rank too small for the outputs"
 SLOWER_THAN_CHOSEN = "slower than the chosen one"
 SLOWER_THAN_DENSE = "not faster than dense"
+SLOWER_IN_PLACE = "slower than dense inside the network"
 NOT_TRIED = "a larger rank is as fast, or over the bound"
 
 
@@ -187,6 +188,26 @@ def choose_structures(
             judge.done(info.name)
     finally:
         judge.close()
+    return Selection(plan=plan, choices=tuple(choices))
+
+
+def with_dense(selection: Selection, layers: Collection[str]) -> Selection:
+    """The selection with these layers dense after all: inside the network they were slower."""
+    plan, choices = selection.plan, []
+    for choice in selection.choices:
+        if choice.name in layers:
+            chosen = {row.name: row for row in plan.layers}[choice.name]
+            row = LayerPlan(name=choice.name, structure="dense", rank=None, bits=chosen.bits)
+            plan = replace_layer(plan, row)
+            verdicts = {CHOSEN: SLOWER_IN_PLACE}
+            candidates = tuple(
+                replace(c, verdict=CHOSEN if c.structure == "dense" else verdicts.get(c.verdict, c.verdict))
+                for c in choice.candidates
+            )
+            choice = replace(
+                choice, structure="dense", rank=None, latency_ms=choice.dense_ms, candidates=candidates
+            )
+        choices.append(choice)
     return Selection(plan=plan, choices=tuple(choices))
 
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from qaf_core.cli import main
-from qaf_core.deploy.auto_plan import TABLE_FOLDER, AutoRequest, make_auto_plan, ratios_from
+from qaf_core.deploy.auto_plan import (
+    TABLE_FOLDER,
+    AutoRequest,
+    make_auto_plan,
+    mend_in_place,
+    ratios_from,
+)
 from qaf_core.deploy.layer_table import RATIOS
 from qaf_core.errors import PlanError, RunCancelled
-from qaf_core.network.plan import Plan
+from qaf_core.network.plan import LayerPlan, Plan
+from qaf_core.pipeline.select import Candidate, LayerChoice, Selection
 from qaf_core.runs.request import RunRequest
 
 DIGITS = RunRequest(model="digits/cnn")
@@ -80,3 +88,41 @@ def test_a_least_ratio_leaves_the_larger_ones() -> None:
     assert ratios_from(3.5)[:2] == (3.5, 4.0)
     assert min(ratios_from(2.0)) == 2.0
     assert ratios_from(2.0).count(2.0) == 1
+
+
+def chosen(names: Sequence[str]) -> Selection:
+    """A selection in which all of these layers are Tucker-2."""
+    rows = tuple(LayerPlan(name=name, structure="tucker2", rank=(8, 8), bits=8) for name in names)
+    fast = Candidate(structure="tucker2", rank=(8, 8), latency_ms=0.5, output_error=0.1, verdict="chosen")
+    slow = Candidate(structure="dense", rank=None, latency_ms=1.0, output_error=None, verdict="slower")
+    choices = [
+        LayerChoice(
+            name=name, structure="tucker2", rank=(8, 8), latency_ms=0.5, dense_ms=1.0,
+            candidates=(fast, slow),
+        )
+        for name in names
+    ]  # fmt: skip
+    return Selection(plan=Plan(model="test/net", layers=rows), choices=tuple(choices))
+
+
+def test_layers_slower_in_place_go_back_to_dense_and_are_looked_at_once(tmp_path: Path) -> None:
+    looks: list[list[str]] = []
+
+    def look(plan: Plan) -> list[str]:
+        looks.append([row.name for row in plan.layers if row.structure != "dense"])
+        return [name for name in looks[-1] if name in ("a", "c")] if len(looks) == 1 else []
+
+    found = mend_in_place(chosen("abc"), look, tmp_path, ["machine"])
+    assert looks == [["a", "b", "c"], ["b"]]
+    assert [row.structure for row in found.plan.layers] == ["dense", "tucker2", "dense"]
+    assert [choice.structure for choice in found.choices] == ["dense", "tucker2", "dense"]
+    verdicts = [candidate.verdict for candidate in found.choices[0].candidates]
+    assert verdicts == ["slower than dense inside the network", "chosen"]
+    assert found.choices[0].latency_ms == 1.0
+    again = mend_in_place(chosen("abc"), look, tmp_path, ["machine"])
+    assert again == found
+    assert len(looks) == 2
+    mend_in_place(chosen("abc"), look, tmp_path, ["another machine"])
+    assert len(looks) == 3
+    with pytest.raises(RunCancelled):
+        mend_in_place(chosen("ab"), look, tmp_path, [], should_stop=lambda: True)
