@@ -25,7 +25,7 @@ from qaf_core.pipeline.histograms import factor_histograms
 from qaf_core.pipeline.moments import collect_moments
 from qaf_core.pipeline.outcomes import Compression, CompressOptions, LayerOutcome
 from qaf_core.pipeline.replay import Replay, sample_layer
-from qaf_core.pipeline.solving import LayerSolver, OnRunEvent, Watch
+from qaf_core.pipeline.solving import LayerSolver, OnRunEvent, Watch, placed
 from qaf_core.quantization.spec import BITS_FLOAT, QuantSpec
 
 __all__ = ["CompressOptions", "Compression", "LayerOutcome", "compress_network"]
@@ -202,6 +202,7 @@ def _jobs(
             seed=plan.seed,
             input_covariance=moments.get(row.name),
         )
+        weight = placed(weight, row.rank)
         jobs.append(SolveJob(name=row.name, index=index, weight=weight, task=task))
     return jobs
 

@@ -30,7 +30,7 @@ from qaf_core.pipeline.compress import MOMENT_IMAGES, batch_size, batches_needed
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.moments import collect_moments
 from qaf_core.pipeline.replay import LayerSamples, Replay, sample_layer
-from qaf_core.pipeline.solving import threads_for
+from qaf_core.pipeline.solving import placed, solve_where_placed
 from qaf_core.quantization.spec import QuantSpec
 
 DEFAULT_ERROR_BOUND = 0.05
@@ -263,7 +263,7 @@ class _Judge:
         """The relative squared output error on held-back images after a quick solve and the output fit."""
         self.check()
         layer = self.model.get_submodule(info.name)
-        weight = layer.get_parameter("weight").detach()
+        weight = placed(layer.get_parameter("weight").detach(), rank)
         task = SolveTask(
             structure=structure,
             rank=rank,
@@ -276,8 +276,7 @@ class _Judge:
         key = "" if self.cache is None else self.cache.key(weight, task)
         result = None if self.cache is None else self.cache.load(key)
         if result is None:
-            with threads_for(weight, rank):
-                result = task.solve(weight, layer=info.name, on_event=self.check)
+            result = solve_where_placed(task, weight, layer=info.name, on_event=self.check)
             if self.cache is not None:
                 self.cache.keep(key, result)
         self.check()

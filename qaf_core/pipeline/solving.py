@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from qaf_core.factorization.options import SolveEvent, Status
 from qaf_core.factorization.solve import SolveResult
 from qaf_core.network.plan import LayerPlan
 from qaf_core.pipeline.ahead import Ahead, News, SolveJob
-from qaf_core.pipeline.cache import SolveCache
+from qaf_core.pipeline.cache import SolveCache, SolveTask
 from qaf_core.pipeline.events import RunEvent
 
 OnRunEvent = Callable[[RunEvent], None]
@@ -31,6 +32,7 @@ HELPER_SECONDS = 5.0
 MOST_HELPERS = 8  # each takes some hundred megabytes
 MOST_SENT_BYTES = 200_000_000
 WAIT_SECONDS = 0.1
+DEVICE_VARIABLE = "QAF_DEVICE"
 
 
 class Watch:
@@ -130,8 +132,7 @@ class LayerSolver:
         key = job.key if self._cache is None else job.key or self._cache.key(job.weight, job.task)
         result = None if self._cache is None else self._cache.load(key)
         if result is None:
-            with threads_for(job.weight, job.task.rank):
-                result = job.task.solve(job.weight, layer=job.name, on_event=on_event)
+            result = solve_where_placed(job.task, job.weight, layer=job.name, on_event=on_event)
             if self._cache is not None:
                 self._cache.keep(key, result)
         if result.status is Status.CANCELLED:
@@ -181,6 +182,40 @@ class LayerSolver:
             "rank": list(row.rank) if isinstance(row.rank, tuple) else row.rank,
             "bits": list(row.bits) if isinstance(row.bits, tuple) else row.bits,
         }
+
+
+def placed(weight: Tensor, rank: int | tuple[int, int] | None) -> Tensor:
+    """The weight on the device it is best solved on: large ones on a GPU where PyTorch finds one.
+
+    The same solver runs there. Small layers stay: their many short calls take longer on a GPU.
+    ``QAF_DEVICE=cpu`` leaves all where they are.
+    """
+    wanted = os.environ.get(DEVICE_VARIABLE, "auto")
+    if wanted == "cpu" or is_small(weight, rank) or not torch.cuda.is_available():
+        return weight
+    return weight.to("cuda")
+
+
+def solve_where_placed(
+    task: SolveTask, weight: Tensor, *, layer: str, on_event: Callable[[SolveEvent], None]
+) -> SolveResult:
+    """Solve on the weight's device; if a GPU fails (its memory is full), on the processor. Factors come back
+    on the processor.
+    """
+    try:
+        with threads_for(weight, task.rank):
+            result = task.solve(weight, layer=layer, on_event=on_event)
+    except RuntimeError:
+        if weight.device.type == "cpu":
+            raise
+        weight = weight.cpu()
+        with threads_for(weight, task.rank):
+            result = task.solve(weight, layer=layer, on_event=on_event)
+    factors = result.factors
+    moved = replace(
+        factors, codes=tuple(c.cpu() for c in factors.codes), scales=tuple(s.cpu() for s in factors.scales)
+    )
+    return replace(result, factors=moved)
 
 
 def shareable(jobs: Sequence[SolveJob], cache: SolveCache) -> list[SolveJob]:

@@ -21,7 +21,15 @@ from qaf_core.pipeline.ahead import SolveJob, spare_cores
 from qaf_core.pipeline.cache import SolveCache, SolveTask
 from qaf_core.pipeline.compress import Compression, CompressOptions, compress_network
 from qaf_core.pipeline.events import RunEvent
-from qaf_core.pipeline.solving import count_helpers, estimated_seconds, is_small, shareable, threads_for
+from qaf_core.pipeline.solving import (
+    count_helpers,
+    estimated_seconds,
+    is_small,
+    placed,
+    shareable,
+    solve_where_placed,
+    threads_for,
+)
 from qaf_core.quantization.spec import QuantSpec
 
 SHAPE = (3, 8, 8)
@@ -67,6 +75,61 @@ def test_small_layers_are_solved_on_one_thread() -> None:
     with threads_for(torch.zeros(512, 512, 3, 3), 1000):
         assert torch.get_num_threads() == before
     assert not is_small(torch.zeros(8, 8, 3, 3, device="meta"), 4)
+
+
+class OnGpu:
+    """What a weight on a GPU is to those who look at its device only."""
+
+    device = torch.device("cuda")
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self._weight = weight
+
+    def cpu(self) -> torch.Tensor:
+        return self._weight
+
+
+def test_large_layers_go_to_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = torch.zeros(8, 8, 3, 3), torch.zeros(512, 512, 3, 3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert placed(large, 1000) is large
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    asked: list[str] = []
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: asked.append(device) or self)
+    assert placed(small, 4) is small
+    assert asked == []
+    placed(large, 1000)
+    assert asked == ["cuda"]
+    monkeypatch.setenv("QAF_DEVICE", "cpu")
+    placed(large, 1000)
+    assert asked == ["cuda"]
+
+
+def test_a_gpu_that_fails_leaves_the_layer_to_the_processor() -> None:
+    given, devices = job(), []
+    expected = given.task.solve(given.weight, layer="layer", on_event=None)
+
+    class Task:
+        rank = given.task.rank
+
+        def solve(self, weight: Any, **options: Any) -> Any:
+            devices.append(weight.device.type)
+            if weight.device.type == "cuda":
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return given.task.solve(weight, **options)
+
+    task: Any = Task()
+    gpu: Any = OnGpu(given.weight)
+    found = solve_where_placed(task, gpu, layer="layer", on_event=lambda event: None)
+    assert devices == ["cuda", "cpu"]
+    assert all(torch.equal(a, b) for a, b in zip(found.factors.codes, expected.factors.codes, strict=True))
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("a fault of ours")
+
+    task.solve = fail
+    with pytest.raises(RuntimeError, match="fault of ours"):
+        solve_where_placed(task, given.weight, layer="layer", on_event=lambda event: None)
 
 
 def test_helpers_take_small_layers_whose_results_are_kept_and_new(
