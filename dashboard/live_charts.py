@@ -66,8 +66,8 @@ def curve_data(
 def finetune_series() -> Series:
     """Field, name and mark of the curves of fine-tuning."""
     return (
-        ("held_back", _("Images it does not learn from"), palette.QUANTIZED_MARK),
-        ("loss", _("Images it learns from (changed, mixed)"), palette.FLOAT_MARK),
+        ("held_back", _("Distance, on images it does not learn from"), palette.QUANTIZED_MARK),
+        ("loss", _("Loss, on changed images (layers' outputs included)"), palette.FLOAT_MARK),
     )
 
 

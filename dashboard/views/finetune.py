@@ -135,7 +135,7 @@ def _curve(points: list[dict[str, Any]]) -> None:
     if len(points) < 2:
         return
     series = live_charts.finetune_series()
-    title, step = _("Distance from the original"), _("Pass over the images")
+    title, step = _("Distance, loss"), _("Pass over the images")
     st.vega_lite_chart(
         live_charts.curve_data(points, series, step="epoch"),
         live_charts.curve_spec(series, title=title, dark=common.is_dark(), step=step),
