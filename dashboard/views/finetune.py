@@ -33,6 +33,7 @@ def offer(run: RunRecord) -> None:
             _(
                 "The compressed network learns from the original one: on images without labels, it is "
                 "brought closer to what the original says. Its size and its operations stay as they are. "
+                "Closer is not always more accurate: the new run is measured beside this one. "
                 "The result is a run of its own; this one stays."
             )
         )
@@ -44,7 +45,7 @@ def offer(run: RunRecord) -> None:
                 format_func=_trained_labels().__getitem__,
                 captions=(
                     _("The integer weights stay as they were solved."),
-                    _("The integer weights may move on their grid as well. Gains more, takes as long."),
+                    _("The integer weights may move on their grid as well."),
                 ),
                 key="finetune-trains",
             )
