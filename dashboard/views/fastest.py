@@ -134,6 +134,8 @@ def _draw(found: Mapping[str, Any]) -> None:
             ),
             icon=":material/check_circle:",
         )
+    if found.get("note"):
+        st.caption(common.plain(_(found["note"])))
     labels, column = live.structure_labels(), st.column_config
     st.dataframe(
         pd.DataFrame([_row(row, labels) for row in choices]),

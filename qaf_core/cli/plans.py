@@ -165,3 +165,5 @@ def _print_plan(told: dict[str, Any]) -> None:
             )
         rows.append((row["name"], row["structure"], rank, bits, *times))
     print_table(("layer", "structure", "rank", "bits", "ms", "dense ms", "output error"), rows)
+    if told.get("note"):
+        print(told["note"])

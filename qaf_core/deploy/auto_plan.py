@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from qaf_core.deploy.layer_table import RATIOS, measure_layer_table
 from qaf_core.deploy.timing import describe_machine
-from qaf_core.errors import PlanError, RunCancelled
+from qaf_core.errors import ModelError, PlanError, RunCancelled
 from qaf_core.network.plan import Plan
 from qaf_core.network.plan_checks import check_bits
 from qaf_core.network.structures import check_ratio
@@ -137,6 +137,9 @@ def mend_in_place(
 ) -> Selection:
     """The selection without the layers that are slower inside the network than dense ones.
 
+    A network that cannot be timed as a whole, such as a detector with lists for outputs, keeps the selection
+    as it is, with a note that says so.
+
     Args:
         selection: Made from layers timed alone.
         look: Times a plan as a whole; names of the layers that are slower.
@@ -157,7 +160,10 @@ def mend_in_place(
         try:
             slower = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            slower = list(look(selection.plan))
+            try:
+                slower = list(look(selection.plan))
+            except ModelError as error:  # layers timed alone are all there is to go by
+                return replace(selection, note=f"Not timed as a whole: {error}")
             write_file(path, json.dumps(slower).encode())
         if not slower:
             break

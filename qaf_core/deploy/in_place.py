@@ -7,9 +7,7 @@ here: codes are drawn at random, nothing is solved.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +16,8 @@ import torch
 from qaf_core.deploy.layer_profile import compare_layers, profile_layers
 from qaf_core.deploy.onnx import export_onnx
 from qaf_core.deploy.references import write_dense_int8, write_factorized_int8, write_original
+from qaf_core.deploy.scratch import scratch_folder
+from qaf_core.errors import ModelError
 from qaf_core.factorization.factors import Factors
 from qaf_core.network.folding import fold_batchnorm
 from qaf_core.network.inventory import LayerInfo
@@ -53,15 +53,18 @@ def slower_in_place(
         batch: Images at a time.
 
     Raises:
-        ModelError: If ONNX cannot express the network.
+        ModelError: If ONNX cannot express the network, or not for so many images at a time.
+        WorkspaceError: If the temporary folder has no room for the models.
     """
     shape = tuple(images.shape[1:])
     network = stand_in(model, inventory, plan)
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         names = ("original_fp32", "dense_int8", "factorized_fp32", "factorized_int8")
-        original, dense, floating, integer = (Path(folder) / f"{name}.onnx" for name in names)
+        original, dense, floating, integer = (folder / f"{name}.onnx" for name in names)
         any_batch = write_original(model, inventory, original, input_shape=shape)
         any_batch &= export_onnx(network, floating, input_shape=shape, integer=False).any_batch
+        if batch != 1 and not any_batch:
+            raise ModelError("this network takes one image at a time", got=f"a batch of {batch}")
         write_dense_int8(original, dense, [images], any_batch=any_batch)
         write_factorized_int8(network, floating, integer, [images], any_batch=any_batch)
         given = np.random.default_rng(0).normal(size=(batch, *shape)).astype(np.float32)

@@ -247,7 +247,7 @@ class _Training:
         return limit is not None and time.monotonic() - self._began >= limit
 
     def _varied(self, batch: Tensor) -> Tensor:
-        """Each image shifted, some mirrored, most mixed with another."""
+        """Each image shifted, some mirrored; mixed with others in ``MIXED_SHARE`` of the batches."""
         batch = varied(batch, self._generator)
         if len(batch) > 1 and float(torch.rand((), generator=self._generator)) < MIXED_SHARE:
             batch = mixed(batch, self._generator)

@@ -108,14 +108,16 @@ class LayerChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """A plan and how it came about, one choice for each layer that had one."""
+    """A plan and how it came about: one choice for each layer that had one, and what else is to be said."""
 
     plan: Plan
     choices: tuple[LayerChoice, ...]
+    note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
-        return {"plan": self.plan.to_dict(), "choices": [choice.to_dict() for choice in self.choices]}
+        choices = [choice.to_dict() for choice in self.choices]
+        return {"plan": self.plan.to_dict(), "choices": choices, "note": self.note}
 
 
 def choose_structures(
@@ -208,7 +210,7 @@ def with_dense(selection: Selection, layers: Collection[str]) -> Selection:
                 choice, structure="dense", rank=None, latency_ms=choice.dense_ms, candidates=candidates
             )
         choices.append(choice)
-    return Selection(plan=plan, choices=tuple(choices))
+    return replace(selection, plan=plan, choices=tuple(choices))
 
 
 def check_error_bound(bound: float) -> None:

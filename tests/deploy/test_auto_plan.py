@@ -17,7 +17,7 @@ from qaf_core.deploy.auto_plan import (
     ratios_from,
 )
 from qaf_core.deploy.layer_table import RATIOS
-from qaf_core.errors import PlanError, RunCancelled
+from qaf_core.errors import ModelError, PlanError, RunCancelled
 from qaf_core.network.plan import LayerPlan, Plan
 from qaf_core.pipeline.select import Candidate, LayerChoice, Selection
 from qaf_core.runs.request import RunRequest
@@ -124,5 +124,13 @@ def test_layers_slower_in_place_go_back_to_dense_and_are_looked_at_once(tmp_path
     assert len(looks) == 2
     mend_in_place(chosen("abc"), look, tmp_path, ["another machine"])
     assert len(looks) == 3
+
+    def refuse(_: Plan) -> list[str]:
+        raise ModelError("the network's outputs cannot be exported", got="a list")
+
+    kept = mend_in_place(chosen("ab"), refuse, tmp_path, ["no whole"])
+    assert kept.plan == chosen("ab").plan
+    assert kept.note.startswith("Not timed as a whole: the network's outputs cannot be exported")
+    assert kept.to_dict()["note"] == kept.note
     with pytest.raises(RunCancelled):
         mend_in_place(chosen("ab"), look, tmp_path, [], should_stop=lambda: True)
