@@ -89,7 +89,7 @@ def test_damage_is_made_good_on_unseen_images_too(
     unseen, before_codes = [images(200, seed=9)], codes(model)
     before = divergence(original, model, unseen)
     points: list[FinetunePoint] = []
-    options = FinetuneOptions(trains=trains, epochs=epochs)
+    options = FinetuneOptions(trains=trains, epochs=epochs, time_limit_seconds=None)
     found = finetune_network(original, model, images(), options, on_point=points.append)
     assert found.after < 0.3 * found.before
     assert divergence(original, model, unseen) < 0.3 * before
