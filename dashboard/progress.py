@@ -118,9 +118,7 @@ class RunProgress:
         if self.curve_layer not in at_work and known:
             self.curve_layer = max(known, key=lambda name: self.layers[name].started_at)
         self.curves = {
-            name: curve
-            for name, curve in self.curves.items()
-            if name in at_work or name == self.curve_layer
+            name: curve for name, curve in self.curves.items() if name in at_work or name == self.curve_layer
         }
 
     @property

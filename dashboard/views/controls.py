@@ -17,7 +17,7 @@ from qaf_core.runs.request import RunRequest
 
 FIRST_PRESET = "balanced"
 METHODS = ("joint", "paper", "sequential", "dense")
-STRUCTURES = ("cp", "tucker2", "auto")
+STRUCTURES = ("cp", "tucker2", "svd", "auto")
 BITS = (2, 3, 4, 5, 6, 7, 8, 32)
 BASES_KEY, DRAFTS_KEY, VERSION_KEY = "plan-bases", "plan-drafts", "plan-version"
 SETTINGS = ("ratio", "bits", "activation-bits", "structure", "method")
@@ -147,7 +147,9 @@ def bulk_controls(choice: Choice, inventory: Sequence[LayerInfo]) -> None:
             help=_("Back to the balanced preset, without edits."),
         )
     with columns[4]:
-        names = {"cp": _("CP"), "tucker2": _("Tucker-2"), "auto": _("Fewest operations")}
+        names = {
+            "cp": _("CP"), "tucker2": _("Tucker-2"), "svd": _("SVD"), "auto": _("Fewest operations"),
+        }  # fmt: skip
         st.selectbox(
             _("Structure"),
             STRUCTURES,
@@ -177,7 +179,7 @@ def structure_help() -> str:
             "- " + _("**CP**: a 3×3 convolution becomes three small layers; smallest."),
             "- " + _("**Tucker-2**: three layers with a small full convolution inside; often faster."),
             "- " + _("**Fewest operations**: CP, or Tucker-2 where CP needs more than the layer itself."),
-            "- " + _("**SVD**: two small layers, for 1×1 convolutions and linear layers."),
+            "- " + _("**SVD**: two layers, a smaller k×k one and 1×1; fewest steps, so often the fastest."),
             "- " + _("**Dense**: quantized, not factorized. **Keep**: left as it is."),
         )
     )

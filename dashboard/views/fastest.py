@@ -29,8 +29,9 @@ def offer(choice: Choice) -> None:
         st.caption(
             _(
                 "Fewer operations are not always less time. This times every layer's possible forms on this "
-                "machine (once; it is kept), then takes for each layer the fastest whose output stays close "
-                "enough to the original's, at the weight bits set above. It takes minutes on large networks."
+                "machine (once; it is kept), keeps those whose outputs stay close enough to the original's "
+                "at the weight bits above, and takes those with which the whole network is fastest. It takes "
+                "minutes on large networks."
             )
         )
         left, middle, right = st.columns([2, 1, 1.4], gap="medium", vertical_alignment="bottom")
@@ -112,7 +113,6 @@ def _draw(found: Mapping[str, Any]) -> None:
     """What was chosen for each layer, and why not something else."""
     choices = found["choices"]
     changed = [row for row in choices if row["structure"] != "dense"]
-    before, after = (sum(row[field] for row in choices) for field in ("dense_ms", "latency_ms"))
     if not changed:
         st.warning(
             _(
@@ -129,9 +129,7 @@ def _draw(found: Mapping[str, Any]) -> None:
                 len(changed),
             )
             + " "
-            + _("The layers alone: {before:.2f} ms as plain INT8, {after:.2f} ms as planned.").format(
-                before=before, after=after
-            ),
+            + _speed_text(found),
             icon=":material/check_circle:",
         )
     if found.get("note"):
@@ -151,6 +149,23 @@ def _draw(found: Mapping[str, Any]) -> None:
             "error": column.NumberColumn(_("Output error"), format="%.1f %%"),
             "tried": column.NumberColumn(_("Forms tried"), help=_("Forms that were solved and judged.")),
         },
+    )
+
+
+def _speed_text(found: Mapping[str, Any]) -> str:
+    """The whole network's time as planned; of the layers alone where it could not be timed."""
+    whole = found.get("whole")
+    if whole:
+        return _(
+            "The whole network takes {after:.3f} ms as planned and {before:.3f} ms as plain INT8: "
+            "{ratio:.2f} times as long ({low:.2f} to {high:.2f})."
+        ).format(
+            before=whole["dense_ms"], after=whole["planned_ms"], ratio=whole["ratio"]["value"],
+            low=whole["ratio"]["low"], high=whole["ratio"]["high"],
+        )  # fmt: skip
+    before, after = (sum(row[field] for row in found["choices"]) for field in ("dense_ms", "latency_ms"))
+    return _("The layers alone: {before:.2f} ms as plain INT8, {after:.2f} ms as planned.").format(
+        before=before, after=after
     )
 
 

@@ -29,7 +29,7 @@ from qaf_core.runs.workspace import default_workspace, open_workspace, write_fil
 
 if TYPE_CHECKING:
     from qaf_core.pipeline.events import RunEvent
-    from qaf_core.pipeline.select import Selection
+    from qaf_core.pipeline.selection import Selection
 
 EXIT_DONE, EXIT_CANCELLED = 0, 130
 
@@ -165,5 +165,13 @@ def _print_plan(told: dict[str, Any]) -> None:
             )
         rows.append((row["name"], row["structure"], rank, bits, *times))
     print_table(("layer", "structure", "rank", "bits", "ms", "dense ms", "output error"), rows)
+    whole = told.get("whole")
+    if whole is not None:
+        ratio, before, after = whole["ratio"], whole["dense_ms"], whole["planned_ms"]
+        spread = f"{ratio['low']:.2f} to {ratio['high']:.2f}"
+        print(
+            f"The whole network: {after:.3f} ms as planned, {before:.3f} ms as dense INT8, "
+            f"ratio {ratio['value']:.2f} ({spread})"
+        )
     if told.get("note"):
         print(told["note"])

@@ -5,25 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qaf_core.deploy.layer_table import RATIOS, measure_layer_table
 from qaf_core.deploy.timing import describe_machine
 from qaf_core.errors import ModelError, PlanError, RunCancelled
-from qaf_core.network.plan import Plan
 from qaf_core.network.plan_checks import check_bits
 from qaf_core.network.structures import check_ratio
 from qaf_core.pipeline.events import RunEvent
-from qaf_core.pipeline.select import DEFAULT_ERROR_BOUND, Selection, check_error_bound, with_dense
+from qaf_core.pipeline.select import DEFAULT_ERROR_BOUND, check_error_bound
+from qaf_core.pipeline.selection import Selection, Step, with_steps
 from qaf_core.runs.request import RunRequest, source_of
 from qaf_core.runs.workspace import write_file
 
+if TYPE_CHECKING:
+    from qaf_core.deploy.in_place import TimedNetwork
+
 TABLE_FOLDER = Path("cache") / "latency"
-MOST_LOOKS = 3  # at the plan as a whole
 IN_PLACE_IMAGES = 16
+# Raised whenever whole networks are timed in another way: what was found before is then not used.
+WHOLE_VERSION = 1
 INTEGER_BITS = 8
 
 
@@ -82,7 +87,7 @@ def make_auto_plan(
 
     from qaf_core.data.datasets import to_batches
     from qaf_core.data.models import build_model
-    from qaf_core.deploy.in_place import slower_in_place
+    from qaf_core.deploy.in_place import WholeNetwork
     from qaf_core.network.inventory import take_inventory
     from qaf_core.pipeline.cache import SolveCache
     from qaf_core.pipeline.select import choose_structures
@@ -118,57 +123,85 @@ def make_auto_plan(
         should_stop=should_stop,
     )
 
-    def look(plan: Plan) -> Sequence[str]:
-        few = calibration[:IN_PLACE_IMAGES]
-        return slower_in_place(model, inventory, plan, few, threads=threads, batch=request.batch)
-
     if request.activation_bits == INTEGER_BITS:
+        few = calibration[:IN_PLACE_IMAGES]
+
+        def open_network() -> TimedNetwork:
+            return WholeNetwork(model, inventory, few, threads=threads, batch=request.batch)
+
         machine = [describe_machine(threads), request.batch, source.input_shape]
-        selection = mend_in_place(selection, look, workspace / TABLE_FOLDER, machine, should_stop)
+        selection = choose_as_a_whole(
+            selection, open_network, workspace / TABLE_FOLDER, machine, on_event=on_event,
+            should_stop=should_stop,
+        )  # fmt: skip
     return selection
 
 
-def mend_in_place(
+def choose_as_a_whole(
     selection: Selection,
-    look: Callable[[Plan], Sequence[str]],
+    open_network: Callable[[], TimedNetwork],
     folder: Path,
     machine: Sequence[Any],
+    *,
+    on_event: Callable[[RunEvent], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Selection:
-    """The selection without the layers that are slower inside the network than dense ones.
+    """The selection with those of the fitting structures that are fastest inside the whole network.
 
     A network that cannot be timed as a whole, such as a detector with lists for outputs, keeps the selection
     as it is, with a note that says so.
 
     Args:
         selection: Made from layers timed alone.
-        look: Times a plan as a whole; names of the layers that are slower.
-        folder: Keeps what was found, so that the same plan is not timed, and judged, twice.
+        open_network: Makes the network ready to be timed; asked for only if something is to be timed.
+        folder: Keeps what was found, so that the same candidates are not timed, and judged, twice.
         machine: What else times depend on, ready for JSON.
-        should_stop: Asked before each look.
+        on_event: Called with ``stage`` events (stage ``latency``).
+        should_stop: Asked before each kind of layer.
 
     Raises:
         RunCancelled: If stopped.
     """
-    for _ in range(MOST_LOOKS):
-        if all(choice.structure == "dense" for choice in selection.choices):
-            break
-        if should_stop is not None and should_stop():
-            raise RunCancelled
-        told = json.dumps([selection.plan.to_dict(), *machine], sort_keys=True)
-        path = folder / f"in-place-{hashlib.sha256(told.encode()).hexdigest()[:24]}.json"
-        try:
-            slower = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            try:
-                slower = list(look(selection.plan))
-            except ModelError as error:  # layers timed alone are all there is to go by
-                return replace(selection, note=f"Not timed as a whole: {error}")
-            write_file(path, json.dumps(slower).encode())
-        if not slower:
-            break
-        selection = with_dense(selection, slower)
-    return selection
+    from qaf_core.deploy.in_place import choose_in_place, compare_whole
+
+    fitting = {choice.name: choice.fitting() for choice in selection.choices}
+    if not any(fitting.values()):
+        return selection
+    first = {choice.name: (choice.structure, choice.rank) for choice in selection.choices}
+    rows = {name: {s: row.to_dict() for s, row in found.items()} for name, found in fitting.items()}
+    told = json.dumps([WHOLE_VERSION, selection.plan.to_dict(), rows, *machine], sort_keys=True)
+    path = folder / f"whole-{hashlib.sha256(told.encode()).hexdigest()[:24]}.json"
+    try:
+        return with_steps(selection, *_read_whole(path))
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    began = time.monotonic()
+
+    def tell(index: int, count: int) -> None:
+        if on_event is not None:
+            message = f"Timing the network as a whole, {index + 1} of {count} kinds of layers"
+            data = {"stage": "latency", "fraction": index / count, "message": message}
+            on_event(RunEvent(kind="stage", data=data, elapsed_seconds=time.monotonic() - began))
+
+    if should_stop is not None and should_stop():
+        raise RunCancelled
+    try:
+        network = open_network()
+        steps = choose_in_place(network, fitting, first, on_kind=tell, should_stop=should_stop)
+    except ModelError as error:  # layers timed alone are all there is to go by
+        return replace(selection, note=f"Not timed as a whole: {error}")
+    whole = compare_whole(network, steps)
+    write_file(path, json.dumps({"steps": steps, "whole": whole}).encode())
+    return with_steps(selection, steps, whole)
+
+
+def _read_whole(path: Path) -> tuple[dict[str, Step], dict[str, Any]]:
+    told = json.loads(path.read_text(encoding="utf-8"))
+    steps = {
+        name: (structure, tuple(rank) if isinstance(rank, list) else rank)
+        for name, (structure, rank) in told["steps"].items()
+    }
+    return steps, dict(told["whole"])
 
 
 def ratios_from(least: float | None) -> tuple[float, ...]:

@@ -1,115 +1,200 @@
-"""Which layers of a plan are slower inside the whole network than the dense layers they would replace.
+"""Which structure of each layer is the fastest inside the whole network.
 
 A layer timed alone starts with cold caches and ends with a pause; inside a network what comes before and
-after changes both. So a plan made from layers timed alone is looked at once more as a whole. Only time counts
-here: codes are drawn at random, nothing is solved.
+after changes both, and a profile of the network adds its own time to every operation. So what fits a layer
+is timed once more where it stands: the whole network with one structure or another there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
-from qaf_core.deploy.layer_profile import compare_layers, profile_layers
-from qaf_core.deploy.onnx import export_onnx
-from qaf_core.deploy.references import write_dense_int8, write_factorized_int8, write_original
+from qaf_core.deploy.layer_table import LayerGeometry
+from qaf_core.deploy.references import write_dense_int8, write_original
 from qaf_core.deploy.scratch import scratch_folder
-from qaf_core.errors import ModelError
-from qaf_core.factorization.factors import Factors
-from qaf_core.network.folding import fold_batchnorm
+from qaf_core.deploy.swaps import swap_layers, swappable_layers
+from qaf_core.deploy.timing import open_session, ratio_of, time_interleaved
+from qaf_core.errors import ModelError, RunCancelled
 from qaf_core.network.inventory import LayerInfo
-from qaf_core.network.layers import FactorizedLayer, build_chain, swap_layer
-from qaf_core.network.plan import LayerPlan, Plan
-from qaf_core.network.structures import factor_shapes
-from qaf_core.quantization.grids import code_range
+from qaf_core.pipeline.selection import Candidate, Step
 
 if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
-CODE_BITS = 8  # codes of fewer bits run as those of 8
-REACH = 4.0  # of the activations' ranges; which it is changes no time
+ROUNDS = 800
+SECONDS_PER_KIND = 8.0
+TIE = 0.1  # of what a kind of layer gains
+DENSE, PLANNED, ORIGINAL = "dense", "planned", "original"
 
 
-def slower_in_place(
-    model: nn.Module,
-    inventory: Sequence[LayerInfo],
-    plan: Plan,
-    images: Tensor,
-    *,
-    threads: int,
-    batch: int = 1,
-) -> tuple[str, ...]:
-    """Names of the factorized layers that take longer than dense INT8 ones where they stand.
+class TimedNetwork(Protocol):
+    """What a choice of structures is timed with."""
+
+    @property
+    def kinds(self) -> Sequence[Sequence[str]]:
+        """Layers that can be exchanged, those of the same geometry together."""
+
+    def time(self, plans: Mapping[str, Mapping[str, Step]]) -> Mapping[str, NDArray[np.float64]]:
+        """Milliseconds of every round of the whole network, by plan (structure and rank by layer)."""
+
+
+class WholeNetwork:
+    """A network's dense INT8 model, to be timed with chains in place of its layers.
 
     Args:
         model: The original; it is not changed.
         inventory: Its rows.
-        plan: What becomes of each layer.
         images: Some normalised calibration images ``(N, C, H, W)``, for the ranges of additions.
         threads: Threads of one operation.
         batch: Images at a time.
+
+    Attributes:
+        kinds: Layers that can be exchanged, those of the same geometry together.
 
     Raises:
         ModelError: If ONNX cannot express the network, or not for so many images at a time.
         WorkspaceError: If the temporary folder has no room for the models.
     """
-    shape = tuple(images.shape[1:])
-    network = stand_in(model, inventory, plan)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inventory: Sequence[LayerInfo],
+        images: Tensor,
+        *,
+        threads: int,
+        batch: int = 1,
+    ) -> None:
+        shape = tuple(images.shape[1:])
+        self._threads = threads
+        original, self._dense = _write_models(model, inventory, images, batch)
+        self._given = np.random.default_rng(0).normal(size=(batch, *shape)).astype(np.float32)
+        self._original = _runner(open_session(original, threads=threads), self._given)
+        found = swappable_layers(self._dense)
+        geometries = {info.name: LayerGeometry.of(info) for info in inventory if info.name in found}
+        self._geometries = {name: row for name, row in geometries.items() if row is not None}
+        kinds: dict[LayerGeometry, list[str]] = {}
+        for name, geometry in self._geometries.items():
+            kinds.setdefault(geometry, []).append(name)
+        self.kinds = tuple(tuple(names) for names in kinds.values())
+
+    def time(self, plans: Mapping[str, Mapping[str, Step]]) -> dict[str, NDArray[np.float64]]:
+        """Milliseconds of every round of the network with some layers exchanged, by plan, interleaved.
+
+        The original takes its turn among them, as where the models of a run are timed: so no network finds
+        all its weights still in the cache.
+
+        Args:
+            plans: Structure and rank by layer; layers that are not named, or cannot be exchanged, are dense.
+        """
+        runs = {}
+        for name, steps in plans.items():
+            known = {
+                layer: step for layer, step in steps.items() if layer in self._geometries and step[0] != DENSE
+            }
+            model = swap_layers(self._dense, self._geometries, known)
+            runs[name] = _runner(open_session(model, threads=self._threads), self._given)
+        times = time_interleaved({**runs, ORIGINAL: self._original}, rounds=ROUNDS, seconds=SECONDS_PER_KIND)
+        return {name: times[name] for name in plans}
+
+
+def _write_models(
+    model: nn.Module, inventory: Sequence[LayerInfo], images: Tensor, batch: int
+) -> tuple[bytes, onnx.ModelProto]:
+    """The original in floating point, and its dense INT8 model."""
+    import onnx
+
     with scratch_folder() as folder:
-        names = ("original_fp32", "dense_int8", "factorized_fp32", "factorized_int8")
-        original, dense, floating, integer = (folder / f"{name}.onnx" for name in names)
-        any_batch = write_original(model, inventory, original, input_shape=shape)
-        any_batch &= export_onnx(network, floating, input_shape=shape, integer=False).any_batch
+        original, dense = folder / "original.onnx", folder / "dense.onnx"
+        any_batch = write_original(model, inventory, original, input_shape=tuple(images.shape[1:]))
         if batch != 1 and not any_batch:
             raise ModelError("this network takes one image at a time", got=f"a batch of {batch}")
         write_dense_int8(original, dense, [images], any_batch=any_batch)
-        write_factorized_int8(network, floating, integer, [images], any_batch=any_batch)
-        given = np.random.default_rng(0).normal(size=(batch, *shape)).astype(np.float32)
-        profiles = profile_layers(
-            {"original_fp32": original, "dense_int8": dense, "factorized_int8": integer},
-            given, [row.name for row in plan.layers], threads=threads,
-        )  # fmt: skip
-    rows = compare_layers(profiles, [row.to_dict() for row in plan.layers])
-    return tuple(str(row["layer"]) for row in rows if row["slower_than_dense"])
+        return original.read_bytes(), onnx.load(str(dense))
 
 
-def stand_in(model: nn.Module, inventory: Sequence[LayerInfo], plan: Plan) -> nn.Module:
-    """The network the plan would give, BatchNorm folded, with random codes: as fast as the real one."""
-    network = fold_batchnorm(model, inventory)
-    infos, generator = {info.name: info for info in inventory}, torch.Generator().manual_seed(0)
-    for row in plan.layers:
-        if row.structure == "keep":
-            continue
-        layer = network.get_submodule(row.name)
-        chain = build_chain(layer, _random_factors(infos[row.name], row, generator))
-        for link in chain.chain:
-            link.input_quantizer.set_range(-REACH, REACH)
-        swap_layer(network, row.name, chain)
-    for part in network.modules():
-        if isinstance(part, FactorizedLayer):
-            part.use_codes()
-    return network.eval()
+def _runner(session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> Callable[[], object]:
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: images})
 
 
-def _random_factors(info: LayerInfo, row: LayerPlan, generator: torch.Generator) -> Factors:
-    shapes = factor_shapes(info, row.structure, row.rank)
-    if row.structure == "dense":
-        shapes = ((info.weight_shape[0], int(np.prod(info.weight_shape[1:]))),)
-    low, high = code_range(CODE_BITS)
-    codes = tuple(
-        torch.randint(low, high + 1, shape, generator=generator, dtype=torch.int8) for shape in shapes
-    )
-    size = 1.0 / float(np.prod([len(code) for code in codes]) ** 0.5 * high)
-    scales = [torch.full((1, code.shape[1], *[1] * (code.ndim - 2)), size) for code in codes]
-    if row.structure == "dense":
-        scales = [torch.full((len(codes[0]), 1), size)]
-    return Factors(
-        structure=row.structure,
-        weight_shape=info.weight_shape,
-        codes=codes,
-        scales=tuple(scales),
-        bits=(CODE_BITS,) * len(codes),
-    )
+def choose_in_place(
+    network: TimedNetwork,
+    fitting: Mapping[str, Mapping[str, Candidate]],
+    first: Mapping[str, Step],
+    *,
+    on_kind: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> dict[str, Step]:
+    """For every kind of layer the structure with which the whole network is fastest.
+
+    Kinds are taken in turn, the others as they were chosen so far. Layers of one kind change together, each
+    to its own rank: so a small difference counts as often as there are layers. What is no faster than dense,
+    beyond what the rounds can tell, becomes dense; among structures that gain as much as the fastest, but for
+    ``TIE`` of it, the one with the least error is taken.
+
+    Args:
+        network: Times it.
+        fitting: By layer and structure the candidate that may be chosen; ``dense`` always may.
+        first: What to begin with.
+        on_kind: Told which kind, of how many, is timed.
+        should_stop: Asked before each kind.
+
+    Returns:
+        The step of every layer named in ``fitting``.
+
+    Raises:
+        RunCancelled: If stopped.
+    """
+    chosen = {name: first.get(name, (DENSE, None)) for name in fitting}
+    asked = [[name for name in kind if fitting.get(name)] for kind in network.kinds]
+    asked = [kind for kind in asked if kind]
+    for index, kind in enumerate(asked):
+        if should_stop is not None and should_stop():
+            raise RunCancelled
+        if on_kind is not None:
+            on_kind(index, len(asked))
+        structures = dict.fromkeys(structure for name in kind for structure in fitting[name])
+        rows = {structure: {name: fitting[name].get(structure) for name in kind} for structure in structures}
+        plans = {DENSE: {**chosen, **dict.fromkeys(kind, (DENSE, None))}} | {
+            structure: {**chosen, **{name: _step_of(row) for name, row in rows[structure].items()}}
+            for structure in structures
+        }
+        times = network.time(plans)
+        chosen = plans[_best(times, {structure: _error_of(row.values()) for structure, row in rows.items()})]
+    return chosen
+
+
+def compare_whole(network: TimedNetwork, steps: Mapping[str, Step]) -> dict[str, Any]:
+    """The network as planned beside the dense one: ``dense_ms``, ``planned_ms``, and their ``ratio``."""
+    times = network.time({DENSE: {}, PLANNED: steps})
+    return {
+        "dense_ms": float(np.median(times[DENSE])),
+        "planned_ms": float(np.median(times[PLANNED])),
+        "ratio": ratio_of(times[PLANNED], times[DENSE]).to_dict(),
+    }
+
+
+def _step_of(row: Candidate | None) -> Step:
+    return (DENSE, None) if row is None else (row.structure, row.rank)
+
+
+def _error_of(rows: Iterable[Candidate | None]) -> float:
+    return sum(row.output_error or 0.0 for row in rows if row is not None)
+
+
+def _best(times: Mapping[str, NDArray[np.float64]], errors: Mapping[str, float]) -> str:
+    """The structure of least error among the fastest, or dense."""
+    medians = {structure: float(np.median(rounds)) for structure, rounds in times.items()}
+    faster = [name for name in errors if ratio_of(times[name], times[DENSE]).high < 1.0]
+    if not faster:
+        return DENSE
+    least = min(medians[name] for name in faster)
+    most = least + TIE * (medians[DENSE] - least)
+    return min((name for name in faster if medians[name] <= most), key=lambda name: errors[name])

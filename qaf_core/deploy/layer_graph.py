@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,7 @@ STEP = 0.02  # of all tensors: what the numbers are does not matter to the time
 WEIGHT_STEP = 0.01
 
 
-class _Graph:
+class LayerGraph:
     """Nodes and constants as they are added."""
 
     def __init__(self) -> None:
@@ -27,16 +27,25 @@ class _Graph:
         self.constants: list[TensorProto] = []
 
     def add(self, operation: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        """Add a node; the name of its output."""
         from onnx import helper
 
         self.nodes.append(helper.make_node(operation, list(inputs), [output], **attributes))
         return output
 
     def constant(self, name: str, values: NDArray[Any]) -> str:
+        """Add a constant; its name."""
         from onnx import numpy_helper
 
         self.constants.append(numpy_helper.from_array(values, name))
         return name
+
+    def add_grid_constants(self, name: str) -> tuple[str, str]:
+        """Step and zero point of the grid that all tensors between links are on."""
+        return (
+            self.constant(f"{name}step", np.asarray(STEP, np.float32)),
+            self.constant(f"{name}zero", np.asarray(128, np.uint8)),
+        )
 
 
 def build_layer_model(
@@ -55,18 +64,24 @@ def build_layer_model(
     """
     from onnx import TensorProto, helper
 
-    graph, generator = _Graph(), np.random.default_rng(0)
+    graph, generator = LayerGraph(), np.random.default_rng(0)
     channels = chain[0].inputs
     shape = [batch * input_hw[0], channels] if linear else [batch, *input_hw, channels]
-    grid = (
-        graph.constant("step", np.asarray(STEP, np.float32)),
-        graph.constant("zero", np.asarray(128, np.uint8)),
-    )
+    grid = graph.add_grid_constants("")
     values = "input"
     if not linear:
         values = graph.add("Transpose", ["input"], "channels_first", perm=[0, 3, 1, 2])
     for index, link in enumerate(chain):
-        values = _add_link(graph, link, values, str(index), linear, grid, generator)
+        values = graph.add("DequantizeLinear", [values, *grid], f"values{index}")
+        (top, left), operator = link.padding, "Gemm" if linear else "Conv"
+        conv = {
+            "kernel_shape": list(link.kernel),
+            "strides": list(link.stride),
+            "pads": [top, left, top, left],
+            "dilations": list(link.dilation),
+        }
+        result = add_product(graph, link, values, str(index), operator, generator, bias=True, conv=conv)
+        values = graph.add("QuantizeLinear", [result, *grid], f"codes{index}")
     if not linear:
         values = graph.add("Transpose", [values], "channels_last", perm=[0, 2, 3, 1])
     made = helper.make_graph(
@@ -80,45 +95,56 @@ def build_layer_model(
     return bytes(model.SerializeToString())
 
 
-def _add_link(
-    graph: _Graph,
+def add_product(
+    graph: LayerGraph,
     link: LinkShape,
     values: str,
     place: str,
-    linear: bool,
-    grid: tuple[str, str],
+    operator: str,
     generator: np.random.Generator,
+    *,
+    bias: bool,
+    conv: Mapping[str, Any],
+    output: str | None = None,
 ) -> str:
-    """Dequantize, multiply, quantize: what ONNX Runtime fuses into one integer operation."""
-    shape = (link.outputs, link.inputs // link.groups, *(() if linear else link.kernel))
+    """Multiply values by a link's quantized weight, drawn at random: what ONNX Runtime runs as integers.
+
+    Args:
+        graph: Gets the nodes.
+        link: The link.
+        values: Name of the input, dequantized.
+        place: Part of all new names.
+        operator: ``Conv``, ``Gemm`` (of matrices) or ``MatMul`` (of any dimensions, without bias).
+        generator: Draws the codes.
+        bias: Whether there is a bias.
+        conv: Attributes of a convolution but its groups.
+        output: Name of the output; None for a new one.
+
+    Returns:
+        The name of the output, in floating point.
+    """
+    shape = (link.outputs, link.inputs // link.groups, *(link.kernel if operator == "Conv" else ()))
+    codes = generator.integers(-127, 128, shape).astype(np.int8)
+    product = operator == "MatMul"
     weight = [
-        graph.constant(f"weight{place}", generator.integers(-127, 128, shape).astype(np.int8)),
+        graph.constant(f"weight{place}", np.ascontiguousarray(codes.T) if product else codes),
         graph.constant(f"scales{place}", np.full(link.outputs, WEIGHT_STEP, np.float32)),
         graph.constant(f"zeros{place}", np.zeros(link.outputs, np.int8)),
     ]
-    # The bias's grid follows from those of input and weight, as in any integer runtime.
-    bias = [
-        graph.constant(f"bias{place}", generator.integers(-999, 1000, link.outputs).astype(np.int32)),
-        graph.constant(f"bias_scales{place}", np.full(link.outputs, STEP * WEIGHT_STEP, np.float32)),
-        graph.constant(f"bias_zeros{place}", np.zeros(link.outputs, np.int32)),
-    ]
-    operands = [
-        graph.add("DequantizeLinear", [values, *grid], f"values{place}"),
-        graph.add("DequantizeLinear", weight, f"real_weight{place}", axis=0),
-        graph.add("DequantizeLinear", bias, f"real_bias{place}", axis=0),
-    ]
-    if linear:
-        result = graph.add("Gemm", operands, f"result{place}", transB=1)
-    else:
-        (top, left), kernel = link.padding, list(link.kernel)
-        result = graph.add(
-            "Conv",
-            operands,
-            f"result{place}",
-            kernel_shape=kernel,
-            strides=list(link.stride),
-            pads=[top, left, top, left],
-            dilations=list(link.dilation),
-            group=link.groups,
-        )
-    return graph.add("QuantizeLinear", [result, *grid], f"codes{place}")
+    operands = [values, graph.add("DequantizeLinear", weight, f"real_weight{place}", axis=int(product))]
+    if bias and not product:
+        # The bias's grid follows from those of input and weight, as in any integer runtime.
+        rows = [
+            graph.constant(f"bias{place}", generator.integers(-999, 1000, link.outputs).astype(np.int32)),
+            graph.constant(f"bias_scales{place}", np.full(link.outputs, STEP * WEIGHT_STEP, np.float32)),
+            graph.constant(f"bias_zeros{place}", np.zeros(link.outputs, np.int32)),
+        ]
+        operands.append(graph.add("DequantizeLinear", rows, f"real_bias{place}", axis=0))
+    attributes = {"Conv": {**conv, "group": link.groups}, "Gemm": {"transB": 1}, "MatMul": {}}[operator]
+    return graph.add(operator, operands, output or f"result{place}", **attributes)
+
+
+def add_grid(graph: LayerGraph, values: str, place: str, grid: tuple[str, str]) -> str:
+    """Bring values to the grid between two links and back; the name of the result."""
+    codes = graph.add("QuantizeLinear", [values, *grid], f"codes{place}")
+    return graph.add("DequantizeLinear", [codes, *grid], f"values{place}")

@@ -19,9 +19,8 @@ UNSEEN = 1e-3  # how much directions that no input shows count, relative to the 
 DESCENT_SWEEPS = 3
 
 
-def channel_moment(covariance: Tensor, target: Tensor) -> Tensor:
+def channel_moment(covariance: Tensor, channels: int) -> Tensor:
     """The second moment over input channels ``(J, J)``, averaged over kernel positions, mean diagonal one."""
-    channels = target.shape[1]
     if covariance.shape[0] != channels:
         positions = covariance.shape[0] // channels
         blocks = covariance.reshape(channels, positions, channels, positions)
@@ -41,10 +40,11 @@ def refit_output_side(
     """Round factor 0 once more, under the full second moment; kept only if the error of outputs falls.
 
     Args:
-        target: ``(I, J, K)``.
+        target: The weight, ``(I, J·K)`` when flat.
         covariance: ``Σ (J·K, J·K)``.
         codes, scales: Of all factors, as the structure solves them: A ``(I, P)``, B ``(J, P)``, C ``(K, P)``
-            for CP; U_out ``(I, P)``, core ``(P, Q, K)``, U_in ``(J, Q)`` for Tucker-2.
+            for CP; U_out ``(I, P)``, core ``(P, Q, K)``, U_in ``(J, Q)`` for Tucker-2; A ``(I, P)``, B
+            ``(J·K, P)`` for two factors.
         bits: Of factor 0.
         granularity: Of its scales.
 
@@ -70,6 +70,8 @@ def refit_output_side(
 
 def _rest_of_chain(values: Sequence[Tensor]) -> Tensor:
     """All factors but the first as one matrix ``M (P, J·K)``."""
+    if len(values) == 2:
+        return values[1].mT
     first, second, third = values
     if second.ndim == 3:
         return torch.einsum("pqk,jq->pjk", second, third).reshape(len(second), -1)

@@ -2,7 +2,8 @@
 
 Legend: ``X (I, J, K)`` is the target, ``A (I, R)``, ``B (J, R)``, ``C (K, R)`` the factors,
 ``X ≈ Σ_r a_r ∘ b_r ∘ c_r``; ``G`` is the Hadamard product of the other factors' Grams, ``F`` the matricized
-tensor times their Khatri-Rao product. A matrix (no ``C``) gives the two-factor form.
+tensor times their Khatri-Rao product. A matrix (no ``C``) gives the two-factor form; that of a k×k kernel has
+``K·J`` columns, the channels of one kernel position beside each other.
 """
 
 from __future__ import annotations
@@ -21,13 +22,23 @@ def khatri_rao(left: Tensor, right: Tensor) -> Tensor:
     return (left[:, None, :] * right[None, :, :]).reshape(-1, left.shape[1])
 
 
+def by_position(rows: Tensor, channels: int) -> Tensor:
+    """Rows ``(J·K, P)``, in the order of a flat weight, as ``(K·J, P)``: kernel positions outermost."""
+    return rows.reshape(channels, -1, rows.shape[1]).movedim(0, 1).reshape_as(rows)
+
+
+def by_channel(rows: Tensor, channels: int) -> Tensor:
+    """What undoes :func:`by_position`."""
+    return rows.reshape(-1, channels, rows.shape[1]).movedim(0, 1).reshape_as(rows)
+
+
 class Canonical:
     """CP of ``target`` at a fixed rank, optionally under a second moment of the inputs.
 
     Args:
-        target: ``(I, J, K)`` or ``(I, J)``.
+        target: ``(I, J, K)`` or ``(I, K·J)``.
         rank: R ≥ 1.
-        moment: ``S (J, J)`` or None; the error is then ``‖(X - X̂) ×_J S^½‖``.
+        moment: ``S (J, J)`` or None; the error is then ``‖(X - X̂) ×_J S^½‖``, for all kernel positions alike.
     """
 
     draws_start = True
@@ -40,7 +51,8 @@ class Canonical:
         self.device, self.dtype = target.device, target.dtype
         weighted = target
         if moment is not None:
-            weighted = torch.tensordot(target.movedim(1, -1), moment, dims=1).movedim(-1, 1)
+            weighted = self._couple(target.movedim(1, 0).reshape(target.shape[1], -1))
+            weighted = weighted.reshape(target.movedim(1, 0).shape).movedim(0, 1)
         self.target_norm_squared = float((target * weighted).sum(dtype=torch.float64))
         self._rows = target.reshape(len(target), -1)  # X_(1) (I, J·K)
         self._weighted_rows = self._rows if moment is None else weighted.reshape(len(target), -1).contiguous()
@@ -67,7 +79,7 @@ class Canonical:
         factor = factors[mode]
         kept = self._grams.get(mode)
         if kept is None or kept[0] is not factor:
-            weighted = factor if mode != 1 or self.moment is None else self.moment @ factor
+            weighted = self._couple(factor) if mode == 1 else factor
             kept = self._grams[mode] = (factor, factor.mT @ weighted)
         return kept[1]
 
@@ -79,8 +91,15 @@ class Canonical:
             gram = gram * self._gram(factors, other)
         linear = self._linear(factors, mode)
         if mode == 1 and self.moment is not None:
-            return Quadratic(gram=gram, linear=self.moment @ linear, row_gram=self.moment)
+            return Quadratic(gram=gram, linear=self._couple(linear), row_gram=self.moment)
         return Quadratic(gram=gram, linear=linear)
+
+    def _couple(self, rows: Tensor) -> Tensor:
+        """The moment applied to rows of channels ``(J, P)``, or ``(K·J, P)`` position by position."""
+        if self.moment is None:
+            return rows
+        groups = rows.reshape(-1, len(self.moment), rows.shape[1])
+        return (self.moment @ groups).reshape_as(rows)
 
     def _linear(self, factors: Sequence[Tensor], mode: int) -> Tensor:
         """The MTTKRP of a factor; for B that of the unweighted target.
@@ -97,8 +116,7 @@ class Canonical:
         cube = projection.reshape(*self.target.shape[1:], -1)  # (J, K, R)
         if mode == 1:
             return (cube * factors[2]).sum(dim=1)
-        side = factors[1] if self.moment is None else self.moment @ factors[1]
-        return (cube * side[:, None, :]).sum(dim=0)
+        return (cube * self._couple(factors[1])[:, None, :]).sum(dim=0)
 
     def _project(self, outer: Tensor) -> Tensor:
         """``X_(1)ᵀ A (J·K, R)``, kept until A is another tensor."""

@@ -19,7 +19,7 @@ def exact_factors(weight: Tensor, structure: str) -> Factors:
     computes what the layer it replaces computed.
 
     Args:
-        weight: ``(C_out, C_in, k_h, k_w)``, or ``(out, in)`` for ``svd`` and ``dense``; floating point.
+        weight: ``(C_out, C_in, k_h, k_w)``; for ``svd`` and ``dense`` also ``(out, in)``; floating point.
         structure: ``cp``, ``svd``, ``tucker2`` or ``dense``.
 
     Returns:
@@ -33,7 +33,7 @@ def exact_factors(weight: Tensor, structure: str) -> Factors:
     if structure == "dense":
         factors = [values.reshape(values.shape[0], -1)]
     elif structure == "svd":
-        factors = _two(values.reshape(values.shape[:2]))
+        factors = _two(values.reshape(values.shape[0], -1))
     else:
         cube = values.reshape(*values.shape[:2], -1)
         factors = _tucker(cube) if structure == "tucker2" else _canonical(cube)
@@ -76,11 +76,10 @@ def _identity(values: Tensor, mode: int) -> Tensor:
 def _check(values: Tensor, structure: str) -> None:
     if structure not in FACTOR_NAMES:
         raise SolverError("unknown structure", got=structure, expected=", ".join(FACTOR_NAMES))
-    pointwise = values.ndim == 2 or (values.ndim == 4 and tuple(values.shape[2:]) == (1, 1))
-    fits = {"svd": pointwise, "cp": values.ndim == 4, "tucker2": values.ndim == 4}
+    fits = {"svd": values.ndim in (2, 4), "cp": values.ndim == 4, "tucker2": values.ndim == 4}
     if not values.is_floating_point() or not values.numel() or not fits.get(structure, values.ndim >= 2):
         raise SolverError(
             f"structure {structure} does not take such a weight",
             got=f"{tuple(values.shape)} of {values.dtype}",
-            expected="a linear or 1x1 layer's" if structure == "svd" else "a convolution's, not empty",
+            expected="a convolution's, not empty" + (", or a linear layer's" if structure == "svd" else ""),
         )

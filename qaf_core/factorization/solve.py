@@ -13,7 +13,7 @@ from qaf_core.errors import SolverError
 from qaf_core.factorization.admm import OnEvent
 from qaf_core.factorization.baselines import round_factors, solve_paper, tensorly_factors
 from qaf_core.factorization.covariance import channel_moment, refit_output_side
-from qaf_core.factorization.cp import Canonical
+from qaf_core.factorization.cp import Canonical, by_channel, by_position
 from qaf_core.factorization.factors import Factors, as_stored_codes
 from qaf_core.factorization.options import SolverOptions, Status
 from qaf_core.factorization.rounding import damped, round_rows
@@ -65,7 +65,8 @@ def solve_layer(
     Args:
         weight: ``(C_out, C_in, k_h, k_w)`` or ``(out, in)``, any floating-point dtype; half precision is
             computed in float32.
-        structure: ``cp`` (four-way weights), ``svd`` (linear and 1×1), ``tucker2``, ``dense`` (rounded only).
+        structure: ``cp`` and ``tucker2`` (four-way weights), ``svd`` (the weight as a matrix of ``C_out``
+            rows), ``dense`` (rounded only).
         rank: R; for ``tucker2`` the pair (R_out, R_in); not used by ``dense``.
         spec: Bit-width and granularity of the grids (default: 4 bits, one scale per rank component).
         options: Limits and tolerances.
@@ -101,7 +102,9 @@ def solve_layer(
     if structure == "dense":
         codes, scales, floats, status, iterations = _solve_dense(target, covariance, spec, options)
     else:
-        moment = None if covariance is None or method != "joint" else channel_moment(covariance, target)
+        moment = None
+        if covariance is not None and method == "joint":
+            moment = channel_moment(covariance, weight.shape[1])
         problem: Canonical | Tucker2
         if isinstance(rank, tuple):
             problem = Tucker2(target, rank, moment)
@@ -111,11 +114,14 @@ def solve_layer(
         outcome = _solve_factors(problem, spec, options, method, seed, layer, on_event, warm)
         *parts, status, iterations = outcome
         codes, scales, floats = (problem.as_stored(part) for part in parts)
+        if structure == "svd":
+            codes[1], floats[1] = (by_channel(part[1], weight.shape[1]) for part in (codes, floats))
         per_position = covariance is not None and moment is not None and len(moment) < len(covariance)
         if covariance is not None and per_position and status not in ENDED_EARLY:
             codes[0], scales[0] = refit_output_side(
-                target, covariance, codes, scales, spec.bits_of(3)[0], spec.granularity
-            )
+                weight.detach().to(target) / size, covariance, codes, scales, spec.bits_of(len(codes))[0],
+                spec.granularity,
+            )  # fmt: skip
     factors = _as_factors(weight, structure, codes, [scales[0] * size, *scales[1:]], spec)
     floats[0] = floats[0] * size
     unrounded = _as_factors(weight, structure, floats, [f.new_ones(1) for f in floats], QuantSpec(bits=32))
@@ -187,7 +193,7 @@ def relative_error(weight: Tensor, factors: Factors) -> float:
 
 
 def _as_target(weight: Tensor, structure: str, method: str) -> Tensor:
-    """The weight as ``(I, J, K)``; as ``(I, J)`` for ``svd``; a linear layer's as ``(I, J, 1)`` otherwise."""
+    """The weight as ``(I, J, K)``, a linear layer's as ``(I, J, 1)``; for ``svd`` ``(I, K·J)``."""
     if method not in METHODS:
         raise SolverError("unknown method", got=method, expected=", ".join(METHODS))
     if structure not in STRUCTURES:
@@ -206,13 +212,7 @@ def _as_target(weight: Tensor, structure: str, method: str) -> Tensor:
     if work.dtype not in (torch.float32, torch.float64):
         work = work.to(torch.float32)
     if structure == "svd":
-        if work.ndim == 4 and work.shape[2:] != (1, 1):
-            raise SolverError(
-                "the two-factor form takes linear and 1x1 layers",
-                got=f"kernel {tuple(work.shape[2:])}",
-                remedy="use structure cp or tucker2",
-            )
-        return work.reshape(work.shape[0], work.shape[1])
+        return by_position(work.flatten(1).mT, work.shape[1]).mT.contiguous()
     if structure in ("cp", "tucker2") and work.ndim != 4:
         raise SolverError(
             f"structure {structure} takes convolution weights",

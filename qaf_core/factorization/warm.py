@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from qaf_core.errors import SolverError
-from qaf_core.factorization.cp import Canonical
+from qaf_core.factorization.cp import Canonical, by_position
 from qaf_core.factorization.factors import Factors
 from qaf_core.factorization.tucker import Tucker2
 
@@ -37,6 +37,8 @@ def warm_values(problem: Canonical | Tucker2, start: Factors, size: float, seed:
             raise SolverError("the start is of another shape or rank", got=start.rank, expected=problem.ranks)
         core = values[1].permute(2, 0, 1).reshape(-1, problem.ranks[1])
         return problem.balance([values[0] / size, core, values[2]])
+    if start.structure == "svd":
+        values[1] = by_position(values[1], start.weight_shape[1])
     if [len(value) for value in values] != list(problem.target.shape):
         raise SolverError(
             "the start is of another weight shape",

@@ -1,10 +1,10 @@
 """Factorized and quantized layers as PyTorch modules, and their exchange by name.
 
 A CP convolution becomes 1×1 (C_in→R), depthwise k×k (stride, padding and dilation here), 1×1 (R→C_out); a
-two-factor layer two 1×1 convolutions (the stride in the first) or two linear layers; Tucker-2 1×1, k×k, 1×1;
-``dense`` one layer with integer weights. Every link keeps integer codes and per-output-channel scales, so
-that it is a plain per-channel integer layer for any runtime, and quantizes its own input when activations are
-quantized.
+two-factor layer k×k (C_in→R, the geometry here) and 1×1 (R→C_out), or two linear layers; Tucker-2 1×1, k×k,
+1×1; ``dense`` one layer with integer weights. Every link keeps integer codes and per-output-channel scales,
+so that it is a plain per-channel integer layer for any runtime, and quantizes its own input when activations
+are quantized.
 
 A chain whose links are all integers with quantized inputs can compute as an integer runtime does
 (``use_codes``): whole numbers are summed, exactly below 2**24, and a sum goes to the next grid in one
@@ -304,14 +304,15 @@ def _conv_links(layer: nn.Conv2d, factors: Factors, bias: Tensor | None) -> list
     row, column = _split_scales(factors)
     last = ConvLink(factors.codes[0][:, :, None, None], row[:, :, None, None], factors.bits[0], bias)
     rank = factors.codes[0].shape[1]
-    first_codes = factors.codes[1].mT.contiguous()[:, :, None, None]
+    first_codes = factors.codes[1].mT.contiguous()
     column_scales = column.reshape(rank, 1, 1, 1)
     if factors.structure == "svd":
+        first_codes = first_codes.reshape(rank, -1, *kernel)
         first = ConvLink(first_codes, column_scales, factors.bits[1], **spatial)
         return [first, last]
     middle_scales = factors.scales[2].expand(1, rank).reshape(rank, 1, 1, 1)
     middle_codes = factors.codes[2].mT.contiguous().reshape(rank, 1, *kernel)
-    first = ConvLink(first_codes, torch.ones_like(column_scales), factors.bits[1])
+    first = ConvLink(first_codes[:, :, None, None], torch.ones_like(column_scales), factors.bits[1])
     middle = ConvLink(middle_codes, middle_scales * column_scales, factors.bits[2], groups=rank, **spatial)
     return [first, middle, last]
 

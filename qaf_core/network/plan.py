@@ -41,7 +41,7 @@ __all__ = [
     "validate_plan",
 ]
 
-KERNEL_STRUCTURES = ("cp", "tucker2", "auto")
+KERNEL_STRUCTURES = ("cp", "tucker2", "svd", "auto")
 SPARED_BITS = 8
 
 # name -> (parameter ratio, weight bits)
@@ -106,8 +106,8 @@ def plan_for_ratio(
         ratio: Parameters before over after, of each covered layer; at least 1.
         bits: Weight bits of the covered layers.
         activation_bits: 2 to 8, or 32 for none.
-        structure: Of k×k convolutions: ``cp``, ``tucker2`` or ``auto`` (see ``plan_layer``). 1×1 convolutions
-            and linear layers take ``svd``.
+        structure: Of k×k convolutions: ``cp``, ``tucker2``, ``svd`` or ``auto`` (see ``plan_layer``). 1×1
+            convolutions and linear layers take ``svd``.
         method: With ``dense`` the covered layers are quantized at ``bits`` and not factorized, and the ratio
             is of no account.
         seed: Of the plan.

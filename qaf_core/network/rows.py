@@ -159,7 +159,7 @@ def _structures(
         depthwise = module.groups == module.in_channels
         return ("dense", "keep"), DEPTHWISE if depthwise else GROUPED
     if isinstance(module, nn.Conv2d) and prod(module.kernel_size) > 1:
-        return ("cp", "tucker2", "dense", "keep"), None
+        return ("cp", "tucker2", "svd", "dense", "keep"), None
     return ("svd", "dense", "keep"), None
 
 

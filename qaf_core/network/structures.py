@@ -2,13 +2,15 @@
 
 A k×k convolution (C_out, C_in, k, k) under ``cp`` becomes 1×1 (C_in → R, at the input's resolution),
 depthwise k×k (the stride is here), 1×1 (R → C_out); under ``tucker2`` 1×1 (C_in → R_in), k×k (R_in → R_out),
-1×1 (R_out → C_out). A 1×1 convolution or linear layer under ``svd`` becomes two of its kind; a stride goes
-into the first.
+1×1 (R_out → C_out); under ``svd`` k×k (C_in → R) and 1×1 (R → C_out): the truncated SVD of the weight seen as
+a matrix (Zhang et al. 2015, arXiv 1505.06798). A 1×1 convolution or linear layer under ``svd`` becomes two of
+its kind; a stride goes into the first.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -21,19 +23,31 @@ FACTOR_COUNT = {"cp": 3, "tucker2": 3, "svd": 2, "dense": 1, "keep": 0}
 
 
 def factor_shapes(info: LayerInfo, structure: str, rank: Rank) -> tuple[tuple[int, ...], ...]:
-    """Shapes of a layer's factors, the output side first.
+    """Shapes of a layer's factors, see :func:`weight_factor_shapes`; the weight's if it has none."""
+    return weight_factor_shapes(info.weight_shape, structure, rank) or (info.weight_shape,)
 
-    ``cp``: A (C_out, R), B (C_in, R), C (k·k, R). ``svd``: A (C_out, R), B (C_in, R). ``tucker2``: U_out
-    (C_out, R_out), core (R_out, R_in, k·k), U_in (C_in, R_in). Anything else: the weight.
+
+def weight_factor_shapes(
+    weight_shape: Sequence[int], structure: str, rank: Rank
+) -> tuple[tuple[int, ...], ...]:
+    """Shapes of a weight's factors, the output side first; none for what is not factorized.
+
+    ``cp``: A (C_out, R), B (C_in, R), C (k·k, R). ``svd``: A (C_out, R), B (C_in·k·k, R). ``tucker2``: U_out
+    (C_out, R_out), core (R_out, R_in, k·k), U_in (C_in, R_in).
+
+    Args:
+        weight_shape: ``(C_out, C_in, k, k)`` or ``(out, in)``.
+        structure, rank: As in a plan.
     """
-    outputs, inputs, kernel = info.out_channels, info.in_channels, info.kernel_elements
+    outputs, inputs, *kernel = weight_shape
+    positions = math.prod(kernel)
     if structure == "cp" and isinstance(rank, int):
-        return (outputs, rank), (inputs, rank), (kernel, rank)
+        return (outputs, rank), (inputs, rank), (positions, rank)
     if structure == "svd" and isinstance(rank, int):
-        return (outputs, rank), (inputs, rank)
+        return (outputs, rank), (inputs * positions, rank)
     if structure == "tucker2" and isinstance(rank, tuple):
-        return (outputs, rank[0]), (rank[0], rank[1], kernel), (inputs, rank[1])
-    return (info.weight_shape,)
+        return (outputs, rank[0]), (rank[0], rank[1], positions), (inputs, rank[1])
+    return ()
 
 
 def factor_macs(info: LayerInfo, structure: str, rank: Rank) -> tuple[int, ...]:
@@ -42,7 +56,7 @@ def factor_macs(info: LayerInfo, structure: str, rank: Rank) -> tuple[int, ...]:
     shapes = factor_shapes(info, structure, rank)
     if len(shapes) == 1:
         return (info.macs,)
-    # The first link of a k×k convolution runs at the input's resolution, all others at the output's.
+    # The first link of CP and Tucker-2 runs at the input's resolution, all others at the output's.
     positions = {"cp": (after, before, after), "svd": (after, after), "tucker2": (after, after, before)}
     return tuple(math.prod(shape) * count for shape, count in zip(shapes, positions[structure], strict=True))
 
@@ -75,8 +89,9 @@ def output_positions(info: LayerInfo) -> int:
 def rank_for_ratio(info: LayerInfo, structure: str, ratio: float) -> Rank:
     """The rank at which the factors hold the layer's weights divided by ``ratio``, at least 1.
 
-    ``cp``: int(numel / (C_out + C_in + k·k) / ratio), as in arXiv 2308.04595. ``svd``: int(numel / (out + in)
-    / ratio). ``tucker2``: the largest pair (R_out, R_in) proportional to (C_out, C_in) within numel / ratio.
+    ``cp``: int(numel / (C_out + C_in + k·k) / ratio), as in arXiv 2308.04595. ``svd``: int(numel / (C_out +
+    C_in·k·k) / ratio). ``tucker2``: the largest pair (R_out, R_in) proportional to (C_out, C_in) within
+    numel / ratio.
 
     Args:
         info: The layer.
@@ -91,7 +106,8 @@ def rank_for_ratio(info: LayerInfo, structure: str, ratio: float) -> Rank:
         dimensions = info.out_channels + info.in_channels + info.kernel_elements
         return max(1, int(info.weight_numel / dimensions / ratio))
     if structure == "svd":
-        return max(1, int(info.weight_numel / (info.out_channels + info.in_channels) / ratio))
+        dimensions = info.out_channels + info.in_channels * info.kernel_elements
+        return max(1, int(info.weight_numel / dimensions / ratio))
     if structure == "tucker2":
         return _tucker_pair(
             info.out_channels, info.in_channels, info.kernel_elements, info.weight_numel / ratio

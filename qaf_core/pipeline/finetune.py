@@ -286,8 +286,7 @@ def varied(images: Tensor, generator: torch.Generator) -> Tensor:
         for most, side in zip(limit, (height, width), strict=True)
     )
     rows, columns = (
-        where.clamp(0, side - 1).to(images.device)
-        for where, side in ((rows, height), (columns, width))
+        where.clamp(0, side - 1).to(images.device) for where, side in ((rows, height), (columns, width))
     )
     number = torch.arange(count, device=images.device)
     return images[number[:, None, None], :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)

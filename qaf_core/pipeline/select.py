@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from qaf_core.errors import PlanError, RunCancelled
 from qaf_core.factorization.options import SolveEvent, SolverOptions
 from qaf_core.network.inventory import LayerInfo, first_convolution, output_layers
 from qaf_core.network.layers import build_chain
-from qaf_core.network.plan import LayerPlan, Plan, Rank, plan_for_ratio, replace_layer
+from qaf_core.network.plan import LayerPlan, Rank, plan_for_ratio, replace_layer
 from qaf_core.network.structures import factor_shapes
 from qaf_core.pipeline.cache import SolveCache, SolveTask
 from qaf_core.pipeline.calibrate import calibrate_layer, output_rows
@@ -30,6 +30,19 @@ from qaf_core.pipeline.compress import MOMENT_IMAGES, batch_size, batches_needed
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.moments import collect_moments
 from qaf_core.pipeline.replay import LayerSamples, Replay, sample_layer
+from qaf_core.pipeline.selection import (
+    CHOSEN,
+    NOT_TRIED,
+    OVER_BOUND,
+    RANK_TOO_SMALL,
+    SLOWER_THAN_CHOSEN,
+    SLOWER_THAN_DENSE,
+    WITHIN_BOUND,
+    Candidate,
+    LayerChoice,
+    Selection,
+    Step,
+)
 from qaf_core.pipeline.solving import placed, solve_where_placed
 from qaf_core.quantization.spec import QuantSpec
 
@@ -42,82 +55,7 @@ QUICK_OPTIONS = SolverOptions(starts=1, start_iterations=25, iterations=3, round
 MOMENT_WEIGHT = 0.5
 GRANULARITY = "rank_row"
 
-Step = tuple[str, Rank]
 Verdict = tuple[float | None, str]
-
-CHOSEN = "chosen"
-WITHIN_BOUND = "within the bound"
-OVER_BOUND = "error over the bound"
-RANK_TOO_SMALL = "rank too small for the outputs"
-SLOWER_THAN_CHOSEN = "slower than the chosen one"
-SLOWER_THAN_DENSE = "not faster than dense"
-SLOWER_IN_PLACE = "slower than dense inside the network"
-NOT_TRIED = "a larger rank is as fast, or over the bound"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """A structure and rank that was considered for a layer.
-
-    Attributes:
-        structure, rank: As in a plan.
-        latency_ms: Of the whole layer, as measured.
-        output_error: Relative squared error of the outputs on held-back images; None if not tried.
-        verdict: ``chosen``, or why not.
-    """
-
-    structure: str
-    rank: Rank
-    latency_ms: float
-    output_error: float | None
-    verdict: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return {
-            "structure": self.structure,
-            "rank": list(self.rank) if isinstance(self.rank, tuple) else self.rank,
-            "latency_ms": self.latency_ms,
-            "output_error": self.output_error,
-            "verdict": self.verdict,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerChoice:
-    """What was chosen for a layer and what was considered, in the order of growing latency."""
-
-    name: str
-    structure: str
-    rank: Rank
-    latency_ms: float
-    dense_ms: float
-    candidates: tuple[Candidate, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return {
-            "name": self.name,
-            "structure": self.structure,
-            "rank": list(self.rank) if isinstance(self.rank, tuple) else self.rank,
-            "latency_ms": self.latency_ms,
-            "dense_ms": self.dense_ms,
-            "candidates": [candidate.to_dict() for candidate in self.candidates],
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """A plan and how it came about: one choice for each layer that had one, and what else is to be said."""
-
-    plan: Plan
-    choices: tuple[LayerChoice, ...]
-    note: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        choices = [choice.to_dict() for choice in self.choices]
-        return {"plan": self.plan.to_dict(), "choices": choices, "note": self.note}
 
 
 def choose_structures(
@@ -191,26 +129,6 @@ def choose_structures(
     finally:
         judge.close()
     return Selection(plan=plan, choices=tuple(choices))
-
-
-def with_dense(selection: Selection, layers: Collection[str]) -> Selection:
-    """The selection with these layers dense after all: inside the network they were slower."""
-    plan, choices = selection.plan, []
-    for choice in selection.choices:
-        if choice.name in layers:
-            chosen = {row.name: row for row in plan.layers}[choice.name]
-            row = LayerPlan(name=choice.name, structure="dense", rank=None, bits=chosen.bits)
-            plan = replace_layer(plan, row)
-            verdicts = {CHOSEN: SLOWER_IN_PLACE}
-            candidates = tuple(
-                replace(c, verdict=CHOSEN if c.structure == "dense" else verdicts.get(c.verdict, c.verdict))
-                for c in choice.candidates
-            )
-            choice = replace(
-                choice, structure="dense", rank=None, latency_ms=choice.dense_ms, candidates=candidates
-            )
-        choices.append(choice)
-    return replace(selection, plan=plan, choices=tuple(choices))
 
 
 def check_error_bound(bound: float) -> None:
@@ -342,10 +260,13 @@ def _choose(info: LayerInfo, latencies: Mapping[Step, float], judge: _Judge, bou
     ladders = [_ladder(latencies, name, info) for name in ("tucker2", "svd", "cp")]
     if any(latencies[step] < limit for ladder in ladders for step in ladder):
         judge.begin(info)
-    for ladder in ladders:  # Tucker-2 is solved soonest and runs fastest: it narrows what is left for CP
-        steps = [step for step in ladder if latencies[step] < limit]
+    for ladder in ladders:
+        # CP takes longest to solve: what the others reached narrows what is left for it. Those two are both
+        # looked for, since inside the network two links may be faster than three that are so alone.
+        below = limit if ladder is ladders[-1] else dense_ms * (1 - LEAST_GAIN)
+        steps = [step for step in ladder if latencies[step] < below]
         found = _fastest_within(info, steps, judge, bound, verdicts)
-        if found is not None:
+        if found is not None and latencies[found] < limit:
             chosen, limit = found, latencies[found]
     candidates = tuple(
         Candidate(

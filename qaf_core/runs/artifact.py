@@ -34,6 +34,7 @@ from qaf_core.network.flow import connect_chains
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.network.layers import FactorizedLayer, Link, build_chain, swap_layer
 from qaf_core.network.opening import is_open, open_network
+from qaf_core.network.structures import weight_factor_shapes
 from qaf_core.quantization.packing import pack_codes, packed_size_bytes, unpack_codes
 from qaf_core.quantization.spec import BITS_FLOAT
 from qaf_core.runs.workspace import write_file
@@ -388,15 +389,8 @@ def _empty_chain(
 ) -> FactorizedLayer:
     """The links of a layer with no weights yet."""
     shape = tuple(layer.get_parameter("weight").shape)
-    kernel = prod(shape[2:])
-    outputs, inputs = shape[:2]
-    if isinstance(rank, list):
-        shapes: list[tuple[int, ...]] = [(outputs, rank[0]), (rank[0], rank[1], kernel), (inputs, rank[1])]
-    elif structure == "dense":
-        shapes = [(outputs, inputs * kernel)]
-    else:
-        factors = [(outputs, rank or 0), (inputs, rank or 0), (kernel, rank or 0)]
-        shapes = list(factors[: 3 if structure == "cp" else 2])
+    pair = (rank[0], rank[1]) if isinstance(rank, list) else rank
+    shapes = weight_factor_shapes(shape, structure, pair) or ((shape[0], prod(shape[1:])),)
     return build_chain(
         layer,
         Factors(

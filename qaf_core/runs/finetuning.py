@@ -98,9 +98,7 @@ def finetune_parent(
 
     # As in the packed file, so that what the layers of both put out stands for the same.
     original = fold_batchnorm(subject.model, subject.inventory)
-    found = finetune_network(
-        original, model, subject.calibration, options, on_point=tell, should_stop=stop
-    )
+    found = finetune_network(original, model, subject.calibration, options, on_point=tell, should_stop=stop)
     rows = _keep_layers(store, record, parent, model, changed=options.trains == CODES)
     return Made(
         model=model,

@@ -57,7 +57,7 @@ def test_every_layer_that_stays_says_why(capsys: pytest.CaptureFixture[str], pec
     printed = capsys.readouterr().out
     rows = {line.split()[0]: line for line in printed.splitlines() if line}
     for name in ("twice", "attention.q_proj", "attention.out_proj", "head"):
-        assert rows[name].endswith(("cp, tucker2, dense, keep", "svd, dense, keep"))
+        assert rows[name].endswith(("cp, tucker2, svd, dense, keep", "svd, dense, keep"))
     for name, words in {
         "grouped": "dense, keep (grouped: every output reads the few channels of its group only",
         "attention": "what is left of an attention beside its projections",

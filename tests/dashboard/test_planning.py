@@ -14,7 +14,7 @@ from qaf_core.network.plan import LayerPlan, Plan, plan_for_ratio, rank_for_rati
 CONV = LayerInfo(
     name="conv", kind="conv2d", weight_shape=(64, 64, 3, 3), kernel=(3, 3), stride=(1, 1), padding=(1, 1),
     input_hw=(16, 16), output_hw=(16, 16), macs=64 * 64 * 9 * 256, params=64 * 64 * 9,
-    structures=("cp", "tucker2", "dense", "keep"), output_elements=64 * 256,
+    structures=("cp", "tucker2", "svd", "dense", "keep"), output_elements=64 * 256,
 )  # fmt: skip
 LINEAR = LayerInfo(
     name="fc", kind="linear", weight_shape=(10, 64), macs=640, params=650, bias=True,
@@ -65,7 +65,7 @@ def test_a_new_structure_brings_its_rank(base: Plan) -> None:
         ({"rank": "100000"}, "100000"), ({"rank": "0"}, "0"), ({"rank": "-3"}, "-3"),
         ({"rank": "many"}, "many"),
         ({"rank": "2.5"}, "2.5"), ({"rank": None}, "rank"), ({"bits": "9"}, "9"), ({"bits": "1"}, "1"),
-        ({"bits": "four"}, "four"), ({"bits": None}, "bits"), ({"structure": "svd"}, "svd"),
+        ({"bits": "four"}, "four"), ({"bits": None}, "bits"), ({"structure": "keel"}, "keel"),
         ({"bits": "4, 4"}, "3"),
     ],
 )  # fmt: skip

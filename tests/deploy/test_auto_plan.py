@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from qaf_core.cli import main
 from qaf_core.deploy.auto_plan import (
     TABLE_FOLDER,
     AutoRequest,
+    choose_as_a_whole,
     make_auto_plan,
-    mend_in_place,
     ratios_from,
 )
 from qaf_core.deploy.layer_table import RATIOS
 from qaf_core.errors import ModelError, PlanError, RunCancelled
 from qaf_core.network.plan import LayerPlan, Plan
-from qaf_core.pipeline.select import Candidate, LayerChoice, Selection
+from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.selection import Candidate, LayerChoice, Selection, Step
 from qaf_core.runs.request import RunRequest
 
 DIGITS = RunRequest(model="digits/cnn")
@@ -94,43 +97,85 @@ def chosen(names: Sequence[str]) -> Selection:
     """A selection in which all of these layers are Tucker-2."""
     rows = tuple(LayerPlan(name=name, structure="tucker2", rank=(8, 8), bits=8) for name in names)
     fast = Candidate(structure="tucker2", rank=(8, 8), latency_ms=0.5, output_error=0.1, verdict="chosen")
+    two = Candidate(
+        structure="svd", rank=4, latency_ms=0.6, output_error=0.1, verdict="slower than the chosen one"
+    )
     slow = Candidate(structure="dense", rank=None, latency_ms=1.0, output_error=None, verdict="slower")
     choices = [
         LayerChoice(
             name=name, structure="tucker2", rank=(8, 8), latency_ms=0.5, dense_ms=1.0,
-            candidates=(fast, slow),
+            candidates=(fast, two, slow),
         )
         for name in names
     ]  # fmt: skip
     return Selection(plan=Plan(model="test/net", layers=rows), choices=tuple(choices))
 
 
-def test_layers_slower_in_place_go_back_to_dense_and_are_looked_at_once(tmp_path: Path) -> None:
-    looks: list[list[str]] = []
+class Whole:
+    """A network in which layer "a" is fastest dense and all others with two factors."""
 
-    def look(plan: Plan) -> list[str]:
-        looks.append([row.name for row in plan.layers if row.structure != "dense"])
-        return [name for name in looks[-1] if name in ("a", "c")] if len(looks) == 1 else []
+    kinds: Sequence[Sequence[str]] = (("a",), ("b", "c"))
 
-    found = mend_in_place(chosen("abc"), look, tmp_path, ["machine"])
-    assert looks == [["a", "b", "c"], ["b"]]
-    assert [row.structure for row in found.plan.layers] == ["dense", "tucker2", "dense"]
-    assert [choice.structure for choice in found.choices] == ["dense", "tucker2", "dense"]
-    verdicts = [candidate.verdict for candidate in found.choices[0].candidates]
-    assert verdicts == ["slower than dense inside the network", "chosen"]
-    assert found.choices[0].latency_ms == 1.0
-    again = mend_in_place(chosen("abc"), look, tmp_path, ["machine"])
+    def time(self, plans: Mapping[str, Mapping[str, Step]]) -> dict[str, NDArray[np.float64]]:
+        gains = {"tucker2": 1.0, "svd": 2.0}
+        found = {}
+        for key, plan in plans.items():
+            faster = sum((-1 if name == "a" else 1) * gains.get(step[0], 0.0) for name, step in plan.items())
+            found[key] = np.linspace(9.9, 10.1, 50) - faster
+        return found
+
+
+def test_structures_are_chosen_once_by_the_time_of_the_whole(tmp_path: Path) -> None:
+    opened: list[Whole] = []
+
+    def open_network() -> Whole:
+        opened.append(Whole())
+        return opened[-1]
+
+    told: list[RunEvent] = []
+    found = choose_as_a_whole(chosen("abc"), open_network, tmp_path, ["machine"], on_event=told.append)
+    assert [row.structure for row in found.plan.layers] == ["dense", "svd", "svd"]
+    assert [row.rank for row in found.plan.layers] == [None, 4, 4]
+    assert [(choice.structure, choice.latency_ms) for choice in found.choices] == [
+        ("dense", 1.0), ("svd", 0.6), ("svd", 0.6)
+    ]  # fmt: skip
+    verdicts = [[candidate.verdict for candidate in choice.candidates] for choice in found.choices]
+    slower = "slower inside the network than the chosen one"
+    assert verdicts == [[slower, slower, "chosen"], [slower, "chosen", slower], [slower, "chosen", slower]]
+    assert [event.data["fraction"] for event in told] == [0.0, 0.5]
+    assert found.whole is not None
+    assert found.to_dict()["whole"]["dense_ms"] == pytest.approx(10.0)
+    assert found.whole["planned_ms"] == pytest.approx(6.0)
+    assert found.whole["ratio"]["low"] <= found.whole["ratio"]["value"] == pytest.approx(0.6, rel=0.01)
+    again = choose_as_a_whole(chosen("abc"), open_network, tmp_path, ["machine"])
     assert again == found
-    assert len(looks) == 2
-    mend_in_place(chosen("abc"), look, tmp_path, ["another machine"])
-    assert len(looks) == 3
+    assert len(opened) == 1
+    choose_as_a_whole(chosen("abc"), open_network, tmp_path, ["another machine"])
+    assert len(opened) == 2
 
-    def refuse(_: Plan) -> list[str]:
+
+def test_a_whole_that_cannot_be_timed_keeps_the_plan(tmp_path: Path) -> None:
+    def refuse() -> Whole:
         raise ModelError("the network's outputs cannot be exported", got="a list")
 
-    kept = mend_in_place(chosen("ab"), refuse, tmp_path, ["no whole"])
+    kept = choose_as_a_whole(chosen("ab"), refuse, tmp_path, ["no whole"])
     assert kept.plan == chosen("ab").plan
     assert kept.note.startswith("Not timed as a whole: the network's outputs cannot be exported")
-    assert kept.to_dict()["note"] == kept.note
+    assert (kept.to_dict()["note"], kept.to_dict()["whole"]) == (kept.note, None)
     with pytest.raises(RunCancelled):
-        mend_in_place(chosen("ab"), look, tmp_path, [], should_stop=lambda: True)
+        choose_as_a_whole(chosen("ab"), refuse, tmp_path, [], should_stop=lambda: True)
+
+
+def test_where_nothing_fits_nothing_is_timed(tmp_path: Path) -> None:
+    row = LayerPlan(name="a", structure="dense", rank=None, bits=8)
+    dense = Candidate(structure="dense", rank=None, latency_ms=1.0, output_error=None, verdict="chosen")
+    over = Candidate(structure="cp", rank=4, latency_ms=0.5, output_error=0.3, verdict="error over the bound")
+    choice = LayerChoice(
+        name="a", structure="dense", rank=None, latency_ms=1.0, dense_ms=1.0, candidates=(over, dense)
+    )
+    selection = Selection(plan=Plan(model="test/net", layers=(row,)), choices=(choice,))
+
+    def refuse() -> Whole:
+        raise AssertionError
+
+    assert choose_as_a_whole(selection, refuse, tmp_path, []) == selection

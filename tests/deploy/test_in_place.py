@@ -1,21 +1,25 @@
-"""Layers timed inside the whole network: a stand-in as fast as the plan's, and what is slower named."""
+"""Structures chosen by the time of the whole network."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qaf_core.deploy import in_place
-from qaf_core.deploy.in_place import slower_in_place, stand_in
+from qaf_core.deploy.in_place import WholeNetwork, choose_in_place
+from qaf_core.errors import ModelError, RunCancelled
 from qaf_core.network.inventory import take_inventory
-from qaf_core.network.layers import FactorizedLayer
-from qaf_core.network.plan import LayerPlan, Plan, plan_for_ratio, replace_layer
+from qaf_core.network.structures import Rank
+from qaf_core.pipeline.selection import Candidate, Step
 
 SHAPE = (3, 16, 16)
+DENSE: Step = ("dense", None)
 
 
 @pytest.fixture
@@ -23,61 +27,110 @@ def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 1), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4),
+        nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4),
     ).eval()  # fmt: skip
-
-
-@pytest.fixture
-def plan(network: nn.Module) -> Plan:
-    inventory = take_inventory(network, SHAPE)
-    plan = plan_for_ratio(inventory, model="test/net", ratio=2.0, bits=4)
-    return replace_layer(plan, LayerPlan(name="3", structure="tucker2", rank=(12, 8), bits=4))
 
 
 def images() -> Tensor:
     return torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(1))
 
 
-def test_the_stand_in_has_the_plans_layers(network: nn.Module, plan: Plan) -> None:
-    found = stand_in(network, take_inventory(network, SHAPE), plan)
-    with torch.inference_mode():
-        outputs = found(images())
-    assert outputs.shape == (8, 4)
-    assert bool(torch.isfinite(outputs).all())
-    chains = {name: part for name, part in found.named_modules() if isinstance(part, FactorizedLayer)}
-    assert {name: chain.structure for name, chain in chains.items()} == {
-        row.name: row.structure for row in plan.layers
+def test_networks_are_timed_with_chains_in_place(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_place, "ROUNDS", 5)
+    opened: list[onnx.ModelProto] = []
+    open_session = in_place.open_session
+
+    def keep(model: bytes, *, threads: int) -> object:
+        opened.append(onnx.load_from_string(model))
+        return open_session(model, threads=threads)
+
+    monkeypatch.setattr(in_place, "open_session", keep)
+    whole = WholeNetwork(network, take_inventory(network, SHAPE), images(), threads=1, batch=2)
+    assert whole.kinds == (("0",), ("3", "5"), ("9",))
+    times = whole.time({"dense": {}, "cp": {"3": ("cp", 4), "5": DENSE}, "unknown": {"7": ("cp", 4)}})
+    assert {name: len(rounds) for name, rounds in times.items()} == {"dense": 5, "cp": 5, "unknown": 5}
+    convolutions = [[node.op_type for node in model.graph.node].count("Conv") for model in opened]
+    assert convolutions == [3, 3, 5, 3]  # the original takes its turn
+
+
+def test_a_network_that_onnx_cannot_express_is_named() -> None:
+    class Pairs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, values: Tensor) -> list[list[Tensor]]:
+            return [[self.conv(values)]]
+
+    model = Pairs().eval()
+    with pytest.raises(ModelError):
+        WholeNetwork(model, take_inventory(model, SHAPE), images(), threads=1)
+
+
+class Clock:
+    """Times a network by a sum over its layers, with a little noise."""
+
+    kinds: Sequence[Sequence[str]] = (("a", "b"), ("c",), ("d",))
+
+    def __init__(self, gains: Mapping[tuple[str, str], float], noise: float = 1e-3) -> None:
+        self._gains, self._noise = gains, noise
+        self.plans: list[dict[str, Mapping[str, Step]]] = []
+
+    def time(self, plans: Mapping[str, Mapping[str, Step]]) -> dict[str, NDArray[np.float64]]:
+        self.plans.append(dict(plans))
+        generator = np.random.default_rng(len(self.plans))
+        return {
+            key: 10.0
+            - sum(self._gains.get((name, step[0]), 0.0) for name, step in plan.items())
+            + generator.normal(scale=self._noise, size=100)
+            for key, plan in plans.items()
+        }
+
+
+def fits(structure: str, rank: Rank, error: float = 0.1) -> dict[str, Candidate]:
+    return {
+        structure: Candidate(
+            structure=structure, rank=rank, latency_ms=1.0, output_error=error, verdict="within the bound"
+        )
     }
-    assert [link.codes.shape[0] for link in chains["3"].chain] == [8, 12, 32]
-    assert isinstance(found.get_submodule("1"), nn.Identity)
-    assert isinstance(network.get_submodule("0"), nn.Conv2d)
 
 
-def test_what_takes_longer_than_dense_is_named(
-    network: nn.Module, plan: Plan, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[Any] = []
-
-    def profile(
-        models: Mapping[str, Any], given: Any, layers: Sequence[str], **_: Any
-    ) -> dict[str, dict[str, float]]:
-        asked.append((sorted(models), given.shape, list(layers)))
-        times = {name: dict.fromkeys(layers, 1.0) for name in models}
-        times["factorized_int8"] |= {"3": 1.5, "0": 9.0, "5": 0.5}
-        return times
-
-    monkeypatch.setattr(in_place, "profile_layers", profile)
-    inventory = take_inventory(network, SHAPE)
-    slower = slower_in_place(network, inventory, plan, images(), threads=1, batch=2)
-    assert slower == ("3",)  # "0" is dense in the plan: there is nothing to go back to
-    models, shape, layers = asked[0]
-    assert models == ["dense_int8", "factorized_int8", "original_fp32"]
-    assert shape == (2, *SHAPE)
-    assert layers == [row.name for row in plan.layers]
+FITTING: dict[str, dict[str, Candidate]] = {
+    "a": fits("cp", 8) | fits("svd", 4),
+    "b": fits("svd", 6),
+    "c": fits("tucker2", (4, 4)),
+    "d": {},
+}
 
 
-def test_every_layer_is_found_in_a_real_profile(network: nn.Module, plan: Plan) -> None:
-    names = {row.name for row in plan.layers if row.rank is not None}
-    inventory = take_inventory(network, SHAPE)
-    assert set(slower_in_place(network, inventory, plan, images(), threads=1)) <= names
+def test_the_fastest_whole_network_wins_kind_by_kind() -> None:
+    gains = {("a", "cp"): 1.0, ("a", "svd"): 0.8, ("b", "svd"): 0.5, ("c", "tucker2"): -0.1}
+    clock = Clock(gains)
+    first: dict[str, Step] = {"a": ("cp", 8), "b": ("svd", 6), "c": ("tucker2", (4, 4)), "d": DENSE}
+    told: list[tuple[int, int]] = []
+    found = choose_in_place(clock, FITTING, first, on_kind=lambda *row: told.append(row))
+    assert found == {"a": ("svd", 4), "b": ("svd", 6), "c": DENSE, "d": DENSE}
+    assert told == [(0, 2), (1, 2)]  # nothing fits "d"
+    # The first kind is timed with the others as they were, the second with the first as chosen.
+    assert all(plan["c"] == ("tucker2", (4, 4)) for plan in clock.plans[0].values())
+    assert all(plan["a"] == ("svd", 4) for plan in clock.plans[1].values())
+
+
+@pytest.mark.parametrize(("gain", "structure"), [(0.95, "cp"), (0.8, "svd")])
+def test_of_structures_as_fast_the_closest_is_taken(gain: float, structure: str) -> None:
+    fitting = {"c": fits("cp", 8, 0.01) | fits("svd", 4, 0.02)}
+    found = choose_in_place(Clock({("c", "svd"): 1.0, ("c", "cp"): gain}), fitting, {})
+    assert found["c"][0] == structure
+
+
+def test_what_the_rounds_cannot_tell_from_dense_is_dense() -> None:
+    found = choose_in_place(Clock({("c", "tucker2"): 1e-4}, noise=0.5), FITTING, {})
+    assert found["c"] == DENSE
+
+
+def test_it_stops_between_kinds() -> None:
+    clock = Clock({})
+    with pytest.raises(RunCancelled):
+        choose_in_place(clock, FITTING, {}, should_stop=lambda: len(clock.plans) == 1)
+    assert len(clock.plans) == 1

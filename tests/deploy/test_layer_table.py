@@ -22,7 +22,7 @@ def convolution(name: str, channels: int = 32, **changes: object) -> LayerInfo:
         "padding": (1, 1),
         "input_hw": (8, 8),
         "output_hw": (8, 8),
-        "structures": ("cp", "tucker2", "dense", "keep"),
+        "structures": ("cp", "tucker2", "svd", "dense", "keep"),
         "output_elements": channels * 64,
         **changes,
     }
@@ -53,9 +53,10 @@ def test_ranks_are_multiples_of_the_step_and_each_comes_once() -> None:
     found = list_candidates(wide, (1.5, 2.0, 2.05, 4.0, 30.0))
     assert found[0] == ("dense", None)
     assert len(set(found)) == len(found)
-    ranks = [rank for _, rank in found if isinstance(rank, int)]
-    assert len(ranks) == 4
-    assert all(rank % RANK_STEP == 0 or rank < RANK_STEP for rank in ranks)
+    for structure in ("cp", "svd"):
+        ranks = [rank for name, rank in found if name == structure and isinstance(rank, int)]
+        assert len(ranks) == 4
+        assert all(rank % RANK_STEP == 0 or rank < RANK_STEP for rank in ranks)
     pairs = [rank for _, rank in found if isinstance(rank, tuple)]
     assert pairs
     assert all(part % RANK_STEP == 0 or part < RANK_STEP for pair in pairs for part in pair)

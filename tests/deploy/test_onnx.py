@@ -30,6 +30,7 @@ EVERY_KIND: dict[str, tuple[str, Any, Any]] = {
     "hidden": ("svd", 8, 4),
     "head": ("dense", None, 8),
 }
+TWO_FACTORS = {**EVERY_KIND, "stem": ("svd", 3, 8), "conv2": ("svd", 6, (4, 8)), "twice": ("svd", 9, 4)}
 SOME_KEPT = {name: EVERY_KIND[name] for name in ("conv1", "twice", "head")}
 SOME_FLOATS: dict[str, tuple[str, Any, Any]] = {
     **SOME_KEPT,
@@ -42,7 +43,10 @@ def links_of(model: nn.Module) -> list[Any]:
     return [link for part in model.modules() if isinstance(part, FactorizedLayer) for link in part.chain]
 
 
-@pytest.mark.parametrize(("rows", "cut_off"), [(EVERY_KIND, False), (EVERY_KIND, True), (SOME_KEPT, False)])
+@pytest.mark.parametrize(
+    ("rows", "cut_off"),
+    [(EVERY_KIND, False), (EVERY_KIND, True), (TWO_FACTORS, False), (SOME_KEPT, False)],
+)
 def test_integers_give_the_same_outputs_to_the_last_bit(
     tmp_path: Path,
     branches: nn.Module,

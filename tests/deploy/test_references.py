@@ -26,6 +26,7 @@ INPUT_SHAPE = (3, 16, 16)
 ROWS = {
     "stem": ("dense", None, 8),
     "conv1": ("cp", 10, 4),
+    "conv2": ("svd", 12, 8),
     "wide": ("svd", 6, 6),
     "twice": ("tucker2", (8, 8), 8),
     "hidden": ("svd", 8, 8),
@@ -80,7 +81,7 @@ def test_the_factorized_network_keeps_its_codes(
                 scales = link.scales.reshape(-1).expand(len(link.codes)).numpy()
                 assert np.allclose(held[f"{name}.{index}.weight_scale"], scales, rtol=1e-6)
                 compared += 1
-    assert compared == 12
+    assert compared == 14
     wanted = outputs(network, images)
     assert distance(outputs(OnnxNetwork(integer), images), wanted) < 0.15
 

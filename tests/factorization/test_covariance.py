@@ -19,6 +19,7 @@ QUICK = SolverOptions(start_iterations=40, iterations=4, rounding_rounds=6)
 STRUCTURES: dict[str, tuple[tuple[int, ...], Any]] = {
     "cp": ((10, 8, 3, 3), 6),
     "tucker2": ((10, 8, 3, 3), (5, 4)),
+    "svd": ((10, 8, 3, 3), 4),
     "dense": ((10, 8, 3, 3), None),
 }
 
@@ -57,7 +58,7 @@ def patch_moment(channels: int, side: int = 3) -> Tensor:
     return rows.mT @ rows / len(rows)
 
 
-@pytest.mark.parametrize("structure", ["cp", "tucker2"])
+@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd"])
 @pytest.mark.parametrize("granularity", ["tensor", "rank", "rank_row"])
 def test_the_output_side_sees_the_full_covariance(structure: str, granularity: str) -> None:
     shape, rank = STRUCTURES[structure]
@@ -69,7 +70,7 @@ def test_the_output_side_sees_the_full_covariance(structure: str, granularity: s
     assert output_error(weight, full.factors, covariance) < output_error(weight, averaged.factors, covariance)
 
 
-@pytest.mark.parametrize("structure", ["cp", "tucker2"])
+@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd"])
 def test_the_output_side_is_left_where_the_refit_gains_nothing(structure: str) -> None:
     shape, rank = STRUCTURES[structure]
     weight, covariance = draw(*shape), patch_moment(8)
@@ -101,7 +102,7 @@ def test_dense_under_a_covariance_errs_less_where_the_inputs_are() -> None:
 @pytest.mark.parametrize(("structure", "rank"), [("cp", 12), ("tucker2", (5, 4)), ("svd", 4)])
 @pytest.mark.parametrize("full", [False, True])
 def test_a_covariance_lowers_the_error_of_outputs(structure: str, rank: Any, full: bool) -> None:
-    weight = draw(10, 8, 3, 3)[..., :1, :1] if structure == "svd" else draw(10, 8, 3, 3)
+    weight = draw(10, 8, 3, 3)
     mixed = draw(200, 8, seed=1) * torch.logspace(-1, 1, 8)
     moment = mixed.mT @ mixed / 200
     positions = weight[0, 0].numel()
@@ -120,7 +121,7 @@ def test_a_covariance_lowers_the_error_of_outputs(structure: str, rank: Any, ful
 def test_full_covariances_are_averaged_over_positions() -> None:
     moment = torch.eye(3) + 0.5
     blocks = torch.kron(moment, torch.diag(torch.tensor([1.0, 2.0])))
-    found = channel_moment(blocks, torch.zeros(4, 3, 2))
+    found = channel_moment(blocks, 3)
     torch.testing.assert_close(found, moment / 1.5, rtol=2e-3, atol=2e-3)
 
 
@@ -137,7 +138,7 @@ COVARIANCES = {
 }
 
 
-@pytest.mark.parametrize("structure", ["cp", "tucker2", "dense"])
+@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "dense"])
 @pytest.mark.parametrize("name", COVARIANCES)
 def test_singular_and_extreme_covariances(structure: str, name: str) -> None:
     shape, rank = STRUCTURES[structure]
@@ -156,7 +157,7 @@ def test_a_multiple_of_the_identity_says_nothing(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("structure", ["cp", "tucker2", "dense"])
+@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "dense"])
 def test_weights_that_meet_dead_channels_only(structure: str) -> None:
     shape, rank = STRUCTURES[structure]
     weight = draw(*shape)

@@ -18,13 +18,14 @@ def test_factors_of_a_kernel_are_the_kernel(
     outputs: int, inputs: int, height: int, width: int, seed: int
 ) -> None:
     weight = torch.randn(outputs, inputs, height, width, generator=torch.Generator().manual_seed(seed))
-    for structure in ("cp", "tucker2", "dense"):
+    for structure in ("cp", "tucker2", "svd", "dense"):
         factors = exact_factors(weight, structure)
         assert torch.equal(factors.reconstruct(), weight)
         assert set(factors.bits) == {32}
     dimensions = (outputs, inputs, height * width)
     assert exact_factors(weight, "cp").rank == outputs * inputs * height * width // max(dimensions)
     assert exact_factors(weight, "tucker2").rank == (outputs, inputs)
+    assert exact_factors(weight, "svd").rank == min(outputs, inputs * height * width)
 
 
 @given(outputs=SIDE, inputs=SIDE)
@@ -44,7 +45,7 @@ def test_a_trained_parameter_is_taken_without_its_gradient() -> None:
 @pytest.mark.parametrize(
     ("shape", "structure", "words"),
     [
-        ((3, 4, 3, 3), "svd", "structure svd does not take such a weight.*linear or 1x1"),
+        ((3, 4, 3), "svd", "structure svd does not take such a weight.*convolution.*linear layer"),
         ((3, 4), "cp", "structure cp does not take such a weight.*convolution"),
         ((3, 4), "tucker2", "structure tucker2 does not take"),
         ((0, 4), "dense", "structure dense does not take"),

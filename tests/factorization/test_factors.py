@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from qaf_core.quantization.spec import BITS_FLOAT
 ROWS, COLUMNS, HEIGHT, WIDTH = 6, 5, 3, 2
 SHAPES: dict[str, tuple[list[tuple[int, ...]], tuple[int, ...], Any]] = {
     "cp": ([(ROWS, 4), (COLUMNS, 4), (HEIGHT * WIDTH, 4)], (ROWS, COLUMNS, HEIGHT, WIDTH), 4),
-    "svd": ([(ROWS, 4), (COLUMNS, 4)], (ROWS, COLUMNS), 4),
+    "svd": ([(ROWS, 4), (COLUMNS * HEIGHT * WIDTH, 4)], (ROWS, COLUMNS, HEIGHT, WIDTH), 4),
     "tucker2": ([(ROWS, 4), (4, 3, HEIGHT * WIDTH), (COLUMNS, 3)], (ROWS, COLUMNS, HEIGHT, WIDTH), (4, 3)),
     "dense": ([(ROWS, COLUMNS * HEIGHT * WIDTH)], (ROWS, COLUMNS, HEIGHT, WIDTH), None),
 }
@@ -64,10 +65,10 @@ def test_rank_and_letters_go_with_the_structure(structure: str) -> None:
 
 
 def test_a_1x1_convolution_keeps_its_shape() -> None:
-    matrix = random_factors("svd")
+    matrix = replace(random_factors("svd"), weight_shape=(ROWS, COLUMNS * HEIGHT * WIDTH))
     convolution = Factors(
         structure="svd",
-        weight_shape=(ROWS, COLUMNS, 1, 1),
+        weight_shape=(ROWS, COLUMNS * HEIGHT * WIDTH, 1, 1),
         codes=matrix.codes,
         scales=matrix.scales,
         bits=matrix.bits,

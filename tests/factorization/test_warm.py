@@ -20,7 +20,7 @@ def weight() -> torch.Tensor:
     return torch.randn(24, 16, 3, 3, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize(("structure", "rank"), [("cp", 20), ("tucker2", (10, 8))])
+@pytest.mark.parametrize(("structure", "rank"), [("cp", 20), ("tucker2", (10, 8)), ("svd", 10)])
 def test_a_warm_start_beats_a_cold_one_of_the_same_length(
     weight: torch.Tensor, structure: str, rank: int | tuple[int, int]
 ) -> None:
@@ -45,6 +45,14 @@ def test_same_rank_start_stands_for_the_same_tensor(weight: torch.Tensor) -> Non
     found = solve_layer(weight, "cp", 20, QuantSpec(bits=4))
     values = warm_values(Canonical(weight.reshape(24, 16, 9) / 2, 20), found.factors, 2.0, 0)
     rebuilt = torch.einsum("ir,jr,kr->ijk", *values).reshape(weight.shape) * 2
+    assert torch.allclose(rebuilt, found.factors.reconstruct(), atol=1e-5)
+
+
+def test_two_factors_of_a_kernel_stand_for_the_same_tensor(weight: torch.Tensor) -> None:
+    found = solve_layer(weight, "svd", 10, QuantSpec(bits=4), SHORT)
+    problem = Canonical(weight.movedim(1, -1).reshape(24, -1), 10)
+    left, right = warm_values(problem, found.factors, 1.0, 0)
+    rebuilt = (left @ right.mT).reshape(24, 3, 3, 16).movedim(-1, 1)
     assert torch.allclose(rebuilt, found.factors.reconstruct(), atol=1e-5)
 
 

@@ -253,8 +253,8 @@ def test_layers_that_never_run_come_last_and_stay(weightless: Weightless) -> Non
 @pytest.mark.parametrize(
     ("layer", "structures"),
     [
-        (nn.Conv2d(4, 6, 3), ("cp", "tucker2", "dense", "keep")),
-        (nn.Conv2d(4, 6, (1, 7), padding=(0, 3)), ("cp", "tucker2", "dense", "keep")),
+        (nn.Conv2d(4, 6, 3), ("cp", "tucker2", "svd", "dense", "keep")),
+        (nn.Conv2d(4, 6, (1, 7), padding=(0, 3)), ("cp", "tucker2", "svd", "dense", "keep")),
         (nn.Conv2d(4, 6, 1, stride=2), ("svd", "dense", "keep")),
         (nn.Conv2d(4, 4, 3, groups=4), ("dense", "keep")),
         (nn.Conv2d(4, 8, 3, groups=2), ("dense", "keep")),

@@ -49,7 +49,7 @@ def factors_of(
     rows, columns, positions = weight_shape[0], weight_shape[1], math.prod(weight_shape[2:])
     shapes: dict[str, list[tuple[int, ...]]] = {
         "cp": [(rows, RANK), (columns, RANK), (positions, RANK)],
-        "svd": [(rows, RANK), (columns, RANK)],
+        "svd": [(rows, RANK), (columns * positions, RANK)],
         "tucker2": [(rows, RANKS[0]), (*RANKS, positions), (columns, RANKS[1])],
         "dense": [(rows, columns * positions)],
     }
@@ -100,7 +100,7 @@ GEOMETRIES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("structure", ["cp", "tucker2", "dense"])
+@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "dense"])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 def test_a_convolution_keeps_its_geometry(structure: str, geometry: dict[str, Any]) -> None:
     layer = nn.Conv2d(INPUTS, OUTPUTS, **geometry)
@@ -111,7 +111,7 @@ def test_a_convolution_keeps_its_geometry(structure: str, geometry: dict[str, An
 @pytest.mark.parametrize("structure", ["cp", "tucker2", "svd"])
 @pytest.mark.parametrize("kind", SCALE_KINDS)
 def test_scales_of_every_shape_find_their_link(structure: str, kind: str) -> None:
-    layer = nn.Conv2d(INPUTS, OUTPUTS, 1 if structure == "svd" else 3, stride=2)
+    layer = nn.Conv2d(INPUTS, OUTPUTS, 3, stride=2)
     assert_same_function(layer, factors_of(structure, layer.weight.shape, kind), draw(2, INPUTS, 9, 9))
 
 
@@ -165,7 +165,7 @@ def test_floating_point_factors_run_too() -> None:
 
 @pytest.mark.parametrize("structure", ["cp", "svd", "tucker2", "dense"])
 def test_every_link_is_a_plain_per_channel_integer_layer(structure: str) -> None:
-    layer = nn.Conv2d(INPUTS, OUTPUTS, 1 if structure == "svd" else 3)
+    layer = nn.Conv2d(INPUTS, OUTPUTS, 3)
     chain = build_chain(layer, factors_of(structure, layer.weight.shape, "outer"))
     for link in chain.chain:
         assert isinstance(link, ConvLink)
@@ -179,7 +179,7 @@ def test_every_link_is_a_plain_per_channel_integer_layer(structure: str) -> None
 
 @pytest.mark.parametrize("structure", ["cp", "svd", "tucker2", "dense"])
 def test_a_chain_shares_no_memory_with_its_factors_or_the_layer(structure: str) -> None:
-    layer = nn.Conv2d(INPUTS, OUTPUTS, 1 if structure == "svd" else 3)
+    layer = nn.Conv2d(INPUTS, OUTPUTS, 3)
     factors = factors_of(structure, layer.weight.shape, "one")
     before, bias = factors.reconstruct(), layer.bias.detach().clone() if layer.bias is not None else None
     chain = build_chain(layer, factors)

@@ -78,7 +78,7 @@ def test_dense_quantizes_the_covered_layers(resnet18: tuple[LayerInfo, ...]) -> 
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vit_b_16", "densenet121", "squeezenet1_1"])
-@pytest.mark.parametrize("structure", ["cp", "tucker2", "auto"])
+@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "auto"])
 def test_made_plans_are_valid(name: str, structure: str, weightless: Weightless) -> None:
     inventory = take_inventory(weightless(name), (3, 224, 224))
     for ratio in (1, 2, 1e6):
@@ -136,7 +136,7 @@ def test_the_classifier_of_a_network_that_is_one_convolution() -> None:
         ({"ratio": float("nan")}, "ratio out of range; got nan"),
         ({"bits": 1}, "weight bits out of range; got 1; expected 2 to 8"),
         ({"activation_bits": 16}, "activation bits out of range; got 16"),
-        ({"structure": "svd"}, "unknown structure; got svd; expected cp, tucker2, auto"),
+        ({"structure": "dense"}, "unknown structure; got dense; expected cp, tucker2, svd, auto"),
     ],
 )
 def test_arguments_out_of_range(
@@ -161,7 +161,7 @@ def test_one_row_is_exchanged(resnet18: tuple[LayerInfo, ...]) -> None:
     ("layer", "asked", "given"),
     [
         (nn.Conv2d(8, 8, 1), "cp", "svd"),
-        (nn.Conv2d(8, 8, 3), "svd", "cp"),
+        (nn.Conv2d(8, 8, 3), "svd", "svd"),
         (nn.Conv2d(8, 8, 3), "tucker2", "tucker2"),
         (nn.Conv2d(8, 8, 3, groups=8), "cp", "dense"),
         (nn.Conv2d(8, 8, 3, groups=8), "keep", "keep"),

@@ -53,6 +53,8 @@ def test_a_compressed_layer_by_hand(structure: str, rank: Any, bits: tuple[int, 
 def test_two_factors_by_hand() -> None:
     (info,) = rows_of(nn.Conv2d(6, 10, 1, bias=False))
     assert chain_bytes(info, "svd", 3, (4, 2)) == packed((30, 4, 10), (18, 2, 3))
+    (kernel,) = rows_of(nn.Conv2d(6, 10, (3, 5), bias=False))
+    assert chain_bytes(kernel, "svd", 3, (4, 2)) == packed((30, 4, 10), (6 * 15 * 3, 2, 3))
 
 
 def test_biases_of_a_layer() -> None:

@@ -87,6 +87,20 @@ def test_tucker_agrees_with_a_chain_that_runs(layer: nn.Conv2d, row_of: RowOf) -
     assert [math.prod(shape) for shape in shapes] == [chain[i].weight.numel() for i in (2, 1, 0)]
 
 
+@pytest.mark.parametrize("layer", CONVOLUTIONS, ids=str)
+def test_two_factors_of_a_kernel_agree_with_a_chain_that_runs(layer: nn.Conv2d, row_of: RowOf) -> None:
+    info = row_of(layer, (6, 17, 23))
+    chain = nn.Sequential(
+        nn.Conv2d(6, 4, layer.kernel_size, **geometry(layer)),  # type: ignore[arg-type]
+        nn.Conv2d(4, 10, 1),
+    )
+    first, last = run_chain(chain, torch.zeros(1, 6, 17, 23))
+    assert factor_macs(info, "svd", 4) == (last[0], first[0])
+    assert link_activations(info, "svd", 4) == (first[1:], last[1:])
+    shapes = factor_shapes(info, "svd", 4)
+    assert [math.prod(shape) for shape in shapes] == [chain[i].weight.numel() for i in (1, 0)]
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_two_factors_of_a_pointwise_convolution_agree_with_a_chain(stride: int, row_of: RowOf) -> None:
     info = row_of(nn.Conv2d(6, 10, 1, stride=stride), (6, 9, 11))
@@ -145,7 +159,7 @@ def test_a_single_rank_is_useful_and_keeps_the_ratio(
     outputs: int, inputs: int, kernel: tuple[int, int], ratio: float
 ) -> None:
     for structure in ("cp", "svd"):
-        info = hand_made("conv2d", outputs, inputs, kernel if structure == "cp" else (1, 1))
+        info = hand_made("conv2d", outputs, inputs, kernel)
         rank, largest = rank_for_ratio(info, structure, ratio), max_useful_rank(info, structure)
         assert isinstance(rank, int)
         assert isinstance(largest, int)

@@ -52,7 +52,7 @@ def test_a_helper_leaves_the_codes_that_this_process_would_find(tmp_path: Path) 
         make_job(cache, 0),
         make_job(cache, 1, replace(TASK, input_covariance=covariance)),
         make_job(cache, 2, dtype=torch.bfloat16),
-        make_job(cache, 3, replace(TASK, structure="svd")),  # the solver does not take it
+        make_job(cache, 3, replace(TASK, structure="tt")),  # the solver does not take it
         make_job(cache, 4, replace(TASK, structure="tucker2", rank=(5, 4))),
         make_job(cache, 5),
     ]

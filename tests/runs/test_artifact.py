@@ -123,6 +123,7 @@ PLANS: dict[str, dict[str, tuple[str, Any, Any]]] = {
         "conv3": ("svd", 5, 6), "shared": ("tucker2", (4, 9), (8, 4, 2)), "hidden": ("svd", 6, (3, 4)),
         "head": ("dense", None, 8),
     },
+    "kernels in two factors": {"conv1": ("svd", 3, 4), "conv2": ("svd", 7, (4, 6)), "shared": ("svd", 5, 3)},
     "kept": {},
     "mixed with floating point": {
         "conv2": ("cp", 7, 32), "depthwise": ("dense", None, 32), "hidden": ("svd", 6, (32, 4)),

@@ -124,9 +124,7 @@ def test_the_request_comes_back_from_the_store(store: Store, parent: str) -> Non
         FinetuneOptions(trains="all")
 
 
-def test_the_command_prints_one_object(
-    store: Store, parent: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_prints_one_object(store: Store, parent: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["finetune", parent[:20], "--epochs", "1", "--train", "codes", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["finetune"]["trains"] == "codes"
