@@ -70,6 +70,7 @@ def by_bound(
                 "changed_layers": sum(choice.structure != "dense" for choice in selection.choices),
                 "structures": [[c.name, c.structure, c.rank] for c in selection.choices if c.rank],
                 "plan_seconds": round(planned, 1),
+                "planned_ratio": selection.whole and selection.whole["ratio"],
                 "drop_points": round(100 * result["drop"], 2),
                 "drop_ci95_points": [round(100 * edge, 2) for edge in result["drop_ci95"]],
                 "size_bytes": result["file"]["size_bytes"],

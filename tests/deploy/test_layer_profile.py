@@ -29,6 +29,17 @@ def test_medians_of_a_layers_nodes_are_added_up() -> None:
     assert found == pytest.approx({"block.conv": 0.017, "head": 0.007, "idle": 0.0, OTHER: 0.002})
 
 
+@pytest.mark.parametrize(("whole", "added"), [(None, 0.0), (0.020, 0.002), (0.030, 0.0)])
+def test_what_the_profile_adds_is_taken_off_every_node_alike(whole: float | None, added: float) -> None:
+    events = [
+        event("a.0/Conv_kernel_time", 10),
+        event("a.1/Conv_kernel_time", 9),
+        event("add_kernel_time", 7),
+    ]
+    found = sum_by_layer(events, ["a"], whole_ms=whole)
+    assert found == pytest.approx({"a": 0.019 - 2 * added, OTHER: 0.007 - added})
+
+
 def test_a_real_profile_finds_the_heavier_layer(tmp_path: Path) -> None:
     weights = [
         numpy_helper.from_array(np.ones((channels, 8, 5, 5), np.float32), name)
