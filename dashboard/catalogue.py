@@ -23,7 +23,7 @@ from qaf_core.data.models import ModelSource, find_model, list_models, load_inve
 from qaf_core.data.preprocessing import Preprocessing
 from qaf_core.data.published import is_published_name
 from qaf_core.errors import QafError
-from qaf_core.network.inventory import LayerInfo, inventory_from_rows
+from qaf_core.network.inventory import INVENTORY_VERSION, LayerInfo, inventory_from_rows
 from qaf_core.runs.workspace import write_file
 
 INSPECT_TIMEOUT_SECONDS = 120
@@ -132,7 +132,7 @@ def _inventory_from_file(
 def _description(source: ModelSource, workspace: Path, given: Given) -> Path:
     """Where it is kept what a model is: other weights, also under the same name, may be another network's."""
     # A registered model may be registered anew under its id, with another network.
-    kind = [source.id, source.architecture, source.input_shape, len(source.classes)]
+    kind = [INVENTORY_VERSION, source.id, source.architecture, source.input_shape, len(source.classes)]
     named = [str(source.weights), file_stamp(source.weights), *given.identity()]
     name = hashlib.sha256(json.dumps([*kind, *named]).encode()).hexdigest()[:16]
     return workspace / "cache" / "inventory" / f"{name}.json"

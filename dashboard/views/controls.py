@@ -148,7 +148,7 @@ def bulk_controls(choice: Choice, inventory: Sequence[LayerInfo]) -> None:
         )
     with columns[4]:
         names = {
-            "cp": _("CP"), "tucker2": _("Tucker-2"), "svd": _("SVD"), "auto": _("Fewest operations"),
+            "cp": _("CP"), "tucker2": _("Tucker-2"), "svd": _("SVD"), "auto": _("CP or Tucker-2"),
         }  # fmt: skip
         st.selectbox(
             _("Structure"),
@@ -178,7 +178,8 @@ def structure_help() -> str:
         (
             "- " + _("**CP**: a 3×3 convolution becomes three small layers; smallest."),
             "- " + _("**Tucker-2**: three layers with a small full convolution inside; often faster."),
-            "- " + _("**Fewest operations**: CP, or Tucker-2 where CP needs more than the layer itself."),
+            "- "
+            + _("**CP or Tucker-2**: CP, or Tucker-2 where CP needs more operations than the layer itself."),
             "- " + _("**SVD**: two layers, a smaller k×k one and 1×1; fewest steps, so often the fastest."),
             "- " + _("**Dense**: quantized, not factorized. **Keep**: left as it is."),
         )

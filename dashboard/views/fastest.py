@@ -122,7 +122,10 @@ def _draw(found: Mapping[str, Any]) -> None:
             icon=":material/warning:",
         )
     else:
-        st.success(
+        whole = found.get("whole")
+        gains = whole is None or whole["ratio"]["high"] < 1.0
+        tell, icon = (st.success, "check_circle") if gains else (st.warning, "warning")
+        tell(
             plural(
                 "{count} layer gets a faster form; the table below is filled with the plan.",
                 "{count} layers get a faster form; the table below is filled with the plan.",
@@ -130,13 +133,13 @@ def _draw(found: Mapping[str, Any]) -> None:
             )
             + " "
             + _speed_text(found),
-            icon=":material/check_circle:",
+            icon=f":material/{icon}:",
         )
     if found.get("note"):
         st.caption(common.plain(_(found["note"])))
     labels, column = live.structure_labels(), st.column_config
     st.dataframe(
-        pd.DataFrame([_row(row, labels) for row in choices]),
+        pd.DataFrame([_row(row, labels) for row in (*changed, *(r for r in choices if r not in changed))]),
         hide_index=True,
         placeholder=MISSING,
         height=live.table_height(len(choices), most=10),

@@ -190,7 +190,7 @@ def _factor_title(name: str) -> str:
 def _factor_help(name: str) -> str | None:
     texts = {
         "A": _("Mixes the components into the output channels: the last small layer."),
-        "B": _("Mixes the input channels into the components: the first small layer."),
+        "B": _("Turns the input channels into the components: the first small layer."),
         "C": _("One small image filter per component: the middle layer."),
     }
     return texts.get(name)

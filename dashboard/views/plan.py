@@ -74,7 +74,7 @@ def _prediction(choice: Choice, inventory: tuple[LayerInfo, ...], draft: Draft) 
     with columns[3]:
         _memory(before, after)
     with columns[4]:
-        _run_box(choice, draft)
+        _run_box(choice, inventory, draft)
 
 
 def _memory(before: Cost, after: Cost) -> None:
@@ -90,8 +90,8 @@ def _memory(before: Cost, after: Cost) -> None:
     )
 
 
-def _run_box(choice: Choice, draft: Draft) -> None:
-    reason = run_obstacle(choice, draft)
+def _run_box(choice: Choice, inventory: Sequence[LayerInfo], draft: Draft) -> None:
+    reason = run_obstacle(choice, inventory, draft)
     with st.container(key="run-box", height="stretch", vertical_alignment="center", gap="small"):
         name = st.text_input(
             _("Name of the run"),
@@ -114,7 +114,7 @@ def _run_box(choice: Choice, draft: Draft) -> None:
         st.caption(":material/block: " + common.plain(reason))
 
 
-def run_obstacle(choice: Choice, draft: Draft) -> str | None:
+def run_obstacle(choice: Choice, inventory: Sequence[LayerInfo], draft: Draft) -> str | None:
     """Why Run cannot be pressed, in words, or None."""
     if draft.problems:
         first = next(iter(draft.problems))
@@ -128,7 +128,10 @@ def run_obstacle(choice: Choice, draft: Draft) -> str | None:
         )
     if choice.obstacle:
         return choice.obstacle
-    if st.session_state["method"] == "paper" and any(row.structure == "tucker2" for row in draft.layers):
+    kernels = {info.name for info in inventory if "cp" in info.structures}
+    if st.session_state["method"] == "paper" and any(
+        row.structure == "tucker2" or (row.structure == "svd" and row.name in kernels) for row in draft.layers
+    ):
         return _("The paper's method solves CP only: choose another structure, or another method.")
     if all(row.structure == "keep" for row in draft.layers):
         return _("Nothing would be compressed: every layer is kept as it is.")

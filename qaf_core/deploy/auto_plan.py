@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 TABLE_FOLDER = Path("cache") / "latency"
 IN_PLACE_IMAGES = 16
+NO_GAIN = "The whole network is no faster than dense INT8, as far as the rounds can tell."
 # Raised whenever whole networks are timed in another way: what was found before is then not used.
 WHOLE_VERSION = 1
 INTEGER_BITS = 8
@@ -172,9 +173,9 @@ def choose_as_a_whole(
     told = json.dumps([WHOLE_VERSION, selection.plan.to_dict(), rows, *machine], sort_keys=True)
     path = folder / f"whole-{hashlib.sha256(told.encode()).hexdigest()[:24]}.json"
     try:
-        return with_steps(selection, *_read_whole(path))
-    except (OSError, ValueError, TypeError, KeyError):
-        pass
+        return _told(selection, *_read_whole(path))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        pass  # nothing there, or damaged
     began = time.monotonic()
 
     def tell(index: int, count: int) -> None:
@@ -188,11 +189,18 @@ def choose_as_a_whole(
     try:
         network = open_network()
         steps = choose_in_place(network, fitting, first, on_kind=tell, should_stop=should_stop)
+        if should_stop is not None and should_stop():
+            raise RunCancelled
+        whole = compare_whole(network, steps)
     except ModelError as error:  # layers timed alone are all there is to go by
         return replace(selection, note=f"Not timed as a whole: {error}")
-    whole = compare_whole(network, steps)
     write_file(path, json.dumps({"steps": steps, "whole": whole}).encode())
-    return with_steps(selection, steps, whole)
+    return _told(selection, steps, whole)
+
+
+def _told(selection: Selection, steps: dict[str, Step], whole: dict[str, Any]) -> Selection:
+    note = "" if whole["ratio"]["high"] < 1.0 else NO_GAIN
+    return replace(with_steps(selection, steps, whole), note=note)
 
 
 def _read_whole(path: Path) -> tuple[dict[str, Step], dict[str, Any]]:
@@ -201,7 +209,9 @@ def _read_whole(path: Path) -> tuple[dict[str, Step], dict[str, Any]]:
         name: (structure, tuple(rank) if isinstance(rank, list) else rank)
         for name, (structure, rank) in told["steps"].items()
     }
-    return steps, dict(told["whole"])
+    whole = told["whole"]
+    float(whole["dense_ms"] + whole["planned_ms"] + sum(whole["ratio"][k] for k in ("value", "low", "high")))
+    return steps, whole
 
 
 def ratios_from(least: float | None) -> tuple[float, ...]:

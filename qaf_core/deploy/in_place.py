@@ -7,7 +7,7 @@ is timed once more where it stands: the whole network with one structure or anot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -23,14 +23,13 @@ from qaf_core.pipeline.selection import Candidate, Step
 
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
 ROUNDS = 800
 SECONDS_PER_KIND = 8.0
 TIE = 0.1  # of what a kind of layer gains
-DENSE, PLANNED, ORIGINAL = "dense", "planned", "original"
+DENSE, CHOSEN, PLANNED, ORIGINAL = "dense", "chosen", "planned", "original"
 
 
 class TimedNetwork(Protocol):
@@ -58,7 +57,8 @@ class WholeNetwork:
         kinds: Layers that can be exchanged, those of the same geometry together.
 
     Raises:
-        ModelError: If ONNX cannot express the network, or not for so many images at a time.
+        ModelError: If ONNX cannot express the network, or not for so many images at a time, or if it does
+            not run.
         WorkspaceError: If the temporary folder has no room for the models.
     """
 
@@ -75,7 +75,7 @@ class WholeNetwork:
         self._threads = threads
         original, self._dense = _write_models(model, inventory, images, batch)
         self._given = np.random.default_rng(0).normal(size=(batch, *shape)).astype(np.float32)
-        self._original = _runner(open_session(original, threads=threads), self._given)
+        self._original = _open(original, self._given, threads)
         found = swappable_layers(self._dense)
         geometries = {info.name: LayerGeometry.of(info) for info in inventory if info.name in found}
         self._geometries = {name: row for name, row in geometries.items() if row is not None}
@@ -99,8 +99,13 @@ class WholeNetwork:
                 layer: step for layer, step in steps.items() if layer in self._geometries and step[0] != DENSE
             }
             model = swap_layers(self._dense, self._geometries, known)
-            runs[name] = _runner(open_session(model, threads=self._threads), self._given)
-        times = time_interleaved({**runs, ORIGINAL: self._original}, rounds=ROUNDS, seconds=SECONDS_PER_KIND)
+            runs[name] = _open(model, self._given, self._threads)
+        try:
+            times = time_interleaved(
+                {**runs, ORIGINAL: self._original}, rounds=ROUNDS, seconds=SECONDS_PER_KIND
+            )
+        except Exception as error:  # the runtime's errors have no base class of their own
+            raise _cannot_run(error) from error
         return {name: times[name] for name in plans}
 
 
@@ -119,9 +124,22 @@ def _write_models(
         return original.read_bytes(), onnx.load(str(dense))
 
 
-def _runner(session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> Callable[[], object]:
+def _open(model: bytes, images: NDArray[np.float32], threads: int) -> Callable[[], object]:
+    """One inference, ready to be called.
+
+    Raises:
+        ModelError: If ONNX Runtime does not take the model.
+    """
+    try:
+        session = open_session(model, threads=threads)
+    except Exception as error:  # the runtime's errors have no base class of their own
+        raise _cannot_run(error) from error
     name = session.get_inputs()[0].name
     return lambda: session.run(None, {name: images})
+
+
+def _cannot_run(error: Exception) -> ModelError:
+    return ModelError("ONNX Runtime cannot run the network", got=" ".join(str(error).split())[:200])
 
 
 def choose_in_place(
@@ -135,9 +153,10 @@ def choose_in_place(
     """For every kind of layer the structure with which the whole network is fastest.
 
     Kinds are taken in turn, the others as they were chosen so far. Layers of one kind change together, each
-    to its own rank: so a small difference counts as often as there are layers. What is no faster than dense,
-    beyond what the rounds can tell, becomes dense; among structures that gain as much as the fastest, but for
-    ``TIE`` of it, the one with the least error is taken.
+    to its own rank: so a small difference counts as often as there are layers. A layer that has no form of a
+    structure keeps the one it has; what was chosen so far competes too. What is no faster than dense, beyond
+    what the rounds can tell, becomes dense; among those that gain as much as the fastest, but for ``TIE`` of
+    it, the one with the least error is taken.
 
     Args:
         network: Times it.
@@ -147,27 +166,27 @@ def choose_in_place(
         should_stop: Asked before each kind.
 
     Returns:
-        The step of every layer named in ``fitting``.
+        The step of every layer that has something fitting and was timed in place.
 
     Raises:
         RunCancelled: If stopped.
     """
-    chosen = {name: first.get(name, (DENSE, None)) for name in fitting}
     asked = [[name for name in kind if fitting.get(name)] for kind in network.kinds]
     asked = [kind for kind in asked if kind]
+    chosen = {name: first.get(name, (DENSE, None)) for kind in asked for name in kind}
     for index, kind in enumerate(asked):
         if should_stop is not None and should_stop():
             raise RunCancelled
         if on_kind is not None:
             on_kind(index, len(asked))
-        structures = dict.fromkeys(structure for name in kind for structure in fitting[name])
-        rows = {structure: {name: fitting[name].get(structure) for name in kind} for structure in structures}
-        plans = {DENSE: {**chosen, **dict.fromkeys(kind, (DENSE, None))}} | {
-            structure: {**chosen, **{name: _step_of(row) for name, row in rows[structure].items()}}
-            for structure in structures
-        }
+        plans = {DENSE: {**chosen, **dict.fromkeys(kind, (DENSE, None))}, CHOSEN: chosen}
+        for structure in dict.fromkeys(structure for name in kind for structure in fitting[name]):
+            steps = {name: _step_of(fitting[name][structure]) for name in kind if structure in fitting[name]}
+            plans[structure] = {**chosen, **steps}
+        plans = _distinct(plans)
         times = network.time(plans)
-        chosen = plans[_best(times, {structure: _error_of(row.values()) for structure, row in rows.items()})]
+        errors = {key: _error_of(fitting, plan) for key, plan in plans.items() if key != DENSE}
+        chosen = plans[_best(times, errors)]
     return chosen
 
 
@@ -181,11 +200,22 @@ def compare_whole(network: TimedNetwork, steps: Mapping[str, Step]) -> dict[str,
     }
 
 
-def _step_of(row: Candidate | None) -> Step:
-    return (DENSE, None) if row is None else (row.structure, row.rank)
+def _step_of(row: Candidate) -> Step:
+    return row.structure, row.rank
 
 
-def _error_of(rows: Iterable[Candidate | None]) -> float:
+def _distinct(plans: Mapping[str, dict[str, Step]]) -> dict[str, dict[str, Step]]:
+    """The plans without those that are another one once more."""
+    found: dict[str, dict[str, Step]] = {}
+    for key, plan in plans.items():
+        if plan not in found.values():
+            found[key] = plan
+    return found
+
+
+def _error_of(fitting: Mapping[str, Mapping[str, Candidate]], plan: Mapping[str, Step]) -> float:
+    """The sum of the layers' output errors, none for dense ones."""
+    rows = (fitting[name].get(step[0]) for name, step in plan.items())
     return sum(row.output_error or 0.0 for row in rows if row is not None)
 
 

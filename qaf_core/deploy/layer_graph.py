@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qaf_core.deploy.processor import saturates_products
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import NodeProto, TensorProto
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from qaf_core.deploy.layer_table import LinkShape
 
 OPSET = 17
+UNSIGNED_ZERO = 128
 IR_VERSION = 9
 STEP = 0.02  # of all tensors: what the numbers are does not matter to the time
 WEIGHT_STEP = 0.01
@@ -126,10 +129,13 @@ def add_product(
     shape = (link.outputs, link.inputs // link.groups, *(link.kernel if operator == "Conv" else ()))
     codes = generator.integers(-127, 128, shape).astype(np.int8)
     product = operator == "MatMul"
+    # Where such products are cut off, exported files hold codes beyond ±64 unsigned: other instructions.
+    kind, zero = (np.uint8, UNSIGNED_ZERO) if saturates_products() else (np.int8, 0)
+    stored = (codes.astype(np.int16) + zero).astype(kind)
     weight = [
-        graph.constant(f"weight{place}", np.ascontiguousarray(codes.T) if product else codes),
+        graph.constant(f"weight{place}", np.ascontiguousarray(stored.T) if product else stored),
         graph.constant(f"scales{place}", np.full(link.outputs, WEIGHT_STEP, np.float32)),
-        graph.constant(f"zeros{place}", np.zeros(link.outputs, np.int8)),
+        graph.constant(f"zeros{place}", np.full(link.outputs, zero, kind)),
     ]
     operands = [values, graph.add("DequantizeLinear", weight, f"real_weight{place}", axis=int(product))]
     if bias and not product:

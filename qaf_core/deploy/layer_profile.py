@@ -102,12 +102,24 @@ def sum_by_layer(
     known = set(layers)
     found = dict.fromkeys([*layers, OTHER], 0.0)
     medians = {name: median(values) for name, values in durations.items()}
-    beyond = 0.0 if whole_ms is None else max(0.0, sum(medians.values()) - whole_ms)
-    added = beyond / max(1, len(medians))
+    added = 0.0 if whole_ms is None else _added(list(medians.values()), whole_ms)
     for name, milliseconds in medians.items():
         layer = name.removeprefix(FUSED_BEGINNING).rpartition("/")[0].rpartition(".")[0]
         found[layer if layer in known else OTHER] += max(0.0, milliseconds - added)
     return found
+
+
+def _added(milliseconds: Sequence[float], whole_ms: float) -> float:
+    """What is to be taken off each node, but none below zero, so that they add up to the whole."""
+    remaining = sum(milliseconds) - whole_ms
+    if remaining <= 0:
+        return 0.0
+    for index, shortest in enumerate(sorted(milliseconds)):
+        count = len(milliseconds) - index
+        if remaining <= shortest * count:
+            return remaining / count
+        remaining -= shortest
+    return max(milliseconds, default=0.0)
 
 
 def compare_layers(

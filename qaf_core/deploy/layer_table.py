@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from qaf_core.deploy.timing import describe_machine, open_session, summarise, time_interleaved
 from qaf_core.errors import RunCancelled
 from qaf_core.network.inventory import FACTORIZED, LayerInfo
-from qaf_core.network.structures import Rank, input_positions, rank_for_ratio
+from qaf_core.network.structures import Rank, factor_shapes, input_positions, rank_for_ratio
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.workspace import write_file
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 # Raised whenever the measured models change: older rows are then not used.
-TABLE_VERSION = 1
+TABLE_VERSION = 2
 RATIOS = (1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
 RANK_STEP = 16
 ROUNDS = 50
@@ -131,18 +132,25 @@ def list_candidates(info: LayerInfo, ratios: Sequence[float] = RATIOS) -> tuple[
     for structure in info.structures:
         if structure in FACTORIZED:
             for ratio in ratios:
-                found[structure, _rounded_rank(rank_for_ratio(info, structure, ratio))] = None
+                rank = _rounded_rank(rank_for_ratio(info, structure, ratio), round)
+                if _holds_too_much(info, structure, rank):
+                    rank = _rounded_rank(rank_for_ratio(info, structure, ratio), math.floor)
+                found[structure, rank] = None
     return tuple(found)
 
 
-def _rounded_rank(rank: Rank) -> Rank:
+def _holds_too_much(info: LayerInfo, structure: str, rank: Rank) -> bool:
+    return sum(math.prod(shape) for shape in factor_shapes(info, structure, rank)) > info.weight_numel
+
+
+def _rounded_rank(rank: Rank, rounding: Callable[[float], int]) -> Rank:
     if isinstance(rank, tuple):
-        return (_near_multiple(rank[0]), _near_multiple(rank[1]))
-    return None if rank is None else _near_multiple(rank)
+        return (_near_multiple(rank[0], rounding), _near_multiple(rank[1], rounding))
+    return None if rank is None else _near_multiple(rank, rounding)
 
 
-def _near_multiple(rank: int) -> int:
-    return rank if rank < RANK_STEP else max(1, round(rank / RANK_STEP)) * RANK_STEP
+def _near_multiple(rank: int, rounding: Callable[[float], int]) -> int:
+    return rank if rank < RANK_STEP else max(1, rounding(rank / RANK_STEP)) * RANK_STEP
 
 
 def measure_layer_table(

@@ -79,15 +79,41 @@ def write_original(
     Raises:
         ModelError: If ONNX cannot express the network.
     """
-    skeleton = trace_skeleton(fold_batchnorm(model, inventory), input_shape)
-    _name_nodes(skeleton.model, [info.name for info in inventory if info.planned])
+    network = fold_batchnorm(model, inventory)
+    skeleton = trace_skeleton(network, input_shape)
+    planned = [info for info in inventory if info.planned]
+    owner = {name: info.name for info in planned for name in _weight_names(info.name)}
+    linear = {info.name: network.get_submodule(info.name) for info in planned if info.kind == "linear"}
+    _name_nodes(skeleton.model, {**owner, **_turned_weights(skeleton.model, linear)})
     write_file(path, skeleton.model.SerializeToString())
     return skeleton.any_batch
 
 
-def _name_nodes(model: ModelProto, layers: Sequence[str]) -> None:
-    """Name every weight's node, and what ONNX Runtime joins with it, by the layer."""
-    owner = {name: layer for layer in layers for name in _weight_names(layer)}
+def _turned_weights(model: ModelProto, linear: Mapping[str, nn.Module]) -> dict[str, str]:
+    """The layers of constants that are weights ``(in, out)``: products of more than two dimensions take such.
+
+    The exporter gives them names of its own, so their numbers tell whose they are.
+    """
+    from onnx import numpy_helper
+
+    taken = {node.input[1] for node in model.graph.node if node.op_type == "MatMul"}
+    shapes: dict[tuple[int, ...], list[tuple[str, Any]]] = {}
+    for name, layer in linear.items():
+        weight = layer.get_parameter("weight").detach().cpu().float().numpy()
+        shapes.setdefault(weight.T.shape, []).append((name, weight.T))
+    found = {}
+    for row in model.graph.initializer:
+        if row.name in taken and tuple(row.dims) in shapes:
+            values = numpy_helper.to_array(row)
+            owners = (name for name, weight in shapes[tuple(row.dims)] if np.array_equal(values, weight))
+            owner = next(owners, None)
+            if owner is not None:
+                found[row.name] = owner
+    return found
+
+
+def _name_nodes(model: ModelProto, owner: Mapping[str, str]) -> None:
+    """Name every weight's node, and what ONNX Runtime joins with it, by the layer that owns the weight."""
     takers: dict[str, list[NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:

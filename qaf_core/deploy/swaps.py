@@ -7,7 +7,7 @@ time one export takes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,7 +55,7 @@ def swap_layers(
     nodes = _used(nodes, [row.name for row in model.graph.output])
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input}
+    read = {name for node in nodes for name in _inputs(node)}
     constants = [row for row in (*model.graph.initializer, *graph.constants) if row.name in read]
     del model.graph.initializer[:]
     model.graph.initializer.extend(constants)
@@ -89,11 +89,19 @@ def _layer_of(node: NodeProto) -> str:
     return link.rpartition(".")[0] if slash else ""
 
 
+def _inputs(node: NodeProto) -> Iterator[str]:
+    """What a node reads, in the bodies of its branches and loops too."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _inputs(inner)
+
+
 def _used(nodes: Sequence[NodeProto], outputs: Collection[str]) -> list[NodeProto]:
     """The nodes that something reads: the weights of exchanged layers would be dequantized all the same."""
     wanted, found = set(outputs), []
     for node in reversed(nodes):
         if wanted.intersection(node.output):
-            wanted.update(node.input)
+            wanted.update(_inputs(node))
             found.append(node)
     return found[::-1]

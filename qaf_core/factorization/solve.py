@@ -90,6 +90,10 @@ def solve_layer(
     if method == "dense":
         structure = "dense"
     target = _as_target(weight, structure, method)
+    if method == "paper" and structure == "svd" and weight[0, 0].numel() > 1:
+        raise SolverError(
+            "the published method solves CP only", got="svd of a k×k kernel", remedy="use structure cp"
+        )
     rank = _checked_rank(rank, structure, target)
     if not bool(torch.isfinite(target).all()):
         return _trivial(weight, target, structure, rank, spec, Status.NONFINITE, began)

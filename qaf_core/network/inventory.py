@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Pair = tuple[int, int]
 
+# Raised when what a layer may become changes: rows kept before are then made anew.
+INVENTORY_VERSION = 2
 STRUCTURES = ("cp", "tucker2", "svd", "dense", "keep")
 FACTORIZED = ("cp", "tucker2", "svd")
 PLANNED_KINDS = ("conv2d", "linear")

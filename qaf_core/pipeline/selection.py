@@ -16,7 +16,7 @@ OVER_BOUND = "error over the bound"
 RANK_TOO_SMALL = "rank too small for the outputs"
 SLOWER_THAN_CHOSEN = "slower than the chosen one"
 SLOWER_THAN_DENSE = "not faster than dense"
-SLOWER_IN_PLACE = "slower inside the network than the chosen one"
+PASSED_OVER = "inside the network slower than the chosen one, or as fast with more error"
 NOT_TRIED = "a larger rank is as fast, or over the bound"
 
 
@@ -110,12 +110,15 @@ def with_steps(
 
     Args:
         selection: Made from layers timed alone.
-        steps: Structure and rank by layer, each among the layer's candidates.
+        steps: Structure and rank of the layers timed in place, each among the layer's candidates.
         whole: As the selection's.
     """
     plan, choices = selection.plan, []
     for choice in selection.choices:
-        step = steps.get(choice.name, (choice.structure, choice.rank))
+        if choice.name not in steps:  # nothing fitted, or it could not be timed in place
+            choices.append(choice)
+            continue
+        step = steps[choice.name]
         if step != (choice.structure, choice.rank):
             bits = plan.layer(choice.name).bits
             row = LayerPlan(name=choice.name, structure=step[0], rank=step[1], bits=bits)
@@ -128,7 +131,7 @@ def _rechosen(choice: LayerChoice, step: Step) -> LayerChoice:
     timed = {("dense", None), *((row.structure, row.rank) for row in choice.fitting().values())}
     found = {(candidate.structure, candidate.rank): candidate for candidate in choice.candidates}
     for other in timed.intersection(found):
-        found[other] = replace(found[other], verdict=CHOSEN if other == step else SLOWER_IN_PLACE)
+        found[other] = replace(found[other], verdict=CHOSEN if other == step else PASSED_OVER)
     return replace(
         choice, structure=step[0], rank=step[1], latency_ms=found[step].latency_ms,
         candidates=tuple(found.values()),

@@ -278,6 +278,7 @@ def test_upload_check_and_add(page: Any, app: tuple[str, Path], tmp_path: Path) 
     assert added.weights is not None
     assert added.weights.parent == workspace / "models"
     assert len(list((workspace / "data").glob("parts-*/*/*.png"))) == 64
+    settle(page)  # what is drawn anew would close it again
     page.get_by_text("Uploaded files").click()
     page.get_by_text("used by my/parts").first.wait_for()
 

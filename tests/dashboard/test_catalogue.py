@@ -87,6 +87,17 @@ def test_whatever_is_given_is_asked_for_and_kept_apart(
     assert len(asked) == 3
 
 
+def test_what_was_kept_under_older_rules_is_asked_for_anew(
+    workspace: Path, asked: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, given = find_model("cifar/resnet20"), Given(weights=str(find_model("digits/cnn").weights))
+    catalogue.inventory_of(source, workspace, given)
+    monkeypatch.setattr(catalogue, "INVENTORY_VERSION", catalogue.INVENTORY_VERSION + 1)
+    st.cache_resource.clear()
+    catalogue.inventory_of(source, workspace, given)
+    assert len(asked) == 2
+
+
 def test_a_refusal_is_not_asked_for_again_at_every_click(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

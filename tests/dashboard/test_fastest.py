@@ -43,6 +43,29 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return told
 
 
+@pytest.mark.parametrize(
+    ("ratio", "kind", "note"),
+    [(0.57, "success", ""), (1.01, "warning", "The whole network is no faster")],
+)
+def test_the_time_of_the_whole_network_is_told(
+    draw: Draw, asked: list[list[str]], monkeypatch: pytest.MonkeyPatch, ratio: float, kind: str, note: str
+) -> None:
+    answer = jobs.run_command
+    spread = {"value": ratio, "low": ratio - 0.02, "high": ratio + 0.02}
+    whole = {"dense_ms": 0.7, "planned_ms": 0.7 * ratio, "ratio": spread}
+    monkeypatch.setattr(
+        jobs, "run_command", lambda *given, **named: {**answer(*given, **named), "whole": whole, "note": note}
+    )
+    test = draw("explore", model=MODEL)
+    test.button(key="find-fastest").click().run()
+    settle(f"fastest-{MODEL}-{test.session_state['session-id']}")
+    test.run()
+    told = [box.value for box in getattr(test, kind) if "faster form" in box.value]
+    assert len(told) == 1
+    assert f"{ratio:.2f} times as long" in told[0]
+    assert note in shown(test)
+
+
 def test_the_plan_it_finds_fills_the_table(draw: Draw, store: Store, asked: list[list[str]]) -> None:
     test = draw("explore", model=MODEL)
     assert "Find the fastest plan" in shown(test)

@@ -140,7 +140,7 @@ def test_structures_are_chosen_once_by_the_time_of_the_whole(tmp_path: Path) -> 
         ("dense", 1.0), ("svd", 0.6), ("svd", 0.6)
     ]  # fmt: skip
     verdicts = [[candidate.verdict for candidate in choice.candidates] for choice in found.choices]
-    slower = "slower inside the network than the chosen one"
+    slower = "inside the network slower than the chosen one, or as fast with more error"
     assert verdicts == [[slower, slower, "chosen"], [slower, "chosen", slower], [slower, "chosen", slower]]
     assert [event.data["fraction"] for event in told] == [0.0, 0.5]
     assert found.whole is not None
@@ -164,6 +164,34 @@ def test_a_whole_that_cannot_be_timed_keeps_the_plan(tmp_path: Path) -> None:
     assert (kept.to_dict()["note"], kept.to_dict()["whole"]) == (kept.note, None)
     with pytest.raises(RunCancelled):
         choose_as_a_whole(chosen("ab"), refuse, tmp_path, [], should_stop=lambda: True)
+
+
+@pytest.mark.parametrize(
+    "damage", ["[]", '{"steps": [], "whole": {}}', '{"steps": {}, "whole": {}}', '{"steps": {"b": ["x"]}}']
+)
+def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: str) -> None:
+    found = choose_as_a_whole(chosen("abc"), Whole, tmp_path, ["machine"])
+    (file,) = tmp_path.glob("whole-*.json")
+    file.write_text(damage)
+    assert choose_as_a_whole(chosen("abc"), Whole, tmp_path, ["machine"]) == found
+
+
+def test_a_plan_that_gains_nothing_as_a_whole_says_so(tmp_path: Path) -> None:
+    class Unlucky(Whole):
+        def time(self, plans: Mapping[str, Mapping[str, Step]]) -> dict[str, NDArray[np.float64]]:
+            if "planned" in plans:
+                return {key: np.linspace(9.9, 10.1, 50) for key in plans}
+            return super().time(plans)
+
+    found = choose_as_a_whole(chosen("abc"), Unlucky, tmp_path, [])
+    assert found.note.startswith("The whole network is no faster than dense INT8")
+    assert choose_as_a_whole(chosen("abc"), Unlucky, tmp_path, []).note == found.note
+
+
+def test_layers_that_cannot_be_timed_in_place_keep_their_choice(tmp_path: Path) -> None:
+    found = choose_as_a_whole(chosen("abz"), Whole, tmp_path, [])
+    assert [choice.structure for choice in found.choices] == ["dense", "svd", "tucker2"]
+    assert found.choices[2].candidates[0].verdict == "chosen"
 
 
 def test_where_nothing_fits_nothing_is_timed(tmp_path: Path) -> None:

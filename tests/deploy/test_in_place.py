@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -110,11 +112,47 @@ def test_the_fastest_whole_network_wins_kind_by_kind() -> None:
     first: dict[str, Step] = {"a": ("cp", 8), "b": ("svd", 6), "c": ("tucker2", (4, 4)), "d": DENSE}
     told: list[tuple[int, int]] = []
     found = choose_in_place(clock, FITTING, first, on_kind=lambda *row: told.append(row))
-    assert found == {"a": ("svd", 4), "b": ("svd", 6), "c": DENSE, "d": DENSE}
+    assert found == {"a": ("cp", 8), "b": ("svd", 6), "c": DENSE}
     assert told == [(0, 2), (1, 2)]  # nothing fits "d"
     # The first kind is timed with the others as they were, the second with the first as chosen.
     assert all(plan["c"] == ("tucker2", (4, 4)) for plan in clock.plans[0].values())
-    assert all(plan["a"] == ("svd", 4) for plan in clock.plans[1].values())
+    assert all(plan["a"] == ("cp", 8) for plan in clock.plans[1].values())
+
+
+@given(
+    gains=st.dictionaries(
+        st.tuples(st.sampled_from("abc"), st.sampled_from(("cp", "svd", "tucker2"))), st.floats(-1, 1)
+    ),
+    first=st.fixed_dictionaries(
+        {
+            "a": st.sampled_from((("cp", 8), ("svd", 4), DENSE)),
+            "b": st.sampled_from((("svd", 6), DENSE)),
+            "c": st.sampled_from((("tucker2", (4, 4)), DENSE)),
+        }
+    ),
+)
+def test_the_end_is_no_slower_than_the_beginning(
+    gains: dict[tuple[str, str], float], first: dict[str, Step]
+) -> None:
+    def gain(steps: Mapping[str, Step]) -> float:
+        return sum(gains.get((name, step[0]), 0.0) for name, step in steps.items())
+
+    found = choose_in_place(Clock(gains), FITTING, first)
+    assert gain(found) >= 0.9 * gain(first) - 0.02  # a tenth may be given for less error
+
+
+def test_a_network_that_does_not_run_is_told(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = WholeNetwork(network, take_inventory(network, SHAPE), images(), threads=1)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no kernel\nfor this")
+
+    monkeypatch.setattr(in_place, "time_interleaved", fail)
+    with pytest.raises(ModelError, match="ONNX Runtime cannot run the network; got no kernel for this"):
+        whole.time({"dense": {}})
+    monkeypatch.setattr(in_place, "open_session", fail)
+    with pytest.raises(ModelError, match="cannot run"):
+        whole.time({"dense": {}})
 
 
 @pytest.mark.parametrize(("gain", "structure"), [(0.95, "cp"), (0.8, "svd")])

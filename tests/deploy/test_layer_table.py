@@ -10,6 +10,7 @@ import pytest
 from qaf_core.deploy.layer_table import RANK_STEP, LayerGeometry, list_candidates, measure_layer_table
 from qaf_core.errors import RunCancelled
 from qaf_core.network.inventory import LayerInfo
+from qaf_core.network.plan import LayerPlan, check_layer_plan
 from qaf_core.pipeline.events import RunEvent
 
 
@@ -46,6 +47,15 @@ NETWORK = (
     convolution("unused", calls=0, input_hw=None, output_hw=None),
 )
 RATIOS = (2.0, 4.0)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.02, 1.1])
+def test_no_candidate_holds_more_than_the_layer(ratio: float) -> None:
+    for width in (32, 64, 100, 256):
+        info = convolution("layer", width)
+        for structure, rank in list_candidates(info, (ratio,)):
+            row = LayerPlan(name="layer", structure=structure, rank=rank, bits=8)
+            assert check_layer_plan(info, row) == []
 
 
 def test_ranks_are_multiples_of_the_step_and_each_comes_once() -> None:

@@ -57,7 +57,7 @@ def run(model: bytes) -> np.ndarray:
 
 def test_its_layers_are_found(written: tuple[onnx.ModelProto, dict[str, LayerGeometry]]) -> None:
     dense, geometries = written
-    assert {"wide", "point", "head"} <= swappable_layers(dense) <= {*geometries, ""}
+    assert swappable_layers(dense) - {""} == set(geometries) == {"wide", "point", "tokens", "head"}
     assert swap_layers(dense, geometries, {}) == run_through(dense)
 
 
@@ -79,6 +79,7 @@ def run_through(model: onnx.ModelProto) -> bytes:
         ("wide", "tucker2", (5, 2), [(2, 3, 1, 1), (5, 2, 3, 5), (8, 5, 1, 1)]),
         ("wide", "svd", 4, [(4, 3, 3, 5), (8, 4, 1, 1)]),
         ("point", "svd", 3, [(3, 8, 1, 1), (12, 3, 1, 1)]),
+        ("tokens", "svd", 2, [(12, 2), (2, 10)]),
         ("head", "svd", 2, [(2, 10), (5, 2)]),
     ],
 )
@@ -98,9 +99,26 @@ def test_a_chain_takes_a_layers_place(
     shapes = {row.name: tuple(row.dims) for row in model.graph.initializer}
     assert [shape for name, shape in shapes.items() if name.startswith("weightswapped")] == links
     # What the layer held is gone: dequantizing it would take time that no chain takes.
-    held = {row.name for row in dense.graph.initializer if row.name.endswith(f"{layer}.weight_quantized")}
-    assert held
-    assert not held & set(shapes)
+    (node,) = [node for node in dense.graph.node if node.name.startswith(f"{layer}.0/")][:1]
+    makers = {output: made for made in dense.graph.node for output in made.output}
+    held = makers[node.input[1]].input[0]
+    assert held in {row.name for row in dense.graph.initializer}
+    assert held not in shapes
+
+
+def test_where_products_are_cut_off_codes_are_unsigned_as_in_exported_files(
+    written: tuple[onnx.ModelProto, dict[str, LayerGeometry]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense, geometries = written
+    monkeypatch.setattr("qaf_core.deploy.layer_graph.saturates_products", lambda: True)
+    content = swap_layers(dense, geometries, {"wide": ("svd", 4)})
+    kinds = {
+        row.data_type
+        for row in onnx.load_from_string(content).graph.initializer
+        if row.name.startswith("weightswapped")
+    }
+    assert kinds == {onnx.TensorProto.UINT8}
+    assert bool(np.isfinite(run(content)).all())
 
 
 def test_exchanged_layers_run_as_integers(

@@ -393,6 +393,11 @@ def test_tensors_that_cannot_be_factorized_are_refused(weight: Any, structure: s
         solve(weight, structure, 2)
 
 
+def test_the_published_method_takes_no_kernel_in_two_factors() -> None:
+    with pytest.raises(SolverError, match="solves CP only; got svd of a k×k kernel"):
+        solve(draw(8, 6, 3, 3), "svd", 4, method="paper")
+
+
 def test_unknown_methods_and_wrong_numbers_of_widths_are_refused() -> None:
     with pytest.raises(SolverError, match="unknown method; got magic; expected joint"):
         solve(draw(4, 4), "svd", 2, method="magic")

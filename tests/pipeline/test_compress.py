@@ -217,6 +217,18 @@ def test_tucker_layers_run_too(model: Network) -> None:
     assert outcome.to_dict()["rank"] == list(outcome.rank)
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_kernels_in_two_factors_run_too(model: Network, weight: float) -> None:
+    plan = plan_of(model, structure="svd", bits=8)
+    options = replace(QUICK, moment_weight=weight)
+    fitted, plain = (run(model, plan, options=replace(options, output_fit=fit)) for fit in (True, False))
+    assert {outcome.structure for outcome in fitted.layers} == {"svd", "dense"}
+    with torch.no_grad():
+        batch = images(64, seed=9)
+        errors = [float((found.model(batch) - model(batch)).square().sum()) for found in (fitted, plain)]
+    assert errors[0] < errors[1]
+
+
 def test_outcomes_are_ready_for_json_with_a_histogram_per_factor(model: Network) -> None:
     for outcome in run(model).layers:
         told = json.loads(json.dumps(outcome.to_dict(), allow_nan=False))
