@@ -82,22 +82,12 @@ def _search(job: jobs.Job, arguments: list[str]) -> dict[str, Any]:
     return jobs.run_command(arguments, job=job, timeout_seconds=SEARCH_SECONDS)
 
 
-@st.fragment(run_every=2.0)
-@common.guarded
 def _outcome(choice: Choice, key: str) -> None:
     job = jobs.shared().find(key)
     if job is None:
         return
     if job.state == "running":
-        left, right = st.columns([4, 1], vertical_alignment="center")
-        left.info(
-            _("Searching, {time} so far. You may look at other pages meanwhile.").format(
-                time=duration_text(job.elapsed_seconds)
-            ),
-            icon=":material/hourglass_top:",
-        )
-        if right.button(_("Stop"), icon=":material/stop_circle:", key="stop-fastest"):
-            job.stop.set()
+        _follow(key)
         return
     if job.state == "failed":
         common.say_error(job.error)
@@ -107,6 +97,28 @@ def _outcome(choice: Choice, key: str) -> None:
         controls.take_plan(choice, Plan.from_dict(job.result["plan"]))
         st.rerun(scope="app")
     _draw(job.result)
+
+
+@st.fragment(run_every=2.0)
+@common.guarded
+def _follow(key: str) -> None:
+    """How long a search has taken; drawn again and again only while it runs.
+
+    A part that was always drawn anew would end the drawing of the plan around it early now and then, and
+    what an edit had made untrue stayed on the screen.
+    """
+    job = jobs.shared().find(key)
+    if job is None or job.state != "running":
+        st.rerun(scope="app")
+    left, right = st.columns([4, 1], vertical_alignment="center")
+    left.info(
+        _("Searching, {time} so far. You may look at other pages meanwhile.").format(
+            time=duration_text(job.elapsed_seconds)
+        ),
+        icon=":material/hourglass_top:",
+    )
+    if right.button(_("Stop"), icon=":material/stop_circle:", key="stop-fastest"):
+        job.stop.set()
 
 
 def _draw(found: Mapping[str, Any]) -> None:

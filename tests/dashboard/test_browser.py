@@ -176,6 +176,7 @@ def test_stop_a_run(page: Any, app: tuple[str, Path]) -> None:
 def test_edit_run_and_compare(page: Any, app: tuple[str, Path]) -> None:
     address, workspace = app
     choose_digits(page, address)
+    page.get_by_role("radio", name="Gentle").click()  # higher ranks and more bits: time enough to look
     size = page.get_by_test_id("stMetricValue").first
 
     # A rank out of range is said at the row, and Run is closed.
@@ -187,7 +188,7 @@ def test_edit_run_and_compare(page: Any, app: tuple[str, Path]) -> None:
     before = size.inner_text()
     set_cell(page, 1, RANK_COLUMN, "40")
     page.get_by_text("These rows cannot be used as they are").wait_for(state="detached")
-    set_cell(page, 2, BITS_COLUMN, "3")
+    set_cell(page, 2, BITS_COLUMN, "8")
     page.wait_for_function(
         "before => document.querySelector('[data-testid=stMetricValue]').innerText !== before", arg=before
     )
@@ -203,8 +204,8 @@ def test_edit_run_and_compare(page: Any, app: tuple[str, Path]) -> None:
     run = saved(workspace, run_id)
     assert run.status == "completed"
     rows = {row["name"]: row for row in run.plan["layers"]}
-    assert (rows["features.3"]["rank"], rows["features.3"]["bits"]) == (40, 4)
-    assert rows["features.7"]["bits"] == 3
+    assert (rows["features.3"]["rank"], rows["features.3"]["bits"]) == (40, 6)
+    assert rows["features.7"]["bits"] == 8
 
     # It stands on the Trade-offs page, and a click on its point opens it.
     page.get_by_role("link", name="Compare with other runs").click()
