@@ -29,7 +29,7 @@ TABLE_FOLDER = Path("cache") / "latency"
 IN_PLACE_IMAGES = 16
 NO_GAIN = "The whole network is no faster than dense INT8, as far as the rounds can tell."
 # Raised whenever whole networks are timed in another way: what was found before is then not used.
-WHOLE_VERSION = 1
+WHOLE_VERSION = 2
 INTEGER_BITS = 8
 
 

@@ -154,9 +154,9 @@ def choose_in_place(
 
     Kinds are taken in turn, the others as they were chosen so far. Layers of one kind change together, each
     to its own rank: so a small difference counts as often as there are layers. A layer that has no form of a
-    structure keeps the one it has; what was chosen so far competes too. What is no faster than dense, beyond
-    what the rounds can tell, becomes dense; among those that gain as much as the fastest, but for ``TIE`` of
-    it, the one with the least error is taken.
+    structure keeps the one it has, or becomes dense; what was chosen so far competes too. What is no faster
+    than dense, beyond what the rounds can tell, becomes dense; among those that gain as much as the fastest,
+    but for ``TIE`` of it, the one with the least error is taken.
 
     Args:
         network: Times it.
@@ -181,8 +181,9 @@ def choose_in_place(
             on_kind(index, len(asked))
         plans = {DENSE: {**chosen, **dict.fromkeys(kind, (DENSE, None))}, CHOSEN: chosen}
         for structure in dict.fromkeys(structure for name in kind for structure in fitting[name]):
-            steps = {name: _step_of(fitting[name][structure]) for name in kind if structure in fitting[name]}
-            plans[structure] = {**chosen, **steps}
+            able = {name: _step_of(fitting[name][structure]) for name in kind if structure in fitting[name]}
+            plans[structure] = {**chosen, **able}
+            plans[f"{structure}, others dense"] = {**plans[DENSE], **able}
         plans = _distinct(plans)
         times = network.time(plans)
         errors = {key: _error_of(fitting, plan) for key, plan in plans.items() if key != DENSE}

@@ -162,6 +162,12 @@ def test_of_structures_as_fast_the_closest_is_taken(gain: float, structure: str)
     assert found["c"][0] == structure
 
 
+def test_a_layer_that_gains_nothing_is_not_taken_along_with_its_kind() -> None:
+    first: dict[str, Step] = {"a": ("cp", 8), "b": ("svd", 6)}
+    found = choose_in_place(Clock({("a", "cp"): 1.0, ("b", "svd"): 0.01}), FITTING, first)
+    assert (found["a"], found["b"]) == (("cp", 8), DENSE)
+
+
 def test_what_the_rounds_cannot_tell_from_dense_is_dense() -> None:
     found = choose_in_place(Clock({("c", "tucker2"): 1e-4}, noise=0.5), FITTING, {})
     assert found["c"] == DENSE
