@@ -53,7 +53,7 @@ PlanFile = Annotated[Path | None, typer.Option("--plan", metavar="FILE", help="A
 Ratio = Annotated[float | None, typer.Option(help="Parameters before over after, of each covered layer.")]
 Bits = Annotated[int | None, typer.Option(help="Weight bits of the covered layers: 2 to 8, or 32.")]
 ActBits = Annotated[int | None, typer.Option(help="Activation bits: 2 to 8, or 32 for none [default: 8]")]
-Structure = Annotated[str, typer.Option(help="Of k×k convolutions: cp, tucker2, svd, auto.")]
+Structure = Annotated[str, typer.Option(help="Of k×k convolutions: cp, tucker2, svd, or auto (see README).")]
 Method = Annotated[str, typer.Option(help="joint, paper, sequential or dense.")]
 Convention = Annotated[str, typer.Option(help="What counts as an operation: uniform or paper.")]
 

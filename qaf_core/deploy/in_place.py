@@ -16,7 +16,7 @@ from qaf_core.deploy.layer_table import LayerGeometry
 from qaf_core.deploy.references import write_dense_int8, write_original
 from qaf_core.deploy.scratch import scratch_folder
 from qaf_core.deploy.swaps import swap_layers, swappable_layers
-from qaf_core.deploy.timing import open_session, ratio_of, time_interleaved
+from qaf_core.deploy.timing import one_inference, open_session, ratio_of, time_interleaved
 from qaf_core.errors import ModelError, RunCancelled
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.pipeline.selection import Candidate, Step
@@ -131,11 +131,9 @@ def _open(model: bytes, images: NDArray[np.float32], threads: int) -> Callable[[
         ModelError: If ONNX Runtime does not take the model.
     """
     try:
-        session = open_session(model, threads=threads)
+        return one_inference(open_session(model, threads=threads), images)
     except Exception as error:  # the runtime's errors have no base class of their own
         raise _cannot_run(error) from error
-    name = session.get_inputs()[0].name
-    return lambda: session.run(None, {name: images})
 
 
 def _cannot_run(error: Exception) -> ModelError:

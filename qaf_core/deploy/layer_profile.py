@@ -15,12 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qaf_core.deploy.scratch import scratch_error, scratch_folder
-from qaf_core.deploy.timing import open_session, time_interleaved
+from qaf_core.deploy.timing import one_inference, open_session, time_interleaved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import onnxruntime
     from numpy.typing import NDArray
 
 ROUNDS = 60
@@ -59,9 +56,9 @@ def profile_layers(
             name: open_session(path, threads=threads, profile_prefix=str(folder / name))
             for name, path in models.items()
         }
-        runs = {f"profiled {name}": _runner(session, images) for name, session in sessions.items()}
+        runs = {f"profiled {name}": one_inference(session, images) for name, session in sessions.items()}
         for name, path in models.items():
-            runs[name] = _runner(open_session(path, threads=threads), images)
+            runs[name] = one_inference(open_session(path, threads=threads), images)
         times = time_interleaved(runs, rounds=rounds, seconds=seconds)
         profiles = {name: _read_profile(session.end_profiling()) for name, session in sessions.items()}
     return {
@@ -76,11 +73,6 @@ def _read_profile(path: str) -> list[Mapping[str, Any]]:
     except (OSError, ValueError) as error:  # ONNX Runtime does not tell what it could not write
         raise scratch_error("a profile was not written to its end") from error
     return found
-
-
-def _runner(session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> Callable[[], object]:
-    name = session.get_inputs()[0].name
-    return lambda: session.run(None, {name: images})
 
 
 def sum_by_layer(

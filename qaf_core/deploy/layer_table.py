@@ -19,7 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qaf_core.deploy.timing import describe_machine, open_session, summarise, time_interleaved
+from qaf_core.deploy.timing import (
+    describe_machine,
+    one_inference,
+    open_session,
+    summarise,
+    time_interleaved,
+)
 from qaf_core.errors import RunCancelled
 from qaf_core.network.inventory import FACTORIZED, LayerInfo
 from qaf_core.network.structures import Rank, factor_shapes, input_positions, rank_for_ratio
@@ -250,13 +256,9 @@ def _measure_geometry(
         sessions[_candidate_key(geometry, structure, rank)] = open_session(model, threads=threads)
     given = next(iter(sessions.values())).get_inputs()[0]
     images = generator.integers(0, 256, given.shape).astype(np.uint8)
-    runs = {key: _runner(session, {given.name: images}) for key, session in sessions.items()}
+    runs = {key: one_inference(session, images) for key, session in sessions.items()}
     times = time_interleaved(runs, rounds=ROUNDS, seconds=SECONDS_PER_GEOMETRY)
     return {key: summarise(values).to_dict() for key, values in times.items()}
-
-
-def _runner(session: onnxruntime.InferenceSession, feeds: dict[str, Any]) -> Callable[[], object]:
-    return lambda: session.run(None, feeds)
 
 
 def _candidate_key(geometry: LayerGeometry, structure: str, rank: Rank) -> str:

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KIT_SCHEMA_VERSION = 1
-WARM_UP_ROUNDS = 5
-LEAST_ROUNDS = 5
+WARM_UP_ROUNDS, LEAST_ROUNDS = 5, 5
 BOOTSTRAP_SAMPLES = 1000
 MEMORY_RUNS = 3
 PROBE_SECONDS = 120.0
@@ -165,10 +164,11 @@ def open_runs(
     models: Mapping[str, Path], images: NDArray[np.float32], *, threads: int
 ) -> dict[str, Callable[[], object]]:
     """One inference of each model on the images, ready to be called; arguments as in :func:`time_models`."""
-    return {name: _runner(open_session(path, threads=threads), images) for name, path in models.items()}
+    return {name: one_inference(open_session(path, threads=threads), images) for name, path in models.items()}
 
 
-def _runner(session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> Callable[[], object]:
+def one_inference(session: onnxruntime.InferenceSession, images: NDArray[Any]) -> Callable[[], object]:
+    """An inference of a model with one input, ready to be called."""
     name = session.get_inputs()[0].name
     return lambda: session.run(None, {name: images})
 
@@ -199,7 +199,7 @@ def _probe_memory(model: str, shape: str, threads: str) -> int:
     before = _memory_bytes("VmRSS")
     session = open_session(Path(model), threads=int(threads))
     _reset_peak()
-    run = _runner(session, images)
+    run = one_inference(session, images)
     for _ in range(MEMORY_RUNS):
         run()
     return max(0, _memory_bytes("VmHWM") - before)
@@ -356,7 +356,7 @@ def find_failing(models: Mapping[str, Path], images: NDArray[np.float32], *, thr
     failed = {}
     for name, path in models.items():
         try:
-            _runner(open_session(path, threads=threads), images)()
+            one_inference(open_session(path, threads=threads), images)()
         except Exception as error:  # the runtime's errors have no base class of their own
             failed[name] = " ".join(str(error).split())[:200] or type(error).__name__
     return failed

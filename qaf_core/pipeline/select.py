@@ -261,8 +261,8 @@ def _choose(info: LayerInfo, latencies: Mapping[Step, float], judge: _Judge, bou
     if any(latencies[step] < limit for ladder in ladders for step in ladder):
         judge.begin(info)
     for ladder in ladders:
-        # CP takes longest to solve: what the others reached narrows what is left for it. Those two are both
-        # looked for, since inside the network two links may be faster than three that are so alone.
+        # CP takes longest to solve: what Tucker-2 and SVD reached narrows what is left for it. Of these two
+        # both are looked for: inside the network two links may be faster than three that are so alone.
         below = limit if ladder is ladders[-1] else dense_ms * (1 - LEAST_GAIN)
         steps = [step for step in ladder if latencies[step] < below]
         found = _fastest_within(info, steps, judge, bound, verdicts)
