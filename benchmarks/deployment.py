@@ -8,8 +8,8 @@ QAF_REAL_DATA=DIR python benchmarks/deployment.py [--parts resnet18,real,files] 
 - ``real``: the same question for ResNet-20 on CIFAR-10, at its own size.
 - ``files``: packed size and export times of ResNet-20 at 4 bits and ratio 2.
 
-A quiet machine is needed. Plans are made and measured for one thread and for two. They are chosen by drop on
-the calibration side only through the error bound: the table lists every bound, so that nothing is hidden.
+A quiet machine is needed. Plans are made and measured for one thread and for two. Drops on the evaluation
+images choose none of them: the table lists every bound, so that nothing is hidden.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def by_bound(
                 "structures": [[c.name, c.structure, c.rank] for c in selection.choices if c.rank],
                 "plan_seconds": round(planned, 1),
                 "planned_ratio": selection.whole and selection.whole["ratio"],
+                "planned_answers": selection.answers,
                 "drop_points": round(100 * result["drop"], 2),
                 "drop_ci95_points": [round(100 * edge, 2) for edge in result["drop_ci95"]],
                 "size_bytes": result["file"]["size_bytes"],

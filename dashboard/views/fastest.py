@@ -16,8 +16,10 @@ from dashboard.views.choose import Choice
 from qaf_core.network.plan import Plan
 from qaf_core.review.units import MISSING, duration_text, percent_text
 
-BOUNDS = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3)
-FIRST_BOUND = 0.05
+BOUNDS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
+FIRST_BOUND = 0.1
+ANSWER_BOUNDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
+FIRST_ANSWER_BOUND = 0.02
 SEARCH_SECONDS = 3600.0
 TAKEN_KEY = "fastest-taken"
 
@@ -30,11 +32,12 @@ def offer(choice: Choice) -> None:
             _(
                 "Fewer operations are not always less time. This times every layer's possible forms on this "
                 "machine (once; it is kept), keeps those whose outputs stay close enough to the original's "
-                "at the weight bits above, and takes those with which the whole network is fastest. It takes "
+                "at the weight bits above, and takes those with which the whole network is fastest. If too "
+                "many answers change, it gives back speed where that saves the most of them. It takes "
                 "minutes on large networks."
             )
         )
-        left, middle, right = st.columns([2, 1, 1.4], gap="medium", vertical_alignment="bottom")
+        left, right = st.columns(2, gap="medium")
         with left:
             bound = st.select_slider(
                 _("Largest error of a layer's output"),
@@ -43,11 +46,25 @@ def offer(choice: Choice) -> None:
                 format_func=lambda value: percent_text(value, 0),
                 key="fastest-bound",
                 help=_(
-                    "Squared error as a share of the output's own variation, on held-back images. "
-                    "Errors add up over the layers: a tighter bound costs speed and saves accuracy."
+                    "Squared error as a share of the output's own variation, on held-back images. Forms "
+                    "beyond it are not considered."
                 ),
             )
-        with middle:
+        with right:
+            answer_bound = st.select_slider(
+                _("Answers that may change"),
+                ANSWER_BOUNDS,
+                FIRST_ANSWER_BOUND,
+                format_func=lambda value: percent_text(value, 1),
+                key="fastest-answer-bound",
+                help=_(
+                    "Of the answers on the calibration images, at most this share beyond those that plain "
+                    "INT8 changes. No labels are needed: accuracy cannot fall by more than the answers "
+                    "that change, and usually falls by less."
+                ),
+            )
+        left, right, _rest = st.columns([1, 1.5, 1.5], gap="medium", vertical_alignment="bottom")
+        with left:
             cores = os.cpu_count() or 1
             threads = st.number_input(_("Threads"), 1, cores, min(2, cores), key="fastest-threads")
         key = f"fastest-{choice.source.id}-{common.session_id()}"
@@ -60,18 +77,19 @@ def offer(choice: Choice) -> None:
                 width="stretch",
                 help=_("For the joint method, with a model that can be run.") if disabled else None,
             ):
-                arguments = _arguments(choice, bound, int(threads))
+                arguments = _arguments(choice, bound, answer_bound, int(threads))
                 jobs.shared().start(key, lambda job: _search(job, arguments))
                 st.session_state[TAKEN_KEY] = None
         _outcome(choice, key)
 
 
-def _arguments(choice: Choice, bound: float, threads: int) -> list[str]:
+def _arguments(choice: Choice, bound: float, answer_bound: float, threads: int) -> list[str]:
     state = st.session_state
     arguments = [
         "plan", choice.source.id, "--structure", "auto", "--bits", str(state["bits"]), "--act-bits",
-        str(state["activation-bits"]), "--error-bound", str(bound), "--threads", str(threads),
-        "--data", choice.data, *choice.given.arguments(common.workspace()), "--json",
+        str(state["activation-bits"]), "--error-bound", str(bound), "--answer-bound", str(answer_bound),
+        "--threads", str(threads), "--data", choice.data, "--json",
+        *choice.given.arguments(common.workspace()),
     ]  # fmt: skip
     if choice.calibration:
         arguments += ["--calibration", choice.calibration]
@@ -128,8 +146,9 @@ def _draw(found: Mapping[str, Any]) -> None:
     if not changed:
         st.warning(
             _(
-                "On this machine no layer has a faster form than plain INT8 within this error: the plan is "
-                "dense throughout. Allow a larger error, or compress for size instead."
+                "On this machine no layer has a faster form than plain INT8 within these bounds: the plan is "
+                "dense throughout. Allow a larger error or more answers to change, or compress for size "
+                "instead."
             ),
             icon=":material/warning:",
         )
@@ -144,7 +163,8 @@ def _draw(found: Mapping[str, Any]) -> None:
                 len(changed),
             )
             + " "
-            + _speed_text(found),
+            + _speed_text(found)
+            + _answers_text(found.get("answers")),
             icon=f":material/{icon}:",
         )
     if found.get("note"):
@@ -182,6 +202,18 @@ def _speed_text(found: Mapping[str, Any]) -> str:
     return _("The layers alone: {before:.2f} ms as plain INT8, {after:.2f} ms as planned.").format(
         before=before, after=after
     )
+
+
+def _answers_text(answers: Mapping[str, Any] | None) -> str:
+    """How many answers change, where they were counted."""
+    if not answers or answers["changed"] is None:
+        return ""
+    return " " + _(
+        "On {count} calibration images {changed} of the answers change; in plain INT8 {dense} do."
+    ).format(
+        count=answers["images"], changed=percent_text(answers["changed"], 1),
+        dense=percent_text(answers["changed_by_dense"], 1),
+    )  # fmt: skip
 
 
 def _row(choice: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:

@@ -35,7 +35,14 @@ EXIT_DONE, EXIT_CANCELLED = 0, 130
 
 ErrorBound = Annotated[
     float | None,
-    typer.Option(help="For auto: largest relative squared error of a layer's outputs [default: 0.05]"),
+    typer.Option(help="For auto: largest relative squared error of a layer's outputs [default: 0.1]"),
+]
+AnswerBound = Annotated[
+    float | None,
+    typer.Option(
+        help="For auto: largest share of answers that may change, beyond those that dense INT8 changes "
+        "[default: 0.02]"
+    ),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads to time with [default: all processors]")]
 Batch = Annotated[int, typer.Option(min=1, help="Images at a time.")]
@@ -48,6 +55,7 @@ def plan(
     act_bits: ActBits = None,
     structure: Structure = "auto",
     error_bound: ErrorBound = None,
+    answer_bound: AnswerBound = None,
     threads: Threads = None,
     batch: Batch = 1,
     data: Annotated[str | None, typer.Option(help="Images; only calibration ones are looked at.")] = None,
@@ -60,12 +68,12 @@ def plan(
     as_json: Json = False,
     workspace: Workspace = None,
 ) -> int:
-    """A plan: by rule, or with auto the fastest structure of each layer within an error bound."""
+    """A plan: by rule, or with auto the fastest structures within bounds on errors and answers."""
     told: dict[str, Any]
     if structure == "auto":
         selection = find_auto_plan(
-            model, ratio, bits, act_bits, error_bound, threads, batch, data, calibration, seed, weights,
-            classes, preprocessing, workspace,
+            model, ratio, bits, act_bits, error_bound, answer_bound, threads, batch, data, calibration, seed,
+            weights, classes, preprocessing, workspace,
         )  # fmt: skip
         if selection is None:
             return EXIT_CANCELLED
@@ -94,6 +102,7 @@ def find_auto_plan(
     bits: int | None,
     act_bits: int | None,
     error_bound: float | None,
+    answer_bound: float | None,
     threads: int | None,
     batch: int,
     data: str | None,
@@ -111,6 +120,7 @@ def find_auto_plan(
     from qaf_core.data.models import find_model
     from qaf_core.data.places import absolute_data
     from qaf_core.deploy.auto_plan import AutoRequest, make_auto_plan
+    from qaf_core.deploy.whole_plan import DEFAULT_ANSWER_BOUND
     from qaf_core.pipeline.select import DEFAULT_ERROR_BOUND
     from qaf_core.runs.request import RunRequest
 
@@ -132,6 +142,7 @@ def find_auto_plan(
         activation_bits=8 if act_bits is None else act_bits,
         least_ratio=ratio,
         error_bound=DEFAULT_ERROR_BOUND if error_bound is None else error_bound,
+        answer_bound=DEFAULT_ANSWER_BOUND if answer_bound is None else answer_bound,
         threads=threads,
         batch=batch,
     )
@@ -172,6 +183,12 @@ def _print_plan(told: dict[str, Any]) -> None:
         print(
             f"The whole network: {after:.3f} ms as planned, {before:.3f} ms as dense INT8, "
             f"ratio {ratio['value']:.2f} ({spread})"
+        )
+    answers = told.get("answers")
+    if answers is not None and answers["changed"] is not None:
+        print(
+            f"Answers that change, of {answers['images']} calibration images: {100 * answers['changed']:.1f} "
+            f"% as planned, {100 * answers['changed_by_dense']:.1f} % in dense INT8"
         )
     if told.get("note"):
         print(told["note"])

@@ -27,7 +27,7 @@ from qaf_core.cli.options import (
     lasting_weights,
     make_plan,
 )
-from qaf_core.cli.plans import ErrorBound, Threads, find_auto_plan
+from qaf_core.cli.plans import AnswerBound, ErrorBound, Threads, find_auto_plan
 from qaf_core.cli.text import print_costs, print_images, print_json, print_table
 from qaf_core.review.units import duration_text, percent_text, points_text, size_text
 from qaf_core.runs.workspace import default_workspace
@@ -48,6 +48,7 @@ def compress(
     act_bits: ActBits = None,
     structure: Structure = "cp",
     error_bound: ErrorBound = None,
+    answer_bound: AnswerBound = None,
     threads: Threads = None,
     method: Method = "joint",
     data: Data = None,
@@ -78,8 +79,8 @@ def compress(
     inventory = load_inventory(source)
     if structure == "auto" and method == "joint" and plan is None:
         found = find_auto_plan(
-            model, ratio, bits, act_bits, error_bound, threads, 1, data, calibration, seed, weights, classes,
-            preprocessing, workspace,
+            model, ratio, bits, act_bits, error_bound, answer_bound, threads, 1, data, calibration, seed,
+            weights, classes, preprocessing, workspace,
         )  # fmt: skip
         if found is None:
             return EXIT_CANCELLED

@@ -1,35 +1,30 @@
-"""``--structure auto``: layers timed on this machine, then the fastest structures within the error bound."""
+"""``--structure auto``: the fastest structures, on this machine, that keep answers close enough."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qaf_core.deploy.layer_table import RATIOS, measure_layer_table
 from qaf_core.deploy.timing import describe_machine
-from qaf_core.errors import ModelError, PlanError, RunCancelled
+from qaf_core.deploy.whole_plan import DEFAULT_ANSWER_BOUND, check_answer_bound, choose_as_a_whole
+from qaf_core.errors import PlanError
 from qaf_core.network.plan_checks import check_bits
 from qaf_core.network.structures import check_ratio
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.select import DEFAULT_ERROR_BOUND, check_error_bound
-from qaf_core.pipeline.selection import Selection, Step, with_steps
+from qaf_core.pipeline.selection import Selection, Step
 from qaf_core.runs.request import RunRequest, source_of
-from qaf_core.runs.workspace import write_file
 
 if TYPE_CHECKING:
     from qaf_core.deploy.in_place import TimedNetwork
+    from qaf_core.network.layers import FactorizedLayer
 
 TABLE_FOLDER = Path("cache") / "latency"
 IN_PLACE_IMAGES = 16
-NO_GAIN = "The whole network is no faster than dense INT8, as far as the rounds can tell."
-# Raised whenever whole networks are timed in another way: what was found before is then not used.
-WHOLE_VERSION = 2
 INTEGER_BITS = 8
 
 
@@ -44,6 +39,8 @@ class AutoRequest:
         activation_bits: 8, or 32 for none.
         least_ratio: Ranks of this parameter ratio or more compete; None for all.
         error_bound: Largest relative squared error of a layer's outputs.
+        answer_bound: Largest share of answers on the calibration images that may differ from the original's,
+            beyond those that dense INT8 changes.
         threads: Threads the layers are timed with; None for all processors.
         batch: Images at a time.
     """
@@ -53,6 +50,7 @@ class AutoRequest:
     activation_bits: int = 8
     least_ratio: float | None = None
     error_bound: float = DEFAULT_ERROR_BOUND
+    answer_bound: float = DEFAULT_ANSWER_BOUND
     threads: int | None = None
     batch: int = 1
 
@@ -64,7 +62,7 @@ def make_auto_plan(
     on_event: Callable[[RunEvent], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Selection:
-    """A plan with, in each layer, the fastest structure within the bound.
+    """A plan with, in each layer, the fastest structure within the bounds.
 
     Args:
         request: What is asked for.
@@ -83,11 +81,13 @@ def make_auto_plan(
     if request.least_ratio is not None:
         check_ratio(request.least_ratio)
     check_error_bound(request.error_bound)
+    check_answer_bound(request.answer_bound)
     check_bits("weight bits", request.bits)
     import torch
 
     from qaf_core.data.datasets import to_batches
     from qaf_core.data.models import build_model
+    from qaf_core.deploy.answers import Answers
     from qaf_core.deploy.in_place import WholeNetwork
     from qaf_core.network.inventory import take_inventory
     from qaf_core.pipeline.cache import SolveCache
@@ -109,6 +109,12 @@ def make_auto_plan(
         on_event=on_event,
         should_stop=should_stop,
     )
+    cache = SolveCache(workspace / "cache" / "layers")
+    chains: dict[tuple[str, Step], FactorizedLayer] = {}
+
+    def keep(layer: str, step: Step, chain: FactorizedLayer) -> None:
+        chains[layer, step] = chain
+
     selection = choose_structures(
         model,
         inventory,
@@ -119,99 +125,29 @@ def make_auto_plan(
         error_bound=request.error_bound,
         activation_bits=request.activation_bits,
         seed=run.seed,
-        cache=SolveCache(workspace / "cache" / "layers"),
+        cache=cache,
+        on_fitting=keep,
         on_event=on_event,
         should_stop=should_stop,
     )
 
-    if request.activation_bits == INTEGER_BITS:
+    def open_network() -> TimedNetwork:
         few = calibration[:IN_PLACE_IMAGES]
+        return WholeNetwork(model, inventory, few, threads=threads, batch=request.batch)
 
-        def open_network() -> TimedNetwork:
-            return WholeNetwork(model, inventory, few, threads=threads, batch=request.batch)
-
-        machine = [describe_machine(threads), request.batch, source.input_shape]
-        selection = choose_as_a_whole(
-            selection, open_network, workspace / TABLE_FOLDER, machine, on_event=on_event,
+    return choose_as_a_whole(
+        selection,
+        open_network if request.activation_bits == INTEGER_BITS else None,
+        Answers(
+            model, inventory, calibration, plan=selection.plan, chains=chains, cache=cache,
             should_stop=should_stop,
-        )  # fmt: skip
-    return selection
-
-
-def choose_as_a_whole(
-    selection: Selection,
-    open_network: Callable[[], TimedNetwork],
-    folder: Path,
-    machine: Sequence[Any],
-    *,
-    on_event: Callable[[RunEvent], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> Selection:
-    """The selection with those of the fitting structures that are fastest inside the whole network.
-
-    A network that cannot be timed as a whole, such as a detector with lists for outputs, keeps the selection
-    as it is, with a note that says so.
-
-    Args:
-        selection: Made from layers timed alone.
-        open_network: Makes the network ready to be timed; asked for only if something is to be timed.
-        folder: Keeps what was found, so that the same candidates are not timed, and judged, twice.
-        machine: What else times depend on, ready for JSON.
-        on_event: Called with ``stage`` events (stage ``latency``).
-        should_stop: Asked before each kind of layer.
-
-    Raises:
-        RunCancelled: If stopped.
-    """
-    from qaf_core.deploy.in_place import choose_in_place, compare_whole
-
-    fitting = {choice.name: choice.fitting() for choice in selection.choices}
-    if not any(fitting.values()):
-        return selection
-    first = {choice.name: (choice.structure, choice.rank) for choice in selection.choices}
-    rows = {name: {s: row.to_dict() for s, row in found.items()} for name, found in fitting.items()}
-    told = json.dumps([WHOLE_VERSION, selection.plan.to_dict(), rows, *machine], sort_keys=True)
-    path = folder / f"whole-{hashlib.sha256(told.encode()).hexdigest()[:24]}.json"
-    try:
-        return _told(selection, *_read_whole(path))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        pass  # nothing there, or damaged
-    began = time.monotonic()
-
-    def tell(index: int, count: int) -> None:
-        if on_event is not None:
-            message = f"Timing the network as a whole, {index + 1} of {count} kinds of layers"
-            data = {"stage": "latency", "fraction": index / count, "message": message}
-            on_event(RunEvent(kind="stage", data=data, elapsed_seconds=time.monotonic() - began))
-
-    if should_stop is not None and should_stop():
-        raise RunCancelled
-    try:
-        network = open_network()
-        steps = choose_in_place(network, fitting, first, on_kind=tell, should_stop=should_stop)
-        if should_stop is not None and should_stop():
-            raise RunCancelled
-        whole = compare_whole(network, steps)
-    except ModelError as error:  # layers timed alone are all there is to go by
-        return replace(selection, note=f"Not timed as a whole: {error}")
-    write_file(path, json.dumps({"steps": steps, "whole": whole}).encode())
-    return _told(selection, steps, whole)
-
-
-def _told(selection: Selection, steps: dict[str, Step], whole: dict[str, Any]) -> Selection:
-    note = "" if whole["ratio"]["high"] < 1.0 else NO_GAIN
-    return replace(with_steps(selection, steps, whole), note=note)
-
-
-def _read_whole(path: Path) -> tuple[dict[str, Step], dict[str, Any]]:
-    told = json.loads(path.read_text(encoding="utf-8"))
-    steps = {
-        name: (structure, tuple(rank) if isinstance(rank, list) else rank)
-        for name, (structure, rank) in told["steps"].items()
-    }
-    whole = told["whole"]
-    float(whole["dense_ms"] + whole["planned_ms"] + sum(whole["ratio"][k] for k in ("value", "low", "high")))
-    return steps, whole
+        ),
+        workspace / TABLE_FOLDER,
+        [describe_machine(threads), request.batch, source.input_shape],
+        answer_bound=request.answer_bound,
+        on_event=on_event,
+        should_stop=should_stop,
+    )  # fmt: skip
 
 
 def ratios_from(least: float | None) -> tuple[float, ...]:

@@ -8,10 +8,12 @@ is timed once more where it stands: the whole network with one structure or anot
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from qaf_core.deploy.back_off import Form
 from qaf_core.deploy.layer_table import LayerGeometry
 from qaf_core.deploy.references import write_dense_int8, write_original
 from qaf_core.deploy.scratch import scratch_folder
@@ -23,6 +25,7 @@ from qaf_core.pipeline.selection import Candidate, Step
 
 if TYPE_CHECKING:
     import onnx
+    import onnxruntime
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
@@ -41,6 +44,9 @@ class TimedNetwork(Protocol):
 
     def time(self, plans: Mapping[str, Mapping[str, Step]]) -> Mapping[str, NDArray[np.float64]]:
         """Milliseconds of every round of the whole network, by plan (structure and rank by layer)."""
+
+    def answer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The dense INT8 network's first output for images ``(B, C, H, W)``."""
 
 
 class WholeNetwork:
@@ -108,6 +114,21 @@ class WholeNetwork:
             raise _cannot_run(error) from error
         return {name: times[name] for name in plans}
 
+    def answer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The dense INT8 network's first output for images ``(B, C, H, W)``."""
+        size, session = len(self._given), self._dense_session
+        name, parts = session.get_inputs()[0].name, []
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            full = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+            parts.append(session.run(None, {name: full})[0])
+        found: NDArray[np.float32] = np.concatenate(parts)[: len(images)]
+        return found
+
+    @cached_property
+    def _dense_session(self) -> onnxruntime.InferenceSession:
+        return open_session(self._dense.SerializeToString(), threads=self._threads)
+
 
 def _write_models(
     model: nn.Module, inventory: Sequence[LayerInfo], images: Tensor, batch: int
@@ -147,7 +168,7 @@ def choose_in_place(
     *,
     on_kind: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
-) -> dict[str, Step]:
+) -> tuple[dict[str, Step], list[list[Form]]]:
     """For every kind of layer the structure with which the whole network is fastest.
 
     Kinds are taken in turn, the others as they were chosen so far. Layers of one kind change together, each
@@ -164,7 +185,8 @@ def choose_in_place(
         should_stop: Asked before each kind.
 
     Returns:
-        The step of every layer that has something fitting and was timed in place.
+        The step of every layer that has something fitting and was timed in place, and for each kind what was
+        timed, with its gain.
 
     Raises:
         RunCancelled: If stopped.
@@ -172,6 +194,7 @@ def choose_in_place(
     asked = [[name for name in kind if fitting.get(name)] for kind in network.kinds]
     asked = [kind for kind in asked if kind]
     chosen = {name: first.get(name, (DENSE, None)) for kind in asked for name in kind}
+    forms = []
     for index, kind in enumerate(asked):
         if should_stop is not None and should_stop():
             raise RunCancelled
@@ -186,7 +209,16 @@ def choose_in_place(
         times = network.time(plans)
         errors = {key: _error_of(fitting, plan) for key, plan in plans.items() if key != DENSE}
         chosen = plans[_best(times, errors)]
-    return chosen
+        forms.append(
+            [
+                Form(
+                    steps={name: plan[name] for name in kind},
+                    gain_ms=float(np.median(times[DENSE]) - np.median(times[key])),
+                )
+                for key, plan in plans.items()
+            ]
+        )
+    return chosen, forms
 
 
 def compare_whole(network: TimedNetwork, steps: Mapping[str, Step]) -> dict[str, Any]:

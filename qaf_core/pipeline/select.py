@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from qaf_core.errors import PlanError, RunCancelled
 from qaf_core.factorization.options import SolveEvent, SolverOptions
 from qaf_core.network.inventory import LayerInfo, first_convolution, output_layers
-from qaf_core.network.layers import build_chain
+from qaf_core.network.layers import FactorizedLayer, build_chain
 from qaf_core.network.plan import LayerPlan, Rank, plan_for_ratio, replace_layer
 from qaf_core.network.structures import factor_shapes
 from qaf_core.pipeline.cache import SolveCache, SolveTask
@@ -46,7 +46,7 @@ from qaf_core.pipeline.selection import (
 from qaf_core.pipeline.solving import placed, solve_where_placed
 from qaf_core.quantization.spec import QuantSpec
 
-DEFAULT_ERROR_BOUND = 0.05
+DEFAULT_ERROR_BOUND = 0.1
 LEAST_GAIN = 0.05  # of the dense layer's time: less is within what a measurement says
 # The output fit makes up for what a longer solve would bring: a few percent of the output error.
 QUICK_OPTIONS = SolverOptions(starts=1, start_iterations=25, iterations=3, rounding_rounds=6)
@@ -71,6 +71,7 @@ def choose_structures(
     seed: int = 0,
     options: SolverOptions = QUICK_OPTIONS,
     cache: SolveCache | None = None,
+    on_fitting: Callable[[str, Step, FactorizedLayer], None] | None = None,
     on_event: Callable[[RunEvent], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Selection:
@@ -90,6 +91,7 @@ def choose_structures(
         seed: Of the plan.
         options: Of the quick solves.
         cache: Where solved layers are looked up and kept, or None.
+        on_fitting: Told every layer's candidates within the bound, as chains fitted to its outputs.
         on_event: Called with ``stage`` events (stage ``selecting``).
         should_stop: Asked between solver iterations.
 
@@ -108,7 +110,7 @@ def choose_structures(
     judge = _Judge(
         model=copy.deepcopy(model).eval(), batches=list(torch.split(calibration, batch_size(calibration))),
         layers=[info.name for info in infos], bits=bits, activation_bits=activation_bits, seed=seed,
-        options=options, cache=cache, should_stop=should_stop,
+        options=options, cache=cache, on_fitting=on_fitting, should_stop=should_stop,
     )  # fmt: skip
     choices = []
     # The plan carries the options of the quick solves: so a run under it finds what was chosen solved.
@@ -149,6 +151,7 @@ class _Judge:
     seed: int
     options: SolverOptions
     cache: SolveCache | None
+    on_fitting: Callable[[str, Step, FactorizedLayer], None] | None
     should_stop: Callable[[], bool] | None
     samples: LayerSamples | None = None
     tails: list[float] = field(default_factory=list)
@@ -179,8 +182,8 @@ class _Judge:
         outputs = rank[0] if isinstance(rank, tuple) else rank or len(self.tails)
         return self.tails[outputs] if outputs < len(self.tails) else 0.0
 
-    def error(self, info: LayerInfo, structure: str, rank: Rank) -> float:
-        """The relative squared output error on held-back images after a quick solve and the output fit."""
+    def fit(self, info: LayerInfo, structure: str, rank: Rank) -> tuple[FactorizedLayer, float]:
+        """A chain, quickly solved and fitted, and its relative squared output error on held-back images."""
         self.check()
         layer = self.model.get_submodule(info.name)
         weight = placed(layer.get_parameter("weight").detach(), rank)
@@ -202,7 +205,7 @@ class _Judge:
         self.check()
         chain = build_chain(layer, result.factors)
         assert self.samples is not None
-        return calibrate_layer(
+        error = calibrate_layer(
             chain,
             self.samples.inputs,
             self.samples.targets,
@@ -210,6 +213,7 @@ class _Judge:
             fit=True,
             calls=self.samples.calls,
         )
+        return chain, error
 
     def check(self, _event: SolveEvent | None = None) -> None:
         """Raise ``RunCancelled`` if asked to stop."""
@@ -326,8 +330,12 @@ def _try(info: LayerInfo, step: Step, judge: _Judge, bound: float) -> Verdict:
     """Output error and verdict; no error where no solve could be within the bound."""
     if judge.least_error(step[1]) > bound:
         return None, RANK_TOO_SMALL
-    error = judge.error(info, *step)
-    return error, WITHIN_BOUND if error <= bound else OVER_BOUND
+    chain, error = judge.fit(info, *step)
+    if error > bound:
+        return error, OVER_BOUND
+    if judge.on_fitting is not None:
+        judge.on_fitting(info.name, step, chain)
+    return error, WITHIN_BOUND
 
 
 def _verdict(

@@ -17,6 +17,7 @@ RANK_TOO_SMALL = "rank too small for the outputs"
 SLOWER_THAN_CHOSEN = "slower than the chosen one"
 SLOWER_THAN_DENSE = "not faster than dense"
 PASSED_OVER = "inside the network slower than the chosen one, or as fast with more error"
+CHANGES_ANSWERS = "too many answers would change, or slower than the chosen one"
 NOT_TRIED = "a larger rank is as fast, or over the bound"
 
 
@@ -89,49 +90,57 @@ class Selection:
         note: What else is to be said, or empty.
         whole: Milliseconds of the whole network, ``dense_ms`` and ``planned_ms``, and their ``ratio`` (value,
             low, high); None where it was not timed.
+        answers: Shares of the answers on calibration images that differ from the original's, ``changed`` as
+            planned and ``changed_by_dense`` in dense INT8 (0 where it was not run), the ``limit`` of what may
+            be added to the latter, and how many ``images``; None where they were not counted.
     """
 
     plan: Plan
     choices: tuple[LayerChoice, ...]
     note: str = ""
     whole: Mapping[str, Any] | None = None
+    answers: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
         choices = [choice.to_dict() for choice in self.choices]
-        whole = None if self.whole is None else dict(self.whole)
-        return {"plan": self.plan.to_dict(), "choices": choices, "note": self.note, "whole": whole}
+        told = {"note": self.note, "whole": _plain(self.whole), "answers": _plain(self.answers)}
+        return {"plan": self.plan.to_dict(), "choices": choices, **told}
 
 
-def with_steps(
-    selection: Selection, steps: Mapping[str, Step], whole: Mapping[str, Any] | None = None
-) -> Selection:
-    """The selection with other structures for some layers, which were faster inside the whole network.
+def _plain(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if row is None else dict(row)
+
+
+def plan_with(plan: Plan, steps: Mapping[str, Step]) -> Plan:
+    """The plan with other structures and ranks for some layers, their bits as they are."""
+    for name, (structure, rank) in steps.items():
+        row = plan.layer(name)
+        if (structure, rank) != (row.structure, row.rank):
+            plan = replace_layer(plan, LayerPlan(name=name, structure=structure, rank=rank, bits=row.bits))
+    return plan
+
+
+def with_steps(selection: Selection, steps: Mapping[str, Step], verdict: str = PASSED_OVER) -> Selection:
+    """The selection with other structures for some layers.
 
     Args:
-        selection: Made from layers timed alone.
-        steps: Structure and rank of the layers timed in place, each among the layer's candidates.
-        whole: As the selection's.
+        selection: What was chosen before.
+        steps: Structure and rank of layers, each among the layer's candidates.
+        verdict: Of fitting candidates that were chosen before, or compared with the chosen ones in place.
     """
-    plan, choices = selection.plan, []
-    for choice in selection.choices:
-        if choice.name not in steps:  # nothing fitted, or it could not be timed in place
-            choices.append(choice)
-            continue
-        step = steps[choice.name]
-        if step != (choice.structure, choice.rank):
-            bits = plan.layer(choice.name).bits
-            row = LayerPlan(name=choice.name, structure=step[0], rank=step[1], bits=bits)
-            plan = replace_layer(plan, row)
-        choices.append(_rechosen(choice, step))
-    return replace(selection, plan=plan, choices=tuple(choices), whole=whole)
+    choices = [
+        _rechosen(choice, steps[choice.name], verdict) if choice.name in steps else choice
+        for choice in selection.choices
+    ]
+    return replace(selection, plan=plan_with(selection.plan, steps), choices=tuple(choices))
 
 
-def _rechosen(choice: LayerChoice, step: Step) -> LayerChoice:
+def _rechosen(choice: LayerChoice, step: Step, verdict: str) -> LayerChoice:
     timed = {("dense", None), *((row.structure, row.rank) for row in choice.fitting().values())}
     found = {(candidate.structure, candidate.rank): candidate for candidate in choice.candidates}
     for other in timed.intersection(found):
-        found[other] = replace(found[other], verdict=CHOSEN if other == step else PASSED_OVER)
+        found[other] = replace(found[other], verdict=CHOSEN if other == step else verdict)
     return replace(
         choice, structure=step[0], rank=step[1], latency_ms=found[step].latency_ms,
         candidates=tuple(found.values()),

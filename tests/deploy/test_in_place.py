@@ -56,6 +56,17 @@ def test_networks_are_timed_with_chains_in_place(network: nn.Module, monkeypatch
     assert convolutions == [3, 3, 5, 3]  # the original takes its turn
 
 
+def test_the_dense_int8_network_answers_any_number_of_images(network: nn.Module) -> None:
+    whole = WholeNetwork(network, take_inventory(network, SHAPE), images(), threads=1, batch=3)
+    with torch.inference_mode():
+        wanted = network(images()).numpy()
+    found = whole.answer(images().numpy())
+    assert found.shape == wanted.shape
+    assert np.abs(found - wanted).max() < 0.1 * np.abs(wanted).max()
+    assert np.abs(found - wanted).max() > 0.0
+    assert np.array_equal(whole.answer(images()[:2].numpy()), found[:2])
+
+
 def test_a_network_that_onnx_cannot_express_is_named() -> None:
     class Pairs(nn.Module):
         def __init__(self) -> None:
@@ -78,6 +89,9 @@ class Clock:
     def __init__(self, gains: Mapping[tuple[str, str], float], noise: float = 1e-3) -> None:
         self._gains, self._noise = gains, noise
         self.plans: list[dict[str, Mapping[str, Step]]] = []
+
+    def answer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        raise NotImplementedError
 
     def time(self, plans: Mapping[str, Mapping[str, Step]]) -> dict[str, NDArray[np.float64]]:
         self.plans.append(dict(plans))
@@ -111,9 +125,15 @@ def test_the_fastest_whole_network_wins_kind_by_kind() -> None:
     clock = Clock(gains)
     first: dict[str, Step] = {"a": ("cp", 8), "b": ("svd", 6), "c": ("tucker2", (4, 4)), "d": DENSE}
     told: list[tuple[int, int]] = []
-    found = choose_in_place(clock, FITTING, first, on_kind=lambda *row: told.append(row))
+    found, forms = choose_in_place(clock, FITTING, first, on_kind=lambda *row: told.append(row))
     assert found == {"a": ("cp", 8), "b": ("svd", 6), "c": DENSE}
     assert told == [(0, 2), (1, 2)]  # nothing fits "d"
+    # What was timed, with its gain: dense gains nothing.
+    by_steps = [{tuple(sorted(form.steps.items())): form.gain_ms for form in kind} for kind in forms]
+    assert by_steps[0][("a", ("cp", 8)), ("b", ("svd", 6))] == pytest.approx(1.5, abs=0.01)
+    assert by_steps[0][("a", ("svd", 4)), ("b", ("svd", 6))] == pytest.approx(1.3, abs=0.01)
+    assert by_steps[0][("a", DENSE), ("b", DENSE)] == 0.0
+    assert by_steps[1][(("c", ("tucker2", (4, 4))),)] == pytest.approx(-0.1, abs=0.01)
     # The first kind is timed with the others as they were, the second with the first as chosen.
     assert all(plan["c"] == ("tucker2", (4, 4)) for plan in clock.plans[0].values())
     assert all(plan["a"] == ("cp", 8) for plan in clock.plans[1].values())
@@ -137,7 +157,7 @@ def test_the_end_is_no_slower_than_the_beginning(
     def gain(steps: Mapping[str, Step]) -> float:
         return sum(gains.get((name, step[0]), 0.0) for name, step in steps.items())
 
-    found = choose_in_place(Clock(gains), FITTING, first)
+    found, _ = choose_in_place(Clock(gains), FITTING, first)
     assert gain(found) >= 0.9 * gain(first) - 0.02  # a tenth may be given for less error
 
 
@@ -158,18 +178,18 @@ def test_a_network_that_does_not_run_is_told(network: nn.Module, monkeypatch: py
 @pytest.mark.parametrize(("gain", "structure"), [(0.95, "cp"), (0.8, "svd")])
 def test_of_structures_as_fast_the_closest_is_taken(gain: float, structure: str) -> None:
     fitting = {"c": fits("cp", 8, 0.01) | fits("svd", 4, 0.02)}
-    found = choose_in_place(Clock({("c", "svd"): 1.0, ("c", "cp"): gain}), fitting, {})
+    found, _ = choose_in_place(Clock({("c", "svd"): 1.0, ("c", "cp"): gain}), fitting, {})
     assert found["c"][0] == structure
 
 
 def test_a_layer_that_gains_nothing_is_not_taken_along_with_its_kind() -> None:
     first: dict[str, Step] = {"a": ("cp", 8), "b": ("svd", 6)}
-    found = choose_in_place(Clock({("a", "cp"): 1.0, ("b", "svd"): 0.01}), FITTING, first)
+    found, _ = choose_in_place(Clock({("a", "cp"): 1.0, ("b", "svd"): 0.01}), FITTING, first)
     assert (found["a"], found["b"]) == (("cp", 8), DENSE)
 
 
 def test_what_the_rounds_cannot_tell_from_dense_is_dense() -> None:
-    found = choose_in_place(Clock({("c", "tucker2"): 1e-4}, noise=0.5), FITTING, {})
+    found, _ = choose_in_place(Clock({("c", "tucker2"): 1e-4}, noise=0.5), FITTING, {})
     assert found["c"] == DENSE
 
 

@@ -1,0 +1,142 @@
+"""How many of a network's answers change under a plan, and which layers are to blame."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from qaf_core.deploy.agreement import compare
+from qaf_core.deploy.graph import Array
+from qaf_core.deploy.skeleton import named_outputs
+from qaf_core.deploy.timing import CLASS_AXES
+from qaf_core.errors import ModelError, RunCancelled
+from qaf_core.network.inventory import LayerInfo
+from qaf_core.network.layers import FactorizedLayer, swap_layer
+from qaf_core.network.plan import Plan
+from qaf_core.pipeline.cache import SolveCache
+from qaf_core.pipeline.compress import batch_size, compress_network
+from qaf_core.pipeline.divergence import score_divergence
+from qaf_core.pipeline.selection import Step, plan_with
+from qaf_core.runs.subject import read_options
+
+HARM_IMAGES = (32, 256)  # divergences settle sooner than shares of changed answers do
+HARM_PIXELS = 32 * 224 * 224  # of a batch
+
+
+class Answers:
+    """Compares a network with what plans would make of it, on images without labels.
+
+    Args:
+        model: The original; it is not changed.
+        inventory: Its rows.
+        images: Normalised calibration images ``(N, C, H, W)``.
+        plan: What steps are set into.
+        chains: By layer and step what :meth:`harm` is asked for, fitted to the original layer's outputs.
+        cache: Where solved layers are looked up and kept.
+        should_stop: Asked between solver iterations.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inventory: Sequence[LayerInfo],
+        images: Tensor,
+        *,
+        plan: Plan,
+        chains: Mapping[tuple[str, Step], FactorizedLayer],
+        cache: SolveCache,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> None:
+        self._original, self._inventory, self._images = copy.deepcopy(model).eval(), inventory, images
+        self._plan, self._chains, self._cache, self._should_stop = plan, chains, cache, should_stop
+        self._harms: dict[tuple[str, Step], float] = {}
+        at_once = max(HARM_PIXELS // (images.shape[-1] * images.shape[-2]), 1)
+        few = images[: min(max(at_once, HARM_IMAGES[0]), HARM_IMAGES[1])]
+        self._few = torch.split(few, at_once)
+
+    @property
+    def images(self) -> int:
+        """How many images are compared."""
+        return len(self._images)
+
+    def are_classes(self) -> bool:
+        """Whether the outputs are scores of two classes or more: of others it cannot be said what changed."""
+        with torch.inference_mode():
+            try:
+                scores = next(iter(named_outputs(self._original(self._few[0][:1])).values()))
+            except ModelError:  # lists of boxes, say
+                return False
+        axis = CLASS_AXES.get(scores.ndim)
+        return axis is not None and scores.shape[axis] > 1
+
+    def harm(self, layer: str, step: Step) -> float:
+        """The divergence of the scores when this layer alone is exchanged; 0 for dense."""
+        if step[0] == "dense":
+            return 0.0
+        if (layer, step) not in self._harms:
+            self._check()
+            model = copy.deepcopy(self._original)
+            swap_layer(model, layer, self._chains[layer, step])
+            found = self._scores(model)
+            sums = [score_divergence(*pair) * len(pair[0]) for pair in zip(self._wanted, found, strict=True)]
+            self._harms[layer, step] = max(float(sum(sums)) / sum(map(len, found)), 0.0)
+        return self._harms[layer, step]
+
+    def changed(self, steps: Mapping[str, Step]) -> float:
+        """The share of answers (of images, or of pixels) that the network compressed in this way changes.
+
+        The network is calibrated front to back as in a run: later layers make up for much of what earlier
+        ones lose. So the share is that of the run, but for the images.
+
+        Raises:
+            RunCancelled: If stopped.
+        """
+        plan = plan_with(self._plan, steps)
+        found = compress_network(
+            self._original,
+            plan,
+            self._inventory,
+            calibration=self._images,
+            options=read_options(plan),
+            should_stop=self._should_stop,
+            cache=self._cache,
+        )
+        if found.status != "completed":
+            raise RunCancelled
+
+        def run(images: Array) -> Array:
+            with torch.inference_mode():
+                outputs = named_outputs(found.model(torch.from_numpy(images)))
+            scores: Array = next(iter(outputs.values())).float().numpy()
+            return scores
+
+        return 1.0 - compare(self._original, run, self._batches()).share
+
+    def changed_by(self, run: Callable[[Array], Array]) -> float:
+        """The share of answers that another way to compute the network changes.
+
+        Args:
+            run: Maps normalised images ``(B, C, H, W)`` to the first output.
+        """
+        return 1.0 - compare(self._original, run, self._batches()).share
+
+    @cached_property
+    def _wanted(self) -> list[Tensor]:
+        return self._scores(self._original)
+
+    @torch.inference_mode()
+    def _scores(self, model: nn.Module) -> list[Tensor]:
+        """The first output for the few images, by batch, with its classes in dimension 1."""
+        outputs = [next(iter(named_outputs(model(batch)).values())) for batch in self._few]
+        return [scores.movedim(CLASS_AXES[scores.ndim], 1) for scores in outputs]
+
+    def _batches(self) -> Sequence[Tensor]:
+        return torch.split(self._images, batch_size(self._images))
+
+    def _check(self) -> None:
+        if self._should_stop is not None and self._should_stop():
+            raise RunCancelled
