@@ -21,6 +21,7 @@ from typing import Any, Literal
 import streamlit as st
 
 from qaf_core.errors import QafError
+from qaf_core.pipeline.events import PROGRESS_MARK, PROGRESS_VARIABLE
 
 MOST_AT_ONCE = 2
 KEPT = 200  # ended jobs remembered
@@ -120,14 +121,15 @@ def run_command(
 
     Args:
         arguments: Of ``qaf``, with ``--json`` among them.
-        job: Told of progress (the last line on stderr) and asked whether to stop.
+        job: Told of progress and asked whether to stop.
         timeout_seconds: Longest run.
 
     Raises:
         QafError: In the command's own words when it refuses, or when it takes too long or is stopped.
     """
     root = str(Path(__file__).resolve().parent.parent)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, PROGRESS_VARIABLE: "1"}
     told: list[str] = []
     output: list[str] = []
     with subprocess.Popen(
@@ -165,10 +167,11 @@ def _wait(process: subprocess.Popen[str], job: Job | None, timeout_seconds: floa
 
 def _read_lines(stream: Any, told: list[str], job: Job | None) -> None:
     for line in stream or ():
-        if line.strip():
-            told.append(line.strip())
+        if line.startswith(PROGRESS_MARK):
             if job is not None:
-                job.progress = line.strip()
+                job.progress = line.removeprefix(PROGRESS_MARK).strip()
+        elif line.strip():
+            told.append(line.strip())
 
 
 def _end(process: subprocess.Popen[str]) -> None:

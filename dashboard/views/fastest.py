@@ -132,7 +132,8 @@ def _follow(key: str) -> None:
     left.info(
         _("Searching, {time} so far. You may look at other pages meanwhile.").format(
             time=duration_text(job.elapsed_seconds)
-        ),
+        )
+        + (f" {common.plain(job.progress)}." if job.progress else ""),
         icon=":material/hourglass_top:",
     )
     if right.button(_("Stop"), icon=":material/stop_circle:", key="stop-fastest"):

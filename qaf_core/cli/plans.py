@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +26,7 @@ from qaf_core.cli.options import (
 )
 from qaf_core.cli.text import print_json, print_table
 from qaf_core.errors import PlanError, RunCancelled
+from qaf_core.pipeline.events import PROGRESS_MARK, PROGRESS_VARIABLE
 from qaf_core.runs.workspace import default_workspace, open_workspace, write_file
 
 if TYPE_CHECKING:
@@ -155,9 +157,11 @@ def find_auto_plan(
 
 
 def print_stage(event: RunEvent) -> None:
-    """A line on stderr for a terminal; a script finds only faults there."""
-    if sys.stderr.isatty():
-        print(f"{event.data['stage']}: {event.data['message']}", file=sys.stderr)
+    """A line on stderr for a terminal, or for a page that asks; a script finds only faults there."""
+    if os.environ.get(PROGRESS_VARIABLE):
+        print(f"{PROGRESS_MARK}{event.data['message']}", file=sys.stderr, flush=True)
+    elif sys.stderr.isatty():
+        print(event.data["message"], file=sys.stderr)
 
 
 def _print_plan(told: dict[str, Any]) -> None:

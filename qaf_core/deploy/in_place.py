@@ -116,12 +116,16 @@ class WholeNetwork:
 
     def answer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """The dense INT8 network's first output for images ``(B, C, H, W)``."""
-        size, session = len(self._given), self._dense_session
-        name, parts = session.get_inputs()[0].name, []
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
-            full = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-            parts.append(session.run(None, {name: full})[0])
+        size, parts = len(self._given), []
+        try:
+            session = self._dense_session
+            name = session.get_inputs()[0].name
+            for start in range(0, len(images), size):
+                part = images[start : start + size]
+                full = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+                parts.append(session.run(None, {name: full})[0])
+        except Exception as error:  # the runtime's errors have no base class of their own
+            raise _cannot_run(error) from error
         found: NDArray[np.float32] = np.concatenate(parts)[: len(images)]
         return found
 

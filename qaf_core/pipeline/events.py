@@ -7,6 +7,10 @@ from typing import Any
 
 EVENT_KINDS = ("stage", "layer_started", "iteration", "layer_finished", "finetune", "evaluated")
 
+# A command whose environment has this variable tells how far it is, in lines on stderr that begin like this.
+PROGRESS_VARIABLE = "QAF_PROGRESS"
+PROGRESS_MARK = "progress: "
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunEvent:

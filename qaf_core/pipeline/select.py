@@ -120,7 +120,8 @@ def choose_structures(
     try:
         for index, info in enumerate(infos):
             if on_event is not None:
-                data = {"stage": "selecting", "fraction": index / len(infos), "message": info.name}
+                message = f"Trying forms of {info.name}, {index + 1} of {len(infos)} layers"
+                data = {"stage": "selecting", "fraction": index / len(infos), "message": message}
                 on_event(RunEvent(kind="stage", data=data, elapsed_seconds=time.monotonic() - began))
             choice = _choose(info, _read_rows(table, info), judge, error_bound)
             choices.append(choice)

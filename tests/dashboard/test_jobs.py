@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +68,14 @@ def test_a_command_gives_its_json() -> None:
 def test_a_command_that_refuses_says_so_in_its_own_words() -> None:
     with pytest.raises(QafError, match="unknown model"):
         run_command(["inspect", "no/such", "--json"])
+
+
+def test_a_command_tells_how_far_it_is_beside_its_json(tmp_path: Path) -> None:
+    job = Job(key="a")
+    arguments = ["plan", "digits/cnn", "--structure", "auto", "--bits", "8", "--error-bound", "0.01"]
+    found = run_command([*arguments, "--threads", "1", "--json", "--workspace", str(tmp_path)], job=job)
+    assert found["plan"]["model"] == "digits/cnn"
+    assert job.progress.startswith(("Trying forms of", "Timing the network as a whole", "Comparing"))
 
 
 def test_a_command_can_be_stopped() -> None:
