@@ -58,9 +58,9 @@ def offer(choice: Choice) -> None:
                 format_func=lambda value: percent_text(value, 1),
                 key="fastest-answer-bound",
                 help=_(
-                    "Of the answers on the calibration images, at most this share beyond those that plain "
-                    "INT8 changes. No labels are needed: accuracy cannot fall by more than the answers "
-                    "that change, and usually falls by less."
+                    "On the calibration images, beyond those that plain INT8 changes. No labels are needed: "
+                    "a classifier's accuracy cannot fall by more than the answers that change. Masks and "
+                    "boxes are compared with the original's by their overlap (mean IoU, F1)."
                 ),
             )
         left, right, _rest = st.columns([1, 1.5, 1.5], gap="medium", vertical_alignment="bottom")

@@ -9,18 +9,16 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from qaf_core.deploy.agreement import compare
 from qaf_core.deploy.graph import Array
-from qaf_core.deploy.skeleton import named_outputs
-from qaf_core.deploy.timing import CLASS_AXES
-from qaf_core.errors import ModelError, RunCancelled
+from qaf_core.errors import DataError, RunCancelled
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.network.layers import FactorizedLayer, swap_layer
 from qaf_core.network.plan import Plan
 from qaf_core.pipeline.cache import SolveCache
 from qaf_core.pipeline.compress import batch_size, compress_network
-from qaf_core.pipeline.divergence import score_divergence
+from qaf_core.pipeline.divergence import divergence
 from qaf_core.pipeline.selection import Step, plan_with
+from qaf_core.pipeline.tasks.base import Arrays, Task, predict
 from qaf_core.runs.subject import read_options
 
 HARM_IMAGES = (32, 256)  # divergences settle sooner than shares of changed answers do
@@ -34,6 +32,7 @@ class Answers:
         model: The original; it is not changed.
         inventory: Its rows.
         images: Normalised calibration images ``(N, C, H, W)``.
+        task: Reads the outputs, and says how far two networks agree.
         plan: What steps are set into.
         chains: By layer and step what :meth:`harm` is asked for, fitted to the original layer's outputs.
         cache: Where solved layers are looked up and kept.
@@ -46,12 +45,14 @@ class Answers:
         inventory: Sequence[LayerInfo],
         images: Tensor,
         *,
+        task: Task,
         plan: Plan,
         chains: Mapping[tuple[str, Step], FactorizedLayer],
         cache: SolveCache,
         should_stop: Callable[[], bool] | None = None,
     ) -> None:
         self._original, self._inventory, self._images = copy.deepcopy(model).eval(), inventory, images
+        self._task = task
         self._plan, self._chains, self._cache, self._should_stop = plan, chains, cache, should_stop
         self._harms: dict[tuple[str, Step], float] = {}
         at_once = max(HARM_PIXELS // (images.shape[-1] * images.shape[-2]), 1)
@@ -63,31 +64,28 @@ class Answers:
         """How many images are compared."""
         return len(self._images)
 
-    def are_classes(self) -> bool:
-        """Whether the outputs are scores of two classes or more: of others it cannot be said what changed."""
-        with torch.inference_mode():
-            try:
-                scores = next(iter(named_outputs(self._original(self._few[0][:1])).values()))
-            except ModelError:  # lists of boxes, say
-                return False
-        axis = CLASS_AXES.get(scores.ndim)
-        return axis is not None and scores.shape[axis] > 1
+    def can_count(self) -> bool:
+        """Whether the task can read the network's outputs: of others it cannot be said what changed."""
+        try:
+            predict(self._task, self._original, [(self._images[:1], None)])
+        except DataError:
+            return False
+        return True
 
     def harm(self, layer: str, step: Step) -> float:
-        """The divergence of the scores when this layer alone is exchanged; 0 for dense."""
+        """The divergence from the original when this layer alone is exchanged; 0 for dense."""
         if step[0] == "dense":
             return 0.0
         if (layer, step) not in self._harms:
             self._check()
             model = copy.deepcopy(self._original)
             swap_layer(model, layer, self._chains[layer, step])
-            found = self._scores(model)
-            sums = [score_divergence(*pair) * len(pair[0]) for pair in zip(self._wanted, found, strict=True)]
-            self._harms[layer, step] = max(float(sum(sums)) / sum(map(len, found)), 0.0)
+            total = divergence(self._original, model, self._few)
+            self._harms[layer, step] = max(total / sum(map(len, self._few)), 0.0)
         return self._harms[layer, step]
 
     def changed(self, steps: Mapping[str, Step]) -> float:
-        """The share of answers (of images, or of pixels) that the network compressed in this way changes.
+        """The share of answers that the network compressed in this way changes: 1 less the task's agreement.
 
         The network is calibrated front to back as in a run: later layers make up for much of what earlier
         ones lose. So the share is that of the run, but for the images.
@@ -108,13 +106,7 @@ class Answers:
         if found.status != "completed":
             raise RunCancelled
 
-        def run(images: Array) -> Array:
-            with torch.inference_mode():
-                outputs = named_outputs(found.model(torch.from_numpy(images)))
-            scores: Array = next(iter(outputs.values())).float().numpy()
-            return scores
-
-        return 1.0 - compare(self._original, run, self._batches()).share
+        return self._share(found.model)
 
     def changed_by(self, run: Callable[[Array], Array]) -> float:
         """The share of answers that another way to compute the network changes.
@@ -122,21 +114,30 @@ class Answers:
         Args:
             run: Maps normalised images ``(B, C, H, W)`` to the first output.
         """
-        return 1.0 - compare(self._original, run, self._batches()).share
+        return self._share(_Computed(run))
+
+    def _share(self, model: nn.Module) -> float:
+        return 1.0 - self._task.agreement(self._wanted, self._predicted(model))
 
     @cached_property
-    def _wanted(self) -> list[Tensor]:
-        return self._scores(self._original)
+    def _wanted(self) -> Arrays:
+        return self._predicted(self._original)
 
-    @torch.inference_mode()
-    def _scores(self, model: nn.Module) -> list[Tensor]:
-        """The first output for the few images, by batch, with its classes in dimension 1."""
-        outputs = [next(iter(named_outputs(model(batch)).values())) for batch in self._few]
-        return [scores.movedim(CLASS_AXES[scores.ndim], 1) for scores in outputs]
-
-    def _batches(self) -> Sequence[Tensor]:
-        return torch.split(self._images, batch_size(self._images))
+    def _predicted(self, model: nn.Module) -> Arrays:
+        batches = torch.split(self._images, batch_size(self._images))
+        return predict(self._task, model, ((batch, None) for batch in batches))
 
     def _check(self) -> None:
         if self._should_stop is not None and self._should_stop():
             raise RunCancelled
+
+
+class _Computed(nn.Module):
+    """A network that is computed elsewhere."""
+
+    def __init__(self, run: Callable[[Array], Array]) -> None:
+        super().__init__()
+        self._run = run
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.from_numpy(self._run(images.numpy()))

@@ -92,6 +92,7 @@ def make_auto_plan(
     from qaf_core.network.inventory import take_inventory
     from qaf_core.pipeline.cache import SolveCache
     from qaf_core.pipeline.select import choose_structures
+    from qaf_core.pipeline.tasks import find_task
     from qaf_core.runs.images import BATCH_SIZE, load_run_images
 
     run = request.run
@@ -139,8 +140,8 @@ def make_auto_plan(
         selection,
         open_network if request.activation_bits == INTEGER_BITS else None,
         Answers(
-            model, inventory, calibration, plan=selection.plan, chains=chains, cache=cache,
-            should_stop=should_stop,
+            model, inventory, calibration, task=find_task(source.task), plan=selection.plan, chains=chains,
+            cache=cache, should_stop=should_stop,
         ),
         workspace / TABLE_FOLDER,
         [describe_machine(threads), request.batch, source.input_shape],

@@ -35,7 +35,7 @@ class Judge(Protocol):
     """Says what plans do to a network's answers."""
 
     def harm(self, layer: str, step: Step) -> float:
-        """The divergence of the scores when this layer alone is exchanged; 0 for dense."""
+        """The divergence from the original when this layer alone is exchanged; 0 for dense."""
 
     def changed(self, steps: Mapping[str, Step]) -> float:
         """The share of answers that the network compressed in this way changes."""

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 DEFAULT_ANSWER_BOUND = 0.02
 NO_GAIN = "The whole network is no faster than dense INT8, as far as the rounds can tell."
-NOT_COUNTED = "The outputs are not scores of classes: changed answers are not counted or bounded."
-ALL_DENSE = "Every faster form changes too many answers: the plan is dense. Allow more to change."
+NOT_COUNTED = "The outputs are not those of the model's task: changed answers are not counted or bounded."
+ALL_DENSE = (
+    "Every faster form changes too many answers: the plan is dense. Allow more to change, or take more bits."
+)
 # Raised whenever plans are chosen in another way: what was found before is then not used.
 WHOLE_VERSION = 3
 
@@ -37,8 +39,8 @@ class AnswerJudge(Judge, Protocol):
     def images(self) -> int:
         """How many images are compared."""
 
-    def are_classes(self) -> bool:
-        """Whether the outputs are scores of classes, so that it can be said what changed."""
+    def can_count(self) -> bool:
+        """Whether the outputs are answers of the model's task, so that it can be said what changed."""
 
     def changed_by(self, run: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> float:
         """The share of answers that another way to compute the network changes."""
@@ -95,8 +97,12 @@ def choose_as_a_whole(
     telling = _Telling(on_event, should_stop)
     telling.check()
     network, steps, kinds, note = _in_place(selection, open_network, telling)
-    found = _Found(steps=steps, kept=steps, note=note)
-    if answers.are_classes():
+    found = _Found(timed=sorted(steps), steps=steps, kept=steps, note=note)
+    for choice in selection.choices:  # what was not timed in place goes by its time alone
+        if choice.name not in steps and fitting[choice.name]:
+            steps[choice.name] = (choice.structure, choice.rank)
+            kinds.append(_timed_alone(choice))
+    if answers.can_count():
         by_dense = 0.0 if network is None else answers.changed_by(network.answer)
         limit = answer_bound + by_dense
         found.kept, changed = back_off(steps, kinds, answers, limit, on_round=telling.comparing)
@@ -110,8 +116,9 @@ def choose_as_a_whole(
 
 @dataclass(kw_only=True)
 class _Found:
-    """Steps by time, what is kept of them, and what is told of both; ``whole`` and so on as a selection's."""
+    """Layers timed in place, steps by time, what is kept of them; ``whole`` and so on as a selection's."""
 
+    timed: Sequence[str]
     steps: Mapping[str, Step]
     kept: Mapping[str, Step]
     note: str
@@ -153,27 +160,21 @@ class _Telling:
 def _in_place(
     selection: Selection, open_network: Callable[[], TimedNetwork] | None, telling: _Telling
 ) -> tuple[TimedNetwork | None, dict[str, Step], list[list[Form]], str]:
-    """The network if it can be timed, steps, each kind's forms, and a note."""
+    """The network if it can be timed, steps of the layers timed in it, each kind's forms, and a note."""
     from qaf_core.deploy.in_place import choose_in_place
 
     fitting = {choice.name: choice.fitting() for choice in selection.choices}
     first = {choice.name: (choice.structure, choice.rank) for choice in selection.choices}
-    network, note = None, ""
-    steps: dict[str, Step] = {}
-    kinds: list[list[Form]] = []
-    if open_network is not None:
-        try:
-            network = open_network()
-            steps, kinds = choose_in_place(
-                network, fitting, first, on_kind=telling.timing, should_stop=telling.should_stop
-            )
-        except ModelError as error:  # layers timed alone are all there is to go by
-            network, note = None, f"Not timed as a whole: {error}"
-    for choice in selection.choices:
-        if choice.name not in steps and fitting[choice.name]:
-            steps[choice.name] = first[choice.name]
-            kinds.append(_timed_alone(choice))
-    return network, steps, kinds, note
+    if open_network is None:
+        return None, {}, [], ""
+    try:
+        network = open_network()
+        steps, kinds = choose_in_place(
+            network, fitting, first, on_kind=telling.timing, should_stop=telling.should_stop
+        )
+    except ModelError as error:  # layers timed alone are all there is to go by
+        return None, {}, [], f"Not timed as a whole: {error}"
+    return network, steps, kinds, ""
 
 
 def _timed_alone(choice: LayerChoice) -> list[Form]:
@@ -190,7 +191,7 @@ def _compared(network: TimedNetwork | None, steps: Mapping[str, Step]) -> dict[s
 
 
 def _told(selection: Selection, found: _Found) -> Selection:
-    timed = {} if found.whole is None else found.steps
+    timed = {name: found.steps[name] for name in found.timed}
     given_up = {name: step for name, step in found.kept.items() if step != found.steps[name]}
     chosen = with_steps(with_steps(selection, timed), given_up, CHANGES_ANSWERS)
     notes = [found.note]
@@ -206,9 +207,13 @@ def _told(selection: Selection, found: _Found) -> Selection:
 def _read_whole(selection: Selection, path: Path) -> Selection:
     told = json.loads(path.read_text(encoding="utf-8"))
     found = _Found(
-        steps=_steps(told["steps"]), kept=_steps(told["kept"]), note=str(told["note"]), whole=told["whole"],
+        timed=list(told["timed"]),
+        steps=_steps(told["steps"]),
+        kept=_steps(told["kept"]),
+        note=str(told["note"]),
+        whole=told["whole"],
         answers=told["answers"],
-    )  # fmt: skip
+    )
     if found.whole is not None:
         ratio = [found.whole["ratio"][key] for key in ("value", "low", "high")]
         float(sum([found.whole["dense_ms"], found.whole["planned_ms"], *ratio]))

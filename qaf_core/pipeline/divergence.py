@@ -37,7 +37,7 @@ def batch_divergence(original: nn.Module, model: nn.Module, batch: Tensor) -> Te
     if wanted is not None:
         found = class_scores(model(batch))
         if found is not None and found.shape == wanted.shape:
-            return score_divergence(wanted, found)
+            return _from_scores(wanted, found)
     errors = _layer_errors(original, model, batch)
     return torch.stack(errors).sum() if errors else batch.new_zeros(())
 
@@ -61,7 +61,7 @@ def training_loss(original: nn.Module, model: nn.Module, batch: Tensor) -> Tenso
     loss = LAYER_WEIGHT * torch.stack(errors).mean() if errors else batch.new_zeros(())
     if wanted_scores is None or found_scores is None or wanted_scores.shape != found_scores.shape:
         return loss
-    return loss + score_divergence(wanted_scores, found_scores)
+    return loss + _from_scores(wanted_scores, found_scores)
 
 
 def class_scores(output: Any) -> Tensor | None:
@@ -70,13 +70,8 @@ def class_scores(output: Any) -> Tensor | None:
     return scores if isinstance(scores, Tensor) and scores.ndim >= 2 else None
 
 
-def score_divergence(wanted: Tensor, found: Tensor) -> Tensor:
-    """Kullback-Leibler divergence, summed over classes and positions, the mean over images.
-
-    Args:
-        wanted: Class scores ``(B, classes, …)`` that count as right.
-        found: Others of the same shape.
-    """
+def _from_scores(wanted: Tensor, found: Tensor) -> Tensor:
+    """Kullback-Leibler divergence, summed over classes and positions, the mean over images."""
     wanted, found = wanted.log_softmax(dim=1), found.log_softmax(dim=1)
     return (wanted.exp() * (wanted - found)).sum() / len(wanted)
 

@@ -122,7 +122,8 @@ def choose_structures(
             if on_event is not None:
                 message = f"Trying forms of {info.name}, {index + 1} of {len(infos)} layers"
                 data = {"stage": "selecting", "fraction": index / len(infos), "message": message}
-                on_event(RunEvent(kind="stage", data=data, elapsed_seconds=time.monotonic() - began))
+                elapsed = time.monotonic() - began
+                on_event(RunEvent(kind="stage", layer=info.name, data=data, elapsed_seconds=elapsed))
             choice = _choose(info, _read_rows(table, info), judge, error_bound)
             choices.append(choice)
             if choice.structure != "dense":

@@ -21,6 +21,7 @@ from qaf_core.network.plan import Plan, plan_for_ratio
 from qaf_core.pipeline.cache import SolveCache
 from qaf_core.pipeline.compress import compress_network
 from qaf_core.pipeline.selection import Step, plan_with
+from qaf_core.pipeline.tasks import find_task
 from qaf_core.quantization.spec import QuantSpec
 
 SHAPE = (3, 12, 12)
@@ -62,6 +63,7 @@ def chain_of(network: nn.Module, layer: str, step: Step) -> FactorizedLayer:
 
 def answers_of(network: nn.Module, tmp_path: Path, **changes: object) -> Answers:
     given = {
+        "task": find_task("classification"),
         "plan": dense_plan(network),
         "chains": {("2", SVD): chain_of(network, "2", SVD)},
         "cache": SolveCache(tmp_path),
@@ -115,18 +117,24 @@ def test_another_way_to_compute_is_compared_too(network: nn.Module, tmp_path: Pa
     assert answers.changed_by(always_first) == pytest.approx(others)
 
 
-def test_only_scores_of_two_classes_or_more_can_change(network: nn.Module, tmp_path: Path) -> None:
+def test_only_what_the_task_reads_can_be_counted(network: nn.Module, tmp_path: Path) -> None:
     class Boxes(nn.Module):
         def forward(self, values: Tensor) -> list[list[Tensor]]:
             return [[values]]
 
-    one = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1)).eval()
     pixels = nn.Conv2d(3, 4, 1).eval()
-    for model, expected in ((network, True), (one, False), (pixels, True), (Boxes(), False)):
+    for model, task, expected in (
+        (network, "classification", True),
+        (network, "segmentation", False),
+        (pixels, "segmentation", True),
+        (pixels, "classification", False),
+        (Boxes(), "detection", False),
+    ):
         answers = Answers(
-            model, [], images(), plan=dense_plan(network), chains={}, cache=SolveCache(tmp_path)
-        )
-        assert answers.are_classes() is expected
+            model, [], images(), task=find_task(task), plan=dense_plan(network), chains={},
+            cache=SolveCache(tmp_path),
+        )  # fmt: skip
+        assert answers.can_count() is expected
 
 
 def test_it_stops(network: nn.Module, tmp_path: Path) -> None:

@@ -98,9 +98,21 @@ def test_the_interval_is_that_of_sampling_other_images() -> None:
     assert high - low == pytest.approx(3.92 * np.std(values), rel=0.35)
 
 
-def test_agreement_is_the_share_of_equal_pixels() -> None:
-    first, second = masks(3, 11), masks(3, 12)
-    assert TASK.agreement({"masks": first}, {"masks": second}) == pytest.approx((first == second).mean())
+def test_agreement_is_the_mean_iou_of_both_masks() -> None:
+    first, second = np.random.default_rng(0).integers(0, 4, (2, 6, 5, 5)).astype(np.uint8)
+    second[second == 3] = 5  # a class that only one of them puts out
+    shares = [
+        ((first == label) & (second == label)).sum() / ((first == label) | (second == label)).sum()
+        for label in (0, 1, 2, 3, 5)
+    ]
+    assert TASK.agreement({"masks": first}, {"masks": second}) == pytest.approx(np.mean(shares))
+    assert TASK.agreement({"masks": first}, {"masks": first}) == 1.0
+
+
+def test_losing_a_small_class_shows_in_the_agreement() -> None:
+    first = np.zeros((1, 10, 10), np.uint8)
+    first[0, 0, :2] = 1
+    assert TASK.agreement({"masks": first}, {"masks": np.zeros_like(first)}) == pytest.approx(0.49)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

@@ -178,7 +178,7 @@ def test_a_layer_with_nothing_faster_stays_dense_unmeasured(
     selection = choose(model, inventory, table=table, bits=4, on_event=events.append)
     assert {row.structure for row in selection.plan.layers} == {"dense"}
     assert {row.name: row.bits for row in selection.plan.layers}["full"] == 4
-    assert [event.data["message"] for event in events] == ["planted", "full"]
+    assert [event.layer for event in events] == ["planted", "full"]
 
 
 def test_solved_candidates_are_found_again(

@@ -83,8 +83,13 @@ class Segmentation:
         return float(lost(np.ones((1, n)))[0]), bootstrap_interval(lost, n)
 
     def agreement(self, original: Arrays, compressed: Arrays) -> float:
-        """Share of pixels with the same class."""
-        return float((original["masks"] == compressed["masks"]).mean())
+        """Mean IoU of the two networks' masks over the classes that either puts out.
+
+        Not the share of equal pixels: where most is background, that stays near one whatever is lost.
+        """
+        found, true, both = (area.sum(axis=0) for area in _areas(compressed["masks"], original["masks"]))
+        either = found + true - both
+        return float((both[either > 0] / either[either > 0]).mean())
 
 
 def _areas(found: NDArray[Any], true: NDArray[Any]) -> tuple[FloatArray, FloatArray, FloatArray]:
