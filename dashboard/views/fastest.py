@@ -59,8 +59,8 @@ def offer(choice: Choice) -> None:
                 key="fastest-answer-bound",
                 help=_(
                     "On the calibration images, beyond those that plain INT8 changes. No labels are needed: "
-                    "a classifier's accuracy cannot fall by more than the answers that change. Masks and "
-                    "boxes are compared with the original's by their overlap (mean IoU, F1)."
+                    "on these images a classifier's accuracy cannot fall by more than the answers that "
+                    "change. Masks and boxes are compared with the original's by overlap (mean IoU, F1)."
                 ),
             )
         left, right, _rest = st.columns([1, 1.5, 1.5], gap="medium", vertical_alignment="bottom")
@@ -209,11 +209,13 @@ def _answers_text(answers: Mapping[str, Any] | None) -> str:
     """How many answers change, where they were counted."""
     if not answers or answers["changed"] is None:
         return ""
-    return " " + _(
-        "On {count} calibration images {changed} of the answers change; in plain INT8 {dense} do."
-    ).format(
-        count=answers["images"], changed=percent_text(answers["changed"], 1),
-        dense=percent_text(answers["changed_by_dense"], 1),
+    told = " " + _("On {count} calibration images {changed} of the answers change.").format(
+        count=answers["images"], changed=percent_text(answers["changed"], 1)
+    )
+    if answers["changed_by_dense"] is None:
+        return told
+    return told + " " + _("Plain INT8 changes {dense}.").format(
+        dense=percent_text(answers["changed_by_dense"], 1)
     )  # fmt: skip
 
 

@@ -67,10 +67,11 @@ class Answers:
     def can_count(self) -> bool:
         """Whether the task can read the network's outputs: of others it cannot be said what changed."""
         try:
-            predict(self._task, self._original, [(self._images[:1], None)])
+            found = predict(self._task, self._original, [(self._images[:1], None)])
         except DataError:
             return False
-        return True
+        ranked = found.get("ranked")
+        return ranked is None or ranked.shape[1] > 1  # of a single class nothing can be put first
 
     def harm(self, layer: str, step: Step) -> float:
         """The divergence from the original when this layer alone is exchanged; 0 for dense."""
@@ -106,7 +107,10 @@ class Answers:
         if found.status != "completed":
             raise RunCancelled
 
-        return self._share(found.model)
+        try:
+            return self._share(found.model)
+        except DataError:  # scores that are not finite, say
+            return 1.0
 
     def changed_by(self, run: Callable[[Array], Array]) -> float:
         """The share of answers that another way to compute the network changes.

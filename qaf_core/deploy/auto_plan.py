@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -132,6 +133,9 @@ def make_auto_plan(
         should_stop=should_stop,
     )
 
+    tensors = [*model.state_dict().values(), calibration]
+    seen = [hashlib.sha256(t.detach().cpu().contiguous().numpy().tobytes()).hexdigest() for t in tensors]
+
     def open_network() -> TimedNetwork:
         few = calibration[:IN_PLACE_IMAGES]
         return WholeNetwork(model, inventory, few, threads=threads, batch=request.batch)
@@ -144,7 +148,7 @@ def make_auto_plan(
             cache=cache, should_stop=should_stop,
         ),
         workspace / TABLE_FOLDER,
-        [describe_machine(threads), request.batch, source.input_shape],
+        [describe_machine(threads), request.batch, source.input_shape, source.task, *seen],
         answer_bound=request.answer_bound,
         on_event=on_event,
         should_stop=should_stop,

@@ -1,7 +1,7 @@
 """Giving up speed where it costs the most answers, until few enough change.
 
-A bound on every layer's own error says little about the whole: one layer's five percent may change forty
-times as many answers as another's. So what was chosen for speed is taken back layer by layer, first where
+A bound on every layer's own error says little about the whole: five percent in one layer may change ten
+times as many answers as in another. So what was chosen for speed is taken back layer by layer, first where
 the least time is lost for the divergence that is saved.
 """
 
@@ -15,6 +15,7 @@ from typing import Protocol
 from qaf_core.pipeline.selection import Step
 
 DENSE: Step = ("dense", None)
+SLACK = 1e-9  # shares are differences of rounded numbers
 MOST_LEFT = 0.8  # of the divergence after the first round, half as much after each further one
 
 
@@ -75,7 +76,7 @@ def back_off(
         if on_round is not None:
             on_round()
         share = judge.changed(found)
-        if share <= limit:
+        if share <= limit + SLACK:
             return found, share
         harm = sum(_harm(form, judge) for form in current)
         current = _less_harmful(current, kinds, judge, harm * min((limit / share) ** 2, most_left))

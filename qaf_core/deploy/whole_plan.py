@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qaf_core.deploy.back_off import DENSE, Form, Judge, back_off
-from qaf_core.errors import ModelError, PlanError, RunCancelled
+from qaf_core.errors import ModelError, PlanError, QafError, RunCancelled
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.selection import CHANGES_ANSWERS, LayerChoice, Selection, Step, with_steps
 from qaf_core.runs.workspace import write_file
@@ -26,10 +26,11 @@ DEFAULT_ANSWER_BOUND = 0.02
 NO_GAIN = "The whole network is no faster than dense INT8, as far as the rounds can tell."
 NOT_COUNTED = "The outputs are not those of the model's task: changed answers are not counted or bounded."
 ALL_DENSE = (
-    "Every faster form changes too many answers: the plan is dense. Allow more to change, or take more bits."
+    "No faster plan that was tried changes few enough answers: the plan is dense. Allow more to change, or "
+    "take more bits."
 )
 # Raised whenever plans are chosen in another way: what was found before is then not used.
-WHOLE_VERSION = 3
+WHOLE_VERSION = 4
 
 
 class AnswerJudge(Judge, Protocol):
@@ -75,7 +76,7 @@ def choose_as_a_whole(
             where there is no integer network to time.
         answers: Counts changed answers.
         folder: Keeps what was found, so that the same candidates are not timed, and judged, twice.
-        machine: What else times depend on, ready for JSON.
+        machine: What else times and answers depend on, ready for JSON.
         answer_bound: Largest share of answers that may change beyond those that dense INT8 changes.
         on_event: Called with ``stage`` events (stages ``latency`` and ``selecting``).
         should_stop: Asked before each kind of layer.
@@ -103,14 +104,15 @@ def choose_as_a_whole(
             steps[choice.name] = (choice.structure, choice.rank)
             kinds.append(_timed_alone(choice))
     if answers.can_count():
-        by_dense = 0.0 if network is None else answers.changed_by(network.answer)
-        limit = answer_bound + by_dense
+        by_dense = None if network is None else _changed_by_dense(network, answers)
+        limit = answer_bound + (by_dense or 0.0)
         found.kept, changed = back_off(steps, kinds, answers, limit, on_round=telling.comparing)
         told_of = {"changed": changed, "changed_by_dense": by_dense, "limit": answer_bound}
         found.answers = {**told_of, "images": answers.images}
     telling.check()
     found.whole = _compared(network, found.kept)
-    write_file(path, json.dumps(asdict(found)).encode())
+    if found.whole is not None or open_network is None:  # otherwise it may be another time
+        write_file(path, json.dumps(asdict(found)).encode())
     return _told(selection, found)
 
 
@@ -187,7 +189,17 @@ def _timed_alone(choice: LayerChoice) -> list[Form]:
 def _compared(network: TimedNetwork | None, steps: Mapping[str, Step]) -> dict[str, Any] | None:
     from qaf_core.deploy.in_place import compare_whole
 
-    return None if network is None else compare_whole(network, steps)
+    try:
+        return None if network is None else compare_whole(network, steps)
+    except ModelError:  # a plan that cannot be timed is a plan all the same
+        return None
+
+
+def _changed_by_dense(network: TimedNetwork, answers: AnswerJudge) -> float | None:
+    try:
+        return answers.changed_by(network.answer)
+    except QafError:  # its outputs are not read as the original's are
+        return None
 
 
 def _told(selection: Selection, found: _Found) -> Selection:
@@ -197,7 +209,7 @@ def _told(selection: Selection, found: _Found) -> Selection:
     notes = [found.note]
     if found.answers is None:
         notes.append(NOT_COUNTED)
-    elif found.answers["changed"] is None and given_up:
+    if given_up and all(step == DENSE for step in found.kept.values()):
         notes.append(ALL_DENSE)
     elif found.whole is not None and not found.whole["ratio"]["high"] < 1.0:
         notes.append(NO_GAIN)
@@ -218,8 +230,8 @@ def _read_whole(selection: Selection, path: Path) -> Selection:
         ratio = [found.whole["ratio"][key] for key in ("value", "low", "high")]
         float(sum([found.whole["dense_ms"], found.whole["planned_ms"], *ratio]))
     if found.answers is not None:
-        shares = [found.answers[key] for key in ("changed_by_dense", "limit", "images")]
-        float(sum([found.answers["changed"] or 0.0, *shares]))
+        shares = [found.answers[key] or 0.0 for key in ("changed", "changed_by_dense", "limit", "images")]
+        float(sum(shares))
     return _told(selection, found)
 
 

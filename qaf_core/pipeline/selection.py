@@ -91,8 +91,8 @@ class Selection:
         whole: Milliseconds of the whole network, ``dense_ms`` and ``planned_ms``, and their ``ratio`` (value,
             low, high); None where it was not timed.
         answers: Shares of the answers on calibration images that differ from the original's, ``changed`` as
-            planned and ``changed_by_dense`` in dense INT8 (0 where it was not run), the ``limit`` of what may
-            be added to the latter, and how many ``images``; None where they were not counted.
+            planned and ``changed_by_dense`` in dense INT8 (None where it was not run), the ``limit`` of what
+            may be added to the latter, and how many ``images``; None where they were not counted.
     """
 
     plan: Plan

@@ -123,8 +123,10 @@ def test_only_what_the_task_reads_can_be_counted(network: nn.Module, tmp_path: P
             return [[values]]
 
     pixels = nn.Conv2d(3, 4, 1).eval()
+    one = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1)).eval()
     for model, task, expected in (
         (network, "classification", True),
+        (one, "classification", False),
         (network, "segmentation", False),
         (pixels, "segmentation", True),
         (pixels, "classification", False),

@@ -147,6 +147,9 @@ def test_a_plan_that_gains_nothing_as_a_whole_says_so(tmp_path: Path) -> None:
 
     found = choose_as_a_whole(chosen("abc"), Unlucky, SameAnswers(), tmp_path, [])
     assert found.note.startswith("The whole network is no faster than dense INT8")
+    uncounted = choose_as_a_whole(chosen("abc"), Unlucky, NoAnswers(), tmp_path, ["uncounted"])
+    assert "not counted" in uncounted.note
+    assert "no faster than dense INT8" in uncounted.note
     assert choose_as_a_whole(chosen("abc"), Unlucky, SameAnswers(), tmp_path, []).note == found.note
 
 
@@ -204,7 +207,7 @@ def test_where_every_form_changes_too_many_answers_the_plan_is_dense_and_says_so
     answers = SameAnswers(by_layer={"b": 0.5, "c": 0.5})
     found = choose_as_a_whole(chosen("bc"), Whole, answers, tmp_path, [])
     assert {choice.structure for choice in found.choices} == {"dense"}
-    assert found.note.startswith("Every faster form changes too many answers")
+    assert found.note.startswith("No faster plan that was tried changes few enough answers")
     assert found.answers is not None
     assert found.answers["changed"] is None
     assert choose_as_a_whole(chosen("bc"), Whole, answers, tmp_path, []) == found
@@ -216,3 +219,22 @@ def test_outputs_that_are_no_answers_bound_nothing(tmp_path: Path) -> None:
     assert [choice.structure for choice in found.choices] == ["svd", "svd"]
     assert found.answers is None
     assert "not counted" in found.note
+
+
+def test_what_cannot_be_run_later_on_ends_in_a_plan(tmp_path: Path) -> None:
+    class Breaking(Whole):
+        def answer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+            raise ModelError("ONNX Runtime cannot run the network")
+
+        def time(self, plans: Mapping[str, Mapping[str, Step]]) -> dict[str, NDArray[np.float64]]:
+            if "planned" in plans:
+                raise ModelError("ONNX Runtime cannot run the network")
+            return super().time(plans)
+
+    found = choose_as_a_whole(chosen("bc"), Breaking, SameAnswers(), tmp_path, [])
+    assert [choice.structure for choice in found.choices] == ["svd", "svd"]
+    assert found.whole is None
+    assert found.answers is not None
+    assert found.answers["changed_by_dense"] is None
+    assert not list(tmp_path.glob("whole-*"))  # it may have been a fault that passes
+    assert choose_as_a_whole(chosen("bc"), Whole, SameAnswers(), tmp_path, []).whole is not None
