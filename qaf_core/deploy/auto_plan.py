@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -94,6 +93,7 @@ def make_auto_plan(
     from qaf_core.pipeline.cache import SolveCache
     from qaf_core.pipeline.select import choose_structures
     from qaf_core.pipeline.tasks import find_task
+    from qaf_core.runs.baseline import baseline_path
     from qaf_core.runs.images import BATCH_SIZE, load_run_images
 
     run = request.run
@@ -133,8 +133,7 @@ def make_auto_plan(
         should_stop=should_stop,
     )
 
-    tensors = [*model.state_dict().values(), calibration]
-    seen = [hashlib.sha256(t.detach().cpu().contiguous().numpy().tobytes()).hexdigest() for t in tensors]
+    seen = baseline_path(workspace, model, source, images).stem  # of the weights, the images and the task
 
     def open_network() -> TimedNetwork:
         few = calibration[:IN_PLACE_IMAGES]
@@ -148,7 +147,7 @@ def make_auto_plan(
             cache=cache, should_stop=should_stop,
         ),
         workspace / TABLE_FOLDER,
-        [describe_machine(threads), request.batch, source.input_shape, source.task, *seen],
+        [describe_machine(threads), request.batch, source.input_shape, seen],
         answer_bound=request.answer_bound,
         on_event=on_event,
         should_stop=should_stop,

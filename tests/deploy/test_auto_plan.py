@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.torch import save_file
 
 from qaf_core.cli import main
+from qaf_core.data.models import build_model, find_model
+from qaf_core.deploy import auto_plan
 from qaf_core.deploy.auto_plan import TABLE_FOLDER, AutoRequest, make_auto_plan, ratios_from
 from qaf_core.deploy.layer_table import RATIOS
 from qaf_core.errors import PlanError, RunCancelled
 from qaf_core.network.plan import Plan
+from qaf_core.pipeline.selection import Selection
 from qaf_core.runs.request import RunRequest
 
 DIGITS = RunRequest(model="digits/cnn")
@@ -90,3 +97,32 @@ def test_a_least_ratio_leaves_the_larger_ones() -> None:
     assert ratios_from(3.5)[:2] == (3.5, 4.0)
     assert min(ratios_from(2.0)) == 2.0
     assert ratios_from(2.0).count(2.0) == 1
+
+
+def test_other_weights_or_images_are_judged_anew(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[list[Any]] = []
+
+    def keep(selection: Selection, *given: Any, **_: Any) -> Selection:
+        told.append(given[-1])
+        return selection
+
+    monkeypatch.setattr(auto_plan, "choose_as_a_whole", keep)
+    state = build_model(find_model("digits/cnn")).state_dict()
+    last = list(state)[-1]  # behind all layers that are judged
+    weights = tmp_path / "another_head.safetensors"
+    save_file({**state, last: state[last] + 1.0}, weights)
+    others = tmp_path / "others.npz"
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), dtype=np.uint8)
+    np.savez(others, x=pixels, y=np.arange(64) % 10)
+    runs = (
+        DIGITS, DIGITS, replace(DIGITS, weights=str(weights)), replace(DIGITS, calibration=str(others))
+    )  # fmt: skip
+    for run in runs:
+        make_auto_plan(AutoRequest(run=run, error_bound=0.001, threads=1), workspace)
+    first, again, head, images = told
+    assert first == again
+    assert first != head
+    assert first != images
+    assert head != images
