@@ -20,7 +20,7 @@ import torch
 from real_data import load_network, load_sets
 
 from qaf_core.data.datasets import to_batches
-from qaf_core.network.folding import fold_batchnorm
+from qaf_core.network.passes.batchnorm_folding import fold_batchnorm
 from qaf_core.network.plan import plan_for_ratio
 from qaf_core.pipeline.compress import compress_network
 from qaf_core.pipeline.evaluate import paired_drop

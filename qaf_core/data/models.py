@@ -331,7 +331,7 @@ def _with_card(source: ModelSource) -> ModelSource:
 
 
 def build_model(source: ModelSource, *, with_weights: bool = True) -> nn.Module:
-    """Build a model in evaluation mode, float32, on the CPU, its packed modules opened (`open_network`).
+    """Build a model in evaluation mode, float32, on the CPU, captured as a graph of operations.
 
     Args:
         source: From `find_model`.
@@ -342,7 +342,7 @@ def build_model(source: ModelSource, *, with_weights: bool = True) -> nn.Module:
         ModelError: When the user's factory fails.
         WeightsError: When weights are asked for and are missing, damaged, or made for another network.
     """
-    from qaf_core.network.opening import open_network
+    from qaf_core.network.graph.capture import capture
 
     network = _build_network(source)
     if with_weights and (source.weights is not None or ":" not in source.architecture):
@@ -350,8 +350,7 @@ def build_model(source: ModelSource, *, with_weights: bool = True) -> nn.Module:
 
         file = _weights_file(source)
         load_weights(network, read_weights(file, source.limits), file.name, source.id)
-    open_network(network)
-    return network.float().eval()
+    return capture(network.float().eval(), source.input_shape)
 
 
 def _build_network(source: ModelSource) -> nn.Module:
@@ -374,17 +373,14 @@ def load_inventory(source: ModelSource) -> tuple[LayerInfo, ...]:
 
     if source.shipped and source.card.get("inventory"):
         return tuple(LayerInfo.from_dict(row) for row in source.card["inventory"])
-    from qaf_core.network.opening import open_network
     from qaf_core.network.weightless import Weightless
 
     try:
         with Weightless():
             network = _build_network(source)
-        open_network(network)
         return take_inventory(network.eval(), source.input_shape)
     except (NotImplementedError, RuntimeError, ModelError):  # it reads weights, or decides by values
         network = _build_network(source)
-        open_network(network)
         return take_inventory(network.eval(), source.input_shape)
 
 

@@ -1,39 +1,44 @@
-"""Chains of links as plain floating-point ONNX nodes: codes times scales, no quantization."""
+"""Layers and chains of links as plain floating-point ONNX nodes: codes times scales, no quantization."""
 
 from __future__ import annotations
 
 import numpy as np
+from torch import Tensor
 
-from qaf_core.deploy.graph import GraphBuilder, conv_attributes, pad
-from qaf_core.network.layers import ConvLink, FactorizedLayer, Link
+from qaf_core.deploy.graph import Array, GraphBuilder, convolution_attributes, convolution_operator
+from qaf_core.deploy.skeleton import parts_of
+from qaf_core.network.graph.operation import Operation
+from qaf_core.network.layers import FactorizedLayer, Layer, Link
 
 
 def write_float_chain(
-    builder: GraphBuilder, name: str, chain: FactorizedLayer, values: str, rank: int
+    builder: GraphBuilder, name: str, chain: Layer | FactorizedLayer, values: str, rank: int, site: int = 0
 ) -> str:
-    """Write a chain; the name of its output.
+    """Write a layer or chain; the name of its output.
 
     Args:
-        builder: Gets the nodes.
+        builder: Gets the nodes, named ``LAYER.LINK/OPERATOR``.
         name: Of the layer.
-        chain: The links.
+        chain: The layer, or its links.
         values: Name of the input.
         rank: Dimensions of the input.
+        site: Which of the layer's operations.
     """
-    for index, link in enumerate(chain.chain):
-        values = write_float_link(builder, f"{name}.{index}", link, values, rank)
+    for index, part in enumerate(parts_of(chain)):
+        values = write_float_part(builder, f"{name}.{index}", part, values, rank, site)
     return values
 
 
-def write_float_link(builder: GraphBuilder, name: str, link: Link, values: str, rank: int) -> str:
-    """Write one link; the name of its output."""
-    weight = link.weight.detach().float().cpu().numpy()
-    bias = None if link.bias is None else link.bias.detach().float().cpu().numpy()
-    biases = [] if bias is None else [builder.constant(f"{name}.bias", bias)]
-    if isinstance(link, ConvLink):
-        values = pad(builder, link, values, name)
-        inputs = [values, builder.constant(f"{name}.weight", weight), *biases]
-        return builder.node("Conv", inputs, name, **conv_attributes(link))
+def write_float_part(
+    builder: GraphBuilder, name: str, part: Layer | Link, values: str, rank: int, site: int = 0
+) -> str:
+    """Write one layer or link; the name of its output."""
+    operation = part.operations[site]
+    stored = part.weight if isinstance(part, Layer) else operation.as_stored(part.weight)
+    biases = [] if part.bias is None else [builder.constant(f"{name}.bias", as_array(part.bias))]
+    if operation.dims:
+        return write_convolution(builder, name, operation, values, as_array(stored), biases)
+    weight = as_array(stored)
     if rank == 2:
         return builder.node(
             "Gemm", [values, builder.constant(f"{name}.weight", weight), *biases], name, transB=1
@@ -42,3 +47,18 @@ def write_float_link(builder: GraphBuilder, name: str, link: Link, values: str, 
         "MatMul", [values, builder.constant(f"{name}.weight", np.ascontiguousarray(weight.T))], name
     )
     return builder.node("Add", [product, *biases], name) if biases else product
+
+
+def write_convolution(
+    builder: GraphBuilder, name: str, operation: Operation, values: str, weight: Array, biases: list[str]
+) -> str:
+    """Write a convolution with a floating-point weight as stored; the name of its output."""
+    inputs = [values, builder.constant(f"{name}.weight", weight), *biases]
+    attributes = convolution_attributes(operation, weight.shape[2:])
+    return builder.node(convolution_operator(operation), inputs, name, **attributes)
+
+
+def as_array(values: Tensor) -> Array:
+    """A tensor as float32 numbers."""
+    found: Array = values.detach().float().cpu().contiguous().numpy()
+    return found

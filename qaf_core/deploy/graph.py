@@ -10,15 +10,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from qaf_core.deploy.skeleton import CHAIN_DOMAIN, OPSET, Skeleton, paddings
-from qaf_core.network.layers import ConvLink
+from qaf_core.deploy.skeleton import CHAIN_DOMAIN, OPSET, Skeleton
+from qaf_core.network.graph.operation import Operation
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 Array = np.ndarray[Any, Any]
 IR_VERSION = 10  # goes with opset 21
-PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
 class GraphBuilder:
@@ -96,28 +95,26 @@ def _opsets(model: ModelProto) -> list[onnx.OperatorSetIdProto]:
     return [helper.make_opsetid("", OPSET), *kept]
 
 
-def chain_of(node: NodeProto) -> tuple[str, int]:
-    """Layer and input rank of a node that stands for a chain."""
+def chain_of(node: NodeProto) -> tuple[str, int, int]:
+    """Layer, input rank and site of a node that stands for a chain."""
     values = {row.name: helper.get_attribute_value(row) for row in node.attribute}
-    return values["layer"].decode(), int(values["rank"])
+    return values["layer"].decode(), int(values["rank"]), int(values["site"])
 
 
-def conv_attributes(link: ConvLink) -> dict[str, Any]:
-    """The geometry of a convolution as ONNX writes it; other padding than zeros is left to ``pad``."""
-    geometry = link.geometry
-    return {
-        "kernel_shape": [int(size) for size in geometry.kernel_size],
-        "strides": list(geometry.stride),
-        "dilations": list(geometry.dilation),
-        "group": geometry.groups,
-        "pads": list(paddings(link)) if geometry.padding_mode == "zeros" else [0, 0, 0, 0],
+def convolution_operator(operation: Operation) -> str:
+    """The ONNX operator of a convolution."""
+    return "ConvTranspose" if operation.transposed else "Conv"
+
+
+def convolution_attributes(operation: Operation, kernel: Sequence[int]) -> dict[str, Any]:
+    """The geometry of a convolution as ONNX writes it."""
+    found: dict[str, Any] = {
+        "kernel_shape": [int(size) for size in kernel],
+        "strides": list(operation.stride),
+        "dilations": list(operation.dilation),
+        "group": operation.groups,
+        "pads": [*operation.padding, *operation.padding],
     }
-
-
-def pad(builder: GraphBuilder, link: ConvLink, values: str, name: str) -> str:
-    """Pad values as a convolution with another padding mode than zeros does."""
-    if link.geometry.padding_mode == "zeros" or not any(paddings(link)):
-        return values
-    top, left, bottom, right = paddings(link)
-    amounts = builder.constant(f"{name}.pads", np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
-    return builder.node("Pad", [values, amounts], name, mode=PAD_MODES[link.geometry.padding_mode])
+    if operation.transposed:
+        found["output_padding"] = list(operation.output_padding)
+    return found

@@ -81,18 +81,18 @@ class LayerGeometry:
             rows = max(1, input_positions(info) // info.calls)
             link = LinkShape(outputs=info.out_channels, inputs=info.in_channels)
             return cls(link=link, linear=True, input_hw=(rows, 1))
-        if info.input_hw is None:
+        if info.kind != "conv2d" or info.input_hw is None:
             return None
         link = LinkShape(
             outputs=info.out_channels,
             inputs=info.in_channels,
-            kernel=info.kernel,
-            stride=info.stride,
-            padding=info.padding,
-            dilation=info.dilation,
+            kernel=_pair(info.kernel),
+            stride=_pair(info.stride),
+            padding=_pair(info.padding),
+            dilation=_pair(info.dilation),
             groups=info.groups,
         )
-        return cls(link=link, linear=False, input_hw=info.input_hw)
+        return cls(link=link, linear=False, input_hw=_pair(info.input_hw))
 
     @property
     def key(self) -> str:
@@ -126,6 +126,11 @@ class LayerGeometry:
                 LinkShape(outputs=whole.outputs, inputs=rank),
             )
         return (whole,)
+
+
+def _pair(sizes: Sequence[int]) -> tuple[int, int]:
+    first, second = sizes
+    return first, second
 
 
 def list_candidates(info: LayerInfo, ratios: Sequence[float] = RATIOS) -> tuple[tuple[str, Rank], ...]:

@@ -29,7 +29,7 @@ from qaf_core.deploy.reports import (
     ExportReport,
 )
 from qaf_core.deploy.scratch import scratch_error, scratch_folder
-from qaf_core.deploy.skeleton import CHAIN_DOMAIN, INPUT_NAME, OPSET, trace_skeleton
+from qaf_core.deploy.skeleton import CHAIN_DOMAIN, INPUT_NAME, OPSET, parts_of, trace_skeleton
 from qaf_core.deploy.timing import LEAST_AGREEMENT
 from qaf_core.errors import ModelError, QafError
 from qaf_core.network.layers import ActivationQuantizer, FactorizedLayer
@@ -279,16 +279,16 @@ def _write_graph(
             else:
                 renamed[node.output[0]] = passed
             continue
-        name, rank = chain_of(node)
+        name, rank, site = chain_of(node)
         chain = skeleton.chains[name]
         renamed[node.output[0]] = (
-            write_float_chain(builder, name, chain, values, rank)
+            write_float_chain(builder, name, chain, values, rank, site)
             if writer is None
-            else writer.write_chain(name, chain, values, rank)
+            else writer.write_chain(name, chain, values, rank, site)
         )
     told = {**card, "precision": INT8 if integer else FP32, "input_shape": list(input_shape)}
     graph = builder.finish(skeleton, renamed, {PROPERTY: json.dumps(told, separators=(",", ":"))})
-    links = sum(len(chain.chain) for chain in skeleton.chains.values())
+    links = sum(len(parts_of(chain)) for chain in skeleton.chains.values())
     return Written(
         content=serialize(graph),
         any_batch=skeleton.any_batch,
@@ -296,6 +296,19 @@ def _write_graph(
         stored={"float32": links} if writer is None else dict(writer.weights),
         target=None if writer is None else target,
     )
+
+
+def write_float_graph(model: nn.Module, input_shape: Sequence[int]) -> tuple[bytes, bool]:
+    """A network as it is in floating point, each layer's nodes named after it.
+
+    Returns:
+        The file's bytes, and whether it takes any number of images at once.
+
+    Raises:
+        ModelError: If ONNX cannot express the network.
+    """
+    written = _write_graph(model, input_shape, False, {}, THIS)
+    return written.content, written.any_batch
 
 
 def serialize(graph: ModelProto) -> bytes:

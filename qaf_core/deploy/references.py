@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,17 +24,18 @@ from torch import Tensor, nn
 from qaf_core.deploy.integer_chains import LARGEST_SAFE_CODE, UNSIGNED_ZERO
 from qaf_core.deploy.processor import THIS, saturates_for
 from qaf_core.deploy.scratch import scratch_folder
-from qaf_core.deploy.skeleton import INPUT_NAME, trace_skeleton
+from qaf_core.deploy.skeleton import INPUT_NAME
 from qaf_core.deploy.timing import open_session
 from qaf_core.errors import ModelError, QafError
-from qaf_core.network.folding import fold_batchnorm
+from qaf_core.network.graph.capture import capture
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.network.layers import FactorizedLayer, Link
+from qaf_core.network.passes.batchnorm_folding import fold_batchnorm
 from qaf_core.quantization.spec import BITS_FLOAT
 from qaf_core.runs.workspace import write_file
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    pass
 
 WEIGHT_OPERATORS = ("Conv", "Gemm", "MatMul")
 JOINED_OPERATORS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid")
@@ -79,71 +79,12 @@ def write_original(
     Raises:
         ModelError: If ONNX cannot express the network.
     """
-    network = fold_batchnorm(model, inventory)
-    skeleton = trace_skeleton(network, input_shape)
-    planned = [info for info in inventory if info.planned]
-    owner = {name: info.name for info in planned for name in _weight_names(info.name)}
-    linear = {info.name: network.get_submodule(info.name) for info in planned if info.kind == "linear"}
-    _name_nodes(skeleton.model, {**owner, **_turned_weights(skeleton.model, linear)})
-    write_file(path, skeleton.model.SerializeToString())
-    return skeleton.any_batch
+    from qaf_core.deploy.onnx import write_float_graph
 
-
-def _turned_weights(model: ModelProto, linear: Mapping[str, nn.Module]) -> dict[str, str]:
-    """The layers of constants that are weights ``(in, out)``: products of more than two dimensions take such.
-
-    The exporter gives them names of its own, so their numbers tell whose they are.
-    """
-    from onnx import numpy_helper
-
-    taken = {node.input[1] for node in model.graph.node if node.op_type == "MatMul"}
-    shapes: dict[tuple[int, ...], list[tuple[str, Any]]] = {}
-    for name, layer in linear.items():
-        weight = layer.get_parameter("weight").detach().cpu().float().numpy()
-        shapes.setdefault(weight.T.shape, []).append((name, weight.T))
-    found = {}
-    for row in model.graph.initializer:
-        if row.name in taken and tuple(row.dims) in shapes:
-            values = numpy_helper.to_array(row)
-            owners = (name for name, weight in shapes[tuple(row.dims)] if np.array_equal(values, weight))
-            owner = next(owners, None)
-            if owner is not None:
-                found[row.name] = owner
-    return found
-
-
-def _name_nodes(model: ModelProto, owner: Mapping[str, str]) -> None:
-    """Name every weight's node, and what ONNX Runtime joins with it, by the layer that owns the weight."""
-    takers: dict[str, list[NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            takers.setdefault(name, []).append(node)
-    outputs = {row.name for row in model.graph.output}
-    renamed: dict[str, str] = {}
-    used: Counter[str] = Counter()
-    for node in model.graph.node:
-        layer = next((owner[name] for name in node.input if name in owner), None)
-        while layer is not None:
-            node.name = f"{layer}.0/{node.op_type}"
-            used[node.name] += 1
-            if used[node.name] > 1:  # a layer that runs more than once
-                node.name += f"_{used[node.name]}"
-            if node.output[0] in outputs:
-                break
-            renamed[node.output[0]] = f"{node.name}_{len(renamed)}"
-            following = takers.get(node.output[0], [])
-            if len(following) != 1 or following[0].op_type not in JOINED_OPERATORS:
-                break
-            node = following[0]
-    for node in model.graph.node:
-        for names in (node.input, node.output):
-            for index, name in enumerate(names):
-                names[index] = renamed.get(name, name)
-    del model.graph.value_info[:]
-
-
-def _weight_names(layer: str) -> tuple[str, ...]:
-    return (f"{layer}.weight", f"network.{layer}.weight")
+    model = capture(model, input_shape)
+    content, any_batch = write_float_graph(fold_batchnorm(model, inventory), input_shape)
+    write_file(path, content)
+    return any_batch
 
 
 def write_dense_int8(

@@ -1,4 +1,4 @@
-"""The ONNX graph of a compressed network with every chain of links as one node, still to be written out."""
+"""The ONNX graph of a network with every layer and chain of links as one node, still to be written out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.errors import ModelError
-from qaf_core.network.layers import ConvLink, FactorizedLayer, Link, swap_layer
+from qaf_core.network.graph.capture import capture
+from qaf_core.network.layers import FactorizedLayer, Layer, Link, swap_layer
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -33,36 +34,42 @@ class Skeleton:
     """A network's ONNX graph before its chains are written.
 
     Attributes:
-        model: Nodes named ``qaf.Chain`` stand for chains; their attribute ``layer`` names them, ``rank`` is
-            the number of dimensions of their input.
-        chains: The chains by name of their layer.
+        model: Nodes named ``qaf.Chain`` stand for layers and chains; their attribute ``layer`` names them,
+            ``rank`` is the number of dimensions of their input, ``site`` which of a layer's operations it is.
+        chains: The layers and chains by name.
         any_batch: Whether the graph takes any number of images at once, or just one.
     """
 
     model: ModelProto
-    chains: Mapping[str, FactorizedLayer]
+    chains: Mapping[str, Layer | FactorizedLayer]
     any_batch: bool
 
 
 class _StandIn(nn.Module):
-    """Takes a chain's place while the network is traced."""
+    """Takes the place of a layer or chain while the network is traced."""
 
-    def __init__(self, name: str, chain: FactorizedLayer) -> None:
+    def __init__(self, name: str, part: Layer | FactorizedLayer) -> None:
         super().__init__()
-        self._name, self._links = name, chain.chain  # in a list, so that they are no part of the network
+        self._name, self._parts = name, parts_of(part)  # in a list, so that they are no part of the network
 
-    def forward(self, values: Tensor) -> Tensor:
+    def forward(self, values: Tensor, site: int = 0) -> Tensor:
         shape = list(values.shape)
-        for link in self._links:
-            shape = output_shape(link, shape)
+        for part in self._parts:
+            rows = part.codes.shape if isinstance(part, Link) else part.rows.shape
+            shape = part.operations[site].output_shape(shape, rows)
         return torch.onnx.ops.symbolic(
             f"{CHAIN_DOMAIN}::{CHAIN_OPERATOR}",
             (values,),
-            attrs={"layer": self._name, "rank": values.ndim},
+            attrs={"layer": self._name, "rank": values.ndim, "site": site},
             dtype=values.dtype,
             shape=shape,
             version=1,
         )
+
+
+def parts_of(part: Layer | FactorizedLayer) -> list[Layer | Link]:
+    """The links of a chain; a layer alone."""
+    return [part] if isinstance(part, Layer) else list(part.chain)
 
 
 class _FlatOutputs(nn.Module):
@@ -74,27 +81,6 @@ class _FlatOutputs(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(named_outputs(self.network(images)).values())
-
-
-def output_shape(link: Link, shape: Sequence[int]) -> list[int]:
-    """The shape a link makes of an input's shape."""
-    found = list(shape)
-    outputs = link.codes.shape[0]
-    if not isinstance(link, ConvLink):
-        return [*found[:-1], outputs]
-    geometry, pads = link.geometry, paddings(link)
-    for axis in range(2):
-        reach = geometry.dilation[axis] * (int(geometry.kernel_size[axis]) - 1) + 1
-        padded = found[-2 + axis] + pads[axis] + pads[2 + axis]
-        found[-2 + axis] = (padded - reach) // geometry.stride[axis] + 1
-    found[-3] = outputs
-    return found
-
-
-def paddings(link: ConvLink) -> tuple[int, int, int, int]:
-    """Padding of a convolution at its top, left, bottom and right."""
-    left, right, top, bottom = link.geometry._reversed_padding_repeated_twice
-    return top, left, bottom, right
 
 
 def named_outputs(outputs: object) -> dict[str, Tensor]:
@@ -128,23 +114,22 @@ def _kind_of(outputs: object) -> str:
 
 
 def trace_skeleton(model: nn.Module, input_shape: Sequence[int]) -> Skeleton:
-    """Trace a compressed network, its chains as single nodes.
+    """Trace a network, its layers and chains as single nodes.
 
     Args:
-        model: With its chains in place; it is not changed.
+        model: With its chains in place, if any; it is not changed.
         input_shape: (C, H, W) of one image.
 
     Raises:
         ModelError: If it holds operators or outputs that ONNX cannot express.
     """
-    network = copy.deepcopy(model).eval().cpu()
+    network = copy.deepcopy(capture(model, input_shape)).eval().cpu()
     with torch.inference_mode():
         outputs = list(named_outputs(network(torch.zeros(EXAMPLE_BATCH, *input_shape))))
-    chains = {name: part for name, part in network.named_modules() if isinstance(part, FactorizedLayer)}
-    if any(part is network for part in chains.values()):
-        network = nn.Sequential(network)
+        network(torch.zeros(1, *input_shape))  # captures it for one image, where the number is fixed
+    chains = {name: part for name, part in network.named_modules() if isinstance(part, Layer | FactorizedLayer)}
     for name, chain in chains.items():
-        swap_layer(network, name or "0", _StandIn(name, chain))
+        swap_layer(network, name, _StandIn(name, chain))
     flat = _FlatOutputs(network).eval()
     try:
         graph, any_batch = _export(flat, input_shape, outputs, any_batch=True), True

@@ -12,13 +12,14 @@ from qaf_core.errors import ModelError
 if TYPE_CHECKING:
     from torch import nn
 
-Pair = tuple[int, int]
+Sizes = tuple[int, ...]
 
 # Raised when what a layer may become changes: rows kept before are then made anew.
-INVENTORY_VERSION = 2
+INVENTORY_VERSION = 3
 STRUCTURES = ("cp", "tucker2", "svd", "dense", "keep")
 FACTORIZED = ("cp", "tucker2", "svd")
-PLANNED_KINDS = ("conv2d", "linear")
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+PLANNED_KINDS = (*CONVOLUTIONS, "linear")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +27,17 @@ class LayerInfo:
     """A weight layer as one forward pass of one image saw it.
 
     Attributes:
-        name: Dotted module path, as in ``named_modules()``; ``(model)`` for parameters of the network itself.
-        kind: ``conv2d``, ``linear``, ``batchnorm``, or another: ``layernorm``, ``attention``, ``parameter`` …
-        weight_shape: Shape of the weight; a 2-d convolution's is (C_out, C_in / groups, k_h, k_w).
-        kernel: Kernel height and width; (1, 1) where there is no 2-d kernel, as for the next three.
-        stride: Stride (rows, columns).
-        padding: Padding (top, left) in pixels; ``same`` and ``valid`` are resolved to numbers.
-        dilation: Dilation (rows, columns).
+        name: Of the weight, without ``.weight``; ``(model)`` for parameters of the network itself.
+        kind: ``conv2d``, ``conv_transpose1d``, ``linear``, ``batchnorm``, or another: ``layernorm``,
+            ``attention``, ``parameter`` …
+        weight_shape: Shape of the weight; a convolution's, transposed or not, is (C_out, C_in / groups, k…).
+        kernel: Kernel sizes; (1, 1) where there is no kernel, as for the next three.
+        stride: Stride in each dimension.
+        padding: Padding in pixels, before each dimension; ``same`` and ``valid`` are resolved to numbers.
+        dilation: Dilation in each dimension.
         groups: Groups of a convolution.
         bias: Whether the layer has a bias of its own.
-        input_hw: Height and width of the input, in its largest call; None unless a 2-d convolution that runs.
+        input_hw: Spatial sizes of the input, in its largest call; None unless a convolution that runs.
         output_hw: The same of the output.
         macs: Multiply-accumulates per image, summed over all calls.
         params: Trainable numbers; a tensor shared between layers counts where it comes first.
@@ -46,7 +48,7 @@ class LayerInfo:
         input_elements: Numbers it takes in per image, summed over all calls (0: derived from the shapes).
         folds_batchnorm: A BatchNorm follows that can be folded into this layer's weight and bias.
         folded_into: For a BatchNorm: the layer it can be folded into, or None.
-        padding_mode: ``zeros``, ``reflect``, ``replicate`` or ``circular``.
+        padding_mode: Always ``zeros``: other paddings are operations of their own before the layer.
         after_choice: What reaches the layer was selected by value, as a detector selects boxes: two networks
             that select differently agree in no row of it.
         final: What the layer puts out reaches the network's output, and no other layer: a classifier, or one
@@ -56,14 +58,14 @@ class LayerInfo:
     name: str
     kind: str
     weight_shape: tuple[int, ...]
-    kernel: Pair = (1, 1)
-    stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
-    dilation: Pair = (1, 1)
+    kernel: Sizes = (1, 1)
+    stride: Sizes = (1, 1)
+    padding: Sizes = (0, 0)
+    dilation: Sizes = (1, 1)
     groups: int = 1
     bias: bool = False
-    input_hw: Pair | None = None
-    output_hw: Pair | None = None
+    input_hw: Sizes | None = None
+    output_hw: Sizes | None = None
     macs: int = 0
     params: int = 0
     structures: tuple[str, ...] = ("keep",)
@@ -78,7 +80,7 @@ class LayerInfo:
     final: bool = False
 
     def __post_init__(self) -> None:
-        if not self.input_elements and self.kind == "conv2d" and self.input_hw is not None:
+        if not self.input_elements and self.kind in CONVOLUTIONS and self.input_hw is not None:
             elements = self.calls * self.in_channels * prod(self.input_hw)
             object.__setattr__(self, "input_elements", elements)
         elif not self.input_elements and self.kind == "linear" and self.output_elements:
@@ -159,9 +161,9 @@ def take_inventory(model: nn.Module, input_shape: Sequence[int]) -> tuple[LayerI
     Raises:
         ModelError: If the network does not run on such an input.
     """
-    from qaf_core.network.trace import trace_network
+    from qaf_core.network.graph.inventory import read_inventory
 
-    return trace_network(model, tuple(input_shape))
+    return read_inventory(model, tuple(input_shape))
 
 
 def inventory_to_rows(inventory: Iterable[LayerInfo]) -> list[dict[str, Any]]:
@@ -179,8 +181,8 @@ def inventory_from_rows(rows: Iterable[Mapping[str, Any]]) -> tuple[LayerInfo, .
 
 
 def first_convolution(inventory: Iterable[LayerInfo]) -> LayerInfo | None:
-    """The first 2-d convolution in forward order, or None."""
-    return next((info for info in inventory if info.kind == "conv2d" and info.calls), None)
+    """The first convolution in forward order, or None."""
+    return next((info for info in inventory if info.kind in CONVOLUTIONS and info.calls), None)
 
 
 def output_layers(inventory: Sequence[LayerInfo]) -> tuple[LayerInfo, ...]:
@@ -193,7 +195,7 @@ def output_layers(inventory: Sequence[LayerInfo]) -> tuple[LayerInfo, ...]:
 
 
 def classifier(inventory: Iterable[LayerInfo]) -> LayerInfo | None:
-    """The last linear layer in forward order (the last 2-d convolution where there is none), or None."""
+    """The last linear layer in forward order (the last convolution where there is none), or None."""
     running = [info for info in inventory if info.planned and info.calls]
     candidates = [info for info in running if info.kind == "linear"] or running
     return candidates[-1] if candidates else None

@@ -1,4 +1,4 @@
-"""Factorized and quantized layers as PyTorch modules, and their exchange by name.
+"""The layers of a captured network: as they come, factorized and quantized, and their exchange by name.
 
 A CP convolution becomes 1×1 (C_in→R), depthwise k×k (stride, padding and dilation here), 1×1 (R→C_out); a
 two-factor layer k×k (C_in→R, the geometry here) and 1×1 (R→C_out), or two linear layers; Tucker-2 1×1, k×k,
@@ -14,6 +14,7 @@ that is rounded to the other side spreads through all the layers that follow.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch.nn import functional
 
 from qaf_core.errors import ModelError
 from qaf_core.factorization.factors import Factors
+from qaf_core.network.graph.operation import LINEAR, Operation
 from qaf_core.quantization.spec import BITS_FLOAT
 
 ACTIVATION_BITS = 8
@@ -84,30 +86,145 @@ def _clip_to_codes(steps: Tensor, zero: int) -> Tensor:
     return steps.round_().clamp_(-zero, ACTIVATION_LEVELS - zero)
 
 
-class Link(nn.Module):
-    """A convolution or linear layer whose weight is codes times scales.
+class Layer(nn.Module):
+    """A multiplication by a constant weight, as the graph of a network has it.
 
     Args:
-        codes: ``int8`` (or floating-point, for 32 bits) in the layer's weight shape; copied.
+        weight: As stored, see :class:`Operation`; shared, not copied.
+        bias: ``(C_out,)`` or None.
+        operations: What is done with it, one for each geometry the network uses the weight with.
+
+    Attributes:
+        read_elsewhere: Something else than the layer reads its weight or bias, so that it has to stay.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, operations: Sequence[Operation]) -> None:
+        super().__init__()
+        self.weight = _parameter(weight)
+        self.bias = None if bias is None else _parameter(bias)
+        self.operations = tuple(operations)
+        self.read_elsewhere = False
+
+    @property
+    def operation(self) -> Operation:
+        """The first of its operations."""
+        return self.operations[0]
+
+    @property
+    def rows(self) -> Tensor:
+        """The weight as ``(C_out, C_in / groups, k…)``."""
+        return self.operation.by_rows(self.weight)
+
+    def forward(self, values: Tensor, site: int = 0) -> Tensor:
+        """One of its operations, by its number."""
+        return self.operations[site].apply(values, self.weight, self.bias)
+
+
+class BatchNorm(nn.Module):
+    """A BatchNorm in evaluation: one factor and one shift per channel, from statistics that were kept.
+
+    Args:
+        weight, bias: ``(C,)`` or None; shared, not copied.
+        mean, variance: Running statistics ``(C,)``; shared, not copied.
+        eps: What is added to the variance.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(
+        self, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
+    ) -> None:
+        super().__init__()
+        self.weight = None if weight is None else _parameter(weight)
+        self.bias = None if bias is None else _parameter(bias)
+        self.register_buffer("running_mean", mean)
+        self.register_buffer("running_var", variance)
+        self.eps = eps
+        self.batches = 0
+
+    def estimate_anew(self) -> None:
+        """Forget the statistics, and take the mean of those of the batches to come, until ``eval()``."""
+        self.running_mean.zero_()
+        self.running_var.fill_(1.0)
+        self.batches = 0
+        self.train()
+
+    def factor_and_shift(self) -> tuple[Tensor, Tensor]:
+        """What it amounts to per channel, in float64."""
+        factor = (self.running_var.double() + self.eps).rsqrt()
+        if self.weight is not None:
+            factor = factor * self.weight.detach().double()
+        shift = -self.running_mean.double() * factor
+        return factor, shift if self.bias is None else shift + self.bias.detach().double()
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Normalise by the running statistics; in training mode estimate them anew, each batch alike."""
+        if not self.training:
+            return functional.batch_norm(
+                values, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
+        self.batches += 1
+        return functional.batch_norm(
+            values, self.running_mean, self.running_var, self.weight, self.bias, True, 1 / self.batches,
+            self.eps,
+        )  # fmt: skip
+
+
+class Folded(nn.Identity):
+    """Stands where a BatchNorm was that has been joined to the layer before it."""
+
+
+def _parameter(values: Tensor) -> nn.Parameter:
+    if isinstance(values, nn.Parameter):
+        return values
+    return nn.Parameter(values, requires_grad=False)
+
+
+class Link(nn.Module):
+    """A step of a chain: an operation whose weight is codes times scales.
+
+    Args:
+        codes: ``int8`` (or floating-point, for 32 bits), the weight by rows ``(C_out, C_in / groups, k…)``;
+            copied.
         scales: Per output channel, broadcastable to the codes; copied.
         bits: Width of the codes.
         bias: ``(C_out,)`` or None.
+        operations: What is done with the weight; more than one where the layer it stands in has several.
     """
 
     codes: Tensor
     scales: Tensor
 
-    def __init__(self, codes: Tensor, scales: Tensor, bits: int, bias: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        codes: Tensor,
+        scales: Tensor,
+        bits: int,
+        bias: Tensor | None = None,
+        operations: Sequence[Operation] = (LINEAR,),
+    ) -> None:
         super().__init__()
         self.bits = bits
+        self.operations = tuple(operations)
         self.register_buffer("codes", codes.clone())
         self.register_buffer("scales", scales.clone())
         self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False) if bias is not None else None
         self.input_quantizer = ActivationQuantizer()
 
     @property
+    def operation(self) -> Operation:
+        """The first of its operations."""
+        return self.operations[0]
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Kernel sizes; none of a linear map."""
+        return tuple(self.codes.shape[2:])
+
+    @property
     def weight(self) -> Tensor:
-        """Codes times scales, in the layer's weight shape."""
+        """Codes times scales, by rows."""
         return self.codes.to(self.scales.dtype) * self.scales
 
     @property
@@ -137,42 +254,20 @@ class Link(nn.Module):
 
     def per_channel(self, numbers: Tensor) -> Tensor:
         """One number per output channel, shaped to be multiplied with outputs."""
-        return numbers
+        return self.operation.per_channel(numbers)
 
-    def map_linearly(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer's linear map with another weight."""
-        return functional.linear(values, weight, bias)
+    def map_linearly(self, values: Tensor, weight: Tensor, bias: Tensor | None, site: int = 0) -> Tensor:
+        """The link's linear map with another weight, by rows."""
+        operation = self.operations[site]
+        return operation.apply(values, operation.as_stored(weight), bias)
 
-    def apply_weight(self, values: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer's linear map on already quantized input."""
-        return self.map_linearly(values, self.weight, bias)
+    def apply_weight(self, values: Tensor, bias: Tensor | None, site: int = 0) -> Tensor:
+        """The link's linear map on already quantized input."""
+        return self.map_linearly(values, self.weight, bias, site)
 
-    def forward(self, values: Tensor) -> Tensor:
+    def forward(self, values: Tensor, site: int = 0) -> Tensor:
         """Quantize the input, then the linear map and the bias."""
-        return self.apply_weight(self.input_quantizer(values), self.bias)
-
-
-class ConvLink(Link):
-    """A two-dimensional convolution with integer weights; geometry as in ``torch.nn.Conv2d``."""
-
-    def __init__(
-        self, codes: Tensor, scales: Tensor, bits: int, bias: Tensor | None = None, **geometry: Any
-    ) -> None:
-        super().__init__(codes, scales, bits, bias)
-        # A stand-in carries torch's own reading of the geometry ('same', padding modes), without a weight.
-        channels = geometry.get("groups", 1)
-        kernel = (codes.shape[2], codes.shape[3])
-        self.geometry = nn.Conv2d(channels, channels, kernel, **geometry, bias=False, device="meta")
-        del self.geometry.weight
-
-    def per_channel(self, numbers: Tensor) -> Tensor:
-        """One number per output channel, shaped to be multiplied with outputs."""
-        return numbers.reshape(-1, 1, 1)
-
-    def map_linearly(self, values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The convolution with another weight."""
-        outputs: Tensor = self.geometry._conv_forward(values, weight, bias)
-        return outputs
+        return self.apply_weight(self.input_quantizer(values), self.bias, site)
 
 
 class FactorizedLayer(nn.Module):
@@ -230,22 +325,22 @@ class FactorizedLayer(nn.Module):
         """Compute link by link in floating point again, on the same grids, so that gradients pass."""
         self._on_codes, self._output_grid = False, None
 
-    def forward(self, input: Tensor) -> Tensor:
-        """The chain applied link by link; the argument has the name that torch's own layers give it."""
+    def forward(self, values: Tensor, site: int = 0) -> Tensor:
+        """The chain applied link by link, at one of the places where the network uses the layer."""
         if self._on_codes:
-            return self._compute_with_codes(input)
+            return self._compute_with_codes(values, site)
         for link in self.links:
-            input = link(input)
-        return input
+            values = link(values, site)
+        return values
 
-    def _compute_with_codes(self, values: Tensor) -> Tensor:
+    def _compute_with_codes(self, values: Tensor, site: int) -> Tensor:
         """Sums of code products, each brought to the next grid by one factor."""
         chain = self.chain
         first, *others = [link.input_quantizer.grid for link in chain]
         (step, zero), following = first or (1.0, 0), [*others, self._output_grid]
         codes = _clip_to_codes(values.div(step), zero)
         for link, grid in zip(chain, following, strict=True):
-            sums = link.map_linearly(codes, link.codes.to(codes.dtype), None)
+            sums = link.map_linearly(codes, link.codes.to(codes.dtype), None, site)
             if grid is None:
                 outputs = sums.mul_(link.per_channel(link.sum_steps))
                 return outputs if link.bias is None else outputs.add_(link.per_channel(link.bias))
@@ -256,64 +351,56 @@ class FactorizedLayer(nn.Module):
         return codes.mul_(step)
 
 
-def build_chain(layer: nn.Module, factors: Factors) -> FactorizedLayer:
-    """The modules that compute ``layer`` with the factors in place of its weight; bias and geometry are kept.
+def build_chain(layer: Layer, factors: Factors) -> FactorizedLayer:
+    """The chain that computes ``layer`` with the factors in place of its weight; bias and geometry are kept.
+
+    The layer's own geometry (stride, padding, a transposed convolution) goes to the link that holds the
+    kernel; all others mix channels only.
 
     Args:
-        layer: ``nn.Conv2d`` or ``nn.Linear``.
-        factors: Factors of its weight; per-row scales of factor 0 stay on the last link, all others move to
-            the front.
+        layer: The layer.
+        factors: Factors of its weight by rows; per-row scales of factor 0 stay on the last link, all others
+            move to the front.
 
     Raises:
-        ModelError: If the layer's kind or groups do not go with the structure.
+        ModelError: If the layer's groups do not go with the structure.
     """
-    if not isinstance(layer, nn.Conv2d | nn.Linear):
-        raise ModelError("only convolutions and linear layers are exchanged", got=type(layer).__name__)
-    if isinstance(layer, nn.Linear):
-        links = _linear_links(factors, layer.bias)
-    elif layer.groups != 1 and factors.structure != "dense":
-        raise ModelError("a grouped convolution is not factorized as a whole", got=f"groups={layer.groups}")
-    else:
-        links = _conv_links(layer, factors, layer.bias)
-    chain = FactorizedLayer(links, factors.structure)
-    for name in layer.__constants__:  # channels, stride and the like, which other code may ask a layer for
-        if hasattr(layer, name):
-            setattr(chain, name, getattr(layer, name))
-    return chain
+    if layer.operation.groups != 1 and factors.structure != "dense":
+        got = f"groups={layer.operation.groups}"
+        raise ModelError("a grouped convolution is not factorized as a whole", got=got)
+    return FactorizedLayer(_links(layer, factors), factors.structure)
 
 
-def _linear_links(factors: Factors, bias: Tensor | None) -> list[Link]:
-    if factors.structure == "dense":
-        return [Link(factors.codes[0], factors.scales[0], factors.bits[0], bias)]
-    (a, b), (row, column) = factors.codes, _split_scales(factors)
-    return [
-        Link(b.mT.contiguous(), column.mT.contiguous(), factors.bits[1]),
-        Link(a, row, factors.bits[0], bias),
-    ]
-
-
-def _conv_links(layer: nn.Conv2d, factors: Factors, bias: Tensor | None) -> list[Link]:
-    spatial = {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "padding_mode")}
-    kernel = tuple(layer.weight.shape[2:])
+def _links(layer: Layer, factors: Factors) -> list[Link]:
+    operations, bias = layer.operations, layer.bias
+    mixing = [operation.pointwise() for operation in operations]
+    kernel = tuple(factors.weight_shape[2:])
+    ones = (1,) * len(kernel)
     if factors.structure == "dense":
         codes = factors.codes[0].reshape(factors.weight_shape)
-        scales = factors.scales[0].reshape(-1, 1, 1, 1)
-        return [ConvLink(codes, scales, factors.bits[0], bias, groups=layer.groups, **spatial)]
+        scales = factors.scales[0].reshape(-1, 1, *ones)
+        return [Link(codes, scales, factors.bits[0], bias, operations)]
     if factors.structure == "tucker2":
-        return _tucker_links(factors, bias, kernel, spatial)
+        return _tucker_links(layer, factors, mixing)
     row, column = _split_scales(factors)
-    last = ConvLink(factors.codes[0][:, :, None, None], row[:, :, None, None], factors.bits[0], bias)
-    rank = factors.codes[0].shape[1]
+    outputs, rank = factors.codes[0].shape
+    last = Link(
+        factors.codes[0].reshape(outputs, rank, *ones), row.reshape(-1, 1, *ones), factors.bits[0], bias,
+        mixing,
+    )  # fmt: skip
     first_codes = factors.codes[1].mT.contiguous()
-    column_scales = column.reshape(rank, 1, 1, 1)
+    column_scales = column.reshape(rank, 1, *ones)
     if factors.structure == "svd":
         first_codes = first_codes.reshape(rank, -1, *kernel)
-        first = ConvLink(first_codes, column_scales, factors.bits[1], **spatial)
-        return [first, last]
-    middle_scales = factors.scales[2].expand(1, rank).reshape(rank, 1, 1, 1)
+        return [Link(first_codes, column_scales, factors.bits[1], operations=operations), last]
+    middle_scales = factors.scales[2].expand(1, rank).reshape(rank, 1, *ones)
     middle_codes = factors.codes[2].mT.contiguous().reshape(rank, 1, *kernel)
-    first = ConvLink(first_codes[:, :, None, None], torch.ones_like(column_scales), factors.bits[1])
-    middle = ConvLink(middle_codes, middle_scales * column_scales, factors.bits[2], groups=rank, **spatial)
+    apart = [operation.with_groups(rank) for operation in operations]
+    first = Link(
+        first_codes.reshape(rank, -1, *ones), torch.ones_like(column_scales), factors.bits[1],
+        operations=mixing,
+    )  # fmt: skip
+    middle = Link(middle_codes, middle_scales * column_scales, factors.bits[2], operations=apart)
     return [first, middle, last]
 
 
@@ -323,21 +410,27 @@ def _split_scales(factors: Factors) -> tuple[Tensor, Tensor]:
     return row, column * factors.scales[1].expand_as(column)
 
 
-def _tucker_links(
-    factors: Factors, bias: Tensor | None, kernel: tuple[int, ...], spatial: dict[str, Any]
-) -> list[Link]:
+def _tucker_links(layer: Layer, factors: Factors, mixing: Sequence[Operation]) -> list[Link]:
     """U_in's and the core's column scales go to the first link, U_out's column scales to the core."""
     outer, core, inner = factors.codes
+    kernel = tuple(factors.weight_shape[2:])
+    ones = (1,) * len(kernel)
     (rank_out, rank_in), core_scales = core.shape[:2], factors.scales[1]
     row, column = _row_and_column(factors.scales[0], outer)
     core_row, core_column = _row_and_column(core_scales.reshape(core_scales.shape[:2]), core[:, :, 0])
     first_scales = factors.scales[2].expand(1, rank_in) * core_column
-    first = ConvLink(
-        inner.mT.contiguous()[:, :, None, None], first_scales.reshape(-1, 1, 1, 1), factors.bits[2]
+    first = Link(
+        inner.mT.contiguous().reshape(rank_in, -1, *ones), first_scales.reshape(-1, 1, *ones),
+        factors.bits[2], operations=mixing,
+    )  # fmt: skip
+    middle_scales = (core_row * column.mT).reshape(rank_out, 1, *ones)
+    middle = Link(
+        core.reshape(rank_out, rank_in, *kernel), middle_scales, factors.bits[1], operations=layer.operations
     )
-    middle_scales = (core_row * column.mT).reshape(rank_out, 1, 1, 1)
-    middle = ConvLink(core.reshape(rank_out, rank_in, *kernel), middle_scales, factors.bits[1], **spatial)
-    return [first, middle, ConvLink(outer[:, :, None, None], row[:, :, None, None], factors.bits[0], bias)]
+    last = Link(
+        outer.reshape(-1, rank_out, *ones), row.reshape(-1, 1, *ones), factors.bits[0], layer.bias, mixing
+    )
+    return [first, middle, last]
 
 
 def _row_and_column(scales: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -350,8 +443,7 @@ def _row_and_column(scales: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
 def swap_layer(model: nn.Module, name: str, replacement: nn.Module) -> nn.Module:
     """Put ``replacement`` in the place of the module called ``name`` and return the one it replaces.
 
-    A module that stands in several places of the network is replaced in all of them. PyTorch's transformer
-    layer around it gives up its fused path, which would ask the replacement for a weight.
+    A module that stands in several places is replaced in all of them.
 
     Raises:
         ModelError: If there is no such module.
@@ -365,7 +457,5 @@ def swap_layer(model: nn.Module, name: str, replacement: nn.Module) -> nn.Module
     for parent in list(model.modules()):
         for key, child in list(parent._modules.items()):
             if child is old:
-                setattr(parent, key, replacement)
-                if isinstance(parent, nn.TransformerEncoderLayer):
-                    parent.activation_relu_or_gelu = 0
+                parent._modules[key] = replacement
     return old

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from qaf_core.network.graph.network import norms_in
 from qaf_core.pipeline.divergence import divergence
 
 
@@ -38,11 +39,8 @@ def with_batchnorm_reestimated(model: nn.Module, batches: Sequence[Tensor]) -> n
     batches = [batch for batch in batches if len(batch) > 1]
     if not batches:
         return trial
-    for norm in trial.modules():
-        if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d):
-            norm.reset_running_stats()
-            norm.momentum = None
-            norm.train()
+    for norm in norms_in(trial).values():
+        norm.estimate_anew()
     for batch in batches:
         trial(batch)
     return trial.eval()

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.factorization.rounding import round_rows, solve_gram
-from qaf_core.network.layers import ActivationQuantizer, ConvLink, FactorizedLayer, Link
-from qaf_core.pipeline.moments import patch_rows
+from qaf_core.network.layers import ActivationQuantizer, FactorizedLayer, Link
 
 HELD_BACK_SHARE = 8  # one batch in eight judges the fits, the last of them if there are fewer
 RANGE_SAMPLES = 50_000
@@ -137,26 +136,16 @@ def equalise_channels(first: Link, middle: Link, outputs: Sequence[Tensor]) -> l
     Returns:
         The outputs after the change. The product of the two scales, and so the function, stays.
     """
-    squares = torch.stack([v.square().mean(dim=(0, 2, 3)) for v in outputs]).mean(dim=0).sqrt()
+    axis = first.operation.channel_axis
+    others = [v.movedim(axis, -1).flatten(0, -2) for v in outputs]
+    squares = torch.stack([v.square().mean(dim=0) for v in others]).mean(dim=0).sqrt()
     alive = squares > 1e-12 * squares.max()
     gain = (squares.max() / squares.clamp_min(1e-30)).clamp_max(LARGEST_GAIN)
     factor = torch.where(alive, gain, torch.ones_like(squares))
-    first.scales.mul_(factor.reshape(-1, 1, 1, 1))
-    middle.scales.div_(factor.reshape(-1, 1, 1, 1))
-    return [v * factor.reshape(1, -1, 1, 1) for v in outputs]
-
-
-def link_samples(link: Link, values: Tensor) -> Tensor:
-    """The link's input as rows ``(n, P)``, one per output position, ``P`` in the order of its flat weight."""
-    if not isinstance(link, ConvLink):
-        return values.reshape(-1, values.shape[-1])
-    return patch_rows(link.geometry, values)
-
-
-def output_rows(values: Tensor, is_convolution: bool) -> Tensor:
-    """A layer's output as rows ``(n, I)``, in the order of :func:`link_samples`."""
-    rows = values.movedim(1, -1) if is_convolution else values
-    return rows.reshape(-1, rows.shape[-1])
+    ones = (1,) * (first.codes.ndim - 1)
+    first.scales.mul_(factor.reshape(-1, *ones))
+    middle.scales.div_(factor.reshape(-1, *ones))
+    return [v * first.per_channel(factor) for v in outputs]
 
 
 @torch.inference_mode()
@@ -168,6 +157,7 @@ def calibrate_layer(
     activation_bits: int,
     fit: bool,
     calls: int = 1,
+    sites: Sequence[int] = (0,),
 ) -> float:
     """Set a chain's activation ranges and, if ``fit``, its last link and bias, in place.
 
@@ -178,36 +168,44 @@ def calibrate_layer(
         activation_bits: 8, or 32 for floating point.
         fit: Fit the last link to the targets; otherwise only ranges and scales between links change.
         calls: Tensors of one batch, where the layer runs several times: they stand next to each other.
+        sites: Which of the layer's operations each of these calls is.
 
     Returns:
         The relative squared error of the outputs on the held-back batches.
     """
     values = list(inputs)
     chain = layer.chain
+    places = [sites[index % len(sites)] for index in range(len(values))]
     for position, link in enumerate(chain):
         if activation_bits < 32:
             fit_range(link.input_quantizer, values)
         if position == len(chain) - 1:
             break
-        values = [link(v) for v in values]
+        values = [link(v, place) for v, place in zip(values, places, strict=True)]
         following = chain[position + 1]
-        if isinstance(following, ConvLink) and following.geometry.groups == len(link.codes) > 1:
+        if following.operation.dims and following.operation.groups == len(link.codes) > 1:
             values = equalise_channels(link, following, values)
     last = chain[-1]
-    if isinstance(last, ConvLink) and last.geometry.groups != 1:  # stays as it was rounded
-        return output_error(last, values, targets, calls)
-    fitting, judging = _collect(last, values, targets, calls)
+    if last.operation.groups != 1 or last.operation.transposed:  # stays as it was rounded
+        return output_error(last, values, targets, calls, places)
+    fitting, judging = _collect(last, values, targets, calls, places)
     if fit and judging is not fitting:  # of a single batch nothing can be held back to judge a fit
         return fit_last_link(last, fitting, judging)
     return judging.error(*_weight_and_bias(last))
 
 
-def output_error(link: Link, values: Sequence[Tensor], targets: Sequence[Tensor], calls: int = 1) -> float:
+def output_error(
+    link: Link,
+    values: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    calls: int = 1,
+    places: Sequence[int] | None = None,
+) -> float:
     """Mean squared error of a link's outputs on the held-back batches, relative to the targets' variance."""
-    judging = _held_back(len(values), calls) or set(range(len(values)))
-    convolution = isinstance(link, ConvLink)
-    found = torch.cat([output_rows(link(values[index]), convolution) for index in sorted(judging)]).double()
-    wanted = torch.cat([output_rows(targets[index], convolution) for index in sorted(judging)]).double()
+    judging = sorted(_held_back(len(values), calls) or set(range(len(values))))
+    rows, sites = link.operation.output_rows, places or [0] * len(values)
+    found = torch.cat([rows(link(values[index], sites[index])) for index in judging]).double()
+    wanted = torch.cat([rows(targets[index]) for index in judging]).double()
     variance = (wanted - wanted.mean(dim=0)).square().sum()
     return float((found - wanted).square().sum() / floored(variance, wanted.square().sum()))
 
@@ -222,7 +220,7 @@ def _held_back(count: int, calls: int) -> set[int]:
 
 
 def _collect(
-    link: Link, values: Sequence[Tensor], targets: Sequence[Tensor], calls: int
+    link: Link, values: Sequence[Tensor], targets: Sequence[Tensor], calls: int, places: Sequence[int]
 ) -> tuple[OutputMoments, OutputMoments]:
     """Moments of the fitting and of the held-back batches; of a single batch the same twice."""
     outputs, inputs = link.codes.shape[0], link.codes[0].numel()
@@ -231,8 +229,9 @@ def _collect(
     generator = torch.Generator().manual_seed(0)
     held_back = _held_back(len(values), calls)
     for index, (value, target) in enumerate(zip(values, targets, strict=True)):
-        rows = link_samples(link, link.input_quantizer(value))
-        aims = output_rows(target, isinstance(link, ConvLink))
+        operation = link.operations[places[index]]
+        rows = operation.patch_rows(link.input_quantizer(value), link.kernel)
+        aims = operation.output_rows(target)
         if positions > ROW_SAMPLES:
             wanted = int(len(rows) * ROW_SAMPLES / positions)
             chosen = torch.randperm(len(rows), generator=generator)[:wanted].to(rows.device)

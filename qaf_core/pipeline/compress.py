@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from qaf_core.errors import DataError, PlanError, RunCancelled, WeightsError
 from qaf_core.factorization.factors import Factors
 from qaf_core.factorization.solve import METHODS, SolveResult
+from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.network import layer_of
 from qaf_core.network.inventory import LayerInfo
-from qaf_core.network.layers import ACTIVATION_BITS, FactorizedLayer, build_chain, swap_layer
+from qaf_core.network.layers import ACTIVATION_BITS, FactorizedLayer, Layer, build_chain, swap_layer
 from qaf_core.network.plan import LayerPlan, Plan
 from qaf_core.pipeline.ahead import SolveJob
 from qaf_core.pipeline.batchnorm import choose_batchnorm
@@ -24,7 +26,7 @@ from qaf_core.pipeline.calibrate import HELD_BACK_SHARE, LEAST_IMAGES, ROW_SAMPL
 from qaf_core.pipeline.histograms import factor_histograms
 from qaf_core.pipeline.moments import collect_moments
 from qaf_core.pipeline.outcomes import Compression, CompressOptions, LayerOutcome
-from qaf_core.pipeline.replay import Replay, sample_layer
+from qaf_core.pipeline.samples import LayerSamples, walk_layers
 from qaf_core.pipeline.solving import LayerSolver, OnRunEvent, Watch, placed
 from qaf_core.quantization.spec import BITS_FLOAT, QuantSpec
 
@@ -54,7 +56,7 @@ def compress_network(
     """Compress a network as planned.
 
     Args:
-        model: The original; it is not changed.
+        model: The original, captured or not; it is not changed.
         plan: What becomes of each layer (validated by the caller).
         inventory: The network's rows.
         method: ``joint``, ``paper``, ``sequential`` or ``dense``.
@@ -78,7 +80,8 @@ def compress_network(
     watch = Watch(on_event, should_stop)
     position = {info.name: index for index, info in enumerate(inventory)}
     rows = sorted((row for row in plan.layers if row.structure != "keep"), key=lambda row: position[row.name])
-    original = copy.deepcopy(model).eval()
+    shape = (3, 224, 224) if calibration is None else tuple(calibration.shape[1:])
+    original = copy.deepcopy(capture(model, shape)).eval()
     _check_weights(original, rows)
     compressed = copy.deepcopy(original)
     batches = [] if calibration is None else list(torch.split(calibration, batch_size(calibration)))
@@ -101,9 +104,7 @@ def compress_network(
     factorized = time.monotonic()
     done = [row for row in rows if row.name in solved]
     for row in done:
-        swap_layer(
-            compressed, row.name, build_chain(original.get_submodule(row.name), solved[row.name].factors)
-        )
+        swap_layer(compressed, row.name, build_chain(layer_of(original, row.name), solved[row.name].factors))
     fits = method in FITTED_METHODS and options.output_fit
     output_errors, status = _calibrate(
         original, compressed, done, inventory, batches, plan, fits, status, watch
@@ -115,7 +116,7 @@ def compress_network(
         _outcome(
             row,
             solved[row.name],
-            original.get_submodule(row.name),
+            layer_of(original, row.name),
             compressed.get_submodule(row.name),
             output_errors.get(row.name),
         )
@@ -150,7 +151,7 @@ def _check_request(plan: Plan, method: str, calibration: Tensor | None) -> None:
 
 def _check_weights(model: nn.Module, rows: Sequence[LayerPlan]) -> None:
     for row in rows:
-        if not bool(torch.isfinite(model.get_submodule(row.name).get_parameter("weight")).all()):
+        if not bool(torch.isfinite(layer_of(model, row.name).weight).all()):
             raise WeightsError("the weight of a layer holds NaN or infinite values", got=row.name)
 
 
@@ -192,7 +193,7 @@ def _jobs(
     granularity = "tensor" if method == "paper" else options.granularity
     jobs = []
     for index, row in enumerate(rows):
-        weight = original.get_submodule(row.name).get_parameter("weight").detach()
+        weight = layer_of(original, row.name).rows.detach()
         task = SolveTask(
             structure=row.structure,
             rank=row.rank,
@@ -226,36 +227,27 @@ def _calibrate(
 ) -> tuple[dict[str, float], str]:
     """Go through the exchanged layers front to back; returns output errors by layer and the status."""
     errors: dict[str, float] = {}
-    if not batches:
+    if not batches or not rows:
         return errors, status
-    names = [row.name for row in rows]
     infos = {info.name: info for info in inventory}
-    before, after = Replay(original, batches, names), Replay(compressed, batches, names)
+    counts = {row.name: batches_needed(infos[row.name], len(batches[0])) for row in rows}
+    chosen = {row.name for row in rows if infos[row.name].after_choice}
+
+    def visit(name: str, samples: LayerSamples) -> None:
+        if status == "completed":
+            watch.check()
+        watch.send("stage", stage="calibrating", fraction=len(errors) / len(rows), message=name)
+        chain = compressed.get_submodule(name)
+        assert isinstance(chain, FactorizedLayer)
+        errors[name] = calibrate_layer(
+            chain, samples.inputs, samples.targets, activation_bits=plan.activation_bits, fit=fit,
+            calls=samples.calls, sites=samples.sites,
+        )  # fmt: skip
+
     try:
-        for index, row in enumerate(rows):
-            if status == "completed":
-                watch.check()
-            watch.send("stage", stage="calibrating", fraction=index / len(rows), message=row.name)
-            chain = compressed.get_submodule(row.name)
-            assert isinstance(chain, FactorizedLayer)
-            info = infos[row.name]
-            layer = original.get_submodule(row.name)
-            samples = sample_layer(info, before, after, layer, batches_needed(info, len(batches[0])))
-            errors[row.name] = calibrate_layer(
-                chain,
-                samples.inputs,
-                samples.targets,
-                activation_bits=plan.activation_bits,
-                fit=fit,
-                calls=samples.calls,
-            )
-            before.done(row.name)
-            after.done(row.name)
+        walk_layers(original, compressed, batches, counts, visit, after_choice=chosen)
     except RunCancelled:
         status = "cancelled"
-    finally:
-        before.close()
-        after.close()
     return errors, status
 
 
@@ -284,9 +276,8 @@ def batches_needed(info: LayerInfo, size: int = CALIBRATION_BATCH) -> int:
 
 
 def _outcome(
-    row: LayerPlan, result: SolveResult, layer: nn.Module, chain: nn.Module, output_error: float | None
+    row: LayerPlan, result: SolveResult, layer: Layer, chain: nn.Module, output_error: float | None
 ) -> LayerOutcome:
-    assert isinstance(layer, nn.Conv2d | nn.Linear)
     assert isinstance(chain, FactorizedLayer)
     return LayerOutcome(
         name=row.name,
@@ -300,7 +291,7 @@ def _outcome(
         seconds=result.seconds,
         output_error=output_error,
         factors=result.factors,
-        histograms=factor_histograms(layer.weight.detach(), with_fitted_codes(result.factors, chain)),
+        histograms=factor_histograms(layer.rows.detach(), with_fitted_codes(result.factors, chain)),
     )
 
 

@@ -7,7 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.fx import Node
+
+from qaf_core.network.graph.network import layers_in, observed
+from qaf_core.network.graph.program import Execution
+from qaf_core.network.layers import Layer
 
 LARGEST_PATCH = 1600  # inputs per output (C_in·k²) up to which the moment over kernel positions is collected
 POSITIONS = 200_000
@@ -20,65 +24,65 @@ def collect_moments(
     """``E[x xᵀ]`` of what reaches each layer.
 
     Args:
-        model: In evaluation mode.
-        layers: Names of convolutions and linear layers.
+        model: Captured, in evaluation mode.
+        layers: Names of layers.
         batches: Images ``(B, C, H, W)``.
-        per_position: Collect ``(C_in·k², C_in·k²)`` over patches where that is not too large, else
+        per_position: Collect ``(C_in·k…, C_in·k…)`` over patches where that is not too large, else
             ``(C_in, C_in)``.
 
     Returns:
-        One float32 matrix per layer; grouped convolutions, and layers that nothing reaches, are left out.
+        One float32 matrix per layer; layers of several groups, transposed convolutions where ``per_position``
+        is asked for, and layers that nothing reaches, are left out.
     """
-    totals: dict[str, Tensor] = {}
-    counts: dict[str, int] = {}
-    handles = []
-    for name in layers:
-        module = model.get_submodule(name)
-        if isinstance(module, nn.Conv2d) and module.groups != 1:
-            continue
-        adder = _adder(name, totals, counts, per_position, len(batches))
-        handles.append(module.register_forward_pre_hook(adder, with_kwargs=True))
-    try:
+    found = layers_in(model)
+    wanted = {id(found[name]): name for name in layers if found[name].operation.groups == 1}
+    collector = _Collector(wanted, per_position, len(batches))
+    with observed(model, collector.look):
         for batch in batches:
             model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: (total / counts[name]).float() for name, total in totals.items() if counts[name]}
+    return collector.moments()
 
 
-def _adder(
-    name: str, totals: dict[str, Tensor], counts: dict[str, int], per_position: bool, batches: int
-) -> Any:
-    def add(module: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        rows = _rows(module, next(iter((*inputs, *named.values()))), per_position)
+class _Collector:
+    """Adds up second moments while a network runs."""
+
+    def __init__(self, wanted: dict[int, str], per_position: bool, batches: int) -> None:
+        self._wanted, self._per_position, self._batches = wanted, per_position, batches
+        self._totals: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def look(self, execution: Execution, node: Node, _result: Any) -> None:
+        """One step has been run."""
+        if node.op != "call_module":
+            return
+        layer = execution.root.get_submodule(str(node.target))
+        name = self._wanted.get(id(layer))
+        if name is not None and isinstance(layer, Layer):
+            self._add(name, layer, int(node.kwargs.get("site", 0)), execution.operand(node))  # type: ignore[call-overload]
+
+    def _add(self, name: str, layer: Layer, site: int, values: Tensor) -> None:
+        rows = _rows(layer, site, values, self._per_position)
         # An odd step does not fall on the same columns of every image, whose sizes are mostly even.
-        step = len(rows) * batches // POSITIONS | 1
+        step = len(rows) * self._batches // POSITIONS | 1
         rows = rows[::step]
         moment = (rows.mT @ rows).double()
-        totals[name] = totals[name] + moment if name in totals else moment
-        counts[name] = counts.get(name, 0) + len(rows)
+        self._totals[name] = self._totals[name] + moment if name in self._totals else moment
+        self._counts[name] = self._counts.get(name, 0) + len(rows)
 
-    return add
+    def moments(self) -> dict[str, Tensor]:
+        """The means."""
+        return {
+            name: (total / self._counts[name]).float()
+            for name, total in self._totals.items()
+            if self._counts[name]
+        }
 
 
-def _rows(module: nn.Module, values: Tensor, per_position: bool) -> Tensor:
+def _rows(layer: Layer, site: int, values: Tensor, per_position: bool) -> Tensor:
     """Inputs as rows: one per output position over patches, or one per input position over channels."""
-    if not isinstance(module, nn.Conv2d):
-        return values.reshape(-1, values.shape[-1])
-    patch = module.weight[0].numel()
-    if not per_position or module.kernel_size == (1, 1) or patch > LARGEST_PATCH:
-        return values.movedim(1, -1).reshape(-1, values.shape[1])
-    return patch_rows(module, values)
-
-
-def patch_rows(convolution: nn.Conv2d, values: Tensor) -> Tensor:
-    """What a convolution multiplies its flat weight with, ``(n, C_in·k²)``: one row per output position."""
-    padding, mode = convolution._reversed_padding_repeated_twice, convolution.padding_mode
-    if tuple(convolution.kernel_size) == tuple(convolution.stride) == (1, 1) and not any(padding):
-        return values.movedim(1, -1).reshape(-1, values.shape[1])
-    padded = functional.pad(values, padding, mode="constant" if mode == "zeros" else mode)
-    rows = functional.unfold(
-        padded, convolution.kernel_size, dilation=convolution.dilation, stride=convolution.stride
-    )
-    return rows.movedim(1, -1).reshape(-1, rows.shape[1])
+    operation = layer.operations[site]
+    patch, kernel = layer.rows[0].numel(), layer.rows.shape[2:]
+    by_channel = not per_position or kernel.numel() == 1 or patch > LARGEST_PATCH or operation.transposed
+    if operation.dims and by_channel:
+        return values.movedim(operation.channel_axis, -1).reshape(-1, values.shape[operation.channel_axis])
+    return operation.patch_rows(values, kernel)

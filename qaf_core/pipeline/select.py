@@ -20,16 +20,18 @@ from torch import Tensor, nn
 
 from qaf_core.errors import PlanError, RunCancelled
 from qaf_core.factorization.options import SolveEvent, SolverOptions
+from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.network import layer_of
 from qaf_core.network.inventory import LayerInfo, first_convolution, output_layers
 from qaf_core.network.layers import FactorizedLayer, build_chain
 from qaf_core.network.plan import LayerPlan, Rank, plan_for_ratio, replace_layer
 from qaf_core.network.structures import factor_shapes
 from qaf_core.pipeline.cache import SolveCache, SolveTask
-from qaf_core.pipeline.calibrate import calibrate_layer, output_rows
+from qaf_core.pipeline.calibrate import calibrate_layer
 from qaf_core.pipeline.compress import MOMENT_IMAGES, batch_size, batches_needed, shrink
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.moments import collect_moments
-from qaf_core.pipeline.replay import LayerSamples, Replay, sample_layer
+from qaf_core.pipeline.samples import LayerSamples, walk_layers
 from qaf_core.pipeline.selection import (
     CHOSEN,
     NOT_TRIED,
@@ -54,6 +56,7 @@ QUICK_OPTIONS = SolverOptions(starts=1, start_iterations=25, iterations=3, round
 # by 10 to 30 %.
 MOMENT_WEIGHT = 0.5
 GRANULARITY = "rank_row"
+TIMED_KINDS = ("conv2d", "linear")  # that the table of latencies knows
 
 Verdict = tuple[float | None, str]
 
@@ -106,32 +109,45 @@ def choose_structures(
     )  # fmt: skip
     first = first_convolution(inventory)
     edges = {info.name for info in (first, *output_layers(inventory)) if info is not None}
-    infos = [info for info in inventory if info.planned and info.eligible and info.name not in edges]
+    infos = [
+        info
+        for info in inventory
+        if info.kind in TIMED_KINDS and info.calls and info.eligible and info.name not in edges
+    ]
     judge = _Judge(
-        model=copy.deepcopy(model).eval(), batches=list(torch.split(calibration, batch_size(calibration))),
+        model=copy.deepcopy(capture(model, tuple(calibration.shape[1:]))).eval(),
+        batches=list(torch.split(calibration, batch_size(calibration))),
         layers=[info.name for info in infos], bits=bits, activation_bits=activation_bits, seed=seed,
         options=options, cache=cache, on_fitting=on_fitting, should_stop=should_stop,
     )  # fmt: skip
-    choices = []
+    choices: list[LayerChoice] = []
     # The plan carries the options of the quick solves: so a run under it finds what was chosen solved.
     changed = {key: value for key, value in asdict(options).items() if value != getattr(SolverOptions(), key)}
     plan = replace(plan, options={**changed, "moment_weight": MOMENT_WEIGHT})
     began = time.monotonic()
-    try:
-        for index, info in enumerate(infos):
-            if on_event is not None:
-                message = f"Trying forms of {info.name}, {index + 1} of {len(infos)} layers"
-                data = {"stage": "selecting", "fraction": index / len(infos), "message": message}
-                elapsed = time.monotonic() - began
-                on_event(RunEvent(kind="stage", layer=info.name, data=data, elapsed_seconds=elapsed))
-            choice = _choose(info, _read_rows(table, info), judge, error_bound)
-            choices.append(choice)
-            if choice.structure != "dense":
-                row = LayerPlan(name=info.name, structure=choice.structure, rank=choice.rank, bits=bits)
-                plan = replace_layer(plan, row)
-            judge.done(info.name)
-    finally:
-        judge.close()
+    by_name = {info.name: info for info in infos}
+
+    def visit(name: str, samples: LayerSamples) -> None:
+        nonlocal plan
+        info = by_name[name]
+        if on_event is not None:
+            message = f"Trying forms of {name}, {len(choices) + 1} of {len(infos)} layers"
+            data = {"stage": "selecting", "fraction": len(choices) / len(infos), "message": message}
+            elapsed = time.monotonic() - began
+            on_event(RunEvent(kind="stage", layer=name, data=data, elapsed_seconds=elapsed))
+        judge.samples = samples
+        choice = _choose(info, _read_rows(table, info), judge, error_bound)
+        choices.append(choice)
+        if choice.structure != "dense":
+            row = LayerPlan(name=name, structure=choice.structure, rank=choice.rank, bits=bits)
+            plan = replace_layer(plan, row)
+
+    for info in infos:
+        _read_rows(table, info)  # a table that lacks a layer is told before anything is tried
+    if infos:
+        counts = {info.name: batches_needed(info, len(judge.batches[0])) for info in infos}
+        chosen = {info.name for info in infos if info.after_choice}
+        walk_layers(judge.model, None, judge.batches, counts, visit, after_choice=chosen)
     return Selection(plan=plan, choices=tuple(choices))
 
 
@@ -163,21 +179,12 @@ class _Judge:
         few = self.batches[: math.ceil(MOMENT_IMAGES / len(self.batches[0]))]
         moments = collect_moments(self.model, self.layers, few, per_position=False)
         self.moments = {name: shrink(moment, MOMENT_WEIGHT) for name, moment in moments.items()}
-        self._replay = Replay(self.model, self.batches, self.layers)
 
     def begin(self, info: LayerInfo) -> None:
-        """Turn to a layer: collect what reaches it and what it puts out."""
-        layer, count = self.model.get_submodule(info.name), batches_needed(info, len(self.batches[0]))
-        self.samples = sample_layer(info, self._replay, self._replay, layer, count)
-        self.tails = output_tails([output_rows(t, info.kind == "conv2d") for t in self.samples.targets])
-
-    def done(self, layer: str) -> None:
-        """Let what is before the next layer be replayed."""
-        self._replay.done(layer)
-
-    def close(self) -> None:
-        """Free what was recorded."""
-        self._replay.close()
+        """Turn to a layer: look at what it puts out."""
+        assert self.samples is not None
+        rows = layer_of(self.model, info.name).operation.output_rows
+        self.tails = output_tails([rows(targets) for targets in self.samples.targets])
 
     def least_error(self, rank: Rank) -> float:
         """The relative squared output error no chain of this rank can go below."""
@@ -187,8 +194,8 @@ class _Judge:
     def fit(self, info: LayerInfo, structure: str, rank: Rank) -> tuple[FactorizedLayer, float]:
         """A chain, quickly solved and fitted, and its relative squared output error on held-back images."""
         self.check()
-        layer = self.model.get_submodule(info.name)
-        weight = placed(layer.get_parameter("weight").detach(), rank)
+        layer = layer_of(self.model, info.name)
+        weight = placed(layer.rows.detach(), rank)
         task = SolveTask(
             structure=structure,
             rank=rank,
@@ -214,6 +221,7 @@ class _Judge:
             activation_bits=self.activation_bits,
             fit=True,
             calls=self.samples.calls,
+            sites=self.samples.sites,
         )
         return chain, error
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qaf_core.network.graph.inventory import norm_parameters
 from qaf_core.network.layers import ACTIVATION_LEVELS, ActivationQuantizer, FactorizedLayer, Link
 from qaf_core.quantization.grids import code_range
 from qaf_core.quantization.spec import BITS_FLOAT
@@ -79,10 +80,10 @@ class TrainableLink(nn.Module):
             low, high = code_range(self.link.bits)
             self.codes.clamp_(low - REACH, high + REACH)
 
-    def forward(self, values: Tensor) -> Tensor:
+    def forward(self, values: Tensor, site: int = 0) -> Tensor:
         """As the link, with gradients."""
         weight = self.rounded_codes() * self.scales()
-        return self.link.map_linearly(quantized(self.input_quantizer, values), weight, self.bias())
+        return self.link.map_linearly(quantized(self.input_quantizer, values), weight, self.bias(), site)
 
     @torch.no_grad()
     def write_back(self) -> None:
@@ -180,9 +181,4 @@ class TrainableNetwork:
 
     def norms(self) -> Iterator[nn.Parameter]:
         """Factors and shifts of the normalisations that stand beside the chains."""
-        for module in self.model.modules():
-            if isinstance(module, NORMS):
-                yield from module.parameters(recurse=False)
-
-
-NORMS = (nn.BatchNorm2d, nn.BatchNorm1d, nn.LayerNorm, nn.GroupNorm)
+        yield from norm_parameters(self.model)

@@ -1,12 +1,13 @@
 """The packed file of a compressed network: integer codes at their own bit-width, all else in half precision.
 
-One safetensors file with five tensors and a JSON index in its metadata:
+One safetensors file with these tensors and a JSON index in its metadata:
 
 - ``codes`` (uint8): the codes of every link, packed without gaps, every link starting on a byte;
 - ``halves`` (fp16): scales and biases of the links and all kept tensors, one segment after the other;
 - ``gains`` (int8): the power of two each segment of ``halves`` is multiplied with, so that fp16's range will
   do;
-- ``steps`` (fp32) and ``zeros`` (uint8): the activation quantizer of each link's input; a step of 0: none.
+- ``steps`` (fp32) and ``zeros`` (uint8): the activation quantizer of each link's input; a step of 0: none;
+- ``exact.N``: integer, Boolean and complex tensors, as they are.
 
 Beside the index stands a checksum over it and all tensors, which is verified whenever a file is loaded.
 BatchNorm is folded into the layer before it, or kept as one factor and one shift per channel.
@@ -30,21 +31,24 @@ from torch import Tensor, nn
 
 from qaf_core.errors import ModelError, WeightsError
 from qaf_core.factorization.factors import Factors
-from qaf_core.network.flow import connect_chains
+from qaf_core.network.graph.canonical import FIXED
+from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.constants import packed_parts
+from qaf_core.network.graph.network import layer_of
 from qaf_core.network.inventory import LayerInfo
-from qaf_core.network.layers import FactorizedLayer, Link, build_chain, swap_layer
-from qaf_core.network.opening import is_open, open_network
+from qaf_core.network.layers import BatchNorm, FactorizedLayer, Folded, Layer, Link, build_chain, swap_layer
+from qaf_core.network.passes.requantization import connect_chains
 from qaf_core.network.structures import weight_factor_shapes
 from qaf_core.quantization.packing import pack_codes, packed_size_bytes, unpack_codes
 from qaf_core.quantization.spec import BITS_FLOAT
 from qaf_core.runs.workspace import write_file
 
-FORMAT_VERSION = 2  # 1 had no checksum
+FORMAT_VERSION = 3  # 1 had no checksum, 2 no exact tensors
+OLDEST_VERSION = 2
 INDEX_KEY, CHECKSUM_KEY = "qaf", "sha256"
 # Segments are scaled to just below 2**15: fp16 ends at 65504, and rounds up.
 _TOP_EXPONENT = 15
-_FOLDED_INTO = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+EXACT_KEY = "exact."  # tensors that are no real floating-point numbers follow under names of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +168,7 @@ def save_packed(path: Path, model: nn.Module, inventory: Sequence[LayerInfo], ca
     kept = _kept_tensors(model, [row[0] for row in layers], folds)
     for tensor in kept.values():
         packed.add_half(tensor)
+    exact = _exact_tensors(model)
     index = {
         **card,
         "format": FORMAT_VERSION,
@@ -171,9 +176,10 @@ def save_packed(path: Path, model: nn.Module, inventory: Sequence[LayerInfo], ca
         "folded": [name for name, _ in folds.values()],
         "kept": [[key, list(tensor.shape)] for key, tensor in kept.items()],
     }
-    if not is_open(model):
-        index["open"] = False
+    if exact:
+        index["exact"] = [[key, str(value.dtype).removeprefix("torch.")] for key, value in exact.items()]
     text, tensors = json.dumps(index, separators=(",", ":")), packed.tensors()
+    tensors |= {f"{EXACT_KEY}{number}": _smallest(value) for number, value in enumerate(exact.values())}
     content = to_safetensors(tensors, {INDEX_KEY: text, CHECKSUM_KEY: _checksum(text, tensors)})
     write_file(path, content)
     return len(content)
@@ -228,7 +234,7 @@ def _check_version(path: Path, version: int) -> None:
             expected=f"format {FORMAT_VERSION}",
             remedy="update qaf",
         )
-    if version < FORMAT_VERSION:
+    if version < OLDEST_VERSION:
         raise WeightsError(
             "the packed model was made by an older version of qaf",
             got=f"{path}, format {version}",
@@ -262,25 +268,9 @@ def load_packed(path: Path, model: nn.Module) -> nn.Module:
     """
     index, tensors = _read(path, with_tensors=True)
     try:
-        reader = _Reader({name: torch.from_numpy(values) for name, values in tensors.items()})
-        if index.get("open", True):
-            open_network(model)  # as it was before it was compressed
-        for name, structure, rank, bits, has_bias in index["layers"]:
-            chain = _empty_chain(model.get_submodule(name), structure, rank, bits)
-            for link in chain.chain:
-                reader.fill_link(link, bool(has_bias) and link is chain.last)
-            chain.use_codes()
-            swap_layer(model, name, chain)
-        for name in index["folded"]:
-            swap_layer(model, name, nn.Identity())
-        kept = {key: reader.half(shape) for key, shape in index["kept"]}
-        reader.finish()
-        _restore_kept(model, kept)
-        missing = _outside(model, [row[0] for row in index["layers"]]) - set(kept)
-        if missing:
-            raise ValueError(f"nothing in the file for {min(missing)}")
         if "input_shape" in index:
-            connect_chains(model.eval(), index["input_shape"])
+            model = capture(model, index["input_shape"])
+        _fill(model, index, tensors)
     except (KeyError, AttributeError, RuntimeError, ValueError, IndexError, TypeError, ModelError) as error:
         raise WeightsError(
             "the packed model is for another network",
@@ -288,6 +278,54 @@ def load_packed(path: Path, model: nn.Module) -> nn.Module:
             remedy="build the network it was made from",
         ) from error
     return model.eval()
+
+
+def _fill(model: nn.Module, index: Mapping[str, Any], tensors: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Put what a file holds into a captured network."""
+    reader = _Reader({name: torch.from_numpy(values) for name, values in tensors.items()})
+    for name, structure, rank, bits, has_bias in index["layers"]:
+        chain = _empty_chain(layer_of(model, name), structure, rank, bits)
+        for link in chain.chain:
+            reader.fill_link(link, bool(has_bias) and link is chain.last)
+        chain.use_codes()
+        swap_layer(model, name, chain)
+    for name in index["folded"]:
+        swap_layer(model, name, Folded())
+    kept = {key: reader.half(shape) for key, shape in index["kept"]}
+    reader.finish()
+    kept = _unpacked(kept)
+    _restore_kept(model, kept)
+    _restore_exact(model, index.get("exact", ()), tensors)
+    missing = _outside(model, [row[0] for row in index["layers"]]) - set(kept)
+    if missing:
+        raise ValueError(f"nothing in the file for {min(missing)}")
+    connect_chains(model.eval())
+
+
+def _unpacked(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Older files may hold the projections of an attention in one tensor."""
+    found: dict[str, Tensor] = {}
+    for key, values in kept.items():
+        weight = f"{key.removesuffix('bias')}weight" if key.endswith("in_proj_bias") else key
+        columns = values.shape[0] // 3 if values.ndim == 1 else values.shape[-1]
+        parts = packed_parts(weight, values.shape[0], columns) if values.shape and columns else ()
+        kind = "bias" if key.endswith("bias") else "weight"
+        if parts:
+            pieces = values.split(columns)
+            found.update({f"{part}.{kind}": piece for part, piece in zip(parts, pieces, strict=True)})
+        else:
+            found[key] = values
+    return found
+
+
+def _restore_exact(
+    model: nn.Module, rows: Sequence[Sequence[str]], tensors: Mapping[str, np.ndarray[Any, Any]]
+) -> None:
+    present = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for number, (key, dtype) in enumerate(rows):
+        values, wanted = torch.from_numpy(tensors[f"{EXACT_KEY}{number}"]), getattr(torch, dtype)
+        values = torch.view_as_complex(values) if wanted.is_complex else values.to(wanted)
+        present[key].data.copy_(values.reshape(present[key].shape))
 
 
 def _in_one_line(error: Exception) -> str:
@@ -303,21 +341,15 @@ def _find_folds(model: nn.Module, inventory: Sequence[LayerInfo]) -> dict[str, t
     for info in inventory:
         if info.kind == "batchnorm" and info.folded_into is not None:
             source, norm = model.get_submodule(info.folded_into), model.get_submodule(info.name)
-            known = _statistics(norm) is not None or isinstance(norm, nn.Identity)  # folded long ago
-            if isinstance(source, (FactorizedLayer, *_FOLDED_INTO)) and known:
+            known = isinstance(norm, BatchNorm | Folded)
+            if isinstance(source, FactorizedLayer | Layer) and known:
                 folds[info.folded_into] = (info.name, norm)
     return folds
 
 
 def _statistics(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Factor and shift per channel a BatchNorm amounts to in evaluation; None without kept statistics."""
-    if not isinstance(norm, BatchNorm) or norm.running_mean is None or norm.running_var is None:
-        return None
-    factor = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        factor = factor * norm.weight.detach().double()
-    shift = -norm.running_mean.double() * factor
-    return factor, shift if norm.bias is None else shift + norm.bias.detach().double()
+    """Factor and shift per channel of a BatchNorm; None of other modules."""
+    return norm.factor_and_shift() if isinstance(norm, BatchNorm) else None
 
 
 def _add_chain(
@@ -361,10 +393,44 @@ def _kept_tensors(
         statistics = _statistics(norm)
         if source not in chains and statistics is not None:
             factor, shift = statistics
-            weight, bias = state[f"{source}.weight"].double(), state.get(f"{source}.bias")
-            state[f"{source}.weight"] = weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
+            layer, bias = layer_of(model, source), state.get(f"{source}.bias")
+            rows = layer.rows.detach().double()
+            rows = rows * factor.reshape(-1, *(1,) * (rows.ndim - 1))
+            state[f"{source}.weight"] = layer.operation.as_stored(rows)
             state[f"{source}.bias"] = shift if bias is None else shift + bias.double() * factor
     return state
+
+
+def _exact_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Integer, Boolean and complex tensors outside the chains."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    chains = [name for name, part in model.named_modules() if isinstance(part, FactorizedLayer)]
+    return {
+        key: value.detach()
+        for key, value in tensors.items()
+        if not value.is_floating_point() and not _is_fixed(key) and not _within(key, chains)
+    }
+
+
+def _smallest(values: Tensor) -> np.ndarray[Any, Any]:
+    """The values in the smallest type that holds them exactly; complex ones as pairs."""
+    if values.is_complex():
+        pairs: np.ndarray[Any, Any] = torch.view_as_real(values).contiguous().numpy()
+        return pairs
+    whole = values.to(torch.int64) if values.dtype != torch.bool else values.to(torch.uint8)
+    low, high = (int(whole.min()), int(whole.max())) if whole.numel() else (0, 0)
+    fits = (t for t in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64))
+    chosen = next(t for t in fits if torch.iinfo(t).min <= low and high <= torch.iinfo(t).max)
+    found: np.ndarray[Any, Any] = whole.to(chosen).contiguous().numpy()
+    return found
+
+
+def _is_fixed(key: str) -> bool:
+    return FIXED in key.split(".")[:-1]
+
+
+def _within(key: str, names: Sequence[str]) -> bool:
+    return any(key.startswith(f"{name}.") for name in names)
 
 
 def _outside(model: nn.Module, gone: Sequence[str]) -> set[str]:
@@ -372,23 +438,23 @@ def _outside(model: nn.Module, gone: Sequence[str]) -> set[str]:
 
     The statistics of BatchNorm are none of them: a file keeps what they amount to, its weight and bias.
     """
-    buffers = (key for key, value in model.named_buffers() if value.is_floating_point())
-    keys = {*(key for key, _ in model.named_parameters()), *buffers}
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    keys = {key for key, value in tensors if value.is_floating_point() and not _is_fixed(key)}
     for name, module in model.named_modules():
         if _statistics(module) is not None:
             keys -= {f"{name}.running_mean", f"{name}.running_var"}
             keys |= {f"{name}.weight", f"{name}.bias"}
-    return {key for key in keys if not any(key.startswith(f"{name}.") for name in gone)}
+    return {key for key in keys if not _within(key, gone)}
 
 
 # Reading
 
 
 def _empty_chain(
-    layer: nn.Module, structure: str, rank: int | list[int] | None, bits: int | list[int]
+    layer: Layer, structure: str, rank: int | list[int] | None, bits: int | list[int]
 ) -> FactorizedLayer:
     """The links of a layer with no weights yet."""
-    shape = tuple(layer.get_parameter("weight").shape)
+    shape = tuple(layer.rows.shape)
     pair = (rank[0], rank[1]) if isinstance(rank, list) else rank
     shapes = weight_factor_shapes(shape, structure, pair) or ((shape[0], prod(shape[1:])),)
     return build_chain(
@@ -412,16 +478,17 @@ def _factor_order(structure: str, bits: int | list[int], count: int) -> tuple[in
 
 
 def _restore_kept(model: nn.Module, kept: Mapping[str, Tensor]) -> None:
+    """Put the kept tensors where they belong; older files hold some that no prediction reads."""
     present = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    modules = dict(model.named_modules())
     for key, tensor in kept.items():
-        name, _, part = key.rpartition(".")
+        owner, _, part = key.rpartition(".")
         if key in present:
             present[key].data.copy_(tensor)
-        else:
-            model.get_submodule(name).register_parameter(part, nn.Parameter(tensor, requires_grad=False))
-    for module in model.modules():
-        if not isinstance(module, BatchNorm) or _statistics(module) is None:
-            continue
-        # Factor and shift now stand in weight and bias: let the statistics change nothing.
-        module.get_buffer("running_mean").zero_()
-        module.get_buffer("running_var").fill_(1.0 - module.eps)
+        elif part in ("weight", "bias") and isinstance(modules.get(owner), Layer | BatchNorm):
+            setattr(modules[owner], part, nn.Parameter(tensor, requires_grad=False))
+    for module in modules.values():
+        if isinstance(module, BatchNorm):
+            # Factor and shift now stand in weight and bias: let the statistics change nothing.
+            module.running_mean.zero_()
+            module.running_var.fill_(1.0 - module.eps)

@@ -81,7 +81,7 @@ def finetune_parent(
         WorkspaceError: If that run is gone or has no network.
         WeightsError: If its file is damaged.
     """
-    from qaf_core.network.folding import fold_batchnorm
+    from qaf_core.network.passes.batchnorm_folding import fold_batchnorm
     from qaf_core.pipeline.finetune import finetune_network
     from qaf_core.runs.artifact import load_packed
     from qaf_core.runs.subject import Made

@@ -1,0 +1,413 @@
+"""From an exported graph to a program: constants named, layers and BatchNorms found, the rest as it is.
+
+A layer is a multiplication by a constant weight, named after that weight: several multiplications by one
+weight are one layer. What is computed from parameters alone and used as a weight becomes a constant; other
+such computations stay in the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, Node
+from torch.fx.node import map_arg
+
+from qaf_core.network.graph.constants import (
+    Constant,
+    compute,
+    packed_parts,
+    part_name,
+    unique,
+    weight_name,
+)
+from qaf_core.network.graph.export import Exported
+from qaf_core.network.graph.multiplications import Multiplication, find_multiplication
+from qaf_core.network.graph.operation import Operation
+from qaf_core.network.graph.program import Program
+from qaf_core.network.layers import BatchNorm, Layer
+
+_ATEN = torch.ops.aten
+FIXED = "fixed"  # holds tensors that follow from the network's code alone, and no parameter
+_SEPARATE = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+@dataclass(eq=False)
+class _LayerSite:
+    """A layer as it is put together from the multiplications by one weight."""
+
+    weight: Constant
+    biases: list[Constant | None] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)
+    name: str = ""
+    parts: tuple[str, ...] = ()
+
+    @property
+    def shared_bias(self) -> bool:
+        """Whether all multiplications add the same bias, so that it belongs to the layer."""
+        return len({None if bias is None else bias.key for bias in self.biases}) == 1
+
+    def site(self, operation: Operation) -> int:
+        """The number of an operation."""
+        if operation not in self.operations:
+            self.operations.append(operation)
+        return self.operations.index(operation)
+
+
+@dataclass(frozen=True)
+class _Norm:
+    """A BatchNorm in evaluation: its tensors and its epsilon."""
+
+    values: Node
+    weight: Constant | None
+    bias: Constant | None
+    mean: Constant
+    variance: Constant
+    eps: float
+
+    @property
+    def key(self) -> Hashable:
+        """The same for the same normalisation."""
+        tensors = (self.weight, self.bias, self.mean, self.variance)
+        return (*(None if row is None else row.key for row in tensors), self.eps)
+
+
+class CanonicalGraph:
+    """Builds a program, and puts the tensors and layers it needs into a network.
+
+    Args:
+        exported: The graph.
+        names: Id of a tensor -> its first name in the network, so that shared tensors have one name.
+        root: Gets the layers and tensors; what it has already, from another graph of the network, is used.
+    """
+
+    def __init__(self, exported: Exported, names: Mapping[int, str], root: nn.Module) -> None:
+        self._exported, self._root = exported, root
+        self._known: dict[Node, Constant] = {}
+        self._found: dict[Node, Multiplication] = {}
+        self._norms: dict[Node, _Norm] = {}
+        self._layers: dict[Hashable, _LayerSite] = {}
+        self._norm_names: dict[Hashable, str] = {}
+        self._raw: dict[str, Constant] = {}
+        self._graph = Graph()
+        self._made: dict[Node, Node] = {}
+        for node, (name, value) in exported.constants.items():
+            first = names.get(id(value), name)
+            self._known[node] = Constant(value=value, sources=(first,), key=("tensor", first), name=first)
+
+    def build(self) -> Program:
+        """The program; the network holds all it needs afterwards."""
+        self._recognise()
+        self._collect_raw()
+        self._name()
+        for node in self._exported.graph.nodes:
+            self._emit(node)
+        self._erase_unused()
+        self._register()
+        return Program(
+            self._graph, self._exported.in_spec, self._exported.out_spec, any_batch=self._exported.any_batch
+        )
+
+    # What is there
+
+    def _recognise(self) -> None:
+        """Find constants, multiplications by them, and BatchNorms, in the order they run."""
+        for node in self._exported.graph.nodes:
+            if node in self._known:
+                continue
+            constant = compute(node, self._known)
+            if constant is not None:
+                self._known[node] = constant
+                if isinstance(constant.value, Tensor) and not constant.sources:
+                    constant.name = f"{FIXED}.{node.name}"  # computed once, and not stored
+                elif isinstance(constant.value, Tensor) and node.meta.get("written"):
+                    constant.name = f"computed.{node.name}"  # its computation cannot be taken apart
+                continue
+            found = find_multiplication(node, self._known)
+            if found is not None:
+                self._found[node] = found
+                site = self._layers.setdefault(found.weight.key, _LayerSite(found.weight))
+                site.biases.append(found.bias)
+                site.site(found.operation)
+                continue
+            norm = _find_norm(node, self._known)
+            if norm is not None:
+                self._norms[node] = norm
+
+    def _collect_raw(self) -> None:
+        """Constants that something else than a layer or a BatchNorm reads, down to the tensors they need."""
+        waiting: list[Node] = []
+        for node in self._exported.graph.nodes:
+            if node not in self._known and node not in self._found and node not in self._norms:
+                waiting += [read for read in node.all_input_nodes if read in self._known]
+        for site in self._layers.values():
+            if not site.shared_bias:
+                waiting += self._nodes_of(site.biases)
+        seen: set[Node] = set()
+        while waiting:
+            node = waiting.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            constant = self._known[node]
+            if constant.name is not None:
+                self._raw[constant.name] = constant
+            else:
+                waiting += node.all_input_nodes
+        self._needed = seen
+
+    def _nodes_of(self, constants: list[Constant | None]) -> list[Node]:
+        wanted = {row.key for row in constants if row is not None}
+        return [node for node, constant in self._known.items() if constant.key in wanted]
+
+    # Names
+
+    def _name(self) -> None:
+        taken: set[str] = set()
+        weights = [(site, self._weight_name(site.weight)) for site in self._layers.values()]
+        everything = {*self._raw, *(name for _, name in weights)}
+        for norm in self._norms.values():
+            everything |= {row.name for row in (norm.weight, norm.bias) if row is not None and row.name}
+        for site, name in weights:
+            owner, _, last = name.rpartition(".")
+            bias = {row.name for row in site.biases if row is not None}
+            others = {other for other in everything if other.startswith(f"{owner}.")} - {name} - bias
+            others -= {f"{owner}.bias"}
+            plain = last == "weight" and owner and not others
+            site.name = self._free(owner if plain else name, taken, bool(plain))
+            taken.add(site.name)
+            rows, columns = site.weight.value.shape[0], site.weight.value[0].numel()
+            if site.weight.value.ndim == 2 and len(site.operations) == 1:
+                site.parts = packed_parts(name, rows, columns)
+        for norm in self._norms.values():
+            if norm.key in self._norm_names:
+                continue
+            name = (norm.mean.name or weight_name(norm.weight or norm.mean)).rpartition(".")[0] or "norm"
+            blocked = any(other.startswith(f"{name}.") for other in (*self._raw, *taken))
+            found = self._free(f"{name}.batchnorm" if blocked or name in taken else name, taken, True)
+            self._norm_names[norm.key] = found
+            taken.add(found)
+
+    def _weight_name(self, weight: Constant) -> str:
+        """The weight's name; a slice of a packed attention is named after its projection."""
+        name = weight_name(weight)
+        if name.endswith(_SEPARATE):  # of an attention whose keys or values have another width
+            return f"{name.removesuffix('_weight')}.weight"
+        if weight.sources != (weight.name,) and len(weight.sources) == 1 and name.endswith("in_proj_weight"):
+            offset = _offset_in(self._values_of(name), weight.value)
+            part = None if offset is None else part_name(name, offset, weight.value.shape[1])
+            if part is not None and weight.value.shape[0] == weight.value.shape[1]:
+                return part
+        return name
+
+    def _values_of(self, name: str) -> Tensor | None:
+        return next((row.value for row in self._known.values() if row.name == name), None)
+
+    def _free(self, wanted: str, taken: set[str], plain: bool) -> str:
+        """A name for a module that no tensor or module has."""
+        if not plain and any(name == wanted or name.startswith(f"{wanted}.") for name in self._raw):
+            wanted = f"{wanted}_matrix"
+        return unique(wanted, taken)
+
+    # The new graph
+
+    def _emit(self, node: Node) -> None:
+        graph = self._graph
+        if node.op == "placeholder":
+            if node not in self._known:
+                self._made[node] = graph.placeholder(node.name)
+                self._made[node].meta = dict(node.meta)
+            return
+        if node.op == "output":
+            graph.output(map_arg(node.args[0], self._operand))
+            return
+        if node in self._known:
+            return  # made where it is read
+        if node in self._found:
+            self._made[node] = self._emit_layer(self._found[node])
+        elif node in self._norms:
+            self._made[node] = self._emit_norm(node)
+        elif node.op == "get_attr":
+            self._made[node] = graph.get_attr(str(node.target))
+        else:
+            self._made[node] = graph.node_copy(node, self._operand)
+        self._made[node].meta.setdefault("val", node.meta.get("val"))
+
+    def _operand(self, node: Node) -> Node:
+        if node not in self._made:
+            constant = self._known[node]
+            if constant.name is not None:
+                self._made[node] = self._graph.get_attr(constant.name)
+            else:
+                self._made[node] = self._graph.node_copy(node, self._operand)
+        return self._made[node]
+
+    def _emit_layer(self, found: Multiplication) -> Node:
+        graph, site = self._graph, self._layers[found.weight.key]
+        values = found.before(graph, self._operand(found.values))
+        number = site.site(found.operation)
+        named = {"site": number} if number else {}
+        if site.parts:
+            made = [graph.call_module(part, (values,), named) for part in site.parts]
+            result = graph.call_function(_ATEN.cat.default, (made, -1))
+        else:
+            result = graph.call_module(site.name, (values,), named)
+        if found.bias is not None and not site.shared_bias:
+            bias = self._operand(self._nodes_of([found.bias])[0])
+            if found.operation.dims:
+                shape = [-1, *(1,) * found.operation.dims]
+                bias = graph.call_function(_ATEN.view.default, (bias, shape))
+            result = graph.call_function(_ATEN.add.Tensor, (result, bias))
+        return found.after(graph, result)
+
+    def _emit_norm(self, node: Node) -> Node:
+        norm = self._norms[node]
+        made = self._graph.call_module(self._norm_names[norm.key], (self._operand(norm.values),))
+        if str(node.target).startswith("aten.batch_norm"):
+            return made
+        # PyTorch's own decomposition puts out a tuple, whose first part is read.
+        for user in list(node.users):
+            self._made[user] = made
+            self._norms[user] = norm
+        return made
+
+    def _erase_unused(self) -> None:
+        for node in reversed(list(self._graph.nodes)):
+            if node.op not in ("placeholder", "output") and not node.users:
+                self._graph.erase_node(node)
+
+    # The network
+
+    def _register(self) -> None:
+        used = {str(node.target) for node in self._graph.nodes if node.op == "call_module"}
+        read = {str(node.target) for node in self._graph.nodes if node.op == "get_attr"}
+        for site in self._layers.values():
+            if site.parts:
+                self._register_parts(site)
+            elif site.name in used:
+                bias = site.biases[0] if site.shared_bias else None
+                self._put_layer(site.name, _own(site.weight), None if bias is None else _own(bias), site)
+        for norm in self._norms.values():
+            name = self._norm_names[norm.key]
+            if name in used and not _has(self._root, name):
+                tensors = (norm.weight, norm.bias, norm.mean, norm.variance)
+                put(self._root, name, BatchNorm(*(_own(row) for row in tensors), norm.eps))  # type: ignore[arg-type]
+        for name in read:
+            self._put_tensor(name)
+        for module in self._root.modules():
+            if isinstance(module, Layer):
+                module.read_elsewhere = module.read_elsewhere or self._is_read(module, read)
+
+    def _is_read(self, layer: Layer, read: set[str]) -> bool:
+        own = {id(tensor) for tensor in layer.parameters(recurse=False)}
+        return any(id(value) in own for name in read if _has(self._root, name) for value in [_at(self._root, name)])
+
+    def _register_parts(self, site: _LayerSite) -> None:
+        weight, bias = site.weight.value, site.biases[0]
+        size = weight.shape[1]
+        for index, part in enumerate(site.parts):
+            rows = slice(index * size, (index + 1) * size)
+            own = None if bias is None else nn.Parameter(bias.value[rows].detach().clone(), requires_grad=False)
+            values = nn.Parameter(weight[rows].detach().clone(), requires_grad=False)
+            self._put_layer(part, values, own, site)
+
+    def _put_layer(self, name: str, weight: Tensor, bias: Tensor | None, site: _LayerSite) -> None:
+        if not _has(self._root, name):
+            put(self._root, name, Layer(weight, bias, site.operations))
+            return
+        present = self._root.get_submodule(name)
+        operations = getattr(present, "operations", ())
+        if tuple(site.operations) != tuple(operations)[: len(site.operations)]:
+            raise LookupError(f"{name} is used in another way for inputs of another size")
+
+    def _put_tensor(self, name: str) -> None:
+        if _has(self._root, name):
+            return
+        constant = self._raw.get(name)
+        value = constant.value if constant is not None else None
+        if isinstance(value, Tensor):
+            put(self._root, name, value)
+        elif constant is not None:
+            raise LookupError(f"{name} is no tensor")
+
+
+def _own(constant: Constant | None) -> Tensor | None:
+    """A tensor for a layer: the network's own, or a computed one."""
+    if constant is None:
+        return None
+    if constant.name is not None and isinstance(constant.value, Tensor):
+        return constant.value
+    values: Tensor = constant.value.detach().clone()
+    return values
+
+
+def _has(root: nn.Module, name: str) -> bool:
+    try:
+        _at(root, name)
+    except AttributeError:
+        return False
+    return True
+
+
+def _at(root: nn.Module, name: str) -> Any:
+    owner, _, last = name.rpartition(".")
+    return getattr(root.get_submodule(owner), last)
+
+
+def put(root: nn.Module, name: str, value: nn.Module | Tensor) -> None:
+    """Register a module or tensor under a dotted name, with plain modules on the way."""
+    *path, last = name.split(".")
+    owner = root
+    for part in path:
+        if part not in owner._modules:
+            owner._modules[part] = nn.Module()
+        following = owner._modules[part]
+        assert following is not None
+        owner = following
+    if isinstance(value, nn.Module):
+        owner._modules[last] = value
+    elif isinstance(value, nn.Parameter):
+        owner._parameters[last] = value
+    else:
+        owner._buffers[last] = value
+
+
+def _offset_in(whole: Tensor | None, part: Tensor) -> int | None:
+    """The row of a tensor at which a slice of it begins."""
+    if whole is None or whole.ndim != 2 or part.ndim != 2 or part.shape[1] != whole.shape[1]:
+        return None
+    if part._base is None and part.untyped_storage()._cdata != whole.untyped_storage()._cdata:
+        return None
+    return int(part.storage_offset() - whole.storage_offset()) // whole.shape[1]
+
+
+_NORMS = ("aten.batch_norm.default", "aten._native_batch_norm_legit_no_training.default")
+
+
+def _find_norm(node: Node, known: Mapping[Node, Constant]) -> _Norm | None:
+    """A BatchNorm by statistics that were kept, or None."""
+    if node.op != "call_function" or str(node.target) not in _NORMS:
+        return None
+    given = {row.name: value for row, value in zip(node.target._schema.arguments, node.args, strict=False)}  # type: ignore[union-attr]
+    given.update(node.kwargs)
+    tensors = {name: given.get(name) for name in ("weight", "bias", "running_mean", "running_var")}
+    if given.get("training", False) or any(value is not None and value not in known for value in tensors.values()):
+        return None
+    mean, variance = tensors["running_mean"], tensors["running_var"]
+    if mean is None or variance is None or given["input"] in known:
+        return None
+    only_first = all(user.args[1:] == (0,) for user in node.users)
+    if not str(node.target).startswith("aten.batch_norm") and not only_first:
+        return None
+    weight, bias = tensors["weight"], tensors["bias"]
+    return _Norm(
+        values=given["input"],
+        weight=None if weight is None else known[weight],
+        bias=None if bias is None else known[bias],
+        mean=known[mean],
+        variance=known[variance],
+        eps=float(given["eps"]),
+    )

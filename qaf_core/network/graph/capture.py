@@ -1,0 +1,349 @@
+"""From a PyTorch network of any kind to a captured one.
+
+The whole network becomes one graph where it can. A network that chooses by value, as a detector its boxes,
+cannot: then its largest parts that can are captured, found by descending, and the rest stays Python. A
+network of which nothing can be captured, that does not give the same answer twice or that changes itself is
+refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from qaf_core.errors import ModelError
+from qaf_core.network.choices import keep_everything
+from qaf_core.network.graph.canonical import CanonicalGraph, put
+from qaf_core.network.graph.export import MutatesItselfError, export_module, quiet
+from qaf_core.network.graph.network import GraphNetwork, is_captured, signature
+from qaf_core.network.graph.program import Program
+
+EXAMPLE_IMAGES = 2  # of one, export would conclude that it is always just one
+LEAST_EPSILON = 1e-12  # of a BatchNorm that was made with none: PyTorch trains it only with more than zero
+_WRAPPED = ("module", "_orig_mod", "ema_model")
+
+
+def capture(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
+    """Capture a network.
+
+    Args:
+        model: In any mode; it is not changed. A captured one is given back as it is.
+        input_shape: (C, H, W) of one image.
+
+    Returns:
+        A ``GraphNetwork`` in evaluation mode, or a copy of the network with such in place of its parts. Its
+        tensors are the network's own.
+
+    Raises:
+        ModelError: If the network does not run on such images, or cannot be captured.
+    """
+    if is_captured(model):
+        return model
+    _check(model, input_shape)
+    network = _prepared(model)
+    example = _example(network, input_shape, EXAMPLE_IMAGES)
+    with inference(network):
+        try:
+            return _captured(network, (example,), {})
+        except MutatesItselfError:
+            raise
+        except Exception as error:  # export raises many kinds, and so does the network's own code
+            whole = error
+        _check_runs(network, input_shape)
+        return _captured_in_parts(network, input_shape, whole)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside wrappers that change nothing in a prediction: parallel, compiled, averaged."""
+    while True:
+        children = dict(model.named_children())
+        inner = next((children[name] for name in _WRAPPED if name in children), None)
+        known = type(model).__name__ in ("DataParallel", "DistributedDataParallel", "OptimizedModule", "AveragedModel")
+        ema = inner is not None and "ema" in type(model).__name__.lower()
+        if inner is None or not (known or ema):
+            return model
+        model = inner
+
+
+def _check(model: nn.Module, input_shape: Sequence[int]) -> None:
+    if not input_shape or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in input_shape):
+        raise ModelError(
+            "input shape out of range", got=tuple(input_shape), expected="whole numbers of at least 1: C, H, W"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            "TorchScript networks cannot be taken apart", remedy="give the nn.Module it was made from"
+        )
+    if any(is_lazy(parameter) for parameter in model.parameters()):
+        raise ModelError(
+            "the network holds lazy layers without a shape", remedy="run it once on an input first"
+        )
+
+
+def _prepared(model: nn.Module) -> nn.Module:
+    """A copy that shares its tensors, frozen BatchNorm as ordinary one."""
+    model = unwrapped(model)
+    if any(parameter.device.type == "meta" for parameter in model.parameters()):
+        model = weightless_copy(model)  # what is not on the meta device goes there too
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    try:
+        network = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise ModelError("the network cannot be copied", got=_reason(error)) from error
+    frozen = getattr(sys.modules.get("torchvision.ops.misc"), "FrozenBatchNorm2d", None)
+    for owner in list(network.modules()):
+        for name, child in list(owner._modules.items()):
+            if frozen is not None and type(child) is frozen:
+                owner._modules[name] = _thawed(child)
+    return network
+
+
+def _thawed(frozen: Any) -> nn.BatchNorm2d:
+    """torchvision's frozen BatchNorm, a formula over buffers, as an ordinary one that no training changes."""
+    norm = nn.BatchNorm2d(frozen.weight.numel(), eps=max(frozen.eps, LEAST_EPSILON), device="meta")
+    norm.weight = nn.Parameter(frozen.weight, requires_grad=False)
+    norm.bias = nn.Parameter(frozen.bias, requires_grad=False)
+    norm.running_mean, norm.running_var = frozen.running_mean, frozen.running_var
+    norm.num_batches_tracked = torch.zeros((), dtype=torch.long, device=frozen.weight.device)
+    return norm.eval()
+
+
+def _example(network: nn.Module, input_shape: Sequence[int], count: int) -> Tensor:
+    first = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
+    return torch.zeros(count, *input_shape, device=first.device, dtype=first.dtype)
+
+
+@contextlib.contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, no gradients, no fused attention; undone afterwards."""
+    training = {module: module.training for module in model.modules()}
+    fused = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        model.eval()
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the network warns of is told when it runs in earnest
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+        for module, was in training.items():
+            module.training = was
+
+
+# One graph
+
+
+def _captured(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> GraphNetwork:
+    """A module as a network of one program, for any number of images if it can be."""
+    again = _Again(module)
+    network = GraphNetwork(again)
+    program = again.first(network, args, kwargs)
+    leaves, spec = tree_flatten((tuple(args), dict(kwargs)))
+    network.programs[signature(leaves, spec, any_batch=program.any_batch)] = program
+    held = {id(tensor) for tensor in (*network.parameters(), *network.buffers())}
+    used = again.used
+    network.absent = {
+        name: tuple(tensor.shape)
+        for name, tensor in module.named_parameters()
+        if id(tensor) not in held and name not in used
+    }
+    return network.eval()
+
+
+class _Again:
+    """Captures a module for inputs of further sizes."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._fixed = False
+        self.used: set[str] = set()
+
+    def first(self, network: GraphNetwork, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Program:
+        """Any number of images if the network takes it, else this one."""
+        try:
+            return self._capture(network, args, kwargs, any_batch=True)
+        except MutatesItselfError:
+            raise
+        except Exception as error:  # whatever the network does with the number of images
+            if "DataDependent" in type(error).__name__:
+                raise  # no fixed number would help
+            self._fixed = True
+            _clear(network)
+            return self._capture(network, args, kwargs, any_batch=False)
+
+    def __call__(self, network: GraphNetwork, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Program:
+        """As ``first``, for a network that has programs already."""
+        with inference(self._module):
+            enough = all(len(t) > 1 for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor) and t.ndim)
+            if not self._fixed and enough:
+                try:
+                    return self._capture(network, args, kwargs, any_batch=True)
+                except Exception:  # this size only, then
+                    pass
+            try:
+                return self._capture(network, args, kwargs, any_batch=False)
+            except Exception as error:
+                shapes = [tuple(t.shape) for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
+                raise ModelError(
+                    "the network cannot be captured for inputs of this size", got=f"{shapes}: {_reason(error)}"
+                ) from error
+
+    def _capture(
+        self, network: GraphNetwork, args: Sequence[Any], kwargs: Mapping[str, Any], *, any_batch: bool
+    ) -> Program:
+        args, kwargs = tree_map(_plain_copy, (tuple(args), dict(kwargs)))
+        exported = export_module(self._module, args, kwargs, any_batch=any_batch)
+        self.used |= {name for node, (name, _) in exported.constants.items() if node.users}
+        return CanonicalGraph(exported, _names(self._module), network).build()
+
+
+def _plain_copy(value: Any) -> Any:
+    return torch.zeros_like(value) if isinstance(value, Tensor) else value
+
+
+def _names(module: nn.Module) -> dict[int, str]:
+    """Id of each tensor -> its first name."""
+    found: dict[int, str] = {}
+    for name, tensor in (
+        *module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False),
+    ):  # fmt: skip
+        found.setdefault(id(tensor), name)
+    return found
+
+
+def _clear(network: GraphNetwork) -> None:
+    for table in (network._modules, network._parameters, network._buffers):
+        table.clear()
+
+
+# In parts
+
+
+def _check_runs(network: nn.Module, input_shape: Sequence[int]) -> None:
+    """Raise ModelError unless the network itself runs."""
+    if next((p for p in network.parameters() if p.device.type == "meta"), None) is not None:
+        return
+    try:
+        network(_example(network, input_shape, 1))
+    except Exception as error:
+        raise ModelError(
+            f"the network does not run on an input of shape {(1, *input_shape)}",
+            got=_reason(error),
+            remedy="check the input shape (channels, height, width) and the network's forward()",
+        ) from error
+
+
+def _captured_in_parts(network: nn.Module, input_shape: Sequence[int], whole: Exception) -> nn.Module:
+    calls = _watch_calls(network, input_shape)
+    found = 0
+
+    def descend(owner: nn.Module, path: str) -> None:
+        nonlocal found
+        for name, child in list(owner.named_children()):
+            place = f"{path}.{name}" if path else name
+            call = calls.get(child)
+            if call is None or next(child.parameters(), None) is None:
+                continue
+            part = _try_part(child, call)
+            if part is None:
+                descend(child, place)
+            else:
+                owner._modules[name] = part
+                found += 1
+
+    descend(network, "")
+    if not found:
+        raise ModelError(
+            "the network cannot be captured as a graph of operations",
+            got=_reason(whole),
+            remedy="let its forward pass depend on the shapes of its inputs only, not on their values",
+        ) from whole
+    return network.eval()
+
+
+def _try_part(module: nn.Module, call: tuple[Any, Any]) -> GraphNetwork | None:
+    args, kwargs = call
+    leaves = tree_flatten((args, kwargs))[0]
+    if not all(isinstance(leaf, Tensor | bool | int | float | str | None) for leaf in leaves):
+        return None
+    try:
+        return _captured(module, args, kwargs)
+    except Exception:  # its parts may do
+        return None
+
+
+class _KeepEverything(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """On the meta device, choices by value keep all there is to choose from."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return keep_everything(func, args, kwargs or {})
+
+
+def _watch_calls(network: nn.Module, input_shape: Sequence[int]) -> dict[nn.Module, tuple[Any, Any]]:
+    """Module -> the arguments of its first call, as empty tensors of the same shape."""
+    seen: dict[str, tuple[Any, Any]] = {}
+    try:
+        weightless = weightless_copy(network)
+        example = torch.zeros(EXAMPLE_IMAGES, *input_shape, device="meta")
+        with _KeepEverything():
+            _run_watched(weightless, example, seen)
+    except Exception:  # it computes with values: run it for real
+        seen.clear()
+        _run_watched(network, _example(network, input_shape, EXAMPLE_IMAGES), seen)
+    device = next(network.parameters()).device
+    return {
+        module: tree_map(lambda leaf: _zeros(leaf, device), seen[name])
+        for name, module in network.named_modules()
+        if name in seen
+    }
+
+
+def _zeros(leaf: Any, device: torch.device) -> Any:
+    return torch.zeros(leaf.shape, dtype=leaf.dtype, device=device) if isinstance(leaf, Tensor) else leaf
+
+
+def _run_watched(network: nn.Module, example: Tensor, seen: dict[str, tuple[Any, Any]]) -> None:
+    handles = []
+    for name, module in network.named_modules():
+
+        def watch(_module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+            seen.setdefault(name, (args, kwargs))
+
+        handles.append(module.register_forward_pre_hook(watch, with_kwargs=True))
+    try:
+        with quiet():
+            network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def weightless_copy(model: nn.Module) -> nn.Module:
+    """A copy on the meta device; no weight is copied, and shared tensors stay shared."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(
+            torch.empty_like(parameter, device="meta"), parameter.requires_grad
+        )
+    for buffer in model.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(model, memo)
+
+
+def _reason(error: BaseException) -> str:
+    """An error in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:240]
+
+
+__all__ = ["GraphNetwork", "capture", "inference", "put", "unwrapped", "weightless_copy"]

@@ -1,0 +1,143 @@
+"""What of a graph follows from parameters alone, and the name of the weight it stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+# Where a weight is computed, its parts carry names of their own: all stand for "weight".
+_COMPUTED_ENDINGS = ("weight_orig", "weight_g", "weight_v", "weight_u")
+_PARAMETRIZED = ".parametrizations."
+_PACKED, _PARTS = "in_proj_weight", ("q_proj", "k_proj", "v_proj")
+
+
+@dataclass(eq=False)
+class Constant:
+    """A tensor that does not depend on the network's input.
+
+    Attributes:
+        value: Its value (of no content on the meta device).
+        sources: Names of the parameters and buffers it follows from, in the order met.
+        key: The same for the same computation on the same tensors.
+        name: Of a tensor of the state dict; None where it is computed.
+        turned: The matrix it is the transpose of, if it is made as one.
+    """
+
+    value: Any
+    sources: tuple[str, ...]
+    key: Hashable
+    name: str | None = None
+    turned: Constant | None = field(default=None, repr=False)
+
+
+def compute(node: Node, known: dict[Node, Constant]) -> Constant | None:
+    """The value of an operation whose tensors are all known; None where it is not one of these."""
+    if is_filled(node):
+        return Constant(value=_filled(node), sources=(), key=("filled", node.name))
+    if node.op != "call_function" or not all(operand in known for operand in node.all_input_nodes):
+        return None
+    tags = getattr(node.target, "tags", ())
+    if torch.Tag.nondeterministic_seeded in tags and "attention" not in str(node.target):
+        return None
+    args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda operand: known[operand].value)
+    with torch.no_grad():
+        value = node.target(*args, **kwargs)  # type: ignore[operator]
+    keys = map_arg((node.args, dict(node.kwargs)), lambda operand: _Key(known[operand].key))
+    sources: dict[str, None] = {}
+    for operand in node.all_input_nodes:
+        sources.update(dict.fromkeys(known[operand].sources))
+    turned = known[node.all_input_nodes[0]] if _turns_a_matrix(node, value) else None
+    return Constant(value=value, sources=tuple(sources), key=(str(node.target), repr(keys)), turned=turned)
+
+
+# Operators that take of a tensor its type only, by the number they fill a new one with.
+_FILLERS = {"new_zeros": 0, "zeros_like": 0, "new_ones": 1, "ones_like": 1}
+
+
+def is_filled(node: Node) -> bool:
+    """Whether an operation makes a tensor of one number and of a fixed shape."""
+    name = str(node.target).removeprefix("aten.").split(".")[0]
+    made = node.meta.get("val")
+    return (
+        node.op == "call_function"
+        and name in _FILLERS
+        and isinstance(made, Tensor)
+        and all(isinstance(size, int) for size in made.shape)
+    )
+
+
+def _filled(node: Node) -> Tensor:
+    name = str(node.target).removeprefix("aten.").split(".")[0]
+    made: Tensor = node.meta["val"]
+    return torch.full(tuple(made.shape), _FILLERS[name], dtype=made.dtype, device=made.device)
+
+
+def _turns_a_matrix(node: Node, value: Any) -> bool:
+    name = str(node.target).removeprefix("aten.").split(".")[0]
+    if not isinstance(value, Tensor) or value.ndim != 2:
+        return False
+    if name == "permute":
+        return [axis % 2 for axis in node.args[1]] == [1, 0]  # type: ignore[union-attr]
+    if name == "transpose":
+        return node.args[1] % 2 != node.args[2] % 2  # type: ignore[operator]
+    return name in ("t", "numpy_T", "mT", "matrix_H", "adjoint")
+
+
+@dataclass(frozen=True)
+class _Key:
+    """Stands in an expression for the key of an operand."""
+
+    key: Hashable
+
+    def __repr__(self) -> str:
+        return f"<{self.key!r}>"
+
+
+def weight_name(weight: Constant) -> str:
+    """The state-dict name a weight is known by: its own, or that of what it is computed from."""
+    if weight.sources == (weight.name,):
+        return weight.sources[0]
+    names = [_plain(name) for name in weight.sources]
+    named = [name for name in names if name.endswith("weight")] or names or ["constant"]
+    return named[0]
+
+
+def _plain(name: str) -> str:
+    """The name a parameter would have, were it not computed from others."""
+    if _PARAMETRIZED in f".{name}":
+        owner, _, rest = name.partition("parametrizations.")
+        return owner + rest.split(".")[0]
+    owner, dot, last = name.rpartition(".")
+    return owner + dot + "weight" if last in _COMPUTED_ENDINGS else name
+
+
+def packed_parts(name: str, rows: int, columns: int) -> tuple[str, ...]:
+    """Names of the projections that PyTorch's attention packs into one weight, in order; none of others."""
+    owner, dot, last = name.rpartition(".")
+    if last != _PACKED or rows % columns or rows // columns not in (2, 3):
+        return ()
+    return tuple(f"{owner}{dot}{part}" for part in _PARTS[-(rows // columns) :])
+
+
+def part_name(name: str, offset: int, columns: int) -> str | None:
+    """The name of one packed projection by where it begins; None of other weights."""
+    owner, dot, last = name.rpartition(".")
+    if last != _PACKED or offset % columns or offset // columns > 2:
+        return None
+    return f"{owner}{dot}{_PARTS[offset // columns]}.weight"
+
+
+def unique(wanted: str, taken: Iterable[str]) -> str:
+    """The name, with a number behind it where it is taken already."""
+    names = set(taken)
+    count, found = 1, wanted
+    while found in names:
+        count += 1
+        found = f"{wanted}_{count}"
+    return found

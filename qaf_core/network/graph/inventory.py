@@ -1,0 +1,385 @@
+"""The rows of the inventory, read off a captured network as it runs once without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from qaf_core.errors import ModelError
+from qaf_core.network.choices import is_choice, keep_everything
+from qaf_core.network.graph.capture import EXAMPLE_IMAGES, capture, inference, weightless_copy
+from qaf_core.network.graph.network import GraphNetwork, first_tensors, layers_in, networks_in, norms_in
+from qaf_core.network.graph.program import Execution, tensor_at
+from qaf_core.network.inventory import LayerInfo
+from qaf_core.network.layers import BatchNorm, FactorizedLayer, Layer
+
+ROOT_NAME = "(model)"
+NOT_RUN = "it does not run in a prediction: a head for training only, or a spare part"
+DEPTHWISE = "depthwise: every output reads one channel only, so there is nothing to factorize"
+GROUPED = "grouped: every output reads the few channels of its group only, which leaves little to factorize"
+READ_ELSEWHERE = "the network reads its weight or bias past the layer itself, so the layer must stay"
+PRODUCTS = "what is left of an attention beside its projections, which have rows of their own"
+PARAMETER = "parameters outside convolution and linear layers stay as they are"
+NOT_FOLDED = "it cannot be folded into a layer directly before it"
+
+# Operator -> kind of the row of its parameters.
+_KINDS = {
+    "layer_norm": "layernorm", "rms_norm": "rmsnorm", "group_norm": "groupnorm", "native_group_norm": "groupnorm",
+    "instance_norm": "instancenorm", "embedding": "embedding", "embedding_bag": "embedding", "prelu": "prelu",
+    "_prelu_kernel": "prelu", "lstm": "recurrent", "gru": "recurrent", "rnn_tanh": "recurrent",
+    "rnn_relu": "recurrent", "lstm_cell": "recurrent", "gru_cell": "recurrent", "rnn_tanh_cell": "recurrent",
+    "rnn_relu_cell": "recurrent", "bilinear": "bilinear",
+}  # fmt: skip
+_NORMS = ("layernorm", "groupnorm", "instancenorm", "rmsnorm")
+_PRODUCTS = ("bmm", "matmul", "mm", "baddbmm", "scaled_dot_product_attention", "einsum")
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where a tensor comes from: the layers nearest before it, and whether it follows from a choice."""
+
+    layers: frozenset[str]
+    chosen: bool
+
+
+_NOWHERE = _Origin(frozenset(), False)
+
+
+class _Origins(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows where tensors come from; on the meta device choices keep all there is."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.of: MutableMapping[Tensor, _Origin] = WeakTensorKeyDictionary()
+        self.passed_on: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = keep_everything(func, args, kwargs or {})
+        origin = self.joined(first_tensors((args, kwargs)))
+        if is_choice(func, args):
+            origin = _Origin(origin.layers, True)
+        if origin != _NOWHERE:
+            for tensor in first_tensors(output):
+                self.of[tensor] = origin
+        return output
+
+    def joined(self, tensors: Iterable[Tensor]) -> _Origin:
+        """Where several tensors come from, together."""
+        found = [origin for tensor in tensors if (origin := self.of.get(tensor)) is not None]
+        if not found:
+            return _NOWHERE
+        return _Origin(frozenset().union(*(row.layers for row in found)), any(row.chosen for row in found))
+
+
+@dataclass
+class _Seen:
+    """What was seen of a layer, a BatchNorm, or the parameters of one module, over all calls."""
+
+    kind: str
+    calls: int = 0
+    macs: int = 0
+    input_elements: int = 0
+    output_elements: int = 0
+    input_hw: tuple[int, ...] | None = None
+    output_hw: tuple[int, ...] | None = None
+    output_dims: int = 0
+    after_choice: bool = False
+    final: bool = False
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+
+
+class _Watcher:
+    """Is told of every step of every captured part."""
+
+    def __init__(self, origins: _Origins) -> None:
+        self.origins = origins
+        self.rows: dict[str, _Seen] = {}
+
+    def watch(self, path: str, network: GraphNetwork) -> None:
+        """Look at a captured part that stands at some path."""
+
+        def look(execution: Execution, node: Node, result: Any) -> None:
+            if node.op == "call_module":
+                self._module(_joined(path, str(node.target)), network, execution, node, result)
+            elif node.op == "call_function":
+                self._function(path, network, execution, node, result)
+
+        network.observer = look
+
+    def _module(
+        self, name: str, network: GraphNetwork, execution: Execution, node: Node, result: Tensor
+    ) -> None:
+        module, values = network.get_submodule(str(node.target)), execution.operand(node)
+        origin = self.origins.joined([values])
+        if isinstance(module, BatchNorm):
+            row = self.rows.setdefault(name, _Seen("batchnorm"))
+            row.macs += 2 * result.numel()
+        else:
+            row = self.rows.setdefault(name, _Seen(module.operations[0].kind))  # type: ignore[union-attr, index]
+            self._layer_call(row, module, int(node.kwargs.get("site", 0)), values, result)  # type: ignore[call-overload]
+            self.origins.passed_on |= origin.layers
+            self.origins.of[result] = _Origin(frozenset({name}), origin.chosen)
+        row.calls += 1
+        row.after_choice |= origin.chosen
+        row.input_elements += values.numel()
+        row.output_elements += result.numel()
+        row.output_dims = result.ndim
+
+    def _layer_call(self, row: _Seen, module: nn.Module, site: int, values: Tensor, result: Tensor) -> None:
+        assert isinstance(module, Layer)
+        operation = module.operations[site]
+        row.macs += operation.macs(module.rows.shape, values.shape, result.shape)
+        dims = operation.dims
+        if dims and prod(result.shape[-dims:]) >= prod(row.output_hw or (0,)):
+            row.input_hw, row.output_hw = tuple(values.shape[-dims:]), tuple(result.shape[-dims:])
+
+    def _function(
+        self, path: str, network: GraphNetwork, execution: Execution, node: Node, result: Any
+    ) -> None:
+        operator = str(node.target).removeprefix("aten.").split(".")[0]
+        if operator in _PRODUCTS:
+            row = self.rows.setdefault(_module_path(path, node), _Seen("attention"))
+            row.calls += 1
+            row.macs += _product_macs(operator, execution, node, result)
+            row.output_elements += result.numel()
+        read = [operand for operand in node.all_input_nodes if operand.op == "get_attr"]
+        named: dict[str, dict[str, Tensor]] = {}
+        for operand in read:
+            tensor = execution.values.get(operand)
+            if isinstance(tensor, nn.Parameter):
+                full = _joined(path, str(operand.target))
+                named.setdefault(full.rpartition(".")[0] or ROOT_NAME, {})[full] = tensor
+        for owner, tensors in named.items():
+            kind = _KINDS.get(operator, "parameter")
+            row = self.rows.setdefault(owner, _Seen(kind))
+            row.parameters.update(tensors)
+            row.calls += 1
+            outputs = list(first_tensors(result))
+            if outputs and kind in _NORMS:
+                row.macs += 2 * outputs[0].numel()
+            elif outputs and kind in ("recurrent", "bilinear"):
+                row.macs += _heavy_macs(kind, execution, node, tensors.values(), outputs[0])
+            row.output_elements += outputs[0].numel() if outputs else 0
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _module_path(path: str, node: Node) -> str:
+    """The module in whose forward pass an operation was written."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    inner = str(stack[-1][0]) if stack else ""
+    name = _joined(path, inner)
+    return name if name else ROOT_NAME
+
+
+def _product_macs(operator: str, execution: Execution, node: Node, result: Any) -> int:
+    tensors = [execution.values[read] for read in node.all_input_nodes if isinstance(execution.values.get(read), Tensor)]
+    if len(tensors) < 2:
+        return 0
+    if operator == "scaled_dot_product_attention":
+        query, key, value = tensors[0], tensors[1], tensors[2] if len(tensors) > 2 else tensors[1]
+        return int(prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1]))
+    if operator == "einsum":
+        return int(result.numel() * max(tensors[0].shape[-1], 1))
+    left = tensors[1] if operator == "baddbmm" else tensors[0]
+    return int(result.numel() * left.shape[-1])
+
+
+def _heavy_macs(
+    kind: str, execution: Execution, node: Node, tensors: Iterable[Tensor], output: Tensor
+) -> int:
+    weights = [tensor for tensor in tensors if tensor.ndim > 1]
+    if kind == "bilinear":
+        return int(output.numel() * prod(weights[0].shape[1:])) if weights else 0
+    values = next(first_tensors([execution.values.get(read) for read in node.all_input_nodes if read.op != "get_attr"]))
+    return int(prod(values.shape[:-1]) * sum(weight.numel() for weight in weights))
+
+
+def read_inventory(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerInfo, ...]:
+    """See ``take_inventory``, which this does the work of."""
+    model = capture(model, input_shape)
+    if any(isinstance(part, FactorizedLayer) for part in model.modules()):
+        raise ModelError("the network is compressed already", remedy="take the inventory of its original")
+    watcher = _run_once(model, input_shape)
+    folds = _foldable(model, watcher.rows)
+    return tuple(_rows(model, watcher.rows, folds))
+
+
+def _run_once(model: nn.Module, input_shape: Sequence[int]) -> _Watcher:
+    """One run of ``EXAMPLE_IMAGES`` images without weights, or with them where that does not work."""
+    try:
+        return _observe(weightless_copy(model), input_shape, torch.device("meta"))
+    except Exception:  # it computes with values
+        device = next(model.parameters(), torch.zeros(())).device
+        return _observe(model, input_shape, device)
+
+
+def _observe(model: nn.Module, input_shape: Sequence[int], device: torch.device) -> _Watcher:
+    origins = _Origins()
+    watcher = _Watcher(origins)
+    parts = networks_in(model)
+    for path, network in parts.items():
+        watcher.watch(path, network)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    try:
+        with inference(model), origins:
+            output = model(torch.zeros(EXAMPLE_IMAGES, *input_shape, device=device, dtype=dtype))
+    finally:
+        for network in parts.values():
+            network.observer = None
+    for name in origins.joined(first_tensors(output)).layers - origins.passed_on:
+        watcher.rows[name].final = True
+    return watcher
+
+
+def _foldable(model: nn.Module, rows: dict[str, _Seen]) -> dict[str, str]:
+    """BatchNorm -> the layer it can be folded into: its single producer, whose only reader it is."""
+    folds: dict[str, str] = {}
+    for path, network in networks_in(model).items():
+        calls: dict[str, list[Node]] = {}
+        for program in network.programs.values():
+            for name, nodes in program.calls.items():
+                calls.setdefault(name, nodes)
+        for name, nodes in calls.items():
+            norm, source = network.get_submodule(name), nodes[0].args[0]
+            if not isinstance(norm, BatchNorm) or len(nodes) != 1 or not isinstance(source, Node):
+                continue
+            layer_name = str(source.target)
+            layer = network.get_submodule(layer_name) if source.op == "call_module" else None
+            if not isinstance(layer, Layer) or len(source.users) != 1 or len(calls[layer_name]) != 1:
+                continue
+            seen = rows.get(_joined(path, layer_name))
+            batched = seen is not None and seen.calls == 1 and seen.output_dims == layer.operation.dims + 2
+            if batched and not layer.read_elsewhere and len(layer.rows) == norm.running_mean.numel():
+                folds[_joined(path, name)] = _joined(path, layer_name)
+    return folds
+
+
+def _rows(model: nn.Module, seen: dict[str, _Seen], folds: dict[str, str]) -> Iterable[LayerInfo]:
+    counted: set[int] = set()
+    layers, norms = layers_in(model), norms_in(model)
+    for name, row in seen.items():
+        if name in layers:
+            yield _layer_row(name, layers[name], row, name in folds.values(), counted)
+        elif name in norms:
+            yield _norm_row(name, norms[name], row, folds.get(name), counted)
+        else:
+            yield _other_row(name, row, counted)
+    for name in (*layers, *norms):
+        if name not in seen:
+            tensors = dict(model.get_submodule(name).named_parameters(recurse=False))
+            yield _other_row(name, _Seen("parameter", parameters=tensors), counted)
+    yield from _absent_rows(model)
+
+
+def _count(tensors: Iterable[Tensor], counted: set[int]) -> int:
+    """Numbers in tensors that no earlier row holds."""
+    fresh = {id(tensor): tensor.numel() for tensor in tensors if id(tensor) not in counted}
+    counted.update(fresh)
+    return sum(fresh.values())
+
+
+def _per_image(count: int) -> int:
+    return count // EXAMPLE_IMAGES
+
+
+def _layer_row(name: str, layer: Layer, seen: _Seen, folded: bool, counted: set[int]) -> LayerInfo:
+    operation, shape = layer.operation, tuple(layer.rows.shape)
+    structures, reason = _structures(layer)
+    geometry = {}
+    if operation.dims:
+        geometry = {
+            "kernel": shape[2:], "stride": operation.stride, "padding": operation.padding,
+            "dilation": operation.dilation,
+        }  # fmt: skip
+    return LayerInfo(
+        name=name, kind=operation.kind, weight_shape=shape, groups=operation.groups, **geometry,
+        bias=layer.bias is not None, input_hw=seen.input_hw, output_hw=seen.output_hw,
+        macs=_per_image(seen.macs), params=_count(layer.parameters(), counted), structures=structures,
+        skip_reason=reason, calls=seen.calls, output_elements=_per_image(seen.output_elements),
+        input_elements=_per_image(seen.input_elements), folds_batchnorm=folded,
+        after_choice=seen.after_choice, final=seen.final,
+    )  # fmt: skip
+
+
+def _structures(layer: Layer) -> tuple[tuple[str, ...], str | None]:
+    """What a plan may make of a layer, and why not more."""
+    operation, shape = layer.operation, layer.rows.shape
+    if layer.read_elsewhere:
+        return ("keep",), READ_ELSEWHERE
+    if operation.groups > 1:
+        depthwise = operation.groups == shape[0] or shape[1] == 1
+        return ("dense", "keep"), DEPTHWISE if depthwise else GROUPED
+    if prod(shape[2:]) > 1:
+        return ("cp", "tucker2", "svd", "dense", "keep"), None
+    return ("svd", "dense", "keep"), None
+
+
+def _norm_row(name: str, norm: BatchNorm, seen: _Seen, into: str | None, counted: set[int]) -> LayerInfo:
+    return LayerInfo(
+        name=name, kind="batchnorm", weight_shape=tuple(norm.running_mean.shape), bias=norm.bias is not None,
+        macs=_per_image(seen.macs), params=_count(norm.parameters(), counted), structures=(),
+        skip_reason=None if into is not None else NOT_FOLDED, calls=seen.calls,
+        output_elements=_per_image(seen.output_elements), input_elements=_per_image(seen.input_elements),
+        folded_into=into, after_choice=seen.after_choice,
+    )  # fmt: skip
+
+
+def _other_row(name: str, seen: _Seen, counted: set[int]) -> LayerInfo:
+    tensors = seen.parameters
+    weight = next((t for key, t in tensors.items() if key.endswith("weight")), next(iter(tensors.values()), None))
+    reason = PRODUCTS if seen.kind == "attention" else PARAMETER
+    if seen.kind not in ("attention", "parameter"):
+        reason = f"{seen.kind} layers stay as they are: only products with a constant weight are compressed"
+    return LayerInfo(
+        name=name, kind=seen.kind, weight_shape=() if weight is None else tuple(weight.shape),
+        bias=any(key.endswith("bias") for key in tensors), macs=_per_image(seen.macs),
+        params=_count(tensors.values(), counted), structures=("keep",),
+        skip_reason=reason if seen.calls else NOT_RUN, calls=seen.calls,
+        output_elements=_per_image(seen.output_elements),
+    )  # fmt: skip
+
+
+def _absent_rows(model: nn.Module) -> Iterable[LayerInfo]:
+    """Parameters that no prediction reads, by the module that owns them."""
+    absent: dict[str, list[tuple[int, ...]]] = {}
+    for path, network in networks_in(model).items():
+        for name, shape in network.absent.items():
+            owner = _joined(path, name).rpartition(".")[0] or ROOT_NAME
+            absent.setdefault(owner, []).append(shape)
+    parts = networks_in(model)
+    for name, parameter in model.named_parameters():
+        if not any(name.startswith(f"{path}.") or not path for path in parts):
+            absent.setdefault(name.rpartition(".")[0] or ROOT_NAME, []).append(tuple(parameter.shape))
+    for name, shapes in absent.items():
+        yield LayerInfo(
+            name=name, kind="parameter", weight_shape=shapes[0], params=sum(map(prod, shapes)), calls=0,
+            skip_reason=NOT_RUN,
+        )  # fmt: skip
+
+
+def norm_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Factors and shifts of all normalisations of a captured network."""
+    found: dict[int, nn.Parameter] = {}
+    for norm in norms_in(model).values():
+        found.update((id(tensor), tensor) for tensor in norm.parameters())
+    for network in networks_in(model).values():
+        for node in network.main.steps:
+            operator = str(node.target).removeprefix("aten.").split(".")[0]
+            if node.op != "call_function" or _KINDS.get(operator) not in _NORMS:
+                continue
+            for read in node.all_input_nodes:
+                tensor = tensor_at(network, str(read.target)) if read.op == "get_attr" else None
+                if isinstance(tensor, nn.Parameter):
+                    found[id(tensor)] = tensor
+    return list(found.values())

@@ -1,0 +1,166 @@
+"""A captured network: its layers and tensors by name, and one program for each size of input it has met."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten
+
+from qaf_core.errors import ModelError
+from qaf_core.network.graph.program import Execution, Observer, Program
+from qaf_core.network.layers import BatchNorm, FactorizedLayer, Layer
+
+Signature = tuple[Any, ...]
+Capturer = Callable[["GraphNetwork", Sequence[Any], Mapping[str, Any]], Program]
+
+
+class GraphNetwork(nn.Module):
+    """A network as programs over layers and tensors that all programs share.
+
+    Args:
+        capture_again: Makes the program for inputs of a size that no program takes.
+
+    Attributes:
+        programs: By the shapes they take; the first dimension is open where any number of images goes in.
+        absent: Shapes of the original's parameters that no prediction reads, by name.
+        observer: Told of every step of every run; None: nobody is.
+    """
+
+    def __init__(self, capture_again: Capturer) -> None:
+        super().__init__()
+        self._capture_again = capture_again
+        self.programs: dict[Signature, Program] = {}
+        self.absent: dict[str, tuple[int, ...]] = {}
+        self.observer: Observer | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GraphNetwork:
+        twin = GraphNetwork(self._capture_again)
+        memo[id(self)] = twin
+        twin.training = self.training
+        for name in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+            twin.__dict__[name] = copy.deepcopy(self.__dict__[name], memo)
+        twin.programs, twin.absent = dict(self.programs), self.absent
+        return twin
+
+    @property
+    def main(self) -> Program:
+        """The program it was captured with first."""
+        return next(iter(self.programs.values()))
+
+    def program_for(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Program:
+        """The program for a call's arguments; made now, if there is none yet.
+
+        Raises:
+            ModelError: If the network cannot be captured for such inputs.
+        """
+        leaves, spec = tree_flatten((tuple(args), dict(kwargs or {})))
+        for any_batch in (True, False):
+            key = signature(leaves, spec, any_batch=any_batch)
+            if key in self.programs:
+                return self.programs[key]
+        program = self._capture_again(self, args, kwargs or {})
+        self.programs[signature(leaves, spec, any_batch=program.any_batch)] = program
+        return program
+
+    def start(self, *args: Any, **kwargs: Any) -> Execution:
+        """Begin a run that can be stopped at any node."""
+        leaves, _ = tree_flatten((args, kwargs))
+        return self.program_for(args, kwargs).start(self, leaves, self.observer)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the network computes."""
+        run = self.start(*args, **kwargs)
+        runner = _runners.get(threading.get_ident())
+        return run.finish() if runner is None else runner(self, run)
+
+
+Runner = Callable[[GraphNetwork, Execution], Any]
+_runners: dict[int, Runner] = {}
+
+
+@contextlib.contextmanager
+def delegated(runner: Runner) -> Iterator[None]:
+    """Let somebody else run the captured parts that this thread comes to."""
+    _runners[threading.get_ident()] = runner
+    try:
+        yield
+    finally:
+        _runners.pop(threading.get_ident(), None)
+
+
+@contextlib.contextmanager
+def observed(model: nn.Module, observer: Observer) -> Iterator[None]:
+    """Tell somebody of every step that the captured parts of a model run."""
+    parts = list(networks_in(model).values())
+    for part in parts:
+        part.observer = observer
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.observer = None
+
+
+def signature(leaves: Sequence[Any], spec: TreeSpec, *, any_batch: bool) -> Signature:
+    """What distinguishes calls that need programs of their own."""
+    rows = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            shape = tuple(leaf.shape)
+            rows.append((str(leaf.dtype), (None, *shape[1:]) if any_batch and shape else shape))
+        else:
+            rows.append(("value", leaf if isinstance(leaf, bool | int | float | str | None) else repr(leaf)))
+    return (str(spec), any_batch, *rows)
+
+
+def networks_in(model: nn.Module) -> dict[str, GraphNetwork]:
+    """The captured parts of a model by their paths: the model itself, or parts of a detector."""
+    return {name: part for name, part in model.named_modules() if isinstance(part, GraphNetwork)}
+
+
+def layers_in(model: nn.Module) -> dict[str, Layer]:
+    """The layers of a captured model that are as they were, by name."""
+    return {name: part for name, part in model.named_modules() if isinstance(part, Layer)}
+
+
+def chains_in(model: nn.Module) -> dict[str, FactorizedLayer]:
+    """The layers of a captured model that have become chains, by name."""
+    return {name: part for name, part in model.named_modules() if isinstance(part, FactorizedLayer)}
+
+
+def norms_in(model: nn.Module) -> dict[str, BatchNorm]:
+    """The BatchNorms of a captured model, by name."""
+    return {name: part for name, part in model.named_modules() if isinstance(part, BatchNorm)}
+
+
+def layer_of(model: nn.Module, name: str) -> Layer:
+    """One layer as it was.
+
+    Raises:
+        ModelError: If there is none of this name, or it has become a chain.
+    """
+    try:
+        found = model.get_submodule(name)
+    except AttributeError as error:
+        raise ModelError("no such layer in the network", got=name) from error
+    if not isinstance(found, Layer):
+        raise ModelError("the layer is not as it was", got=f"{name}, {type(found).__name__}")
+    return found
+
+
+def is_captured(model: nn.Module) -> bool:
+    """Whether a model has been captured, as a whole or in parts."""
+    return any(isinstance(part, GraphNetwork) for part in model.modules())
+
+
+def first_tensors(values: Any) -> Iterator[Tensor]:
+    """The tensors in a nested value."""
+    for leaf in tree_flatten(values)[0]:
+        if isinstance(leaf, torch.Tensor):
+            yield leaf
