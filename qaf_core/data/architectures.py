@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from qaf_core.data import inspection
 from qaf_core.data.torchvision_names import TORCHVISION_DETECTION, TORCHVISION_SEGMENTATION
-from qaf_core.network.opening import LEAST_EPSILON
+from qaf_core.network.graph.constants import LEAST_EPSILON
 
 #: Depths of the CIFAR-form ResNets: 6 n + 2.
 CIFAR_DEPTHS = (20, 32, 44, 56, 110)

@@ -114,9 +114,7 @@ class IntegerWriter:
             self._output_grids[values] = grid
         return values  # a grid holds no values that would be cut off
 
-    def _write_link(
-        self, name: str, link: Link, values: str, rank: int, grid: Grid | None, site: int
-    ) -> str:
+    def _write_link(self, name: str, link: Link, values: str, rank: int, grid: Grid | None, site: int) -> str:
         own_grid, operation = link.input_quantizer.grid, link.operations[site]
         if own_grid is None or not link.is_integer or operation.transposed:
             self.stored[name] = "float32"

@@ -127,7 +127,9 @@ def trace_skeleton(model: nn.Module, input_shape: Sequence[int]) -> Skeleton:
     with torch.inference_mode():
         outputs = list(named_outputs(network(torch.zeros(EXAMPLE_BATCH, *input_shape))))
         network(torch.zeros(1, *input_shape))  # captures it for one image, where the number is fixed
-    chains = {name: part for name, part in network.named_modules() if isinstance(part, Layer | FactorizedLayer)}
+    chains = {
+        name: part for name, part in network.named_modules() if isinstance(part, Layer | FactorizedLayer)
+    }
     for name, chain in chains.items():
         swap_layer(network, name, _StandIn(name, chain))
     flat = _FlatOutputs(network).eval()

@@ -56,8 +56,8 @@ def factor_macs(info: LayerInfo, structure: str, rank: Rank) -> tuple[int, ...]:
     shapes = factor_shapes(info, structure, rank)
     if len(shapes) == 1:
         return (info.macs,)
-    # The first link of CP and Tucker-2 runs at the input's resolution, the last at the output's. The kernel is
-    # applied once for each output, or of a transposed convolution for each input.
+    # The first link of CP and Tucker-2 runs at the input's resolution, the last at the output's. The kernel
+    # is applied once for each output, or of a transposed convolution for each input.
     applied = info.macs // max(1, info.weight_numel)
     positions = {"cp": (after, before, applied), "svd": (after, applied), "tucker2": (after, applied, before)}
     return tuple(math.prod(shape) * count for shape, count in zip(shapes, positions[structure], strict=True))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from qaf_core.network.graph.network import layers_in, observed
+from qaf_core.network.graph.nodes import site_of
 from qaf_core.network.graph.program import Execution
 from qaf_core.network.layers import Layer
 
@@ -58,7 +59,7 @@ class _Collector:
         layer = execution.root.get_submodule(str(node.target))
         name = self._wanted.get(id(layer))
         if name is not None and isinstance(layer, Layer):
-            self._add(name, layer, int(node.kwargs.get("site", 0)), execution.operand(node))  # type: ignore[call-overload]
+            self._add(name, layer, site_of(node), execution.operand(node))
 
     def _add(self, name: str, layer: Layer, site: int, values: Tensor) -> None:
         rows = _rows(layer, site, values, self._per_position)

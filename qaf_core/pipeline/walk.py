@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from qaf_core.errors import ModelError
 from qaf_core.network.graph.network import GraphNetwork, delegated, networks_in
+from qaf_core.network.graph.nodes import site_of
 from qaf_core.network.graph.program import Execution
 
 
@@ -52,7 +53,7 @@ class Segment:
     def sites(self, layer: str) -> tuple[int, ...]:
         """Which of the layer's operations each call is."""
         nodes = self.runs[0].program.calls[self._local(layer)]
-        return tuple(int(node.kwargs.get("site", 0)) for node in nodes)  # type: ignore[call-overload]
+        return tuple(site_of(node) for node in nodes)
 
     def reach(self, layer: str, call: int, count: int | None = None, *, after: bool = False) -> list[Tensor]:
         """Bring the first batches to a call of a layer: its inputs there, or ``after`` it its outputs."""

@@ -311,7 +311,7 @@ def _unpacked(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
         parts = packed_parts(weight, values.shape[0], columns) if values.shape and columns else ()
         kind = "bias" if key.endswith("bias") else "weight"
         if parts:
-            pieces = values.split(columns)
+            pieces = torch.split(values, columns)
             found.update({f"{part}.{kind}": piece for part, piece in zip(parts, pieces, strict=True)})
         else:
             found[key] = values

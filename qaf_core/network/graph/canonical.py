@@ -26,6 +26,7 @@ from qaf_core.network.graph.constants import (
 )
 from qaf_core.network.graph.export import Exported
 from qaf_core.network.graph.multiplications import Multiplication, find_multiplication
+from qaf_core.network.graph.nodes import arguments_of, operator_of
 from qaf_core.network.graph.operation import Operation
 from qaf_core.network.graph.program import Program
 from qaf_core.network.layers import BatchNorm, Layer
@@ -249,7 +250,7 @@ class CanonicalGraph:
         graph, site = self._graph, self._layers[found.weight.key]
         values = found.before(graph, self._operand(found.values))
         number = site.site(found.operation)
-        named = {"site": number} if number else {}
+        named: dict[str, Any] = {"site": number} if number else {}
         if site.parts:
             made = [graph.call_module(part, (values,), named) for part in site.parts]
             result = graph.call_function(_ATEN.cat.default, (made, -1))
@@ -266,7 +267,7 @@ class CanonicalGraph:
     def _emit_norm(self, node: Node) -> Node:
         norm = self._norms[node]
         made = self._graph.call_module(self._norm_names[norm.key], (self._operand(norm.values),))
-        if str(node.target).startswith("aten.batch_norm"):
+        if operator_of(node) == "batch_norm":
             return made
         # PyTorch's own decomposition puts out a tuple, whose first part is read.
         for user in list(node.users):
@@ -289,12 +290,15 @@ class CanonicalGraph:
                 self._register_parts(site)
             elif site.name in used:
                 bias = site.biases[0] if site.shared_bias else None
-                self._put_layer(site.name, _own(site.weight), None if bias is None else _own(bias), site)
+                self._put_layer(site.name, _own(site.weight), _own_or_none(bias), site)
         for norm in self._norms.values():
             name = self._norm_names[norm.key]
             if name in used and not _has(self._root, name):
-                tensors = (norm.weight, norm.bias, norm.mean, norm.variance)
-                put(self._root, name, BatchNorm(*(_own(row) for row in tensors), norm.eps))  # type: ignore[arg-type]
+                made = BatchNorm(
+                    _own_or_none(norm.weight), _own_or_none(norm.bias), _own(norm.mean), _own(norm.variance),
+                    norm.eps,
+                )  # fmt: skip
+                put(self._root, name, made)
         for name in read:
             self._put_tensor(name)
         for module in self._root.modules():
@@ -303,14 +307,18 @@ class CanonicalGraph:
 
     def _is_read(self, layer: Layer, read: set[str]) -> bool:
         own = {id(tensor) for tensor in layer.parameters(recurse=False)}
-        return any(id(value) in own for name in read if _has(self._root, name) for value in [_at(self._root, name)])
+        return any(
+            id(value) in own for name in read if _has(self._root, name) for value in [_at(self._root, name)]
+        )
 
     def _register_parts(self, site: _LayerSite) -> None:
         weight, bias = site.weight.value, site.biases[0]
         size = weight.shape[1]
         for index, part in enumerate(site.parts):
             rows = slice(index * size, (index + 1) * size)
-            own = None if bias is None else nn.Parameter(bias.value[rows].detach().clone(), requires_grad=False)
+            own = (
+                None if bias is None else nn.Parameter(bias.value[rows].detach().clone(), requires_grad=False)
+            )
             values = nn.Parameter(weight[rows].detach().clone(), requires_grad=False)
             self._put_layer(part, values, own, site)
 
@@ -334,14 +342,14 @@ class CanonicalGraph:
             raise LookupError(f"{name} is no tensor")
 
 
-def _own(constant: Constant | None) -> Tensor | None:
+def _own(constant: Constant) -> Tensor:
     """A tensor for a layer: the network's own, or a computed one."""
-    if constant is None:
-        return None
-    if constant.name is not None and isinstance(constant.value, Tensor):
-        return constant.value
-    values: Tensor = constant.value.detach().clone()
-    return values
+    values: Tensor = constant.value
+    return values if constant.name is not None else values.detach().clone()
+
+
+def _own_or_none(constant: Constant | None) -> Tensor | None:
+    return None if constant is None else _own(constant)
 
 
 def _has(root: nn.Module, name: str) -> bool:
@@ -391,23 +399,17 @@ def _find_norm(node: Node, known: Mapping[Node, Constant]) -> _Norm | None:
     """A BatchNorm by statistics that were kept, or None."""
     if node.op != "call_function" or str(node.target) not in _NORMS:
         return None
-    given = {row.name: value for row, value in zip(node.target._schema.arguments, node.args, strict=False)}  # type: ignore[union-attr]
-    given.update(node.kwargs)
-    tensors = {name: given.get(name) for name in ("weight", "bias", "running_mean", "running_var")}
-    if given.get("training", False) or any(value is not None and value not in known for value in tensors.values()):
+    given = arguments_of(node)
+    names = ("weight", "bias", "running_mean", "running_var")
+    tensors = [given[name] for name in names]
+    if given.get("training", False) or any(value is not None and value not in known for value in tensors):
         return None
-    mean, variance = tensors["running_mean"], tensors["running_var"]
+    weight, bias, mean, variance = (None if value is None else known[value] for value in tensors)
     if mean is None or variance is None or given["input"] in known:
         return None
     only_first = all(user.args[1:] == (0,) for user in node.users)
-    if not str(node.target).startswith("aten.batch_norm") and not only_first:
+    if operator_of(node) != "batch_norm" and not only_first:
         return None
-    weight, bias = tensors["weight"], tensors["bias"]
     return _Norm(
-        values=given["input"],
-        weight=None if weight is None else known[weight],
-        bias=None if bias is None else known[bias],
-        mean=known[mean],
-        variance=known[variance],
-        eps=float(given["eps"]),
+        values=given["input"], weight=weight, bias=bias, mean=mean, variance=variance, eps=float(given["eps"])
     )

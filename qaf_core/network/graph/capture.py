@@ -24,12 +24,12 @@ from torch.utils._pytree import tree_flatten, tree_map
 from qaf_core.errors import ModelError
 from qaf_core.network.choices import keep_everything
 from qaf_core.network.graph.canonical import CanonicalGraph, put
+from qaf_core.network.graph.constants import LEAST_EPSILON
 from qaf_core.network.graph.export import MutatesItselfError, export_module, quiet
 from qaf_core.network.graph.network import GraphNetwork, is_captured, signature
 from qaf_core.network.graph.program import Program
 
 EXAMPLE_IMAGES = 2  # of one, export would conclude that it is always just one
-LEAST_EPSILON = 1e-12  # of a BatchNorm that was made with none: PyTorch trains it only with more than zero
 _WRAPPED = ("module", "_orig_mod", "ema_model")
 
 
@@ -68,7 +68,12 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while True:
         children = dict(model.named_children())
         inner = next((children[name] for name in _WRAPPED if name in children), None)
-        known = type(model).__name__ in ("DataParallel", "DistributedDataParallel", "OptimizedModule", "AveragedModel")
+        known = type(model).__name__ in (
+            "DataParallel",
+            "DistributedDataParallel",
+            "OptimizedModule",
+            "AveragedModel",
+        )
         ema = inner is not None and "ema" in type(model).__name__.lower()
         if inner is None or not (known or ema):
             return model
@@ -78,7 +83,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def _check(model: nn.Module, input_shape: Sequence[int]) -> None:
     if not input_shape or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in input_shape):
         raise ModelError(
-            "input shape out of range", got=tuple(input_shape), expected="whole numbers of at least 1: C, H, W"
+            "input shape out of range",
+            got=tuple(input_shape),
+            expected="whole numbers of at least 1: C, H, W",
         )
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError(
@@ -184,7 +191,9 @@ class _Again:
     def __call__(self, network: GraphNetwork, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Program:
         """As ``first``, for a network that has programs already."""
         with inference(self._module):
-            enough = all(len(t) > 1 for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor) and t.ndim)
+            enough = all(
+                len(t) > 1 for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor) and t.ndim
+            )
             if not self._fixed and enough:
                 try:
                     return self._capture(network, args, kwargs, any_batch=True)
@@ -195,7 +204,8 @@ class _Again:
             except Exception as error:
                 shapes = [tuple(t.shape) for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
                 raise ModelError(
-                    "the network cannot be captured for inputs of this size", got=f"{shapes}: {_reason(error)}"
+                    "the network cannot be captured for inputs of this size",
+                    got=f"{shapes}: {_reason(error)}",
                 ) from error
 
     def _capture(
@@ -295,7 +305,7 @@ def _watch_calls(network: nn.Module, input_shape: Sequence[int]) -> dict[nn.Modu
     try:
         weightless = weightless_copy(network)
         example = torch.zeros(EXAMPLE_IMAGES, *input_shape, device="meta")
-        with _KeepEverything():
+        with _KeepEverything():  # type: ignore[no-untyped-call]
             _run_watched(weightless, example, seen)
     except Exception:  # it computes with values: run it for real
         seen.clear()

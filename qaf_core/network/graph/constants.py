@@ -10,6 +10,11 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
+from torch.utils._pytree import tree_map
+
+from qaf_core.network.graph.nodes import arguments_of, made_by, operator_of
+
+LEAST_EPSILON = 1e-12  # of a BatchNorm that was made with none: PyTorch trains it only with more than zero
 
 # Where a weight is computed, its parts carry names of their own: all stand for "weight".
 _COMPUTED_ENDINGS = ("weight_orig", "weight_g", "weight_v", "weight_u")
@@ -48,7 +53,9 @@ def compute(node: Node, known: dict[Node, Constant]) -> Constant | None:
     args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda operand: known[operand].value)
     with torch.no_grad():
         value = node.target(*args, **kwargs)  # type: ignore[operator]
-    keys = map_arg((node.args, dict(node.kwargs)), lambda operand: _Key(known[operand].key))
+    keys = tree_map(
+        lambda leaf: _Key(known[leaf].key) if isinstance(leaf, Node) else leaf, (node.args, dict(node.kwargs))
+    )
     sources: dict[str, None] = {}
     for operand in node.all_input_nodes:
         sources.update(dict.fromkeys(known[operand].sources))
@@ -62,30 +69,24 @@ _FILLERS = {"new_zeros": 0, "zeros_like": 0, "new_ones": 1, "ones_like": 1}
 
 def is_filled(node: Node) -> bool:
     """Whether an operation makes a tensor of one number and of a fixed shape."""
-    name = str(node.target).removeprefix("aten.").split(".")[0]
-    made = node.meta.get("val")
-    return (
-        node.op == "call_function"
-        and name in _FILLERS
-        and isinstance(made, Tensor)
-        and all(isinstance(size, int) for size in made.shape)
-    )
+    made = made_by(node)
+    fixed = made is not None and all(isinstance(size, int) for size in made.shape)
+    return fixed and node.op == "call_function" and operator_of(node) in _FILLERS
 
 
 def _filled(node: Node) -> Tensor:
-    name = str(node.target).removeprefix("aten.").split(".")[0]
     made: Tensor = node.meta["val"]
-    return torch.full(tuple(made.shape), _FILLERS[name], dtype=made.dtype, device=made.device)
+    return torch.full(tuple(made.shape), _FILLERS[operator_of(node)], dtype=made.dtype, device=made.device)
 
 
 def _turns_a_matrix(node: Node, value: Any) -> bool:
-    name = str(node.target).removeprefix("aten.").split(".")[0]
     if not isinstance(value, Tensor) or value.ndim != 2:
         return False
+    name, given = operator_of(node), arguments_of(node)
     if name == "permute":
-        return [axis % 2 for axis in node.args[1]] == [1, 0]  # type: ignore[union-attr]
+        return [axis % 2 for axis in given["dims"]] == [1, 0]
     if name == "transpose":
-        return node.args[1] % 2 != node.args[2] % 2  # type: ignore[operator]
+        return bool(given["dim0"] % 2 != given["dim1"] % 2)
     return name in ("t", "numpy_T", "mT", "matrix_H", "adjoint")
 
 

@@ -1,4 +1,4 @@
-"""One call of ``torch.export``: a module and example inputs in, a graph of operations without side effects out.
+"""One call of ``torch.export``: module and example inputs in, a graph of operations without side effects out.
 
 The exported graph calls in-place operators as the network does. Where what they overwrite is read by nothing
 else, they are exchanged for those that make a new tensor; where it is, PyTorch's own functionalization
@@ -24,6 +24,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_map
 
 from qaf_core.errors import ModelError
 from qaf_core.network.graph.constants import is_filled
+from qaf_core.network.graph.nodes import made_by, schema_of
 
 EXPORT_LOGGERS = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._dynamo", "torch._export")
 _ATEN = torch.ops.aten
@@ -160,7 +161,9 @@ def _drop_without_effect(graph: Graph) -> None:
         name = str(node.target)
         if name.startswith(_ASSERTIONS):
             graph.erase_node(node)
-        elif name.startswith(("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout")) and not _trains(node):
+        elif name.startswith(("aten.dropout", "aten.feature_dropout", "aten.alpha_dropout")) and not _trains(
+            node
+        ):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
 
@@ -213,7 +216,9 @@ class _Memory:
     def used_before(self, node: Node, written: Node) -> bool:
         """Whether something that depends on the input has read the memory already."""
         readers = {user for member in self._members[self._base[written]] for user in member.users}
-        return any(self.position[user] < self.position[node] and user not in self.constant for user in readers)
+        return any(
+            self.position[user] < self.position[node] and user not in self.constant for user in readers
+        )
 
     def shown_with(self, written: Node) -> list[Node]:
         """All nodes that show the same memory so far."""
@@ -253,12 +258,12 @@ def _make_functional(graph: Graph, constants: Collection[Node]) -> bool:
 
 
 def _size(node: Node) -> Any:
-    value = node.meta.get("val")
-    return value.numel() if isinstance(value, Tensor) else None
+    value = made_by(node)
+    return None if value is None else value.numel()
 
 
 def _writes(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_of(node)
     return schema is not None and bool(schema.is_mutable)
 
 
@@ -267,7 +272,7 @@ def _shown(node: Node) -> Node | None:
     if str(node.target) == "<built-in function getitem>":
         first = node.args[0]
         return first if isinstance(first, Node) else None
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_of(node)
     if schema is None or not any(row.alias_info is not None for row in schema.returns):
         return None
     for row, value in zip(schema.arguments, node.args, strict=False):
@@ -289,7 +294,7 @@ def _functional_of(node: Node) -> Any:
     if twin is None or overload not in twin.overloads():
         return None
     found = getattr(twin, overload)
-    asked = [row.name for row in target._schema.arguments]
+    asked = [row.name for row in schema_of(node).arguments]
     return found if [row.name for row in found._schema.arguments] == asked else None
 
 

@@ -17,6 +17,7 @@ from qaf_core.errors import ModelError
 from qaf_core.network.choices import is_choice, keep_everything
 from qaf_core.network.graph.capture import EXAMPLE_IMAGES, capture, inference, weightless_copy
 from qaf_core.network.graph.network import GraphNetwork, first_tensors, layers_in, networks_in, norms_in
+from qaf_core.network.graph.nodes import operator_of, site_of
 from qaf_core.network.graph.program import Execution, tensor_at
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.network.layers import BatchNorm, FactorizedLayer, Layer
@@ -32,11 +33,12 @@ NOT_FOLDED = "it cannot be folded into a layer directly before it"
 
 # Operator -> kind of the row of its parameters.
 _KINDS = {
-    "layer_norm": "layernorm", "rms_norm": "rmsnorm", "group_norm": "groupnorm", "native_group_norm": "groupnorm",
-    "instance_norm": "instancenorm", "embedding": "embedding", "embedding_bag": "embedding", "prelu": "prelu",
-    "_prelu_kernel": "prelu", "lstm": "recurrent", "gru": "recurrent", "rnn_tanh": "recurrent",
-    "rnn_relu": "recurrent", "lstm_cell": "recurrent", "gru_cell": "recurrent", "rnn_tanh_cell": "recurrent",
-    "rnn_relu_cell": "recurrent", "bilinear": "bilinear",
+    "layer_norm": "layernorm", "rms_norm": "rmsnorm", "group_norm": "groupnorm",
+    "native_group_norm": "groupnorm", "instance_norm": "instancenorm", "embedding": "embedding",
+    "embedding_bag": "embedding", "prelu": "prelu", "_prelu_kernel": "prelu", "lstm": "recurrent",
+    "gru": "recurrent", "rnn_tanh": "recurrent", "rnn_relu": "recurrent", "lstm_cell": "recurrent",
+    "gru_cell": "recurrent", "rnn_tanh_cell": "recurrent", "rnn_relu_cell": "recurrent",
+    "bilinear": "bilinear",
 }  # fmt: skip
 _NORMS = ("layernorm", "groupnorm", "instancenorm", "rmsnorm")
 _PRODUCTS = ("bmm", "matmul", "mm", "baddbmm", "scaled_dot_product_attention", "einsum")
@@ -123,8 +125,9 @@ class _Watcher:
             row = self.rows.setdefault(name, _Seen("batchnorm"))
             row.macs += 2 * result.numel()
         else:
-            row = self.rows.setdefault(name, _Seen(module.operations[0].kind))  # type: ignore[union-attr, index]
-            self._layer_call(row, module, int(node.kwargs.get("site", 0)), values, result)  # type: ignore[call-overload]
+            assert isinstance(module, Layer)
+            row = self.rows.setdefault(name, _Seen(module.operation.kind))
+            self._layer_call(row, module, site_of(node), values, result)
             self.origins.passed_on |= origin.layers
             self.origins.of[result] = _Origin(frozenset({name}), origin.chosen)
         row.calls += 1
@@ -133,8 +136,7 @@ class _Watcher:
         row.output_elements += result.numel()
         row.output_dims = result.ndim
 
-    def _layer_call(self, row: _Seen, module: nn.Module, site: int, values: Tensor, result: Tensor) -> None:
-        assert isinstance(module, Layer)
+    def _layer_call(self, row: _Seen, module: Layer, site: int, values: Tensor, result: Tensor) -> None:
         operation = module.operations[site]
         row.macs += operation.macs(module.rows.shape, values.shape, result.shape)
         dims = operation.dims
@@ -144,7 +146,7 @@ class _Watcher:
     def _function(
         self, path: str, network: GraphNetwork, execution: Execution, node: Node, result: Any
     ) -> None:
-        operator = str(node.target).removeprefix("aten.").split(".")[0]
+        operator = operator_of(node)
         if operator in _PRODUCTS:
             row = self.rows.setdefault(_module_path(path, node), _Seen("attention"))
             row.calls += 1
@@ -183,7 +185,11 @@ def _module_path(path: str, node: Node) -> str:
 
 
 def _product_macs(operator: str, execution: Execution, node: Node, result: Any) -> int:
-    tensors = [execution.values[read] for read in node.all_input_nodes if isinstance(execution.values.get(read), Tensor)]
+    tensors = [
+        execution.values[read]
+        for read in node.all_input_nodes
+        if isinstance(execution.values.get(read), Tensor)
+    ]
     if len(tensors) < 2:
         return 0
     if operator == "scaled_dot_product_attention":
@@ -201,7 +207,9 @@ def _heavy_macs(
     weights = [tensor for tensor in tensors if tensor.ndim > 1]
     if kind == "bilinear":
         return int(output.numel() * prod(weights[0].shape[1:])) if weights else 0
-    values = next(first_tensors([execution.values.get(read) for read in node.all_input_nodes if read.op != "get_attr"]))
+    values = next(
+        first_tensors([execution.values.get(read) for read in node.all_input_nodes if read.op != "get_attr"])
+    )
     return int(prod(values.shape[:-1]) * sum(weight.numel() for weight in weights))
 
 
@@ -277,7 +285,7 @@ def _rows(model: nn.Module, seen: dict[str, _Seen], folds: dict[str, str]) -> It
             yield _other_row(name, row, counted)
     for name in (*layers, *norms):
         if name not in seen:
-            tensors = dict(model.get_submodule(name).named_parameters(recurse=False))
+            tensors: dict[str, Tensor] = dict(model.get_submodule(name).named_parameters(recurse=False))
             yield _other_row(name, _Seen("parameter", parameters=tensors), counted)
     yield from _absent_rows(model)
 
@@ -296,7 +304,7 @@ def _per_image(count: int) -> int:
 def _layer_row(name: str, layer: Layer, seen: _Seen, folded: bool, counted: set[int]) -> LayerInfo:
     operation, shape = layer.operation, tuple(layer.rows.shape)
     structures, reason = _structures(layer)
-    geometry = {}
+    geometry: dict[str, Any] = {}
     if operation.dims:
         geometry = {
             "kernel": shape[2:], "stride": operation.stride, "padding": operation.padding,
@@ -337,7 +345,9 @@ def _norm_row(name: str, norm: BatchNorm, seen: _Seen, into: str | None, counted
 
 def _other_row(name: str, seen: _Seen, counted: set[int]) -> LayerInfo:
     tensors = seen.parameters
-    weight = next((t for key, t in tensors.items() if key.endswith("weight")), next(iter(tensors.values()), None))
+    weight = next(
+        (t for key, t in tensors.items() if key.endswith("weight")), next(iter(tensors.values()), None)
+    )
     reason = PRODUCTS if seen.kind == "attention" else PARAMETER
     if seen.kind not in ("attention", "parameter"):
         reason = f"{seen.kind} layers stay as they are: only products with a constant weight are compressed"
@@ -375,7 +385,7 @@ def norm_parameters(model: nn.Module) -> list[nn.Parameter]:
         found.update((id(tensor), tensor) for tensor in norm.parameters())
     for network in networks_in(model).values():
         for node in network.main.steps:
-            operator = str(node.target).removeprefix("aten.").split(".")[0]
+            operator = operator_of(node)
             if node.op != "call_function" or _KINDS.get(operator) not in _NORMS:
                 continue
             for read in node.all_input_nodes:

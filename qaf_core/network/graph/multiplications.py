@@ -1,7 +1,7 @@
 """Operations that multiply by a constant weight, however they are written.
 
-Each is brought to one of two forms, a convolution or a linear map over the last axis, with what has to be done
-to its input and output around it.
+Each is brought to one of two forms, a convolution or a linear map over the last axis, with what has to be
+done to its input and output around it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from qaf_core.network.graph.constants import Constant
+from qaf_core.network.graph.nodes import arguments_of, made_by, operator_of
 from qaf_core.network.graph.operation import LINEAR, Operation, convolution, is_plain, same_padding
 
 _ATEN = torch.ops.aten
@@ -58,10 +59,7 @@ def find_multiplication(node: Node, known: Known) -> Multiplication | None:
     """The multiplication a node is, or None."""
     if node.op != "call_function" or node in known:
         return None
-    name = str(node.target).removeprefix("aten.").split(".")[0]
-    if not str(node.target).startswith("aten."):
-        return None
-    arguments = _arguments(node)
+    name, arguments = operator_of(node), arguments_of(node)
     if name in _CONVOLUTIONS:
         found = _convolution(node, name, arguments, known)
     elif name == "convolution":
@@ -76,15 +74,6 @@ def find_multiplication(node: Node, known: Known) -> Multiplication | None:
         found = _tensordot(arguments, known)
     else:
         return None
-    return found
-
-
-def _arguments(node: Node) -> dict[str, Any]:
-    """Arguments by the names of the operator's schema, defaults filled in."""
-    schema = node.target._schema  # type: ignore[union-attr]
-    found = {row.name: row.default_value for row in schema.arguments if row.has_default_value()}
-    found.update({row.name: value for row, value in zip(schema.arguments, node.args, strict=False)})
-    found.update(node.kwargs)
     return found
 
 
@@ -114,9 +103,7 @@ def _convolution(node: Node, name: str, given: dict[str, Any], known: Known) -> 
     if transposed:
         geometry["output_padding"] = given["output_padding"]
     operation = convolution(dims, padding=padding, transposed=transposed, **geometry)
-    return Multiplication(
-        values=given["input"], weight=weight, bias=bias, operation=operation, before=before
-    )
+    return Multiplication(values=given["input"], weight=weight, bias=bias, operation=operation, before=before)
 
 
 def _named_padding(
@@ -180,8 +167,8 @@ def _product(name: str, given: dict[str, Any], known: Known) -> Multiplication |
 
 
 def _dims(node: Node) -> int:
-    value = node.meta.get("val")
-    return value.ndim if isinstance(value, Tensor) else 0
+    value = made_by(node)
+    return 0 if value is None else value.ndim
 
 
 def _turned(graph: Graph, values: Node) -> Node:
@@ -269,6 +256,4 @@ def _contraction(
         axes = [(*stay, *made).index(letter) for letter in result]
         return graph.call_function(_ATEN.permute.default, (node, axes))
 
-    return Multiplication(
-        values=values, weight=flat, bias=None, operation=LINEAR, before=before, after=after
-    )
+    return Multiplication(values=values, weight=flat, bias=None, operation=LINEAR, before=before, after=after)

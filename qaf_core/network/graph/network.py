@@ -109,7 +109,7 @@ def observed(model: nn.Module, observer: Observer) -> Iterator[None]:
 
 def signature(leaves: Sequence[Any], spec: TreeSpec, *, any_batch: bool) -> Signature:
     """What distinguishes calls that need programs of their own."""
-    rows = []
+    rows: list[Any] = []
     for leaf in leaves:
         if isinstance(leaf, Tensor):
             shape = tuple(leaf.shape)

@@ -86,9 +86,7 @@ class Operation:
             return rows
         outputs, inputs = rows.shape[:2]
         grouped = rows.reshape(self.groups, outputs // self.groups, inputs, *rows.shape[2:])
-        return grouped.transpose(1, 2).reshape(
-            self.groups * inputs, outputs // self.groups, *rows.shape[2:]
-        )
+        return grouped.transpose(1, 2).reshape(self.groups * inputs, outputs // self.groups, *rows.shape[2:])
 
     def rows_shape(self, stored: Sequence[int]) -> Sizes:
         """Shape by rows of a stored shape."""
@@ -147,7 +145,9 @@ class Operation:
         if self.dims == 0:
             return values.reshape(-1, values.shape[-1])
         values = values if values.ndim == self.dims + 2 else values[None]
-        if not any(self.padding) and all(size == step == 1 for size, step in zip(kernel, self.stride, strict=True)):
+        if not any(self.padding) and all(
+            size == step == 1 for size, step in zip(kernel, self.stride, strict=True)
+        ):
             return values.movedim(1, -1).reshape(-1, values.shape[1])
         padding = [amount for amount in reversed(self.padding) for _ in range(2)]
         if self.dims == 2:
@@ -180,7 +180,9 @@ def convolution(dims: int, **geometry: Any) -> Operation:
             dimension), ``groups`` and ``transposed``.
     """
     defaults = {"stride": 1, "padding": 0, "dilation": 1, "output_padding": 0}
-    sizes = {name: sizes_of(geometry.pop(name, value), dims) for name, value in defaults.items()}
+    sizes: dict[str, Any] = {
+        name: sizes_of(geometry.pop(name, value), dims) for name, value in defaults.items()
+    }
     return Operation(dims=dims, **sizes, **geometry)
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.fx import Node
 
 from qaf_core.network.graph.network import GraphNetwork, networks_in
+from qaf_core.network.graph.nodes import operator_of
 from qaf_core.network.layers import ACTIVATION_LEVELS, FactorizedLayer, Folded
 
 Qparams = tuple[float, int]
@@ -72,7 +73,7 @@ def _follow(node: Node, network: GraphNetwork, readers: _Readers) -> None:
 
 
 def _follow_operation(user: Node, node: Node, network: GraphNetwork, readers: _Readers) -> None:
-    name = str(user.target).removeprefix("aten.").split(".")[0]
+    name = operator_of(user)
     first = str(user.target) == "<built-in function getitem>" and user.args[1] == 0
     if not user.args or user.args[0] is not node:
         readers.others = True
