@@ -23,6 +23,7 @@ from qaf_core.pipeline.ahead import SolveJob
 from qaf_core.pipeline.batchnorm import choose_batchnorm
 from qaf_core.pipeline.cache import SolveCache, SolveTask
 from qaf_core.pipeline.calibrate import HELD_BACK_SHARE, LEAST_IMAGES, ROW_SAMPLES, calibrate_layer
+from qaf_core.pipeline.equivalence import explain, layers_to_blame, unexpected_disagreement
 from qaf_core.pipeline.histograms import factor_histograms
 from qaf_core.pipeline.moments import collect_moments
 from qaf_core.pipeline.outcomes import Compression, CompressOptions, LayerOutcome
@@ -83,6 +84,8 @@ def compress_network(
     shape = (3, 224, 224) if calibration is None else tuple(calibration.shape[1:])
     original = copy.deepcopy(capture(model, shape)).eval()
     _check_weights(original, rows)
+    blamed = layers_to_blame(original, inventory, rows, calibration, shape) if rows else {}
+    rows = [row for row in rows if row.name not in blamed]
     compressed = copy.deepcopy(original)
     batches = [] if calibration is None else list(torch.split(calibration, batch_size(calibration)))
     began = time.monotonic()
@@ -122,10 +125,15 @@ def compress_network(
         )
         for row in done
     )
+    notes = explain(blamed)
+    if batches and status == "completed" and output_errors:
+        told = unexpected_disagreement(original, compressed, batches[0], output_errors)
+        notes += [] if told is None else [told]
     return Compression(
         model=compressed.eval(),
         layers=outcomes,
         status=status,
+        notes=tuple(notes),
         seconds={"factorize": factorized - began, "calibrate": calibrated - factorized},
     )
 

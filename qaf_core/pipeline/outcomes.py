@@ -97,9 +97,11 @@ class Compression:
         status: ``completed`` or ``cancelled``; when cancelled, layers not reached keep their original
             weights.
         seconds: By stage: ``factorize`` and ``calibrate``.
+        notes: What is to be said of it, one sentence each.
     """
 
     model: nn.Module
     layers: tuple[LayerOutcome, ...]
     status: str
     seconds: dict[str, float]
+    notes: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from qaf_core.network.cost import original_cost, plan_cost
 from qaf_core.pipeline.ahead import spare_cores
 from qaf_core.pipeline.cache import SolveCache
 from qaf_core.pipeline.compress import LayerOutcome, compress_network
+from qaf_core.pipeline.equivalence import file_differs
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.artifact import load_packed, save_packed
 from qaf_core.runs.checks import checked, needs_check, refuse_serious
@@ -98,6 +99,8 @@ def _execute(store: Store, record: RunRecord, recorder: Recorder, stop: StopSign
     packed = load_packed(path, copy.deepcopy(subject.model))
     began = recorder.elapsed_seconds
     comparison = compare_networks(store, record, subject, packed, recorder)
+    notes = [*made.notes, *filter(None, [file_differs(made.model, packed, subject.calibration[:2])])]
+    comparison["data"]["warnings"] = [*comparison["data"]["warnings"], *notes]
     done = plan_done(subject.plan, [str(row["name"]) for row in made.layers])
     return {
         **result_header(record, CANCELLED if made.status == CANCELLED else COMPLETED),
@@ -183,6 +186,7 @@ def _compress(
         layers=tuple(_layer_row(outcome) for outcome in compression.layers),
         status=compression.status,
         seconds=compression.seconds,
+        notes=compression.notes,
     )
 
 

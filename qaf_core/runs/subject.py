@@ -62,6 +62,7 @@ class Made:
         status: ``completed`` or ``cancelled``.
         seconds: By stage.
         told: What else belongs in the run's result.
+        notes: Sentences for people, shown with the run.
     """
 
     model: nn.Module
@@ -69,6 +70,7 @@ class Made:
     status: str
     seconds: dict[str, float]
     told: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def load_subject(request: RunRequest, workspace: Path, recorder: Recorder, stop: StopSignal) -> Subject:

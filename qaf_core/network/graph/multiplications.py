@@ -147,9 +147,8 @@ def _linear(given: dict[str, Any], known: Known) -> Multiplication | None:
 
 def _product(name: str, given: dict[str, Any], known: Known) -> Multiplication | None:
     """``x @ W`` and ``W @ x`` with a matrix W; with a bias in ``addmm``."""
-    left, right = (given["mat1"], given["mat2"]) if name == "addmm" else (
-        given["self"], given.get("other", given.get("mat2")),
-    )  # fmt: skip
+    left: Node = given["mat1" if name == "addmm" else "self"]
+    right: Node = given["other" if name == "matmul" else "mat2"]
     bias: Constant | None = None
     if name == "addmm":
         bias, usual = _bias(given["self"], known)

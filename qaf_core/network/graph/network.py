@@ -6,7 +6,7 @@ import contextlib
 import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,18 @@ from qaf_core.network.graph.program import Execution, Observer, Program
 from qaf_core.network.layers import BatchNorm, FactorizedLayer, Layer
 
 Signature = tuple[Any, ...]
-Capturer = Callable[["GraphNetwork", Sequence[Any], Mapping[str, Any]], Program]
+
+
+class Capturer(Protocol):
+    """Makes programs for inputs of further sizes."""
+
+    def __call__(self, network: GraphNetwork, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Program:
+        """A program for these arguments, over the network's layers."""
+        ...
+
+    def fix_batch(self) -> None:
+        """Make programs for one number of images each."""
+        ...
 
 
 class GraphNetwork(nn.Module):
@@ -67,6 +78,11 @@ class GraphNetwork(nn.Module):
         program = self._capture_again(self, args, kwargs or {})
         self.programs[signature(leaves, spec, any_batch=program.any_batch)] = program
         return program
+
+    def fix_batch(self) -> None:
+        """Have programs for one number of images each from now on."""
+        self._capture_again.fix_batch()
+        self.programs = {key: program for key, program in self.programs.items() if not program.any_batch}
 
     def start(self, *args: Any, **kwargs: Any) -> Execution:
         """Begin a run that can be stopped at any node."""
