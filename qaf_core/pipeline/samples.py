@@ -20,8 +20,8 @@ class LayerSamples:
     Attributes:
         inputs: What reaches it in the compressed network, one tensor per batch and call.
         targets: What it should put out, likewise.
-        calls: Tensors that belong to one batch.
-        sites: Which of the layer's operations each of these calls is.
+        calls: Tensors that belong to one batch; 1 behind a choice, where some may be missing.
+        sites: Which of the layer's operations each of these calls is; behind a choice that of each tensor.
     """
 
     inputs: list[Tensor]
@@ -82,16 +82,12 @@ def _visit(
     name: str, before: Segment, after: Segment, original: nn.Module, count: int, visit: Visit, chosen: bool
 ) -> None:
     calls, sites = after.calls(name), after.sites(name)
-    after.reach(name, 0, count)
-    states = after.copies(count)
-    layer = layer_of(original, name)
-    inputs = [after.reach(name, call, count) for call in range(calls)]
+    inputs = _at_all_calls(after, name, count, outputs=False)
     if chosen:
+        layer = layer_of(original, name)
         targets = [[layer(values, site) for values in row] for row, site in zip(inputs, sites, strict=True)]
-    elif before is after:
-        targets = [after.reach(name, call, count, after=True) for call in range(calls)]
     else:
-        targets = [before.reach(name, call, count, after=True) for call in range(calls)]
+        targets = _at_all_calls(before, name, count, outputs=True)
     # One batch after the other, its calls next to each other.
     flat_inputs = [values for row in zip(*inputs, strict=True) for values in row]
     flat_targets = [values for row in zip(*targets, strict=True) for values in row]
@@ -104,12 +100,21 @@ def _visit(
                 remedy="give images that show what the network looks for, or plan the layer as keep",
             )
         flat_inputs, flat_targets = [flat_inputs[i] for i in kept], [flat_targets[i] for i in kept]
+        calls, sites = 1, tuple(sites[index % calls] for index in kept)
     del inputs, targets
-    after.restore(states)
-    alone = len(set(sites)) == 1
-    visit(
-        name,
-        LayerSamples(
-            inputs=flat_inputs, targets=flat_targets, calls=1 if chosen and alone else calls, sites=sites
-        ),
-    )
+    visit(name, LayerSamples(inputs=flat_inputs, targets=flat_targets, calls=calls, sites=sites))
+
+
+def _at_all_calls(segment: Segment, name: str, count: int, *, outputs: bool) -> list[list[Tensor]]:
+    """What a layer takes in, or puts out, at each of its calls; the segment stands at its first call after.
+
+    Behind it, if it is the only one and has been run.
+    """
+    calls = segment.calls(name)
+    if calls == 1:
+        return [segment.reach(name, 0, count, after=outputs)]
+    segment.reach(name, 0, count)
+    states = segment.copies(count)
+    found = [segment.reach(name, call, count, after=outputs) for call in range(calls)]
+    segment.restore(states)  # layers between its calls are still to be visited
+    return found
