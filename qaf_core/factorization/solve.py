@@ -206,18 +206,18 @@ def _as_target(weight: Tensor, structure: str, method: str) -> Tensor:
         raise SolverError(
             "weight is not a floating-point tensor", got=getattr(weight, "dtype", type(weight).__name__)
         )
-    if weight.ndim not in (2, 4) or weight.numel() == 0:
+    if not 2 <= weight.ndim <= 5 or weight.numel() == 0:
         raise SolverError(
             "weight has a shape the solver does not take",
             got=tuple(weight.shape),
-            expected="(C_out, C_in, k, k) or (out, in), not empty",
+            expected="(C_out, C_in, k…) of up to three dimensions or (out, in), not empty",
         )
     work = weight.detach()
     if work.dtype not in (torch.float32, torch.float64):
         work = work.to(torch.float32)
     if structure == "svd":
         return by_position(work.flatten(1).mT, work.shape[1]).mT.contiguous()
-    if structure in ("cp", "tucker2") and work.ndim != 4:
+    if structure in ("cp", "tucker2") and work.ndim < 3:
         raise SolverError(
             f"structure {structure} takes convolution weights",
             got=tuple(weight.shape),

@@ -375,7 +375,7 @@ def test_the_largest_useful_rank_is_taken() -> None:
         (torch.zeros(3, 3, dtype=torch.int64), "svd", "not a floating-point tensor; got torch.int64"),
         ([[1.0]], "svd", "not a floating-point tensor; got list"),
         (torch.zeros(3), "svd", "shape the solver does not take"),
-        (torch.zeros(3, 3, 3), "cp", "shape the solver does not take"),
+        (torch.zeros(3, 3, 3, 3, 3, 3), "cp", "shape the solver does not take"),
         (torch.zeros(0, 3, 3, 3), "cp", "not empty"),
         (torch.zeros(4, 3), "cp", "structure cp takes convolution weights"),
         (torch.zeros(4, 3), "tucker2", "structure tucker2 takes convolution weights"),
@@ -385,6 +385,18 @@ def test_the_largest_useful_rank_is_taken() -> None:
 def test_tensors_that_cannot_be_factorized_are_refused(weight: Any, structure: str, message: str) -> None:
     with pytest.raises(SolverError, match=message):
         solve(weight, structure, 2)
+
+
+@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "dense"])
+@pytest.mark.parametrize("kernel", [(6,), (3, 1, 2)])
+def test_kernels_of_one_and_three_dimensions_are_solved_as_flat_ones(
+    structure: str, kernel: tuple[int, ...]
+) -> None:
+    weight, rank = draw(8, 6, *kernel), {"tucker2": (5, 4), "dense": None}.get(structure, 5)
+    found = solve(weight, structure, rank)
+    flat = solve(weight.reshape(8, 6, 6, 1), structure, rank)
+    assert found.factors.reconstruct().shape == weight.shape
+    assert torch.equal(found.factors.reconstruct().flatten(), flat.factors.reconstruct().flatten())
 
 
 def test_the_published_method_takes_no_kernel_in_two_factors() -> None:

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from qaf_core import QuantSpec, SolverOptions, solve_layer
-from qaf_core.network.layers import ActivationQuantizer, ConvLink, FactorizedLayer, Link, build_chain
+from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.network import layer_of
+from qaf_core.network.graph.operation import convolution
+from qaf_core.network.layers import ActivationQuantizer, FactorizedLayer, Layer, Link, build_chain
 from qaf_core.pipeline import calibrate
 from qaf_core.pipeline.calibrate import (
     OutputMoments,
@@ -21,9 +24,7 @@ from qaf_core.pipeline.calibrate import (
     equalise_channels,
     fit_last_link,
     fit_range,
-    link_samples,
     output_error,
-    output_rows,
 )
 
 QUICK = SolverOptions(start_iterations=20, iterations=2, rounding_rounds=3)
@@ -33,11 +34,14 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def chain_of(
-    layer: nn.Conv2d | nn.Linear, structure: str, rank: Any = None, bits: int = 4
-) -> FactorizedLayer:
+def captured(layer: nn.Module, *shape: int) -> Layer:
+    """A PyTorch layer as the layer of a captured network, for inputs of a shape."""
+    return layer_of(capture(nn.Sequential(layer), shape), "0")
+
+
+def chain_of(layer: Layer, structure: str, rank: Any = None, bits: int = 4) -> FactorizedLayer:
     spec = QuantSpec(bits=bits, granularity="rank_row")
-    return build_chain(layer, solve_layer(layer.weight, structure, rank, spec, QUICK).factors)
+    return build_chain(layer, solve_layer(layer.rows, structure, rank, spec, QUICK).factors)
 
 
 def moments_of(z: Tensor, y: Tensor, parts: int = 3) -> OutputMoments:
@@ -133,7 +137,7 @@ def test_a_sample_of_large_activations_sees_every_column() -> None:
 
 @pytest.mark.parametrize("spread", [1.0, 1e3, 1e8])
 def test_equal_channels_keep_the_function(spread: float) -> None:
-    layer = nn.Conv2d(5, 6, 3, padding=1)
+    layer = captured(nn.Conv2d(5, 6, 3, padding=1), 5, 8, 8)
     chain = chain_of(layer, "cp", 12).double()
     first, middle, _ = chain.chain
     first.scales.mul_(
@@ -152,7 +156,7 @@ def test_equal_channels_keep_the_function(spread: float) -> None:
 
 
 def test_dead_channels_keep_their_scale() -> None:
-    chain = chain_of(nn.Conv2d(5, 6, 3), "cp", 8)
+    chain = chain_of(captured(nn.Conv2d(5, 6, 3), 5, 8, 8), "cp", 8)
     first, middle, _ = chain.chain
     first.codes[3] = 0
     scale = float(first.scales[3])
@@ -179,21 +183,39 @@ GEOMETRIES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 def test_samples_times_the_weight_are_the_outputs(geometry: dict[str, Any]) -> None:
-    layer, values = nn.Conv2d(4, 5, **geometry), draw(3, 4, 9, 9)
-    (link,) = chain_of(layer, "dense").chain
-    with torch.no_grad():
-        expected = output_rows(link(values), True)
-        found = link_samples(link, values) @ link.weight.reshape(5, -1).mT + link.bias
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    (link,) = chain_of(captured(nn.Conv2d(4, 5, **geometry), 4, 9, 9), "dense").chain
+    assert_samples_give_outputs(link, draw(3, 4, 9, 9))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv1d(4, 5, 3, stride=2, padding=2, dilation=2), (4, 17)),
+        (nn.Conv1d(4, 5, 1), (4, 9)),
+        (nn.Conv3d(4, 5, (1, 3, 2), stride=(1, 2, 1), padding=(0, 1, 1)), (4, 4, 5, 6)),
+        (nn.Conv3d(4, 5, 1), (4, 2, 3, 2)),
+    ],
+    ids=str,
+)
+def test_samples_of_one_and_three_dimensions(layer: nn.Module, shape: tuple[int, ...]) -> None:
+    (link,) = chain_of(captured(layer, *shape), "dense").chain
+    assert_samples_give_outputs(link, draw(3, *shape))
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (2, 6, 4)])
 def test_samples_of_linear_layers(shape: tuple[int, ...]) -> None:
-    layer, values = nn.Linear(4, 3), draw(*shape)
-    (link,) = chain_of(layer, "dense").chain
+    (link,) = chain_of(captured(nn.Linear(4, 3), *shape[1:]), "dense").chain
+    assert_samples_give_outputs(link, draw(*shape))
+
+
+def assert_samples_give_outputs(link: Link, values: Tensor) -> None:
+    """What the link multiplies with its rows, as a product of matrices, is what it puts out."""
+    operation = link.operation
     with torch.no_grad():
-        found = link_samples(link, values) @ link.weight.mT + link.bias
-        torch.testing.assert_close(found, output_rows(link(values), False))
+        expected = operation.output_rows(link(values))
+        samples = operation.patch_rows(values, link.kernel)
+        found = samples @ link.weight.reshape(len(link.weight), -1).mT + link.bias
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 # The fit of the last link
@@ -282,9 +304,9 @@ def test_dead_and_constant_inputs_are_survived() -> None:
 # A whole layer
 
 
-def layer_and_batches(count: int = 9, noise: float = 0.0) -> tuple[nn.Conv2d, list[Tensor], list[Tensor]]:
+def layer_and_batches(count: int = 9, noise: float = 0.0) -> tuple[Layer, list[Tensor], list[Tensor]]:
     torch.manual_seed(0)
-    layer = nn.Conv2d(5, 6, 3, padding=1)
+    layer = captured(nn.Conv2d(5, 6, 3, padding=1), 5, 8, 8)
     inputs = [torch.relu(draw(8, 5, 8, 8, seed=seed)) for seed in range(count)]
     with torch.no_grad():
         targets = [layer(batch) for batch in inputs]
@@ -362,7 +384,7 @@ def test_a_sample_of_the_positions_gives_about_the_same_fit(monkeypatch: pytest.
 
 def test_grouped_layers_get_ranges_and_an_error_but_no_fit() -> None:
     torch.manual_seed(0)
-    layer = nn.Conv2d(6, 6, 3, padding=1, groups=6)
+    layer = captured(nn.Conv2d(6, 6, 3, padding=1, groups=6), 6, 8, 8)
     inputs = [draw(4, 6, 8, 8, seed=seed) for seed in range(9)]
     with torch.no_grad():
         targets = [layer(batch) for batch in inputs]
@@ -372,13 +394,12 @@ def test_grouped_layers_get_ranges_and_an_error_but_no_fit() -> None:
     assert torch.equal(chain.last.codes, codes)
     assert bool(chain.last.input_quantizer.enabled)
     assert told == pytest.approx(output_error_of(chain, [inputs[7]], [targets[7]]), rel=1e-3)
-    assert isinstance(chain.last, ConvLink)
     assert told == pytest.approx(output_error(chain.last, inputs, targets), rel=1e-6)
 
 
 def test_linear_layers_are_fitted_too() -> None:
     torch.manual_seed(0)
-    layer = nn.Linear(12, 8)
+    layer = captured(nn.Linear(12, 8), 5, 12)
     inputs = [torch.relu(draw(16, 5, 12, seed=seed)) for seed in range(9)]
     with torch.no_grad():
         targets = [layer(batch) for batch in inputs]
@@ -386,6 +407,44 @@ def test_linear_layers_are_fitted_too() -> None:
     plain = copy.deepcopy(chain)
     before = calibrate_layer(plain, inputs, targets, activation_bits=8, fit=False)
     assert calibrate_layer(chain, inputs, targets, activation_bits=8, fit=True) < 0.95 * before
+
+
+def test_transposed_layers_get_ranges_and_an_error_but_no_fit_of_the_kernel() -> None:
+    torch.manual_seed(0)
+    layer = captured(nn.ConvTranspose2d(5, 6, 3, stride=2, padding=1), 5, 6, 6)
+    inputs = [torch.relu(draw(4, 5, 6, 6, seed=seed)) for seed in range(9)]
+    with torch.no_grad():
+        targets = [layer(batch) for batch in inputs]
+    dense, factorized = chain_of(layer, "dense", bits=4), chain_of(layer, "tucker2", (4, 4), bits=3)
+    codes, plain = dense.last.codes.clone(), copy.deepcopy(factorized)
+    told = calibrate_layer(dense, inputs, targets, activation_bits=8, fit=True)
+    assert torch.equal(dense.last.codes, codes)
+    assert told == pytest.approx(output_error_of(dense, [inputs[7]], [targets[7]]), rel=1e-3)
+    before = calibrate_layer(plain, inputs, targets, activation_bits=8, fit=False)
+    assert calibrate_layer(factorized, inputs, targets, activation_bits=8, fit=True) < 0.95 * before
+
+
+def test_a_layer_at_two_strides_is_fitted_to_the_outputs_of_both() -> None:
+    torch.manual_seed(0)
+    weight, bias = draw(6, 5, 3, 3), draw(6, seed=1)
+    layer = Layer(weight, bias, [convolution(2, padding=1), convolution(2, padding=1, stride=2)])
+    inputs = [torch.relu(draw(8, 5, 8, 8, seed=seed)) for seed in range(18)]
+    sites = (0, 1)
+    with torch.no_grad():
+        targets = [layer(batch, sites[index % 2]) for index, batch in enumerate(inputs)]
+    assert targets[1].shape[-1] == 4
+    chain = chain_of(layer, "cp", 14, bits=3)
+    plain = copy.deepcopy(chain)
+    before, after = (
+        calibrate_layer(each, inputs, targets, activation_bits=8, fit=fit, calls=2, sites=sites)
+        for each, fit in ((plain, False), (chain, True))
+    )
+    assert after < 0.95 * before
+    with torch.no_grad():
+        found = torch.cat([chain(inputs[14 + site], site).movedim(1, -1).reshape(-1, 6) for site in sites])
+        wanted = torch.cat([targets[14 + site].movedim(1, -1).reshape(-1, 6) for site in sites])
+    error = (found - wanted).square().sum() / (wanted - wanted.mean(dim=0)).square().sum()
+    assert float(error) <= 1.02 * after
 
 
 def test_outputs_that_hardly_vary_have_an_error_that_can_be_read() -> None:

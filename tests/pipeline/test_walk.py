@@ -427,47 +427,50 @@ def test_what_calibration_changes_reaches_the_parts_behind(no_thread_left: None)
     assert_same(found, [row[0] for row in seen_plainly(model, last, images)])
 
 
+def walked_with_a_fault(model: nn.Module) -> None:
+    with Walk(model, batches()) as walk:
+        for _ in walk.segments():
+            raise ZeroDivisionError
+
+
+def walked(model: nn.Module, images: list[Tensor], paths: list[str]) -> None:
+    """Walk to the end, and note the parts on the way."""
+    with Walk(model, images) as walk:
+        paths.extend(segment.path for segment in walk.segments())
+
+
 @torch.inference_mode()
 def test_threads_end_when_the_walk_is_left_early(no_thread_left: None) -> None:
     model = captured(Unwrapping())
     with Walk(model, batches()) as walk:
         next(walk.segments())
-    with pytest.raises(ZeroDivisionError), Walk(model, batches()) as walk:
-        for _ in walk.segments():
-            1 / 0  # noqa: B018
+    with pytest.raises(ZeroDivisionError):
+        walked_with_a_fault(model)
 
 
 @torch.inference_mode()
 def test_a_fault_of_the_network_is_raised_and_ends_all_threads(no_thread_left: None) -> None:
     model, images = captured(Failing()), [batch.abs() for batch in batches()]
     images[1] = -images[1]
-    reached = []
-    with pytest.raises(RuntimeError, match="no negative images"), Walk(model, images) as walk:
-        for segment in walk.segments():
-            reached.append(segment.path)
+    reached: list[str] = []
+    with pytest.raises(RuntimeError, match="no negative images"):
+        walked(model, images, reached)
     assert reached == ["first"]
 
 
 @torch.inference_mode()
 def test_a_fault_before_the_first_part_ends_all_threads_too(no_thread_left: None) -> None:
     model, images = captured(Counting()), [*batches(2), torch.zeros(1, 5, 8, 8)]
-    with (
-        pytest.raises(ModelError, match="cannot be captured for inputs of this size"),
-        Walk(model, images) as walk,
-    ):
-        list(walk.segments())
+    with pytest.raises(ModelError, match="cannot be captured for inputs of this size"):
+        walked(model, images, [])
 
 
 @torch.inference_mode()
 def test_a_layer_that_runs_for_one_image_and_not_for_another_is_told(no_thread_left: None) -> None:
     model, images = captured(Counting()), [torch.full((1, *SHAPE), float(count)) for count in (2, 1)]
-    paths = []
-    with (
-        pytest.raises(ModelError, match="same way for every image; got last and layer; plan.* keep"),
-        Walk(model, images) as walk,
-    ):
-        for segment in walk.segments():
-            paths.append(segment.path)
+    paths: list[str] = []
+    with pytest.raises(ModelError, match="same way for every image; got last and layer; plan.* keep"):
+        walked(model, images, paths)
     assert paths == ["layer"]
 
 
@@ -480,5 +483,5 @@ def test_images_that_end_earlier_than_others_are_told_as_well(no_thread_left: No
             return found
 
     images = [torch.full((1, *SHAPE), value) for value in (1.0, -1.0)]
-    with pytest.raises(ModelError, match="got its end and last"), Walk(captured(Ending()), images) as walk:
-        list(walk.segments())
+    with pytest.raises(ModelError, match="got its end and last"):
+        walked(captured(Ending()), images, [])
