@@ -230,12 +230,13 @@ def _collect(
     held_back = _held_back(len(values), calls)
     for index, (value, target) in enumerate(zip(values, targets, strict=True)):
         operation = link.operations[places[index]]
-        rows = operation.patch_rows(link.input_quantizer(value), link.kernel)
         aims = operation.output_rows(target)
+        chosen = None
         if positions > ROW_SAMPLES:
-            wanted = int(len(rows) * ROW_SAMPLES / positions)
-            chosen = torch.randperm(len(rows), generator=generator)[:wanted].to(rows.device)
-            rows, aims = rows[chosen], aims[chosen]
+            wanted = int(len(aims) * ROW_SAMPLES / positions)
+            chosen = torch.randperm(len(aims), generator=generator)[:wanted].to(aims.device)
+            aims = aims[chosen]
+        rows = operation.patch_rows(link.input_quantizer(value), link.kernel, chosen)
         parts[int(index in held_back)].add(rows, aims)
     return (parts[0], parts[1] if parts[1].n else parts[0])
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import json
 import math
 from typing import Any
 
@@ -16,10 +18,14 @@ from torch.ao.quantization import MinMaxObserver
 from qaf_core.errors import ModelError
 from qaf_core.factorization.exact import exact_factors
 from qaf_core.factorization.factors import Factors
+from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.network import layer_of
+from qaf_core.network.graph.operation import LINEAR, Operation, convolution
 from qaf_core.network.layers import (
     ActivationQuantizer,
-    ConvLink,
+    BatchNorm,
     FactorizedLayer,
+    Layer,
     Link,
     build_chain,
     swap_layer,
@@ -72,14 +78,34 @@ def factors_of(
     )
 
 
-def assert_same_function(layer: nn.Conv2d | nn.Linear, factors: Factors, values: Tensor) -> None:
-    chain = build_chain(layer, factors).double()
-    exact = copy.deepcopy(layer).double()
+def random_layer(weight_shape: tuple[int, ...], *operations: Operation, bias: bool = True) -> Layer:
+    """A layer with a random weight, its shape given by rows."""
+    first = operations[0]
+    weight = first.as_stored(draw(*weight_shape, seed=11))
+    return Layer(weight, draw(weight_shape[0], seed=12) if bias else None, operations)
+
+
+def assert_same_function(layer: Layer, factors: Factors, values: Tensor) -> None:
+    """The chain computes, at each of the layer's places, what the layer does with the rebuilt weight."""
+    chain, exact = build_chain(layer, factors).double(), copy.deepcopy(layer).double()
     with torch.no_grad():
-        exact.weight.copy_(factors.reconstruct())
-        found, expected = chain(values), exact(values)
+        exact.weight.copy_(layer.operation.as_stored(factors.reconstruct().double()))
+        for site in range(len(layer.operations)):
+            assert_close(chain(values, site), exact(values, site))
+
+
+def assert_close(found: Tensor, expected: Tensor) -> None:
+    """Equal but for the rounding of double precision."""
     assert found.shape == expected.shape
     assert float((found - expected).abs().max()) <= 1e-10 * float(expected.abs().max())
+
+
+@functools.cache
+def captured_convolution(geometry: str) -> tuple[nn.Conv2d, nn.Module]:
+    """A convolution, and the captured network that holds nothing else."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(INPUTS, OUTPUTS, **json.loads(geometry)).double()
+    return layer, capture(nn.Sequential(layer), (INPUTS, 11, 12))
 
 
 GEOMETRIES: list[dict[str, Any]] = [
@@ -103,16 +129,53 @@ GEOMETRIES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "dense"])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 def test_a_convolution_keeps_its_geometry(structure: str, geometry: dict[str, Any]) -> None:
-    layer = nn.Conv2d(INPUTS, OUTPUTS, **geometry)
+    layer, captured = captured_convolution(json.dumps(geometry))
     factors = factors_of(structure, layer.weight.shape)
-    assert_same_function(layer, factors, draw(2, INPUTS, 11, 12, seed=5))
+    network, exact = copy.deepcopy(captured), copy.deepcopy(layer)
+    swap_layer(network, "0", build_chain(layer_of(network, "0"), factors).double())
+    values = draw(2, INPUTS, 11, 12, seed=5)
+    with torch.no_grad():
+        exact.weight.copy_(factors.reconstruct())
+        assert_close(network(values), exact(values))
+
+
+# Operation and shape of the weight by rows, and of one input.
+OPERATIONS: list[tuple[Operation, tuple[int, ...], tuple[int, ...]]] = [
+    (convolution(1, stride=2, padding=3, dilation=2), (OUTPUTS, INPUTS, 5), (INPUTS, 17)),
+    (convolution(1), (OUTPUTS, INPUTS, 1), (INPUTS, 9)),
+    (convolution(3, padding=(1, 0, 2)), (OUTPUTS, INPUTS, 3, 1, 2), (INPUTS, 4, 5, 6)),
+    (convolution(1, stride=3, transposed=True), (OUTPUTS, INPUTS, 4), (INPUTS, 7)),
+    (convolution(2, stride=2, padding=1, output_padding=1, transposed=True), (OUTPUTS, INPUTS, 3, 3), (INPUTS, 5, 6)),
+    (convolution(2, dilation=(1, 2), transposed=True), (OUTPUTS, INPUTS, 2, 3), (INPUTS, 5, 6)),
+    (convolution(3, stride=2, transposed=True), (OUTPUTS, INPUTS, 2, 2, 2), (INPUTS, 3, 3, 3)),
+]
+
+
+@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "dense"])
+@pytest.mark.parametrize(("operation", "weight", "one"), OPERATIONS, ids=str)
+def test_convolutions_of_every_kind_keep_theirs_too(
+    structure: str, operation: Operation, weight: tuple[int, ...], one: tuple[int, ...]
+) -> None:
+    layer = random_layer(weight, operation)
+    assert layer.rows.shape == weight
+    assert_same_function(layer, factors_of(structure, weight), draw(2, *one, seed=5))
+
+
+@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "dense"])
+def test_a_weight_used_with_two_geometries_is_one_chain(structure: str) -> None:
+    operations = [convolution(2, padding=1), convolution(2, padding=2, dilation=2, stride=2)]
+    layer = random_layer((OUTPUTS, INPUTS, 3, 3), *operations)
+    values = draw(2, INPUTS, 9, 9)
+    assert layer(values).shape != layer(values, 1).shape
+    assert_same_function(layer, factors_of(structure, (OUTPUTS, INPUTS, 3, 3)), values)
 
 
 @pytest.mark.parametrize("structure", ["cp", "tucker2", "svd"])
 @pytest.mark.parametrize("kind", SCALE_KINDS)
 def test_scales_of_every_shape_find_their_link(structure: str, kind: str) -> None:
-    layer = nn.Conv2d(INPUTS, OUTPUTS, 3, stride=2)
-    assert_same_function(layer, factors_of(structure, layer.weight.shape, kind), draw(2, INPUTS, 9, 9))
+    shape = (OUTPUTS, INPUTS, 3, 3)
+    layer = random_layer(shape, convolution(2, stride=2))
+    assert_same_function(layer, factors_of(structure, shape, kind), draw(2, INPUTS, 9, 9))
 
 
 @pytest.mark.parametrize(
@@ -120,8 +183,10 @@ def test_scales_of_every_shape_find_their_link(structure: str, kind: str) -> Non
 )
 @pytest.mark.parametrize("structure", ["svd", "dense"])
 def test_a_1x1_convolution_in_two_factors(structure: str, geometry: dict[str, Any]) -> None:
-    layer = nn.Conv2d(INPUTS, OUTPUTS, 1, **geometry)
-    assert_same_function(layer, factors_of(structure, layer.weight.shape), draw(2, INPUTS, 8, 9))
+    shape, bias = (OUTPUTS, INPUTS, 1, 1), geometry.get("bias", True)
+    operation = convolution(2, **{key: value for key, value in geometry.items() if key != "bias"})
+    layer = random_layer(shape, operation, bias=bias)
+    assert_same_function(layer, factors_of(structure, shape), draw(2, INPUTS, 8, 9))
 
 
 @pytest.mark.parametrize("shape", [(7, INPUTS), (2, 7, INPUTS), (INPUTS,)])
@@ -131,27 +196,29 @@ def test_a_1x1_convolution_in_two_factors(structure: str, geometry: dict[str, An
 def test_linear_layers_with_any_number_of_positions(
     structure: str, shape: tuple[int, ...], bias: bool, kind: str
 ) -> None:
-    layer = nn.Linear(INPUTS, OUTPUTS, bias=bias)
-    assert_same_function(layer, factors_of(structure, layer.weight.shape, kind), draw(*shape))
+    layer = random_layer((OUTPUTS, INPUTS), LINEAR, bias=bias)
+    assert_same_function(layer, factors_of(structure, (OUTPUTS, INPUTS), kind), draw(*shape))
 
 
 @pytest.mark.parametrize(("groups", "channels"), [(2, 4), (6, 6)])
-def test_grouped_convolutions_are_rounded_as_they_are(groups: int, channels: int) -> None:
-    layer = nn.Conv2d(channels, 6, 3, padding=1, groups=groups)
-    assert_same_function(layer, factors_of("dense", layer.weight.shape), draw(2, channels, 8, 8))
+@pytest.mark.parametrize("transposed", [False, True])
+def test_grouped_convolutions_are_rounded_as_they_are(groups: int, channels: int, transposed: bool) -> None:
+    shape = (6, channels // groups, 3, 3)
+    layer = random_layer(shape, convolution(2, padding=1, groups=groups, transposed=transposed))
+    assert layer.rows.shape == shape
+    assert_same_function(layer, factors_of("dense", shape), draw(2, channels, 8, 8))
 
 
-def test_grouped_convolutions_and_other_layers_are_not_factorized() -> None:
-    layer = nn.Conv2d(4, 6, 3, groups=2)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_grouped_convolutions_are_not_factorized(transposed: bool) -> None:
+    layer = random_layer((6, 2, 3, 3), convolution(2, groups=2, transposed=transposed))
     with pytest.raises(ModelError, match="grouped convolution.*groups=2"):
-        build_chain(layer, factors_of("cp", layer.weight.shape))
-    with pytest.raises(ModelError, match="only convolutions and linear.*ConvTranspose2d"):
-        build_chain(nn.ConvTranspose2d(4, 6, 3), factors_of("cp", (6, 4, 3, 3)))
+        build_chain(layer, factors_of("cp", (6, 2, 3, 3)))
 
 
 def test_floating_point_factors_run_too() -> None:
-    layer = nn.Conv2d(INPUTS, OUTPUTS, 3)
-    factors = factors_of("cp", layer.weight.shape, bits=32)
+    layer = random_layer((OUTPUTS, INPUTS, 3, 3), convolution(2))
+    factors = factors_of("cp", (OUTPUTS, INPUTS, 3, 3), bits=32)
     floats = tuple(codes + draw(*codes.shape) for codes in factors.codes)
     unrounded = Factors(
         structure="cp",
@@ -165,10 +232,10 @@ def test_floating_point_factors_run_too() -> None:
 
 @pytest.mark.parametrize("structure", ["cp", "svd", "tucker2", "dense"])
 def test_every_link_is_a_plain_per_channel_integer_layer(structure: str) -> None:
-    layer = nn.Conv2d(INPUTS, OUTPUTS, 3)
-    chain = build_chain(layer, factors_of(structure, layer.weight.shape, "outer"))
+    layer = random_layer((OUTPUTS, INPUTS, 3, 3), convolution(2))
+    chain = build_chain(layer, factors_of(structure, (OUTPUTS, INPUTS, 3, 3), "outer"))
     for link in chain.chain:
-        assert isinstance(link, ConvLink)
+        assert link.operation.kind == "conv2d"
         assert link.codes.dtype == torch.int8
         assert link.scales.shape == (len(link.codes), 1, 1, 1)
         assert float(link.scales.min()) > 0
@@ -179,8 +246,8 @@ def test_every_link_is_a_plain_per_channel_integer_layer(structure: str) -> None
 
 @pytest.mark.parametrize("structure", ["cp", "svd", "tucker2", "dense"])
 def test_a_chain_shares_no_memory_with_its_factors_or_the_layer(structure: str) -> None:
-    layer = nn.Conv2d(INPUTS, OUTPUTS, 3)
-    factors = factors_of(structure, layer.weight.shape, "one")
+    layer = random_layer((OUTPUTS, INPUTS, 3, 3), convolution(2))
+    factors = factors_of(structure, (OUTPUTS, INPUTS, 3, 3), "one")
     before, bias = factors.reconstruct(), layer.bias.detach().clone() if layer.bias is not None else None
     chain = build_chain(layer, factors)
     for link in chain.chain:
@@ -193,7 +260,7 @@ def test_a_chain_shares_no_memory_with_its_factors_or_the_layer(structure: str) 
 
 
 def test_a_chain_holds_no_trainable_weight() -> None:
-    chain = build_chain(nn.Linear(INPUTS, OUTPUTS), factors_of("svd", (OUTPUTS, INPUTS)))
+    chain = build_chain(random_layer((OUTPUTS, INPUTS), LINEAR), factors_of("svd", (OUTPUTS, INPUTS)))
     assert not any(parameter.requires_grad for parameter in chain.parameters())
 
 
@@ -244,9 +311,15 @@ def test_a_constant_activation_is_taken() -> None:
     torch.testing.assert_close(quantizer(torch.full((2,), 5.0)), torch.full((2,), 5.0))
 
 
+def plain_chain() -> FactorizedLayer:
+    """Integers as weights, inputs as they are."""
+    shape = (OUTPUTS, INPUTS, 3, 3)
+    return build_chain(random_layer(shape, convolution(2, padding=1)), factors_of("cp", shape)).float()
+
+
 def quantized_chain() -> FactorizedLayer:
-    layer = nn.Conv2d(INPUTS, OUTPUTS, 3, padding=1)
-    chain = build_chain(layer, factors_of("cp", layer.weight.shape)).float()
+    """The same with quantized inputs."""
+    chain = plain_chain()
     for reach, link in enumerate(chain.chain, start=1):
         link.input_quantizer.set_range(-reach, reach)
     return chain
@@ -262,10 +335,7 @@ def test_each_link_quantizes_its_own_input() -> None:
         )
         expected = link.apply_weight(rounded, link.bias)
     assert torch.equal(chain(values), expected)
-    plain = build_chain(
-        nn.Conv2d(INPUTS, OUTPUTS, 3, padding=1), factors_of("cp", (OUTPUTS, INPUTS, 3, 3))
-    ).float()
-    assert not torch.equal(chain(values), plain(values))
+    assert not torch.equal(chain(values), plain_chain()(values))
 
 
 def test_copies_stay_quantized_and_apart() -> None:
@@ -280,12 +350,11 @@ def test_copies_stay_quantized_and_apart() -> None:
 
 def test_a_state_dict_carries_the_quantizers() -> None:
     chain, values = quantized_chain(), draw(2, INPUTS, 6, 6).float()
-    layer = nn.Conv2d(INPUTS, OUTPUTS, 3, padding=1)
-    fresh = build_chain(layer, factors_of("cp", layer.weight.shape)).float()
+    fresh = plain_chain()
     assert not torch.equal(fresh(values), chain(values))
     fresh.load_state_dict(chain.state_dict())
     assert torch.equal(fresh(values), chain(values))
-    unquantized = build_chain(layer, factors_of("cp", layer.weight.shape)).float()
+    unquantized = plain_chain()
     fresh.load_state_dict(unquantized.state_dict())
     assert torch.equal(fresh(values), unquantized(values))
 
@@ -329,8 +398,7 @@ def test_a_chain_on_codes_computes_with_whole_numbers(
 
 
 def test_only_integer_chains_compute_on_codes() -> None:
-    layer = nn.Conv2d(INPUTS, OUTPUTS, 3, padding=1)
-    plain = build_chain(layer, factors_of("cp", layer.weight.shape)).float()
+    plain = plain_chain()
     assert not plain.use_codes((0.1, 3))
     assert plain.output_grid is None
     floating = quantized_chain()
@@ -399,23 +467,40 @@ def test_a_linear_link_is_a_linear_layer() -> None:
     assert torch.equal(link.weight, torch.tensor([[0.5, -1.0], [6.0, 8.0]]))
 
 
-def test_a_chain_tells_of_the_layer_it_replaces() -> None:
-    layer = nn.Conv2d(4, 6, (3, 5), stride=2, padding=(1, 2), dilation=2, padding_mode="reflect")
-    chain = build_chain(layer, exact_factors(layer.weight, "cp"))
-    for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):
-        assert getattr(chain, name) == getattr(layer, name)
-    values = draw(1, 4, 9, 9).float()
-    torch.testing.assert_close(chain(input=values), layer(values), rtol=1e-4, atol=1e-5)
-    line = nn.Linear(4, 3)
-    assert build_chain(line, exact_factors(line.weight, "svd")).in_features == 4
-
-
 def test_pytorchs_transformer_goes_on_with_a_chain_inside() -> None:
     torch.manual_seed(0)
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1).eval()
     tokens = draw(2, 5, 8).float()
-    with torch.inference_mode():  # where it would take its fused path, with the weights as arguments
-        expected = encoder(tokens)
-        layer = encoder.layers[0].linear1
-        swap_layer(encoder, "layers.0.linear1", build_chain(layer, exact_factors(layer.weight, "svd")))
-        torch.testing.assert_close(encoder(tokens), expected, rtol=1e-4, atol=1e-5)
+    with torch.inference_mode():  # where PyTorch takes its fused path, with the weights as arguments
+        expected, network = encoder(tokens), capture(encoder, (5, 8))
+        layer = layer_of(network, "layers.0.linear1")
+        chain = build_chain(layer, exact_factors(layer.rows.detach(), "svd"))
+        swap_layer(network, "layers.0.linear1", chain)
+        torch.testing.assert_close(network(tokens), expected, rtol=1e-4, atol=1e-5)
+
+
+# BatchNorm
+
+
+def test_a_batchnorm_is_a_factor_and_a_shift() -> None:
+    weight, bias, mean = (draw(4, seed=seed) for seed in range(3))
+    norm = BatchNorm(weight, bias, mean, draw(4, seed=3).abs() + 0.1, 1e-3).eval()
+    values = draw(2, 4, 3, 3, seed=4)
+    factor, shift = (numbers.reshape(-1, 1, 1) for numbers in norm.factor_and_shift())
+    assert_close(norm(values), values * factor + shift)
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_statistics_estimated_anew_are_the_mean_over_the_batches(affine: bool) -> None:
+    given = [torch.rand(4) + 0.5, torch.rand(4)] if affine else [None, None]
+    norm = BatchNorm(*given, torch.full((4,), 9.0), torch.full((4,), 9.0), 1e-5)
+    batches = [draw(8, 4, 5, 5, seed=seed).float() * (seed + 1) + seed for seed in range(3)]
+    norm.estimate_anew()
+    for batch in batches:
+        norm(batch)
+    norm.eval()
+    means = torch.stack([batch.mean((0, 2, 3)) for batch in batches]).mean(0)
+    variances = torch.stack([batch.var((0, 2, 3)) for batch in batches]).mean(0)
+    torch.testing.assert_close(norm.running_mean, means)
+    torch.testing.assert_close(norm.running_var, variances)
+    assert torch.equal(norm(batches[0][:1]), norm(batches[0])[:1])

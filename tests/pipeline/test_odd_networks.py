@@ -2,7 +2,7 @@
 
 They are small ones of the kinds torchvision has: attention (packed and windowed), squeeze-and-excitation, a
 segmentation network that puts out a dict, a detector with one head on several scales and boxes chosen by
-score. Images are noise and the solver gets few iterations: what is proved is that nothing is lost on the way.
+score; and one with transposed convolutions, kernels of one and three dimensions and a weight used twice. Images are noise and the solver gets few iterations: what is proved is that nothing is lost on the way.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from torchvision.models.swin_transformer import SwinTransformer
 
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.cost import plan_cost
+from qaf_core.network.graph.capture import capture
 from qaf_core.network.inventory import LayerInfo, take_inventory
 from qaf_core.network.layers import FactorizedLayer
-from qaf_core.network.opening import open_network
 from qaf_core.network.plan import paper_plan, plan_for_ratio
 from qaf_core.pipeline.compress import (
     LARGEST_SAMPLE,
@@ -100,7 +100,32 @@ def detector() -> nn.Module:
     )
 
 
-BUILDERS: tuple[Callable[[], nn.Module], ...] = (mobilenet, vision_transformer, swin, segmentation, detector)
+class Upsampling(nn.Module):
+    """Transposed convolutions, one weight at two strides, and kernels of one and three dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.shared = nn.Conv2d(8, 8, 3, padding=1)
+        self.between = nn.Conv2d(8, 8, 1)
+        self.up = nn.ConvTranspose2d(8, 8, 4, stride=2, padding=1)
+        self.columns = nn.Conv1d(8, 12, 5, padding=2)
+        self.volume = nn.Conv3d(1, 6, (3, 3, 1), padding=(1, 1, 0))
+        self.head = nn.Linear(18, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = self.between(self.shared(self.down(images).relu()).relu()).relu()
+        smaller = nn.functional.conv2d(values, self.shared.weight, self.shared.bias, stride=2, padding=1)
+        values = self.up(smaller.relu()).relu()
+        flat = self.columns(values.mean(-1)).relu().mean(-1)
+        deep = self.volume(values[:, None]).relu().mean((2, 3, 4))
+        found: Tensor = self.head(torch.cat([flat, deep], dim=1))
+        return found
+
+
+BUILDERS: tuple[Callable[[], nn.Module], ...] = (
+    mobilenet, vision_transformer, swin, segmentation, detector, Upsampling,
+)  # fmt: skip
 
 
 def images(count: int, seed: int) -> Tensor:
@@ -114,8 +139,7 @@ def test_a_network_of_its_own_kind_goes_all_the_way(
 ) -> None:
     torch.manual_seed(0)
     fresh = build().eval()
-    model = copy.deepcopy(fresh)
-    open_network(model)
+    model = capture(copy.deepcopy(fresh), (3, SIDE, SIDE))
     inventory = take_inventory(model, (3, SIDE, SIDE))
     plan = plan_for_ratio(inventory, model="tests/odd", ratio=1.5, bits=6, method=method)
     compression = compress_network(

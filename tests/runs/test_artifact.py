@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from qaf_core.data.models import build_model, find_model
 from qaf_core.errors import WeightsError, WorkspaceError
 from qaf_core.factorization.factors import Factors, as_stored_codes
-from qaf_core.network.attention import OpenAttention
 from qaf_core.network.cost import plan_cost
+from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.network import layer_of
 from qaf_core.network.inventory import LayerInfo, take_inventory
 from qaf_core.network.layers import FactorizedLayer, build_chain, swap_layer
-from qaf_core.network.opening import open_network
 from qaf_core.network.plan import LayerPlan, Plan, plan_for_ratio
 from qaf_core.network.structures import factor_shapes
 from qaf_core.runs import artifact
@@ -69,7 +69,7 @@ def make_branches(seed: int) -> nn.Module:
             if module.affine:
                 nn.init.normal_(module.weight, 1.0, 0.5)
                 nn.init.normal_(module.bias)
-    return model.eval()
+    return capture(model.eval(), (3, 16, 16))
 
 
 def random_factors(info: LayerInfo, row: LayerPlan, generator: torch.Generator) -> Factors:
@@ -102,7 +102,7 @@ def compress_at_random(model: nn.Module, inventory: tuple[LayerInfo, ...], plan:
         row = plan.layer(info.name) if info.planned else None
         if row is None or row.structure == "keep":
             continue
-        chain = build_chain(model.get_submodule(info.name), random_factors(info, row, generator))
+        chain = build_chain(layer_of(model, info.name), random_factors(info, row, generator))
         if plan.activation_bits < 32:
             for link in chain.chain:
                 link.input_quantizer.set_range(-0.3, 1.7)
@@ -168,7 +168,7 @@ def test_the_file_holds_the_network_it_was_made_from(tmp_path: Path, name: str, 
 
 
 def test_tiny_scales_and_large_kept_values_survive_half_precision(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1))
+    model = capture(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)), (3, 8, 8))
     inventory = take_inventory(model, (3, 8, 8))
     compressed = copy.deepcopy(model)
     codes = torch.randint(-8, 8, (4, 27)).to(torch.int8)
@@ -176,13 +176,13 @@ def test_tiny_scales_and_large_kept_values_survive_half_precision(tmp_path: Path
     factors = Factors(
         structure="dense", weight_shape=(4, 3, 3, 3), codes=(codes,), scales=(scales,), bits=(4,)
     )
-    swap_layer(compressed, "0", build_chain(model[0], factors))
-    compressed[1].weight.data *= 1e6
+    swap_layer(compressed, "0", build_chain(layer_of(model, "0"), factors))
+    layer_of(compressed, "1").weight.data *= 1e6
     loaded = save_and_load(tmp_path / "model.safetensors", model, compressed, inventory)
     restored, kept = loaded.get_submodule("0"), loaded.get_submodule("1")
     assert isinstance(restored, FactorizedLayer)
     assert torch.allclose(restored.last.scales.reshape(-1, 1), scales, rtol=1e-3, atol=0)
-    assert torch.allclose(kept.get_parameter("weight"), compressed[1].weight, rtol=1e-3, atol=600)
+    assert torch.allclose(kept.get_parameter("weight"), layer_of(compressed, "1").weight, rtol=1e-3, atol=600)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_the_predicted_size_is_the_files_size(
 
 
 def test_the_index_tells_what_the_file_is(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    model = capture(nn.Sequential(nn.Conv2d(3, 4, 3)), (3, 8, 8))
     path = tmp_path / "model.safetensors"
     save_packed(path, model, take_inventory(model, (3, 8, 8)), CARD)
     index = read_index(path)
@@ -220,7 +220,7 @@ def test_the_index_tells_what_the_file_is(tmp_path: Path) -> None:
 
 
 def saved_layer(folder: Path) -> Path:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    model = capture(nn.Sequential(nn.Conv2d(3, 4, 3)), (3, 8, 8))
     save_packed(folder / "model.safetensors", model, take_inventory(model, (3, 8, 8)), CARD)
     return folder / "model.safetensors"
 
@@ -312,7 +312,8 @@ def test_an_index_that_leaves_something_out_opens_nothing(tmp_path: Path, rows: 
 
 
 def test_a_parameter_that_is_not_in_the_file_is_named(tmp_path: Path) -> None:
-    model, path = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)), tmp_path / "model"
+    model = capture(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)), (3, 8, 8))
+    path = tmp_path / "model"
     save_packed(path, model, take_inventory(model, (3, 8, 8)), CARD)
     assert read_index(path)["kept"][-1] == ["1.bias", [2]]
     reindex(path, lambda told: told["kept"].pop(), halves=2)
@@ -321,7 +322,7 @@ def test_a_parameter_that_is_not_in_the_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    model = capture(nn.Sequential(nn.Conv2d(3, 4, 3)), (3, 8, 8))
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkspaceError, match="cannot be written"):
         save_packed(tmp_path / "file" / "model", model, take_inventory(model, (3, 8, 8)), CARD)
@@ -340,23 +341,61 @@ class Attending(nn.Module):
         return self.head(self.attention(tokens, tokens, tokens)[0].mean(1))
 
 
-@pytest.mark.parametrize("opened", [True, False])
-def test_a_network_is_read_back_as_open_as_it_was(tmp_path: Path, opened: bool) -> None:
+@pytest.mark.parametrize("captured", [True, False])
+def test_a_network_with_attention_is_read_back_into_a_fresh_one(tmp_path: Path, captured: bool) -> None:
     torch.manual_seed(0)
     fresh = Attending().eval()
-    model = copy.deepcopy(fresh)
-    if opened:
-        open_network(model)
+    model = capture(fresh, (8, 4, 4))
     inventory = take_inventory(model, (8, 4, 4))
     plan = plan_for_ratio(inventory, model="tests/net", ratio=2, bits=6, activation_bits=32)
-    assert sum(row.structure != "keep" for row in plan.layers) == (4 if opened else 0)
-    for info, row in ((info, plan.layer(info.name)) for info in inventory if info.planned):
-        if row.structure != "keep":
-            factors = random_factors(info, row, torch.Generator().manual_seed(1))
-            swap_layer(model, info.name, build_chain(model.get_submodule(info.name), factors))
+    assert sum(row.structure != "keep" for row in plan.layers) == 5
+    compressed = compress_at_random(model, inventory, plan)
     path = tmp_path / "model.safetensors"
-    save_packed(path, model, inventory, CARD)
+    save_packed(path, compressed, inventory, {**CARD, "input_shape": [8, 4, 4]})
     x = torch.randn(2, 8, 4, 4)
+    loaded = load_packed(path, copy.deepcopy(model) if captured else fresh)
     with torch.inference_mode():
-        torch.testing.assert_close(load_packed(path, fresh)(x), model(x), rtol=5e-3, atol=5e-3)
-    assert isinstance(fresh.attention, OpenAttention) == opened
+        torch.testing.assert_close(loaded(x), compressed(x), rtol=5e-3, atol=5e-3)
+
+
+class Exact(nn.Module):
+    """Holds an index, a mask and complex numbers beside what is compressed."""
+
+    def __init__(self, shift: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+        self.register_buffer("order", (torch.arange(6) + shift) % 6)
+        self.register_buffer("wide", torch.tensor([70_000 + shift, -3, 0, 1, 2, 3]))
+        self.register_buffer("mask", torch.arange(6) % 2 == shift % 2)
+        self.register_buffer("turn", torch.polar(torch.ones(6), torch.arange(6.0) + shift))
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = torch.where(self.mask, self.layer(x)[..., self.order], 0.5)
+        return (values * self.turn).abs() * (values * self.turn).real + self.wide
+
+
+def test_integers_masks_and_complex_numbers_are_kept_exactly(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = capture(Exact(1), (6,))
+    path = tmp_path / "model.safetensors"
+    save_packed(path, model, take_inventory(model, (6,)), {**CARD, "input_shape": [6]})
+    loaded = load_packed(path, Exact(2))
+    before = dict(model.named_buffers())
+    assert {"order", "wide", "mask", "turn"} <= set(before)
+    for name, buffer in loaded.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+    x = torch.randn(3, 6)
+    torch.testing.assert_close(loaded(x), model(x), rtol=5e-3, atol=5e-3)
+
+
+def test_every_exact_tensor_is_under_the_checksum(tmp_path: Path) -> None:
+    model = capture(Exact(1), (6,))
+    path = tmp_path / "model.safetensors"
+    save_packed(path, model, take_inventory(model, (6,)), {**CARD, "input_shape": [6]})
+    with safe_open(path, framework="np") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    assert {"exact.0", "exact.1", "exact.2", "exact.3"} <= set(tensors)
+    save_file({**tensors, "exact.0": tensors["exact.0"][::-1].copy()}, path, metadata)
+    with pytest.raises(WeightsError, match="altered or damaged.*checksum"):
+        load_packed(path, Exact(1))

@@ -174,9 +174,9 @@ class CanonicalGraph:
             everything |= {row.name for row in (norm.weight, norm.bias) if row is not None and row.name}
         for site, name in weights:
             owner, _, last = name.rpartition(".")
-            bias = {row.name for row in site.biases if row is not None}
-            others = {other for other in everything if other.startswith(f"{owner}.")} - {name} - bias
-            others -= {f"{owner}.bias"}
+            others = {other for other in everything if other.startswith(f"{owner}.")} - {name}
+            if site.shared_bias:  # else it is added after the layer, and read as a tensor of its own
+                others -= {row.name for row in site.biases if row is not None}
             plain = last == "weight" and owner and not others
             site.name = self._free(owner if plain else name, taken, bool(plain))
             taken.add(site.name)

@@ -111,6 +111,7 @@ def _prepared(model: nn.Module) -> nn.Module:
     if any(parameter.device.type == "meta" for parameter in model.parameters()):
         model = weightless_copy(model)  # what is not on the meta device goes there too
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    memo.update((id(tensor), tensor.detach()) for tensor in _results_in(model))
     try:
         network = copy.deepcopy(model, memo)
     except Exception as error:
@@ -121,6 +122,14 @@ def _prepared(model: nn.Module) -> nn.Module:
             if frozen is not None and type(child) is frozen:
                 owner._modules[name] = _thawed(child)
     return network
+
+
+def _results_in(model: nn.Module) -> Iterator[Tensor]:
+    """What earlier passes left on the modules with its history, which PyTorch does not copy."""
+    for module in model.modules():
+        for leaf in tree_flatten(list(vars(module).values()))[0]:
+            if isinstance(leaf, Tensor) and not leaf.is_leaf:
+                yield leaf
 
 
 def _thawed(frozen: Any) -> nn.BatchNorm2d:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Collection, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -29,6 +29,7 @@ GROUPED = "grouped: every output reads the few channels of its group only, which
 READ_ELSEWHERE = "the network reads its weight or bias past the layer itself, so the layer must stay"
 PRODUCTS = "what is left of an attention beside its projections, which have rows of their own"
 PARAMETER = "parameters outside convolution and linear layers stay as they are"
+BY_BATCH = "it normalises by the statistics of each batch, which no layer can take over"
 NOT_FOLDED = "it cannot be folded into a layer directly before it"
 
 # Operator -> kind of the row of its parameters.
@@ -38,7 +39,7 @@ _KINDS = {
     "embedding_bag": "embedding", "prelu": "prelu", "_prelu_kernel": "prelu", "lstm": "recurrent",
     "gru": "recurrent", "rnn_tanh": "recurrent", "rnn_relu": "recurrent", "lstm_cell": "recurrent",
     "gru_cell": "recurrent", "rnn_tanh_cell": "recurrent", "rnn_relu_cell": "recurrent",
-    "bilinear": "bilinear",
+    "bilinear": "bilinear", "batch_norm": "batchnorm",
 }  # fmt: skip
 _NORMS = ("layernorm", "groupnorm", "instancenorm", "rmsnorm")
 _PRODUCTS = ("bmm", "matmul", "mm", "baddbmm", "scaled_dot_product_attention", "einsum")
@@ -101,8 +102,8 @@ class _Seen:
 class _Watcher:
     """Is told of every step of every captured part."""
 
-    def __init__(self, origins: _Origins) -> None:
-        self.origins = origins
+    def __init__(self, origins: _Origins, modules: Collection[str]) -> None:
+        self.origins, self._modules = origins, modules
         self.rows: dict[str, _Seen] = {}
 
     def watch(self, path: str, network: GraphNetwork) -> None:
@@ -160,12 +161,14 @@ class _Watcher:
                 full = _joined(path, str(operand.target))
                 named.setdefault(full.rpartition(".")[0] or ROOT_NAME, {})[full] = tensor
         for owner, tensors in named.items():
+            if owner in self._modules:
+                continue  # what something else reads of a layer is in the layer's own row
             kind = _KINDS.get(operator, "parameter")
             row = self.rows.setdefault(owner, _Seen(kind))
             row.parameters.update(tensors)
             row.calls += 1
             outputs = list(first_tensors(result))
-            if outputs and kind in _NORMS:
+            if outputs and kind in (*_NORMS, "batchnorm"):
                 row.macs += 2 * outputs[0].numel()
             elif outputs and kind in ("recurrent", "bilinear"):
                 row.macs += _heavy_macs(kind, execution, node, tensors.values(), outputs[0])
@@ -234,7 +237,7 @@ def _run_once(model: nn.Module, input_shape: Sequence[int]) -> _Watcher:
 
 def _observe(model: nn.Module, input_shape: Sequence[int], device: torch.device) -> _Watcher:
     origins = _Origins()
-    watcher = _Watcher(origins)
+    watcher = _Watcher(origins, {*layers_in(model), *norms_in(model)})
     parts = networks_in(model)
     for path, network in parts.items():
         watcher.watch(path, network)
@@ -287,7 +290,7 @@ def _rows(model: nn.Module, seen: dict[str, _Seen], folds: dict[str, str]) -> It
         if name not in seen:
             tensors: dict[str, Tensor] = dict(model.get_submodule(name).named_parameters(recurse=False))
             yield _other_row(name, _Seen("parameter", parameters=tensors), counted)
-    yield from _absent_rows(model)
+    yield from _absent_rows(model, {*seen, *layers, *norms})
 
 
 def _count(tensors: Iterable[Tensor], counted: set[int]) -> int:
@@ -349,33 +352,39 @@ def _other_row(name: str, seen: _Seen, counted: set[int]) -> LayerInfo:
         (t for key, t in tensors.items() if key.endswith("weight")), next(iter(tensors.values()), None)
     )
     reason = PRODUCTS if seen.kind == "attention" else PARAMETER
-    if seen.kind not in ("attention", "parameter"):
+    if seen.kind == "batchnorm":
+        reason = BY_BATCH
+    elif seen.kind not in ("attention", "parameter"):
         reason = f"{seen.kind} layers stay as they are: only products with a constant weight are compressed"
     return LayerInfo(
         name=name, kind=seen.kind, weight_shape=() if weight is None else tuple(weight.shape),
         bias=any(key.endswith("bias") for key in tensors), macs=_per_image(seen.macs),
-        params=_count(tensors.values(), counted), structures=("keep",),
+        params=_count(tensors.values(), counted), structures=() if seen.kind == "batchnorm" else ("keep",),
         skip_reason=reason if seen.calls else NOT_RUN, calls=seen.calls,
         output_elements=_per_image(seen.output_elements),
     )  # fmt: skip
 
 
-def _absent_rows(model: nn.Module) -> Iterable[LayerInfo]:
-    """Parameters that no prediction reads, by the module that owns them."""
+def _absent_rows(model: nn.Module, taken: Collection[str]) -> Iterable[LayerInfo]:
+    """Parameters that no prediction reads, by the module that owns them; by their own names beside a row."""
     absent: dict[str, list[tuple[int, ...]]] = {}
     for path, network in networks_in(model).items():
         for name, shape in network.absent.items():
-            owner = _joined(path, name).rpartition(".")[0] or ROOT_NAME
-            absent.setdefault(owner, []).append(shape)
+            absent.setdefault(_owner(_joined(path, name), taken), []).append(shape)
     parts = networks_in(model)
     for name, parameter in model.named_parameters():
         if not any(name.startswith(f"{path}.") or not path for path in parts):
-            absent.setdefault(name.rpartition(".")[0] or ROOT_NAME, []).append(tuple(parameter.shape))
+            absent.setdefault(_owner(name, taken), []).append(tuple(parameter.shape))
     for name, shapes in absent.items():
         yield LayerInfo(
             name=name, kind="parameter", weight_shape=shapes[0], params=sum(map(prod, shapes)), calls=0,
             skip_reason=NOT_RUN,
         )  # fmt: skip
+
+
+def _owner(name: str, taken: Collection[str]) -> str:
+    owner = name.rpartition(".")[0] or ROOT_NAME
+    return name if owner in taken else owner
 
 
 def norm_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -133,7 +133,7 @@ class Operation:
             return prod(input_shape) * (rows_shape[0] // self.groups) * prod(rows_shape[2:])
         return prod(output_shape) * prod(rows_shape[1:])
 
-    def patch_rows(self, values: Tensor, kernel: Sequence[int]) -> Tensor:
+    def patch_rows(self, values: Tensor, kernel: Sequence[int], chosen: Tensor | None = None) -> Tensor:
         """What the operation multiplies a row of its weight with, ``(n, C_in·k…)``: one for each output.
 
         Only for one group and not transposed.
@@ -141,20 +141,28 @@ class Operation:
         Args:
             values: The input.
             kernel: Kernel sizes.
+            chosen: Numbers of the rows wanted, or None: all.
         """
-        if self.dims == 0:
-            return values.reshape(-1, values.shape[-1])
+        if self.dims == 0 or self._is_still(kernel):
+            rows = self.output_rows(values)
+            return rows if chosen is None else rows[chosen]
         values = values if values.ndim == self.dims + 2 else values[None]
-        if not any(self.padding) and all(
-            size == step == 1 for size, step in zip(kernel, self.stride, strict=True)
-        ):
-            return values.movedim(1, -1).reshape(-1, values.shape[1])
         padding = [amount for amount in reversed(self.padding) for _ in range(2)]
-        if self.dims == 2:
-            padded = functional.pad(values, padding)
-            rows = functional.unfold(padded, tuple(kernel), dilation=self.dilation, stride=self.stride)
-            return rows.movedim(1, -1).reshape(-1, rows.shape[1])
-        return _windows(functional.pad(values, padding), kernel, self.dilation, self.stride)
+        windows = functional.pad(values, padding)
+        for axis, (size, apart, step) in enumerate(zip(kernel, self.dilation, self.stride, strict=True)):
+            windows = windows.unfold(2 + axis, apart * (size - 1) + 1, step)[..., ::apart]
+        # (B, C, out…, k…) to (B, out…, C, k…), still a view of the input
+        order = (0, *range(2, 2 + self.dims), 1, *range(2 + self.dims, 2 + 2 * self.dims))
+        windows = windows.permute(order)
+        if chosen is not None:
+            places = windows.shape[: 1 + self.dims]
+            windows = windows[torch.unravel_index(chosen, places)]
+        return windows.reshape(-1, values.shape[1] * prod(kernel))
+
+    def _is_still(self, kernel: Sequence[int]) -> bool:
+        """Whether it is a 1×1 convolution that leaves every position where it is."""
+        steps = zip(kernel, self.stride, strict=True)
+        return not any(self.padding) and all(size == step == 1 for size, step in steps)
 
     def output_rows(self, values: Tensor) -> Tensor:
         """Outputs as rows ``(n, C_out)``, one for each position, in the order of :meth:`patch_rows`."""
@@ -192,19 +200,6 @@ def sizes_of(value: int | Sequence[int], dims: int) -> Sizes:
         return (value,) * dims
     whole = tuple(int(number) for number in value)
     return whole * dims if len(whole) == 1 else whole
-
-
-def _windows(padded: Tensor, kernel: Sequence[int], dilation: Sizes, stride: Sizes) -> Tensor:
-    """Patches of one- and three-dimensional images as rows."""
-    windows = padded
-    for axis, (size, apart, step) in enumerate(zip(kernel, dilation, stride, strict=True)):
-        reach = apart * (size - 1) + 1
-        windows = windows.unfold(2 + axis, reach, step)[..., ::apart]
-    dims = len(kernel)
-    # (B, C, out…, k…) to (B, out…, C, k…)
-    order = (0, *range(2, 2 + dims), 1, *range(2 + dims, 2 + 2 * dims))
-    rows = windows.permute(order)
-    return rows.reshape(-1, padded.shape[1] * prod(kernel))
 
 
 def same_padding(kernel: Sequence[int], dilation: Sizes) -> tuple[Sizes, Sizes]:
