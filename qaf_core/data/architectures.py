@@ -18,6 +18,10 @@ from qaf_core.network.opening import LEAST_EPSILON
 #: Depths of the CIFAR-form ResNets: 6 n + 2.
 CIFAR_DEPTHS = (20, 32, 44, 56, 110)
 
+# Their public weights hold a second head, or were trained with BatchNorm frozen and no epsilon.
+_TWO_HEADS = ("deeplabv3_resnet50", "fcn_resnet50")
+_WITHOUT_EPSILON = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
+
 
 class CifarBlock(nn.Module):
     """Two 3×3 convolutions around a parameter-free shortcut (He et al. 2016, §4.2, option A).
@@ -250,14 +254,14 @@ def build_architecture(name: str, num_classes: int) -> nn.Module:
         if short in ("googlenet", "inception_v3"):
             # As torchvision sets them for its public weights. Drawing their own start takes half a minute.
             special = {"init_weights": False, "transform_input": True}
-        elif short in TORCHVISION_SEGMENTATION:
-            special = {"weights_backbone": None, "aux_loss": True}  # the public weights hold the second head
-        elif short in TORCHVISION_DETECTION:
+        elif short in TORCHVISION_SEGMENTATION or short in TORCHVISION_DETECTION:
             special = {"weights_backbone": None}
+            if short in _TWO_HEADS:
+                special["aux_loss"] = True
         network: nn.Module = models.get_model(short, weights=None, num_classes=num_classes, **special)
-        if short == "fasterrcnn_resnet50_fpn":
+        if short in _WITHOUT_EPSILON:
             for norm in network.modules():
                 if isinstance(norm, nn.BatchNorm2d):
-                    norm.eps = LEAST_EPSILON  # its public weights were trained with none
+                    norm.eps = LEAST_EPSILON
         return network
     return _OWN[name](num_classes)

@@ -8,21 +8,17 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qaf_core.data import inspection
 from qaf_core.data.chosen import choose_classes, choose_preprocessing, choose_weights
+from qaf_core.data.listed import IMAGENET_MEAN, IMAGENET_STD, list_torchvision
 from qaf_core.data.preprocessing import Preprocessing
 from qaf_core.data.settings import RegisteredModel, Settings, read_settings
-from qaf_core.data.torchvision_names import (
-    TORCHVISION_DETECTION,
-    TORCHVISION_MODELS,
-    TORCHVISION_SEGMENTATION,
-)
-from qaf_core.data.weights_header import DEFAULT_LIMITS, WeightLimits
+from qaf_core.data.source import ModelSource
 from qaf_core.errors import ModelError, WeightsError
 
 if TYPE_CHECKING:
@@ -30,60 +26,21 @@ if TYPE_CHECKING:
 
     from qaf_core.network.inventory import LayerInfo
 
+__all__ = [
+    "ModelSource",
+    "build_model",
+    "find_model",
+    "list_models",
+    "load_inventory",
+    "weights_path",
+]
+
 SAMPLE_MODELS = Path(__file__).resolve().parents[2] / "sample_models"
 CARD_SCHEMA_VERSION = 1
 CIFAR_ORIGIN = "https://github.com/akamaster/pytorch_resnet_cifar10"
 TORCHVISION_ORIGIN = "https://docs.pytorch.org/vision/stable/models.html"
 
 _CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSource:
-    """A network that can be compressed, and what must be known to feed it.
-
-    Attributes:
-        id: Name on the command line, for example `inspection/resnet20`.
-        title: Name for people.
-        architecture: What `build_architecture` makes, or `package.module:factory`.
-        input_shape: (C, H, W) of one image.
-        classes: Class names, in the order of the outputs.
-        mean, std: Normalisation of each channel, for pixels scaled to 0 … 1.
-        preprocessing: The network's own way from a picture to its input, or None for the usual one with mean
-            and std; `preprocessing_of` tells which holds.
-        weights: File of trained weights, or None when there is none yet.
-        task: What the outputs mean: `classification`, `segmentation` or `detection`.
-        default_data: Built-in image set that fits, or None.
-        shipped: Trained weights come with this package.
-        card: The model card of a shipped model.
-        weights_url: Where `weights` is fetched from when it is not there yet, or None.
-        limits: How much a weights file may hold.
-        accuracy: Top-1 its publisher states, or None.
-        data: Images to measure on when none are named, or None for the built-in ones.
-        registered: It comes from the workspace's settings.
-        code_path: Where the package of its factory can be imported from, or None.
-    """
-
-    id: str
-    title: str
-    architecture: str
-    input_shape: tuple[int, int, int]
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    preprocessing: Preprocessing | None = None
-    weights: Path | None = None
-    task: str = "classification"
-    default_data: Literal["inspection", "digits"] | None = None
-    shipped: bool = False
-    card: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    weights_url: str | None = None
-    limits: WeightLimits = DEFAULT_LIMITS
-    accuracy: float | None = None
-    data: str | None = None
-    registered: bool = False
-    code_path: str | None = None
 
 
 def _shipped(
@@ -117,47 +74,8 @@ def _cifar(depth: int) -> ModelSource:
         architecture=f"cifar_resnet{depth}",
         input_shape=(3, 32, 32),
         classes=_CIFAR_CLASSES,
-        mean=_IMAGENET_MEAN,
-        std=_IMAGENET_STD,
-    )
-
-
-def _torchvision(name: str) -> ModelSource:
-    side = 299 if name == "inception_v3" else 224
-    return ModelSource(
-        id=f"torchvision/{name}",
-        title=f"{name}, ImageNet",
-        architecture=f"torchvision.{name}",
-        input_shape=(3, side, side),
-        classes=tuple(f"class {index}" for index in range(1000)),
-        mean=_IMAGENET_MEAN,
-        std=_IMAGENET_STD,
-    )
-
-
-def _torchvision_segmentation(name: str, side: int) -> ModelSource:
-    return ModelSource(
-        id=f"torchvision/{name}",
-        title=f"{name}, 20 kinds of objects and background, by pixel",
-        architecture=f"torchvision.{name}",
-        input_shape=(3, side, side),
-        classes=tuple(f"class {index}" for index in range(21)),
-        mean=_IMAGENET_MEAN,
-        std=_IMAGENET_STD,
-        task="segmentation",
-    )
-
-
-def _torchvision_detection(name: str, side: int) -> ModelSource:
-    return ModelSource(
-        id=f"torchvision/{name}",
-        title=f"{name}, COCO objects",
-        architecture=f"torchvision.{name}",
-        input_shape=(3, side, side),
-        classes=tuple(f"class {index}" for index in range(91)),
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-        task="detection",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
     )
 
 
@@ -190,14 +108,7 @@ _CIFAR = tuple(_cifar(depth) for depth in (20, 32, 44, 56, 110))
 
 @lru_cache(maxsize=1)
 def _sources() -> dict[str, ModelSource]:
-    every = (
-        *_SHIPPED,
-        *_CIFAR,
-        *(_torchvision(name) for name in TORCHVISION_MODELS),
-        *(_torchvision_segmentation(name, side) for name, side in TORCHVISION_SEGMENTATION.items()),
-        *(_torchvision_detection(name, side) for name, side in TORCHVISION_DETECTION.items()),
-    )
-    return {source.id: source for source in every}
+    return {source.id: source for source in (*_SHIPPED, *_CIFAR, *list_torchvision())}
 
 
 def list_models(workspace: Path | None = None) -> tuple[ModelSource, ...]:

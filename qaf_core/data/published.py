@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from qaf_core.data.class_names import clean_class_names
+from qaf_core.data.class_names import clean_class_names, tell_apart
 from qaf_core.data.preprocessing import Preprocessing, from_torchvision
 from qaf_core.data.weights_header import WeightLimits
 from qaf_core.errors import WeightsError, WorkspaceError
@@ -86,7 +86,7 @@ def describe_published(network: str, name: str, crop: tuple[int, int]) -> Publis
     return PublishedWeights(
         name=weights.name,
         url=weights.url,
-        classes=clean_class_names(_told_apart(weights.meta["categories"]), f"torchvision's {weights.name}"),
+        classes=clean_class_names(tell_apart(weights.meta["categories"]), f"torchvision's {weights.name}"),
         preprocessing=from_torchvision(weights.transforms(), crop),
         accuracy=None if accuracy is None else accuracy / 100,
     )
@@ -180,13 +180,3 @@ def _impatience() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-def _told_apart(names: list[str]) -> list[str]:
-    """Names that stand twice get a number, as the COCO list's unused ``N/A``."""
-    seen: dict[str, int] = {}
-    told: list[str] = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        told.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return told

@@ -1,0 +1,62 @@
+"""torchvision's networks as they are listed, before weights are chosen."""
+
+from __future__ import annotations
+
+from qaf_core.data.class_names import published_categories
+from qaf_core.data.source import ModelSource
+from qaf_core.data.torchvision_names import (
+    TORCHVISION_DETECTION,
+    TORCHVISION_MODELS,
+    TORCHVISION_SEGMENTATION,
+)
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def list_torchvision() -> tuple[ModelSource, ...]:
+    """Every network of torchvision that is named here, with the classes its published weights tell apart."""
+    return (
+        *(_classifier(name) for name in TORCHVISION_MODELS),
+        *(_segmentation(name, side) for name, side in TORCHVISION_SEGMENTATION.items()),
+        *(_detection(name, side) for name, side in TORCHVISION_DETECTION.items()),
+    )
+
+
+def _classifier(name: str) -> ModelSource:
+    side = 299 if name == "inception_v3" else 224
+    return ModelSource(
+        id=f"torchvision/{name}",
+        title=f"{name}, ImageNet",
+        architecture=f"torchvision.{name}",
+        input_shape=(3, side, side),
+        classes=published_categories("imagenet"),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+
+
+def _segmentation(name: str, side: int) -> ModelSource:
+    return ModelSource(
+        id=f"torchvision/{name}",
+        title=f"{name}, 20 kinds of objects and background, by pixel",
+        architecture=f"torchvision.{name}",
+        input_shape=(3, side, side),
+        classes=published_categories("voc"),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        task="segmentation",
+    )
+
+
+def _detection(name: str, side: int) -> ModelSource:
+    """Detectors normalise their images themselves."""
+    return ModelSource(
+        id=f"torchvision/{name}",
+        title=f"{name}, COCO objects",
+        architecture=f"torchvision.{name}",
+        input_shape=(3, side, side),
+        classes=published_categories("coco"),
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        task="detection",
+    )
