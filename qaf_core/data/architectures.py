@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from qaf_core.data import inspection
+from qaf_core.data.timm_names import TIMM_ARCHITECTURE
 from qaf_core.data.torchvision_names import TORCHVISION_DETECTION, TORCHVISION_SEGMENTATION
 from qaf_core.network.opening import LEAST_EPSILON
 
@@ -240,12 +241,17 @@ def build_architecture(name: str, num_classes: int) -> nn.Module:
 
     Args:
         name: `cifar_resnet20` …, `narrow_vgg`, `digits_cnn`, `unet`, `small_fcos`, or `torchvision.NAME`
-            (torchvision's own code).
+            (torchvision's own code) or `timm.NAME` (timm's).
         num_classes: Outputs of the classifier.
 
     Raises:
         KeyError: When there is no such architecture.
+        ModelError: When timm is not installed, or has no such network.
     """
+    if name.startswith(TIMM_ARCHITECTURE):
+        from qaf_core.data.timm_networks import build_timm
+
+        return build_timm(name.removeprefix(TIMM_ARCHITECTURE), num_classes)
     if name.startswith("torchvision."):
         from torchvision import models
 

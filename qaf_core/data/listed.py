@@ -1,9 +1,10 @@
-"""torchvision's networks as they are listed, before weights are chosen."""
+"""The networks of torchvision and timm as they are listed, before weights are chosen; neither is imported."""
 
 from __future__ import annotations
 
 from qaf_core.data.class_names import published_categories
 from qaf_core.data.source import ModelSource
+from qaf_core.data.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY, TIMM_MODELS, TimmEntry, has_timm
 from qaf_core.data.torchvision_names import (
     TORCHVISION_DETECTION,
     TORCHVISION_MODELS,
@@ -19,6 +20,31 @@ def list_torchvision() -> tuple[ModelSource, ...]:
         *(_classifier(name) for name in TORCHVISION_MODELS),
         *(_segmentation(name, side) for name, side in TORCHVISION_SEGMENTATION.items()),
         *(_detection(name, side) for name, side in TORCHVISION_DETECTION.items()),
+    )
+
+
+def list_timm() -> tuple[ModelSource, ...]:
+    """Well-known networks of timm, where it is installed."""
+    return tuple(sketch_timm(TIMM_FAMILY + name) for name in TIMM_MODELS) if has_timm() else ()
+
+
+def sketch_timm(model_id: str, entry: TimmEntry | None = None) -> ModelSource:
+    """A network of timm as far as it is known without asking timm: how pictures are resized is not.
+
+    Args:
+        model_id: `timm/NAME`.
+        entry: What is known of it; None looks it up, and takes it for a usual ImageNet classifier.
+    """
+    name = model_id.removeprefix(TIMM_FAMILY)
+    entry = entry or TIMM_MODELS.get(name.partition(".")[0], TimmEntry())
+    return ModelSource(
+        id=model_id,
+        title=f"{name}, timm",
+        architecture=TIMM_ARCHITECTURE + name,
+        input_shape=(3, entry.side, entry.side),
+        classes=published_categories("imagenet"),
+        mean=entry.mean,
+        std=entry.std,
     )
 
 

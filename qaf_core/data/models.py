@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from qaf_core.data import inspection
 from qaf_core.data.chosen import choose_classes, choose_preprocessing, choose_weights
-from qaf_core.data.listed import IMAGENET_MEAN, IMAGENET_STD, list_torchvision
+from qaf_core.data.listed import IMAGENET_MEAN, IMAGENET_STD, list_timm, list_torchvision
 from qaf_core.data.preprocessing import Preprocessing
 from qaf_core.data.settings import RegisteredModel, Settings, read_settings
 from qaf_core.data.source import ModelSource
+from qaf_core.data.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY, has_timm
 from qaf_core.errors import ModelError, WeightsError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "find_model",
     "list_models",
     "load_inventory",
+    "search_models",
     "weights_path",
 ]
 
@@ -114,6 +116,8 @@ def _sources() -> dict[str, ModelSource]:
 def list_models(workspace: Path | None = None) -> tuple[ModelSource, ...]:
     """Every named model: the shipped ones with their cards, the CIFAR ResNets, torchvision's networks.
 
+    Where timm is installed, its well-known networks stand last; `find_model` takes all of them.
+
     Args:
         workspace: The models registered there stand first; None for none.
 
@@ -121,7 +125,30 @@ def list_models(workspace: Path | None = None) -> tuple[ModelSource, ...]:
         WorkspaceError: When the workspace's settings cannot be read.
     """
     registered = tuple(_registered(model) for model in read_settings(workspace).models)
-    return (*registered, *(_with_card(source) for source in _sources().values()))
+    return (*registered, *(_with_card(source) for source in _sources().values()), *list_timm())
+
+
+def search_models(text: str, workspace: Path | None = None) -> tuple[ModelSource, ...]:
+    """Models whose id or title holds a text, all of timm's among them where it is installed.
+
+    Args:
+        text: What is looked for; case does not matter.
+        workspace: The models registered there count too; None for none.
+
+    Raises:
+        ModelError: When timm is installed and cannot be imported.
+        WorkspaceError: When the workspace's settings cannot be read.
+    """
+    wanted = text.strip().lower()
+    found = [source for source in list_models(workspace) if wanted in f"{source.id} {source.title}".lower()]
+    if has_timm():
+        from qaf_core.data.timm_networks import search_timm
+
+        known = {source.id for source in found}
+        found += [
+            source for source in search_timm(wanted.removeprefix(TIMM_FAMILY)) if source.id not in known
+        ]
+    return tuple(found)
 
 
 def find_model(
@@ -135,10 +162,12 @@ def find_model(
     """The source with this id.
 
     Args:
-        model_id: `inspection/NAME`, `digits/NAME`, `cifar/NAME`, `torchvision/NAME`, one registered in the
-            workspace, or `package.module:factory` (the user's own code, which is imported here).
+        model_id: `inspection/NAME`, `digits/NAME`, `cifar/NAME`, `torchvision/NAME`, `timm/NAME`, one
+            registered in the workspace, or `package.module:factory` (the user's own code, which is imported
+            here).
         weights: Trained weights to use, safetensors or a torch state dict; by default the shipped or
-            registered ones. For torchvision's networks also a name of published weights, as `DEFAULT`.
+            registered ones. For the networks of torchvision and timm also a name of published weights, as
+            `DEFAULT`.
         classes: File with the names of the classes, in the order of the outputs.
         preprocessing: Fields of `Preprocessing` that are other than the model's own.
         workspace: Whose settings count: registered models, limits; None for none.
@@ -169,13 +198,15 @@ def find_model(
 
 def _registered(model: RegisteredModel) -> ModelSource:
     """A registered model, described without its code: a factory is called only when it is built."""
-    base = None if ":" in model.base else _named(model.base, Settings())
+    # A network of timm is not asked for here: importing timm takes seconds.
+    own = ":" in model.base or model.base.startswith(TIMM_FAMILY)
+    base = None if own else _named(model.base, Settings())
     same_classes = base is not None and len(base.classes) == len(model.classes)
     steps = Preprocessing.from_dict(model.preprocessing)
     return ModelSource(
         id=model.id,
         title=model.title,
-        architecture=model.base if base is None else base.architecture,
+        architecture=_architecture_of(model.base) if base is None else base.architecture,
         input_shape=model.input_shape,
         classes=model.classes,
         mean=steps.mean,
@@ -191,12 +222,22 @@ def _registered(model: RegisteredModel) -> ModelSource:
     )
 
 
+def _architecture_of(base: str) -> str:
+    if base.startswith(TIMM_FAMILY):
+        return TIMM_ARCHITECTURE + base.removeprefix(TIMM_FAMILY)
+    return base
+
+
 def _named(model_id: str, settings: Settings) -> ModelSource:
     sources = _sources()
     if model_id in sources:
         return sources[model_id]
+    if model_id.startswith(TIMM_FAMILY):
+        from qaf_core.data.timm_networks import describe_timm
+
+        return describe_timm(model_id)
     wanted = model_id.strip().lower()
-    names = [*(model.id for model in settings.models), *sources]
+    names = [*(model.id for model in settings.models), *sources, *(source.id for source in list_timm())]
     same_end = [name for name in names if name.split("/")[-1] == wanted.split("/")[-1]]
     close = same_end + difflib.get_close_matches(wanted, names, n=4, cutoff=0.6)
     unique = list(dict.fromkeys(close))[:4]
@@ -299,14 +340,19 @@ def load_inventory(source: ModelSource) -> tuple[LayerInfo, ...]:
         return take_inventory(network.eval(), source.input_shape)
 
 
+def _origin(source: ModelSource) -> str:
+    if source.architecture.startswith(TIMM_ARCHITECTURE):
+        return "or --weights DEFAULT for those timm publishes"
+    return f"public checkpoints: {CIFAR_ORIGIN if source.id.startswith('cifar/') else TORCHVISION_ORIGIN}"
+
+
 def _weights_file(source: ModelSource) -> Path:
     path = source.weights
     if path is None:
-        origin = CIFAR_ORIGIN if source.id.startswith("cifar/") else TORCHVISION_ORIGIN
         raise WeightsError(
             f"{source.id} comes without trained weights",
             expected="a safetensors file or a torch state dict",
-            remedy=f"pass --weights FILE (public checkpoints: {origin})",
+            remedy=f"pass --weights FILE ({_origin(source)})",
         )
     if not path.is_file() and source.weights_url is not None:
         from qaf_core.data.published import fetch_weights
