@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from benchmarks.zoo_networks import TIMM_NETWORKS
 from qaf_core.cli import main
 from qaf_core.data import timm_networks
 from qaf_core.data.decoding import fit_picture
@@ -306,6 +307,11 @@ def test_pictures_are_prepared_as_timm_prepares_them(real: Any, name: str, size:
     ours = torch.from_numpy(fit_picture(picture, steps).copy()).permute(2, 0, 1) / steps.scale
     ours = (ours - torch.tensor(steps.mean)[:, None, None]) / torch.tensor(steps.std)[:, None, None]
     torch.testing.assert_close(ours, create_transform(**config)(picture))
+
+
+def test_the_networks_of_the_benchmark_are_timms(real: Any) -> None:
+    assert len(TIMM_NETWORKS) >= 40
+    assert not set(TIMM_NETWORKS) - set(real.list_models())
 
 
 def test_a_real_network_is_found_and_inspected(real: Any) -> None:
