@@ -1,172 +1,387 @@
-"""Every kind of layer in torchvision's networks, listed and exchanged exactly; prints one JSON object.
+"""Every network that can be named, compressed to 8 bits from end to end; one JSON line each, and a summary.
 
-python benchmarks/zoo.py [--networks resnet50,vit_b_16] [--side 64]
+python benchmarks/zoo.py [ID ...] [--only TEXT] [--skip TEXT] [--limit N] [--seconds 900] [--images N]
 
-Each network is listed at its full input size (or at --side), its layers that can be factorized are exchanged
-for chains whose factors are constructed, not fitted, and the outputs compared. The weights are random: what
-is proved is geometry, order, groups, shared layers and heads. ``difference`` is the largest difference of any
-output over the largest output; ``spread`` the same between two images, far above it. ``inspect_seconds`` is
-what ``qaf inspect`` takes once torch and torchvision are imported.
+Each network is built with random weights, its BatchNorm settled on smooth random pictures, and compressed by
+``dense`` at W8A8 through the functions that ``qaf compress`` uses: compress, packed file, the file read back
+into a network built anew. Its own answers are the labels. Told are the relative error of the scores (at most
+0.05 is wanted) over the scores, and over what they vary from picture to picture; how the answers agree; which
+share of the multiplications became integers (90 % at least); how the INT8 ONNX file agrees in ONNX Runtime
+(99.5 % at least); seconds, and peak memory. Every network has a process and a time limit of its own: one that
+fails does not end the rest.
+
+Networks with random weights may amplify any noise: deep ones with BatchNorm after narrow layers make far more
+than 5 % of the rounding of activations alone. ``plain_error`` says how much: of the original with weights and
+inputs of its convolution and linear modules rounded to 8 bits, nothing else. Where the error is above 0.05
+and up to twice that, the verdict is ``as plain rounding``; above it something is wrong.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
+import resource
+import subprocess
+import sys
+import tempfile
 import time
-from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_leaves
-from torchvision import models
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.models.detection.ssd import SSD
+from zoo_networks import every_network
 
-from qaf_core.data.models import find_model, load_inventory
-from qaf_core.factorization.exact import exact_factors
-from qaf_core.network.cost import original_cost, plan_cost
-from qaf_core.network.inventory import FACTORIZED, LayerInfo, take_inventory
-from qaf_core.network.layers import build_chain, swap_layer
-from qaf_core.network.opening import open_network
-from qaf_core.network.plan import plan_for_ratio, validate_plan
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-NETWORKS = (
-    *("resnet18", "resnet34", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "vgg16_bn"),
-    *("mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "densenet121", "googlenet", "inception_v3"),
-    *("shufflenet_v2_x1_0", "squeezenet1_1", "mnasnet1_0", "regnet_y_400mf", "convnext_tiny", "vit_b_16"),
-    *("swin_t", "swin_v2_t", "deeplabv3_resnet50", "fcn_resnet50", "ssdlite320_mobilenet_v3_large"),
-    "fasterrcnn_resnet50_fpn",
-)
+    from qaf_core.data.models import ModelSource
+
+LARGEST_ERROR, LEAST_AGREEMENT, TIMES_PLAIN, LEAST_COMPRESSED = 0.05, 0.995, 2.0, 0.9
+BITS = 8
+SETTLING_BATCHES, SETTLING_IMAGES = 3, 8
+MOST_IMAGES, LEAST_IMAGES, PIXELS = 32, 4, 32 * 224 * 224  # of calibration; fewer where they are large
+NOISE = 0.1
 
 
-def random_network(name: str, side: int, images: Tensor) -> nn.Module:
-    """The network with random weights, none of them constant, and activations of about unit size.
+class Stages:
+    """Seconds of each stage, and the stage that runs."""
 
-    BatchNorm only scales: with the mean of two images taken away too, little but noise would be left.
-    """
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.now = "start"
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure what is done inside."""
+        self.now, began = name, time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - began, 2)
+
+
+# --- one network, in a process of its own
+
+
+def smooth_pictures(count: int, source: ModelSource, seed: int) -> Tensor:
+    """Normalised random pictures (N, C, H, W): patches of colour, some texture, more or less contrast."""
+    import torch
+    from torch.nn import functional
+
+    generator = torch.Generator().manual_seed(seed)
+    channels, height, width = source.input_shape
+    pictures = torch.zeros(count, channels, height, width)
+    for cells, share in ((3, 1.0), (8, 0.6), (32, 0.3)):
+        drawn = torch.randn(count, channels, cells, cells, generator=generator)
+        pictures += share * functional.interpolate(drawn, (height, width), mode="bicubic")
+    pictures *= 0.15 * (0.5 + torch.rand(count, 1, 1, 1, generator=generator))
+    pixels = (pictures + 0.4 + 0.2 * torch.rand(count, channels, 1, 1, generator=generator)).clamp(0, 1)
+    mean, std = torch.tensor(source.mean)[:, None, None], torch.tensor(source.std)[:, None, None]
+    return (pixels - mean) / std
+
+
+def draw_network(source: ModelSource) -> nn.Module:
+    """The network with random weights, none of them constant, and BatchNorm that fits them."""
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    from qaf_core.data.models import build_model
+
     torch.manual_seed(0)
-    model = models.get_model(name, weights=None, **_built_with(name, side)).eval()
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    model = build_model(source, with_weights=False)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim == 1 or float(parameter.abs().max()) < 1e-3:  # begins as zeros, or as good as
-                parameter.add_(0.1 * torch.randn_like(parameter))
+            if parameter.ndim <= 1 or float(parameter.abs().max()) < 1e-3:  # begins as zeros, or as good as
+                parameter.add_(NOISE * torch.randn_like(parameter))
+        norms = [
+            norm for norm in model.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats
+        ]
         for norm in norms:
-            norm.momentum = 1.0
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean of all batches
             norm.train()
-        model(images)
-        for norm in norms:
-            norm.running_var.fill_(float((norm.running_var + norm.running_mean.square()).mean()))
-            norm.running_mean.zero_()
+        for seed in range(SETTLING_BATCHES if norms else 0):
+            model(smooth_pictures(min(SETTLING_IMAGES, calibration_count(source)), source, 1000 + seed))
     return model.eval()
 
 
-def _built_with(name: str, side: int) -> dict[str, Any]:
-    if name.startswith("vgg"):
-        return {"init_weights": False}  # as other linear layers begin, and faster
-    if name in ("googlenet", "inception_v3"):
-        return {"init_weights": False, "transform_input": True}
-    if name.startswith("vit"):
-        return {"image_size": side}
-    if name.startswith(("deeplab", "fcn")):
-        return {"weights_backbone": None, "aux_loss": True}
-    if name.startswith("fasterrcnn"):
-        return {"weights_backbone": None, "min_size": side, "max_size": side}
-    return {"weights_backbone": None} if name.startswith("ssdlite") else {}
+def calibration_count(source: ModelSource) -> int:
+    """How many calibration pictures a network gets."""
+    _, height, width = source.input_shape
+    return max(LEAST_IMAGES, min(MOST_IMAGES, PIXELS // (height * width)))
 
 
-@torch.inference_mode()
-def raw_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """All tensors a network puts out; of a detector those of its heads, before boxes are chosen by score."""
-    if not isinstance(model, GeneralizedRCNN | SSD):
-        return tree_leaves(model(images))
-    found: list[Tensor] = []
-    head = model.head if isinstance(model, SSD) else model.rpn.head
-    handle = head.register_forward_hook(lambda _module, _inputs, output: found.extend(tree_leaves(output)))
-    model(images)
-    handle.remove()
-    if isinstance(model, GeneralizedRCNN):
-        pooled = torch.randn(4, 256, 7, 7, generator=torch.Generator().manual_seed(1))
-        found += tree_leaves(model.roi_heads.box_predictor(model.roi_heads.box_head(pooled)))
-    return found
+def scores_of(model: nn.Module, batches: Sequence[Tensor]) -> list[Tensor]:
+    """All tensors a network puts out, over all batches; of a detector those of its head, if it shows it."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    head = getattr(getattr(model, "rpn", model), "head", None) if _is_detector(model) else None
+    found: list[list[Tensor]] = []
+    with torch.inference_mode():
+        for batch in batches:
+            if not _is_detector(model):
+                found.append(tree_leaves(model(batch)))
+                continue
+            row: list[Tensor] = []
+            if head is not None:
+                handle = head.register_forward_hook(
+                    lambda _module, _inputs, output, row=row: row.extend(tree_leaves(output))
+                )
+                model(batch)
+                handle.remove()
+            found.append(row)
+    return [torch.cat(list(parts)) for parts in zip(*found, strict=True)]
 
 
-def swap_exactly(model: nn.Module, inventory: Sequence[LayerInfo]) -> int:
-    """Put an exact chain in place of every layer that can be factorized, of each form in turn; how many."""
-    eligible = [info for info in inventory if info.eligible]
-    for index, info in enumerate(eligible):
-        layer = model.get_submodule(info.name)
-        forms = [structure for structure in info.structures if structure in FACTORIZED]
-        factors = exact_factors(layer.get_parameter("weight"), forms[index % len(forms)])
-        swap_layer(model, info.name, build_chain(layer, factors))
-    return len(eligible)
+def _is_detector(model: nn.Module) -> bool:
+    """Whether it has a transform of its own for its images, as torchvision's detectors do."""
+    return hasattr(model, "transform") and hasattr(model, "backbone")
 
 
-def prove(name: str, side: int) -> dict[str, Any]:
-    """List a network, plan and cost it, exchange its layers and compare the outputs."""
-    images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
-    model = random_network(name, side, images)
-    expected = raw_outputs(model, images)
-    opened = open_network(model)
-    inventory = take_inventory(model, (3, side, side))
-    plan = plan_for_ratio(inventory, model=name, ratio=2, bits=4)
-    validate_plan(plan, inventory)
-    after, before = plan_cost(inventory, plan), original_cost(inventory)
-    rows = {
-        "side": side,
-        "opened": len(opened),
-        "rows": len(inventory),
-        "parameters": sum(info.params for info in inventory),
-        "parameters_of_the_network": sum(parameter.numel() for parameter in model.parameters()),
-        "macs": before.macs,
-        "size_fraction": after.size_bytes / before.size_bytes,
-        "factorizable": swap_exactly(model, inventory),
-        "kept": Counter(_reason(info) for info in inventory if info.planned and not info.eligible),
-        "kept_of_other_kinds": Counter(
-            _reason(info) for info in inventory if not info.planned and info.kind != "batchnorm"
-        ),
-    }
-    return {**rows, **_compare(expected, raw_outputs(model, images))}
-
-
-def _reason(info: LayerInfo) -> str:
-    return info.skip_reason or "no reason given"
-
-
-def _compare(expected: Sequence[Tensor], found: Sequence[Tensor]) -> dict[str, Any]:
-    difference, spread = 0.0, float("inf")
+def errors(expected: Sequence[Tensor], found: Sequence[Tensor]) -> dict[str, float | None]:
+    """Relative errors of the worst output: over its size, and over what it varies between pictures."""
+    if not expected or len(expected) != len(found):
+        return {"relative_error": None, "error_of_variation": None}
+    of_size = of_variation = 0.0
     for wanted, given in zip(expected, found, strict=True):
-        if given.shape != wanted.shape:
-            raise RuntimeError(f"outputs of shape {tuple(given.shape)} instead of {tuple(wanted.shape)}")
-        size = float(wanted.abs().max())
-        difference = max(difference, float((given - wanted).abs().max()) / size)
-        spread = min(spread, float((wanted - wanted.mean(dim=0)).abs().max()) / size)
-    return {"outputs": len(found), "difference": difference, "spread": spread}
+        difference = float((given - wanted).double().norm())
+        of_size = max(of_size, difference / float(wanted.double().norm()))
+        varies = float((wanted - wanted.mean(dim=0)).double().norm())
+        of_variation = max(of_variation, difference / varies if varies > 0 else float("inf"))
+    return {"relative_error": of_size, "error_of_variation": of_variation}
+
+
+def round_plainly(model: nn.Module, calibration: Tensor) -> nn.Module:
+    """The network with 8-bit weights and inputs in its convolution and linear modules, by their extremes."""
+    import torch
+    from torch import nn
+
+    rounded = copy.deepcopy(model)
+    points: list[RoundedInput] = []
+    with torch.inference_mode():
+        for module in rounded.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                largest = module.weight.flatten(1).abs().amax(1).clamp_min(1e-12)
+                steps = (largest / 127).reshape(-1, *(1,) * (module.weight.ndim - 1))
+                module.weight = nn.Parameter((module.weight / steps).round() * steps, requires_grad=False)
+                points.append(RoundedInput())
+                module.register_forward_pre_hook(points[-1])
+        for batch in calibration.split(4):
+            rounded(batch)
+    for point in points:
+        point.rounds = True
+    return rounded
+
+
+class RoundedInput:
+    """Rounds a module's input to 256 steps of the range that was seen before."""
+
+    def __init__(self) -> None:
+        self.low = self.high = 0.0
+        self.rounds = False
+
+    def __call__(self, _module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        first = inputs[0]
+        if not self.rounds:
+            self.low = min(self.low, float(first.min()))
+            self.high = max(self.high, float(first.max()))
+            return None
+        step = (self.high - self.low) / 255 or 1.0
+        low, high = round(self.low / step), round(self.high / step)
+        return ((first / step).round().clamp(low, high) * step, *inputs[1:])
+
+
+def measure(model_id: str, images: int | None, stages: Stages) -> dict[str, Any]:
+    """Compress one network from end to end and measure it."""
+    from qaf_core.data.models import build_model, find_model
+    from qaf_core.network.cost import original_cost
+    from qaf_core.network.inventory import take_inventory
+    from qaf_core.network.plan import plan_for_ratio, validate_plan
+    from qaf_core.pipeline.compress import compress_network
+    from qaf_core.pipeline.tasks import find_task, predict
+    from qaf_core.runs.artifact import load_packed, save_packed
+
+    with stages.stage("build"):
+        source = find_model(model_id)
+        model = draw_network(source)
+    count = images or calibration_count(source)
+    with stages.stage("inspect"):
+        inventory = take_inventory(model, source.input_shape)
+        plan = plan_for_ratio(inventory, model=model_id, ratio=1.0, bits=BITS, method="dense")
+        validate_plan(plan, inventory, model=model_id)
+    with stages.stage("compress"):
+        made = compress_network(
+            model, plan, inventory, method="dense", calibration=smooth_pictures(count, source, 1)
+        )
+    card = card_of(source, plan.activation_bits)
+    with tempfile.TemporaryDirectory() as folder:
+        with stages.stage("pack"):
+            packed_file = Path(folder) / "packed.safetensors"
+            size = save_packed(packed_file, made.model, inventory, card)
+            packed = load_packed(packed_file, build_model(source, with_weights=False))
+        with stages.stage("evaluate"):
+            batches = list(smooth_pictures(count, source, 2).split(4))
+            pairs = [(batch, None) for batch in batches]
+            task = find_task(source.task)
+            agreement = task.agreement(predict(task, model, pairs), predict(task, packed, pairs))
+            expected = scores_of(model, batches)
+            found = errors(expected, scores_of(packed, batches))
+        with stages.stage("plain rounding"):
+            rounded = round_plainly(model, smooth_pictures(count, source, 1))
+            plain = errors(expected, scores_of(rounded, batches))["relative_error"]
+        with stages.stage("onnx"):
+            onnx = measure_onnx(packed, Path(folder) / "net.onnx", source, batches, card)
+    changed = {layer.name for layer in made.layers}
+    before = original_cost(inventory)
+    return {
+        "task": source.task,
+        "parameters": before.params,
+        "macs": before.macs,
+        "layers": len([info for info in inventory if info.planned]),
+        "layers_compressed": len(changed),
+        "macs_compressed": sum(info.macs for info in inventory if info.name in changed) / max(before.macs, 1),
+        "size_fraction": size / before.size_bytes,
+        **found,
+        "plain_error": plain,
+        "agreement": agreement,
+        "onnx": onnx,
+    }
+
+
+def card_of(source: ModelSource, activation_bits: int) -> dict[str, Any]:
+    """What a run writes into the packed file."""
+    return {
+        "model": source.id, "architecture": source.architecture, "method": "dense",
+        "activation_bits": activation_bits, "seed": 0, "input_shape": source.input_shape,
+        "mean": source.mean, "std": source.std, "task": source.task, "classes": len(source.classes),
+    }  # fmt: skip
+
+
+def measure_onnx(
+    packed: nn.Module, path: Path, source: ModelSource, batches: Sequence[Tensor], card: dict[str, Any]
+) -> dict[str, Any]:
+    """The INT8 file against the packed network, or why there is none."""
+    from qaf_core.deploy.onnx import export_onnx
+    from qaf_core.errors import QafError
+
+    try:
+        report = export_onnx(
+            packed, path, input_shape=source.input_shape, images=batches, card=card, force=True
+        )
+    except QafError as error:
+        return {"error": str(error)[:300]}
+    agreed = report.agreement
+    return {
+        "agreement": None if agreed is None else agreed.share,
+        "largest_difference": None if agreed is None else agreed.largest_difference,
+        "failed": [check.name for check in report.checks if not check.passed],
+        "integer_operators": sum(report.integer_operators.values()),
+    }
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """`good`, or the first thing that is not."""
+    if "error" in row:
+        return f"failed in {row.get('stage', 'start')}"
+    error, onnx = row["relative_error"], row["onnx"]
+    if error is None:
+        return "scores not compared"
+    if not error <= max(LARGEST_ERROR, TIMES_PLAIN * row["plain_error"]):
+        return "scores differ"
+    if row["macs_compressed"] < LEAST_COMPRESSED:
+        return "layers left out"
+    if "error" in onnx:
+        return "no ONNX file"
+    if (onnx["agreement"] or 0.0) < LEAST_AGREEMENT or onnx["failed"]:
+        return "ONNX differs"
+    return "good" if error <= LARGEST_ERROR else "as plain rounding"
+
+
+def tell_one(model_id: str, images: int | None) -> None:
+    """Measure one network and print its line."""
+    stages, began = Stages(), time.perf_counter()
+    try:
+        row = measure(model_id, images, stages)
+    except Exception as error:  # whatever a network does to us is what this is to find
+        row = {"stage": stages.now, "error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    seconds = {**stages.seconds, "total": round(time.perf_counter() - began, 2)}
+    told = {"network": model_id, "verdict": verdict(row), **row, "seconds": seconds}
+    print(json.dumps({**told, "peak_memory_bytes": peak}))
+
+
+# --- all of them
+
+
+def run_apart(model_id: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The line of one network, measured by another process; what it writes to stderr goes to ours."""
+    command = [sys.executable, __file__, "--one", model_id]
+    command += ["--images", str(options.images)] if options.images else []
+    began = time.perf_counter()
+    row: dict[str, Any]
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, check=False, timeout=options.seconds
+        )
+        row = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        row = {"error": f"no end within {options.seconds:g} s"}
+    except (IndexError, ValueError):
+        row = {"error": f"the process ended with {done.returncode} and no result"}
+    if "network" not in row:
+        seconds = {"total": round(time.perf_counter() - began, 2)}
+        row = {"network": model_id, "verdict": "failed", **row, "seconds": seconds}
+    return row
+
+
+def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How many networks went how, and which did not go well."""
+    by_verdict: dict[str, list[str]] = {}
+    for row in rows:
+        by_verdict.setdefault(row["verdict"], []).append(row["network"])
+    measured = [row["relative_error"] for row in rows if row.get("relative_error") is not None]
+    return {
+        "networks": len(rows),
+        "good": len(by_verdict.pop("good", [])),
+        "others": by_verdict,
+        "worst_relative_error": max(measured, default=None),
+        "seconds": round(sum(row["seconds"]["total"] for row in rows), 1),
+        "peak_memory_bytes": max((row.get("peak_memory_bytes", 0) for row in rows), default=0),
+    }
+
+
+def chosen_networks(options: argparse.Namespace) -> list[str]:
+    """What is asked for, in order."""
+    named = options.networks or every_network()
+    kept = [
+        name
+        for name in named
+        if (not options.only or any(text in name for text in options.only.split(",")))
+        and not (options.skip and any(text in name for text in options.skip.split(",")))
+    ]
+    return kept[: options.limit]
 
 
 def main() -> None:
     """Measure the networks named on the command line, all by default."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    arguments.add_argument("--networks", default=",".join(NETWORKS))
-    arguments.add_argument("--side", type=int)
-    chosen = arguments.parse_args()
-    results = {}
-    load_inventory(find_model("torchvision/resnet18"))  # what torch sets up on its first pass
-    for name in chosen.networks.split(","):
-        source = find_model(f"torchvision/{name}")
-        began = time.perf_counter()
-        load_inventory(source)
-        seconds = time.perf_counter() - began
-        results[name] = {
-            "inspect_seconds": round(seconds, 3),
-            **prove(name, chosen.side or source.input_shape[1]),
-        }
-    worst = max(row["difference"] for row in results.values())
-    print(json.dumps({"networks": results, "worst_difference": worst}, indent=1))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("networks", nargs="*", metavar="ID", help="models as `qaf` takes them")
+    parser.add_argument("--only", help="parts of names, with commas between them")
+    parser.add_argument("--skip", help="parts of names that are left out")
+    parser.add_argument("--limit", type=int, help="at most so many networks")
+    parser.add_argument("--seconds", type=float, default=900.0, help="for each network")
+    parser.add_argument("--images", type=int, help="calibration pictures, by default up to 32")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        tell_one(options.one, options.images)
+        return
+    rows = []
+    for model_id in chosen_networks(options):
+        rows.append(run_apart(model_id, options))
+        print(json.dumps(rows[-1]), flush=True)
+    print(json.dumps({"summary": summarise(rows)}))
 
 
 if __name__ == "__main__":

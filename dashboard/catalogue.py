@@ -19,9 +19,11 @@ from dashboard.given import NOTHING, Given, file_stamp
 from dashboard.jobs import run_command
 from qaf_core.data.datasets import load_images
 from qaf_core.data.images import ImageSet, one_of_each, shown_name
+from qaf_core.data.listed import sketch_timm
 from qaf_core.data.models import ModelSource, find_model, list_models, load_inventory
 from qaf_core.data.preprocessing import Preprocessing
 from qaf_core.data.published import is_published_name
+from qaf_core.data.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY, timm_version
 from qaf_core.errors import QafError
 from qaf_core.network.inventory import INVENTORY_VERSION, LayerInfo, inventory_from_rows
 from qaf_core.runs.workspace import write_file
@@ -67,10 +69,9 @@ def open_model(model_id: str, workspace: Path, given: Given = NOTHING) -> ModelS
         WeightsError: If the weights cannot be used.
         DataError: If the classes do not fit the weights.
     """
-    if is_published_name(given.weights):
-        source = find_model(model_id, workspace=workspace)
-        if source.architecture.startswith("torchvision."):
-            return _with_published(source, workspace, given)
+    listed = listed_model(model_id, workspace)
+    if _told_elsewhere(listed, given):
+        return _as_told(listed, workspace, given)
     return find_model(
         model_id,
         given.weights,
@@ -80,12 +81,31 @@ def open_model(model_id: str, workspace: Path, given: Given = NOTHING) -> ModelS
     )
 
 
-def _with_published(source: ModelSource, workspace: Path, given: Given) -> ModelSource:
-    """A torchvision network with its published weights: only torch's own process knows what they bring."""
+def listed_model(model_id: str, workspace: Path) -> ModelSource:
+    """A model as far as it is known at once: of timm's networks only what stands in the list.
+
+    Raises:
+        ModelError: If there is no such model.
+    """
+    if model_id.startswith(TIMM_FAMILY):
+        return sketch_timm(model_id)
+    return find_model(model_id, workspace=workspace)
+
+
+def _told_elsewhere(listed: ModelSource, given: Given) -> bool:
+    """Whether only a process with torch knows the model: a network of timm, or published weights."""
+    if listed.architecture.startswith(TIMM_ARCHITECTURE):
+        return not listed.registered or given.weights is not None
+    return is_published_name(given.weights) and listed.architecture.startswith("torchvision.")
+
+
+def _as_told(source: ModelSource, workspace: Path, given: Given) -> ModelSource:
+    """A model with what another process says of it."""
     told = _look_into(source, workspace, given)["source"]
     steps = Preprocessing.from_dict(told["preprocessing"])
     return replace(
         source,
+        architecture=told["architecture"],
         shipped=False,
         card={},
         classes=tuple(told["classes"]),
@@ -94,7 +114,7 @@ def _with_published(source: ModelSource, workspace: Path, given: Given) -> Model
         std=steps.std,
         preprocessing=steps,
         accuracy=told["accuracy"],
-        weights=Path(told["weights"]),
+        weights=Path(told["weights"]) if told["weights"] else None,
         weights_url=told["weights_url"],
     )
 
@@ -112,8 +132,9 @@ def inventory_of(source: ModelSource, workspace: Path, given: Given = NOTHING) -
     """
     if source.shipped and source.card.get("inventory"):
         return _inventory_from_card(source.id, source)
-    if is_published_name(given.weights):
-        source = find_model(source.id, workspace=workspace)
+    listed = listed_model(source.id, workspace)
+    if _told_elsewhere(listed, given):
+        source = listed
     return _inventory_from_file(str(_description(source, workspace, given)), source, workspace, given)
 
 
@@ -133,6 +154,8 @@ def _description(source: ModelSource, workspace: Path, given: Given) -> Path:
     """Where it is kept what a model is: other weights, also under the same name, may be another network's."""
     # A registered model may be registered anew under its id, with another network.
     kind = [INVENTORY_VERSION, source.id, source.architecture, source.input_shape, len(source.classes)]
+    if source.architecture.startswith(TIMM_ARCHITECTURE):
+        kind.append(timm_version())
     named = [str(source.weights), file_stamp(source.weights), *given.identity()]
     name = hashlib.sha256(json.dumps([*kind, *named]).encode()).hexdigest()[:16]
     return workspace / "cache" / "inventory" / f"{name}.json"

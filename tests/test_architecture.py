@@ -34,7 +34,7 @@ QUICK_MODULES = (
     "qaf_core.review.charts",
     "qaf_core.cli",
 )
-HEAVY = ("torch", "torchvision", "tensorly", "sklearn", "onnx", "onnxruntime")
+HEAVY = ("torch", "torchvision", "timm", "tensorly", "sklearn", "onnx", "onnxruntime")
 CORE_MODULES = sorted((ROOT / "qaf_core").rglob("*.py"))
 DASHBOARD_MODULES = sorted((ROOT / "dashboard").rglob("*.py"))
 

@@ -18,6 +18,7 @@ from dashboard.views.checking import Asked
 from qaf_core.data.archives import add_archive
 from qaf_core.data.published import is_published_name
 from qaf_core.data.registry import WEIGHT_SUFFIXES, add_model, add_weights
+from qaf_core.data.timm_names import TIMM_FAMILY
 from qaf_core.errors import QafError
 
 FORM = "add-model"
@@ -195,7 +196,7 @@ def _register(checked: Asked) -> None:
         QafError: If its id is taken or something does not fit.
     """
     folder, given = common.workspace(), checked.given
-    if is_published_name(given.weights):  # what they bring only torch's own process knows
+    if is_published_name(given.weights) or checked.model.startswith(TIMM_FAMILY):  # known where torch is
         arguments = ["models", "--add", checked.name, "--model", checked.model, "--data", checked.data]
         jobs.run_command([*arguments, *given.arguments(folder), "--json"])
         return

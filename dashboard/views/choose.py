@@ -16,6 +16,7 @@ from dashboard.text import _, plural
 from dashboard.views import checking, image_paths, preparation
 from dashboard.views.checking import Asked
 from qaf_core.data.models import ModelSource
+from qaf_core.data.timm_names import TIMM_FAMILY
 from qaf_core.errors import QafError
 from qaf_core.network.cost import original_cost
 from qaf_core.review.metrics import metric_label
@@ -315,7 +316,7 @@ def _own_model() -> Choice:
             )
         with right:
             steps, problem = preparation.ask(OWN)
-        data, calibration = image_paths.ask(catalogue.open_model(model, common.workspace()).task)
+        data, calibration = image_paths.ask(catalogue.listed_model(model, common.workspace()).task)
     obstacle = problem
     if not weights:
         obstacle = _(
@@ -335,12 +336,13 @@ def _own_network() -> tuple[str, str]:
     st.session_state.setdefault(OTHER_KEY, FIRST_OTHER)
     model = left.selectbox(
         _("Architecture"),
-        catalogue.other_models(),
+        _architectures(),
         key=OTHER_KEY,
         persist_state="session",
         help=_(
-            "ResNets for 32×32 images as in He et al. 2016 (cifar/…), or any network of torchvision for "
-            "classes, masks or boxes."
+            "ResNets for 32×32 images as in He et al. 2016 (cifar/…), networks of torchvision for "
+            "classes, masks or boxes, and, where it is installed, well-known ones of timm; its others by "
+            "their names on the command line."
         ),
     )
     weights = right.text_input(
@@ -350,11 +352,17 @@ def _own_network() -> tuple[str, str]:
         placeholder="/path/to/weights.safetensors",
         help=_(
             "A path on the computer the dashboard runs on: a safetensors file, or a PyTorch state dict; "
-            "for torchvision also the name of published weights, as DEFAULT. "
+            "for torchvision and timm also the name of published weights, as DEFAULT. "
             "Without weights the model can be planned, not run."
         ),
     )
     return model, weights.strip()
+
+
+def _architectures() -> tuple[str, ...]:
+    """What is offered; a network of timm that an earlier run was made of stands there, listed or not."""
+    offered, chosen = catalogue.other_models(), st.session_state[OTHER_KEY]
+    return (*offered, chosen) if chosen.startswith(TIMM_FAMILY) and chosen not in offered else offered
 
 
 def _open_own(
@@ -369,4 +377,4 @@ def _open_own(
             return catalogue.open_model(model, folder, given), given, None
     except QafError as error:
         common.say_error(str(error))
-    return catalogue.open_model(model, folder), NOTHING, _("What was given cannot be used, see above.")
+    return catalogue.listed_model(model, folder), NOTHING, _("What was given cannot be used, see above.")

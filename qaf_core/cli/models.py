@@ -32,6 +32,9 @@ def models(
         str | None, typer.Option(help="With --add: images to measure on when none are named.")
     ] = None,
     title: Annotated[str | None, typer.Option(help="With --add: what people read.")] = None,
+    find: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="List only names with this text, all of timm's too.")
+    ] = None,
     as_json: Json = False,
     workspace: Workspace = None,
 ) -> None:
@@ -60,7 +63,7 @@ def models(
     elif any(value is not None for value in (model, factory, weights, classes, preprocessing, data, title)):
         raise ModelError("nothing says what to register", expected="--add ID beside the other options")
     else:
-        _list(folder, as_json)
+        _list(folder, find, as_json)
 
 
 def _add(
@@ -85,12 +88,15 @@ def _tell(as_json: bool, row: dict[str, Any], line: str) -> None:
         print(line)
 
 
-def _list(folder: Path, as_json: bool) -> None:
-    from qaf_core.data.models import list_models
+def _list(folder: Path, text: str | None, as_json: bool) -> None:
+    from qaf_core.data.models import list_models, search_models
+    from qaf_core.data.timm_names import timm_version
 
-    rows = [_model_row(source) for source in list_models(folder)]
+    found = list_models(folder) if text is None else search_models(text, folder)
+    rows = [_model_row(source) for source in found]
+    timm = timm_version()
     if as_json:
-        print_json({"models": rows})
+        print_json({"models": rows, "timm": timm})
         return
     table = [
         (
@@ -102,9 +108,9 @@ def _list(folder: Path, as_json: bool) -> None:
         for row in rows
     ]
     print_table(("model", "what it is", "weights", "input"), table)
-    print(
-        "\nYour own: qaf models --add ID (--model NAME | --factory package.module:factory) --weights FILE …"
-    )
+    more = "any other by its name, see --find TEXT" if timm else "all its networks once it is installed"
+    print(f"\ntimm/NAME: {more}" + ("" if timm else " (pip install 'qaf[zoo]')"))
+    print("Your own: qaf models --add ID (--model NAME | --factory package.module:factory) --weights FILE …")
 
 
 def _model_row(source: ModelSource) -> dict[str, Any]:

@@ -68,6 +68,8 @@ def _source_row(source: ModelSource) -> dict[str, Any]:
     from qaf_core.data.preprocessing import preprocessing_of
 
     return {
+        "title": source.title,
+        "architecture": source.architecture,
         "classes": list(source.classes),
         "input_shape": list(source.input_shape),
         "preprocessing": preprocessing_of(source).to_dict(),

@@ -26,7 +26,7 @@ Weights = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="safetensors, a state dict, or for torchvision/… a name of published weights, as DEFAULT.",
+        help="safetensors, a state dict, or the name of weights torchvision or timm publish, as DEFAULT.",
     ),
 ]
 Classes = Annotated[
@@ -61,8 +61,9 @@ Convention = Annotated[str, typer.Option(help="What counts as an operation: unif
 def lasting_weights(weights: str | None) -> str | None:
     """A path that means the same in another working directory, or a name of published weights."""
     from qaf_core.data.published import is_published_name
+    from qaf_core.data.timm_names import looks_like_tag
 
-    if weights is None or is_published_name(weights):
+    if weights is None or is_published_name(weights) or looks_like_tag(weights):
         return weights
     return str(Path(weights).expanduser().absolute())
 

@@ -12,11 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from qaf_core.data import inspection
+from qaf_core.data.timm_names import TIMM_ARCHITECTURE
 from qaf_core.data.torchvision_names import TORCHVISION_DETECTION, TORCHVISION_SEGMENTATION
 from qaf_core.network.graph.constants import LEAST_EPSILON
 
 #: Depths of the CIFAR-form ResNets: 6 n + 2.
 CIFAR_DEPTHS = (20, 32, 44, 56, 110)
+
+# Their public weights hold a second head, or were trained with BatchNorm frozen and no epsilon.
+_TWO_HEADS = ("deeplabv3_resnet50", "fcn_resnet50")
+_WITHOUT_EPSILON = ("fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "retinanet_resnet50_fpn")
 
 
 class CifarBlock(nn.Module):
@@ -236,12 +241,17 @@ def build_architecture(name: str, num_classes: int) -> nn.Module:
 
     Args:
         name: `cifar_resnet20` …, `narrow_vgg`, `digits_cnn`, `unet`, `small_fcos`, or `torchvision.NAME`
-            (torchvision's own code).
+            (torchvision's own code) or `timm.NAME` (timm's).
         num_classes: Outputs of the classifier.
 
     Raises:
         KeyError: When there is no such architecture.
+        ModelError: When timm is not installed, or has no such network.
     """
+    if name.startswith(TIMM_ARCHITECTURE):
+        from qaf_core.data.timm_networks import build_timm
+
+        return build_timm(name.removeprefix(TIMM_ARCHITECTURE), num_classes)
     if name.startswith("torchvision."):
         from torchvision import models
 
@@ -250,14 +260,14 @@ def build_architecture(name: str, num_classes: int) -> nn.Module:
         if short in ("googlenet", "inception_v3"):
             # As torchvision sets them for its public weights. Drawing their own start takes half a minute.
             special = {"init_weights": False, "transform_input": True}
-        elif short in TORCHVISION_SEGMENTATION:
-            special = {"weights_backbone": None, "aux_loss": True}  # the public weights hold the second head
-        elif short in TORCHVISION_DETECTION:
+        elif short in TORCHVISION_SEGMENTATION or short in TORCHVISION_DETECTION:
             special = {"weights_backbone": None}
+            if short in _TWO_HEADS:
+                special["aux_loss"] = True
         network: nn.Module = models.get_model(short, weights=None, num_classes=num_classes, **special)
-        if short == "fasterrcnn_resnet50_fpn":
+        if short in _WITHOUT_EPSILON:
             for norm in network.modules():
                 if isinstance(norm, nn.BatchNorm2d):
-                    norm.eps = LEAST_EPSILON  # its public weights were trained with none
+                    norm.eps = LEAST_EPSILON
         return network
     return _OWN[name](num_classes)

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from qaf_core.data.class_names import class_names_in, read_class_names
 from qaf_core.data.preprocessing import Preprocessing, preprocessing_of
+from qaf_core.data.timm_names import TIMM_ARCHITECTURE
 from qaf_core.data.weights import count_outputs
-from qaf_core.data.weights_header import read_header
+from qaf_core.data.weights_header import WeightsHeader, read_header
 from qaf_core.errors import DataError, ModelError, WeightsError
 
 if TYPE_CHECKING:
     from qaf_core.data.models import ModelSource
+
+_TORCHVISION = "torchvision."
 
 
 def choose_weights(
@@ -25,7 +28,7 @@ def choose_weights(
 
     Args:
         source: The model as it is listed.
-        weights: A file, or for torchvision's networks a name of published weights.
+        weights: A file, or for the networks of torchvision and timm a name of published weights.
         classes: File with the names of the classes, or None.
         workspace: Where published weights are kept, or None for torch's own cache.
 
@@ -34,14 +37,11 @@ def choose_weights(
         DataError: If the classes do not fit the weights.
     """
     own = replace(source, shipped=False, card={}, accuracy=None)
-    from qaf_core.data.published import is_published_name
-
-    if is_published_name(weights) and source.architecture.startswith("torchvision."):
+    if _names_published(source, weights):
         return _with_published(own, str(weights), classes, workspace)
     path = _existing(weights)
     header = read_header(path, source.limits)
-    # What a factory puts out is up to its code; of every other network the weights tell.
-    outputs = None if ":" in source.architecture else count_outputs(header)
+    outputs = _count_outputs(source, header)
     if classes is None:
         names = class_names_in(header, path.name)
         names = names or (source.classes if outputs in (None, len(source.classes)) else None)
@@ -111,16 +111,44 @@ def read_preprocessing(path: Path) -> dict[str, Any]:
     return values
 
 
+def _names_published(source: ModelSource, weights: str | Path) -> bool:
+    """Whether weights is a name of published weights of this network, and not a path."""
+    if source.architecture.startswith(TIMM_ARCHITECTURE):
+        from qaf_core.data.timm_networks import is_timm_weights
+
+        return is_timm_weights(source.architecture.removeprefix(TIMM_ARCHITECTURE), weights)
+    from qaf_core.data.published import is_published_name
+
+    return is_published_name(weights) and source.architecture.startswith(_TORCHVISION)
+
+
+def _count_outputs(source: ModelSource, header: WeightsHeader) -> int | None:
+    """What the weights say of the outputs: those of a factory are up to its code."""
+    if source.architecture.startswith(TIMM_ARCHITECTURE):
+        from qaf_core.data.timm_networks import count_timm_outputs
+
+        return count_timm_outputs(source.architecture.removeprefix(TIMM_ARCHITECTURE), header)
+    return None if ":" in source.architecture else count_outputs(header)
+
+
 def _with_published(
     source: ModelSource, name: str, classes: str | Path | None, workspace: Path | None
 ) -> ModelSource:
     from qaf_core.data.published import describe_published, published_path
 
-    network = source.architecture.removeprefix("torchvision.")
-    published = describe_published(network, name, source.input_shape[1:])
+    architecture = source.architecture
+    if architecture.startswith(TIMM_ARCHITECTURE):
+        from qaf_core.data.timm_networks import describe_timm_weights
+
+        published = describe_timm_weights(architecture.removeprefix(TIMM_ARCHITECTURE), name)
+        architecture = TIMM_ARCHITECTURE + published.name  # other weights may be for images of another size
+    else:
+        network = architecture.removeprefix(_TORCHVISION)
+        published = describe_published(network, name, source.input_shape[1:])
     steps = published.preprocessing
     own = replace(
         source,
+        architecture=architecture,
         weights=published_path(published, workspace),
         weights_url=published.url,
         classes=published.classes,

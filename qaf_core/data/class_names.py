@@ -1,9 +1,12 @@
-"""Names of classes from outside: a text file, a JSON list, or the text kept with the weights."""
+"""Names of classes from outside: a text file, a JSON list, the text kept with the weights, or torchvision."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable
+from functools import lru_cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,12 @@ LONGEST_NAME = 80
 MOST_CLASSES = 100_000
 MOST_BYTES = 8 * 2**20
 METADATA_KEYS = ("classes", "class_names")
+#: What torchvision's published networks tell apart -> its list of names, and how many there are.
+CATEGORY_LISTS = {
+    "imagenet": ("_IMAGENET_CATEGORIES", 1000),
+    "voc": ("_VOC_CATEGORIES", 21),
+    "coco": ("_COCO_CATEGORIES", 91),
+}
 _ACCEPTED = "a text file with one name a line, or a JSON list of names, in the order of the outputs"
 
 
@@ -61,6 +70,47 @@ def class_names_in(header: WeightsHeader, file: str) -> tuple[str, ...] | None:
         return None
     where = f"the class list in {file}"
     return clean_class_names(_parse(text, where), where)
+
+
+@lru_cache(maxsize=len(CATEGORY_LISTS))
+def published_categories(data: str) -> tuple[str, ...]:
+    """The classes of a public data set in the order in which published networks put them out.
+
+    The names are torchvision's own, read from the file that holds them: importing torchvision would take
+    seconds, as it loads torch. Without torchvision the classes are numbered.
+
+    Args:
+        data: `imagenet`, `voc` or `coco`.
+    """
+    attribute, count = CATEGORY_LISTS[data]
+    names = _torchvision_list(attribute)
+    if names is None or len(names) != count:
+        return tuple(f"class {index}" for index in range(count))
+    return clean_class_names(tell_apart(names), f"torchvision's {attribute}")
+
+
+def _torchvision_list(attribute: str) -> list[str] | None:
+    with contextlib.suppress(ImportError, OSError, SyntaxError, AttributeError, ValueError):
+        package = find_spec("torchvision")
+        origin = None if package is None else package.origin
+        if origin is not None:
+            file = Path(origin).parent / "models" / "_meta.py"
+            spec = spec_from_file_location("torchvision_meta_alone", file)
+            if spec is not None and spec.loader is not None:
+                module = module_from_spec(spec)
+                spec.loader.exec_module(module)
+                return list(getattr(module, attribute))
+    return None
+
+
+def tell_apart(names: Iterable[str]) -> list[str]:
+    """Names that stand twice get a number, as the COCO list's unused ``N/A``."""
+    seen: dict[str, int] = {}
+    told: list[str] = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        told.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return told
 
 
 def clean_class_names(names: Iterable[object], where: str) -> tuple[str, ...]:

@@ -8,21 +8,18 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qaf_core.data import inspection
 from qaf_core.data.chosen import choose_classes, choose_preprocessing, choose_weights
+from qaf_core.data.listed import IMAGENET_MEAN, IMAGENET_STD, list_timm, list_torchvision
 from qaf_core.data.preprocessing import Preprocessing
 from qaf_core.data.settings import RegisteredModel, Settings, read_settings
-from qaf_core.data.torchvision_names import (
-    TORCHVISION_DETECTION,
-    TORCHVISION_MODELS,
-    TORCHVISION_SEGMENTATION,
-)
-from qaf_core.data.weights_header import DEFAULT_LIMITS, WeightLimits
+from qaf_core.data.source import ModelSource
+from qaf_core.data.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY, has_timm
 from qaf_core.errors import ModelError, WeightsError
 
 if TYPE_CHECKING:
@@ -30,60 +27,22 @@ if TYPE_CHECKING:
 
     from qaf_core.network.inventory import LayerInfo
 
+__all__ = [
+    "ModelSource",
+    "build_model",
+    "find_model",
+    "list_models",
+    "load_inventory",
+    "search_models",
+    "weights_path",
+]
+
 SAMPLE_MODELS = Path(__file__).resolve().parents[2] / "sample_models"
 CARD_SCHEMA_VERSION = 1
 CIFAR_ORIGIN = "https://github.com/akamaster/pytorch_resnet_cifar10"
 TORCHVISION_ORIGIN = "https://docs.pytorch.org/vision/stable/models.html"
 
 _CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSource:
-    """A network that can be compressed, and what must be known to feed it.
-
-    Attributes:
-        id: Name on the command line, for example `inspection/resnet20`.
-        title: Name for people.
-        architecture: What `build_architecture` makes, or `package.module:factory`.
-        input_shape: (C, H, W) of one image.
-        classes: Class names, in the order of the outputs.
-        mean, std: Normalisation of each channel, for pixels scaled to 0 … 1.
-        preprocessing: The network's own way from a picture to its input, or None for the usual one with mean
-            and std; `preprocessing_of` tells which holds.
-        weights: File of trained weights, or None when there is none yet.
-        task: What the outputs mean: `classification`, `segmentation` or `detection`.
-        default_data: Built-in image set that fits, or None.
-        shipped: Trained weights come with this package.
-        card: The model card of a shipped model.
-        weights_url: Where `weights` is fetched from when it is not there yet, or None.
-        limits: How much a weights file may hold.
-        accuracy: Top-1 its publisher states, or None.
-        data: Images to measure on when none are named, or None for the built-in ones.
-        registered: It comes from the workspace's settings.
-        code_path: Where the package of its factory can be imported from, or None.
-    """
-
-    id: str
-    title: str
-    architecture: str
-    input_shape: tuple[int, int, int]
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    preprocessing: Preprocessing | None = None
-    weights: Path | None = None
-    task: str = "classification"
-    default_data: Literal["inspection", "digits"] | None = None
-    shipped: bool = False
-    card: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    weights_url: str | None = None
-    limits: WeightLimits = DEFAULT_LIMITS
-    accuracy: float | None = None
-    data: str | None = None
-    registered: bool = False
-    code_path: str | None = None
 
 
 def _shipped(
@@ -117,47 +76,8 @@ def _cifar(depth: int) -> ModelSource:
         architecture=f"cifar_resnet{depth}",
         input_shape=(3, 32, 32),
         classes=_CIFAR_CLASSES,
-        mean=_IMAGENET_MEAN,
-        std=_IMAGENET_STD,
-    )
-
-
-def _torchvision(name: str) -> ModelSource:
-    side = 299 if name == "inception_v3" else 224
-    return ModelSource(
-        id=f"torchvision/{name}",
-        title=f"{name}, ImageNet",
-        architecture=f"torchvision.{name}",
-        input_shape=(3, side, side),
-        classes=tuple(f"class {index}" for index in range(1000)),
-        mean=_IMAGENET_MEAN,
-        std=_IMAGENET_STD,
-    )
-
-
-def _torchvision_segmentation(name: str, side: int) -> ModelSource:
-    return ModelSource(
-        id=f"torchvision/{name}",
-        title=f"{name}, 20 kinds of objects and background, by pixel",
-        architecture=f"torchvision.{name}",
-        input_shape=(3, side, side),
-        classes=tuple(f"class {index}" for index in range(21)),
-        mean=_IMAGENET_MEAN,
-        std=_IMAGENET_STD,
-        task="segmentation",
-    )
-
-
-def _torchvision_detection(name: str, side: int) -> ModelSource:
-    return ModelSource(
-        id=f"torchvision/{name}",
-        title=f"{name}, COCO objects",
-        architecture=f"torchvision.{name}",
-        input_shape=(3, side, side),
-        classes=tuple(f"class {index}" for index in range(91)),
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-        task="detection",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
     )
 
 
@@ -190,18 +110,13 @@ _CIFAR = tuple(_cifar(depth) for depth in (20, 32, 44, 56, 110))
 
 @lru_cache(maxsize=1)
 def _sources() -> dict[str, ModelSource]:
-    every = (
-        *_SHIPPED,
-        *_CIFAR,
-        *(_torchvision(name) for name in TORCHVISION_MODELS),
-        *(_torchvision_segmentation(name, side) for name, side in TORCHVISION_SEGMENTATION.items()),
-        *(_torchvision_detection(name, side) for name, side in TORCHVISION_DETECTION.items()),
-    )
-    return {source.id: source for source in every}
+    return {source.id: source for source in (*_SHIPPED, *_CIFAR, *list_torchvision())}
 
 
 def list_models(workspace: Path | None = None) -> tuple[ModelSource, ...]:
     """Every named model: the shipped ones with their cards, the CIFAR ResNets, torchvision's networks.
+
+    Where timm is installed, its well-known networks stand last; `find_model` takes all of them.
 
     Args:
         workspace: The models registered there stand first; None for none.
@@ -210,7 +125,30 @@ def list_models(workspace: Path | None = None) -> tuple[ModelSource, ...]:
         WorkspaceError: When the workspace's settings cannot be read.
     """
     registered = tuple(_registered(model) for model in read_settings(workspace).models)
-    return (*registered, *(_with_card(source) for source in _sources().values()))
+    return (*registered, *(_with_card(source) for source in _sources().values()), *list_timm())
+
+
+def search_models(text: str, workspace: Path | None = None) -> tuple[ModelSource, ...]:
+    """Models whose id or title holds a text, all of timm's among them where it is installed.
+
+    Args:
+        text: What is looked for; case does not matter.
+        workspace: The models registered there count too; None for none.
+
+    Raises:
+        ModelError: When timm is installed and cannot be imported.
+        WorkspaceError: When the workspace's settings cannot be read.
+    """
+    wanted = text.strip().lower()
+    found = [source for source in list_models(workspace) if wanted in f"{source.id} {source.title}".lower()]
+    if has_timm():
+        from qaf_core.data.timm_networks import search_timm
+
+        known = {source.id for source in found}
+        found += [
+            source for source in search_timm(wanted.removeprefix(TIMM_FAMILY)) if source.id not in known
+        ]
+    return tuple(found)
 
 
 def find_model(
@@ -224,10 +162,12 @@ def find_model(
     """The source with this id.
 
     Args:
-        model_id: `inspection/NAME`, `digits/NAME`, `cifar/NAME`, `torchvision/NAME`, one registered in the
-            workspace, or `package.module:factory` (the user's own code, which is imported here).
+        model_id: `inspection/NAME`, `digits/NAME`, `cifar/NAME`, `torchvision/NAME`, `timm/NAME`, one
+            registered in the workspace, or `package.module:factory` (the user's own code, which is imported
+            here).
         weights: Trained weights to use, safetensors or a torch state dict; by default the shipped or
-            registered ones. For torchvision's networks also a name of published weights, as `DEFAULT`.
+            registered ones. For the networks of torchvision and timm also a name of published weights, as
+            `DEFAULT`.
         classes: File with the names of the classes, in the order of the outputs.
         preprocessing: Fields of `Preprocessing` that are other than the model's own.
         workspace: Whose settings count: registered models, limits; None for none.
@@ -258,13 +198,15 @@ def find_model(
 
 def _registered(model: RegisteredModel) -> ModelSource:
     """A registered model, described without its code: a factory is called only when it is built."""
-    base = None if ":" in model.base else _named(model.base, Settings())
+    # A network of timm is not asked for here: importing timm takes seconds.
+    own = ":" in model.base or model.base.startswith(TIMM_FAMILY)
+    base = None if own else _named(model.base, Settings())
     same_classes = base is not None and len(base.classes) == len(model.classes)
     steps = Preprocessing.from_dict(model.preprocessing)
     return ModelSource(
         id=model.id,
         title=model.title,
-        architecture=model.base if base is None else base.architecture,
+        architecture=_architecture_of(model.base) if base is None else base.architecture,
         input_shape=model.input_shape,
         classes=model.classes,
         mean=steps.mean,
@@ -280,12 +222,22 @@ def _registered(model: RegisteredModel) -> ModelSource:
     )
 
 
+def _architecture_of(base: str) -> str:
+    if base.startswith(TIMM_FAMILY):
+        return TIMM_ARCHITECTURE + base.removeprefix(TIMM_FAMILY)
+    return base
+
+
 def _named(model_id: str, settings: Settings) -> ModelSource:
     sources = _sources()
     if model_id in sources:
         return sources[model_id]
+    if model_id.startswith(TIMM_FAMILY):
+        from qaf_core.data.timm_networks import describe_timm
+
+        return describe_timm(model_id)
     wanted = model_id.strip().lower()
-    names = [*(model.id for model in settings.models), *sources]
+    names = [*(model.id for model in settings.models), *sources, *(source.id for source in list_timm())]
     same_end = [name for name in names if name.split("/")[-1] == wanted.split("/")[-1]]
     close = same_end + difflib.get_close_matches(wanted, names, n=4, cutoff=0.6)
     unique = list(dict.fromkeys(close))[:4]
@@ -384,14 +336,19 @@ def load_inventory(source: ModelSource) -> tuple[LayerInfo, ...]:
         return take_inventory(network.eval(), source.input_shape)
 
 
+def _origin(source: ModelSource) -> str:
+    if source.architecture.startswith(TIMM_ARCHITECTURE):
+        return "or --weights DEFAULT for those timm publishes"
+    return f"public checkpoints: {CIFAR_ORIGIN if source.id.startswith('cifar/') else TORCHVISION_ORIGIN}"
+
+
 def _weights_file(source: ModelSource) -> Path:
     path = source.weights
     if path is None:
-        origin = CIFAR_ORIGIN if source.id.startswith("cifar/") else TORCHVISION_ORIGIN
         raise WeightsError(
             f"{source.id} comes without trained weights",
             expected="a safetensors file or a torch state dict",
-            remedy=f"pass --weights FILE (public checkpoints: {origin})",
+            remedy=f"pass --weights FILE ({_origin(source)})",
         )
     if not path.is_file() and source.weights_url is not None:
         from qaf_core.data.published import fetch_weights

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from math import isfinite
+from math import floor, isfinite
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from qaf_core.errors import ModelError
@@ -20,6 +20,7 @@ ChannelOrder = Literal["rgb", "bgr"]
 
 _LARGEST_SIDE_PX = 8192
 _MARGIN, _MARGIN_FROM_PX = 256 / 224, 128  # the usual margin of ImageNet evaluation
+_TIMM_CROP = 0.875  # timm's own default
 _IGNORED_STEPS = ("ToTensor", "PILToTensor", "ToImage", "ConvertImageDtype", "ToDtype", "Identity")
 
 
@@ -186,6 +187,34 @@ def from_torchvision(transforms: Any, crop: tuple[int, int] | None = None) -> Pr
             raise ModelError("the transforms do not say the size of the model's input", remedy="give it")
         found["crop"] = crop or resize
     return Preprocessing(**found)
+
+
+def from_timm(config: Mapping[str, Any]) -> Preprocessing:
+    """The preprocessing that timm's `create_transform` carries out to evaluate.
+
+    Args:
+        config: What `timm.data.resolve_data_config` gives.
+
+    Raises:
+        ModelError: When pictures are cut in a way that cannot be described.
+    """
+    height, width = config["input_size"][1:]
+    whole = config.get("crop_pct") or _TIMM_CROP
+    scaled = (floor(height / whole), floor(width / whole))
+    mode = config.get("crop_mode") or "center"
+    if mode not in ("center", "squash") or (mode == "center" and scaled[0] != scaled[1]):
+        raise ModelError(
+            "timm cuts pictures for this network in a way that is not understood",
+            got=f"{mode}, {height}×{width} pixels",
+            expected="center with square images, or squash",
+        )
+    return Preprocessing(
+        resize=scaled[0] if mode == "center" else scaled,
+        crop=(height, width),
+        interpolation=config["interpolation"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
 
 
 def _from_preset(preset: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Torchvision's published weights, by the name torchvision gives them, such as ``IMAGENET1K_V2``.
+"""Published weights, by the name torchvision gives them, such as ``IMAGENET1K_V2``, or timm.
 
 What a name means (classes, image size, normalisation, address) is known without a network; the weights
 themselves are fetched once and kept.
@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from qaf_core.data.class_names import clean_class_names
+from qaf_core.data.class_names import clean_class_names, tell_apart
 from qaf_core.data.preprocessing import Preprocessing, from_torchvision
 from qaf_core.data.weights_header import WeightLimits
 from qaf_core.errors import WeightsError, WorkspaceError
 
+TIMM_SCHEME = "timm:"  # what follows is timm's name of the weights
 MIRROR_VARIABLE = "QAF_WEIGHTS_MIRROR"
 SILENCE_SECONDS = 20.0
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*")
@@ -33,8 +34,8 @@ class PublishedWeights:
     """One set of published weights.
 
     Attributes:
-        name: As torchvision calls it; ``DEFAULT`` is resolved.
-        url: Where they are.
+        name: As its publisher calls it; ``DEFAULT`` is resolved.
+        url: Where they are; of timm's, which are in several places, ``timm:`` and their name.
         classes: Names of the outputs.
         preprocessing: How images are prepared for them.
         accuracy: The published top-1 accuracy as a fraction, or None.
@@ -48,7 +49,9 @@ class PublishedWeights:
 
     @property
     def file_name(self) -> str:
-        """Name of the file they are kept in; it ends in the beginning of their SHA-256."""
+        """Name of the file they are kept in; torchvision's ends in the beginning of their SHA-256."""
+        if self.url.startswith(TIMM_SCHEME):
+            return f"timm-{self.url.removeprefix(TIMM_SCHEME)}.safetensors"
         return Path(urlsplit(self.url).path).name
 
 
@@ -86,7 +89,7 @@ def describe_published(network: str, name: str, crop: tuple[int, int]) -> Publis
     return PublishedWeights(
         name=weights.name,
         url=weights.url,
-        classes=clean_class_names(_told_apart(weights.meta["categories"]), f"torchvision's {weights.name}"),
+        classes=clean_class_names(tell_apart(weights.meta["categories"]), f"torchvision's {weights.name}"),
         preprocessing=from_torchvision(weights.transforms(), crop),
         accuracy=None if accuracy is None else accuracy / 100,
     )
@@ -109,7 +112,8 @@ def fetch_weights(url: str, path: Path, limits: WeightLimits | None = None) -> N
     same names.
 
     Args:
-        url: Its last part ends in the beginning of the file's SHA-256, as ``resnet18-f37072fd.pth``.
+        url: Its last part ends in the beginning of the file's SHA-256, as ``resnet18-f37072fd.pth``. Weights
+            of timm's are fetched by timm, in its own way.
         path: The file to make.
         limits: How large it may be.
 
@@ -117,6 +121,11 @@ def fetch_weights(url: str, path: Path, limits: WeightLimits | None = None) -> N
         WeightsError: If they cannot be reached, are not there, too large, or not what the name says.
         WorkspaceError: If they cannot be written.
     """
+    if url.startswith(TIMM_SCHEME):
+        from qaf_core.data.timm_networks import fetch_timm_weights
+
+        fetch_timm_weights(url, path, limits)
+        return
     import torch
 
     name = Path(urlsplit(url).path).name
@@ -180,13 +189,3 @@ def _impatience() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-def _told_apart(names: list[str]) -> list[str]:
-    """Names that stand twice get a number, as the COCO list's unused ``N/A``."""
-    seen: dict[str, int] = {}
-    told: list[str] = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        told.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return told

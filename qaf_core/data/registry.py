@@ -20,13 +20,14 @@ from qaf_core.data.models import ModelSource, find_model, list_models
 from qaf_core.data.places import ACCEPTED, absolute_data, lies_in, missing_path
 from qaf_core.data.preprocessing import preprocessing_of
 from qaf_core.data.settings import RegisteredModel, Settings, change_settings, check_id, read_settings
+from qaf_core.data.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY
 from qaf_core.data.uploads import MODELS_FOLDER, delete_upload, uploads_of
 from qaf_core.data.weights_header import read_header
 from qaf_core.errors import DataError, ModelError, WeightsError, WorkspaceError
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".ckpt")
 LONGEST_FILE_NAME = 80
-_FAMILIES = ("inspection", "digits", "cifar", "torchvision")
+_FAMILIES = ("inspection", "digits", "cifar", "torchvision", "timm")
 
 
 def add_model(
@@ -46,7 +47,7 @@ def add_model(
         workspace: Where it is registered.
         model_id: Its id; a registered model of this id is replaced.
         base: A named model, such as ``cifar/resnet20`` or ``torchvision/resnet50``.
-        weights: File of weights, or a name of torchvision's published ones; None for the named model's own.
+        weights: File of weights, or a name of published ones; None for the named model's own.
         classes: File with the names of the classes.
         preprocessing: What is other than for the named model, by field of `Preprocessing`.
         data: Images to measure on when none are named.
@@ -112,7 +113,7 @@ def _add(
     entry = RegisteredModel(
         id=model_id,
         title=title or model_id,
-        base=base,
+        base=_with_tag(base, source),
         code_path=code_path,
         weights=None if source.weights is None else str(source.weights.absolute()),
         weights_url=source.weights_url,
@@ -129,6 +130,13 @@ def _add(
 
     change_settings(workspace, put)
     return find_model(model_id, workspace=workspace)
+
+
+def _with_tag(base: str, source: ModelSource) -> str:
+    """The base; of timm's networks with the tag of the weights chosen, which may be for other images."""
+    if not base.startswith(TIMM_FAMILY):
+        return base
+    return TIMM_FAMILY + source.architecture.removeprefix(TIMM_ARCHITECTURE)
 
 
 def remove_model(workspace: Path, model_id: str, used: Collection[str] | None = None) -> tuple[Path, ...]:

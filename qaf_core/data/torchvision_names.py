@@ -87,10 +87,18 @@ TORCHVISION_MODELS = (
 )
 
 #: Networks that give every pixel a class -> side of the square images they are inspected at.
-TORCHVISION_SEGMENTATION = {"deeplabv3_resnet50": 520, "fcn_resnet50": 520}
+TORCHVISION_SEGMENTATION = {"deeplabv3_resnet50": 520, "fcn_resnet50": 520, "lraspp_mobilenet_v3_large": 520}
 
-#: Networks that find objects -> the same. They normalise their images themselves.
-TORCHVISION_DETECTION = {"fasterrcnn_resnet50_fpn": 800, "ssdlite320_mobilenet_v3_large": 320}
+#: Networks that find objects -> the same. They normalise their images themselves; of Mask R-CNN only boxes
+#: count.
+TORCHVISION_DETECTION = {
+    "fasterrcnn_resnet50_fpn": 800,
+    "fcos_resnet50_fpn": 800,
+    "maskrcnn_resnet50_fpn": 800,
+    "retinanet_resnet50_fpn": 800,
+    "ssd300_vgg16": 300,
+    "ssdlite320_mobilenet_v3_large": 320,
+}
 
 #: Data sets of labelled images that are read.
 CLASSIFICATION_SETS = (

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -115,12 +116,59 @@ def test_a_refusal_is_not_asked_for_again_at_every_click(
     assert len(times) == 1
 
 
+def test_a_network_of_timm_is_known_from_the_list_and_told_by_another_process(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    st.cache_data.clear()
+    st.cache_resource.clear()
+    rows = find_model("digits/cnn").card["inventory"]
+    told = {
+        "title": "vit_tiny_patch16_224, timm",
+        "architecture": "timm.vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+        "classes": ["a", "b"],
+        "input_shape": [3, 224, 224],
+        "preprocessing": {"resize": 248, "crop": [224, 224], "mean": [0.5] * 3, "std": [0.5] * 3},
+        "accuracy": None,
+        "weights": None,
+        "weights_url": None,
+    }
+    asked: list[list[str]] = []
+
+    def answer(arguments: list[str], **_: object) -> dict[str, Any]:
+        asked.append(arguments)
+        return {"source": told, "layers": rows}
+
+    monkeypatch.setattr(catalogue, "run_command", answer)
+    listed = catalogue.listed_model("timm/vit_tiny_patch16_224", workspace)
+    assert (listed.input_shape, listed.mean, asked) == ((3, 224, 224), (0.5, 0.5, 0.5), [])
+    source = catalogue.open_model("timm/vit_tiny_patch16_224", workspace)
+    assert (source.architecture, source.classes, source.weights) == (told["architecture"], ("a", "b"), None)
+    assert source.preprocessing is not None
+    assert source.preprocessing.resize == 248
+    assert len(catalogue.inventory_of(source, workspace)) == len(rows)
+    assert len(asked) == 1
+    given = Given(weights="DEFAULT")
+    catalogue.inventory_of(
+        catalogue.open_model("timm/vit_tiny_patch16_224", workspace, given), workspace, given
+    )
+    assert len(asked) == 2
+    assert asked[1][:2] == ["inspect", "timm/vit_tiny_patch16_224"]
+
+
+def test_the_picker_shows_timms_networks_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert not [name for name in catalogue.other_models() if name.startswith("timm/")]
+    monkeypatch.setitem(sys.modules, "timm", ModuleType("timm"))
+    assert "timm/convnext_tiny" in catalogue.other_models()
+
+
 def test_the_dashboard_never_imports_torch(tmp_path: Path) -> None:
     """Neither for what is shipped, nor for a user's file, nor for the name of published weights."""
     weights = ten_class_resnet18(tmp_path / "ten.pth")
     code = f"""
 import sys
 from pathlib import Path
+from types import ModuleType
 import dashboard.app, dashboard.catalogue as c
 from dashboard.given import Given
 workspace = Path({str(tmp_path / "workspace")!r})

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from qaf_core.data.class_names import class_names_in, clean_class_names, read_class_names
+from qaf_core.data import class_names
+from qaf_core.data.class_names import (
+    class_names_in,
+    clean_class_names,
+    published_categories,
+    read_class_names,
+)
+from qaf_core.data.folders import list_folder, match_classes
+from qaf_core.data.models import find_model
 from qaf_core.data.weights_header import WeightsHeader
 from qaf_core.errors import DataError
+
+REAL_DATA = os.environ.get("QAF_REAL_DATA")
 
 
 def read(folder: Path, content: str | bytes) -> tuple[str, ...]:
@@ -82,3 +95,39 @@ def test_names_kept_with_the_weights_are_read() -> None:
     with pytest.raises(DataError, match="the class list in w is no JSON list"):
         class_names_in(header("a,b"), "w")
     assert clean_class_names(["a"], "x") == ("a",)
+
+
+def test_names_of_public_data_sets_are_torchvisions_and_load_no_torch() -> None:
+    code = (
+        "import sys; from qaf_core.data.class_names import CATEGORY_LISTS, published_categories\n"
+        "counts = {data: len(set(published_categories(data))) for data in CATEGORY_LISTS}\n"
+        "assert counts == {'imagenet': 1000, 'voc': 21, 'coco': 91}, counts\n"
+        "assert not {'torch', 'torchvision'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert published_categories("imagenet")[134] == "crane bird"
+    assert published_categories("coco")[26] == "N/A (2)"
+
+
+def test_without_torchvision_classes_are_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
+    published_categories.cache_clear()
+    monkeypatch.setattr(class_names, "find_spec", lambda _name: None)
+    try:
+        assert published_categories("voc")[:2] == ("class 0", "class 1")
+        assert len(published_categories("coco")) == 91
+    finally:
+        published_categories.cache_clear()
+
+
+def test_folders_named_by_wordnet_stand_in_the_order_of_the_outputs() -> None:
+    source = find_model("torchvision/resnet18")
+    names = sorted(f"n{2_000_000 + 7919 * number:08d}" for number in range(1000))
+    assert match_classes(names, source, "class folders") == list(range(1000))
+    assert match_classes(["goldfish", "tench"], source, "class folders") == [1, 0]
+
+
+@pytest.mark.skipif(not REAL_DATA, reason="QAF_REAL_DATA names no folder with real checkpoints and images")
+def test_a_real_imagenet_folder_is_read_in_order() -> None:
+    listed = list_folder(Path(REAL_DATA or "") / "imagenet_1000", find_model("torchvision/mobilenet_v2"))
+    assert listed.labels.tolist() == list(range(1000))
+    assert listed.name_of(0).startswith("n01440764")

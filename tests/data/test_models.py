@@ -93,13 +93,18 @@ def test_the_listed_torchvision_names_are_torchvisions() -> None:
 
 @pytest.mark.parametrize(
     ("name", "task", "classes", "parameters"),
-    # torchvision's own counts for its public weights; of the last one with the 53,120 that BatchNorm holds,
-    # which its weights freeze.
+    # torchvision's own counts for its public weights, with the 53,120 that BatchNorm of ResNet-50 holds where
+    # they freeze it.
     [
         ("deeplabv3_resnet50", "segmentation", 21, 42_004_074),
         ("fcn_resnet50", "segmentation", 21, 35_322_218),
+        ("lraspp_mobilenet_v3_large", "segmentation", 21, 3_221_538),
         ("ssdlite320_mobilenet_v3_large", "detection", 91, 3_440_060),
+        ("ssd300_vgg16", "detection", 91, 35_641_826),
         ("fasterrcnn_resnet50_fpn", "detection", 91, 41_755_286 + 53_120),
+        ("fcos_resnet50_fpn", "detection", 91, 32_269_600 + 53_120),
+        ("maskrcnn_resnet50_fpn", "detection", 91, 44_401_393 + 53_120),
+        ("retinanet_resnet50_fpn", "detection", 91, 34_014_999 + 53_120),
     ],
 )
 def test_segmentation_and_detection_networks_hold_what_the_public_weights_hold(
@@ -115,11 +120,27 @@ def test_segmentation_and_detection_networks_hold_what_the_public_weights_hold(
 # --- Architectures
 
 
-def test_a_detector_has_the_batchnorm_of_its_public_weights() -> None:
+@pytest.mark.parametrize(
+    ("name", "epsilon"),
+    # torchvision sets the epsilon to zero when it loads the first three; PyTorch's own is left to the other.
+    [("fasterrcnn", 1e-12), ("maskrcnn", 1e-12), ("retinanet", 1e-12), ("fcos", 1e-5)],
+)
+def test_a_detector_has_the_batchnorm_of_its_public_weights(name: str, epsilon: float) -> None:
     with torch.device("meta"):
-        network = build_architecture("torchvision.fasterrcnn_resnet50_fpn", 91)
-    # torchvision sets the epsilon to zero when it loads them.
-    assert {norm.eps for norm in network.modules() if isinstance(norm, nn.BatchNorm2d)} == {1e-12}
+        network = build_architecture(f"torchvision.{name}_resnet50_fpn", 91)
+    assert {norm.eps for norm in network.modules() if isinstance(norm, nn.BatchNorm2d)} == {epsilon}
+
+
+def test_torchvisions_networks_bear_the_names_of_what_they_tell_apart() -> None:
+    classes = find_model("torchvision/resnet18").classes
+    assert (classes[0], classes[1], classes[999], len(set(classes))) == (
+        "tench",
+        "goldfish",
+        "toilet tissue",
+        1000,
+    )
+    assert find_model("torchvision/lraspp_mobilenet_v3_large").classes[15] == "person"
+    assert find_model("torchvision/ssd300_vgg16").classes[:3] == ("__background__", "person", "bicycle")
 
 
 @pytest.mark.parametrize(

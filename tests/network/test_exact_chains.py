@@ -1,14 +1,14 @@
 """Networks of torchvision: every layer is listed, and those that can be factorized are exchanged exactly.
 
 The chains hold factors that are constructed, not fitted, so the exchanged network must put out what the
-original did. ``benchmarks/zoo.py`` does the same at full size.
+original did. ``benchmarks/exact_chains.py`` does the same at full size.
 """
 
 from __future__ import annotations
 
 import pytest
 
-from benchmarks.zoo import NETWORKS, prove
+from benchmarks.exact_chains import NETWORKS, prove
 
 TOLERANCE = 1e-4
 SIDE = 64
