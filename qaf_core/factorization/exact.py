@@ -19,7 +19,7 @@ def exact_factors(weight: Tensor, structure: str) -> Factors:
     computes what the layer it replaces computed.
 
     Args:
-        weight: ``(C_out, C_in, k_h, k_w)``; for ``svd`` and ``dense`` also ``(out, in)``; floating point.
+        weight: ``(C_out, C_in, k, …)``; for ``svd`` and ``dense`` also ``(out, in)``; floating point.
         structure: ``cp``, ``svd``, ``tucker2`` or ``dense``.
 
     Returns:
@@ -76,8 +76,8 @@ def _identity(values: Tensor, mode: int) -> Tensor:
 def _check(values: Tensor, structure: str) -> None:
     if structure not in FACTOR_NAMES:
         raise SolverError("unknown structure", got=structure, expected=", ".join(FACTOR_NAMES))
-    fits = {"svd": values.ndim in (2, 4), "cp": values.ndim == 4, "tucker2": values.ndim == 4}
-    if not values.is_floating_point() or not values.numel() or not fits.get(structure, values.ndim >= 2):
+    least = 3 if structure in ("cp", "tucker2") else 2
+    if not values.is_floating_point() or not values.numel() or not least <= values.ndim <= 5:
         raise SolverError(
             f"structure {structure} does not take such a weight",
             got=f"{tuple(values.shape)} of {values.dtype}",

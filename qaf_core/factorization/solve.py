@@ -63,17 +63,17 @@ def solve_layer(
     """Write one weight tensor as factors on integer grids.
 
     Args:
-        weight: ``(C_out, C_in, k_h, k_w)`` or ``(out, in)``, any floating-point dtype; half precision is
-            computed in float32.
-        structure: ``cp`` and ``tucker2`` (four-way weights), ``svd`` (the weight as a matrix of ``C_out``
-            rows), ``dense`` (rounded only).
+        weight: A convolution's ``(C_out, C_in, k, …)`` over one, two or three dimensions, or a linear layer's
+            ``(out, in)``; any floating-point dtype; half precision is computed in float32.
+        structure: ``cp`` and ``tucker2`` (weights with a kernel), ``svd`` (the weight as a matrix of
+            ``C_out`` rows), ``dense`` (rounded only).
         rank: R; for ``tucker2`` the pair (R_out, R_in); not used by ``dense``.
         spec: Bit-width and granularity of the grids (default: 4 bits, one scale per rank component).
         options: Limits and tolerances.
         method: ``joint``, ``paper`` (arXiv 2308.04595), ``sequential`` (TensorLy, then rounded) or ``dense``.
         seed: The same seed gives the same codes on the same machine.
-        input_covariance: Second moment of the layer's input, ``(C_in·k_h·k_w,)*2``, or ``(C_in, C_in)`` read
-            as Σ⊗I.
+        input_covariance: Second moment of the layer's input, ``(C_in·K,)*2`` with ``K`` kernel positions, or
+            ``(C_in, C_in)`` read as Σ⊗I.
         on_event: Called with a ``SolveEvent`` as the solve goes on; it may raise ``RunCancelled`` to stop.
         layer: Name that the events carry.
         start: Factors to begin with instead of a random start (``joint`` only): those of the same weight at
@@ -206,18 +206,18 @@ def _as_target(weight: Tensor, structure: str, method: str) -> Tensor:
         raise SolverError(
             "weight is not a floating-point tensor", got=getattr(weight, "dtype", type(weight).__name__)
         )
-    if weight.ndim not in (2, 4) or weight.numel() == 0:
+    if weight.ndim not in (2, 3, 4, 5) or weight.numel() == 0:
         raise SolverError(
             "weight has a shape the solver does not take",
             got=tuple(weight.shape),
-            expected="(C_out, C_in, k, k) or (out, in), not empty",
+            expected="(C_out, C_in, k, …) with a kernel of 1 to 3 dimensions or (out, in), not empty",
         )
     work = weight.detach()
     if work.dtype not in (torch.float32, torch.float64):
         work = work.to(torch.float32)
     if structure == "svd":
         return by_position(work.flatten(1).mT, work.shape[1]).mT.contiguous()
-    if structure in ("cp", "tucker2") and work.ndim != 4:
+    if structure in ("cp", "tucker2") and work.ndim == 2:
         raise SolverError(
             f"structure {structure} takes convolution weights",
             got=tuple(weight.shape),

@@ -28,6 +28,13 @@ def test_factors_of_a_kernel_are_the_kernel(
     assert exact_factors(weight, "svd").rank == min(outputs, inputs * height * width)
 
 
+@pytest.mark.parametrize("shape", [(5, 4, 3), (5, 4, 2, 3, 2)])
+@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "dense"])
+def test_kernels_of_one_and_three_dimensions_are_met(shape: tuple[int, ...], structure: str) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(exact_factors(weight, structure).reconstruct(), weight)
+
+
 @given(outputs=SIDE, inputs=SIDE)
 def test_two_factors_have_the_rank_of_the_smaller_side(outputs: int, inputs: int) -> None:
     weight = torch.randn(outputs, inputs, dtype=torch.float64)
@@ -45,7 +52,7 @@ def test_a_trained_parameter_is_taken_without_its_gradient() -> None:
 @pytest.mark.parametrize(
     ("shape", "structure", "words"),
     [
-        ((3, 4, 3), "svd", "structure svd does not take such a weight.*convolution.*linear layer"),
+        ((3, 4, 3, 1, 1, 1), "svd", "structure svd does not take such a weight.*convolution.*linear layer"),
         ((3, 4), "cp", "structure cp does not take such a weight.*convolution"),
         ((3, 4), "tucker2", "structure tucker2 does not take"),
         ((0, 4), "dense", "structure dense does not take"),

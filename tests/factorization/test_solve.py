@@ -308,6 +308,11 @@ ODD_SHAPES: list[tuple[tuple[int, ...], str, Any]] = [
     ((12, 1), "svd", 1),
     ((1, 5), "dense", None),
     ((12, 1, 1, 7), "dense", None),
+    *[
+        (shape, structure, rank)
+        for shape in [(8, 6, 3), (8, 6, 1), (8, 6, 2, 3, 2)]
+        for structure, rank in [("cp", 3), ("tucker2", (3, 3)), ("dense", None)]
+    ],
 ]
 
 
@@ -322,6 +327,26 @@ def test_odd_shapes(shape: tuple[int, ...], structure: str, rank: Any, bits: int
             # Rounding afterwards may be worse than nothing at 2 bits; the floating-point factors never are.
             told = result.float_relative_error if method == "sequential" else result.relative_error
             assert told < 1
+
+
+@every_structure
+@pytest.mark.parametrize("shape", [(8, 6, 3), (8, 6, 2, 3, 2)], ids=["one", "three"])
+@pytest.mark.parametrize("per_position", [False, True])
+@pytest.mark.parametrize("kept", [False, True], ids=["plain", "covariance"])
+def test_kernels_of_other_dimensions_are_solved_like_flat_ones(
+    structure: str, shape: tuple[int, ...], per_position: bool, kept: bool
+) -> None:
+    """Where a kernel's positions lie does not matter: the codes are those of the kernel in one row."""
+    rank = {"cp": 3, "tucker2": (3, 3), "svd": 3, "dense": None}[structure]
+    weight = draw(*shape)
+    inputs = draw(200, weight[0].numel() if per_position else shape[1], seed=1)
+    covariance = inputs.mT @ inputs / 200 if kept else None
+    first = solve(weight, structure, rank, input_covariance=covariance)
+    flat = solve(weight.reshape(*shape[:2], 1, -1), structure, rank, input_covariance=covariance)
+    assert_sound(first, weight)
+    assert first.factors.reconstruct().shape == shape
+    for a, b in zip(first.factors.codes, flat.factors.codes, strict=True):
+        assert torch.equal(a, b)
 
 
 @every_structure
@@ -375,7 +400,7 @@ def test_the_largest_useful_rank_is_taken() -> None:
         (torch.zeros(3, 3, dtype=torch.int64), "svd", "not a floating-point tensor; got torch.int64"),
         ([[1.0]], "svd", "not a floating-point tensor; got list"),
         (torch.zeros(3), "svd", "shape the solver does not take"),
-        (torch.zeros(3, 3, 3), "cp", "shape the solver does not take"),
+        (torch.zeros(3, 3, 3, 3, 3, 3), "cp", "shape the solver does not take"),
         (torch.zeros(0, 3, 3, 3), "cp", "not empty"),
         (torch.zeros(4, 3), "cp", "structure cp takes convolution weights"),
         (torch.zeros(4, 3), "tucker2", "structure tucker2 takes convolution weights"),
