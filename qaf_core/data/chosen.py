@@ -45,14 +45,16 @@ def choose_weights(
     if classes is None:
         names = class_names_in(header, path.name)
         names = names or (source.classes if outputs in (None, len(source.classes)) else None)
-        names = names or tuple(f"class {index}" for index in range(outputs or 0))
+        names = names or tuple(f"class {index}" for index in range(_classes_for(outputs or 0)))
     else:
         names = read_class_names(classes)
     if outputs is None and ":" in source.architecture:
         outputs = len(source.classes)
     _check_count(names, outputs, path.name if ":" not in source.architecture else source.id)
     data = source.default_data if len(names) == len(source.classes) else None
-    return replace(own, weights=path, classes=names, default_data=data)
+    # A single output tells two classes apart: the network is then built with fewer outputs than classes.
+    single = 1 if outputs == 1 and ":" not in source.architecture else None
+    return replace(own, weights=path, classes=names, default_data=data, outputs=single)
 
 
 def choose_classes(source: ModelSource, classes: str | Path) -> ModelSource:
@@ -144,11 +146,17 @@ def _existing(weights: str | Path) -> Path:
     return path
 
 
+def _classes_for(outputs: int) -> int:
+    """Classes that so many outputs tell apart: a single one tells two."""
+    return 2 if outputs == 1 else outputs
+
+
 def _check_count(names: tuple[str, ...], outputs: int | None, what: str) -> None:
-    if outputs is not None and len(names) != outputs:
+    if outputs is not None and len(names) != _classes_for(outputs):
+        expected = f"{outputs}, one for each output" if outputs != 1 else "2, for its single output"
         raise DataError(
             f"the classes do not fit {what}",
             got=f"{len(names)} names",
-            expected=f"{outputs}, one for each output",
+            expected=expected,
             remedy="name them in a file, one a line, with --classes",
         )

@@ -63,6 +63,8 @@ class ModelSource:
         data: Images to measure on when none are named, or None for the built-in ones.
         registered: It comes from the workspace's settings.
         code_path: Where the package of its factory can be imported from, or None.
+        output: Which of its outputs holds the class scores, such as `logits`; None where there is no choice.
+        outputs: How many outputs it is built with, where that is not the number of classes (one for two).
     """
 
     id: str
@@ -84,6 +86,8 @@ class ModelSource:
     data: str | None = None
     registered: bool = False
     code_path: str | None = None
+    output: str | None = None
+    outputs: int | None = None
 
 
 def _shipped(
@@ -277,6 +281,8 @@ def _registered(model: RegisteredModel) -> ModelSource:
         data=model.data,
         registered=True,
         code_path=model.code_path,
+        output=model.output,
+        outputs=model.outputs,
     )
 
 
@@ -351,7 +357,12 @@ def build_model(source: ModelSource, *, with_weights: bool = True) -> nn.Module:
         file = _weights_file(source)
         load_weights(network, read_weights(file, source.limits), file.name, source.id)
     open_network(network)
-    return network.float().eval()
+    network = network.float().eval()
+    if ":" in source.architecture or source.outputs is not None:  # all others put out scores by class
+        from qaf_core.data.outputs import attach_reading
+
+        attach_reading(network, source)
+    return network
 
 
 def _build_network(source: ModelSource) -> nn.Module:
@@ -361,7 +372,7 @@ def _build_network(source: ModelSource) -> nn.Module:
         return call_factory(source.architecture, source.code_path)
     from qaf_core.data.architectures import build_architecture
 
-    return build_architecture(source.architecture, len(source.classes))
+    return build_architecture(source.architecture, source.outputs or len(source.classes))
 
 
 def load_inventory(source: ModelSource) -> tuple[LayerInfo, ...]:

@@ -121,6 +121,8 @@ def _add(
         preprocessing=preprocessing_of(source).to_dict(),
         data=None if data is None else absolute_data(data),
         task=source.task,
+        output=source.output,
+        outputs=source.outputs,
     )
 
     def put(settings: Settings) -> Settings:

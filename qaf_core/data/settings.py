@@ -43,6 +43,8 @@ class RegisteredModel:
         preprocessing: How images are prepared, as `Preprocessing.to_dict` gives it.
         data: Images to measure on when none are named, or None.
         task: What the outputs mean.
+        output: Which of the outputs holds the class scores, or None.
+        outputs: Number of outputs where that is not the number of classes, or None.
 
     Raises:
         QafError: If a field is malformed.
@@ -59,15 +61,19 @@ class RegisteredModel:
     preprocessing: Mapping[str, Any]
     data: str | None = None
     task: str = "classification"
+    output: str | None = None
+    outputs: int | None = None
 
     def __post_init__(self) -> None:
         check_id(self.id)
         for name in ("title", "base", "task"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise _malformed(self.id, name, "text")
-        for name in ("code_path", "weights", "weights_url", "data"):
+        for name in ("code_path", "weights", "weights_url", "data", "output"):
             if not isinstance(getattr(self, name), str | None):
                 raise _malformed(self.id, name, "text or null")
+        if self.outputs is not None and (type(self.outputs) is not int or self.outputs < 1):
+            raise _malformed(self.id, "outputs", "a whole number, at least 1")
         shape = self.input_shape
         if len(shape) != 3 or not all(type(size) is int and size > 0 for size in shape):
             raise _malformed(self.id, "input_shape", "[channels, height, width]")
