@@ -19,13 +19,14 @@ LARGEST_BYTES = 8 * 2**30
 LARGEST_RATIO, RATIO_FROM_BYTES = 200, 256 * 2**20  # images hardly ever pack so well
 
 
-def load_npz(path: Path, source: ModelSource, *, labelled: bool = True) -> ImageSet:
+def load_npz(path: Path, source: ModelSource, *, labelled: bool = True, white: int | None = None) -> ImageSet:
     """The images and labels, masks or boxes of an `.npz` file.
 
     Args:
         path: The file; its array `classes` may name the classes in its own order.
         source: The model the images are for.
         labelled: Labels or targets are needed; otherwise x alone will do.
+        white: The class that 255 in masks means, `UNLABELLED` for none; None where the masks must tell.
 
     Raises:
         DataError: When the file cannot be read, lacks an array, or does not fit the model.
@@ -55,7 +56,9 @@ def load_npz(path: Path, source: ModelSource, *, labelled: bool = True) -> Image
         return ImageSet(name=name, images=images, labels=labels, classes=source.classes)
     if source.task != "classification":
         _check_images(name, images, source)
-        return _with_targets(name, images, arrays, source)
+        targets = checked_targets(name, arrays, len(images), source, white)
+        labels = np.zeros(len(images), np.int64)
+        return ImageSet(name=name, images=images, labels=labels, classes=source.classes, targets=targets)
     classes = source.classes if names is None else tuple(str(name) for name in names.reshape(-1))
     loaded = check_arrays(name, images, arrays["y"], classes, source)
     if classes == source.classes or sorted(classes) != sorted(source.classes):
@@ -77,18 +80,6 @@ def _check_unpacked_size(path: Path) -> None:
             expected=f"at most {allowed:,}",
             remedy="give the images as a folder: it is read piece by piece",
         )
-
-
-def _with_targets(
-    name: str, images: npt.NDArray[Any], arrays: dict[str, npt.NDArray[Any]], source: ModelSource
-) -> ImageSet:
-    return ImageSet(
-        name=name,
-        images=images,
-        labels=np.zeros(len(images), np.int64),
-        classes=source.classes,
-        targets=checked_targets(name, arrays, len(images), source),
-    )
 
 
 def check_arrays(
