@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from qaf_core.data.class_names import find_classes
 from qaf_core.data.decoding import IMAGE_SUFFIXES, upright_size
 from qaf_core.data.preprocessing import Fit, preprocessing_of
 from qaf_core.data.targets import UNLABELLED, Targets, accepted_data, check_white, white_class
@@ -225,11 +226,13 @@ def _inside(folder: Path, name: str) -> Path:
 
 def _class_numbers(categories: Sequence[Mapping[str, Any]], source: ModelSource) -> dict[Any, int]:
     """Class of each category: by name where the model knows all of them, else the category's own id."""
-    known = {name.casefold(): number for number, name in enumerate(source.classes)}
-    named = {row["id"]: known.get(str(row.get("name", "")).casefold()) for row in categories}
+    found = find_classes([str(row.get("name", "")) for row in categories], source.classes, "categories")
+    named = dict(zip([row["id"] for row in categories], found, strict=True))
     if all(number is not None for number in named.values()):
         return {key: number for key, number in named.items() if number is not None}
-    if all(isinstance(key, int) and 0 <= key < len(source.classes) for key in named):
+    # Their own ids, unless a name that is known says otherwise.
+    numbered = all(type(key) is int and 0 <= key < len(source.classes) for key in named)
+    if numbered and all(number in (None, key) for key, number in named.items()):
         return {key: int(key) for key in named}
     unknown = [str(row.get("name", row["id"])) for row in categories if named[row["id"]] is None]
     raise DataError(

@@ -116,11 +116,10 @@ def _split_white(data: str) -> tuple[str, int | None]:
 
 def _parts(folder: Path) -> tuple[Path, Path]:
     """The folders to train with and to evaluate on; twice the folder itself when it is not divided so."""
-    inside = {
-        entry.name.casefold(): entry
-        for entry in folder.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".")
-    }
+    folders = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    inside = {entry.name.casefold(): entry for entry in folders}
+    if len(inside) < len(folders):
+        return folder, folder  # `Train` beside `train`: no parts of one set
     training = [inside[name] for name in _TRAINING_PARTS if name in inside]
     evaluation = [inside[name] for name in _EVALUATION_PARTS if name in inside]
     if not training or not evaluation or set(inside) - {*_TRAINING_PARTS, *_EVALUATION_PARTS}:

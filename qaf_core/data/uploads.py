@@ -64,8 +64,8 @@ def _images(folder: Path, model: RegisteredModel) -> Iterator[Path]:
         return
     with contextlib.suppress(OSError):
         yield from (path for path in (folder / DATA_FOLDER).iterdir() if lies_in(model.data, path))
-    if model.data.lower().endswith(".zip"):
-        with contextlib.suppress(QafError):  # it is gone, and with it what tells its content
+    with contextlib.suppress(QafError, RuntimeError):  # it is gone, and with it what tells its content
+        if data_path(model.data).suffix.lower() == ".zip":
             yield cached_place(data_path(model.data), folder / "cache" / "archives")
 
 

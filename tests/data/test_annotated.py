@@ -176,6 +176,15 @@ def test_category_ids_serve_where_names_do_not(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"categories": [{"id": 99, "name": "dog"}]}, "categories do not match.*dog"),
+        # One name is a class of the model, and not the one of its id: neither names nor ids serve.
+        (
+            {"categories": [{"id": 2, "name": "pit"}, {"id": 5, "name": "cat"}]},
+            "categories do not match.*cat",
+        ),
+        (
+            {"categories": [{"id": 2, "name": "Pit"}, {"id": 5, "name": "pit"}]},
+            "two categories are one class",
+        ),
         ({"annotations": [{"image_id": 3, "category_id": 40}]}, "not in COCO's form.*bbox"),
         ({"annotations": [{"image_id": 5, "category_id": 40, "bbox": [0, 0, 1, 1]}]}, "not in COCO's form"),
         ({"images": [{"id": 3, "file_name": "gone.png"}], "annotations": []}, "1 images.*gone.png"),

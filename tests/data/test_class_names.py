@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qaf_core.data.class_names import class_names_in, clean_class_names, read_class_names
+from qaf_core.data.class_names import class_names_in, clean_class_names, find_classes, read_class_names
 from qaf_core.data.weights_header import WeightsHeader
 from qaf_core.errors import DataError
 
@@ -82,3 +82,46 @@ def test_names_kept_with_the_weights_are_read() -> None:
     with pytest.raises(DataError, match="the class list in w is no JSON list"):
         class_names_in(header("a,b"), "w")
     assert clean_class_names(["a"], "x") == ("a",)
+
+
+NFD, NFC = "cafe\u0301", "caf\u00e9"
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "found"),
+    [
+        (["a", "A"], ["A", "a"], [1, 0]),
+        (["B", "a"], ["a", "b"], [1, 0]),
+        (["b"], ["B", "b", "c"], [1]),
+        ([NFD], ["tea", NFC], [1]),
+        ([NFC.upper()], [NFD, "tea"], [0]),
+        (["ＡＢ", "ﬁne"], ["fine", "ab"], [1, 0]),
+        (["far_left", "near  right"], ["near right", "Far left"], [1, 0]),
+        (["STRASSE"], ["straße"], [0]),
+        (["other", "a"], ["a"], [None, 0]),
+        (["x" * 100], ["x" * 79 + "…"], [0]),
+        (["a", "a"], ["a", "b"], [0, 0]),
+        ([], ["a"], []),
+    ],
+)
+def test_names_mean_the_class_spelt_most_alike(
+    names: list[str], classes: list[str], found: list[int | None]
+) -> None:
+    assert find_classes(names, classes, "class folders") == found
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "message"),
+    [
+        (["DOG"], ["Dog", "dog"], "one of the folders could be two classes; got DOG; expected Dog or dog"),
+        (["ａ"], ["a", "A"], "could be two classes"),
+        (["Dog", "dog"], ["dog", "cat"], "two folders are one class; got Dog and dog; expected one for dog"),
+        (["a_b", "a b"], ["A B"], "two folders are one class"),
+        ([NFC, NFD], [NFC], "two folders are one class"),
+    ],
+)
+def test_names_that_could_mean_two_things_are_refused(
+    names: list[str], classes: list[str], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        find_classes(names, classes, "folders")

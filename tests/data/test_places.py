@@ -136,3 +136,11 @@ def test_what_is_said_of_masks_is_no_part_of_the_path(
     assert lies_in("set.npz#255=1", tmp_path)
     assert [file_place(f"set.npz{end}", None).white for end in ("", "#255=none", "#255=3")] == [None, 255, 3]
     assert file_place("odd#255=5x", None).name == "odd#255=5x"
+
+
+def test_folders_that_differ_in_case_are_no_parts(tmp_path: Path) -> None:
+    for name in ("train", "Train", "val"):
+        (tmp_path / name).mkdir()
+    if len(list(tmp_path.iterdir())) < 3:
+        pytest.skip("this file system does not tell case apart")
+    assert not file_place(str(tmp_path), None).has_parts
