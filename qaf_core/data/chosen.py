@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qaf_core.data.checkpoints import split_part
 from qaf_core.data.class_names import class_names_in, read_class_names
 from qaf_core.data.preprocessing import Preprocessing, preprocessing_of
 from qaf_core.data.weights import count_outputs
@@ -25,7 +26,8 @@ def choose_weights(
 
     Args:
         source: The model as it is listed.
-        weights: A file, or for torchvision's networks a name of published weights.
+        weights: A file, with `#raw`, `#ema` or a name where it holds several sets of weights, or for
+            torchvision's networks a name of published weights.
         classes: File with the names of the classes, or None.
         workspace: Where published weights are kept, or None for torch's own cache.
 
@@ -38,8 +40,8 @@ def choose_weights(
 
     if is_published_name(weights) and source.architecture.startswith("torchvision."):
         return _with_published(own, str(weights), classes, workspace)
-    path = _existing(weights)
-    header = read_header(path, source.limits)
+    path, part = _existing(weights)
+    header = read_header(path, source.limits, part)
     # What a factory puts out is up to its code; of every other network the weights tell.
     outputs = None if ":" in source.architecture else count_outputs(header)
     if classes is None:
@@ -54,7 +56,15 @@ def choose_weights(
     data = source.default_data if len(names) == len(source.classes) else None
     # A single output tells two classes apart: the network is then built with fewer outputs than classes.
     single = 1 if outputs == 1 and ":" not in source.architecture else None
-    return replace(own, weights=path, classes=names, default_data=data, outputs=single)
+    return replace(
+        own,
+        weights=path,
+        weights_part=part,
+        weights_note=header.note,
+        classes=names,
+        default_data=data,
+        outputs=single,
+    )
 
 
 def choose_classes(source: ModelSource, classes: str | Path) -> ModelSource:
@@ -135,15 +145,15 @@ def _with_published(
     return own if classes is None else choose_classes(own, classes)
 
 
-def _existing(weights: str | Path) -> Path:
+def _existing(weights: str | Path) -> tuple[Path, str | None]:
     try:
-        path = Path(weights).expanduser()
+        path, part = split_part(weights)
         found = path.is_file()
     except (OSError, RuntimeError):  # no permission, a name too long, an unknown ~user
         found = False
     if not found:
         raise WeightsError(f"weights file not found: {weights}", remedy="check the path given with --weights")
-    return path
+    return path, part
 
 
 def _classes_for(outputs: int) -> int:

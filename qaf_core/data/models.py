@@ -53,6 +53,8 @@ class ModelSource:
         preprocessing: The network's own way from a picture to its input, or None for the usual one with mean
             and std; `preprocessing_of` tells which holds.
         weights: File of trained weights, or None when there is none yet.
+        weights_part: Which of the file's weights, where it holds several sets; None for the averaged ones.
+        weights_note: Which of them are taken, in words, where nobody said which.
         task: What the outputs mean: `classification`, `segmentation` or `detection`.
         default_data: Built-in image set that fits, or None.
         shipped: Trained weights come with this package.
@@ -76,6 +78,8 @@ class ModelSource:
     std: tuple[float, ...]
     preprocessing: Preprocessing | None = None
     weights: Path | None = None
+    weights_part: str | None = None
+    weights_note: str | None = field(default=None, compare=False)
     task: str = "classification"
     default_data: Literal["inspection", "digits"] | None = None
     shipped: bool = False
@@ -275,6 +279,7 @@ def _registered(model: RegisteredModel) -> ModelSource:
         std=steps.std,
         preprocessing=steps,
         weights=None if model.weights is None else Path(model.weights),
+        weights_part=model.weights_part,
         weights_url=model.weights_url,
         task=model.task,
         default_data=base.default_data if base is not None and same_classes else None,
@@ -355,7 +360,8 @@ def build_model(source: ModelSource, *, with_weights: bool = True) -> nn.Module:
         from qaf_core.data.weights import load_weights, read_weights
 
         file = _weights_file(source)
-        load_weights(network, read_weights(file, source.limits), file.name, source.id)
+        part = source.weights_part
+        load_weights(network, read_weights(file, source.limits, part), file.name, source.id, part)
     open_network(network)
     network = network.float().eval()
     if ":" in source.architecture or source.outputs is not None:  # all others put out scores by class

@@ -184,11 +184,12 @@ def same_place(first: str, second: str) -> bool:
 
 
 def lies_in(data: str, folder: Path) -> bool:
-    """Whether data are this file or folder, or lie below it."""
+    """Whether data, or weights of which a part is named, are this file or folder, or lie below it."""
     try:
         place = torchvision_place(data)
-        path = _expanded(data) if place is None else place.root
-        return data != BUILTIN and path.resolve().is_relative_to(folder.resolve())
+        whole = _expanded(data) if place is None else place.root
+        paths = [whole, _expanded(data.rpartition("#")[0])] if "#" in data else [whole]
+        return data != BUILTIN and any(path.resolve().is_relative_to(folder.resolve()) for path in paths)
     except (DataError, OSError, RuntimeError):
         return False
 

@@ -115,6 +115,7 @@ def _add(
         base=base,
         code_path=code_path,
         weights=None if source.weights is None else str(source.weights.absolute()),
+        weights_part=source.weights_part,
         weights_url=source.weights_url,
         input_shape=source.input_shape,
         classes=source.classes,

@@ -37,6 +37,7 @@ class RegisteredModel:
         base: The named model it is made like, or ``package.module:factory``.
         code_path: Where that package can be imported from, or None.
         weights: Path of the weights, or None.
+        weights_part: Which of the file's weights, or None.
         weights_url: Where the weights are fetched from when they are not there, or None.
         input_shape: (C, H, W) of one image.
         classes: Names in the order of the outputs.
@@ -55,6 +56,7 @@ class RegisteredModel:
     base: str
     code_path: str | None = None
     weights: str | None = None
+    weights_part: str | None = None
     weights_url: str | None = None
     input_shape: tuple[int, int, int]
     classes: tuple[str, ...]
@@ -69,7 +71,7 @@ class RegisteredModel:
         for name in ("title", "base", "task"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise _malformed(self.id, name, "text")
-        for name in ("code_path", "weights", "weights_url", "data", "output"):
+        for name in ("code_path", "weights", "weights_part", "weights_url", "data", "output"):
             if not isinstance(getattr(self, name), str | None):
                 raise _malformed(self.id, name, "text or null")
         if self.outputs is not None and (type(self.outputs) is not int or self.outputs < 1):
@@ -84,6 +86,11 @@ class RegisteredModel:
             raise _malformed(self.id, "preprocessing", f"a crop and means for {'×'.join(map(str, shape))}")
         object.__setattr__(self, "title", escape_text(" ".join(self.title.split()))[:LONGEST_TITLE])
         object.__setattr__(self, "classes", clean_class_names(self.classes, f"model {self.id}"))
+
+    @property
+    def named_weights(self) -> str | None:
+        """The weights as ``--weights`` takes them: the path, and the part where one is named."""
+        return self.weights if self.weights_part is None else f"{self.weights}#{self.weights_part}"
 
 
 @dataclass(frozen=True, kw_only=True)
