@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from qaf_core.network.opening import open_network
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
@@ -31,7 +32,6 @@ from qaf_core.factorization.exact import exact_factors
 from qaf_core.network.cost import original_cost, plan_cost
 from qaf_core.network.inventory import FACTORIZED, LayerInfo, take_inventory
 from qaf_core.network.layers import build_chain, swap_layer
-from qaf_core.network.opening import open_network
 from qaf_core.network.plan import plan_for_ratio, validate_plan
 
 NETWORKS = (

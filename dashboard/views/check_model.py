@@ -74,7 +74,7 @@ def _keep(entry: RegisteredModel, given: Given) -> None:
         folder,
         model_id=entry.id,
         base=entry.base,
-        weights=entry.weights,
+        weights=entry.named_weights,
         classes=given.classes or keep_class_names(folder, "\n".join(entry.classes)),
         preprocessing={**entry.preprocessing, **(given.preprocessing or {})},
         data=entry.data,

@@ -53,6 +53,7 @@ def check(
         "split": _SPLITS[split] if has_parts(chosen, cache) else "",
         "skipped": [asdict(image) for image in image_set.skipped[:MOST_SKIPPED_NAMED]],
         "skipped_count": len(image_set.skipped),
+        "weights_note": source.weights_note,
         **check_original(network, source, image_set, macs=macs, images=limit).to_dict(),
     }
     if as_json:
@@ -87,6 +88,8 @@ def _print(model: str, data: str, found: dict[str, Any]) -> None:
     print()
     for finding in found["findings"]:
         print(f"{'FAULT' if finding['serious'] else 'note'}: {finding['sentence']}\n    {finding['remedy']}")
+    if found["weights_note"]:
+        print(f"note: {found['weights_note']}")
     if found["cannot_tell"]:
         print(f"note: {found['cannot_tell']}")
     if found["summary"]:

@@ -26,7 +26,8 @@ Weights = Annotated[
     str | None,
     typer.Option(
         metavar="FILE",
-        help="safetensors, a state dict, or the name of weights torchvision or timm publish, as DEFAULT.",
+        help="safetensors, a state dict, or the name of weights torchvision or timm publish, as DEFAULT. "
+        "FILE#raw, FILE#ema or FILE#NAME where a file holds several sets [default: the averaged ones]",
     ),
 ]
 Classes = Annotated[
@@ -38,7 +39,8 @@ Data = Annotated[
     typer.Option(
         help="Labelled images: builtin, a folder, a .zip of one, an .npz file, or torchvision:NAME:ROOT, "
         f"where NAME is one of {', '.join((*CLASSIFICATION_SETS, *ANNOTATED_SETS))} and ROOT the folder "
-        "it lies in [default: the model's, or builtin]"
+        "it lies in; PATH#255=1 or PATH#255=none where masks hold nothing but 0 and 255 [default: the "
+        "model's, or builtin]"
     ),
 ]
 PreprocessingFile = Annotated[

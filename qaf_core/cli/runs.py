@@ -76,6 +76,8 @@ def compress(
     folder = default_workspace() if workspace is None else workspace
     steps = None if preprocessing is None else read_preprocessing(preprocessing)
     source = find_model(model, weights, classes=classes, preprocessing=steps, workspace=folder)
+    if source.weights_note is not None:
+        print(f"note: {source.weights_note}", file=sys.stderr)
     inventory = load_inventory(source)
     if structure == "auto" and method == "joint" and plan is None:
         found = find_auto_plan(

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from qaf_core.data.class_names import find_classes
 from qaf_core.data.decoding import IMAGE_SUFFIXES, upright_size
 from qaf_core.data.preprocessing import Fit, preprocessing_of
-from qaf_core.data.targets import UNLABELLED, Targets, accepted_data
+from qaf_core.data.targets import UNLABELLED, Targets, accepted_data, check_white, white_class
 from qaf_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -34,14 +35,19 @@ class AnnotatedFolder(Protocol):
         ...
 
 
-def open_annotated(folder: Path, source: ModelSource) -> AnnotatedFolder:
+def open_annotated(folder: Path, source: ModelSource, white: int | None = None) -> AnnotatedFolder:
     """A user's folder for segmentation or detection.
+
+    Args:
+        folder: With pictures and masks or boxes.
+        source: The model.
+        white: The class that 255 in masks means, `UNLABELLED` for none; None where the masks must tell.
 
     Raises:
         DataError: When the folder is not laid out as expected.
     """
     if source.task == "segmentation":
-        return open_masks(folder)
+        return open_masks(folder, white)
     if source.task == "detection":
         images = folder / "images" if (folder / "images").is_dir() else folder
         return CocoFolder(folder / "annotations.json", images, source)
@@ -52,7 +58,7 @@ def open_annotated(folder: Path, source: ModelSource) -> AnnotatedFolder:
     )
 
 
-def open_masks(folder: Path) -> MaskFolder:
+def open_masks(folder: Path, white: int | None = None) -> MaskFolder:
     """``images/NAME.*`` with ``masks/NAME.png``.
 
     Raises:
@@ -67,7 +73,7 @@ def open_masks(folder: Path) -> MaskFolder:
             got=bare[0],
             expected=f"masks/{Path(bare[0]).stem}.png",
         )
-    return MaskFolder({file: masks[file.stem] for file in files})
+    return MaskFolder({file: masks[file.stem] for file in files}, white=white, name=folder.name)
 
 
 class MaskFolder:
@@ -76,18 +82,42 @@ class MaskFolder:
     Args:
         masks: The mask of each picture.
         numbers: (256,) the model's class for each number in the masks; None where they are the same.
+        white: The class that 255 means, `UNLABELLED` for none; None where the masks must tell.
+        name: Of the folder, for messages.
     """
 
-    def __init__(self, masks: Mapping[Path, Path], numbers: npt.NDArray[np.uint8] | None = None) -> None:
+    def __init__(
+        self,
+        masks: Mapping[Path, Path],
+        numbers: npt.NDArray[np.uint8] | None = None,
+        *,
+        white: int | None = None,
+        name: str = "the folder",
+    ) -> None:
         self.files = tuple(masks)
-        self._masks, self._numbers = masks, numbers
+        self._masks, self._numbers, self._white, self._name = masks, numbers, white, name
 
     def arrays(self, chosen: Sequence[Path], source: ModelSource) -> Targets:
-        """The masks at the model's size; the nearest pixel counts."""
-        masks = np.stack([self._read(self._masks[file], source) for file in chosen])
-        return {"y": masks if self._numbers is None else self._numbers[masks]}
+        """The masks at the model's size; the nearest pixel counts, and 255 is no label.
 
-    def _read(self, file: Path, source: ModelSource) -> npt.NDArray[np.uint8]:
+        Raises:
+            DataError: When a mask cannot be read, or 255 in the masks can mean two things.
+        """
+        white = None if self._white is None else white_class(self._white, source)
+        found: list[npt.NDArray[np.uint8]] = []
+        values = np.zeros(UNLABELLED + 1, np.intp)
+        for file in chosen:
+            pixels, fit = self._read(self._masks[file], source)
+            values += np.bincount(pixels.reshape(-1), minlength=len(values))
+            if white is not None:
+                pixels = np.where(pixels == UNLABELLED, np.uint8(white), pixels)
+            # Only now comes what lies beyond the picture, which has no label whatever 255 means.
+            found.append(_cut(pixels if self._numbers is None else self._numbers[pixels], fit))
+        if white is None and self._numbers is None:
+            check_white(self._name, set(np.flatnonzero(values).tolist()), source)
+        return {"y": np.stack(found)}
+
+    def _read(self, file: Path, source: ModelSource) -> tuple[npt.NDArray[np.uint8], Fit]:
         from PIL import Image
 
         try:
@@ -108,7 +138,7 @@ class MaskFolder:
             raise DataError(
                 f"mask {file.name} holds large numbers", got=int(pixels.max()), expected="0 to 255"
             )
-        return _cut(pixels.astype(np.uint8), fit)
+        return pixels.astype(np.uint8), fit
 
 
 def _cut(pixels: npt.NDArray[np.uint8], fit: Fit) -> npt.NDArray[np.uint8]:
@@ -196,11 +226,13 @@ def _inside(folder: Path, name: str) -> Path:
 
 def _class_numbers(categories: Sequence[Mapping[str, Any]], source: ModelSource) -> dict[Any, int]:
     """Class of each category: by name where the model knows all of them, else the category's own id."""
-    known = {name.casefold(): number for number, name in enumerate(source.classes)}
-    named = {row["id"]: known.get(str(row.get("name", "")).casefold()) for row in categories}
+    found = find_classes([str(row.get("name", "")) for row in categories], source.classes, "categories")
+    named = dict(zip([row["id"] for row in categories], found, strict=True))
     if all(number is not None for number in named.values()):
         return {key: number for key, number in named.items() if number is not None}
-    if all(isinstance(key, int) and 0 <= key < len(source.classes) for key in named):
+    # Their own ids, unless a name that is known says otherwise.
+    numbered = all(type(key) is int and 0 <= key < len(source.classes) for key in named)
+    if numbered and all(number in (None, key) for key, number in named.items()):
         return {key: int(key) for key in named}
     unknown = [str(row.get("name", row["id"])) for row in categories if named[row["id"]] is None]
     raise DataError(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from qaf_core.data.class_names import find_classes
+from qaf_core.data.folders import match_classes
 from qaf_core.data.images import ImageSet, shown_name
 from qaf_core.data.models import ModelSource
 from qaf_core.data.targets import accepted_data, checked_targets, npz_arrays
@@ -19,13 +20,14 @@ LARGEST_BYTES = 8 * 2**30
 LARGEST_RATIO, RATIO_FROM_BYTES = 200, 256 * 2**20  # images hardly ever pack so well
 
 
-def load_npz(path: Path, source: ModelSource, *, labelled: bool = True) -> ImageSet:
+def load_npz(path: Path, source: ModelSource, *, labelled: bool = True, white: int | None = None) -> ImageSet:
     """The images and labels, masks or boxes of an `.npz` file.
 
     Args:
         path: The file; its array `classes` may name the classes in its own order.
         source: The model the images are for.
         labelled: Labels or targets are needed; otherwise x alone will do.
+        white: The class that 255 in masks means, `UNLABELLED` for none; None where the masks must tell.
 
     Raises:
         DataError: When the file cannot be read, lacks an array, or does not fit the model.
@@ -55,14 +57,17 @@ def load_npz(path: Path, source: ModelSource, *, labelled: bool = True) -> Image
         return ImageSet(name=name, images=images, labels=labels, classes=source.classes)
     if source.task != "classification":
         _check_images(name, images, source)
-        return _with_targets(name, images, arrays, source)
-    classes = source.classes if names is None else tuple(str(name) for name in names.reshape(-1))
-    loaded = check_arrays(name, images, arrays["y"], classes, source)
-    if classes == source.classes or sorted(classes) != sorted(source.classes):
-        return loaded
-    # The same classes in another order: number them as the model does.
-    numbers = np.array([source.classes.index(name) for name in classes])
-    return replace(loaded, labels=numbers[loaded.labels], classes=source.classes)
+        targets = checked_targets(name, arrays, len(images), source, white)
+        labels = np.zeros(len(images), np.int64)
+        return ImageSet(name=name, images=images, labels=labels, classes=source.classes, targets=targets)
+    if names is None:
+        return check_arrays(name, images, arrays["y"], source.classes, source)
+    classes = tuple(str(label) for label in names.reshape(-1))
+    if not any(number is not None for number in find_classes(classes, source.classes, f"classes of {name}")):
+        return check_arrays(name, images, arrays["y"], classes, source)
+    numbers = np.array(match_classes(classes, source, f"classes of {name}"))
+    _check_labels(name, arrays["y"], len(images), classes)
+    return check_arrays(name, images, numbers[arrays["y"]], source.classes, source)
 
 
 def _check_unpacked_size(path: Path) -> None:
@@ -77,18 +82,6 @@ def _check_unpacked_size(path: Path) -> None:
             expected=f"at most {allowed:,}",
             remedy="give the images as a folder: it is read piece by piece",
         )
-
-
-def _with_targets(
-    name: str, images: npt.NDArray[Any], arrays: dict[str, npt.NDArray[Any]], source: ModelSource
-) -> ImageSet:
-    return ImageSet(
-        name=name,
-        images=images,
-        labels=np.zeros(len(images), np.int64),
-        classes=source.classes,
-        targets=checked_targets(name, arrays, len(images), source),
-    )
 
 
 def check_arrays(
@@ -111,7 +104,7 @@ def check_arrays(
         DataError: When a shape, a type, a label or the number of classes is wrong.
     """
     _check_images(name, images, source)
-    _check_labels(name, labels, len(images), source)
+    _check_labels(name, labels, len(images), source.classes)
     if len(classes) != len(source.classes):
         raise DataError(
             f"{name} has another number of classes than {source.id}",
@@ -147,19 +140,19 @@ def _check_images(name: str, images: npt.NDArray[Any], source: ModelSource) -> N
         )
 
 
-def _check_labels(name: str, labels: npt.NDArray[Any], count: int, source: ModelSource) -> None:
+def _check_labels(name: str, labels: npt.NDArray[Any], count: int, classes: tuple[str, ...]) -> None:
     if labels.shape != (count,):
         raise DataError(f"labels of {name} have the wrong shape", got=labels.shape, expected=f"({count},)")
     if labels.dtype.kind not in "iu":
         raise DataError(f"labels of {name} have the wrong type", got=labels.dtype, expected="integers")
-    last = len(source.classes) - 1
+    last = len(classes) - 1
     wrong = np.flatnonzero((labels < 0) | (labels > last))
     if len(wrong):
         first = int(wrong[0])
         raise DataError(
             f"{len(wrong)} labels of {name} are out of range",
             got=f"{int(labels[first])} at image {first}",
-            expected=f"0 to {last} for the {last + 1} classes of {source.id}",
+            expected=f"0 to {last} for the {last + 1} classes",
         )
 
 

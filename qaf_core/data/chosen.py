@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qaf_core.data.checkpoints import split_part
 from qaf_core.data.class_names import class_names_in, read_class_names
 from qaf_core.data.preprocessing import Preprocessing, preprocessing_of
 from qaf_core.data.timm_names import TIMM_ARCHITECTURE
@@ -28,7 +29,8 @@ def choose_weights(
 
     Args:
         source: The model as it is listed.
-        weights: A file, or for the networks of torchvision and timm a name of published weights.
+        weights: A file, with `#raw`, `#ema` or a name where it holds several sets of weights, or for the
+            networks of torchvision and timm a name of published weights.
         classes: File with the names of the classes, or None.
         workspace: Where published weights are kept, or None for torch's own cache.
 
@@ -39,20 +41,30 @@ def choose_weights(
     own = replace(source, shipped=False, card={}, accuracy=None)
     if _names_published(source, weights):
         return _with_published(own, str(weights), classes, workspace)
-    path = _existing(weights)
-    header = read_header(path, source.limits)
+    path, part = _existing(weights)
+    header = read_header(path, source.limits, part)
     outputs = _count_outputs(source, header)
     if classes is None:
         names = class_names_in(header, path.name)
         names = names or (source.classes if outputs in (None, len(source.classes)) else None)
-        names = names or tuple(f"class {index}" for index in range(outputs or 0))
+        names = names or tuple(f"class {index}" for index in range(_classes_for(outputs or 0)))
     else:
         names = read_class_names(classes)
     if outputs is None and ":" in source.architecture:
         outputs = len(source.classes)
     _check_count(names, outputs, path.name if ":" not in source.architecture else source.id)
     data = source.default_data if len(names) == len(source.classes) else None
-    return replace(own, weights=path, classes=names, default_data=data)
+    # A single output tells two classes apart: the network is then built with fewer outputs than classes.
+    single = 1 if outputs == 1 and ":" not in source.architecture else None
+    return replace(
+        own,
+        weights=path,
+        weights_part=part,
+        weights_note=header.note,
+        classes=names,
+        default_data=data,
+        outputs=single,
+    )
 
 
 def choose_classes(source: ModelSource, classes: str | Path) -> ModelSource:
@@ -161,22 +173,28 @@ def _with_published(
     return own if classes is None else choose_classes(own, classes)
 
 
-def _existing(weights: str | Path) -> Path:
+def _existing(weights: str | Path) -> tuple[Path, str | None]:
     try:
-        path = Path(weights).expanduser()
+        path, part = split_part(weights)
         found = path.is_file()
     except (OSError, RuntimeError):  # no permission, a name too long, an unknown ~user
         found = False
     if not found:
         raise WeightsError(f"weights file not found: {weights}", remedy="check the path given with --weights")
-    return path
+    return path, part
+
+
+def _classes_for(outputs: int) -> int:
+    """Classes that so many outputs tell apart: a single one tells two."""
+    return 2 if outputs == 1 else outputs
 
 
 def _check_count(names: tuple[str, ...], outputs: int | None, what: str) -> None:
-    if outputs is not None and len(names) != outputs:
+    if outputs is not None and len(names) != _classes_for(outputs):
+        expected = f"{outputs}, one for each output" if outputs != 1 else "2, for its single output"
         raise DataError(
             f"the classes do not fit {what}",
             got=f"{len(names)} names",
-            expected=f"{outputs}, one for each output",
+            expected=expected,
             remedy="name them in a file, one a line, with --classes",
         )

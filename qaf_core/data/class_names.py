@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -134,8 +135,7 @@ def clean_class_names(names: Iterable[object], where: str) -> tuple[str, ...]:
                 got="an empty line" if isinstance(name, str) else str(type(name).__name__),
                 expected=_ACCEPTED,
             )
-        shown = escape_text(" ".join(name.split()))
-        shown = shown if len(shown) <= LONGEST_NAME else shown[: LONGEST_NAME - 1] + "…"
+        shown = _shown(name)
         if shown in number_of:
             raise DataError(
                 f"{where} has a name twice",
@@ -147,6 +147,88 @@ def clean_class_names(names: Iterable[object], where: str) -> tuple[str, ...]:
     if not cleaned:
         raise DataError(f"{where} names no classes", expected=_ACCEPTED)
     return tuple(cleaned)
+
+
+def find_classes(names: Sequence[str], classes: Sequence[str], what: str) -> list[int | None]:
+    """The class that each name means: by the same spelling, else by another that means the same.
+
+    Tried one after another, so that names that differ in case alone stay two classes where both are there:
+    as it is, as it is shown, composed (Unicode NFC), without case, by compatibility (NFKC: full-width letters
+    and ligatures), with ``_`` as a space.
+
+    Args:
+        names: Of folders, or in a list.
+        classes: Of the model.
+        what: What bears the names, for messages.
+
+    Returns:
+        A number of a class for each name, None where it is no class.
+
+    Raises:
+        DataError: If a name could mean two classes, or two names mean one.
+    """
+    tables = [_by_spelling(classes, spell) for spell in _SPELLINGS]
+    found = [_find(name, classes, tables, what) for name in names]
+    name_of: dict[int, str] = {}
+    for name, number in zip(names, found, strict=True):
+        if number is not None and name_of.setdefault(number, name) != name:
+            raise DataError(
+                f"two {what} are one class",
+                got=f"{_shown(name_of[number])} and {_shown(name)}",
+                expected=f"one for {classes[number]}",
+                remedy="join them, or name their classes apart",
+            )
+    return found
+
+
+def _find(
+    name: str, classes: Sequence[str], tables: Sequence[Mapping[str, Sequence[int]]], what: str
+) -> int | None:
+    for spell, table in zip(_SPELLINGS, tables, strict=True):
+        meant = table.get(spell(name), ())
+        if len(meant) == 1:
+            return meant[0]
+        if meant:
+            raise DataError(
+                f"one of the {what} could be two classes",
+                got=_shown(name),
+                expected=" or ".join(classes[number] for number in meant),
+                remedy="spell it as the class it is",
+            )
+    return None
+
+
+def _by_spelling(classes: Sequence[str], spell: Callable[[str], str]) -> dict[str, list[int]]:
+    table: dict[str, list[int]] = {}
+    for number, name in enumerate(classes):
+        table.setdefault(spell(name), []).append(number)
+    return table
+
+
+def _shown(name: str) -> str:
+    """A name fit to be shown: on one line, without control characters, not too long."""
+    shown = escape_text(" ".join(name.split()))
+    return shown if len(shown) <= LONGEST_NAME else shown[: LONGEST_NAME - 1] + "…"
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", _shown(unicodedata.normalize("NFC", name)))
+
+
+def _without_case(name: str) -> str:
+    return unicodedata.normalize("NFC", _composed(name).casefold())
+
+
+def _compatible(name: str) -> str:
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
+def _spaced(name: str) -> str:
+    return " ".join(_compatible(name).replace("_", " ").split())
+
+
+#: From the same spelling to one that only means the same.
+_SPELLINGS: tuple[Callable[[str], str], ...] = (str, _shown, _composed, _without_case, _compatible, _spaced)
 
 
 def _parse(text: str, where: str) -> list[Any]:

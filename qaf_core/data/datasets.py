@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from qaf_core.data.models import ModelSource
 from qaf_core.data.places import ACCEPTED, BUILTIN, FOLDER_SETS, file_place, same_place, torchvision_place
 from qaf_core.data.preprocessing import preprocessing_of
 from qaf_core.data.splitting import SPLIT_SEED, SPLITS, Choice, Split, told_apart
-from qaf_core.data.targets import accepted_data
+from qaf_core.data.targets import accepted_data, require_mask_classes, white_class
 from qaf_core.data.user_data import Reading, load_folder
 from qaf_core.errors import DataError
 
@@ -42,7 +43,8 @@ def load_images(
     Args:
         data: `builtin`; an image folder with one sub-folder a class, or a `.zip` of one; an `.npz` with
             x (N, H, W, C) uint8 and y (N,); or `torchvision:NAME:ROOT`. Data with a part to train with and
-            one to evaluate on give the first for calibration.
+            one to evaluate on give the first for calibration. A path with masks may end in `#255=none` or
+            `#255=1`: what 255 in them means, where they hold nothing but 0 and 255.
         source: The model the images are for.
         split: What they are used for. The built-in sets have separate images for each.
         limit: At most this many images, a seeded random subset; None takes all (of a built-in set, the
@@ -55,7 +57,7 @@ def load_images(
 
     Raises:
         DataError: When the data cannot be found, read, or do not fit the model, or the images to evaluate on
-            are all of one class.
+            or their masks are all of one class.
     """
     if limit is not None and limit < 1:
         raise DataError("number of images is too small", got=limit, expected="1 or more")
@@ -71,6 +73,8 @@ def load_images(
         raise DataError(f"data cannot be read: {data}", got=_first_line(error), expected=ACCEPTED) from error
     if split == "evaluation" and source.task == "classification":
         require_classes(images.name, images.labels, source)
+    if split == "evaluation" and source.task == "segmentation":
+        require_mask_classes(images.name, images.targets["masks"], source)
     return images
 
 
@@ -185,10 +189,12 @@ def _load_user_data(data: str, reading: Reading) -> ImageSet:
         return load_torchvision_set(known, reading)
     place = file_place(data, reading.cache)
     path = place.part(choice.split)
+    if place.white is not None:
+        reading = replace(reading, white=white_class(place.white, source))
     if path.is_dir():
         return load_folder(path, place.name, reading)
     if path.suffix.lower() == ".npz":
-        images = load_npz(path, source, labelled=reading.labelled)
+        images = load_npz(path, source, labelled=reading.labelled, white=reading.white)
         return images.take(*choice.among(len(images), images.name))
     accepted = ACCEPTED if source.task == "classification" else "builtin, " + accepted_data(source.task)
     raise DataError(

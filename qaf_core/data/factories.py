@@ -1,8 +1,9 @@
 """Models from the user's own code, named `package.module:factory` on the command line.
 
 The factory takes no arguments and returns an `nn.Module`. What must be known to feed it may stand on the
-factory as `input_shape` (C, H, W), `classes`, `mean`, `std`, `preprocessing` (fields of `Preprocessing`) and
-`task`, or in its module under the same names in capitals; without them it is fed like an ImageNet classifier.
+factory as `input_shape` (C, H, W), `classes`, `mean`, `std`, `preprocessing` (fields of `Preprocessing`),
+`task`, and `output` (the key of the class scores where it puts out several tensors, as `logits` or `0`), or
+in its module under the same names in capitals; without them it is fed like an ImageNet classifier.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def call_factory(name: str, code_path: str | None = None) -> nn.Module:
 
 
 def describe_factory(name: str) -> ModelSource:
-    """The source of `package.module:factory`; its number of classes comes from its last linear layer.
+    """The source of `package.module:factory`; where it names no classes, its outputs tell their number.
 
     Raises:
         ModelError: As `call_factory`, or when a declared input shape or normalisation is malformed.
@@ -64,9 +65,11 @@ def describe_factory(name: str) -> ModelSource:
         raise ModelError(
             f"mean or std of {name} is malformed", got=(mean, std), expected=f"{shape[0]} numbers each"
         )
+    task, output = _declared_task(factory), _declared_output(factory)
     classes = _declared(factory, "classes", ())
     if not classes:
-        classes = tuple(f"class {index}" for index in range(_count_outputs(name)))
+        count = _count_classes(name, shape, task, output)
+        classes = tuple(f"class {index}" for index in range(count))
     source = ModelSource(
         id=name,
         title=name,
@@ -75,7 +78,8 @@ def describe_factory(name: str) -> ModelSource:
         classes=tuple(str(label) for label in classes),
         mean=tuple(float(value) for value in mean),
         std=tuple(float(value) for value in std),
-        task=_declared_task(factory),
+        task=task,
+        output=output,
     )
     own = _declared_value(factory, "preprocessing", None)
     if own is not None and not isinstance(own, Mapping):
@@ -89,6 +93,18 @@ def _declared_task(factory: Callable[[], Any]) -> str:
     if not isinstance(task, str):
         raise ModelError("task of the model factory is malformed", got=task, expected="the name of a task")
     return task
+
+
+def _declared_output(factory: Callable[[], Any]) -> str | None:
+    """The key of the class scores, or None; a number counts in a tuple."""
+    output = _declared_value(factory, "output", None)
+    if isinstance(output, int) and not isinstance(output, bool):
+        return str(output)
+    if output is not None and (not isinstance(output, str) or not output):
+        raise ModelError(
+            "output of the model factory is malformed", got=output, expected="a key, as logits, or a number"
+        )
+    return output
 
 
 def _find_factory(name: str, code_path: str | None = None) -> Callable[[], Any]:
@@ -127,8 +143,15 @@ def _declared_value(factory: Callable[[], Any], field: str, default: Any) -> Any
     return getattr(factory, field, getattr(module, field.upper(), default))
 
 
-def _count_outputs(name: str) -> int:
+def _count_classes(name: str, shape: tuple[Any, ...], task: str, output: str | None) -> int:
+    """By what the network puts out; else by its last linear layer."""
     from torch import nn
 
-    linear = [module for module in call_factory(name).modules() if isinstance(module, nn.Linear)]
+    from qaf_core.data.outputs import count_classes
+
+    network = call_factory(name)
+    found = count_classes(network, shape, task, output)
+    if found is not None:
+        return found
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
     return linear[-1].out_features if linear else 1000

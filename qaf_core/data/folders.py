@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from qaf_core.data.class_names import find_classes
 from qaf_core.data.decoding import IMAGE_SUFFIXES, UndecodableError
 from qaf_core.data.images import shown_name
 from qaf_core.errors import DataError
@@ -135,9 +136,13 @@ def _require_pictures(root: Path, files: Sequence[Path]) -> None:
 
 def _labels_where_they_match(root: Path, files: Sequence[Path], source: ModelSource) -> npt.NDArray[np.int64]:
     """Classes by the first sub-folder where its name is a class, else 0: nothing is compared with them."""
-    known = {name.casefold(): index for index, name in enumerate(source.classes)}
-    first = [file.relative_to(root).parts[0].casefold().replace("_", " ") for file in files]
-    return np.array([known.get(name, 0) for name in first], np.int64)
+    first = [file.relative_to(root).parts[0] for file in files]
+    try:
+        names = sorted(set(first))
+        known = dict(zip(names, find_classes(names, source.classes, "folders"), strict=True))
+    except DataError:
+        known = {}
+    return np.array([known.get(name) or 0 for name in first], np.int64)
 
 
 def match_classes(names: Sequence[str], source: ModelSource, what: str) -> list[int]:
@@ -149,10 +154,9 @@ def match_classes(names: Sequence[str], source: ModelSource, what: str) -> list[
         what: What bears these names, for messages.
 
     Raises:
-        DataError: When some names are not the model's.
+        DataError: When some names are not the model's, or could be two of its classes.
     """
-    known = {name.casefold(): index for index, name in enumerate(source.classes)}
-    found = [known.get(name.casefold(), known.get(name.casefold().replace("_", " "))) for name in names]
+    found = find_classes(names, source.classes, what)
     matched = [index for index in found if index is not None]
     if len(matched) == len(names):
         return matched

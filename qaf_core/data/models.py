@@ -213,12 +213,15 @@ def _registered(model: RegisteredModel) -> ModelSource:
         std=steps.std,
         preprocessing=steps,
         weights=None if model.weights is None else Path(model.weights),
+        weights_part=model.weights_part,
         weights_url=model.weights_url,
         task=model.task,
         default_data=base.default_data if base is not None and same_classes else None,
         data=model.data,
         registered=True,
         code_path=model.code_path,
+        output=model.output,
+        outputs=model.outputs,
     )
 
 
@@ -301,8 +304,14 @@ def build_model(source: ModelSource, *, with_weights: bool = True) -> nn.Module:
         from qaf_core.data.weights import load_weights, read_weights
 
         file = _weights_file(source)
-        load_weights(network, read_weights(file, source.limits), file.name, source.id)
-    return capture(network.float().eval(), source.input_shape)
+        part = source.weights_part
+        load_weights(network, read_weights(file, source.limits, part), file.name, source.id, part)
+    network = network.float().eval()
+    if ":" in source.architecture or source.outputs is not None:  # all others put out scores by class
+        from qaf_core.data.outputs import attach_reading
+
+        attach_reading(network, source)
+    return capture(network, source.input_shape)
 
 
 def _build_network(source: ModelSource) -> nn.Module:
@@ -312,7 +321,7 @@ def _build_network(source: ModelSource) -> nn.Module:
         return call_factory(source.architecture, source.code_path)
     from qaf_core.data.architectures import build_architecture
 
-    return build_architecture(source.architecture, len(source.classes))
+    return build_architecture(source.architecture, source.outputs or len(source.classes))
 
 
 def load_inventory(source: ModelSource) -> tuple[LayerInfo, ...]:

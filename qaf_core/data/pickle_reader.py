@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from qaf_core.data.checkpoints import WRAPPERS, is_averaged
 from qaf_core.data.weights_header import DTYPE_BYTES, LONGEST_NAME
 
 STORAGES = {
@@ -52,6 +53,8 @@ _VALUES = {
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 _TUPLE_SIZES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _NOTHING = {"PROTO", "FRAME"}
+#: Modules whose classes are no networks.
+_NO_NETWORKS = ("numpy", "argparse", "builtins", "collections", "posix", "os", "nt", "subprocess", "pathlib")
 
 
 class DamagedPickle(Exception):
@@ -59,7 +62,15 @@ class DamagedPickle(Exception):
 
 
 class ForeignObject(Exception):
-    """The pickle refers to something that a file of weights has no need of; the message names it."""
+    """The pickle refers to something that a file of weights has no need of; the message names it.
+
+    Attributes:
+        kind: ``network`` of a whole module, ``torchscript`` or ``exported`` of a program, else empty.
+    """
+
+    def __init__(self, what: str, kind: str = "") -> None:
+        super().__init__(what)
+        self.kind = kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,10 +161,10 @@ class PickleReader:
     def _step_over_object(self, name: str, argument: Any) -> None:
         stack = self._stack
         if name == "GLOBAL":
-            stack.append(_known(*argument.split(" ", 1)))
+            self._refer(*argument.split(" ", 1))
         elif name == "STACK_GLOBAL":
             found = stack.pop()
-            stack.append(_known(stack.pop(), found))
+            self._refer(stack.pop(), found)
         elif name == "BINPERSID":
             stack.append(self._storage(stack.pop()))
         elif name == "REDUCE":
@@ -163,6 +174,18 @@ class PickleReader:
             stack.pop()
         else:
             raise ForeignObject(f"an object made by the opcode {name}")
+
+    def _refer(self, module: Any, name: Any) -> None:
+        """Put a class or function on the stack, if it is a known one."""
+        if _is_known(module, name):
+            self._stack.append(_Name(module=module, name=name))
+            return
+        # A whole object begins with its class, and one of a dict follows its key.
+        key = self._stack[-1] if self._stack and isinstance(self._stack[-1], str) else ""
+        whole = not self._stack and not self._below and not str(module).startswith(_NO_NETWORKS)
+        network = whole or str(module).startswith("torch.nn.") or key in WRAPPERS or is_averaged(key)
+        under = f" under {key}" if key else ""
+        raise ForeignObject(f"{module}.{name}{under}"[:LONGEST_NAME], kind="network" if network else "")
 
     def _append(self, value: Any) -> None:
         self._stack.append(value)
@@ -180,15 +203,12 @@ class PickleReader:
         return storage
 
 
-def _known(module: Any, name: Any) -> _Name:
-    known = (
+def _is_known(module: Any, name: Any) -> bool:
+    return (
         (module in ("torch", "torch.storage") and (name in STORAGES or name in _DTYPES))
         or (module == "torch._utils" and (name in _TENSORS | _PARAMETERS or name in _ODD_TENSORS))
         or (module, name) in _OTHERS
     )
-    if not known:
-        raise ForeignObject(f"{module}.{name}"[:LONGEST_NAME])
-    return _Name(module=module, name=name)
 
 
 def _rebuild(function: Any, arguments: Any) -> Any:

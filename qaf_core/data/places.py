@@ -1,13 +1,18 @@
-"""Where images come from, as the user names it: `builtin`, a path, or `torchvision:NAME:ROOT`."""
+"""Where images come from, as the user names it: `builtin`, a path, or `torchvision:NAME:ROOT`.
+
+A path with masks may end in `#255=none` or `#255=1`: what the value 255 in them means, where that is open.
+"""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from qaf_core.data.archives import unpack_cached
 from qaf_core.data.images import shown_name
 from qaf_core.data.splitting import Split
+from qaf_core.data.targets import UNLABELLED
 from qaf_core.errors import DataError
 
 BUILTIN = "builtin"
@@ -17,6 +22,7 @@ FOLDER_SETS = ("ImageFolder", "ImageNet")
 #: Names of sub-folders that are parts of a data set, not classes.
 _TRAINING_PARTS = ("train", "training")
 _EVALUATION_PARTS = ("val", "valid", "validation", "test", "testing")
+_WHITE = re.compile(r"#255=(none|\d{1,3})")
 #: What data may look like, for messages.
 ACCEPTED = (
     "builtin, an image folder (one sub-folder a class) or a .zip of one, "
@@ -45,11 +51,13 @@ class FilePlace:
         name: What it is called, for people.
         evaluation: Where the images to evaluate on lie.
         training: Where those to calibrate with lie; the same where there is one part only.
+        white: The class that 255 in masks means, `UNLABELLED` for none; None where the user does not say.
     """
 
     name: str
     evaluation: Path
     training: Path
+    white: int | None = None
 
     def part(self, split: Split) -> Path:
         """Where the images for a purpose lie."""
@@ -76,7 +84,7 @@ def file_place(data: str, cache: Path | None) -> FilePlace:
         OSError: When it cannot be looked at.
     """
     place = torchvision_place(data)
-    path = Path(data).expanduser() if place is None else place.root
+    path = data_path(data) if place is None else place.root
     name = shown_name(path.name)
     if not path.exists():
         raise DataError(f"data not found: {path}", expected=ACCEPTED, remedy="check the path")
@@ -85,16 +93,33 @@ def file_place(data: str, cache: Path | None) -> FilePlace:
             raise DataError(f"archive {name} has no workspace to be unpacked in", remedy="unpack it")
         path = unpack_cached(path, cache / "archives")
     training, evaluation = _parts(path) if path.is_dir() else (path, path)
-    return FilePlace(name=name, evaluation=evaluation, training=training)
+    return FilePlace(name=name, evaluation=evaluation, training=training, white=_split_white(data)[1])
+
+
+def data_path(data: str) -> Path:
+    """The path that data names, without what is said of its masks.
+
+    Raises:
+        RuntimeError: If it is in the home of an unknown user.
+    """
+    return Path(_split_white(data)[0]).expanduser()
+
+
+def _split_white(data: str) -> tuple[str, int | None]:
+    """The path, and what 255 in its masks means, if that is said."""
+    found = _WHITE.search(data)
+    if found is None or found.end() != len(data):
+        return data, None
+    said = found.group(1)
+    return data[: found.start()], UNLABELLED if said == "none" else int(said)
 
 
 def _parts(folder: Path) -> tuple[Path, Path]:
     """The folders to train with and to evaluate on; twice the folder itself when it is not divided so."""
-    inside = {
-        entry.name.casefold(): entry
-        for entry in folder.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".")
-    }
+    folders = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    inside = {entry.name.casefold(): entry for entry in folders}
+    if len(inside) < len(folders):
+        return folder, folder  # `Train` beside `train`: no parts of one set
     training = [inside[name] for name in _TRAINING_PARTS if name in inside]
     evaluation = [inside[name] for name in _EVALUATION_PARTS if name in inside]
     if not training or not evaluation or set(inside) - {*_TRAINING_PARTS, *_EVALUATION_PARTS}:
@@ -130,7 +155,8 @@ def absolute_data(data: str) -> str:
     place = torchvision_place(data)
     if place is not None:
         return f"{_PREFIX}:{place.name}:{place.root.absolute()}"
-    return data if data == BUILTIN else str(_expanded(data).absolute())
+    said = data[len(_split_white(data)[0]) :]
+    return data if data == BUILTIN else str(_expanded(data).absolute()) + said
 
 
 def missing_path(data: str) -> str | None:
@@ -158,17 +184,18 @@ def same_place(first: str, second: str) -> bool:
 
 
 def lies_in(data: str, folder: Path) -> bool:
-    """Whether data are this file or folder, or lie below it."""
+    """Whether data, or weights of which a part is named, are this file or folder, or lie below it."""
     try:
         place = torchvision_place(data)
-        path = _expanded(data) if place is None else place.root
-        return data != BUILTIN and path.resolve().is_relative_to(folder.resolve())
+        whole = _expanded(data) if place is None else place.root
+        paths = [whole, _expanded(data.rpartition("#")[0])] if "#" in data else [whole]
+        return data != BUILTIN and any(path.resolve().is_relative_to(folder.resolve()) for path in paths)
     except (DataError, OSError, RuntimeError):
         return False
 
 
 def _expanded(data: str) -> Path:
     try:
-        return Path(data).expanduser()
+        return data_path(data)
     except RuntimeError:  # an unknown ~user
-        return Path(data)
+        return Path(_split_white(data)[0])

@@ -116,12 +116,15 @@ def _add(
         base=_with_tag(base, source),
         code_path=code_path,
         weights=None if source.weights is None else str(source.weights.absolute()),
+        weights_part=source.weights_part,
         weights_url=source.weights_url,
         input_shape=source.input_shape,
         classes=source.classes,
         preprocessing=preprocessing_of(source).to_dict(),
         data=None if data is None else absolute_data(data),
         task=source.task,
+        output=source.output,
+        outputs=source.outputs,
     )
 
     def put(settings: Settings) -> Settings:

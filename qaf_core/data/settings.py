@@ -37,12 +37,15 @@ class RegisteredModel:
         base: The named model it is made like, or ``package.module:factory``.
         code_path: Where that package can be imported from, or None.
         weights: Path of the weights, or None.
+        weights_part: Which of the file's weights, or None.
         weights_url: Where the weights are fetched from when they are not there, or None.
         input_shape: (C, H, W) of one image.
         classes: Names in the order of the outputs.
         preprocessing: How images are prepared, as `Preprocessing.to_dict` gives it.
         data: Images to measure on when none are named, or None.
         task: What the outputs mean.
+        output: Which of the outputs holds the class scores, or None.
+        outputs: Number of outputs where that is not the number of classes, or None.
 
     Raises:
         QafError: If a field is malformed.
@@ -53,21 +56,26 @@ class RegisteredModel:
     base: str
     code_path: str | None = None
     weights: str | None = None
+    weights_part: str | None = None
     weights_url: str | None = None
     input_shape: tuple[int, int, int]
     classes: tuple[str, ...]
     preprocessing: Mapping[str, Any]
     data: str | None = None
     task: str = "classification"
+    output: str | None = None
+    outputs: int | None = None
 
     def __post_init__(self) -> None:
         check_id(self.id)
         for name in ("title", "base", "task"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise _malformed(self.id, name, "text")
-        for name in ("code_path", "weights", "weights_url", "data"):
+        for name in ("code_path", "weights", "weights_part", "weights_url", "data", "output"):
             if not isinstance(getattr(self, name), str | None):
                 raise _malformed(self.id, name, "text or null")
+        if self.outputs is not None and (type(self.outputs) is not int or self.outputs < 1):
+            raise _malformed(self.id, "outputs", "a whole number, at least 1")
         shape = self.input_shape
         if len(shape) != 3 or not all(type(size) is int and size > 0 for size in shape):
             raise _malformed(self.id, "input_shape", "[channels, height, width]")
@@ -78,6 +86,11 @@ class RegisteredModel:
             raise _malformed(self.id, "preprocessing", f"a crop and means for {'×'.join(map(str, shape))}")
         object.__setattr__(self, "title", escape_text(" ".join(self.title.split()))[:LONGEST_TITLE])
         object.__setattr__(self, "classes", clean_class_names(self.classes, f"model {self.id}"))
+
+    @property
+    def named_weights(self) -> str | None:
+        """The weights as ``--weights`` takes them: the path, and the part where one is named."""
+        return self.weights if self.weights_part is None else f"{self.weights}#{self.weights_part}"
 
 
 @dataclass(frozen=True, kw_only=True)

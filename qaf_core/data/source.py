@@ -27,6 +27,8 @@ class ModelSource:
         preprocessing: The network's own way from a picture to its input, or None for the usual one with mean
             and std; `preprocessing_of` tells which holds.
         weights: File of trained weights, or None when there is none yet.
+        weights_part: Which of the file's weights, where it holds several sets; None for the averaged ones.
+        weights_note: Which of them are taken, in words, where nobody said which.
         task: What the outputs mean: `classification`, `segmentation` or `detection`.
         default_data: Built-in image set that fits, or None.
         shipped: Trained weights come with this package.
@@ -37,6 +39,8 @@ class ModelSource:
         data: Images to measure on when none are named, or None for the built-in ones.
         registered: It comes from the workspace's settings.
         code_path: Where the package of its factory can be imported from, or None.
+        output: Which of its outputs holds the class scores, such as `logits`; None where there is no choice.
+        outputs: How many outputs it is built with, where that is not the number of classes (one for two).
     """
 
     id: str
@@ -48,6 +52,8 @@ class ModelSource:
     std: tuple[float, ...]
     preprocessing: Preprocessing | None = None
     weights: Path | None = None
+    weights_part: str | None = None
+    weights_note: str | None = field(default=None, compare=False)
     task: str = "classification"
     default_data: Literal["inspection", "digits"] | None = None
     shipped: bool = False
@@ -58,3 +64,5 @@ class ModelSource:
     data: str | None = None
     registered: bool = False
     code_path: str | None = None
+    output: str | None = None
+    outputs: int | None = None

@@ -7,7 +7,7 @@ image), ``labels (D,)`` and ``counts (N,)``, the boxes of each image. Any other 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,7 +68,9 @@ def npz_arrays(task: str) -> tuple[str, ...]:
     return _ARRAYS.get(task, ("y",))
 
 
-def checked_targets(name: str, arrays: Targets, count: int, source: ModelSource) -> Targets:
+def checked_targets(
+    name: str, arrays: Targets, count: int, source: ModelSource, white: int | None = None
+) -> Targets:
     """The arrays of an `.npz` or a folder as targets, once they fit the images and the model.
 
     Args:
@@ -76,12 +78,13 @@ def checked_targets(name: str, arrays: Targets, count: int, source: ModelSource)
         arrays: As named by `npz_arrays`.
         count: Number of images.
         source: The model.
+        white: The class that 255 in masks means, `UNLABELLED` for none; None where the masks must tell.
 
     Raises:
-        DataError: When shape, type, or a class is wrong.
+        DataError: When shape, type, or a class is wrong, or 255 in masks can mean two things.
     """
     if source.task == "segmentation":
-        return {"masks": _checked_masks(name, arrays["y"], count, source)}
+        return {"masks": _checked_masks(name, arrays["y"], count, source, white)}
     if source.task == "detection":
         return _checked_boxes(name, arrays, count, source)
     if arrays["y"].ndim == 0 or len(arrays["y"]) != count:
@@ -89,13 +92,67 @@ def checked_targets(name: str, arrays: Targets, count: int, source: ModelSource)
     return {"y": arrays["y"]}
 
 
+def check_white(name: str, values: Collection[int], source: ModelSource) -> None:
+    """Refuse masks in which 255 may be a class as well as no label: those that hold it and only 0 beside.
+
+    Args:
+        name: What is read, for messages.
+        values: All that occur in the masks.
+        source: The model.
+
+    Raises:
+        DataError: With both readings and how to choose.
+    """
+    if UNLABELLED not in values or set(values) - {0, UNLABELLED}:
+        return
+    one = source.classes[1] if len(source.classes) > 1 else "1"
+    raise DataError(
+        f"masks of {name} can be read in two ways",
+        got="no value but 0 and 255" if 0 in values else "no value but 255",
+        expected=f"class numbers, 0 to {len(source.classes) - 1}",
+        remedy=f"say what 255 is at the end of the path: #255=1 for class 1 ({one}) or the number of another "
+        "class, #255=none for pixels without label",
+    )
+
+
+def require_mask_classes(name: str, masks: npt.NDArray[np.uint8], source: ModelSource) -> None:
+    """Check that masks to evaluate on show more than one class: else a constant answer is right everywhere.
+
+    Raises:
+        DataError: When all labelled pixels are of one class, and the model tells several apart.
+    """
+    present = np.flatnonzero(np.bincount(masks.reshape(-1), minlength=UNLABELLED + 1)[:UNLABELLED])
+    if len(source.classes) > 1 and len(masks) > 1 and len(present) == 1:
+        raise DataError(
+            f"masks of {name} are all of one class, which says nothing about accuracy",
+            got=source.classes[int(present[0])],
+            expected="pixels of two classes or more to evaluate on",
+            remedy="add images of the other classes, or take more images",
+        )
+
+
+def white_class(white: int, source: ModelSource) -> int:
+    """The class that 255 is said to mean, or `UNLABELLED`, once the model has it.
+
+    Raises:
+        DataError: If it has no such class, or no masks are read for it.
+    """
+    if source.task != "segmentation":
+        raise DataError("#255 at the end of a path is for masks", got=f"task {source.task}", remedy="drop it")
+    if white != UNLABELLED and white >= len(source.classes):
+        raise DataError(
+            f"#255={white} names no class of {source.id}", expected=f"0 to {len(source.classes) - 1}, or none"
+        )
+    return white
+
+
 def _checked_masks(
-    name: str, masks: npt.NDArray[Any], count: int, source: ModelSource
+    name: str, masks: npt.NDArray[Any], count: int, source: ModelSource, white: int | None
 ) -> npt.NDArray[np.uint8]:
     shape = (count, *source.input_shape[1:])
     if masks.shape != shape:
         raise DataError(f"masks of {name} have the wrong shape", got=masks.shape, expected=shape)
-    if masks.dtype.kind not in "iu":
+    if masks.dtype.kind not in "iub":
         raise DataError(f"masks of {name} have the wrong type", got=masks.dtype, expected="integers")
     last = len(source.classes) - 1
     wrong = ((masks < 0) | (masks > last)) & (masks != UNLABELLED)
@@ -106,9 +163,14 @@ def _checked_masks(
             got=f"{int(masks[image][wrong[image]][0])} in image {image}",
             expected=f"0 to {last} for the classes of {source.id}, or {UNLABELLED} for pixels without label",
         )
-    if (masks == UNLABELLED).all():
+    checked = masks.astype(np.uint8)
+    if white is None:
+        check_white(name, set(np.flatnonzero(np.bincount(checked.reshape(-1))).tolist()), source)
+    elif white != UNLABELLED:
+        checked[checked == UNLABELLED] = white_class(white, source)
+    if (checked == UNLABELLED).all():
         raise DataError(f"masks of {name} label no pixel", expected="at least one labelled pixel")
-    return masks.astype(np.uint8)
+    return checked
 
 
 def _checked_boxes(name: str, arrays: Targets, count: int, source: ModelSource) -> Targets:

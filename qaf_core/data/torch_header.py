@@ -6,10 +6,12 @@ import io
 import struct
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import IO, Any
 
+from qaf_core.data.checkpoints import pick_weights
 from qaf_core.data.pickle_reader import (
     ELEMENT_BYTES,
     DamagedPickle,
@@ -27,28 +29,21 @@ from qaf_core.data.weights_header import (
 )
 from qaf_core.errors import WeightsError
 
-#: Names under which training scripts put the weights; the first that is there is taken.
-WRAPPERS = (
-    "state_dict", "model", "model_state_dict", "module", "net", "network", "params",
-    "model_ema", "ema_state_dict", "state_dict_ema", "ema",
-)  # fmt: skip
-#: What wrapping a network puts before the names of its weights.
-PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "network.")
-DEEPEST_WRAPPING = 4
 _ONLY_TENSORS = "tensors by name, and nothing that runs"
 _SAVE_AGAIN = "save only the tensors: safetensors.torch.save_file(model.state_dict(), FILE)"
 
 
-def read_torch_header(path: Path, size: int, limits: WeightLimits) -> WeightsHeader:
+def read_torch_header(path: Path, size: int, limits: WeightLimits, part: str | None = None) -> WeightsHeader:
     """The tensors a file of ``torch.save`` announces, checked against what it holds.
 
     Args:
         path: The file.
         size: Its bytes.
         limits: How much it may hold.
+        part: Which of its weights, see `checkpoints`.
 
     Raises:
-        WeightsError: If it is damaged, lies about its size, or holds more than tensors.
+        WeightsError: If it is damaged, lies about its size, holds more than tensors, or not this part.
     """
     try:
         with path.open("rb") as file:
@@ -56,12 +51,7 @@ def read_torch_header(path: Path, size: int, limits: WeightLimits) -> WeightsHea
             file.seek(0)
             loaded, storages = _read_zip(path, size, limits) if zipped else _read_legacy(file, size, limits)
     except ForeignObject as error:
-        raise WeightsError(
-            f"weights file {path.name} holds Python objects; nothing of it was run",
-            got=str(error),
-            expected=_ONLY_TENSORS,
-            remedy=_SAVE_AGAIN,
-        ) from error
+        raise _describe_foreign(path, error) from error
     except (DamagedPickle, OSError, ValueError, KeyError, RuntimeError, NotImplementedError, struct.error,
             zipfile.BadZipFile) as error:  # fmt: skip
         raise WeightsError(
@@ -69,21 +59,26 @@ def read_torch_header(path: Path, size: int, limits: WeightLimits) -> WeightsHea
             got="a damaged or unknown file",
             expected="a safetensors file or a torch state dict that loads with weights_only=True",
         ) from error
-    return _describe(path, unwrap(loaded), storages, limits)
+    chosen = pick_weights(loaded, part, path.name)
+    return replace(_describe(path, chosen.state, storages, limits), note=chosen.note)
 
 
-def unwrap(loaded: Any) -> Any:
-    """The innermost dict of weights in what a training script saved."""
-    for _ in range(DEEPEST_WRAPPING):
-        inside = [
-            loaded[name]
-            for name in WRAPPERS
-            if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping) and loaded[name]
-        ]
-        if not inside:
-            break
-        loaded = inside[0]
-    return loaded
+def _describe_foreign(path: Path, error: ForeignObject) -> WeightsError:
+    """What a file holds that is more than tensors, named as what it is, with the way to its weights."""
+    what, remedy = "holds Python objects; nothing of it was run", _SAVE_AGAIN
+    got: str | None = str(error)
+    if error.kind == "torchscript":
+        what, got = "is a TorchScript program; nothing of it was run", None
+        remedy = "save its weights: safetensors.torch.save_file(torch.jit.load(FILE).state_dict(), NEW)"
+    elif error.kind == "exported":
+        what, got = "is a program of torch.export; nothing of it was run", None
+        remedy = (
+            "save its weights: safetensors.torch.save_file(dict(torch.export.load(FILE).state_dict), NEW)"
+        )
+    elif error.kind == "network":
+        what = "holds a whole pickled network; nothing of it was run"
+        remedy = "where its code is: " + _SAVE_AGAIN.replace("model", "torch.load(FILE, weights_only=False)")
+    return WeightsError(f"weights file {path.name} {what}", got=got, expected=_ONLY_TENSORS, remedy=remedy)
 
 
 def _describe(path: Path, loaded: Any, storages: Mapping[str, int], limits: WeightLimits) -> WeightsHeader:
@@ -158,6 +153,11 @@ def _read_zip(path: Path, size: int, limits: WeightLimits) -> tuple[Any, dict[st
             raise WeightsError(
                 f"weights file {path.name} has too many parts", got=f"{len(parts):,}", expected=limits.tensors
             )
+        names = [part.filename for part in parts]
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise ForeignObject("a TorchScript program", kind="torchscript")
+        if any(name.endswith(("/archive_format", "serialized_exported_program.json")) for name in names):
+            raise ForeignObject("a program of torch.export", kind="exported")
         unpacked = sum(part.file_size for part in parts)
         packed = [part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED]
         if packed or unpacked > size:
@@ -168,8 +168,6 @@ def _read_zip(path: Path, size: int, limits: WeightLimits) -> tuple[Any, dict[st
             )
         sizes = {part.filename: part.file_size for part in parts}
         tops = [name.removesuffix("data.pkl") for name in sizes if name.endswith("/data.pkl")]
-        if any(name.endswith("/constants.pkl") for name in sizes):
-            raise ForeignObject("a TorchScript program")
         if len(tops) != 1 or len(sizes) != len(parts):
             raise DamagedPickle("not one data.pkl")
         if sizes[f"{tops[0]}data.pkl"] > limits.header_bytes:

@@ -73,7 +73,7 @@ def _open_voc(folder: Path, part: str, source: ModelSource) -> MaskFolder:
     masks = {
         folder / "JPEGImages" / f"{name}.jpg": folder / "SegmentationClass" / f"{name}.png" for name in files
     }
-    return MaskFolder(masks, numbers)
+    return MaskFolder(masks, numbers, white=UNLABELLED)
 
 
 def _open_coco(images: Path, source: ModelSource) -> CocoFolder:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from qaf_core.data.archives import DATA_FOLDER, cached_place
 from qaf_core.data.class_names import read_class_names
-from qaf_core.data.places import BUILTIN, lies_in
+from qaf_core.data.places import BUILTIN, data_path, lies_in
 from qaf_core.errors import QafError, WorkspaceError
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ def _images(folder: Path, model: RegisteredModel) -> Iterator[Path]:
         return
     with contextlib.suppress(OSError):
         yield from (path for path in (folder / DATA_FOLDER).iterdir() if lies_in(model.data, path))
-    if model.data.lower().endswith(".zip"):
-        with contextlib.suppress(QafError):  # it is gone, and with it what tells its content
-            yield cached_place(Path(model.data), folder / "cache" / "archives")
+    with contextlib.suppress(QafError, RuntimeError):  # it is gone, and with it what tells its content
+        if data_path(model.data).suffix.lower() == ".zip":
+            yield cached_place(data_path(model.data), folder / "cache" / "archives")
 
 
 def _class_files(folder: Path, model: RegisteredModel) -> Iterator[Path]:

@@ -16,7 +16,7 @@ from qaf_core.data.models import ModelSource
 from qaf_core.data.preprocessing import preprocessing_of
 from qaf_core.data.reading import Decoder, ReadPictures, read_pictures
 from qaf_core.data.splitting import Choice
-from qaf_core.data.targets import checked_targets
+from qaf_core.data.targets import UNLABELLED, checked_targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +28,14 @@ class Reading:
         choice: Which of them.
         cache: Folder for decoded pictures and unpacked archives, or None.
         on_read: Told how many of how many pictures are decoded.
+        white: The class that 255 in masks means, `UNLABELLED` for none; None where the masks must tell.
     """
 
     source: ModelSource
     choice: Choice
     cache: Path | None
     on_read: Callable[[int, int], None] | None
+    white: int | None = None
 
     @property
     def labelled(self) -> bool:
@@ -87,7 +89,7 @@ def load_folder(path: Path, name: str, reading: Reading) -> ImageSet:
     source, choice = reading.source, reading.choice
     if source.task != "classification":
         if reading.labelled:
-            return load_annotated(open_annotated(path, source), name, reading)
+            return load_annotated(open_annotated(path, source, reading.white), name, reading)
         # Masks lie beside the images they belong to, and are no images to fit with.
         path = path / "images" if (path / "images").is_dir() else path
     listed = list_folder(path, source, labelled=reading.labelled)
@@ -134,7 +136,7 @@ def load_annotated(folder: AnnotatedFolder, name: str, reading: Reading) -> Imag
         images=found.pictures,
         labels=np.zeros(count, np.int64),
         classes=source.classes,
-        targets=checked_targets(name, arrays, count, source),
+        targets=checked_targets(name, arrays, count, source, UNLABELLED),  # the folder knows what 255 is
         skipped=found.skipped,
     )
 

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qaf_core.data.torch_header import PREFIXES, unwrap
+from qaf_core.data.checkpoints import pick_weights
+from qaf_core.data.tensor_names import COUNTERS, rename
 from qaf_core.data.weights_header import (
     TensorEntry,
     WeightLimits,
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-# Counters kept beside the weights, without effect on the results: of BatchNorm and of averaged weights.
-_COUNTERS = ("num_batches_tracked", "n_averaged")
 _CLASSIFIERS = ("fc.weight", "linear.weight", "head.weight", "heads.head.weight", "classifier.weight")
 _TRAINED_FOR_ANOTHER = "choose the model these weights were trained for"
 
@@ -43,45 +42,23 @@ def match_names(state: Mapping[str, TensorEntry], expected: Collection[str] | No
     return {names[name]: entry for name, entry in state.items() if name in names}
 
 
-def rename(names: Iterable[str], expected: Collection[str] | None) -> dict[str, str]:
-    """New names of tensors, once what a wrapper put before all of them is taken off (or put on).
-
-    Args:
-        names: As saved, for example from ``nn.DataParallel`` (``module.``).
-        expected: Names of the network, which keep a prefix they all have; None when they are not known.
-
-    Returns:
-        New name by old name, without counters that no network keeps.
-    """
-    kept = [name for name in names if not name.endswith("n_averaged")]
-    new = list(kept)
-    wanted = list(expected or ())
-    while new:
-        prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in new)), None)
-        if prefix is None or (wanted and all(name.startswith(prefix) for name in wanted)):
-            break
-        new = [name.removeprefix(prefix) for name in new]
-    for prefix in PREFIXES:
-        asked = bool(wanted) and all(name.startswith(prefix) for name in wanted)
-        if asked and not any(name.startswith(prefix) for name in new):
-            new = [prefix + name for name in new]
-    return dict(zip(kept, new, strict=True))
-
-
-def read_weights(path: Path, limits: WeightLimits | None = None) -> dict[str, torch.Tensor]:
+def read_weights(
+    path: Path, limits: WeightLimits | None = None, part: str | None = None
+) -> dict[str, torch.Tensor]:
     """Read the tensors of a weights file, on the CPU, without running anything in it.
 
     Args:
         path: safetensors, or a state dict of ``torch.save``, on its own or in a dict.
         limits: How much it may hold.
+        part: Which of its weights, see `checkpoints`.
 
     Raises:
-        WeightsError: If it is missing, damaged, too large, or holds more than tensors.
+        WeightsError: If it is missing, damaged, too large, holds more than tensors, or not this part.
     """
-    header = read_header(path, limits)
+    header = read_header(path, limits, part)
     with path.open("rb") as file:
         start = file.read(9)
-    loaded = _load_safetensors(path) if is_safetensors(path.name, start) else _load_state_dict(path)
+    loaded = _load_safetensors(path) if is_safetensors(path.name, start) else _load_state_dict(path, part)
     if loaded.keys() != header.tensors.keys():
         raise WeightsError(
             f"weights file {path.name} changed while it was read", remedy="wait until it is complete"
@@ -103,7 +80,7 @@ def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def _load_state_dict(path: Path) -> dict[str, torch.Tensor]:
+def _load_state_dict(path: Path, part: str | None) -> dict[str, torch.Tensor]:
     import pickle
 
     import torch
@@ -119,11 +96,13 @@ def _load_state_dict(path: Path) -> dict[str, torch.Tensor]:
             got=type(error).__name__,
             expected="a safetensors file or a torch state dict that loads with weights_only=True",
         ) from error
-    found: dict[str, torch.Tensor] = unwrap(loaded)
+    found: dict[str, torch.Tensor] = pick_weights(loaded, part, path.name).state
     return found
 
 
-def load_weights(network: nn.Module, state: Mapping[str, torch.Tensor], file: str, model: str) -> None:
+def load_weights(
+    network: nn.Module, state: Mapping[str, torch.Tensor], file: str, model: str, part: str | None = None
+) -> None:
     """Put weights into a network, after naming whatever does not fit.
 
     Args:
@@ -131,18 +110,19 @@ def load_weights(network: nn.Module, state: Mapping[str, torch.Tensor], file: st
         state: As `read_weights` gives it; half precision is widened.
         file: Name of the file, for messages.
         model: Name of the model, for messages.
+        part: Which of its weights, where prefixes tell several sets apart.
 
     Raises:
         WeightsError: If tensors are missing, unknown, of another shape or type, or not finite.
     """
     expected = network.state_dict()
-    names = rename(state, expected)
+    names = rename(state, expected, part, file)
     found = {names[name]: value for name, value in state.items() if name in names}
     for group in _tied_names(network):
         there = [name for name in group if name in found]
         found.update({name: found[there[0]] for name in group if there and name not in found})
-    missing = [name for name in expected if name not in found and not name.endswith(_COUNTERS)]
-    unexpected = [name for name in found if name not in expected and not name.endswith(_COUNTERS)]
+    missing = [name for name in expected if name not in found and not name.endswith(COUNTERS)]
+    unexpected = [name for name in found if name not in expected and not name.endswith(COUNTERS)]
     if missing or unexpected:
         raise WeightsError(
             f"weights file {file} is for another network than {model}",
@@ -164,19 +144,32 @@ def _check_tensor(name: str, value: torch.Tensor, expected: torch.Tensor, file: 
             expected=f"{tuple(expected.shape)} for {model}",
             remedy=_TRAINED_FOR_ANOTHER,
         )
-    if not expected.is_floating_point():
-        return
-    if not value.is_floating_point():
-        raise WeightsError(
-            f"tensor {name} in {file} has the wrong type",
-            got=str(value.dtype).removeprefix("torch."),
-            expected="floating-point numbers",
-            remedy="give the original weights, not quantized ones",
-        )
-    if not bool(value.to(expected.dtype).isfinite().all()):
+    kind = str(value.dtype).removeprefix("torch.")
+    if expected.is_complex() or expected.is_floating_point():
+        if not value.is_floating_point() and not (value.is_complex() and expected.is_complex()):
+            raise WeightsError(
+                f"tensor {name} in {file} has the wrong type",
+                got=kind,
+                expected="complex numbers" if expected.is_complex() else "floating-point numbers",
+                remedy="give the original weights, not quantized ones",
+            )
+        if bool(value.to(expected.dtype).isfinite().all()):
+            return
+        if bool(value.isfinite().all()):
+            wanted = str(expected.dtype).removeprefix("torch.")
+            raise WeightsError(f"tensor {name} in {file} holds numbers beyond {wanted}", got=kind)
         raise WeightsError(
             f"tensor {name} in {file} holds NaN or infinite values", remedy="use an intact checkpoint"
         )
+    # Whole numbers and truth values come over as they are, or not at all.
+    if not value.is_complex() and bool((value.to(expected.dtype).to(value.dtype) == value).all()):
+        return
+    raise WeightsError(
+        f"tensor {name} in {file} has the wrong type",
+        got=f"{kind} that {str(expected.dtype).removeprefix('torch.')} does not hold",
+        expected="whole numbers",
+        remedy=_TRAINED_FOR_ANOTHER,
+    )
 
 
 def _tied_names(network: nn.Module) -> list[list[str]]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from qaf_core.data.checkpoints import check_part
 from qaf_core.errors import QafError, WeightsError
 
 LONGEST_NAME = 512
@@ -64,21 +65,30 @@ class TensorEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsHeader:
-    """The tensors of a weights file by name, and the text kept with them (safetensors only)."""
+    """What a weights file announces.
+
+    Attributes:
+        tensors: By name.
+        metadata: The text kept with them (safetensors only).
+        note: Which of several sets of weights these are, in words, where nobody said which; else None.
+    """
 
     tensors: Mapping[str, TensorEntry]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    note: str | None = None
 
 
-def read_header(path: Path, limits: WeightLimits | None = None) -> WeightsHeader:
+def read_header(path: Path, limits: WeightLimits | None = None, part: str | None = None) -> WeightsHeader:
     """Read and check what a weights file says it holds.
 
     Args:
         path: A safetensors file, or what ``torch.save`` writes (recognized by its content).
         limits: How much it may hold; the default limits when None.
+        part: Which of its weights, see `checkpoints`; None where there is one set, or for the averaged ones.
 
     Raises:
-        WeightsError: If it is missing, too large, damaged, lies about itself, or holds more than tensors.
+        WeightsError: If it is missing, too large, damaged, lies about itself, holds more than tensors, or not
+            this part.
     """
     limits = limits or DEFAULT_LIMITS
     try:
@@ -99,10 +109,11 @@ def read_header(path: Path, limits: WeightLimits | None = None) -> WeightsHeader
             remedy="if you trust it, raise weights_bytes in the workspace's settings.json",
         )
     if is_safetensors(path.name, start):
-        return _read_safetensors_header(path, size, limits)
+        header = _read_safetensors_header(path, size, limits)
+        return replace(header, note=check_part(header.tensors, part, path.name))
     from qaf_core.data.torch_header import read_torch_header
 
-    return read_torch_header(path, size, limits)
+    return read_torch_header(path, size, limits, part)
 
 
 def is_safetensors(name: str, start: bytes) -> bool:

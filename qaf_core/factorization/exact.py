@@ -19,7 +19,7 @@ def exact_factors(weight: Tensor, structure: str) -> Factors:
     computes what the layer it replaces computed.
 
     Args:
-        weight: ``(C_out, C_in, k…)``; for ``svd`` and ``dense`` also ``(out, in)``; floating point.
+        weight: ``(C_out, C_in, k, …)``; for ``svd`` and ``dense`` also ``(out, in)``; floating point.
         structure: ``cp``, ``svd``, ``tucker2`` or ``dense``.
 
     Returns:
@@ -77,7 +77,7 @@ def _check(values: Tensor, structure: str) -> None:
     if structure not in FACTOR_NAMES:
         raise SolverError("unknown structure", got=structure, expected=", ".join(FACTOR_NAMES))
     least = 3 if structure in ("cp", "tucker2") else 2
-    if not values.is_floating_point() or not values.numel() or values.ndim < least:
+    if not values.is_floating_point() or not values.numel() or not least <= values.ndim <= 5:
         raise SolverError(
             f"structure {structure} does not take such a weight",
             got=f"{tuple(values.shape)} of {values.dtype}",

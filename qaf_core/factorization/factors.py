@@ -21,7 +21,7 @@ FACTOR_NAMES = {
 class Factors:
     """The factors of one weight tensor.
 
-    Legend, for a weight ``(C_out, C_in, k, k)`` read as ``(I, J, K)``:
+    Legend, for a weight ``(C_out, C_in, k, …)`` of any kernel dimensions read as ``(I, J, K)``:
     ``cp``: A ``(I, R)``, B ``(J, R)``, C ``(K, R)``; ``svd``: A ``(I, R)``, B ``(J·K, R)``;
     ``tucker2``: U_out ``(I, R_out)``, core ``(R_out, R_in, K)``, U_in ``(J, R_in)``;
     ``dense``: W ``(I, J·K)``.

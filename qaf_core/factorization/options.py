@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from numbers import Real
 
 from qaf_core.errors import SolverError
+from qaf_core.quantization.spec import whole_number
 
 RHO_POLICIES = ("trace",)
 
@@ -56,7 +58,7 @@ class SolveEvent:
 
 
 def _is_finite_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +109,14 @@ class SolverOptions:
             value = getattr(self, field)
             if field in ("starts", "start_iterations", "rounding_rounds") and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            found = whole_number(value)
+            if found is None or found < minimum:
                 raise SolverError(
                     f"solver option {field} out of range",
                     got=value,
                     expected=f"a whole number, at least {minimum}",
                 )
+            object.__setattr__(self, field, found)
         if not (_is_finite_number(self.tolerance) and 0 <= self.tolerance < 1):
             raise SolverError(
                 "solver option tolerance out of range", got=self.tolerance, expected="0 up to 1"
@@ -128,3 +132,7 @@ class SolverOptions:
                 got=limit,
                 expected="a positive number or none",
             )
+        for field in ("tolerance", "time_limit_seconds"):
+            value = getattr(self, field)
+            if value is not None and not isinstance(value, int | float):
+                object.__setattr__(self, field, float(value))

@@ -13,17 +13,28 @@ from qaf_core.errors import SolverError
 from qaf_core.factorization.admm import OnEvent
 from qaf_core.factorization.baselines import round_factors, solve_paper, tensorly_factors
 from qaf_core.factorization.covariance import channel_moment, refit_output_side
-from qaf_core.factorization.cp import Canonical, by_channel, by_position
+from qaf_core.factorization.cp import Canonical, by_channel
 from qaf_core.factorization.factors import Factors, as_stored_codes
+from qaf_core.factorization.intake import (
+    METHODS,
+    STRUCTURES,
+    as_target,
+    checked_covariance,
+    checked_rank,
+    checked_seed,
+    checked_weight,
+)
 from qaf_core.factorization.options import SolverOptions, Status
-from qaf_core.factorization.rounding import damped, round_rows
+from qaf_core.factorization.rounding import round_rows
+from qaf_core.factorization.row_errors import row_errors
 from qaf_core.factorization.starts import ENDED_EARLY, solve_from_starts
 from qaf_core.factorization.tucker import Tucker2
 from qaf_core.factorization.warm import warm_values
 from qaf_core.quantization.spec import QuantSpec
 
-METHODS = ("joint", "paper", "sequential", "dense")
-STRUCTURES = ("cp", "svd", "tucker2", "dense")
+#: From here on the error of the whole weight tells by itself that channels are lost.
+HIDING_ERROR = 0.5
+__all__ = ["METHODS", "STRUCTURES", "SolveResult", "relative_error", "solve_layer", "with_factors"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +48,9 @@ class SolveResult:
         status: Why the solve stopped.
         iterations: Sweeps over the factors.
         seconds: Wall-clock time.
+        worst_row_error: ‖w - ŵ‖ / ‖w‖ of the output channel that is met worst; zero rows do not count.
+        lost_rows: Output channels of which less than half of the size is left. The relative error of the
+            whole weight does not show them where they are small beside the others.
     """
 
     factors: Factors
@@ -45,6 +59,20 @@ class SolveResult:
     status: Status
     iterations: int
     seconds: float
+    worst_row_error: float = 0.0
+    lost_rows: int = 0
+
+    @property
+    def finding(self) -> str | None:
+        """A sentence where output channels are lost and the whole weight's error hides it; else None."""
+        if not self.lost_rows or self.relative_error >= HIDING_ERROR:
+            return None
+        rows = self.factors.weight_shape[0]
+        return (
+            f"{self.lost_rows} of {rows} output channels lost more than half of their size: they are small "
+            f"beside the others, so that the error of the whole weight, {100 * self.relative_error:.2g} %, "
+            "does not show it; dense keeps a scale for each channel"
+        )
 
 
 def solve_layer(
@@ -63,17 +91,17 @@ def solve_layer(
     """Write one weight tensor as factors on integer grids.
 
     Args:
-        weight: ``(C_out, C_in, k_h, k_w)`` or ``(out, in)``, any floating-point dtype; half precision is
-            computed in float32.
-        structure: ``cp`` and ``tucker2`` (four-way weights), ``svd`` (the weight as a matrix of ``C_out``
-            rows), ``dense`` (rounded only).
+        weight: A convolution's ``(C_out, C_in, k, …)`` over one, two or three dimensions, or a linear layer's
+            ``(out, in)``; any floating-point dtype; half precision is computed in float32.
+        structure: ``cp`` and ``tucker2`` (weights with a kernel), ``svd`` (the weight as a matrix of
+            ``C_out`` rows), ``dense`` (rounded only).
         rank: R; for ``tucker2`` the pair (R_out, R_in); not used by ``dense``.
         spec: Bit-width and granularity of the grids (default: 4 bits, one scale per rank component).
         options: Limits and tolerances.
         method: ``joint``, ``paper`` (arXiv 2308.04595), ``sequential`` (TensorLy, then rounded) or ``dense``.
         seed: The same seed gives the same codes on the same machine.
-        input_covariance: Second moment of the layer's input, ``(C_in·k_h·k_w,)*2``, or ``(C_in, C_in)`` read
-            as Σ⊗I.
+        input_covariance: Second moment of the layer's input, ``(C_in·K,)*2`` with ``K`` kernel positions, or
+            ``(C_in, C_in)`` read as Σ⊗I.
         on_event: Called with a ``SolveEvent`` as the solve goes on; it may raise ``RunCancelled`` to stop.
         layer: Name that the events carry.
         start: Factors to begin with instead of a random start (``joint`` only): those of the same weight at
@@ -89,17 +117,14 @@ def solve_layer(
     spec, options = spec or QuantSpec(), options or SolverOptions()
     if method == "dense":
         structure = "dense"
-    target = _as_target(weight, structure, method)
-    if method == "paper" and structure == "svd" and weight[0, 0].numel() > 1:
-        raise SolverError(
-            "the published method solves CP only", got="svd of a k×k kernel", remedy="use structure cp"
-        )
-    rank = _checked_rank(rank, structure, target)
+    weight, seed = checked_weight(weight), checked_seed(seed)
+    target = as_target(weight, structure, method)
+    rank = checked_rank(rank, structure, target)
     if not bool(torch.isfinite(target).all()):
         return _trivial(weight, target, structure, rank, spec, Status.NONFINITE, began)
     if not bool(target.any()):
         return _trivial(weight, target, structure, rank, spec, Status.CONVERGED, began)
-    covariance = _checked_covariance(input_covariance, weight, target)
+    covariance = checked_covariance(input_covariance, weight, target)
     # A power of two, so that the codes do not depend on the size and no square over- or underflows.
     size = 2.0 ** math.floor(math.log2(float(target.abs().max())))
     target = target / size
@@ -123,14 +148,22 @@ def solve_layer(
         per_position = covariance is not None and moment is not None and len(moment) < len(covariance)
         if covariance is not None and per_position and status not in ENDED_EARLY:
             codes[0], scales[0] = refit_output_side(
-                weight.detach().to(target) / size, covariance, codes, scales, spec.bits_of(len(codes))[0],
+                weight.to(target) / size, covariance, codes, scales, spec.bits_of(len(codes))[0],
                 spec.granularity,
             )  # fmt: skip
     factors = _as_factors(weight, structure, codes, [scales[0] * size, *scales[1:]], spec)
+    if not bool(torch.isfinite(factors.scales[0]).all()):
+        kind = str(target.dtype).removeprefix("torch.")
+        raise SolverError(
+            f"the scales of weight are beyond {kind}",
+            got=f"weights of {size:.0e}",
+            remedy="divide the weight",
+        )
     floats[0] = floats[0] * size
     unrounded = _as_factors(weight, structure, floats, [f.new_ones(1) for f in floats], QuantSpec(bits=32))
+    errors = row_errors(weight, factors)
     return SolveResult(
-        factors=factors, relative_error=relative_error(weight, factors),
+        factors=factors, relative_error=errors.total, worst_row_error=errors.worst, lost_rows=errors.lost,
         float_relative_error=relative_error(weight, unrounded), status=status, iterations=iterations,
         seconds=time.monotonic() - began,
     )  # fmt: skip
@@ -190,91 +223,7 @@ def _solve_dense(
 
 def relative_error(weight: Tensor, factors: Factors) -> float:
     """‖W - Ŵ‖_F / ‖W‖_F, summed in float64; 0 for a zero weight that is met exactly."""
-    exact = weight.detach().to(torch.float64)
-    difference = float((exact - factors.reconstruct().to(torch.float64)).norm())
-    size = float(exact.norm())
-    return difference / size if size > 0 else difference
-
-
-def _as_target(weight: Tensor, structure: str, method: str) -> Tensor:
-    """The weight as ``(I, J, K)``, a linear layer's as ``(I, J, 1)``; for ``svd`` ``(I, K·J)``."""
-    if method not in METHODS:
-        raise SolverError("unknown method", got=method, expected=", ".join(METHODS))
-    if structure not in STRUCTURES:
-        raise SolverError("unknown structure", got=structure, expected=", ".join(STRUCTURES))
-    if not isinstance(weight, Tensor) or not weight.is_floating_point():
-        raise SolverError(
-            "weight is not a floating-point tensor", got=getattr(weight, "dtype", type(weight).__name__)
-        )
-    if not 2 <= weight.ndim <= 5 or weight.numel() == 0:
-        raise SolverError(
-            "weight has a shape the solver does not take",
-            got=tuple(weight.shape),
-            expected="(C_out, C_in, k…) of up to three dimensions or (out, in), not empty",
-        )
-    work = weight.detach()
-    if work.dtype not in (torch.float32, torch.float64):
-        work = work.to(torch.float32)
-    if structure == "svd":
-        return by_position(work.flatten(1).mT, work.shape[1]).mT.contiguous()
-    if structure in ("cp", "tucker2") and work.ndim < 3:
-        raise SolverError(
-            f"structure {structure} takes convolution weights",
-            got=tuple(weight.shape),
-            remedy="use structure svd",
-        )
-    return work.reshape(work.shape[0], work.shape[1], -1)
-
-
-def _checked_rank(rank: object, structure: str, target: Tensor) -> int | tuple[int, int] | None:
-    if structure == "dense":
-        return None
-    if structure == "tucker2":
-        limits = target.shape[:2]
-        if not isinstance(rank, tuple | list) or len(rank) != 2:
-            raise SolverError("structure tucker2 takes a pair of ranks", got=rank, expected="(R_out, R_in)")
-        for value, limit in zip(rank, limits, strict=True):
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
-                raise SolverError(
-                    "rank out of range", got=tuple(rank), expected=f"whole numbers from 1 to {tuple(limits)}"
-                )
-        return int(rank[0]), int(rank[1])
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise SolverError("rank out of range", got=rank, expected="a whole number, at least 1")
-    largest = target.numel() // sum(target.shape) if target.ndim == 2 else target.numel() // max(target.shape)
-    if rank > max(largest, min(target.shape), 1):
-        raise SolverError(
-            "rank larger than useful", got=rank, expected=f"at most {max(largest, min(target.shape), 1)}"
-        )
-    return rank
-
-
-def _checked_covariance(covariance: Tensor | None, weight: Tensor, target: Tensor) -> Tensor | None:
-    if covariance is None:
-        return None
-    channels, inputs = weight.shape[1], weight[0].numel()
-    if (
-        covariance.ndim != 2
-        or covariance.shape[0] != covariance.shape[1]
-        or covariance.shape[0] not in (channels, inputs)
-    ):
-        raise SolverError(
-            "input covariance has the wrong shape",
-            got=tuple(covariance.shape),
-            expected=f"({inputs}, {inputs}) or ({channels}, {channels})",
-        )
-    if not bool(torch.isfinite(covariance).all()):
-        raise SolverError(
-            "input covariance holds NaN or infinite values", remedy="check the calibration images"
-        )
-    largest = covariance.abs().max()
-    if float(largest) == 0.0:
-        return None  # nothing reaches the layer: all weights count alike
-    symmetric = (covariance / largest).to(target.device, target.dtype)
-    symmetric = (symmetric + symmetric.mT) / 2
-    if int(torch.linalg.cholesky_ex(damped(symmetric, 1e-3))[1]) != 0:
-        raise SolverError("input covariance has negative eigenvalues", expected="a second moment, E[x·xᵀ]")
-    return symmetric
+    return row_errors(weight, factors).total
 
 
 def _as_factors(
@@ -317,5 +266,12 @@ def _trivial(
 
 
 def with_factors(result: SolveResult, factors: Factors, weight: Tensor) -> SolveResult:
-    """The result with other factors (after a fit to outputs), its error recomputed."""
-    return replace(result, factors=factors, relative_error=relative_error(weight, factors))
+    """The result with other factors (after a fit to outputs), its errors computed anew."""
+    errors = row_errors(weight, factors)
+    return replace(
+        result,
+        factors=factors,
+        relative_error=errors.total,
+        worst_row_error=errors.worst,
+        lost_rows=errors.lost,
+    )

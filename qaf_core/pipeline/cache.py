@@ -112,6 +112,8 @@ class SolveCache:
             status=Status(told["status"]),
             iterations=told["iterations"],
             seconds=told["seconds"],
+            worst_row_error=told.get("worst_row_error", 0.0),
+            lost_rows=told.get("lost_rows", 0),
         )
 
     def keep(self, key: str, result: SolveResult) -> None:
@@ -130,6 +132,8 @@ class SolveCache:
             "status": result.status.value,
             "iterations": result.iterations,
             "seconds": result.seconds,
+            "worst_row_error": result.worst_row_error,
+            "lost_rows": result.lost_rows,
         }
         tensors = {f"codes.{i}": codes.cpu().contiguous() for i, codes in enumerate(factors.codes)}
         tensors |= {f"scales.{i}": scales.cpu().contiguous() for i, scales in enumerate(factors.scales)}

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qaf_core.data.outputs import scores_in
 from qaf_core.network.layers import FactorizedLayer
 
 SMALLEST = 1e-30
@@ -66,8 +67,7 @@ def training_loss(original: nn.Module, model: nn.Module, batch: Tensor) -> Tenso
 
 def class_scores(output: Any) -> Tensor | None:
     """The class scores among a network's outputs, the classes in dimension 1; None where there are none."""
-    scores = output.get("out") if isinstance(output, dict) else output
-    return scores if isinstance(scores, Tensor) and scores.ndim >= 2 else None
+    return scores_in(output)
 
 
 def _from_scores(wanted: Tensor, found: Tensor) -> Tensor:

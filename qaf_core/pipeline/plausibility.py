@@ -18,6 +18,7 @@ from torch import nn
 
 from qaf_core.data.datasets import ImageSet
 from qaf_core.data.models import ModelSource
+from qaf_core.data.outputs import plain_scores
 from qaf_core.pipeline.class_order import (
     SIGNIFICANCE,
     ClassOrder,
@@ -73,7 +74,8 @@ class _Case:
             batch = self.pixels[start : min(start + _BATCH, last)]
             with torch.inference_mode():
                 # Of scores that are not finite, as wrong inputs may give, the first counts: mostly wrong.
-                found.append(self.model(form.apply(batch)).nan_to_num().argmax(dim=1).numpy())
+                scores = plain_scores(self.model(form.apply(batch)), len(batch), by_pixel=False)
+                found.append(scores.nan_to_num().argmax(dim=1).numpy())
         return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from qaf_core.data.datasets import ImageSet, to_batches
 from qaf_core.data.images import one_of_each, shown_name
 from qaf_core.data.models import ModelSource
+from qaf_core.data.outputs import plain_scores
 
 IMAGES = 9
 _NAMED = 3
@@ -42,7 +43,12 @@ def preview_predictions(
         return []
     subset = image_set.take(chosen, image_set.name)
     with torch.inference_mode():
-        logits = torch.cat([model.eval()(images) for images, _ in to_batches(subset, source, len(chosen))])
+        logits = torch.cat(
+            [
+                plain_scores(model.eval()(images), len(images), by_pixel=False)
+                for images, _ in to_batches(subset, source, len(chosen))
+            ]
+        )
     shares = logits.double().nan_to_num().softmax(dim=1)
     best = shares.topk(min(_NAMED, shares.shape[1]), dim=1)
     rows = []

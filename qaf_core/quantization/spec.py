@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 from qaf_core.errors import SolverError
 
 BITS_FLOAT = 32
 BITS_INTEGER = (2, 3, 4, 5, 6, 7, 8)
 GRANULARITIES = ("tensor", "rank", "rank_row")
+
+
+def whole_number(value: object) -> int | None:
+    """A whole number of any library as Python's own; None where it is none (True and False are none)."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +39,14 @@ class QuantSpec:
     symmetric: bool = True
 
     def __post_init__(self) -> None:
-        for bits in self.bits if isinstance(self.bits, tuple) else (self.bits,):
-            if isinstance(bits, bool) or bits not in (*BITS_INTEGER, BITS_FLOAT):
+        given = self.bits if isinstance(self.bits, tuple) else (self.bits,)
+        for bits in given:
+            if whole_number(bits) not in (*BITS_INTEGER, BITS_FLOAT):
                 raise SolverError(
                     "bit-width out of range", got=bits, expected="2 to 8, or 32 for floating point"
                 )
+        widths = tuple(int(bits) for bits in given)
+        object.__setattr__(self, "bits", widths if isinstance(self.bits, tuple) else widths[0])
         if self.granularity not in GRANULARITIES:
             raise SolverError(
                 "unknown scale granularity", got=self.granularity, expected=", ".join(GRANULARITIES)

@@ -28,6 +28,8 @@ _FORMAT = "3"
 def baseline_path(workspace: Path, model: nn.Module, source: ModelSource, images: ImageSet) -> Path:
     """Where the predictions of ``model`` on ``images`` are kept: a name made from the content of both."""
     told = f"{_FORMAT} {source.task} {source.architecture} {preprocessing_of(source)}"
+    if source.output is not None:
+        told += f" {source.output}"
     digest = hashlib.sha256(told.encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())

@@ -81,6 +81,29 @@ def test_masks_are_scaled_with_their_pictures(masked: Path) -> None:
         assert ((pixels[..., 0] > 127) == expected).all()
 
 
+def test_what_255_is_in_a_folder_is_asked_for(masked: Path) -> None:
+    for file in (masked / "masks").iterdir():
+        with Image.open(file) as opened:
+            mask = np.asarray(opened).copy()
+        Image.fromarray(np.where(mask > 0, 255, 0).astype(np.uint8)).save(file)
+    padded = replace(SEGMENTER, preprocessing=replace(preprocessing_of(SEGMENTER), resize=(10, 20)))
+    with pytest.raises(DataError, match="two ways; got no value but 0 and 255"):
+        load_images(str(masked), padded, split="evaluation")
+    masks = load_images(f"{masked}#255=5", padded, split="evaluation").targets["masks"]
+    assert set(np.unique(masks)) == {0, 5, UNLABELLED}
+    assert (masks[:, :5] == UNLABELLED).all(), "beyond the picture there is no class"
+    with pytest.raises(DataError, match="masks of .* are all of one class"):
+        load_images(f"{masked}#255=none", padded, split="evaluation")
+
+
+def test_padding_alone_is_no_reason_to_ask(masked: Path) -> None:
+    for file in (masked / "masks").iterdir():
+        Image.fromarray(np.zeros((40, 60), np.uint8)).save(file)
+    padded = replace(SEGMENTER, preprocessing=replace(preprocessing_of(SEGMENTER), resize=(10, 20)))
+    with pytest.raises(DataError, match="all of one class"):
+        load_images(str(masked), padded, split="evaluation")
+
+
 def test_what_lies_beyond_a_picture_has_no_label(masked: Path) -> None:
     padded = replace(SEGMENTER, preprocessing=replace(preprocessing_of(SEGMENTER), resize=(10, 20)))
     images = load_images(str(masked), padded, split="evaluation")
@@ -153,6 +176,15 @@ def test_category_ids_serve_where_names_do_not(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"categories": [{"id": 99, "name": "dog"}]}, "categories do not match.*dog"),
+        # One name is a class of the model, and not the one of its id: neither names nor ids serve.
+        (
+            {"categories": [{"id": 2, "name": "pit"}, {"id": 5, "name": "cat"}]},
+            "categories do not match.*cat",
+        ),
+        (
+            {"categories": [{"id": 2, "name": "Pit"}, {"id": 5, "name": "pit"}]},
+            "two categories are one class",
+        ),
         ({"annotations": [{"image_id": 3, "category_id": 40}]}, "not in COCO's form.*bbox"),
         ({"annotations": [{"image_id": 5, "category_id": 40, "bbox": [0, 0, 1, 1]}]}, "not in COCO's form"),
         ({"images": [{"id": 3, "file_name": "gone.png"}], "annotations": []}, "1 images.*gone.png"),

@@ -14,6 +14,7 @@ from qaf_core.data import class_names
 from qaf_core.data.class_names import (
     class_names_in,
     clean_class_names,
+    find_classes,
     published_categories,
     read_class_names,
 )
@@ -131,3 +132,46 @@ def test_a_real_imagenet_folder_is_read_in_order() -> None:
     listed = list_folder(Path(REAL_DATA or "") / "imagenet_1000", find_model("torchvision/mobilenet_v2"))
     assert listed.labels.tolist() == list(range(1000))
     assert listed.name_of(0).startswith("n01440764")
+
+
+NFD, NFC = "cafe\u0301", "caf\u00e9"
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "found"),
+    [
+        (["a", "A"], ["A", "a"], [1, 0]),
+        (["B", "a"], ["a", "b"], [1, 0]),
+        (["b"], ["B", "b", "c"], [1]),
+        ([NFD], ["tea", NFC], [1]),
+        ([NFC.upper()], [NFD, "tea"], [0]),
+        (["ＡＢ", "ﬁne"], ["fine", "ab"], [1, 0]),
+        (["far_left", "near  right"], ["near right", "Far left"], [1, 0]),
+        (["STRASSE"], ["straße"], [0]),
+        (["other", "a"], ["a"], [None, 0]),
+        (["x" * 100], ["x" * 79 + "…"], [0]),
+        (["a", "a"], ["a", "b"], [0, 0]),
+        ([], ["a"], []),
+    ],
+)
+def test_names_mean_the_class_spelt_most_alike(
+    names: list[str], classes: list[str], found: list[int | None]
+) -> None:
+    assert find_classes(names, classes, "class folders") == found
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "message"),
+    [
+        (["DOG"], ["Dog", "dog"], "one of the folders could be two classes; got DOG; expected Dog or dog"),
+        (["ａ"], ["a", "A"], "could be two classes"),
+        (["Dog", "dog"], ["dog", "cat"], "two folders are one class; got Dog and dog; expected one for dog"),
+        (["a_b", "a b"], ["A B"], "two folders are one class"),
+        ([NFC, NFD], [NFC], "two folders are one class"),
+    ],
+)
+def test_names_that_could_mean_two_things_are_refused(
+    names: list[str], classes: list[str], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        find_classes(names, classes, "folders")

@@ -142,6 +142,22 @@ def test_separate_calibration_data_leave_the_evaluation_data_whole(npz: str, tmp
     assert (len(evaluation), len(calibration)) == (40, 16)
 
 
+@pytest.mark.parametrize("names", [["RIGHT", "far_left", "left"], ["Right", "Far left"]])
+def test_classes_of_an_npz_are_matched_like_folders(tmp_path: Path, names: list[str]) -> None:
+    y = np.arange(3) % len(names)
+    np.savez(tmp_path / "photos.npz", **{**make_arrays(3), "y": y, "classes": np.array(names)})
+    loaded = load_images(str(tmp_path / "photos.npz"), SMALL, split="calibration", shared=False)
+    wanted = [names[label].lower().replace("_", " ") for label in y]
+    assert [loaded.classes[label] for label in loaded.labels] == wanted
+
+
+def test_classes_of_an_npz_that_are_half_known_are_refused(tmp_path: Path) -> None:
+    arrays = {**make_arrays(3), "classes": np.array(["right", "far left", "middle"])}
+    np.savez(tmp_path / "photos.npz", **arrays)
+    with pytest.raises(DataError, match="classes of photos.npz do not match.*got middle"):
+        load_images(str(tmp_path / "photos.npz"), SMALL, split="evaluation")
+
+
 def test_classes_in_another_order_are_numbered_as_the_model_does(tmp_path: Path) -> None:
     arrays = {**make_arrays(3), "y": np.array([0, 1, 2]), "classes": np.array(["right", "far left", "left"])}
     np.savez(tmp_path / "photos.npz", **arrays)

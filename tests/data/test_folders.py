@@ -139,3 +139,18 @@ def test_labels_of_calibration_images_follow_names_where_they_can(folder: Path) 
     save_picture(folder / "a.png", 7)
     assert list_folder(folder, SMALL, labelled=False).labels.tolist() == [0, 0, 0, 1]
     assert np.unique(list_folder(folder, SMALL).labels).tolist() == [0, 1]
+
+
+def test_folders_that_differ_in_case_stay_two_classes(tmp_path: Path) -> None:
+    letters = replace(SMALL, classes=("a", "A", "b"))
+    for number, name in enumerate(("A", "a", "b")):
+        (tmp_path / name).mkdir()
+        save_picture(tmp_path / name / "x.png", 20 * number)
+    if len(list(tmp_path.iterdir())) < 3:
+        pytest.skip("this file system does not tell case apart")
+    assert list_folder(tmp_path, letters).labels.tolist() == [1, 0, 2]
+    with pytest.raises(DataError, match="two class folders are one class; got A and a; expected one for a"):
+        list_folder(tmp_path, replace(SMALL, classes=("a", "b", "c")))
+    assert (
+        list_folder(tmp_path, replace(SMALL, classes=("a", "b")), labelled=False).labels.tolist() == [0] * 3
+    )

@@ -121,3 +121,26 @@ def test_what_lies_in_a_folder_is_known_by_any_of_its_names(tmp_path: Path) -> N
     assert lies_in(f"torchvision:ImageFolder:{folder / 'train'}", folder)
     for other in ("builtin", "torchvision:CIFAR10", str(tmp_path), str(tmp_path / "set-2"), "~nobody/x"):
         assert not lies_in(other, folder)
+
+
+def test_what_is_said_of_masks_is_no_part_of_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "set.npz").touch()
+    (tmp_path / "odd#255=5x").touch()
+    monkeypatch.chdir(tmp_path)
+    assert absolute_data("set.npz#255=1") == f"{tmp_path}/set.npz#255=1"
+    assert missing_path("set.npz#255=none") is None
+    assert missing_path("gone.npz#255=none") == "gone.npz"
+    assert same_place("set.npz#255=1", "set.npz")
+    assert lies_in("set.npz#255=1", tmp_path)
+    assert [file_place(f"set.npz{end}", None).white for end in ("", "#255=none", "#255=3")] == [None, 255, 3]
+    assert file_place("odd#255=5x", None).name == "odd#255=5x"
+
+
+def test_folders_that_differ_in_case_are_no_parts(tmp_path: Path) -> None:
+    for name in ("train", "Train", "val"):
+        (tmp_path / name).mkdir()
+    if len(list(tmp_path.iterdir())) < 3:
+        pytest.skip("this file system does not tell case apart")
+    assert not file_place(str(tmp_path), None).has_parts

@@ -12,7 +12,7 @@ import pytest
 from qaf_core.data import inspection
 from qaf_core.data.datasets import load_images, load_pair
 from qaf_core.data.models import ModelSource, find_model
-from qaf_core.data.targets import UNLABELLED, drawn_targets, take_targets
+from qaf_core.data.targets import UNLABELLED, checked_targets, drawn_targets, take_targets
 from qaf_core.errors import DataError, QafError
 
 
@@ -129,6 +129,78 @@ def test_a_task_of_the_users_own_gets_its_array(tmp_path: Path) -> None:
     assert set(images.targets["y"]) <= set(wanted)
 
 
+# --- what 255 in masks is
+
+TWO = replace(SMALL, classes=("background", "crack"))
+
+
+def white(*values: int) -> Any:
+    """Masks with these values and no others."""
+    drawn = np.random.default_rng(3).integers(0, len(values), (12, 6, 8))
+    return np.array(values, np.uint8)[drawn]
+
+
+@pytest.mark.parametrize("source", [TWO, SMALL], ids=["two", "eight"])
+@pytest.mark.parametrize("values", [(0, 255), (255,)])
+def test_masks_that_can_be_read_in_two_ways_are_asked_for(
+    tmp_path: Path, source: ModelSource, values: tuple[int, ...]
+) -> None:
+    file = saved(tmp_path, x=pixels(), y=white(*values))
+    with pytest.raises(
+        DataError, match=r"two ways.*#255=1 for class 1 \((crack|scratch)\).*#255=none for"
+    ) as told:
+        load_images(file, source, split="evaluation")
+    assert "\n" not in str(told.value)
+
+
+def test_the_path_says_what_255_is(tmp_path: Path) -> None:
+    y = white(0, 255)
+    file = saved(tmp_path, x=pixels(), y=y)
+    found = load_images(file + "#255=1", TWO, split="evaluation")
+    assert (found.targets["masks"] == (y == 255)).all()
+    assert found.name == "set.npz"
+    seventh = load_images(file + "#255=7", SMALL, split="evaluation")
+    assert set(np.unique(seventh.targets["masks"])) == {0, 7}
+    with pytest.raises(DataError, match="all of one class.*got background"):
+        load_images(file + "#255=none", TWO, split="evaluation")
+    file = saved(tmp_path, x=pixels(), y=white(0, 1, 255))
+    assert set(np.unique(load_images(file + "#255=1", TWO, split="evaluation").targets["masks"])) == {0, 1}
+    evaluation, calibration = load_pair(file + "#255=none", file, TWO)
+    assert len(evaluation) + len(calibration) == 12, "one file, split in two"
+
+
+@pytest.mark.parametrize("values", [(0, 1), (0, 1, 255), (1, 255), (0, 2, 255)])
+def test_masks_with_other_classes_leave_255_without_label(values: tuple[int, ...]) -> None:
+    y = white(*values)
+    found = checked_targets("set", {"y": y}, 12, SMALL if 2 in values else TWO)
+    assert (found["masks"] == y).all()
+
+
+def test_masks_may_be_true_or_false(tmp_path: Path) -> None:
+    y = white(0, 1)
+    found = load_images(saved(tmp_path, x=pixels(), y=y > 0), TWO, split="evaluation")
+    assert (found.targets["masks"] == y).all()
+
+
+@pytest.mark.parametrize(
+    ("ending", "source", "message"),
+    [
+        ("#255=2", TWO, "names no class of test/small; expected 0 to 1, or none"),
+        ("#255=300", SMALL, "names no class"),
+        ("#255=none", DETECTOR, "is for masks; got task detection"),
+        ("#255=", TWO, "data not found"),
+        ("#1=255", TWO, "data not found"),
+        ("#255=none", TWO, "label no pixel"),
+    ],
+)
+def test_what_is_wrongly_said_of_255_is_told(
+    tmp_path: Path, ending: str, source: ModelSource, message: str
+) -> None:
+    file = saved(tmp_path, x=pixels(), y=white(255), **boxes())
+    with pytest.raises(DataError, match=message):
+        load_images(file + ending, source, split="evaluation")
+
+
 # --- what can be wrong
 
 
@@ -151,7 +223,7 @@ def wrong_masks(kind: str) -> Any:
         ("shape", r"wrong shape.*\(12, 5, 8\)"),
         ("type", "wrong type.*float32"),
         ("class", "out of range.*9 in image 3"),
-        ("empty", "label no pixel"),
+        ("empty", "two ways; got no value but 255"),
     ],
 )
 def test_wrong_masks_are_told(tmp_path: Path, kind: str, message: str) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from qaf_core.data.pickle_reader import DamagedPickle, ForeignObject, PickleReader
-from qaf_core.data.torch_header import unwrap
 from qaf_core.data.weights import read_weights
 from qaf_core.data.weights_header import WeightLimits, read_header
 from qaf_core.errors import WeightsError
@@ -123,11 +123,47 @@ def test_what_is_no_state_dict_is_told(tmp_path: Path, make: Callable[[], Any], 
 def test_programs_are_refused(tmp_path: Path) -> None:
     exported = torch.export.export(nn.Linear(2, 2), (torch.zeros(1, 2),))
     torch.export.save(exported, tmp_path / "w.pt2")
-    message(tmp_path / "w.pt2")
+    assert "is a program of torch.export" in message(tmp_path / "w.pt2")
     with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:
         for name in ("w/data.pkl", "w/constants.pkl", "w/code/__torch__.py"):
             archive.writestr(name, b"\x80\x02}.")
-    assert "TorchScript program" in message(tmp_path / "w.pt")
+    told = message(tmp_path / "w.pt")
+    assert "is a TorchScript program; nothing of it was run; expected tensors by name" in told
+    assert "torch.jit.load(FILE).state_dict()" in told
+
+
+def test_a_real_program_of_torchscript_is_named(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is being given up
+        torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).save(str(tmp_path / "w.pt"))
+    assert "is a TorchScript program" in message(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
+        (lambda: Own(), "Own"),
+        (lambda: {"epoch": 1, "model": Own()}, "Own under model"),
+        (lambda: {"ema": Own()}, "Own under ema"),
+        (lambda: {"anything": nn.Sequential(nn.Linear(1, 1))}, "torch.nn.modules.container.Sequential"),
+    ],
+)
+def test_whole_pickled_networks_are_named(tmp_path: Path, make: Callable[[], Any], told: str) -> None:
+    text = message(save(tmp_path, make()))
+    assert (
+        f"holds a whole pickled network; nothing of it was run; got {'' if told[0] == 't' else __name__}"
+        in text
+    )
+    assert told in text
+    assert "where its code is: save only the tensors: safetensors.torch.save_file(torch.load(FILE" in text
+
+
+class Own(nn.Linear):
+    """A network of one's own."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
 
 
 def rezip(path: Path, change: Callable[[str, bytes], bytes], method: int = zipfile.ZIP_STORED) -> Path:
@@ -232,12 +268,3 @@ def test_no_bytes_at_all_make_it_stumble(content: bytes) -> None:
     for start in (b"", b"\x80\x02", b"\x80\x02}X\x01\x00\x00\x00w"):
         with contextlib.suppress(DamagedPickle, ForeignObject):
             PickleReader().read(io.BytesIO(start + content))
-
-
-def test_the_weights_are_found_in_what_scripts_save() -> None:
-    weights = {"w": 1}
-    for wrapper in ("state_dict", "model", "model_state_dict", "ema", "net"):
-        assert unwrap({"epoch": 1, wrapper: weights}) == weights
-    assert unwrap({"model": {"state_dict": weights}, "ema": {"w": 2}}) == weights
-    assert unwrap(weights) == weights
-    assert unwrap([1]) == [1]

@@ -11,7 +11,8 @@ from torch import nn
 
 from qaf_core.data.architectures import build_architecture
 from qaf_core.data.models import build_model, find_model
-from qaf_core.data.weights import count_outputs, load_weights, read_weights, rename
+from qaf_core.data.tensor_names import rename
+from qaf_core.data.weights import count_outputs, load_weights, read_weights
 from qaf_core.data.weights_header import TensorEntry, WeightLimits, WeightsHeader, read_header
 from qaf_core.errors import QafError, WeightsError
 
@@ -141,7 +142,7 @@ def test_numbers_that_are_no_weights_are_refused(state: dict[str, torch.Tensor])
     for value, told in (
         (torch.zeros(10, dtype=torch.int8), "has the wrong type; got int8"),
         (torch.zeros(10, dtype=torch.complex64), "has the wrong type; got complex64"),
-        (torch.full((10,), 1e300, dtype=torch.float64), "holds NaN or infinite"),
+        (torch.full((10,), 1e300, dtype=torch.float64), "holds numbers beyond float32; got float64"),
         (torch.full((10,), float("inf")), "holds NaN or infinite"),
     ):
         with pytest.raises(WeightsError, match=told):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from qaf_core.network.opening import open_network
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 from torchvision.models.swin_transformer import SwinTransformer, SwinTransformerBlockV2
@@ -17,7 +18,6 @@ from torchvision.models.swin_transformer import SwinTransformer, SwinTransformer
 from qaf_core.deploy.onnx import export_onnx
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.inventory import take_inventory
-from qaf_core.network.opening import open_network
 from qaf_core.network.plan import plan_for_ratio
 from qaf_core.pipeline.compress import CompressOptions, compress_network
 from qaf_core.runs.artifact import load_packed, save_packed

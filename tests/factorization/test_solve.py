@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -308,6 +311,11 @@ ODD_SHAPES: list[tuple[tuple[int, ...], str, Any]] = [
     ((12, 1), "svd", 1),
     ((1, 5), "dense", None),
     ((12, 1, 1, 7), "dense", None),
+    *[
+        (shape, structure, rank)
+        for shape in [(8, 6, 3), (8, 6, 1), (8, 6, 2, 3, 2)]
+        for structure, rank in [("cp", 3), ("tucker2", (3, 3)), ("dense", None)]
+    ],
 ]
 
 
@@ -325,6 +333,26 @@ def test_odd_shapes(shape: tuple[int, ...], structure: str, rank: Any, bits: int
 
 
 @every_structure
+@pytest.mark.parametrize("shape", [(8, 6, 3), (8, 6, 2, 3, 2)], ids=["one", "three"])
+@pytest.mark.parametrize("per_position", [False, True])
+@pytest.mark.parametrize("kept", [False, True], ids=["plain", "covariance"])
+def test_kernels_of_other_dimensions_are_solved_like_flat_ones(
+    structure: str, shape: tuple[int, ...], per_position: bool, kept: bool
+) -> None:
+    """Where a kernel's positions lie does not matter: the codes are those of the kernel in one row."""
+    rank = {"cp": 3, "tucker2": (3, 3), "svd": 3, "dense": None}[structure]
+    weight = draw(*shape)
+    inputs = draw(200, weight[0].numel() if per_position else shape[1], seed=1)
+    covariance = inputs.mT @ inputs / 200 if kept else None
+    first = solve(weight, structure, rank, input_covariance=covariance)
+    flat = solve(weight.reshape(*shape[:2], 1, -1), structure, rank, input_covariance=covariance)
+    assert_sound(first, weight)
+    assert first.factors.reconstruct().shape == shape
+    for a, b in zip(first.factors.codes, flat.factors.codes, strict=True):
+        assert torch.equal(a, b)
+
+
+@every_structure
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions(structure: str, dtype: torch.dtype) -> None:
     shape, rank = STRUCTURES[structure]
@@ -335,6 +363,157 @@ def test_other_precisions(structure: str, dtype: torch.dtype) -> None:
     assert result.factors.scales[0].dtype == expected
     plain = solve(draw(*shape), structure, rank).relative_error
     assert result.relative_error == pytest.approx(plain, rel=0.05)
+
+
+# Whatever kind of number or tensor it is
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
+    plain = solve(draw(10, 8, 3, 3), "cp", 6, seed=3)
+    spec = QuantSpec(bits=np.int64(4))  # type: ignore[arg-type]
+    options = replace(QUICK, iterations=np.int32(4), tolerance=np.float32(QUICK.tolerance))
+    same = solve_layer(draw(10, 8, 3, 3), "cp", np.int64(6), spec, options, seed=np.int64(3))  # type: ignore[arg-type]
+    assert all(map(torch.equal, plain.factors.codes, same.factors.codes))
+    assert all(type(bits) is int for bits in same.factors.bits)
+    assert all(type(getattr(options, name)) in (int, float) for name in ("iterations", "tolerance"))
+    pair = (np.int64(5), np.int32(4))
+    assert solve(draw(10, 8, 3, 3), "tucker2", pair, np.int64(4)).factors.rank == (5, 4)
+    assert QuantSpec(bits=(np.int64(4), 8)).bits == (4, 8)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", [None, 0.5, True, 2**63, "7"])
+def test_seeds_that_are_no_whole_numbers_are_refused(seed: Any) -> None:
+    with pytest.raises(SolverError, match="seed out of range"):
+        solve(draw(6, 4), "svd", 2, seed=seed)
+
+
+@every_structure
+@pytest.mark.parametrize("size", [1e-300, 1e-60, 1e60, 1e300])
+def test_double_precision_beyond_single_precision(structure: str, size: float) -> None:
+    shape, rank = STRUCTURES[structure]
+    weight = draw(*shape, dtype=torch.float64)
+    plain, scaled = solve(weight, structure, rank), solve(weight * size, structure, rank)
+    assert scaled.relative_error == pytest.approx(plain.relative_error, rel=0.05)
+    rebuilt = scaled.factors.reconstruct()
+    assert bool(rebuilt.isfinite().all())
+    assert bool(rebuilt.any())
+
+
+def test_weights_whose_scales_no_number_holds_are_refused() -> None:
+    with pytest.raises(SolverError, match="beyond float32.*divide the weight"):
+        solve(torch.full((1, 64, 3, 3), 3e38), "cp", 1, bits=2)
+
+
+def strided(shape: tuple[int, ...]) -> list[Tensor]:
+    """One weight as tensors that lie differently in memory, or want gradients."""
+    weight = draw(*shape)
+    wide = torch.zeros(*shape[:-1], 2 * shape[-1])
+    wide[..., ::2] = weight
+    turned = weight.transpose(0, 1).contiguous().transpose(0, 1)
+    return [weight, wide[..., ::2], turned, torch.nn.Parameter(weight), (weight * 1).requires_grad_() * 1.0]
+
+
+@every_structure
+def test_where_a_weight_lies_in_memory_is_no_matter(structure: str) -> None:
+    shape, rank = STRUCTURES[structure]
+    first, *others = (solve(weight, structure, rank) for weight in strided(shape))
+    for other in others:
+        assert all(map(torch.equal, first.factors.codes, other.factors.codes))
+        assert not any(scales.requires_grad for scales in other.factors.scales)
+
+
+def test_a_covariance_may_want_gradients() -> None:
+    inputs = draw(50, 8, seed=1)
+    moment = (inputs.mT @ inputs).requires_grad_()
+    result = solve(draw(10, 8), "svd", 4, input_covariance=moment)
+    assert not any(scales.requires_grad for scales in result.factors.scales)
+
+
+def odd_tensors() -> dict[str, tuple[Any, str]]:
+    """Tensors that hold no plain real numbers, and what is said of them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # quantized and nested tensors are being changed in PyTorch
+        quantized = torch.quantize_per_tensor(draw(6, 4), 0.1, 0, torch.qint8)
+        nested = torch.nested.nested_tensor([draw(3), draw(2)])
+    return {
+        "sparse": (draw(6, 4).to_sparse(), "is not dense; got layout sparse_coo;.*give its to_dense"),
+        "csr": (csr(draw(6, 4)), "is not dense; got layout sparse_csr;.*give its to_dense"),
+        "meta": (torch.empty(6, 4, device="meta"), "no numbers that can be read; got a tensor on the meta"),
+        "lazy": (torch.nn.LazyLinear(4).weight, "no numbers that can be read; got a lazy parameter"),
+        "quantized": (quantized, "not a floating-point tensor; got torch.qint8; give its values, dequantize"),
+        "complex": (draw(6, 4).to(torch.complex64), "got torch.complex64; give its real and its imaginary"),
+        "nested": (nested, "is not dense; got a nested tensor"),
+        "array": (
+            draw(6, 4).numpy(),
+            "not a floating-point tensor; got numpy.ndarray; give torch.from_numpy",
+        ),
+        "whole": (torch.ones(6, 4, dtype=torch.int8), "not a floating-point tensor; got torch.int8"),
+    }
+
+
+def csr(weight: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return weight.to_sparse_csr()
+
+
+@pytest.mark.parametrize("kind", odd_tensors())
+def test_tensors_without_plain_numbers_are_named(kind: str) -> None:
+    tensor, words = odd_tensors()[kind]
+    with pytest.raises(SolverError, match=f"weight.*{words}"):
+        solve(tensor, "svd", 2)
+    if kind != "whole":  # a second moment may be in whole numbers
+        with pytest.raises(SolverError, match=f"input covariance.*{words}"):
+            solve(draw(6, 4), "svd", 2, input_covariance=tensor)
+
+
+def test_eight_bit_floating_point_weights_are_widened() -> None:
+    weight = draw(10, 8).to(torch.float8_e4m3fn)
+    assert solve(weight, "svd", 6, 8).relative_error < 0.5
+
+
+# Scales far from one
+
+
+@pytest.mark.parametrize(("structure", "lost"), [("cp", 3), ("tucker2", 3), ("svd", 3), ("dense", 0)])
+def test_rows_lost_beside_large_ones_are_told(structure: str, lost: int) -> None:
+    """The error of the whole weight is that of its large rows; the small ones are gone without it."""
+    shape, rank = STRUCTURES[structure]
+    weight = planted((10, 8, 3, 3), 2, 8, 0).reshape(10, 8, -1)[..., : math.prod(shape[2:])].reshape(shape)
+    weight = (weight / weight.abs().max()).float()
+    weight[:3] = 1e-12 * draw(3, *shape[1:])
+    weight[3:] *= 1e12
+    result = solve(weight, structure, rank, 8)
+    assert result.relative_error < 0.1
+    assert result.lost_rows == lost
+    assert (result.worst_row_error > 0.9) == bool(lost)
+    if lost:
+        assert result.finding is not None
+        assert result.finding.startswith("3 of 10 output channels lost more than half of their size")
+    else:
+        assert result.finding is None
+    mended = with_factors(result, solve(weight, "dense", None, 8).factors, weight)
+    assert (mended.lost_rows, mended.finding) == (0, None)
+
+
+@every_structure
+def test_rows_of_an_ordinary_weight_are_not_lost(structure: str) -> None:
+    shape, rank = STRUCTURES[structure]
+    weight = draw(*shape)
+    weight[2] = 0.0  # a dead channel has nothing to lose
+    result = solve(weight, structure, rank, 8)
+    rebuilt = (result.factors.reconstruct() - weight).flatten(1).norm(dim=1) / weight.flatten(1).norm(dim=1)
+    assert result.worst_row_error == pytest.approx(
+        float(rebuilt[weight.flatten(1).any(dim=1)].max()), rel=1e-4
+    )
+    assert result.finding is None
+
+
+def test_a_rank_that_loses_most_is_told_by_the_error_of_the_whole() -> None:
+    result = solve(draw(10, 8, 3, 3), "cp", 1)
+    assert result.relative_error > 0.5
+    assert result.lost_rows > 0
+    assert result.finding is None
 
 
 # Bad input

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from qaf_core.network.rows import NOT_RUN, READ_OUTSIDE, ROOT_NAME
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -24,7 +25,6 @@ from qaf_core.network.inventory import (
     output_layers,
     take_inventory,
 )
-from qaf_core.network.rows import NOT_RUN, READ_OUTSIDE, ROOT_NAME
 
 Weightless = Callable[..., nn.Module]
 RowOf = Callable[[nn.Module, tuple[int, ...]], LayerInfo]

@@ -41,6 +41,8 @@ def test_a_kept_result_comes_back_whole(tmp_path: Path, weight: torch.Tensor) ->
         result.seconds,
     )
     assert found.factors.codes[0].dtype == torch.int8
+    assert (found.worst_row_error, found.lost_rows) == (result.worst_row_error, result.lost_rows)
+    assert found.worst_row_error > 0
 
 
 @pytest.mark.parametrize("change", [

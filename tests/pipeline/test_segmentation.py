@@ -131,7 +131,7 @@ def test_coarse_scores_are_interpolated_to_the_image() -> None:
 
 
 @pytest.mark.parametrize(
-    "output", [torch.zeros(1, 4), {"aux": torch.zeros(1, 4, 2, 2)}, None, torch.zeros(1, 1, 2, 2)]
+    "output", [torch.zeros(1, 4), {"boxes": torch.zeros(1, 4)}, None, torch.zeros(1, 1, 2, 2)]
 )
 def test_outputs_that_are_no_pixel_scores_are_told(output: Any) -> None:
     with pytest.raises(DataError, match="class scores for every pixel"):

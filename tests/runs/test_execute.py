@@ -231,6 +231,7 @@ def test_kept_predictions_belong_to_weights_and_images(tmp_path: Path) -> None:
     assert baseline_path(tmp_path, other, source, images) != path
     fewer = load_images("builtin", source, split="evaluation", limit=9)
     assert baseline_path(tmp_path, model, source, fewer) != path
+    assert baseline_path(tmp_path, model, replace(source, output="logits"), images) != path
     assert baseline_path(tmp_path, model, replace(source, task="brightness"), images) != path
     content = bytearray(path.read_bytes())
     content[60:80] = bytes(20)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor, nn
 
-from qaf_core.errors import DataError
+from qaf_core.data.outputs import plain_scores
 from qaf_core.pipeline.evaluate import Evaluation, paired_drop, wilson_interval
 from qaf_core.pipeline.tasks.base import Arrays, check_finite, class_name
 
@@ -28,12 +28,7 @@ class Classification:
 
     def forward(self, model: nn.Module, images: Tensor) -> Arrays:
         """The five best classes of each image (fewer where there are fewer)."""
-        logits = model(images)
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            raise DataError(
-                "the network does not put out one row of class scores per image",
-                got=getattr(logits, "shape", type(logits).__name__),
-            )
+        logits = plain_scores(model(images), len(images), by_pixel=False)
         check_finite(logits, "class scores")
         best = logits.argmax(dim=1, keepdim=True)  # of equal scores the first class, as everywhere
         rest = logits.scatter(1, best, -float("inf")).topk(min(RANKS, logits.shape[1]) - 1, dim=1).indices

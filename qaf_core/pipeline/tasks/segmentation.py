@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from qaf_core.data.outputs import plain_scores
 from qaf_core.data.targets import UNLABELLED
 from qaf_core.errors import DataError
 from qaf_core.pipeline.evaluate import Evaluation, FloatArray, bootstrap_interval
@@ -31,16 +32,12 @@ class Segmentation:
     name = "segmentation"
 
     def forward(self, model: nn.Module, images: Tensor) -> Arrays:
-        """The best class of each pixel; coarser scores are interpolated to the size of the images.
-
-        Torchvision's networks put out a mapping, whose ``out`` is read.
-        """
-        outputs = model(images)
-        scores = outputs.get("out") if isinstance(outputs, dict) else outputs
-        if not isinstance(scores, Tensor) or scores.ndim != 4 or not 2 <= scores.shape[1] <= UNLABELLED:
+        """The best class of each pixel; coarser scores are interpolated to the size of the images."""
+        scores = plain_scores(model(images), len(images), by_pixel=True)
+        if scores.shape[1] > UNLABELLED:
             raise DataError(
                 "the network does not put out class scores for every pixel",
-                got=getattr(scores, "shape", type(outputs).__name__),
+                got=tuple(scores.shape),
                 expected=f"(images, 2 to {UNLABELLED} classes, height, width)",
             )
         check_finite(scores, "class scores")

@@ -1,0 +1,172 @@
+"""What the solver is given, checked before anything is solved: weight, rank, seed and covariance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from qaf_core.errors import SolverError
+from qaf_core.factorization.cp import by_position
+from qaf_core.factorization.rounding import damped
+from qaf_core.quantization.spec import whole_number
+
+METHODS = ("joint", "paper", "sequential", "dense")
+STRUCTURES = ("cp", "svd", "tucker2", "dense")
+LARGEST_SEED = 2**63 - 1
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_NEEDS = "a plain tensor of real floating-point numbers"
+
+
+def checked_weight(weight: object) -> Tensor:
+    """The weight as a plain tensor without gradient, its numbers and type unchanged.
+
+    Raises:
+        SolverError: If it holds no numbers, or they do not lie one after another as real numbers.
+    """
+    values = _plain(weight, "weight")
+    if values.ndim not in (2, 3, 4, 5) or values.numel() == 0:
+        raise SolverError(
+            "weight has a shape the solver does not take",
+            got=tuple(values.shape),
+            expected="(C_out, C_in, k, …) with a kernel of 1 to 3 dimensions or (out, in), not empty",
+        )
+    return values
+
+
+def as_target(weight: Tensor, structure: str, method: str) -> Tensor:
+    """The weight as ``(I, J, K)``, a linear layer's as ``(I, J, 1)``; for ``svd`` ``(I, K·J)``.
+
+    Args:
+        weight: From :func:`checked_weight`; narrower than float32 it is widened.
+        structure, method: As in ``solve_layer``.
+
+    Raises:
+        SolverError: If structure, method and shape do not go together.
+    """
+    if method not in METHODS:
+        raise SolverError("unknown method", got=method, expected=", ".join(METHODS))
+    if structure not in STRUCTURES:
+        raise SolverError("unknown structure", got=structure, expected=", ".join(STRUCTURES))
+    if structure in ("cp", "tucker2") and weight.ndim == 2:
+        raise SolverError(
+            f"structure {structure} takes convolution weights",
+            got=tuple(weight.shape),
+            remedy="use structure svd",
+        )
+    if method == "paper" and structure == "svd" and weight[0, 0].numel() > 1:
+        raise SolverError(
+            "the published method solves CP only", got="svd of a k×k kernel", remedy="use structure cp"
+        )
+    work = weight if weight.dtype in (torch.float32, torch.float64) else weight.to(torch.float32)
+    if structure == "svd":
+        return by_position(work.flatten(1).mT, work.shape[1]).mT.contiguous()
+    return work.reshape(work.shape[0], work.shape[1], -1)
+
+
+def checked_rank(rank: object, structure: str, target: Tensor) -> int | tuple[int, int] | None:
+    """The rank in whole numbers of Python, whatever kind of whole number was given.
+
+    Raises:
+        SolverError: If it is out of range for such a target.
+    """
+    if structure == "dense":
+        return None
+    if structure == "tucker2":
+        limits = tuple(target.shape[:2])
+        if not isinstance(rank, tuple | list) or len(rank) != 2:
+            raise SolverError("structure tucker2 takes a pair of ranks", got=rank, expected="(R_out, R_in)")
+        pair = [whole_number(value) for value in rank]
+        if any(value is None or not 1 <= value <= limit for value, limit in zip(pair, limits, strict=True)):
+            raise SolverError(
+                "rank out of range", got=tuple(rank), expected=f"whole numbers from 1 to {limits}"
+            )
+        return int(rank[0]), int(rank[1])
+    found = whole_number(rank)
+    if found is None or found < 1:
+        raise SolverError("rank out of range", got=rank, expected="a whole number, at least 1")
+    largest = target.numel() // sum(target.shape) if target.ndim == 2 else target.numel() // max(target.shape)
+    if found > max(largest, min(target.shape), 1):
+        raise SolverError(
+            "rank larger than useful", got=found, expected=f"at most {max(largest, min(target.shape), 1)}"
+        )
+    return found
+
+
+def checked_seed(seed: object) -> int:
+    """The seed as a whole number of Python.
+
+    Raises:
+        SolverError: If it is none, or too large for a generator.
+    """
+    found = whole_number(seed)
+    if found is None or abs(found) > LARGEST_SEED:
+        raise SolverError("seed out of range", got=seed, expected="a whole number of at most 63 bits")
+    return found
+
+
+def checked_covariance(covariance: object, weight: Tensor, target: Tensor) -> Tensor | None:
+    """The second moment in the target's type, its largest number one; None where nothing reaches the layer.
+
+    Raises:
+        SolverError: If it has another shape, is not finite, or no second moment.
+    """
+    if covariance is None:
+        return None
+    channels, inputs = weight.shape[1], weight[0].numel()
+    if isinstance(covariance, Tensor) and covariance.dtype in _WHOLE:
+        covariance = covariance.to(target.dtype)
+    moment = _plain(covariance, "input covariance")
+    if moment.ndim != 2 or moment.shape[0] != moment.shape[1] or moment.shape[0] not in (channels, inputs):
+        raise SolverError(
+            "input covariance has the wrong shape",
+            got=tuple(moment.shape),
+            expected=f"({inputs}, {inputs}) or ({channels}, {channels})",
+        )
+    if not bool(torch.isfinite(moment).all()):
+        raise SolverError(
+            "input covariance holds NaN or infinite values", remedy="check the calibration images"
+        )
+    largest = moment.abs().max()
+    if float(largest) == 0.0:
+        return None  # nothing reaches the layer: all weights count alike
+    symmetric = (moment / largest).to(target.device, target.dtype)
+    symmetric = (symmetric + symmetric.mT) / 2
+    if int(torch.linalg.cholesky_ex(damped(symmetric, 1e-3))[1]) != 0:
+        raise SolverError("input covariance has negative eigenvalues", expected="a second moment, E[x·xᵀ]")
+    return symmetric
+
+
+def _plain(value: object, what: str) -> Tensor:
+    """A tensor of real floating-point numbers that are there, without its gradient."""
+    if not isinstance(value, Tensor):
+        given = "numpy.ndarray" if type(value).__module__ == "numpy" else type(value).__name__
+        remedy = "give torch.from_numpy of it" if given == "numpy.ndarray" else None
+        raise SolverError(f"{what} is not a floating-point tensor", got=given, remedy=remedy)
+    if is_lazy(value):
+        raise _no_numbers(what, "a lazy parameter", "run the network once before")
+    kind = str(value.dtype).removeprefix("torch.")
+    if value.is_quantized or value.is_complex() or not value.is_floating_point():
+        remedies = {
+            value.is_quantized: "give its values, dequantize()",
+            value.is_complex(): "give its real and its imaginary part one after the other",
+        }
+        raise SolverError(
+            f"{what} is not a floating-point tensor", got=f"torch.{kind}", remedy=remedies.get(True)
+        )
+    if value.is_meta:
+        raise _no_numbers(what, "a tensor on the meta device", "load its weights before")
+    if value.is_nested or value.layout != torch.strided:
+        got = "a nested tensor" if value.is_nested else f"layout {str(value.layout).removeprefix('torch.')}"
+        raise SolverError(f"{what} is not dense", got=got, expected=_NEEDS, remedy="give its to_dense()")
+    plain = value.detach()
+    try:
+        if plain.numel():
+            float(plain[(0,) * plain.ndim].to(torch.float32))
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        raise _no_numbers(what, f"{type(value).__name__} of {kind}", None) from error
+    return plain
+
+
+def _no_numbers(what: str, got: str, remedy: str | None) -> SolverError:
+    return SolverError(f"{what} holds no numbers that can be read", got=got, expected=_NEEDS, remedy=remedy)
