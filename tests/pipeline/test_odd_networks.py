@@ -2,7 +2,8 @@
 
 They are small ones of the kinds torchvision has: attention (packed and windowed), squeeze-and-excitation, a
 segmentation network that puts out a dict, a detector with one head on several scales and boxes chosen by
-score; and one with transposed convolutions, kernels of one and three dimensions and a weight used twice. Images are noise and the solver gets few iterations: what is proved is that nothing is lost on the way.
+score; and one with transposed convolutions, kernels of one and three dimensions and a weight used twice.
+Images are noise and the solver gets few iterations: what is proved is that nothing is lost on the way.
 """
 
 from __future__ import annotations
