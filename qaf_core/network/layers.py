@@ -276,12 +276,16 @@ class FactorizedLayer(nn.Module):
     Args:
         links: First to last, in the order the data passes them.
         structure: ``cp``, ``svd``, ``tucker2`` or ``dense``.
+        operations: Those of the layer; None: of the last link.
     """
 
-    def __init__(self, links: list[Link], structure: str) -> None:
+    def __init__(
+        self, links: list[Link], structure: str, operations: Sequence[Operation] | None = None
+    ) -> None:
         super().__init__()
         self.links = nn.ModuleList(links)
         self.structure = structure
+        self.operations = links[-1].operations if operations is None else tuple(operations)
         self._on_codes = False
         self._output_grid: tuple[float, int] | None = None
 
@@ -368,7 +372,7 @@ def build_chain(layer: Layer, factors: Factors) -> FactorizedLayer:
     if layer.operation.groups != 1 and factors.structure != "dense":
         got = f"groups={layer.operation.groups}"
         raise ModelError("a grouped convolution is not factorized as a whole", got=got)
-    return FactorizedLayer(_links(layer, factors), factors.structure)
+    return FactorizedLayer(_links(layer, factors), factors.structure, layer.operations)
 
 
 def _links(layer: Layer, factors: Factors) -> list[Link]:

@@ -15,7 +15,8 @@ from qaf_core.errors import DataError, PlanError, RunCancelled, WeightsError
 from qaf_core.factorization.factors import Factors
 from qaf_core.factorization.solve import METHODS, SolveResult
 from qaf_core.network.graph.capture import capture
-from qaf_core.network.graph.network import layer_of
+from qaf_core.network.graph.network import GraphNetwork, layer_of
+from qaf_core.network.graph.nodes import made_by
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.network.layers import ACTIVATION_BITS, FactorizedLayer, Layer, build_chain, swap_layer
 from qaf_core.network.plan import LayerPlan, Plan
@@ -81,7 +82,7 @@ def compress_network(
     watch = Watch(on_event, should_stop)
     position = {info.name: index for index, info in enumerate(inventory)}
     rows = sorted((row for row in plan.layers if row.structure != "keep"), key=lambda row: position[row.name])
-    shape = (3, 224, 224) if calibration is None else tuple(calibration.shape[1:])
+    shape = _input_shape(model, inventory) if calibration is None else tuple(calibration.shape[1:])
     original = copy.deepcopy(capture(model, shape)).eval()
     _check_weights(original, rows)
     blamed = layers_to_blame(original, inventory, rows, calibration, shape) if rows else {}
@@ -155,6 +156,21 @@ def _check_request(plan: Plan, method: str, calibration: Tensor | None) -> None:
         raise DataError("there are no calibration images", got=0, expected="at least one")
     if calibration is not None and not bool(torch.isfinite(calibration).all()):
         raise DataError("the calibration images hold NaN or infinite values")
+
+
+def _input_shape(model: nn.Module, inventory: Sequence[LayerInfo]) -> tuple[int, ...]:
+    """(C, H, W) of the images: as the network was captured with, or what its first layer takes in."""
+    if isinstance(model, GraphNetwork):
+        value = made_by(model.main.inputs[0])
+        if value is not None:
+            return tuple(int(size) for size in value.shape[1:])
+    first = next((info for info in inventory if info.planned and info.calls), None)
+    if first is None:
+        return (3, 224, 224)
+    if first.input_hw is not None:
+        return (first.in_channels, *first.input_hw)
+    rows = first.input_elements // first.in_channels
+    return (first.in_channels,) if rows == 1 else (rows, first.in_channels)
 
 
 def _check_weights(model: nn.Module, rows: Sequence[LayerPlan]) -> None:
