@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.factorization.factors import Factors, as_stored_codes
+from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.network import layer_of
 from qaf_core.network.inventory import LayerInfo, take_inventory
 from qaf_core.network.layers import FactorizedLayer, build_chain, swap_layer
 from qaf_core.network.plan import LayerPlan, Plan
@@ -90,7 +92,7 @@ def pack_at_random(
     """Compress at random as ``rows`` say (structure, rank, bits by layer), save, and read the file back."""
     inventory = take_inventory(model, input_shape)
     generator = torch.Generator().manual_seed(0)
-    compressed = copy.deepcopy(model).eval()
+    compressed = capture(copy.deepcopy(model), input_shape)
     layers = []
     for info in (info for info in inventory if info.planned):
         structure, rank, bits = rows.get(info.name, ("keep", None, None))
@@ -98,7 +100,7 @@ def pack_at_random(
         layers.append(row)
         if structure != "keep":
             factors = random_factors(info, row, generator)
-            swap_layer(compressed, info.name, build_chain(model.get_submodule(info.name), factors))
+            swap_layer(compressed, info.name, build_chain(layer_of(compressed, info.name), factors))
     Plan(model="tests/net", layers=tuple(layers), activation_bits=8)
     if quantize_activations:
         set_ranges(compressed, torch.randn(8, *input_shape, generator=generator))

@@ -1,4 +1,4 @@
-"""Networks with attention go to ONNX as integers: their opened modules are plain layers and products."""
+"""Networks with attention go to ONNX as integers: their projections are layers like all others."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from qaf_core.network.opening import open_network
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 from torchvision.models.swin_transformer import SwinTransformer, SwinTransformerBlockV2
 
 from qaf_core.deploy.onnx import export_onnx
 from qaf_core.factorization.options import SolverOptions
+from qaf_core.network.graph.capture import capture
 from qaf_core.network.inventory import take_inventory
 from qaf_core.network.plan import plan_for_ratio
 from qaf_core.pipeline.compress import CompressOptions, compress_network
@@ -51,18 +51,18 @@ def images(count: int, seed: int) -> Tensor:
 
 
 @pytest.mark.parametrize("build", [vision_transformer, second_swin], ids=lambda build: build.__name__)
-def test_opened_attention_runs_on_integers(build: Callable[[], nn.Module], tmp_path: Path) -> None:
+def test_attention_runs_on_integers(build: Callable[[], nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
     fresh = build().eval()
     for parameter in fresh.parameters():
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)
-    model = copy.deepcopy(fresh)
-    assert open_network(model)
+    model = capture(copy.deepcopy(fresh), (3, SIDE, SIDE))
     inventory = take_inventory(model, (3, SIDE, SIDE))
     plan = plan_for_ratio(inventory, model="tests/odd", ratio=1.5, bits=6)
     compression = compress_network(model, plan, inventory, calibration=images(40, 1), options=QUICK)
-    save_packed(tmp_path / "model.safetensors", compression.model, inventory, {"model": "tests/odd"})
+    card = {"model": "tests/odd", "input_shape": [3, SIDE, SIDE]}
+    save_packed(tmp_path / "model.safetensors", compression.model, inventory, card)
     network = load_packed(tmp_path / "model.safetensors", fresh)
     path = tmp_path / "model.onnx"
     report = export_onnx(network, path, input_shape=(3, SIDE, SIDE), images=[images(8, 2)])

@@ -145,7 +145,11 @@ OPERATIONS: list[tuple[Operation, tuple[int, ...], tuple[int, ...]]] = [
     (convolution(1), (OUTPUTS, INPUTS, 1), (INPUTS, 9)),
     (convolution(3, padding=(1, 0, 2)), (OUTPUTS, INPUTS, 3, 1, 2), (INPUTS, 4, 5, 6)),
     (convolution(1, stride=3, transposed=True), (OUTPUTS, INPUTS, 4), (INPUTS, 7)),
-    (convolution(2, stride=2, padding=1, output_padding=1, transposed=True), (OUTPUTS, INPUTS, 3, 3), (INPUTS, 5, 6)),
+    (
+        convolution(2, stride=2, padding=1, output_padding=1, transposed=True),
+        (OUTPUTS, INPUTS, 3, 3),
+        (INPUTS, 5, 6),
+    ),
     (convolution(2, dilation=(1, 2), transposed=True), (OUTPUTS, INPUTS, 2, 3), (INPUTS, 5, 6)),
     (convolution(3, stride=2, transposed=True), (OUTPUTS, INPUTS, 2, 2, 2), (INPUTS, 3, 3, 3)),
 ]

@@ -39,8 +39,8 @@ def convolutions() -> nn.Module:
 def other_dimensions() -> nn.Module:
     return nn.Sequential(
         nn.ConvTranspose2d(3, 6, 2, stride=2, groups=3), nn.BatchNorm2d(6, affine=False), nn.ReLU(),
-        nn.Flatten(2), nn.Conv1d(6, 4, 5, stride=3), nn.BatchNorm1d(4), nn.Unflatten(1, (2, 2)),
-        nn.Flatten(1, 2), nn.Unflatten(2, (1, 2, -1)), nn.Conv3d(4, 3, (1, 2, 3)), nn.BatchNorm3d(3),
+        nn.Flatten(2), nn.Conv1d(6, 4, 3, stride=3), nn.BatchNorm1d(4),
+        nn.Unflatten(2, (1, 2, 24)), nn.Conv3d(4, 3, (1, 2, 3)), nn.BatchNorm3d(3),
     )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def test_folding_changes_no_output() -> None:
 
 def test_convolutions_of_other_dimensions_take_theirs_up() -> None:
     torch.manual_seed(0)
-    assert_folded(trained(other_dimensions(), (3, 6, 6)), (3, 6, 6), {"1", "5", "10"})
+    assert_folded(trained(other_dimensions(), (3, 6, 6)), (3, 6, 6), {"1", "5", "8"})
 
 
 @pytest.mark.parametrize("epsilon", [1e-3, 0.0])
@@ -124,7 +124,8 @@ def test_a_subclass_is_folded_and_its_activation_stays() -> None:
     torch.manual_seed(0)
     model = trained(nn.Sequential(nn.Conv2d(3, 4, 3), Subclassed(4)), (3, 8, 8))
     assert_folded(model, (3, 8, 8), {"1"})
-    assert float(capture(model, (3, 8, 8))(torch.randn(2, 3, 8, 8)).min()) == 0.0
+    with torch.inference_mode():
+        assert float(capture(model, (3, 8, 8))(torch.randn(2, 3, 8, 8)).min()) == 0.0
 
 
 class Twice(nn.Module):
