@@ -127,6 +127,7 @@ def compress_network(
         for row in done
     )
     notes = explain(blamed)
+    notes += [f"{row.name}: {finding}" for row in done if (finding := solved[row.name].finding) is not None]
     if batches and status == "completed" and output_errors:
         told = unexpected_disagreement(original, compressed, batches[0], output_errors)
         notes += [] if told is None else [told]

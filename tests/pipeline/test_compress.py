@@ -12,12 +12,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 
 from qaf_core.errors import DataError, PlanError, SolverError, WeightsError
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.factorization.solve import METHODS, relative_error
+from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.network import chains_in, observed
+from qaf_core.network.graph.program import Execution
 from qaf_core.network.inventory import take_inventory
-from qaf_core.network.layers import FactorizedLayer
+from qaf_core.network.layers import FactorizedLayer, Layer
 from qaf_core.network.plan import LayerPlan, Plan, plan_for_ratio, replace_layer
 from qaf_core.pipeline.cache import SolveCache
 from qaf_core.pipeline.compress import (
@@ -163,7 +167,7 @@ def test_kept_layers_stay_as_they_are(model: Network) -> None:
     result = run(model, plan)
     for name in ("stem", "down", "classifier"):
         kept = result.model.get_submodule(name)
-        assert type(kept) is type(model.get_submodule(name))
+        assert isinstance(kept, Layer)
         assert same_state(state(kept), state(model.get_submodule(name)))
     assert not {"stem", "down", "classifier"} & {outcome.name for outcome in result.layers}
 
@@ -245,7 +249,39 @@ def test_a_layer_that_stands_in_two_places_is_compressed_in_both() -> None:
     ).eval()
     result = run(twice, plan_of(twice))
     assert isinstance(result.model.get_submodule("1"), FactorizedLayer)
-    assert result.model.get_submodule("1") is result.model.get_submodule("3")
+    assert list(chains_in(result.model)) == [outcome.name for outcome in result.layers] == ["0", "1", "5"]
+    made: list[str] = []
+
+    def look(_execution: Execution, node: Node, _result: Any) -> None:
+        made.append(str(node.target))
+
+    with observed(result.model, look), torch.no_grad():
+        result.model(images(2))
+    assert made.count("1") == 2
+
+
+def test_a_compressed_network_takes_images_of_another_size(model: Network) -> None:
+    """Its program for that size is captured anew, with the chains where the layers were."""
+    result = run(model, plan_of(model, bits=8, ratio=1.0, method="dense"), method="dense")
+    larger = torch.randn(3, 3, 17, 20, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found, wanted = result.model(larger), model(larger)
+    assert float((found - wanted).norm() / wanted.norm()) < 0.1
+
+
+@pytest.mark.parametrize("captured", [True, False])
+def test_without_images_the_shape_is_the_networks_own(captured: bool) -> None:
+    torch.manual_seed(0)
+    small = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 4)).eval()
+    inventory = take_inventory(small, (1, 8, 8))
+    plan = plan_for_ratio(
+        inventory, model="test/small", ratio=1.0, bits=8, activation_bits=32, method="dense"
+    )
+    network = capture(small, (1, 8, 8)) if captured else small
+    result = compress_network(network, plan, inventory, method="dense", calibration=None, options=QUICK)
+    batch = torch.randn(4, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(result.model(batch), small(batch), rtol=0.1, atol=0.05)
 
 
 # Events
