@@ -29,7 +29,8 @@ from torch.nn.utils import parametrizations
 
 from qaf_core.deploy.onnx import export_onnx
 from qaf_core.errors import QafError
-from qaf_core.network.graph.capture import capture, largest_difference
+from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.proof import largest_difference
 from qaf_core.network.inventory import take_inventory
 from qaf_core.network.plan import plan_for_ratio
 from qaf_core.pipeline.compress import compress_network

@@ -99,7 +99,8 @@ def _execute(store: Store, record: RunRecord, recorder: Recorder, stop: StopSign
     packed = load_packed(path, copy.deepcopy(subject.model))
     began = recorder.elapsed_seconds
     comparison = compare_networks(store, record, subject, packed, recorder)
-    notes = [*made.notes, *filter(None, [subject.source.weights_note, file_differs(made.model, packed, subject.calibration[:2])])]
+    of_file = file_differs(made.model, packed, subject.calibration[:2])
+    notes = [*made.notes, *(note for note in (subject.source.weights_note, of_file) if note is not None)]
     comparison["data"]["warnings"] = [*comparison["data"]["warnings"], *notes]
     done = plan_done(subject.plan, [str(row["name"]) for row in made.layers])
     return {

@@ -123,9 +123,10 @@ class CanonicalGraph:
             if constant is not None:
                 self._known[node] = constant
                 if isinstance(constant.value, Tensor) and not constant.sources:
-                    constant.name = f"{FIXED}.{node.name}"  # computed once, and not stored
+                    constant.name = self._tensor_name(f"{FIXED}.{node.name}", constant.value)  # not stored
                 elif isinstance(constant.value, Tensor) and node.meta.get("written"):
-                    constant.name = f"computed.{node.name}"  # its computation cannot be taken apart
+                    # Its computation cannot be taken apart.
+                    constant.name = self._tensor_name(f"computed.{node.name}", constant.value)
                 continue
             found = find_multiplication(node, self._known)
             if found is not None:
@@ -137,6 +138,14 @@ class CanonicalGraph:
             norm = _find_norm(node, self._known)
             if norm is not None:
                 self._norms[node] = norm
+
+    def _tensor_name(self, wanted: str, value: Tensor) -> str:
+        """The name, with a number behind it where a program for another size has another tensor of it."""
+        count, found = 1, wanted
+        while _has(self._root, found) and not _same(_at(self._root, found), value):
+            count += 1
+            found = f"{wanted}__{count}"
+        return found
 
     def _collect_raw(self) -> None:
         """Constants that something else than a layer or a BatchNorm reads, down to the tensors they need."""
@@ -363,6 +372,11 @@ def _has(root: nn.Module, name: str) -> bool:
 def _at(root: nn.Module, name: str) -> Any:
     owner, _, last = name.rpartition(".")
     return getattr(root.get_submodule(owner), last)
+
+
+def _same(one: Any, two: Tensor) -> bool:
+    alike = isinstance(one, Tensor) and (one.shape, one.dtype) == (two.shape, two.dtype)
+    return alike and (one.is_meta or two.is_meta or torch.equal(one, two))
 
 
 def put(root: nn.Module, name: str, value: nn.Module | Tensor) -> None:

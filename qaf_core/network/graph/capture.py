@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,15 +22,15 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from qaf_core.errors import ModelError
 from qaf_core.network.choices import keep_everything
-from qaf_core.network.graph.canonical import CanonicalGraph, put
+from qaf_core.network.graph.canonical import CanonicalGraph
 from qaf_core.network.graph.constants import LEAST_EPSILON
 from qaf_core.network.graph.export import MutatesItselfError, export_module, quiet
-from qaf_core.network.graph.network import GraphNetwork, is_captured, networks_in, signature
+from qaf_core.network.graph.inference import example_images, inference
+from qaf_core.network.graph.network import GraphNetwork, is_captured, signature
 from qaf_core.network.graph.program import Program
+from qaf_core.network.graph.proof import prove_capture
 
 EXAMPLE_IMAGES = 2  # of one, export would conclude that it is always just one
-PROVED_BATCHES = (3, 2, 1)  # images
-TOLERANCE = 1e-4  # relative difference of outputs that rounding explains
 _WRAPPED = ("module", "_orig_mod", "ema_model")
 
 
@@ -53,7 +52,7 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
         return model
     _check(model, input_shape)
     network = _prepared(model)
-    example = _example(network, input_shape, EXAMPLE_IMAGES)
+    example = example_images(network, input_shape, EXAMPLE_IMAGES)
     with inference(network):
         captured = _captured_somehow(network, example, input_shape)
         prove_capture(unwrapped(model), captured, input_shape)
@@ -140,28 +139,6 @@ def _thawed(frozen: Any) -> nn.BatchNorm2d:
     norm.running_mean, norm.running_var = frozen.running_mean, frozen.running_var
     norm.num_batches_tracked = torch.zeros((), dtype=torch.long, device=frozen.weight.device)
     return norm.eval()
-
-
-def _example(network: nn.Module, input_shape: Sequence[int], count: int) -> Tensor:
-    first = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
-    return torch.zeros(count, *input_shape, device=first.device, dtype=first.dtype)
-
-
-@contextlib.contextmanager
-def inference(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no gradients, no fused attention; undone afterwards."""
-    training = {module: module.training for module in model.modules()}
-    fused = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        model.eval()
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what the network warns of is told when it runs in earnest
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-        for module, was in training.items():
-            module.training = was
 
 
 # One graph
@@ -257,93 +234,6 @@ def _clear(network: GraphNetwork) -> None:
         table.clear()
 
 
-# Proof
-
-
-@torch.no_grad()
-def prove_capture(original: nn.Module, captured: nn.Module, input_shape: Sequence[int]) -> None:
-    """Compare a captured network with its original on a few batches of noise.
-
-    Raises:
-        ModelError: If the original gives another answer the second time, or changes its own state, or if the
-            captured network computes something else.
-    """
-    if any(tensor.device.type == "meta" for tensor in original.parameters()):
-        return
-    with inference(original):
-        state = {name: tensor.clone() for name, tensor in original.named_buffers()}
-        for count in PROVED_BATCHES:
-            images = _noise(original, input_shape, count)
-            expected = original(images)
-            if largest_difference(expected, original(images)) > 0.0:
-                raise ModelError(
-                    "the network does not give the same answer twice",
-                    got="another answer for the same image",
-                    remedy="switch off what is random in a prediction, such as functional dropout",
-                )
-            difference = largest_difference(expected, captured(images))
-            if difference > TOLERANCE and _any_batch(captured):
-                _fix_batch(captured)
-                difference = largest_difference(expected, captured(images))
-            if difference > TOLERANCE:
-                raise ModelError(
-                    "the captured graph computes something else than the network",
-                    got=f"a relative difference of {difference:.2g} on {count} images",
-                    expected=f"at most {TOLERANCE:g}",
-                )
-        changed = [name for name, tensor in original.named_buffers() if not _same(tensor, state.get(name))]
-    if changed:
-        raise MutatesItselfError(
-            "the network changes its own state while it runs",
-            got=", ".join(changed[:3]),
-            remedy="make its forward pass leave parameters and buffers as they are",
-        )
-
-
-def _noise(network: nn.Module, input_shape: Sequence[int], count: int) -> Tensor:
-    like = _example(network, input_shape, 1)
-    generator = torch.Generator().manual_seed(count)
-    return torch.rand(count, *input_shape, generator=generator).to(like)
-
-
-def largest_difference(expected: Any, found: Any) -> float:
-    """The largest relative difference between two nested outputs, over their tensors; inf if they differ
-    in kind.
-    """
-    before, after = tree_flatten(expected)[0], tree_flatten(found)[0]
-    if len(before) != len(after):
-        return float("inf")
-    return max((_difference(one, two) for one, two in zip(before, after, strict=True)), default=0.0)
-
-
-def _difference(one: Any, two: Any) -> float:
-    if not isinstance(one, Tensor) or not isinstance(two, Tensor):
-        return 0.0 if type(one) is type(two) else float("inf")
-    if one.shape != two.shape:
-        return float("inf")
-    if _same(one, two):
-        return 0.0
-    wide = torch.complex128 if one.is_complex() else torch.float64
-    first, second = one.to(wide).nan_to_num(), two.to(wide).nan_to_num()
-    size = float(first.abs().square().sum().sqrt())
-    return float((first - second).abs().square().sum().sqrt()) / max(size, 1e-30)
-
-
-def _same(one: Tensor, two: Tensor | None) -> bool:
-    return two is not None and one.shape == two.shape and bool(torch.equal(one, two))
-
-
-def _any_batch(model: nn.Module) -> bool:
-    parts = networks_in(model).values()
-    return any(program.any_batch for part in parts for program in part.programs.values())
-
-
-def _fix_batch(model: nn.Module) -> None:
-    """Let every part be captured anew for each number of images."""
-    for part in networks_in(model).values():
-        part.fix_batch()
-
-
 # In parts
 
 
@@ -352,7 +242,7 @@ def _check_runs(network: nn.Module, input_shape: Sequence[int]) -> None:
     if next((p for p in network.parameters() if p.device.type == "meta"), None) is not None:
         return
     try:
-        network(_example(network, input_shape, 1))
+        network(example_images(network, input_shape, 1))
     except Exception as error:
         raise ModelError(
             f"the network does not run on an input of shape {(1, *input_shape)}",
@@ -370,9 +260,9 @@ def _captured_in_parts(network: nn.Module, input_shape: Sequence[int], whole: Ex
         for name, child in list(owner.named_children()):
             place = f"{path}.{name}" if path else name
             call = calls.get(child)
-            if call is None or next(child.parameters(), None) is None:
+            if next(child.parameters(), None) is None:
                 continue
-            part = _try_part(child, call)
+            part = None if call is None else _try_part(child, call)  # a list of modules is not called itself
             if part is None:
                 descend(child, place)
             else:
@@ -380,13 +270,15 @@ def _captured_in_parts(network: nn.Module, input_shape: Sequence[int], whole: Ex
                 found += 1
 
     descend(network, "")
-    if not found:
-        raise ModelError(
-            "the network cannot be captured as a graph of operations",
-            got=_reason(whole),
-            remedy="let its forward pass depend on the shapes of its inputs only, not on their values",
-        ) from whole
-    return network.eval()
+    if found:
+        with contextlib.suppress(Exception):  # it may read of a part what no graph has
+            network(example_images(network, input_shape, 1))
+            return network.eval()
+    raise ModelError(
+        "the network cannot be captured as a graph of operations",
+        got=_reason(whole),
+        remedy="let its forward pass depend on the shapes of its inputs only, not on their values",
+    ) from whole
 
 
 def _try_part(module: nn.Module, call: tuple[Any, Any]) -> GraphNetwork | None:
@@ -417,7 +309,7 @@ def _watch_calls(network: nn.Module, input_shape: Sequence[int]) -> dict[nn.Modu
             _run_watched(weightless, example, seen)
     except Exception:  # it computes with values: run it for real
         seen.clear()
-        _run_watched(network, _example(network, input_shape, EXAMPLE_IMAGES), seen)
+        _run_watched(network, example_images(network, input_shape, EXAMPLE_IMAGES), seen)
     device = next(network.parameters()).device
     return {
         module: tree_map(lambda leaf: _zeros(leaf, device), seen[name])
@@ -463,5 +355,3 @@ def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:240]
 
-
-__all__ = ["GraphNetwork", "capture", "inference", "put", "unwrapped", "weightless_copy"]

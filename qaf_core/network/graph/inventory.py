@@ -15,7 +15,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from qaf_core.errors import ModelError
 from qaf_core.network.choices import is_choice, keep_everything
-from qaf_core.network.graph.capture import EXAMPLE_IMAGES, capture, inference, weightless_copy
+from qaf_core.network.graph.capture import EXAMPLE_IMAGES, capture, weightless_copy
+from qaf_core.network.graph.inference import inference
 from qaf_core.network.graph.network import GraphNetwork, first_tensors, layers_in, networks_in, norms_in
 from qaf_core.network.graph.nodes import operator_of, site_of
 from qaf_core.network.graph.program import Execution, tensor_at

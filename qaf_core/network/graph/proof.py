@@ -1,0 +1,102 @@
+"""The proof of a capture: the captured network computes what the network does, and always the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from qaf_core.errors import ModelError
+from qaf_core.network.graph.export import MutatesItselfError
+from qaf_core.network.graph.inference import example_images, inference
+from qaf_core.network.graph.network import networks_in
+
+PROVED_BATCHES = (3, 2, 1)  # images
+TOLERANCE = 1e-4  # relative difference of outputs that rounding explains
+
+
+@torch.no_grad()
+def prove_capture(original: nn.Module, captured: nn.Module, input_shape: Sequence[int]) -> None:
+    """Compare a captured network with its original on a few batches of noise.
+
+    Raises:
+        ModelError: If the original gives another answer the second time, or changes its own state, or if the
+            captured network computes something else.
+    """
+    if any(tensor.device.type == "meta" for tensor in original.parameters()):
+        return
+    with inference(original):
+        state = {name: tensor.clone() for name, tensor in original.named_buffers()}
+        for count in PROVED_BATCHES:
+            images = _noise(original, input_shape, count)
+            expected = original(images)
+            if largest_difference(expected, original(images)) > 0.0:
+                raise ModelError(
+                    "the network does not give the same answer twice",
+                    got="another answer for the same image",
+                    remedy="switch off what is random in a prediction, such as functional dropout",
+                )
+            difference = largest_difference(expected, captured(images))
+            if difference > TOLERANCE and _any_batch(captured):
+                _fix_batch(captured)
+                difference = largest_difference(expected, captured(images))
+            if difference > TOLERANCE:
+                raise ModelError(
+                    "the captured graph computes something else than the network",
+                    got=f"a relative difference of {difference:.2g} on {count} images",
+                    expected=f"at most {TOLERANCE:g}",
+                )
+        changed = [name for name, tensor in original.named_buffers() if not _same(tensor, state.get(name))]
+    if changed:
+        raise MutatesItselfError(
+            "the network changes its own state while it runs",
+            got=", ".join(changed[:3]),
+            remedy="make its forward pass leave parameters and buffers as they are",
+        )
+
+
+def _noise(network: nn.Module, input_shape: Sequence[int], count: int) -> Tensor:
+    like = example_images(network, input_shape, 1)
+    generator = torch.Generator().manual_seed(count)
+    return torch.rand(count, *input_shape, generator=generator).to(like)
+
+
+def largest_difference(expected: Any, found: Any) -> float:
+    """The largest relative difference between two nested outputs, over their tensors; inf if they differ
+    in kind.
+    """
+    before, after = tree_flatten(expected)[0], tree_flatten(found)[0]
+    if len(before) != len(after):
+        return float("inf")
+    return max((_difference(one, two) for one, two in zip(before, after, strict=True)), default=0.0)
+
+
+def _difference(one: Any, two: Any) -> float:
+    if not isinstance(one, Tensor) or not isinstance(two, Tensor):
+        return 0.0 if type(one) is type(two) else float("inf")
+    if one.shape != two.shape:
+        return float("inf")
+    if _same(one, two):
+        return 0.0
+    wide = torch.complex128 if one.is_complex() else torch.float64
+    first, second = one.to(wide).nan_to_num(), two.to(wide).nan_to_num()
+    size = float(first.abs().square().sum().sqrt())
+    return float((first - second).abs().square().sum().sqrt()) / max(size, 1e-30)
+
+
+def _same(one: Tensor, two: Tensor | None) -> bool:
+    return two is not None and one.shape == two.shape and bool(torch.equal(one, two))
+
+
+def _any_batch(model: nn.Module) -> bool:
+    parts = networks_in(model).values()
+    return any(program.any_batch for part in parts for program in part.programs.values())
+
+
+def _fix_batch(model: nn.Module) -> None:
+    """Let every part be captured anew for each number of images."""
+    for part in networks_in(model).values():
+        part.fix_batch()
