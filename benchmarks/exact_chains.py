@@ -29,9 +29,10 @@ from torchvision.models.detection.ssd import SSD
 
 from qaf_core.data.models import find_model, load_inventory
 from qaf_core.factorization.exact import exact_factors
+from qaf_core.network.build import build_chain
 from qaf_core.network.cost import original_cost, plan_cost
 from qaf_core.network.inventory import FACTORIZED, LayerInfo, take_inventory
-from qaf_core.network.layers import build_chain, swap_layer
+from qaf_core.network.layers import swap_layer
 from qaf_core.network.plan import plan_for_ratio, validate_plan
 
 NETWORKS = (

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from qaf_core.errors import DataError, PlanError, RunCancelled, WeightsError
 from qaf_core.factorization.factors import Factors
 from qaf_core.factorization.solve import METHODS, SolveResult
+from qaf_core.network.build import build_chain
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import GraphNetwork, layer_of
 from qaf_core.network.graph.nodes import made_by
 from qaf_core.network.inventory import LayerInfo
-from qaf_core.network.layers import ACTIVATION_BITS, FactorizedLayer, Layer, build_chain, swap_layer
+from qaf_core.network.layers import ACTIVATION_BITS, FactorizedLayer, Layer, swap_layer
 from qaf_core.network.plan import LayerPlan, Plan
 from qaf_core.pipeline.ahead import SolveJob
 from qaf_core.pipeline.batchnorm import choose_batchnorm

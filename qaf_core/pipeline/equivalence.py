@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from qaf_core.errors import SolverError
 from qaf_core.factorization.exact import exact_factors
+from qaf_core.network.build import build_chain
 from qaf_core.network.graph.network import layer_of
 from qaf_core.network.graph.proof import PROVED_BATCHES, TOLERANCE, largest_difference
 from qaf_core.network.inventory import LayerInfo
-from qaf_core.network.layers import FactorizedLayer, Layer, build_chain, swap_layer
+from qaf_core.network.layers import FactorizedLayer, Layer, swap_layer
 from qaf_core.network.passes.batchnorm_folding import fold_batchnorm
 from qaf_core.network.plan import LayerPlan
 

@@ -31,12 +31,13 @@ from torch import Tensor, nn
 
 from qaf_core.errors import ModelError, WeightsError
 from qaf_core.factorization.factors import Factors
+from qaf_core.network.build import build_chain
 from qaf_core.network.graph.canonical import FIXED
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.constants import packed_parts
 from qaf_core.network.graph.network import layer_of
 from qaf_core.network.inventory import LayerInfo
-from qaf_core.network.layers import BatchNorm, FactorizedLayer, Folded, Layer, Link, build_chain, swap_layer
+from qaf_core.network.layers import BatchNorm, FactorizedLayer, Folded, Layer, Link, swap_layer
 from qaf_core.network.passes.requantization import connect_chains
 from qaf_core.network.structures import weight_factor_shapes
 from qaf_core.quantization.packing import pack_codes, packed_size_bytes, unpack_codes

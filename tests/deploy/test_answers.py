@@ -15,8 +15,9 @@ from qaf_core.deploy.answers import Answers
 from qaf_core.errors import RunCancelled
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.factorization.solve import solve_layer
+from qaf_core.network.build import build_chain
 from qaf_core.network.inventory import take_inventory
-from qaf_core.network.layers import FactorizedLayer, build_chain
+from qaf_core.network.layers import FactorizedLayer
 from qaf_core.network.plan import Plan, plan_for_ratio
 from qaf_core.pipeline.cache import SolveCache
 from qaf_core.pipeline.compress import compress_network

@@ -18,18 +18,11 @@ from torch.ao.quantization import MinMaxObserver
 from qaf_core.errors import ModelError
 from qaf_core.factorization.exact import exact_factors
 from qaf_core.factorization.factors import Factors
+from qaf_core.network.build import build_chain
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import layer_of
 from qaf_core.network.graph.operation import LINEAR, Operation, convolution
-from qaf_core.network.layers import (
-    ActivationQuantizer,
-    BatchNorm,
-    FactorizedLayer,
-    Layer,
-    Link,
-    build_chain,
-    swap_layer,
-)
+from qaf_core.network.layers import ActivationQuantizer, BatchNorm, FactorizedLayer, Layer, Link, swap_layer
 
 OUTPUTS, INPUTS, RANK, RANKS = 6, 5, 4, (3, 2)
 SCALE_KINDS = ("one", "columns", "outer")

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from qaf_core import QuantSpec, SolverOptions, solve_layer
+from qaf_core.network.build import build_chain
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import layer_of
 from qaf_core.network.graph.operation import convolution
-from qaf_core.network.layers import ActivationQuantizer, FactorizedLayer, Layer, Link, build_chain
+from qaf_core.network.layers import ActivationQuantizer, FactorizedLayer, Layer, Link
 from qaf_core.pipeline import calibrate
 from qaf_core.pipeline.calibrate import (
     OutputMoments,

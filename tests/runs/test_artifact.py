@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from qaf_core.data.models import build_model, find_model
 from qaf_core.errors import WeightsError, WorkspaceError
 from qaf_core.factorization.factors import Factors, as_stored_codes
+from qaf_core.network.build import build_chain
 from qaf_core.network.cost import plan_cost
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import layer_of
 from qaf_core.network.inventory import LayerInfo, take_inventory
-from qaf_core.network.layers import FactorizedLayer, build_chain, swap_layer
+from qaf_core.network.layers import FactorizedLayer, swap_layer
 from qaf_core.network.plan import LayerPlan, Plan, plan_for_ratio
 from qaf_core.network.structures import factor_shapes
 from qaf_core.runs import artifact
