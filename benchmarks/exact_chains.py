@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from qaf_core.network.opening import open_network
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
@@ -31,6 +30,8 @@ from qaf_core.data.models import find_model, load_inventory
 from qaf_core.factorization.exact import exact_factors
 from qaf_core.network.build import build_chain
 from qaf_core.network.cost import original_cost, plan_cost
+from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.network import layer_of
 from qaf_core.network.inventory import FACTORIZED, LayerInfo, take_inventory
 from qaf_core.network.layers import swap_layer
 from qaf_core.network.plan import plan_for_ratio, validate_plan
@@ -100,9 +101,9 @@ def swap_exactly(model: nn.Module, inventory: Sequence[LayerInfo]) -> int:
     """Put an exact chain in place of every layer that can be factorized, of each form in turn; how many."""
     eligible = [info for info in inventory if info.eligible]
     for index, info in enumerate(eligible):
-        layer = model.get_submodule(info.name)
+        layer = layer_of(model, info.name)
         forms = [structure for structure in info.structures if structure in FACTORIZED]
-        factors = exact_factors(layer.get_parameter("weight"), forms[index % len(forms)])
+        factors = exact_factors(layer.rows, forms[index % len(forms)])
         swap_layer(model, info.name, build_chain(layer, factors))
     return len(eligible)
 
@@ -112,17 +113,17 @@ def prove(name: str, side: int) -> dict[str, Any]:
     images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     model = random_network(name, side, images)
     expected = raw_outputs(model, images)
-    opened = open_network(model)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    model = capture(model, (3, side, side))
     inventory = take_inventory(model, (3, side, side))
     plan = plan_for_ratio(inventory, model=name, ratio=2, bits=4)
     validate_plan(plan, inventory)
     after, before = plan_cost(inventory, plan), original_cost(inventory)
     rows = {
         "side": side,
-        "opened": len(opened),
         "rows": len(inventory),
         "parameters": sum(info.params for info in inventory),
-        "parameters_of_the_network": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters_of_the_network": parameters,
         "macs": before.macs,
         "size_fraction": after.size_bytes / before.size_bytes,
         "factorizable": swap_exactly(model, inventory),

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 Sizes = tuple[int, ...]
+FEW_ROWS = 4  # one row in so many, or fewer, is gathered alone
 
 _CONVOLUTIONS: dict[tuple[int, bool], Callable[..., Tensor]] = {
     (1, False): functional.conv1d,
@@ -154,10 +155,12 @@ class Operation:
         # (B, C, out…, k…) to (B, out…, C, k…), still a view of the input
         order = (0, *range(2, 2 + self.dims), 1, *range(2 + self.dims, 2 + 2 * self.dims))
         windows = windows.permute(order)
-        if chosen is not None:
-            places = windows.shape[: 1 + self.dims]
-            windows = windows[torch.unravel_index(chosen, places)]
-        return windows.reshape(-1, values.shape[1] * prod(kernel))
+        places, columns = windows.shape[: 1 + self.dims], values.shape[1] * prod(kernel)
+        if chosen is None:
+            return windows.reshape(-1, columns)
+        if len(chosen) * FEW_ROWS < prod(places):
+            return windows[torch.unravel_index(chosen, places)].reshape(-1, columns)
+        return windows.reshape(-1, columns)[chosen]  # reading all in order is faster than many at random
 
     def _is_still(self, kernel: Sequence[int]) -> bool:
         """Whether it is a 1×1 convolution that leaves every position where it is."""
