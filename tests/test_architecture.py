@@ -100,7 +100,7 @@ def test_every_module_is_tested_in_the_mirrored_folder() -> None:
     for room in {room_of(path) for path in CORE_MODULES} - {"__init__"}:
         own = {module_name(path): path for path in CORE_MODULES if room_of(path) == room}
         folder = ROOT / "tests"
-        tests = [*(folder / room).glob("test_*.py"), *folder.glob(f"test_{room}.py")]
+        tests = [*(folder / room).rglob("test_*.py"), *folder.glob(f"test_{room}.py")]
         reached = {name for test in tests for name in imported_modules(test)} & own.keys()
         while (
             more := {name for seen in reached for name in imported_modules(own[seen])} & own.keys() - reached

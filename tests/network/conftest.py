@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,11 @@ import torch
 import torchvision
 from torch import nn
 
+from qaf_core.network.graph.capture import capture
 from qaf_core.network.inventory import LayerInfo, take_inventory
 
 RowOf = Callable[[nn.Module, tuple[int, ...]], LayerInfo]
+Listed = Callable[..., tuple[nn.Module, nn.Module, tuple[LayerInfo, ...]]]
 
 
 def _row_of(module: nn.Module, shape: tuple[int, ...]) -> LayerInfo:
@@ -38,12 +41,25 @@ def weightless() -> Callable[..., nn.Module]:
 
 
 @pytest.fixture(scope="session")
-def resnet18(weightless: Callable[..., nn.Module]) -> tuple[LayerInfo, ...]:
-    """torchvision's ResNet-18 at 224 × 224."""
-    return take_inventory(weightless("resnet18"), (3, 224, 224))
+def listed(weightless: Callable[..., nn.Module]) -> Listed:
+    """A torchvision network, captured at 224 × 224, and its inventory, by name; captured once."""
+
+    @functools.cache
+    def make(name: str, **arguments: Any) -> tuple[nn.Module, nn.Module, tuple[LayerInfo, ...]]:
+        model = weightless(name, **arguments)
+        captured = capture(model, (3, 224, 224))
+        return model, captured, take_inventory(captured, (3, 224, 224))
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def resnet50(weightless: Callable[..., nn.Module]) -> tuple[LayerInfo, ...]:
+def resnet18(listed: Listed) -> tuple[LayerInfo, ...]:
+    """torchvision's ResNet-18 at 224 × 224."""
+    return listed("resnet18")[2]
+
+
+@pytest.fixture(scope="session")
+def resnet50(listed: Listed) -> tuple[LayerInfo, ...]:
     """torchvision's ResNet-50 at 224 × 224."""
-    return take_inventory(weightless("resnet50"), (3, 224, 224))
+    return listed("resnet50")[2]

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from qaf_core.errors import ModelError
-from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.inventory import NOT_RUN, READ_ELSEWHERE, ROOT_NAME
 from qaf_core.network.inventory import (
     LayerInfo,
@@ -27,7 +26,7 @@ from qaf_core.network.inventory import (
     take_inventory,
 )
 
-Weightless = Callable[..., nn.Module]
+Listed = Callable[..., tuple[nn.Module, nn.Module, tuple[LayerInfo, ...]]]
 RowOf = Callable[[nn.Module, tuple[int, ...]], LayerInfo]
 
 
@@ -138,11 +137,9 @@ def test_macs_agree_with_a_count_on_a_real_pass(name: str) -> None:
     ],
 )
 def test_every_parameter_of_a_network_is_in_one_row(
-    name: str, arguments: dict[str, Any], weightless: Weightless
+    name: str, arguments: dict[str, Any], listed: Listed
 ) -> None:
-    model = weightless(name, **arguments)
-    captured = capture(model, (3, 224, 224))
-    inventory = take_inventory(captured, (3, 224, 224))
+    model, captured, inventory = listed(name, **arguments)
     assert sum(info.params for info in inventory) == sum(p.numel() for p in model.parameters())
     assert len({info.name for info in inventory}) == len(inventory)
     modules = {**dict(model.named_modules()), **dict(captured.named_modules())}
@@ -161,15 +158,15 @@ def test_published_counts_of_resnet18(resnet18: tuple[LayerInfo, ...]) -> None:
     assert (down.input_hw, down.output_hw) == ((56, 56), (28, 28))
 
 
-def test_resnet50_takes_at_most_a_second_once_it_is_captured(weightless: Weightless) -> None:
-    model = capture(weightless("resnet50"), (3, 224, 224))
+def test_resnet50_takes_at_most_a_second_once_it_is_captured(listed: Listed) -> None:
+    _, model, _ = listed("resnet50")
     began = time.process_time()
     take_inventory(model, (3, 224, 224))
     assert time.process_time() - began < 1.0
 
 
-def test_attention_shows_its_layers_and_counts_its_products(weightless: Weightless) -> None:
-    inventory = take_inventory(weightless("vit_b_16"), (3, 224, 224))
+def test_attention_shows_its_layers_and_counts_its_products(listed: Listed) -> None:
+    inventory = listed("vit_b_16")[2]
     (first, *others) = [info for info in inventory if info.kind == "attention"]
     assert len(others) == 11
     assert first.params == 0
@@ -184,9 +181,9 @@ def test_attention_shows_its_layers_and_counts_its_products(weightless: Weightle
 
 
 @pytest.mark.parametrize(("name", "layers"), [("swin_t", 2), ("swin_v2_t", 4)])
-def test_windowed_attention_shows_its_layers(name: str, layers: int, weightless: Weightless) -> None:
+def test_windowed_attention_shows_its_layers(name: str, layers: int, listed: Listed) -> None:
     """Those of the second version compute their biases from positions by layers of their own."""
-    inventory = take_inventory(weightless(name), (3, 224, 224))
+    inventory = listed(name)[2]
     attention = [info for info in inventory if info.kind == "attention"]
     assert len(attention) == 12
     windows, positions = 8 * 8, 7 * 7
@@ -249,9 +246,9 @@ def test_layers_whose_weights_are_read_past_them_stay() -> None:
     ],
 )
 def test_the_last_layers_of_all_heads(
-    name: str, arguments: dict[str, Any], last: list[str], weightless: Weightless
+    name: str, arguments: dict[str, Any], last: list[str], listed: Listed
 ) -> None:
-    inventory = take_inventory(weightless(name, **arguments), (3, 224, 224))
+    inventory = listed(name, **arguments)[2]
     assert [info.name for info in inventory if info.final] == last
     assert [info.name for info in output_layers(inventory)] == last
 
@@ -262,8 +259,8 @@ def test_an_older_inventory_has_its_last_layer_for_a_classifier(resnet18: tuple[
     assert output_layers([]) == ()
 
 
-def test_layers_that_never_run_come_last_and_stay(weightless: Weightless) -> None:
-    inventory = take_inventory(weightless("googlenet", init_weights=False), (3, 224, 224))
+def test_layers_that_never_run_come_last_and_stay(listed: Listed) -> None:
+    inventory = listed("googlenet", init_weights=False)[2]
     idle = [info for info in inventory if not info.calls]
     assert inventory[-len(idle) :] == tuple(idle)
     assert all(info.name.startswith("aux") for info in idle)
@@ -384,8 +381,8 @@ def test_a_batchnorm_that_cannot_be_folded(layers: tuple[nn.Module, ...]) -> Non
     assert rows[-1].folded_into is None
 
 
-def test_densenet_keeps_the_batchnorms_before_its_activations(weightless: Weightless) -> None:
-    rows = {info.name: info for info in take_inventory(weightless("densenet121"), (3, 224, 224))}
+def test_densenet_keeps_the_batchnorms_before_its_activations(listed: Listed) -> None:
+    rows = {info.name: info for info in listed("densenet121")[2]}
     assert (
         rows["features.denseblock1.denselayer1.norm2"].folded_into == "features.denseblock1.denselayer1.conv1"
     )
@@ -457,8 +454,8 @@ def test_a_network_without_weights_has_no_rows() -> None:
     assert classifier(()) is None
 
 
-def test_the_last_convolution_classifies_where_no_linear_layer_does(weightless: Weightless) -> None:
-    last = classifier(take_inventory(weightless("squeezenet1_1"), (3, 224, 224)))
+def test_the_last_convolution_classifies_where_no_linear_layer_does(listed: Listed) -> None:
+    last = classifier(listed("squeezenet1_1")[2])
     assert last is not None
     assert last.name == "classifier.1"
 

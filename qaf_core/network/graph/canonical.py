@@ -140,8 +140,13 @@ class CanonicalGraph:
                 self._norms[node] = norm
 
     def _tensor_name(self, wanted: str, value: Tensor) -> str:
-        """The name, with a number behind it where a program for another size has another tensor of it."""
+        """The name, with a number behind it where a program for another size has another tensor of it.
+
+        Operators have names that modules have methods of, as ``to``.
+        """
         count, found = 1, wanted
+        if hasattr(nn.Module, wanted.rpartition(".")[2]):
+            wanted = found = f"{wanted}_result"
         while _has(self._root, found) and not _same(_at(self._root, found), value):
             count += 1
             found = f"{wanted}__{count}"

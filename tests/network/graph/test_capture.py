@@ -103,7 +103,14 @@ def _some_rank(form: str) -> Any:
 
 
 def test_a_plain_network() -> None:
-    parts = [conv(3, 4), nn.BatchNorm2d(4), nn.ReLU(), conv(4, 6, bias=False), nn.Flatten(), nn.Linear(384, 5)]
+    parts = [
+        conv(3, 4),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        conv(4, 6, bias=False),
+        nn.Flatten(),
+        nn.Linear(384, 5),
+    ]
     network = assert_captured(nn.Sequential(*parts))
     assert isinstance(network, GraphNetwork)
     assert set(layers_in(network)) == {"0", "3", "5"}
@@ -338,8 +345,14 @@ def test_every_normalisation_stays() -> None:
 @pytest.mark.parametrize(
     ("model", "shape"),
     [
-        (nn.Sequential(nn.Conv1d(4, 6, 5, stride=2), nn.BatchNorm1d(6), nn.ConvTranspose1d(6, 3, 3)), (4, 16)),
-        (nn.Sequential(nn.Conv3d(2, 4, (3, 1, 2)), nn.BatchNorm3d(4), nn.ConvTranspose3d(4, 2, 2)), (2, 4, 4, 4)),
+        (
+            nn.Sequential(nn.Conv1d(4, 6, 5, stride=2), nn.BatchNorm1d(6), nn.ConvTranspose1d(6, 3, 3)),
+            (4, 16),
+        ),
+        (
+            nn.Sequential(nn.Conv3d(2, 4, (3, 1, 2)), nn.BatchNorm3d(4), nn.ConvTranspose3d(4, 2, 2)),
+            (2, 4, 4, 4),
+        ),
         (nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3)), (6,)),
         (nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(5), nn.Linear(8, 3)), (5, 6)),
     ],
@@ -380,7 +393,9 @@ def test_results_are_nested_as_the_network_nests_them(shaped: Forward) -> None:
 
 
 def test_a_result_that_is_no_tensor_is_kept() -> None:
-    model = Net(lambda net, images: {"scores": net.layer(images), "stride": 8, "extra": None}, layer=conv(3, 4))
+    model = Net(
+        lambda net, images: {"scores": net.layer(images), "stride": 8, "extra": None}, layer=conv(3, 4)
+    )
     found = outputs(assert_captured(model), 2)
     assert (found["stride"], found["extra"]) == (8, None)
 
