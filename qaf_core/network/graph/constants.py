@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +61,9 @@ def compute(node: Node, known: dict[Node, Constant]) -> Constant | None:
     for operand in node.all_input_nodes:
         sources.update(dict.fromkeys(known[operand].sources))
     turned = known[node.all_input_nodes[0]] if _turns_a_matrix(node, value) else None
-    return Constant(value=value, sources=tuple(sources), key=(str(node.target), repr(keys)), turned=turned)
+    # A digest: written out, expressions of expressions would grow without end.
+    digest = hashlib.sha256(repr(keys).encode()).hexdigest()
+    return Constant(value=value, sources=tuple(sources), key=(str(node.target), digest), turned=turned)
 
 
 # Operators that take of a tensor its type only, by the number they fill a new one with.
