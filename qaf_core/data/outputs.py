@@ -121,7 +121,7 @@ def count_classes(
     """How many classes a network's outputs tell apart, or None where that does not show.
 
     Args:
-        network: As it is built; left in evaluation mode.
+        network: As it is built.
         input_shape: (C, H, W) of one image.
         task: What the outputs mean.
         output: Which of them to read, or None.
@@ -129,8 +129,10 @@ def count_classes(
     if task not in READ_TASKS:
         return None
     chosen = None if output is None else tuple(output.split("."))
+    from qaf_core.network.graph.capture import weightless_copy
+
     try:
-        found = _probe(network.eval(), input_shape)
+        found = _probe(weightless_copy(network).eval(), input_shape)  # shapes tell: nothing is computed
         reading = find_reading(found, classes=None, by_pixel=task == "segmentation", chosen=chosen)
     except Exception:  # told when the network is built
         return None

@@ -13,7 +13,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ from qaf_core.quantization.spec import BITS_FLOAT
 from qaf_core.runs.workspace import write_file
 
 if TYPE_CHECKING:
-    pass
+    from onnx import ModelProto, NodeProto
 
 WEIGHT_OPERATORS = ("Conv", "Gemm", "MatMul")
 JOINED_OPERATORS = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid")
@@ -71,7 +72,8 @@ def write_original(
 ) -> bool:
     """Write the original network as fp32 ONNX, BatchNorm folded.
 
-    The nodes of a layer are named ``LAYER.0/OPERATOR``, as in an exported chain of one link.
+    The nodes of a layer, and what ONNX Runtime joins with them, are named ``LAYER.0/OPERATOR``, as in an
+    exported chain of one link.
 
     Returns:
         Whether any number of images goes in at once, or just one.
@@ -79,12 +81,44 @@ def write_original(
     Raises:
         ModelError: If ONNX cannot express the network.
     """
+    import onnx
+
     from qaf_core.deploy.onnx import write_float_graph
 
     model = capture(model, input_shape)
     content, any_batch = write_float_graph(fold_batchnorm(model, inventory), input_shape)
-    write_file(path, content)
+    graph = onnx.load_from_string(content)
+    _name_joined(graph, {f"{info.name}.0" for info in inventory if info.planned})
+    write_file(path, graph.SerializeToString())
     return any_batch
+
+
+def _name_joined(model: ModelProto, layers: Collection[str]) -> None:
+    """Name what ONNX Runtime joins with a layer's last node after the layer too."""
+    takers: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            takers.setdefault(name, []).append(node)
+    outputs = {row.name for row in model.graph.output}
+    renamed: dict[str, str] = {}
+    used: Counter[str] = Counter()
+    for node in model.graph.node:
+        layer = node.name.rpartition("/")[0]
+        following = takers.get(node.output[0], [])
+        while layer in layers and len(following) == 1 and following[0].op_type in JOINED_OPERATORS:
+            (joined,) = following
+            joined.name = f"{layer}/{joined.op_type}"
+            used[joined.name] += 1
+            if used[joined.name] > 1:  # a layer that runs more than once
+                joined.name += f"_{used[joined.name]}"
+            if joined.output[0] not in outputs:
+                renamed[joined.output[0]] = joined.name
+            following = takers.get(joined.output[0], [])
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = renamed.get(name, name)
+    del model.graph.value_info[:]
 
 
 def write_dense_int8(

@@ -31,6 +31,7 @@ from qaf_core.network.graph.program import Program
 from qaf_core.network.graph.proof import prove_capture
 
 EXAMPLE_IMAGES = 2  # of one, export would conclude that it is always just one
+EXAMPLE_ROWS = 16  # of what a part is captured on, if the rows were chosen
 _WRAPPED = ("module", "_orig_mod", "ema_model")
 
 
@@ -253,6 +254,7 @@ def _check_runs(network: nn.Module, input_shape: Sequence[int]) -> None:
 
 def _captured_in_parts(network: nn.Module, input_shape: Sequence[int], whole: Exception) -> nn.Module:
     calls = _watch_calls(network, input_shape)
+    device = next(network.parameters()).device
     found = 0
 
     def descend(owner: nn.Module, path: str) -> None:
@@ -262,7 +264,7 @@ def _captured_in_parts(network: nn.Module, input_shape: Sequence[int], whole: Ex
             call = calls.get(child)
             if next(child.parameters(), None) is None:
                 continue
-            part = None if call is None else _try_part(child, call)  # a list of modules is not called itself
+            part = None if call is None else _try_part(child, *_small(call, device))  # a list is not called
             if part is None:
                 descend(child, place)
             else:
@@ -271,7 +273,8 @@ def _captured_in_parts(network: nn.Module, input_shape: Sequence[int], whole: Ex
 
     descend(network, "")
     if found:
-        with contextlib.suppress(Exception):  # it may read of a part what no graph has
+        choosing = _KeepEverything() if device.type == "meta" else contextlib.nullcontext()  # type: ignore[no-untyped-call]
+        with contextlib.suppress(Exception), choosing:  # it may read of a part what no graph has
             network(example_images(network, input_shape, 1))
             return network.eval()
     raise ModelError(
@@ -281,8 +284,7 @@ def _captured_in_parts(network: nn.Module, input_shape: Sequence[int], whole: Ex
     ) from whole
 
 
-def _try_part(module: nn.Module, call: tuple[Any, Any]) -> GraphNetwork | None:
-    args, kwargs = call
+def _try_part(module: nn.Module, args: Any, kwargs: Any) -> GraphNetwork | None:
     leaves = tree_flatten((args, kwargs))[0]
     if not all(isinstance(leaf, Tensor | bool | int | float | str | None) for leaf in leaves):
         return None
@@ -300,7 +302,7 @@ class _KeepEverything(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _watch_calls(network: nn.Module, input_shape: Sequence[int]) -> dict[nn.Module, tuple[Any, Any]]:
-    """Module -> the arguments of its first call, as empty tensors of the same shape."""
+    """Module -> the arguments of its first call; on the meta device where that can be."""
     seen: dict[str, tuple[Any, Any]] = {}
     try:
         weightless = weightless_copy(network)
@@ -310,16 +312,23 @@ def _watch_calls(network: nn.Module, input_shape: Sequence[int]) -> dict[nn.Modu
     except Exception:  # it computes with values: run it for real
         seen.clear()
         _run_watched(network, example_images(network, input_shape, EXAMPLE_IMAGES), seen)
-    device = next(network.parameters()).device
-    return {
-        module: tree_map(lambda leaf: _zeros(leaf, device), seen[name])
-        for name, module in network.named_modules()
-        if name in seen
-    }
+    return {module: seen[name] for name, module in network.named_modules() if name in seen}
 
 
-def _zeros(leaf: Any, device: torch.device) -> Any:
-    return torch.zeros(leaf.shape, dtype=leaf.dtype, device=device) if isinstance(leaf, Tensor) else leaf
+def _small(call: tuple[Any, Any], device: torch.device) -> tuple[Any, Any]:
+    """A call's arguments as zeros; of a single tensor few rows, as where all there is to choose was kept."""
+    tensors = [leaf for leaf in tree_flatten(call)[0] if isinstance(leaf, Tensor)]
+
+    def zeros(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        shape = list(leaf.shape)
+        if len(tensors) == 1 and shape:
+            shape[0] = min(shape[0], EXAMPLE_ROWS)
+        return torch.zeros(shape, dtype=leaf.dtype, device=device)
+
+    smaller: tuple[Any, Any] = tree_map(zeros, call)
+    return smaller
 
 
 def _run_watched(network: nn.Module, example: Tensor, seen: dict[str, tuple[Any, Any]]) -> None:
@@ -354,4 +363,3 @@ def _reason(error: BaseException) -> str:
     """An error in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:240]
-
