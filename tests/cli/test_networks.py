@@ -56,19 +56,17 @@ def test_every_layer_that_stays_says_why(capsys: pytest.CaptureFixture[str], pec
     assert main(["inspect", peculiar]) == 0
     printed = capsys.readouterr().out
     rows = {line.split()[0]: line for line in printed.splitlines() if line}
-    for name in ("twice", "attention.q_proj", "attention.out_proj", "head"):
+    # Attention with extra keys, a weight of two layers, a weight read as a matrix: all are multiplications.
+    for name in ("twice", "attention.q_proj", "attention.out_proj", "odd.q_proj", "one.weight", "read", "head"):
         assert rows[name].endswith(("cp, tucker2, svd, dense, keep", "svd, dense, keep"))
     for name, words in {
         "grouped": "dense, keep (grouped: every output reads the few channels of its group only",
         "attention": "what is left of an attention beside its projections",
-        "odd": "an attention that keeps its projections in one tensor",
-        "one": "it shares its weight with other",
-        "other": "it shares its weight with one",
-        "read": "the network reads its weight or bias past the layer itself",
+        "odd": "parameters outside convolution and linear layers stay as they are",
         "auxiliary": "it does not run in a prediction: a head for training only",
     }.items():
         assert words in rows[name]
-    assert "7 of 12 convolution and linear layers can be factorized: " in printed
+    assert "13 of 14 convolution and linear layers can be factorized: " in printed
 
 
 def test_a_peculiar_network_can_be_costed(capsys: pytest.CaptureFixture[str], peculiar: str) -> None:
