@@ -57,7 +57,8 @@ def test_every_layer_that_stays_says_why(capsys: pytest.CaptureFixture[str], pec
     printed = capsys.readouterr().out
     rows = {line.split()[0]: line for line in printed.splitlines() if line}
     # Attention with extra keys, a weight of two layers, a weight read as a matrix: all are multiplications.
-    for name in ("twice", "attention.q_proj", "attention.out_proj", "odd.q_proj", "one.weight", "read", "head"):
+    layers = ("twice", "attention.q_proj", "attention.out_proj", "odd.q_proj", "one.weight", "read", "head")
+    for name in layers:
         assert rows[name].endswith(("cp, tucker2, svd, dense, keep", "svd, dense, keep"))
     for name, words in {
         "grouped": "dense, keep (grouped: every output reads the few channels of its group only",
