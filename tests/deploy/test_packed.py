@@ -14,6 +14,8 @@ from qaf_core.data.models import build_model, find_model
 from qaf_core.deploy.packed import describe_packed, open_packed
 from qaf_core.errors import WeightsError
 
+INPUT_SHAPE = (3, 16, 16)
+
 CONVOLUTION = {"conv": ("cp", 4, 4)}
 
 
@@ -57,6 +59,7 @@ def test_a_users_own_network_is_given_and_never_imported(
             scores: Tensor = self.conv(images).mean((2, 3))
             return scores
 
+    card["input_shape"] = list(INPUT_SHAPE)
     model = pack(path, Net(), CONVOLUTION, card=card)
     with pytest.raises(WeightsError, match="not imported.*own_network_of_a_test:make.*factory="):
         open_packed(path)
@@ -72,7 +75,8 @@ def test_a_file_that_does_not_tell_its_network_is_refused(tmp_path: Path, pack: 
     pack(path, network, CONVOLUTION)
     with pytest.raises(WeightsError, match="does not tell which network.*classes"):
         open_packed(path)
-    pack(path, network, CONVOLUTION, card={**card_of("digits/cnn"), "architecture": "resnet9000"})
+    card = {**card_of("digits/cnn"), "architecture": "resnet9000", "input_shape": list(INPUT_SHAPE)}
+    pack(path, network, CONVOLUTION, card=card)
     with pytest.raises(WeightsError, match="cannot be built here.*resnet9000.*update qaf"):
         open_packed(path)
 
