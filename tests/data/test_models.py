@@ -22,6 +22,7 @@ from qaf_core.data.torchvision_names import (
     TORCHVISION_SEGMENTATION,
 )
 from qaf_core.errors import ModelError, WeightsError
+from qaf_core.network.graph.network import layers_in
 from qaf_core.network.inventory import take_inventory
 
 SHIPPED = (
@@ -157,7 +158,7 @@ def test_torchvisions_networks_bear_the_names_of_what_they_tell_apart() -> None:
 def test_cifar_resnets_have_the_published_size(name: str, parameters: int) -> None:
     network = build_model(find_model(f"cifar/{name}"), with_weights=False)
     assert sum(value.numel() for value in network.parameters()) == parameters
-    assert sum(isinstance(module, nn.Conv2d) for module in network.modules()) == int(name[6:]) - 1
+    assert sum(layer.operation.dims == 2 for layer in layers_in(network).values()) == int(name[6:]) - 1
 
 
 def test_the_shortcut_takes_every_second_pixel_and_pads_channels_with_zeros() -> None:

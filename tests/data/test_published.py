@@ -127,7 +127,9 @@ def test_weights_are_fetched_once_with_progress(
         assert "100.0%" in capfd.readouterr().err
         for file in folder.iterdir():
             file.unlink()
-        assert torch.equal(network.classifier[1].bias, build_model(source).classifier[1].bias)
+        assert torch.equal(
+            *(made.get_parameter("classifier.1.bias") for made in (network, build_model(source)))
+        )
         assert "%" not in capfd.readouterr().err
     finally:
         del torchvision_models._api.BUILTIN_MODELS["own_squeezenet"]
@@ -194,4 +196,4 @@ def test_a_copy_torch_already_has_is_used(tmp_path: Path, monkeypatch: pytest.Mo
     torch.save(torchvision_models.resnet18().state_dict(), kept)
     source = find_model("torchvision/resnet18", "DEFAULT", workspace=tmp_path)
     assert source.weights == kept
-    assert build_model(source).fc.out_features == 1000
+    assert build_model(source).get_parameter("fc.weight").shape[0] == 1000
