@@ -63,7 +63,7 @@ def test_every_layer_that_stays_says_why(capsys: pytest.CaptureFixture[str], pec
     for name, words in {
         "grouped": "dense, keep (grouped: every output reads the few channels of its group only",
         "attention": "what is left of an attention beside its projections",
-        "odd": "parameters outside convolution and linear layers stay as they are",
+        "odd": "what is left of an attention beside its projections",
         "auxiliary": "it does not run in a prediction: a head for training only",
     }.items():
         assert words in rows[name]

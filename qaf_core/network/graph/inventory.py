@@ -151,6 +151,7 @@ class _Watcher:
         operator = operator_of(node)
         if operator in _PRODUCTS:
             row = self.rows.setdefault(_module_path(path, node), _Seen("attention"))
+            row.kind = "attention" if row.kind == "parameter" else row.kind  # it has some of its own as well
             row.calls += 1
             row.macs += _product_macs(operator, execution, node, result)
             row.output_elements += result.numel()
