@@ -27,7 +27,8 @@ class LayerInfo:
     """A weight layer as one forward pass of one image saw it.
 
     Attributes:
-        name: Of the weight, without ``.weight``; ``(model)`` for parameters of the network itself.
+        name: Of the weight, without ``.weight`` (but for a layer that stands alone between Python code, as in
+            a network that decides by values); ``(model)`` for parameters of the network itself.
         kind: ``conv2d``, ``conv_transpose1d``, ``linear``, ``batchnorm``, or another: ``layernorm``,
             ``attention``, ``parameter`` …
         weight_shape: Shape of the weight; a convolution's, transposed or not, is (C_out, C_in / groups, k…).

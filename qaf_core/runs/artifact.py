@@ -32,9 +32,7 @@ from torch import Tensor, nn
 from qaf_core.errors import ModelError, WeightsError
 from qaf_core.factorization.factors import Factors
 from qaf_core.network.build import build_chain
-from qaf_core.network.graph.canonical import FIXED
 from qaf_core.network.graph.capture import capture
-from qaf_core.network.graph.constants import packed_parts
 from qaf_core.network.graph.network import layer_of
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.network.layers import BatchNorm, FactorizedLayer, Folded, Layer, Link, swap_layer
@@ -42,6 +40,15 @@ from qaf_core.network.passes.requantization import connect_chains
 from qaf_core.network.structures import weight_factor_shapes
 from qaf_core.quantization.packing import pack_codes, packed_size_bytes, unpack_codes
 from qaf_core.quantization.spec import BITS_FLOAT
+from qaf_core.runs.kept_tensors import (
+    EXACT_KEY,
+    exact_tensors,
+    is_fixed,
+    is_within,
+    restore_exact,
+    smallest_type,
+    split_packed,
+)
 from qaf_core.runs.workspace import write_file
 
 FORMAT_VERSION = 3  # 1 had no checksum, 2 no exact tensors
@@ -49,7 +56,6 @@ OLDEST_VERSION = 2
 INDEX_KEY, CHECKSUM_KEY = "qaf", "sha256"
 # Segments are scaled to just below 2**15: fp16 ends at 65504, and rounds up.
 _TOP_EXPONENT = 15
-EXACT_KEY = "exact."  # tensors that are no real floating-point numbers follow under names of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +175,7 @@ def save_packed(path: Path, model: nn.Module, inventory: Sequence[LayerInfo], ca
     kept = _kept_tensors(model, [row[0] for row in layers], folds)
     for tensor in kept.values():
         packed.add_half(tensor)
-    exact = _exact_tensors(model)
+    exact = exact_tensors(model)
     index = {
         **card,
         "format": FORMAT_VERSION,
@@ -180,7 +186,7 @@ def save_packed(path: Path, model: nn.Module, inventory: Sequence[LayerInfo], ca
     if exact:
         index["exact"] = [[key, str(value.dtype).removeprefix("torch.")] for key, value in exact.items()]
     text, tensors = json.dumps(index, separators=(",", ":")), packed.tensors()
-    tensors |= {f"{EXACT_KEY}{number}": _smallest(value) for number, value in enumerate(exact.values())}
+    tensors |= {f"{EXACT_KEY}{number}": smallest_type(value) for number, value in enumerate(exact.values())}
     content = to_safetensors(tensors, {INDEX_KEY: text, CHECKSUM_KEY: _checksum(text, tensors)})
     write_file(path, content)
     return len(content)
@@ -294,39 +300,13 @@ def _fill(model: nn.Module, index: Mapping[str, Any], tensors: Mapping[str, np.n
         swap_layer(model, name, Folded())
     kept = {key: reader.half(shape) for key, shape in index["kept"]}
     reader.finish()
-    kept = _unpacked(kept)
+    kept = split_packed(kept)
     _restore_kept(model, kept)
-    _restore_exact(model, index.get("exact", ()), tensors)
+    restore_exact(model, index.get("exact", ()), tensors)
     missing = _outside(model, [row[0] for row in index["layers"]]) - set(kept)
     if missing:
         raise ValueError(f"nothing in the file for {min(missing)}")
     connect_chains(model.eval())
-
-
-def _unpacked(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Older files may hold the projections of an attention in one tensor."""
-    found: dict[str, Tensor] = {}
-    for key, values in kept.items():
-        weight = f"{key.removesuffix('bias')}weight" if key.endswith("in_proj_bias") else key
-        columns = values.shape[0] // 3 if values.ndim == 1 else values.shape[-1]
-        parts = packed_parts(weight, values.shape[0], columns) if values.shape and columns else ()
-        kind = "bias" if key.endswith("bias") else "weight"
-        if parts:
-            pieces = torch.split(values, columns)
-            found.update({f"{part}.{kind}": piece for part, piece in zip(parts, pieces, strict=True)})
-        else:
-            found[key] = values
-    return found
-
-
-def _restore_exact(
-    model: nn.Module, rows: Sequence[Sequence[str]], tensors: Mapping[str, np.ndarray[Any, Any]]
-) -> None:
-    present = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for number, (key, dtype) in enumerate(rows):
-        values, wanted = torch.from_numpy(tensors[f"{EXACT_KEY}{number}"]), getattr(torch, dtype)
-        values = torch.view_as_complex(values) if wanted.is_complex else values.to(wanted)
-        present[key].data.copy_(values.reshape(present[key].shape))
 
 
 def _in_one_line(error: Exception) -> str:
@@ -402,50 +382,18 @@ def _kept_tensors(
     return state
 
 
-def _exact_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Integer, Boolean and complex tensors outside the chains."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    chains = [name for name, part in model.named_modules() if isinstance(part, FactorizedLayer)]
-    return {
-        key: value.detach()
-        for key, value in tensors.items()
-        if not value.is_floating_point() and not _is_fixed(key) and not _within(key, chains)
-    }
-
-
-def _smallest(values: Tensor) -> np.ndarray[Any, Any]:
-    """The values in the smallest type that holds them exactly; complex ones as pairs."""
-    if values.is_complex():
-        pairs: np.ndarray[Any, Any] = torch.view_as_real(values).contiguous().numpy()
-        return pairs
-    whole = values.to(torch.int64) if values.dtype != torch.bool else values.to(torch.uint8)
-    low, high = (int(whole.min()), int(whole.max())) if whole.numel() else (0, 0)
-    fits = (t for t in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64))
-    chosen = next(t for t in fits if torch.iinfo(t).min <= low and high <= torch.iinfo(t).max)
-    found: np.ndarray[Any, Any] = whole.to(chosen).contiguous().numpy()
-    return found
-
-
-def _is_fixed(key: str) -> bool:
-    return FIXED in key.split(".")[:-1]
-
-
-def _within(key: str, names: Sequence[str]) -> bool:
-    return any(key.startswith(f"{name}.") for name in names)
-
-
 def _outside(model: nn.Module, gone: Sequence[str]) -> set[str]:
     """Keys of the parameters and floating-point buffers that a file keeps, outside the modules ``gone``.
 
     The statistics of BatchNorm are none of them: a file keeps what they amount to, its weight and bias.
     """
     tensors = (*model.named_parameters(), *model.named_buffers())
-    keys = {key for key, value in tensors if value.is_floating_point() and not _is_fixed(key)}
+    keys = {key for key, value in tensors if value.is_floating_point() and not is_fixed(key)}
     for name, module in model.named_modules():
         if _statistics(module) is not None:
             keys -= {f"{name}.running_mean", f"{name}.running_var"}
             keys |= {f"{name}.weight", f"{name}.bias"}
-    return {key for key in keys if not _within(key, gone)}
+    return {key for key in keys if not is_within(key, gone)}
 
 
 # Reading

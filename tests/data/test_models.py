@@ -294,20 +294,21 @@ class Reading(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("constructor", "forward"),
+    ("constructor", "forward", "names"),
     [
-        ("self.scale = float(self.first.weight.abs().max())", "x = x / self.scale"),
-        ("pass", "x = x if float(x.sum()) < 1e9 else -x"),
+        ("self.scale = float(self.first.weight.abs().max())", "x = x / self.scale", ["first", "head"]),
+        # Captured in parts, each of them a single layer: these bear the whole names of their weights.
+        ("pass", "x = x if float(x.sum()) < 1e9 else -x", ["first.weight", "head.weight"]),
     ],
 )
 def test_a_network_of_ones_own_may_read_its_weights_or_decide_by_values(
-    constructor: str, forward: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    constructor: str, forward: str, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = "reading_in_" + ("constructor" if constructor != "pass" else "forward")
     (tmp_path / f"{module}.py").write_text(READING.format(constructor=constructor, forward=forward))
     monkeypatch.syspath_prepend(str(tmp_path))
     rows = load_inventory(find_model(f"{module}:Reading"))
-    assert [row.name for row in rows if row.eligible] == ["first", "head"]
+    assert [row.name for row in rows if row.eligible] == names
 
 
 # --- Weights

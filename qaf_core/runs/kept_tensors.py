@@ -1,0 +1,77 @@
+"""Tensors of a packed file outside its layers: exact ones, and names of older files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qaf_core.network.graph.canonical import FIXED
+from qaf_core.network.graph.constants import packed_parts
+from qaf_core.network.layers import FactorizedLayer
+
+EXACT_KEY = "exact."  # tensors that are no real floating-point numbers follow under names of their own
+
+
+def split_packed(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Older files may hold the projections of an attention in one tensor."""
+    found: dict[str, Tensor] = {}
+    for key, values in kept.items():
+        weight = f"{key.removesuffix('bias')}weight" if key.endswith("in_proj_bias") else key
+        columns = values.shape[0] // 3 if values.ndim == 1 else values.shape[-1]
+        parts = packed_parts(weight, values.shape[0], columns) if values.shape and columns else ()
+        kind = "bias" if key.endswith("bias") else "weight"
+        if parts:
+            pieces = torch.split(values, columns)
+            found.update({f"{part}.{kind}": piece for part, piece in zip(parts, pieces, strict=True)})
+        else:
+            found[key] = values
+    return found
+
+
+def restore_exact(
+    model: nn.Module, rows: Sequence[Sequence[str]], tensors: Mapping[str, np.ndarray[Any, Any]]
+) -> None:
+    """Put exact tensors back, in the order of the index."""
+    present = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for number, (key, dtype) in enumerate(rows):
+        values, wanted = torch.from_numpy(tensors[f"{EXACT_KEY}{number}"]), getattr(torch, dtype)
+        values = torch.view_as_complex(values) if wanted.is_complex else values.to(wanted)
+        present[key].data.copy_(values.reshape(present[key].shape))
+
+
+def exact_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Integer, Boolean and complex tensors outside the chains."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    chains = [name for name, part in model.named_modules() if isinstance(part, FactorizedLayer)]
+    return {
+        key: value.detach()
+        for key, value in tensors.items()
+        if not value.is_floating_point() and not is_fixed(key) and not is_within(key, chains)
+    }
+
+
+def smallest_type(values: Tensor) -> np.ndarray[Any, Any]:
+    """The values in the smallest type that holds them exactly; complex ones as pairs."""
+    if values.is_complex():
+        pairs: np.ndarray[Any, Any] = torch.view_as_real(values).contiguous().numpy()
+        return pairs
+    whole = values.to(torch.int64) if values.dtype != torch.bool else values.to(torch.uint8)
+    low, high = (int(whole.min()), int(whole.max())) if whole.numel() else (0, 0)
+    fits = (t for t in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64))
+    chosen = next(t for t in fits if torch.iinfo(t).min <= low and high <= torch.iinfo(t).max)
+    found: np.ndarray[Any, Any] = whole.to(chosen).contiguous().numpy()
+    return found
+
+
+def is_fixed(key: str) -> bool:
+    """Whether a tensor follows from the network's code alone."""
+    return FIXED in key.split(".")[:-1]
+
+
+def is_within(key: str, names: Sequence[str]) -> bool:
+    """Whether a tensor belongs to one of these modules."""
+    return any(key.startswith(f"{name}.") for name in names)
