@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import logging
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,12 +13,12 @@ from torch import Tensor, nn
 
 from qaf_core.errors import ModelError
 from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.export import quiet
 from qaf_core.network.layers import FactorizedLayer, Layer, Link, swap_layer
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-EXPORTER_LOGGERS = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes")
 OPSET = 21  # the first with 4-bit integers
 CHAIN_DOMAIN, CHAIN_OPERATOR = "qaf", "Chain"
 INPUT_NAME = "images"
@@ -155,7 +151,7 @@ def _export(
     network: nn.Module, input_shape: Sequence[int], outputs: Sequence[str], *, any_batch: bool
 ) -> ModelProto:
     example = torch.zeros(EXAMPLE_BATCH if any_batch else 1, *input_shape)
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             network,
             (example,),
@@ -170,25 +166,6 @@ def _export(
         raise ModelError("the network cannot be written as ONNX")
     graph: ModelProto = program.model_proto
     return graph
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What the exporter warns of is either harmless or ends in an error.
-
-    Of a network whose way depends on its data it also prints the whole graph, not as a log but to stderr.
-    """
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        loggers = [logging.getLogger(name) for name in EXPORTER_LOGGERS]
-        levels = [logger.level for logger in loggers]
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 def _reason(error: BaseException) -> str:

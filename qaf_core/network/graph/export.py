@@ -26,7 +26,9 @@ from qaf_core.errors import ModelError
 from qaf_core.network.graph.constants import is_filled
 from qaf_core.network.graph.nodes import made_by, schema_of
 
-EXPORT_LOGGERS = ("torch.export", "torch.fx.experimental.symbolic_shapes", "torch._dynamo", "torch._export")
+EXPORT_LOGGERS = (
+    "torch.export", "torch.onnx", "torch.fx.experimental.symbolic_shapes", "torch._dynamo", "torch._export",
+)  # fmt: skip
 _ATEN = torch.ops.aten
 # They check, or say, what holds anyway.
 _ASSERTIONS = (
