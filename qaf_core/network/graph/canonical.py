@@ -315,6 +315,8 @@ class CanonicalGraph:
                 put(self._root, name, made)
         for name in read:
             self._put_tensor(name)
+            if name.startswith("computed.") and name in self._raw:
+                getattr(self._root, "taken_up", set()).update(self._raw[name].sources)
         for module in self._root.modules():
             if isinstance(module, Layer):
                 module.read_elsewhere = module.read_elsewhere or self._is_read(module, read)

@@ -157,7 +157,7 @@ def _captured(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
     network.absent = {
         name: tuple(tensor.shape)
         for name, tensor in module.named_parameters()
-        if id(tensor) not in held and name not in used
+        if id(tensor) not in held and (name not in used or name in network.taken_up)
     }
     return network.eval()
 

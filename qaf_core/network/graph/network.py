@@ -39,6 +39,7 @@ class GraphNetwork(nn.Module):
 
     Attributes:
         programs: By the shapes they take; the first dimension is open where any number of images goes in.
+        taken_up: Names of parameters that only a computed constant follows from.
         absent: Shapes of the original's parameters that no prediction reads, by name.
         observer: Told of every step of every run; None: nobody is.
     """
@@ -48,6 +49,7 @@ class GraphNetwork(nn.Module):
         self._capture_again = capture_again
         self.programs: dict[Signature, Program] = {}
         self.absent: dict[str, tuple[int, ...]] = {}
+        self.taken_up: set[str] = set()
         self.observer: Observer | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GraphNetwork:
