@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 
 from qaf_core.errors import DataError, ModelError
-from qaf_core.network.graph.network import layer_of
+from qaf_core.network.graph.network import GraphNetwork, layer_of, layers_in, observed
+from qaf_core.network.graph.nodes import site_of
+from qaf_core.network.graph.program import Execution
 from qaf_core.pipeline.walk import Segment, Walk
 
 
@@ -63,6 +66,7 @@ def walk_layers(
         DataError: If nothing reaches a layer on any image.
     """
     open_layers = set(counts)
+    later = _later_calls(original, batches, counts)
     with Walk(original, batches) as before, Walk(compressed or original, batches) as after:
         pairs = zip(before.segments(), after.segments(), strict=True) if compressed is not None else (
             (segment, segment) for segment in before.segments()
@@ -70,7 +74,10 @@ def walk_layers(
         for first, second in pairs:
             for name in [name for name in second.layers() if name in open_layers]:
                 open_layers.discard(name)
-                _visit(name, first, second, original, counts[name], visit, name in after_choice)
+                calls = _calls(name, first, second, original, counts[name], name in after_choice)
+                for batch, more in zip(calls, later, strict=False):
+                    batch += more.get(name, ())
+                visit(name, _samples(name, calls, name in after_choice))
             if not open_layers:
                 return
     if open_layers:
@@ -78,31 +85,77 @@ def walk_layers(
         raise ModelError("the layer does not run in a forward pass", got=name, remedy="plan it as keep")
 
 
-def _visit(
-    name: str, before: Segment, after: Segment, original: nn.Module, count: int, visit: Visit, chosen: bool
-) -> None:
-    calls, sites = after.calls(name), after.sites(name)
+@dataclass(frozen=True)
+class _Call:
+    """One call of a layer: what it takes in, what it should put out, and which of its operations it is."""
+
+    values: Tensor
+    target: Tensor
+    site: int
+
+
+def _calls(
+    name: str, before: Segment, after: Segment, original: nn.Module, count: int, chosen: bool
+) -> list[list[_Call]]:
+    """The layer's calls in one segment, by batch."""
+    sites = after.sites(name)
     inputs = _at_all_calls(after, name, count, outputs=False)
     if chosen:
         layer = layer_of(original, name)
         targets = [[layer(values, site) for values in row] for row, site in zip(inputs, sites, strict=True)]
     else:
         targets = _at_all_calls(before, name, count, outputs=True)
-    # One batch after the other, its calls next to each other.
-    flat_inputs = [values for row in zip(*inputs, strict=True) for values in row]
-    flat_targets = [values for row in zip(*targets, strict=True) for values in row]
-    if chosen:
-        kept = [index for index, values in enumerate(flat_inputs) if values.numel()]
-        if not kept:
-            raise DataError(
-                "the network chooses nothing for a layer on any calibration image",
-                got=name,
-                remedy="give images that show what the network looks for, or plan the layer as keep",
-            )
-        flat_inputs, flat_targets = [flat_inputs[i] for i in kept], [flat_targets[i] for i in kept]
-        calls, sites = 1, tuple(sites[index % calls] for index in kept)
-    del inputs, targets
-    visit(name, LayerSamples(inputs=flat_inputs, targets=flat_targets, calls=calls, sites=sites))
+    by_batch = zip(zip(*inputs, strict=True), zip(*targets, strict=True), strict=True)
+    return [[_Call(*call) for call in zip(taken, put_out, sites, strict=True)] for taken, put_out in by_batch]
+
+
+def _samples(name: str, batches: Sequence[Sequence[_Call]], chosen: bool) -> LayerSamples:
+    """One batch after the other, its calls next to each other."""
+    flat = [call for batch in batches for call in batch if call.values.numel() or not chosen]
+    if not flat:
+        raise DataError(
+            "the network chooses nothing for a layer on any calibration image",
+            got=name,
+            remedy="give images that show what the network looks for, or plan the layer as keep",
+        )
+    calls = 1 if chosen else len(batches[0])
+    return LayerSamples(
+        inputs=[call.values for call in flat],
+        targets=[call.target for call in flat],
+        calls=calls,
+        sites=tuple(call.site for call in (flat if chosen else batches[0])),
+    )
+
+
+def _later_calls(
+    original: nn.Module, batches: Sequence[Tensor], counts: Mapping[str, int]
+) -> list[dict[str, list[_Call]]]:
+    """For each batch, calls of layers in a part that Python calls again, without those of its first call.
+
+    A layer is visited at its part's first call. What it takes in later is not known by then in the compressed
+    network, so what it takes in in the original stands for it.
+    """
+    later: list[dict[str, list[_Call]]] = []
+    if isinstance(original, GraphNetwork):
+        return later
+    found = layers_in(original)
+    names = {id(found[name]): name for name in counts}
+    first: dict[str, Execution] = {}
+
+    def look(execution: Execution, node: Node, result: Tensor) -> None:
+        if node.op != "call_module":
+            return
+        name = names.get(id(execution.root.get_submodule(str(node.target))))
+        if name is None or len(later) > counts[name] or first.setdefault(name, execution) is execution:
+            return
+        later[-1].setdefault(name, []).append(_Call(execution.operand(node), result, site_of(node)))
+
+    with observed(original, look):
+        for batch in batches[: max(counts.values(), default=0)]:
+            first.clear()
+            later.append({})
+            original(batch)
+    return later
 
 
 def _at_all_calls(segment: Segment, name: str, count: int, *, outputs: bool) -> list[list[Tensor]]:

@@ -81,6 +81,19 @@ class ChoosingTwice(Choosing):
         return torch.cat([self.head(flat[score > 0]), self.head(flat[score > 1000])])
 
 
+class Again(nn.Module):
+    """Python calls one part again and again, on ever larger values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        for _ in range(2 if float(rows.sum()) < 1e9 else 3):
+            rows = rows + 10 * self.block(rows)
+        return rows
+
+
 class Stepwise(nn.Module):
     """Python between its parts that looks at values: captured in parts."""
 
@@ -290,6 +303,25 @@ def test_behind_a_choice_the_original_layer_is_asked_about_the_rows_that_were_ch
     assert_same(found["head"].inputs, seen_plainly(compressed, "head", rows)[0])
     assert sum(map(len, found["head"].inputs)) != sum(map(len, seen_plainly(original, "head", rows)[0]))
     assert_same(found["score"].targets, seen_plainly(original, "score", rows)[1])
+
+
+def test_a_part_that_python_calls_again_is_seen_at_its_later_calls_too() -> None:
+    torch.manual_seed(0)
+    model = Again().eval()
+    network, rows = capture(model, (4,)), torch.randn(6, 4)
+    seen: dict[str, LayerSamples] = {}
+    counts = {"block.0": 2, "block.2": 1}
+    walk_layers(network, copy.deepcopy(network), rows.split(2), counts, seen.__setitem__)
+    with torch.inference_mode():
+        second = rows + 10 * model.block(rows)
+    first = seen["block.0"]
+    assert first.calls == 2
+    assert first.sites == (0, 0)
+    for found, wanted in zip(first.inputs, (rows[:2], second[:2], rows[2:4], second[2:4]), strict=True):
+        torch.testing.assert_close(found, wanted)
+    for values, target in zip(first.inputs, first.targets, strict=True):
+        torch.testing.assert_close(model.block[0](values), target)
+    assert len(seen["block.2"].inputs) == 2
 
 
 def test_images_on_which_nothing_is_chosen_are_left_out() -> None:

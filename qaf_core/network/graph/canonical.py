@@ -83,6 +83,9 @@ class CanonicalGraph:
         exported: The graph.
         names: Id of a tensor -> its first name in the network, so that shared tensors have one name.
         root: Gets the layers and tensors; what it has already, from another graph of the network, is used.
+
+    Attributes:
+        taken_up: Names of parameters that only a computed constant follows from.
     """
 
     def __init__(self, exported: Exported, names: Mapping[int, str], root: nn.Module) -> None:
@@ -93,6 +96,7 @@ class CanonicalGraph:
         self._layers: dict[Hashable, _LayerSite] = {}
         self._norm_names: dict[Hashable, str] = {}
         self._raw: dict[str, Constant] = {}
+        self.taken_up: set[str] = set()
         self._graph = Graph()
         self._made: dict[Node, Node] = {}
         for node, (name, value) in exported.constants.items():
@@ -316,7 +320,7 @@ class CanonicalGraph:
         for name in read:
             self._put_tensor(name)
             if name.startswith("computed.") and name in self._raw:
-                getattr(self._root, "taken_up", set()).update(self._raw[name].sources)
+                self.taken_up.update(self._raw[name].sources)
         for module in self._root.modules():
             if isinstance(module, Layer):
                 module.read_elsewhere = module.read_elsewhere or self._is_read(module, read)

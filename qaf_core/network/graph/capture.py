@@ -213,7 +213,10 @@ class _Again:
         args, kwargs = tree_map(_plain_copy, (tuple(args), dict(kwargs)))
         exported = export_module(self._module, args, kwargs, any_batch=any_batch)
         self.used |= {name for node, (name, _) in exported.constants.items() if node.users}
-        return CanonicalGraph(exported, _names(self._module), network).build()
+        graph = CanonicalGraph(exported, _names(self._module), network)
+        program = graph.build()
+        network.taken_up |= graph.taken_up
+        return program
 
 
 def _plain_copy(value: Any) -> Any:

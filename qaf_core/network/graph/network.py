@@ -58,7 +58,7 @@ class GraphNetwork(nn.Module):
         twin.training = self.training
         for name in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
             twin.__dict__[name] = copy.deepcopy(self.__dict__[name], memo)
-        twin.programs, twin.absent = dict(self.programs), self.absent
+        twin.programs, twin.absent, twin.taken_up = dict(self.programs), self.absent, set(self.taken_up)
         return twin
 
     @property
