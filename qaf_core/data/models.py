@@ -341,8 +341,10 @@ def load_inventory(source: ModelSource) -> tuple[LayerInfo, ...]:
             network = _build_network(source)
         return take_inventory(network.eval(), source.input_shape)
     except (NotImplementedError, RuntimeError, ModelError):  # it reads weights, or decides by values
-        network = _build_network(source)
-        return take_inventory(network.eval(), source.input_shape)
+        from qaf_core.network.graph.capture import capture
+
+        network = capture(_build_network(source).eval(), source.input_shape, prove=False)
+        return take_inventory(network, source.input_shape)
 
 
 def _origin(source: ModelSource) -> str:

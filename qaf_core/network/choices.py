@@ -1,8 +1,9 @@
 """Operations that choose by value: the best scores, the boxes that remain, the positions that are not zero.
 
 Two things follow from a choice. How much it keeps is not known before it runs: on the meta device, which has
-no values, everything is taken to be kept, so that counts are those of the busiest image. And what a layer
-behind it takes in need not agree, row by row, between two networks that choose differently.
+no values, everything is taken to be kept, so that counts are those of the busiest image; a single value that
+Python asks for is zero. And what a layer behind it takes in need not agree, row by row, between two networks
+that choose differently.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+MOST_VALUES = 10_000  # asked for by Python in one pass; more would be a loop until a value is reached
 
 _CHOOSING = {
     "aten::topk",
@@ -30,6 +34,26 @@ def is_choice(operation: Any, arguments: tuple[Any, ...]) -> bool:
     """Whether an operation (as a dispatch mode sees it) selects or orders elements by their values."""
     name = _name(operation)
     return name in _CHOOSING or (name == "aten::index" and any(map(_is_mask, arguments[1])))
+
+
+class KeepEverything(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """On the meta device, choices by value keep all there is to choose from.
+
+    Attributes:
+        values: How many single values Python has asked for; they were all zero.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.values = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if _name(func) == "aten::_local_scalar_dense" and args[0].device.type == "meta":
+            self.values += 1
+            if self.values > MOST_VALUES:
+                raise RuntimeError("the network loops until a value is reached")
+            return torch.zeros((), dtype=args[0].dtype).item()
+        return keep_everything(func, args, kwargs or {})
 
 
 def keep_everything(operation: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:

@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 from qaf_core.errors import ModelError
-from qaf_core.network.choices import keep_everything
+from qaf_core.network.choices import KeepEverything
 from qaf_core.network.graph.canonical import CanonicalGraph
 from qaf_core.network.graph.constants import LEAST_EPSILON
 from qaf_core.network.graph.export import MutatesItselfError, export_module, quiet
@@ -35,12 +34,13 @@ EXAMPLE_ROWS = 16  # of what a part is captured on, if the rows were chosen
 _WRAPPED = ("module", "_orig_mod", "ema_model")
 
 
-def capture(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
+def capture(model: nn.Module, input_shape: Sequence[int], *, prove: bool = True) -> nn.Module:
     """Capture a network.
 
     Args:
         model: In any mode; it is not changed. A captured one is given back as it is.
         input_shape: (C, H, W) of one image.
+        prove: Compare what the two compute; of no use where the weights are random and only shapes count.
 
     Returns:
         A ``GraphNetwork`` in evaluation mode, or a copy of the network with such in place of its parts. Its
@@ -56,7 +56,8 @@ def capture(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
     example = example_images(network, input_shape, EXAMPLE_IMAGES)
     with inference(network):
         captured = _captured_somehow(network, example, input_shape)
-        prove_capture(unwrapped(model), captured, input_shape)
+        if prove:
+            prove_capture(unwrapped(model), captured, input_shape)
         return captured
 
 
@@ -67,8 +68,18 @@ def _captured_somehow(network: nn.Module, example: Tensor, input_shape: Sequence
         raise
     except Exception as error:  # export raises many kinds, and so does the network's own code
         whole = error
+    try:
+        found = _captured_in_parts(network, input_shape)
+    except Exception:
+        found = None
+    if found is not None:
+        return found
     _check_runs(network, input_shape)
-    return _captured_in_parts(network, input_shape, whole)
+    raise ModelError(
+        "the network cannot be captured as a graph of operations",
+        got=_reason(whole),
+        remedy="let its forward pass depend on the shapes of its inputs only, not on their values",
+    ) from whole
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -255,7 +266,10 @@ def _check_runs(network: nn.Module, input_shape: Sequence[int]) -> None:
         ) from error
 
 
-def _captured_in_parts(network: nn.Module, input_shape: Sequence[int], whole: Exception) -> nn.Module:
+def _captured_in_parts(network: nn.Module, input_shape: Sequence[int]) -> nn.Module | None:
+    """The network with its largest parts that can be captured in place, changed in place; None: there are
+    none.
+    """
     calls = _watch_calls(network, input_shape)
     device = next(network.parameters()).device
     found = 0
@@ -275,16 +289,12 @@ def _captured_in_parts(network: nn.Module, input_shape: Sequence[int], whole: Ex
                 found += 1
 
     descend(network, "")
-    if found:
-        choosing = _KeepEverything() if device.type == "meta" else contextlib.nullcontext()  # type: ignore[no-untyped-call]
-        with contextlib.suppress(Exception), choosing:  # it may read of a part what no graph has
-            network(example_images(network, input_shape, 1))
-            return network.eval()
-    raise ModelError(
-        "the network cannot be captured as a graph of operations",
-        got=_reason(whole),
-        remedy="let its forward pass depend on the shapes of its inputs only, not on their values",
-    ) from whole
+    if not found:
+        return None
+    choosing = KeepEverything() if device.type == "meta" else contextlib.nullcontext()
+    with choosing:  # it may read of a part what no graph has
+        network(example_images(network, input_shape, 1))
+    return network.eval()
 
 
 def _try_part(module: nn.Module, args: Any, kwargs: Any) -> GraphNetwork | None:
@@ -297,21 +307,19 @@ def _try_part(module: nn.Module, args: Any, kwargs: Any) -> GraphNetwork | None:
         return None
 
 
-class _KeepEverything(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """On the meta device, choices by value keep all there is to choose from."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return keep_everything(func, args, kwargs or {})
-
-
 def _watch_calls(network: nn.Module, input_shape: Sequence[int]) -> dict[nn.Module, tuple[Any, Any]]:
     """Module -> the arguments of its first call; on the meta device where that can be."""
     seen: dict[str, tuple[Any, Any]] = {}
     try:
         weightless = weightless_copy(network)
         example = torch.zeros(EXAMPLE_IMAGES, *input_shape, device="meta")
-        with _KeepEverything():  # type: ignore[no-untyped-call]
+        with KeepEverything() as choosing:
             _run_watched(weightless, example, seen)
+        if choosing.values and any(
+            name not in seen and next(module.parameters(recurse=False), None) is not None
+            for name, module in network.named_modules()
+        ):
+            raise RuntimeError("whether a part runs depends on a value")
     except Exception:  # it computes with values: run it for real
         seen.clear()
         _run_watched(network, example_images(network, input_shape, EXAMPLE_IMAGES), seen)

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from qaf_core.errors import ModelError
-from qaf_core.network.choices import is_choice, keep_everything
+from qaf_core.network.choices import KeepEverything, is_choice
 from qaf_core.network.graph.capture import EXAMPLE_IMAGES, capture, weightless_copy
 from qaf_core.network.graph.inference import inference
 from qaf_core.network.graph.network import GraphNetwork, first_tensors, layers_in, networks_in, norms_in
@@ -57,16 +56,16 @@ class _Origin:
 _NOWHERE = _Origin(frozenset(), False)
 
 
-class _Origins(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows where tensors come from; on the meta device choices keep all there is."""
+class _Origins(KeepEverything):  # type: ignore[no-untyped-call]
+    """Follows where tensors come from."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.of: MutableMapping[Tensor, _Origin] = WeakTensorKeyDictionary()
         self.passed_on: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = keep_everything(func, args, kwargs or {})
+        output = super().__torch_dispatch__(func, types, args, kwargs)
         origin = self.joined(first_tensors((args, kwargs)))
         if is_choice(func, args):
             origin = _Origin(origin.layers, True)
@@ -250,6 +249,8 @@ def _observe(model: nn.Module, input_shape: Sequence[int], device: torch.device)
     finally:
         for network in parts.values():
             network.observer = None
+    if origins.values and any(name not in watcher.rows for name in layers_in(model)):
+        raise RuntimeError("whether a layer runs depends on a value")
     for name in origins.joined(first_tensors(output)).layers - origins.passed_on:
         watcher.rows[name].final = True
     return watcher
