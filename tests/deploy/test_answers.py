@@ -16,8 +16,10 @@ from qaf_core.errors import RunCancelled
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.factorization.solve import solve_layer
 from qaf_core.network.build import build_chain
+from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.network import layer_of
 from qaf_core.network.inventory import take_inventory
-from qaf_core.network.layers import FactorizedLayer
+from qaf_core.network.layers import FactorizedLayer, swap_layer
 from qaf_core.network.plan import Plan, plan_for_ratio
 from qaf_core.pipeline.cache import SolveCache
 from qaf_core.pipeline.compress import compress_network
@@ -34,14 +36,13 @@ OPTIONS = SolverOptions(starts=1, iterations=5)
 def network() -> nn.Module:
     """Answers with all five classes."""
     torch.manual_seed(0)
-    last = nn.Linear(12, 5)
     model = nn.Sequential(
         nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 12, 3, padding=1), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), last,
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 5),
     ).eval()  # fmt: skip
     with torch.no_grad():
-        last.bias -= model(images()).mean(dim=0)
-    return model
+        model[-1].bias -= model(images()).mean(dim=0)
+    return capture(model, SHAPE)
 
 
 def images(count: int = 160) -> Tensor:
@@ -55,9 +56,8 @@ def dense_plan(network: nn.Module) -> Plan:
 
 
 def chain_of(network: nn.Module, layer: str, step: Step) -> FactorizedLayer:
-    module = network.get_submodule(layer)
-    structure, rank = step
-    weight = module.get_parameter("weight").detach()
+    module, (structure, rank) = layer_of(network, layer), step
+    weight = module.rows.detach()
     solved = solve_layer(weight, structure=structure, rank=rank, spec=QuantSpec(bits=8), options=OPTIONS)
     return build_chain(module, solved.factors)
 
@@ -83,7 +83,7 @@ def test_the_harm_of_a_layer_is_the_divergence_with_it_alone(network: nn.Module,
     answers = answers_of(network, tmp_path)
     assert answers.harm("2", ("dense", None)) == 0.0
     alone = copy.deepcopy(network)
-    alone[2] = chain_of(network, "2", SVD)  # type: ignore[index]
+    swap_layer(alone, "2", chain_of(network, "2", SVD))
     wanted, found = (scores_of(net, images()).log_softmax(dim=1) for net in (network, alone))
     expected = float((wanted.exp() * (wanted - found)).sum(dim=1).mean())
     assert expected > 0.0

@@ -25,6 +25,7 @@ from qaf_core.network.plan import (
 from qaf_core.network.structures import factor_macs
 
 Weightless = Callable[..., nn.Module]
+Listed = Callable[..., tuple[nn.Module, nn.Module, tuple[LayerInfo, ...]]]
 
 
 def test_the_first_convolution_and_the_classifier_are_spared(resnet18: tuple[LayerInfo, ...]) -> None:
@@ -79,8 +80,8 @@ def test_dense_quantizes_the_covered_layers(resnet18: tuple[LayerInfo, ...]) -> 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vit_b_16", "densenet121", "squeezenet1_1"])
 @pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "auto"])
-def test_made_plans_are_valid(name: str, structure: str, weightless: Weightless) -> None:
-    inventory = take_inventory(weightless(name), (3, 224, 224))
+def test_made_plans_are_valid(name: str, structure: str, listed: Listed) -> None:
+    _, _, inventory = listed(name)
     for ratio in (1, 2, 1e6):
         for bits in (2, 8, 32):
             for activation_bits in (4, 32):

@@ -170,7 +170,19 @@ def _captured(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
         for name, tensor in module.named_parameters()
         if id(tensor) not in held and (name not in used or name in network.taken_up)
     }
+    owners = {name.rpartition(".")[0] for name in network.absent}
+    kinds = {name: layer_kind(part) for name, part in module.named_modules() if name in owners}
+    network.absent_kinds = {name: kind for name, kind in kinds.items() if kind is not None}
     return network.eval()
+
+
+def layer_kind(module: nn.Module) -> str | None:
+    """What kind of layer a module of PyTorch that runs in no prediction would be, or None."""
+    if isinstance(module, nn.Linear):
+        return "linear"
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return f"conv{'_transpose' if module.transposed else ''}{len(module.kernel_size)}d"
+    return None
 
 
 class _Again:

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from qaf_core.errors import ModelError
 from qaf_core.network.choices import KeepEverything, is_choice
-from qaf_core.network.graph.capture import EXAMPLE_IMAGES, capture, weightless_copy
+from qaf_core.network.graph.capture import EXAMPLE_IMAGES, capture, layer_kind, weightless_copy
 from qaf_core.network.graph.inference import inference
 from qaf_core.network.graph.network import GraphNetwork, first_tensors, layers_in, networks_in, norms_in
 from qaf_core.network.graph.nodes import operator_of, site_of
@@ -371,17 +371,23 @@ def _other_row(name: str, seen: _Seen, counted: set[int]) -> LayerInfo:
 def _absent_rows(model: nn.Module, taken: Collection[str]) -> Iterable[LayerInfo]:
     """Parameters that no prediction reads, by the module that owns them; by their own names beside a row."""
     absent: dict[str, list[tuple[int, ...]]] = {}
-    for path, network in networks_in(model).items():
+    kinds: dict[str, str | None] = {}
+    parts = networks_in(model)
+    for path, network in parts.items():
         for name, shape in network.absent.items():
             absent.setdefault(_owner(_joined(path, name), taken), []).append(shape)
-    parts = networks_in(model)
+        kinds.update({_joined(path, name): kind for name, kind in network.absent_kinds.items()})
     for name, parameter in model.named_parameters():
         if not any(name.startswith(f"{path}.") or not path for path in parts):
             absent.setdefault(_owner(name, taken), []).append(tuple(parameter.shape))
+            owner = name.rpartition(".")[0]
+            kinds[owner] = layer_kind(model.get_submodule(owner))
     for name, shapes in absent.items():
+        kind = kinds.get(name)
         yield LayerInfo(
-            name=name, kind="parameter", weight_shape=shapes[0], params=sum(map(prod, shapes)), calls=0,
-            skip_reason=NOT_RUN,
+            name=name, kind=kind or "parameter", weight_shape=shapes[0],
+            kernel=(1, 1) if kind is None or kind == "linear" else shapes[0][2:], bias=len(shapes) > 1,
+            params=sum(map(prod, shapes)), calls=0, skip_reason=NOT_RUN,
         )  # fmt: skip
 
 

@@ -41,6 +41,7 @@ class GraphNetwork(nn.Module):
         programs: By the shapes they take; the first dimension is open where any number of images goes in.
         taken_up: Names of parameters that only a computed constant follows from.
         absent: Shapes of the original's parameters that no prediction reads, by name.
+        absent_kinds: Kinds of the layers of PyTorch among those that own such parameters, by name.
         observer: Told of every step of every run; None: nobody is.
     """
 
@@ -49,6 +50,7 @@ class GraphNetwork(nn.Module):
         self._capture_again = capture_again
         self.programs: dict[Signature, Program] = {}
         self.absent: dict[str, tuple[int, ...]] = {}
+        self.absent_kinds: dict[str, str] = {}
         self.taken_up: set[str] = set()
         self.observer: Observer | None = None
 
@@ -58,7 +60,8 @@ class GraphNetwork(nn.Module):
         twin.training = self.training
         for name in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
             twin.__dict__[name] = copy.deepcopy(self.__dict__[name], memo)
-        twin.programs, twin.absent, twin.taken_up = dict(self.programs), self.absent, set(self.taken_up)
+        twin.programs, twin.taken_up = dict(self.programs), set(self.taken_up)
+        twin.absent, twin.absent_kinds = self.absent, self.absent_kinds
         return twin
 
     @property
