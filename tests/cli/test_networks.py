@@ -67,7 +67,7 @@ def test_every_layer_that_stays_says_why(capsys: pytest.CaptureFixture[str], pec
         "auxiliary": "it does not run in a prediction: a head for training only",
     }.items():
         assert words in rows[name]
-    assert "13 of 14 convolution and linear layers can be factorized: " in printed
+    assert "13 of 15 convolution and linear layers can be factorized: " in printed
 
 
 def test_a_peculiar_network_can_be_costed(capsys: pytest.CaptureFixture[str], peculiar: str) -> None:

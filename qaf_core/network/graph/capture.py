@@ -55,13 +55,15 @@ def capture(model: nn.Module, input_shape: Sequence[int], *, prove: bool = True)
     network = _prepared(model)
     example = example_images(network, input_shape, EXAMPLE_IMAGES)
     with inference(network):
-        captured = _captured_somehow(network, example, input_shape)
+        captured = _captured_somehow(network, example, input_shape, unwrapped(model))
         if prove:
             prove_capture(unwrapped(model), captured, input_shape)
         return captured
 
 
-def _captured_somehow(network: nn.Module, example: Tensor, input_shape: Sequence[int]) -> nn.Module:
+def _captured_somehow(
+    network: nn.Module, example: Tensor, input_shape: Sequence[int], original: nn.Module
+) -> nn.Module:
     try:
         return _captured(network, (example,), {})
     except MutatesItselfError:
@@ -74,7 +76,8 @@ def _captured_somehow(network: nn.Module, example: Tensor, input_shape: Sequence
         found = None
     if found is not None:
         return found
-    _check_runs(network, input_shape)
+    with inference(original):  # the copy may have lost parts by now
+        _check_runs(original, input_shape)
     raise ModelError(
         "the network cannot be captured as a graph of operations",
         got=_reason(whole),
@@ -170,7 +173,7 @@ def _captured(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
         for name, tensor in module.named_parameters()
         if id(tensor) not in held and (name not in used or name in network.taken_up)
     }
-    owners = {name.rpartition(".")[0] for name in network.absent}
+    owners = {name.rpartition(".")[0] for name in network.absent if name not in network.taken_up}
     kinds = {name: layer_kind(part) for name, part in module.named_modules() if name in owners}
     network.absent_kinds = {name: kind for name, kind in kinds.items() if kind is not None}
     return network.eval()

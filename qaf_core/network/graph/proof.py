@@ -35,7 +35,7 @@ def prove_capture(original: nn.Module, captured: nn.Module, input_shape: Sequenc
         for count in counts:
             images = _noise(original, input_shape, count)
             expected = original(images)
-            if count == counts[-1] and largest_difference(expected, original(images)) > 0.0:
+            if count == counts[0] and largest_difference(expected, original(images)) > 0.0:
                 raise ModelError(
                     "the network does not give the same answer twice",
                     got="another answer for the same image",

@@ -1,0 +1,27 @@
+"""Random networks through capture, compression, packed file and INT8 ONNX; see ``benchmarks/fuzz.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import fuzz
+
+SEEDS = range(1000, 1008)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_random_network_comes_out_right_or_is_refused_in_words(seed: int, tmp_path: Path) -> None:
+    told = fuzz.try_network(seed, tmp_path, export=True)
+    assert told == "right" or told.startswith("refused: ")
+
+
+def test_most_random_networks_come_out_right(tmp_path: Path) -> None:
+    told = [fuzz.try_network(seed, tmp_path, export=False) for seed in range(1008, 1011)]
+    assert "right" in told
+
+
+def test_a_wrong_network_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz, "LARGEST_ERROR", 0.0)  # 8 bits always lose something
+    assert fuzz.try_network(1000, tmp_path, export=False).startswith("WRONG: scores are off by")
