@@ -6,14 +6,14 @@ Each network is built with random weights, its BatchNorm settled on smooth rando
 ``dense`` at W8A8 through the functions that ``qaf compress`` uses: compress, packed file, the file read back
 into a network built anew. Its own answers are the labels. Told are the relative error of the scores (at most
 0.05 is wanted) over the scores, and over what they vary from picture to picture; how the answers agree; which
-share of the multiplications became integers (90 % at least); how the INT8 ONNX file agrees in ONNX Runtime
-(99.5 % at least); seconds, and peak memory. Every network has a process and a time limit of its own: one that
-fails does not end the rest.
+share of the layers' multiplications became integers (90 % at least); how the INT8 ONNX file agrees in ONNX
+Runtime (99.5 % at least); seconds, and peak memory. Every network has a process and a time limit of its own:
+one that fails does not end the rest.
 
 Networks with random weights may amplify any noise: deep ones with BatchNorm after narrow layers make far more
 than 5 % of the rounding of activations alone. ``plain_error`` says how much: of the original with weights and
-inputs of its convolution and linear modules rounded to 8 bits, nothing else. Where the error is above 0.05
-and up to twice that, the verdict is ``as plain rounding``; above it something is wrong.
+inputs of its layers rounded to 8 bits, nothing else. Where the error is above 0.05 and up to twice that, the
+verdict is ``as plain rounding``; above it something is wrong.
 """
 
 from __future__ import annotations
@@ -153,20 +153,23 @@ def errors(expected: Sequence[Tensor], found: Sequence[Tensor]) -> dict[str, flo
 
 
 def round_plainly(model: nn.Module, calibration: Tensor) -> nn.Module:
-    """The network with 8-bit weights and inputs in its convolution and linear modules, by their extremes."""
+    """The captured network with 8-bit weights and inputs in its layers, by their extremes."""
     import torch
     from torch import nn
+
+    from qaf_core.network.graph.network import layers_in
 
     rounded = copy.deepcopy(model)
     points: list[RoundedInput] = []
     with torch.inference_mode():
-        for module in rounded.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                largest = module.weight.flatten(1).abs().amax(1).clamp_min(1e-12)
-                steps = (largest / 127).reshape(-1, *(1,) * (module.weight.ndim - 1))
-                module.weight = nn.Parameter((module.weight / steps).round() * steps, requires_grad=False)
-                points.append(RoundedInput())
-                module.register_forward_pre_hook(points[-1])
+        for layer in layers_in(rounded).values():
+            rows = layer.rows
+            largest = rows.flatten(1).abs().amax(1).clamp_min(1e-12)
+            steps = (largest / 127).reshape(-1, *(1,) * (rows.ndim - 1))
+            weight = layer.operation.as_stored((rows / steps).round() * steps)
+            layer.weight = nn.Parameter(weight, requires_grad=False)
+            points.append(RoundedInput())
+            layer.register_forward_pre_hook(points[-1])
         for batch in calibration.split(4):
             rounded(batch)
     for point in points:
@@ -234,13 +237,14 @@ def measure(model_id: str, images: int | None, stages: Stages) -> dict[str, Any]
             onnx = measure_onnx(packed, Path(folder) / "net.onnx", source, batches, card)
     changed = {layer.name for layer in made.layers}
     before = original_cost(inventory)
+    in_layers = sum(info.macs for info in inventory if info.planned)  # products of attentions have no weight
     return {
         "task": source.task,
         "parameters": before.params,
         "macs": before.macs,
         "layers": len([info for info in inventory if info.planned]),
         "layers_compressed": len(changed),
-        "macs_compressed": sum(info.macs for info in inventory if info.name in changed) / max(before.macs, 1),
+        "macs_compressed": sum(info.macs for info in inventory if info.name in changed) / max(in_layers, 1),
         "size_fraction": size / before.size_bytes,
         **found,
         "plain_error": plain,
