@@ -15,11 +15,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from qaf_core.errors import SolverError
+from qaf_core.errors import ModelError, SolverError
 from qaf_core.factorization.exact import exact_factors
 from qaf_core.network.build import build_chain
 from qaf_core.network.graph.network import layer_of
-from qaf_core.network.graph.proof import PROVED_BATCHES, TOLERANCE, largest_difference
+from qaf_core.network.graph.proof import TOLERANCE, largest_difference
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.network.layers import FactorizedLayer, Layer, swap_layer
 from qaf_core.network.passes.batchnorm_folding import fold_batchnorm
@@ -27,6 +27,7 @@ from qaf_core.network.plan import LayerPlan
 
 _Difference = Callable[[Sequence[LayerPlan]], float]
 LARGEST_FILE_DIFFERENCE = 0.1  # of the scores: half precision of scales moves some values to the next code
+COMPARED_BATCHES = (3, 2)  # images
 UNEXPECTED = 10.0  # times the sum of the layers' squared output errors
 LEAST_TOLD = 0.25  # relative squared error of the scores below which nothing is said
 
@@ -52,9 +53,9 @@ def layers_to_blame(
         Relative difference of the outputs by layer; empty where all is well.
     """
     if images is None:
-        count, generator = max(PROVED_BATCHES), torch.Generator().manual_seed(0)
+        count, generator = max(COMPARED_BATCHES), torch.Generator().manual_seed(0)
         images = torch.rand(count, *input_shape, generator=generator)
-    batches = [images[:count] for count in PROVED_BATCHES[:2]]
+    batches = [images[:count] for count in COMPARED_BATCHES]
     expected = [model(batch) for batch in batches]
 
     def difference(chosen: Sequence[LayerPlan], fold: bool) -> float:
@@ -66,7 +67,14 @@ def layers_to_blame(
 
     if difference(rows, fold=True) <= TOLERANCE:
         return {}
-    return _bisect(list(rows), lambda part: difference(part, fold=False))
+    blamed = _bisect(list(rows), lambda part: difference(part, fold=False))
+    if not blamed and (folded := difference([], fold=True)) > TOLERANCE:
+        raise ModelError(
+            "joining BatchNorm with the layers before it changes what the network computes",
+            got=f"a relative difference of {folded:.2g}",
+            expected=f"at most {TOLERANCE:g}",
+        )
+    return blamed
 
 
 def _bisect(rows: list[LayerPlan], difference: _Difference) -> dict[str, float]:
@@ -76,7 +84,8 @@ def _bisect(rows: list[LayerPlan], difference: _Difference) -> dict[str, float]:
     if len(rows) == 1:
         return {rows[0].name: found}
     half = len(rows) // 2
-    return {**_bisect(rows[:half], difference), **_bisect(rows[half:], difference)}
+    halves = {**_bisect(rows[:half], difference), **_bisect(rows[half:], difference)}
+    return halves or {row.name: found for row in rows}  # only all together do they make a difference
 
 
 def exact_chain(layer: Layer, structure: str) -> FactorizedLayer:

@@ -33,7 +33,7 @@ from qaf_core.errors import ModelError, WeightsError
 from qaf_core.factorization.factors import Factors
 from qaf_core.network.build import build_chain
 from qaf_core.network.graph.capture import capture
-from qaf_core.network.graph.network import layer_of
+from qaf_core.network.graph.network import chains_in, layer_of
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.network.layers import BatchNorm, FactorizedLayer, Folded, Layer, Link, swap_layer
 from qaf_core.network.passes.requantization import connect_chains
@@ -167,10 +167,10 @@ def save_packed(path: Path, model: nn.Module, inventory: Sequence[LayerInfo], ca
     """
     packed = _Packed()
     folds = _find_folds(model, inventory)
-    layers = []
+    layers, chains = [], chains_in(model)
     for info in inventory:
-        module = model.get_submodule(info.name) if info.planned else None
-        if isinstance(module, FactorizedLayer):
+        module = chains.get(info.name)
+        if module is not None:
             layers.append(_add_chain(packed, info, module, folds.get(info.name)))
     kept = _kept_tensors(model, [row[0] for row in layers], folds)
     for tensor in kept.values():

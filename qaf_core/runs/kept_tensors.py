@@ -21,8 +21,9 @@ def split_packed(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for key, values in kept.items():
         weight = f"{key.removesuffix('bias')}weight" if key.endswith("in_proj_bias") else key
-        columns = values.shape[0] // 3 if values.ndim == 1 else values.shape[-1]
-        parts = packed_parts(weight, values.shape[0], columns) if values.shape and columns else ()
+        rows, last = (values.shape[0], values.shape[-1]) if values.ndim else (0, 0)
+        columns = rows // 3 if values.ndim == 1 else last
+        parts = packed_parts(weight, rows, columns) if columns else ()
         kind = "bias" if key.endswith("bias") else "weight"
         if parts:
             pieces = torch.split(values, columns)

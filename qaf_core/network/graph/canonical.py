@@ -131,11 +131,12 @@ class CanonicalGraph:
                 elif isinstance(constant.value, Tensor) and node.meta.get("written"):
                     # Its computation cannot be taken apart.
                     constant.name = self._tensor_name(f"computed.{node.name}", constant.value)
+                    constant.key = ("written", node.name)
                 continue
             found = find_multiplication(node, self._known)
             if found is not None:
                 self._found[node] = found
-                site = self._layers.setdefault(found.weight.key, _LayerSite(found.weight))
+                site = self._layers.setdefault(_site_key(found), _LayerSite(found.weight))
                 site.biases.append(found.bias)
                 site.site(found.operation)
                 continue
@@ -189,7 +190,8 @@ class CanonicalGraph:
         weights = [(site, self._weight_name(site.weight)) for site in self._layers.values()]
         everything = {*self._raw, *(name for _, name in weights)}
         for norm in self._norms.values():
-            everything |= {row.name for row in (norm.weight, norm.bias) if row is not None and row.name}
+            tensors = (norm.weight, norm.bias, norm.mean, norm.variance)
+            everything |= {row.name for row in tensors if row is not None and row.name}
         for site, name in weights:
             owner, _, last = name.rpartition(".")
             others = {other for other in everything if other.startswith(f"{owner}.")} - {name}
@@ -243,8 +245,8 @@ class CanonicalGraph:
         if node.op == "output":
             graph.output(map_arg(node.args[0], self._operand))
             return
-        if node in self._known:
-            return  # made where it is read
+        if node in self._known or node in self._made:
+            return  # made where it is read, or with the BatchNorm it is the result of
         if node in self._found:
             self._made[node] = self._emit_layer(self._found[node])
         elif node in self._norms:
@@ -265,7 +267,7 @@ class CanonicalGraph:
         return self._made[node]
 
     def _emit_layer(self, found: Multiplication) -> Node:
-        graph, site = self._graph, self._layers[found.weight.key]
+        graph, site = self._graph, self._layers[_site_key(found)]
         values = found.before(graph, self._operand(found.values))
         number = site.site(found.operation)
         named: dict[str, Any] = {"site": number} if number else {}
@@ -290,7 +292,6 @@ class CanonicalGraph:
         # PyTorch's own decomposition puts out a tuple, whose first part is read.
         for user in list(node.users):
             self._made[user] = made
-            self._norms[user] = norm
         return made
 
     def _erase_unused(self) -> None:
@@ -332,7 +333,7 @@ class CanonicalGraph:
         )
 
     def _register_parts(self, site: _LayerSite) -> None:
-        weight, bias = site.weight.value, site.biases[0]
+        weight, bias = site.weight.value, site.biases[0] if site.shared_bias else None
         size = weight.shape[1]
         for index, part in enumerate(site.parts):
             rows = slice(index * size, (index + 1) * size)
@@ -348,7 +349,11 @@ class CanonicalGraph:
             return
         present = self._root.get_submodule(name)
         operations = getattr(present, "operations", ())
-        if tuple(site.operations) != tuple(operations)[: len(site.operations)]:
+        own = getattr(present, "bias", None)
+        other_bias = (own is None) != (bias is None) or (
+            own is not None and bias is not None and not _same(own, bias)
+        )
+        if tuple(site.operations) != tuple(operations)[: len(site.operations)] or other_bias:
             raise LookupError(f"{name} is used in another way for inputs of another size")
 
     def _put_tensor(self, name: str) -> None:
@@ -360,6 +365,11 @@ class CanonicalGraph:
             put(self._root, name, value)
         elif constant is not None:
             raise LookupError(f"{name} is no tensor")
+
+
+def _site_key(found: Multiplication) -> Hashable:
+    """Multiplications by one weight are one layer where they read its rows alike."""
+    return (found.weight.key, found.operation.transposed, found.operation.groups)
 
 
 def _own(constant: Constant) -> Tensor:

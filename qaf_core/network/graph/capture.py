@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_flatten, tree_map
 
-from qaf_core.errors import ModelError
+from qaf_core.errors import ModelError, QafError
 from qaf_core.network.choices import KeepEverything
 from qaf_core.network.graph.canonical import CanonicalGraph
 from qaf_core.network.graph.constants import LEAST_EPSILON
@@ -31,6 +31,7 @@ from qaf_core.network.graph.proof import prove_capture
 
 EXAMPLE_IMAGES = 2  # of one, export would conclude that it is always just one
 EXAMPLE_ROWS = 16  # of what a part is captured on, if the rows were chosen
+_HALF = (torch.float16, torch.bfloat16)
 _WRAPPED = ("module", "_orig_mod", "ema_model")
 
 
@@ -57,8 +58,19 @@ def capture(model: nn.Module, input_shape: Sequence[int], *, prove: bool = True)
     with inference(network):
         captured = _captured_somehow(network, example, input_shape, unwrapped(model))
         if prove:
-            prove_capture(unwrapped(model), captured, input_shape)
+            _prove(unwrapped(model), captured, input_shape)
         return captured
+
+
+def _prove(original: nn.Module, captured: nn.Module, input_shape: Sequence[int]) -> None:
+    try:
+        prove_capture(original, captured, input_shape)
+    except QafError:
+        raise
+    except Exception as error:  # of regions that export writes as graphs of their own, for one
+        raise ModelError(
+            "the network cannot be captured as a graph of operations", got=_reason(error)
+        ) from error
 
 
 def _captured_somehow(
@@ -112,6 +124,11 @@ def _check(model: nn.Module, input_shape: Sequence[int]) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError(
             "TorchScript networks cannot be taken apart", remedy="give the nn.Module it was made from"
+        )
+    half = [name for name, values in model.named_parameters() if values.dtype in _HALF]
+    if half:
+        raise ModelError(
+            "the network computes in half precision", got=", ".join(half[:3]), remedy="call float() on it"
         )
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise ModelError(

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, Node
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_map
+from torch.utils._pytree import TreeSpec, tree_map
 
 from qaf_core.errors import ModelError
 from qaf_core.network.graph.constants import is_filled
@@ -29,11 +29,12 @@ from qaf_core.network.graph.nodes import made_by, schema_of
 EXPORT_LOGGERS = (
     "torch.export", "torch.onnx", "torch.fx.experimental.symbolic_shapes", "torch._dynamo", "torch._export",
 )  # fmt: skip
+MOST_IMAGES = 1024  # more are never in one batch
 _ATEN = torch.ops.aten
 # They check, or say, what holds anyway.
 _ASSERTIONS = (
     "aten._assert_scalar", "aten._assert_tensor_metadata", "aten._assert_async", "aten.sym_constrain_range",
-    "aten.sym_constrain_range_for_size", "aten._assert_tensor_metadata",
+    "aten.sym_constrain_range_for_size",
 )  # fmt: skip
 
 
@@ -87,6 +88,9 @@ def export_module(
             program = program.run_decompositions({})
             _drop_without_effect(program.graph)
     _refuse_mutation(program)
+    _keep_results_only(program)
+    if any_batch and not all(_is_open(bounds) for bounds in program.range_constraints.values()):
+        raise ValueError("the network takes only some numbers of images in this way")
     return Exported(
         graph=program.graph,
         constants=_constants(program),
@@ -94,6 +98,22 @@ def export_module(
         out_spec=program.call_spec.out_spec,
         any_batch=any_batch,
     )
+
+
+def _keep_results_only(program: ExportedProgram) -> None:
+    """Take inputs that were written into off the outputs."""
+    rows = program.graph_signature.output_specs
+    output = next(node for node in program.graph.nodes if node.op == "output")
+    results = output.args[0]
+    kept = [value for row, value in zip(rows, results, strict=True) if row.kind is OutputKind.USER_OUTPUT]
+    if len(kept) < len(results):
+        output.args = (tuple(kept),)
+
+
+def _is_open(bounds: Any) -> bool:
+    """Whether any number of images from 2 on, and to more than are ever in one batch, lies within bounds."""
+    upper = bounds.upper
+    return int(bounds.lower) <= 2 and (not upper.is_Integer or int(upper) >= MOST_IMAGES)
 
 
 def _open_first(value: Any) -> Any:
@@ -298,8 +318,3 @@ def _functional_of(node: Node) -> Any:
     found = getattr(twin, overload)
     asked = [row.name for row in schema_of(node).arguments]
     return found if [row.name for row in found._schema.arguments] == asked else None
-
-
-def flat_inputs(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-    """The leaves of a call's arguments, in the order of the placeholders."""
-    return tree_flatten((tuple(args), dict(kwargs)))[0]

@@ -707,3 +707,57 @@ def test_what_cannot_be_captured_at_all_is_told(
 )
 def test_the_difference_of_nested_outputs(one: Any, two: Any, difference: float) -> None:
     assert largest_difference(one, two) == pytest.approx(difference)
+
+
+class _Split(nn.Module):
+    """Takes some numbers of images in another way than others."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+        self.norm, self.unused = nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+        self.gain = nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.kind == "inputs":
+            images = images.clamp_(-2, 2)
+        if self.kind == "views":  # only PyTorch's own functionalization can rewrite this
+            values = self.norm(self.first(images)).relu()
+            values[..., 0] = 3.0
+            return self.second(values).mean((2, 3))
+        values = self.first(images) * self.gain
+        if self.kind == "few" and len(images) >= 8:
+            return values.mean((2, 3))
+        if self.kind == "pieces":
+            return torch.cat([self.second(part) for part in values.split(4)]).mean((2, 3))
+        if self.kind == "tied":
+            values = nn.functional.conv_transpose2d(values, self.second.weight)
+        return self.second(values).mean((2, 3))
+
+
+@pytest.mark.parametrize("kind", ["few", "pieces", "inputs", "views", "tied"])
+@torch.no_grad()
+def test_what_depends_on_the_number_of_images_or_writes_into_them_is_captured_right(kind: str) -> None:
+    torch.manual_seed(0)
+    network = _Split(kind).eval()
+    captured = capture(network, (3, 8, 8))
+    for count in (2, 3, 8, 16):
+        images = torch.randn(count, 3, 8, 8)
+        torch.testing.assert_close(captured(images.clone()), network(images.clone()))
+
+
+def test_what_cannot_run_as_a_graph_is_refused_in_words() -> None:
+    class Cast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            with torch.autocast("cpu", enabled=False):
+                return self.conv(images)
+
+    with pytest.raises(ModelError, match="cannot be captured as a graph of operations"):
+        capture(Cast(), (3, 8, 8))
+    with pytest.raises(ModelError, match="half precision"):
+        capture(nn.Conv2d(3, 4, 3).half(), (3, 8, 8))
