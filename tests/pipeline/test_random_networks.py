@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 from benchmarks import fuzz
 
@@ -25,3 +27,24 @@ def test_most_random_networks_come_out_right(tmp_path: Path) -> None:
 def test_a_wrong_network_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuzz, "LARGEST_ERROR", 0.0)  # 8 bits always lose something
     assert fuzz.try_network(1000, tmp_path, export=False).startswith("WRONG: scores are off by")
+
+
+def test_a_file_holds_scalars_and_leaves_out_what_never_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.unused = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+            self.gain, self.head = nn.Parameter(torch.randn(())), nn.Linear(4, 10)
+
+        def forward(self, images: Tensor) -> Tensor:
+            scores: Tensor = self.head((self.first(images) * self.gain).mean((2, 3)))
+            return scores
+
+    def build(_seed: int, weights: int) -> nn.Module:
+        torch.manual_seed(weights)
+        return Scaled().eval()
+
+    monkeypatch.setattr(fuzz, "build", build)
+    assert fuzz.try_network(0, tmp_path, export=True) == "right"
