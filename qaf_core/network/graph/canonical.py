@@ -349,11 +349,7 @@ class CanonicalGraph:
             return
         present = self._root.get_submodule(name)
         operations = getattr(present, "operations", ())
-        own = getattr(present, "bias", None)
-        other_bias = (own is None) != (bias is None) or (
-            own is not None and bias is not None and not _same(own, bias)
-        )
-        if tuple(site.operations) != tuple(operations)[: len(site.operations)] or other_bias:
+        if tuple(site.operations) != tuple(operations)[: len(site.operations)]:
             raise LookupError(f"{name} is used in another way for inputs of another size")
 
     def _put_tensor(self, name: str) -> None:
