@@ -74,10 +74,8 @@ def walk_layers(
         for first, second in pairs:
             for name in [name for name in second.layers() if name in open_layers]:
                 open_layers.discard(name)
-                calls = _calls(name, first, second, original, counts[name], name in after_choice)
-                for batch, more in zip(calls, later, strict=False):
-                    batch += more.get(name, ())
-                visit(name, _samples(name, calls, name in after_choice))
+                chosen = name in after_choice
+                visit(name, _samples(name, first, second, original, counts[name], later, chosen))
             if not open_layers:
                 return
     if open_layers:
@@ -109,8 +107,19 @@ def _calls(
     return [[_Call(*call) for call in zip(taken, put_out, sites, strict=True)] for taken, put_out in by_batch]
 
 
-def _samples(name: str, batches: Sequence[Sequence[_Call]], chosen: bool) -> LayerSamples:
-    """One batch after the other, its calls next to each other."""
+def _samples(
+    name: str,
+    before: Segment,
+    after: Segment,
+    original: nn.Module,
+    count: int,
+    later: Sequence[dict[str, list[_Call]]],
+    chosen: bool,
+) -> LayerSamples:
+    """One batch after the other, its calls next to each other; those of later calls are given away."""
+    batches = _calls(name, before, after, original, count, chosen)
+    for batch, more in zip(batches, later, strict=False):
+        batch += more.pop(name, ())
     flat = [call for batch in batches for call in batch if call.values.numel() or not chosen]
     if not flat:
         raise DataError(
