@@ -5,6 +5,7 @@ Listing and finding models needs no torch, so that a screen can paint before tor
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 from collections.abc import Mapping
@@ -297,6 +298,18 @@ def build_model(source: ModelSource, *, with_weights: bool = True) -> nn.Module:
         ModelError: When the user's factory fails.
         WeightsError: When weights are asked for and are missing, damaged, or made for another network.
     """
+    path = weights_path(source.id) if source.shipped and with_weights else None
+    if path is not None and source.weights == path and path.is_file():
+        return copy.deepcopy(_shipped_model(source.id, path, path.stat().st_mtime_ns))
+    return _build(source, with_weights)
+
+
+@lru_cache(maxsize=len(_SHIPPED))  # they are small, and capturing one takes longer than copying it
+def _shipped_model(model_id: str, weights: Path, _modified_ns: int) -> nn.Module:
+    return _build(replace(_sources()[model_id], weights=weights), with_weights=True)
+
+
+def _build(source: ModelSource, with_weights: bool) -> nn.Module:
     from qaf_core.network.graph.capture import capture
 
     network = _build_network(source)

@@ -126,6 +126,9 @@ class BatchNorm(nn.Module):
         weight, bias: ``(C,)`` or None; shared, not copied.
         mean, variance: Running statistics ``(C,)``; shared, not copied.
         eps: What is added to the variance.
+
+    Attributes:
+        read_elsewhere: Something else than the graph runs it, so that it has to stay.
     """
 
     running_mean: Tensor
@@ -141,6 +144,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", variance)
         self.eps = eps
         self.batches = 0
+        self.read_elsewhere = False
 
     def estimate_anew(self) -> None:
         """Forget the statistics, and take the mean of those of the batches to come, until ``eval()``."""

@@ -62,17 +62,20 @@ def layers_to_blame(
         changed = fold_batchnorm(model, inventory) if fold else copy.deepcopy(model)
         for row in chosen:
             swap_layer(changed, row.name, exact_chain(layer_of(changed, row.name), row.structure))
-        found = [changed(batch) for batch in batches]
+        try:
+            found = [changed(batch) for batch in batches]
+        except Exception:  # Python beside the captured parts needs the layer as it was
+            return math.inf
         return max(largest_difference(one, two) for one, two in zip(expected, found, strict=True))
 
     if difference(rows, fold=True) <= TOLERANCE:
         return {}
     blamed = _bisect(list(rows), lambda part: difference(part, fold=False))
-    if not blamed and (folded := difference([], fold=True)) > TOLERANCE:
+    if (folded := difference([], fold=True)) > TOLERANCE:
         raise ModelError(
             "joining BatchNorm with the layers before it changes what the network computes",
-            got=f"a relative difference of {folded:.2g}",
-            expected=f"at most {TOLERANCE:g}",
+            got=_how_far(folded),
+            expected=f"a relative difference of at most {TOLERANCE:g}",
         )
     return blamed
 
@@ -101,9 +104,15 @@ def exact_chain(layer: Layer, structure: str) -> FactorizedLayer:
 def explain(blamed: Mapping[str, float]) -> list[str]:
     """What is to be said of layers that stay as they were."""
     return [
-        f"{name} is kept: replacing it changes what the network computes (relative difference {value:.2g})."
+        f"{name} is kept: replacing it changes what the network computes ({_how_far(value)})."
         for name, value in blamed.items()
     ]
+
+
+def _how_far(difference: float) -> str:
+    if math.isinf(difference):
+        return "it ends in an error, or puts out something of another kind"
+    return f"relative difference {difference:.2g}"
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ calls a captured part until the walk has gone through that part with all batches
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,10 +37,6 @@ class Segment:
 
     path: str
     runs: list[Execution]
-
-    def holds(self, layer: str) -> bool:
-        """Whether the layer runs here."""
-        return bool(self.runs) and self._local(layer) in self.runs[0].program.calls
 
     def layers(self) -> Iterator[str]:
         """Names of all that is called here, in the order of the first calls."""
@@ -148,7 +145,7 @@ class _Driver:
         self._results: SimpleQueue[Any] = SimpleQueue()
         self._paths: Mapping[GraphNetwork, str] = {part: path for path, part in networks_in(model).items()}
         self._ended = False
-        self._thread = threading.Thread(target=self._run, args=(model, batch), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(_own_python(model), batch), daemon=True)
         self._thread.start()
 
     def _run(self, model: nn.Module, batch: Tensor) -> None:
@@ -186,6 +183,12 @@ class _Driver:
         if not self._ended:
             self._results.put(_ABANDONED)
         self._thread.join()
+
+
+def _own_python(model: nn.Module) -> nn.Module:
+    """A copy whose Python may leave values on its modules; captured parts and tensors are shared."""
+    shared = (*networks_in(model).values(), *model.parameters(), *model.buffers())
+    return copy.deepcopy(model, {id(thing): thing for thing in shared})
 
 
 _ABANDONED = object()

@@ -33,7 +33,7 @@ from qaf_core.errors import ModelError, WeightsError
 from qaf_core.factorization.factors import Factors
 from qaf_core.network.build import build_chain
 from qaf_core.network.graph.capture import capture
-from qaf_core.network.graph.network import chains_in, layer_of
+from qaf_core.network.graph.network import chains_in, layer_of, networks_in
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.network.layers import BatchNorm, FactorizedLayer, Folded, Layer, Link, swap_layer
 from qaf_core.network.passes.requantization import connect_chains
@@ -306,6 +306,8 @@ def _fill(model: nn.Module, index: Mapping[str, Any], tensors: Mapping[str, np.n
     missing = _outside(model, [row[0] for row in index["layers"]]) - set(kept)
     if missing:
         raise ValueError(f"nothing in the file for {min(missing)}")
+    for part in networks_in(model).values():
+        part.filled = True
     connect_chains(model.eval())
 
 

@@ -26,9 +26,10 @@ from qaf_core.network.graph.constants import (
 )
 from qaf_core.network.graph.export import Exported
 from qaf_core.network.graph.multiplications import Multiplication, find_multiplication
+from qaf_core.network.graph.network import GraphNetwork
 from qaf_core.network.graph.nodes import arguments_of, operator_of
 from qaf_core.network.graph.operation import Operation
-from qaf_core.network.graph.program import Program
+from qaf_core.network.graph.program import Program, tensor_at
 from qaf_core.network.layers import BatchNorm, Layer
 
 _ATEN = torch.ops.aten
@@ -83,12 +84,13 @@ class CanonicalGraph:
         exported: The graph.
         names: Id of a tensor -> its first name in the network, so that shared tensors have one name.
         root: Gets the layers and tensors; what it has already, from another graph of the network, is used.
+            One that was filled from a file gets nothing more that parameters tell.
 
     Attributes:
         taken_up: Names of parameters that only a computed constant follows from.
     """
 
-    def __init__(self, exported: Exported, names: Mapping[int, str], root: nn.Module) -> None:
+    def __init__(self, exported: Exported, names: Mapping[int, str], root: GraphNetwork) -> None:
         self._exported, self._root = exported, root
         self._known: dict[Node, Constant] = {}
         self._found: dict[Node, Multiplication] = {}
@@ -120,6 +122,7 @@ class CanonicalGraph:
 
     def _recognise(self) -> None:
         """Find constants, multiplications by them, and BatchNorms, in the order they run."""
+        unnamed: list[tuple[Constant, str]] = []
         for node in self._exported.graph.nodes:
             if node in self._known:
                 continue
@@ -127,10 +130,9 @@ class CanonicalGraph:
             if constant is not None:
                 self._known[node] = constant
                 if isinstance(constant.value, Tensor) and not constant.sources:
-                    constant.name = self._tensor_name(f"{FIXED}.{node.name}", constant.value)  # not stored
+                    unnamed.append((constant, f"{FIXED}.{node.name}"))  # not stored
                 elif isinstance(constant.value, Tensor) and node.meta.get("written"):
-                    # Its computation cannot be taken apart.
-                    constant.name = self._tensor_name(f"computed.{node.name}", constant.value)
+                    unnamed.append((constant, f"computed.{node.name}"))  # it cannot be taken apart
                     constant.key = ("written", node.name)
                 continue
             found = find_multiplication(node, self._known)
@@ -143,6 +145,8 @@ class CanonicalGraph:
             norm = _find_norm(node, self._known)
             if norm is not None:
                 self._norms[node] = norm
+        for constant, name in unnamed:  # by now all that is written into them has been
+            constant.name = self._tensor_name(name, constant.value)
 
     def _tensor_name(self, wanted: str, value: Tensor) -> str:
         """The name, with a number behind it where a program for another size has another tensor of it.
@@ -152,10 +156,14 @@ class CanonicalGraph:
         count, found = 1, wanted
         if hasattr(nn.Module, wanted.rpartition(".")[2]):
             wanted = found = f"{wanted}_result"
-        while _has(self._root, found) and not _same(_at(self._root, found), value):
+        while _has(self._root, found) and not _same(self._first_value(found), value):
             count += 1
             found = f"{wanted}__{count}"
         return found
+
+    def _first_value(self, name: str) -> Any:
+        """A tensor of the network as it was captured first."""
+        return self._root.first_values.get(name, tensor_at(self._root, name))
 
     def _collect_raw(self) -> None:
         """Constants that something else than a layer or a BatchNorm reads, down to the tensors they need."""
@@ -177,7 +185,6 @@ class CanonicalGraph:
                 self._raw[constant.name] = constant
             else:
                 waiting += node.all_input_nodes
-        self._needed = seen
 
     def _nodes_of(self, constants: list[Constant | None]) -> list[Node]:
         wanted = {row.key for row in constants if row is not None}
@@ -313,6 +320,7 @@ class CanonicalGraph:
         for norm in self._norms.values():
             name = self._norm_names[norm.key]
             if name in used and not _has(self._root, name):
+                self._check_open(name)
                 made = BatchNorm(
                     _own_or_none(norm.weight), _own_or_none(norm.bias), _own(norm.mean), _own(norm.variance),
                     norm.eps,
@@ -328,9 +336,7 @@ class CanonicalGraph:
 
     def _is_read(self, layer: Layer, read: set[str]) -> bool:
         own = {id(tensor) for tensor in layer.parameters(recurse=False)}
-        return any(
-            id(value) in own for name in read if _has(self._root, name) for value in [_at(self._root, name)]
-        )
+        return any(id(tensor_at(self._root, name)) in own for name in read if _has(self._root, name))
 
     def _register_parts(self, site: _LayerSite) -> None:
         weight, bias = site.weight.value, site.biases[0] if site.shared_bias else None
@@ -345,6 +351,7 @@ class CanonicalGraph:
 
     def _put_layer(self, name: str, weight: Tensor, bias: Tensor | None, site: _LayerSite) -> None:
         if not _has(self._root, name):
+            self._check_open(name)
             put(self._root, name, Layer(weight, bias, site.operations))
             return
         present = self._root.get_submodule(name)
@@ -358,9 +365,17 @@ class CanonicalGraph:
         constant = self._raw.get(name)
         value = constant.value if constant is not None else None
         if isinstance(value, Tensor):
+            if constant is not None and constant.sources:
+                self._check_open(name)
+                if constant.sources != (name,):
+                    self._root.first_values[name] = value.detach().clone()
             put(self._root, name, value)
         elif constant is not None:
             raise LookupError(f"{name} is no tensor")
+
+    def _check_open(self, name: str) -> None:
+        if self._root.filled:
+            raise LookupError(f"for inputs of this size it reads {name}, which its file does not hold")
 
 
 def _site_key(found: Multiplication) -> Hashable:
@@ -380,15 +395,10 @@ def _own_or_none(constant: Constant | None) -> Tensor | None:
 
 def _has(root: nn.Module, name: str) -> bool:
     try:
-        _at(root, name)
+        tensor_at(root, name)
     except AttributeError:
         return False
     return True
-
-
-def _at(root: nn.Module, name: str) -> Any:
-    owner, _, last = name.rpartition(".")
-    return getattr(root.get_submodule(owner), last)
 
 
 def _same(one: Any, two: Tensor) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_flatten, tree_map
 
@@ -25,9 +26,17 @@ from qaf_core.network.graph.canonical import CanonicalGraph
 from qaf_core.network.graph.constants import LEAST_EPSILON
 from qaf_core.network.graph.export import MutatesItselfError, export_module, quiet
 from qaf_core.network.graph.inference import example_images, inference
-from qaf_core.network.graph.network import GraphNetwork, is_captured, signature
-from qaf_core.network.graph.program import Program
+from qaf_core.network.graph.network import (
+    GraphNetwork,
+    is_captured,
+    layers_in,
+    norms_in,
+    observed,
+    signature,
+)
+from qaf_core.network.graph.program import Execution, Program
 from qaf_core.network.graph.proof import prove_capture
+from qaf_core.network.layers import BatchNorm, Layer
 
 EXAMPLE_IMAGES = 2  # of one, export would conclude that it is always just one
 EXAMPLE_ROWS = 16  # of what a part is captured on, if the rows were chosen
@@ -39,13 +48,14 @@ def capture(model: nn.Module, input_shape: Sequence[int], *, prove: bool = True)
     """Capture a network.
 
     Args:
-        model: In any mode; it is not changed. A captured one is given back as it is.
+        model: In any mode; it is not changed. A captured one is given back as it is. One in half precision is
+            captured as what it computes in single precision.
         input_shape: (C, H, W) of one image.
         prove: Compare what the two compute; of no use where the weights are random and only shapes count.
 
     Returns:
         A ``GraphNetwork`` in evaluation mode, or a copy of the network with such in place of its parts. Its
-        tensors are the network's own.
+        tensors are the network's own, unless they were in half precision.
 
     Raises:
         ModelError: If the network does not run on such images, or cannot be captured.
@@ -53,12 +63,13 @@ def capture(model: nn.Module, input_shape: Sequence[int], *, prove: bool = True)
     if is_captured(model):
         return model
     _check(model, input_shape)
-    network = _prepared(model)
+    original = _in_single_precision(unwrapped(model))
+    network = _prepared(original)
     example = example_images(network, input_shape, EXAMPLE_IMAGES)
     with inference(network):
-        captured = _captured_somehow(network, example, input_shape, unwrapped(model))
+        captured = _captured_somehow(network, example, input_shape, original)
         if prove:
-            _prove(unwrapped(model), captured, input_shape)
+            _prove(original, captured, input_shape)
         return captured
 
 
@@ -125,20 +136,20 @@ def _check(model: nn.Module, input_shape: Sequence[int]) -> None:
         raise ModelError(
             "TorchScript networks cannot be taken apart", remedy="give the nn.Module it was made from"
         )
-    half = [name for name, values in model.named_parameters() if values.dtype in _HALF]
-    if half:
-        raise ModelError(
-            "the network computes in half precision", got=", ".join(half[:3]), remedy="call float() on it"
-        )
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise ModelError(
             "the network holds lazy layers without a shape", remedy="run it once on an input first"
         )
 
 
+def _in_single_precision(model: nn.Module) -> nn.Module:
+    if not any(tensor.dtype in _HALF for tensor in (*model.parameters(), *model.buffers())):
+        return model
+    return copy.deepcopy(model).float()
+
+
 def _prepared(model: nn.Module) -> nn.Module:
     """A copy that shares its tensors, frozen BatchNorm as ordinary one."""
-    model = unwrapped(model)
     if any(parameter.device.type == "meta" for parameter in model.parameters()):
         model = weightless_copy(model)  # what is not on the meta device goes there too
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
@@ -325,8 +336,33 @@ def _captured_in_parts(network: nn.Module, input_shape: Sequence[int]) -> nn.Mod
         return None
     choosing = KeepEverything() if device.type == "meta" else contextlib.nullcontext()
     with choosing:  # it may read of a part what no graph has
-        network(example_images(network, input_shape, 1))
+        _mark_direct_calls(network, example_images(network, input_shape, 1))
     return network.eval()
+
+
+def _mark_direct_calls(network: nn.Module, example: Tensor) -> None:
+    """Run it once, and mark the layers and BatchNorms that Python calls past the graphs they stand in."""
+    calls: dict[nn.Module, int] = {}
+    handles = []
+
+    def called(module: nn.Module, _args: Any) -> None:
+        calls[module] = calls.get(module, 0) + 1
+
+    def stepped(execution: Execution, node: Node, _result: Any) -> None:
+        if node.op == "call_module":
+            calls[execution.root.get_submodule(str(node.target))] -= 1
+
+    for module in (*layers_in(network).values(), *norms_in(network).values()):
+        handles.append(module.register_forward_pre_hook(called))
+    try:
+        with observed(network, stepped):
+            network(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for module, more in calls.items():
+        if isinstance(module, Layer | BatchNorm):
+            module.read_elsewhere = module.read_elsewhere or more > 0
 
 
 def _try_part(module: nn.Module, args: Any, kwargs: Any) -> GraphNetwork | None:

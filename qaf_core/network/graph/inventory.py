@@ -274,7 +274,8 @@ def _foldable(model: nn.Module, rows: dict[str, _Seen]) -> dict[str, str]:
                 continue
             seen = rows.get(_joined(path, layer_name))
             batched = seen is not None and seen.calls == 1 and seen.output_dims == layer.operation.dims + 2
-            if batched and not layer.read_elsewhere and len(layer.rows) == norm.running_mean.numel():
+            read = layer.read_elsewhere or norm.read_elsewhere
+            if batched and not read and len(layer.rows) == norm.running_mean.numel():
                 folds[_joined(path, name)] = _joined(path, layer_name)
     return folds
 

@@ -42,6 +42,8 @@ class GraphNetwork(nn.Module):
         taken_up: Names of parameters that only a computed constant follows from.
         absent: Shapes of the original's parameters that no prediction reads, by name.
         absent_kinds: Kinds of the layers of PyTorch among those that own such parameters, by name.
+        first_values: Values of its tensors that are computed from parameters, as they were when first captured.
+        filled: Its tensors have been read from a file, and are no longer those it was captured with.
         observer: Told of every step of every run; None: nobody is.
     """
 
@@ -52,6 +54,8 @@ class GraphNetwork(nn.Module):
         self.absent: dict[str, tuple[int, ...]] = {}
         self.absent_kinds: dict[str, str] = {}
         self.taken_up: set[str] = set()
+        self.first_values: dict[str, Tensor] = {}
+        self.filled = False
         self.observer: Observer | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GraphNetwork:
@@ -62,6 +66,7 @@ class GraphNetwork(nn.Module):
             twin.__dict__[name] = copy.deepcopy(self.__dict__[name], memo)
         twin.programs, twin.taken_up = dict(self.programs), set(self.taken_up)
         twin.absent, twin.absent_kinds = self.absent, self.absent_kinds
+        twin.first_values, twin.filled = dict(self.first_values), self.filled
         return twin
 
     @property

@@ -759,5 +759,14 @@ def test_what_cannot_run_as_a_graph_is_refused_in_words() -> None:
 
     with pytest.raises(ModelError, match="cannot be captured as a graph of operations"):
         capture(Cast(), (3, 8, 8))
-    with pytest.raises(ModelError, match="half precision"):
-        capture(nn.Conv2d(3, 4, 3).half(), (3, 8, 8))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_captured_in_single_precision(dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).to(dtype).eval()
+    weight = model[0].weight.clone()
+    captured, images = capture(model, (3, 8, 8)), torch.rand(2, 3, 8, 8)
+    assert model[0].weight.dtype is dtype
+    assert torch.equal(model[0].weight, weight)
+    assert torch.equal(captured(images), copy.deepcopy(model).float()(images))

@@ -1,0 +1,118 @@
+"""Networks captured in parts whose Python reaches past the parts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qaf_core.errors import ModelError
+from qaf_core.network.graph.capture import capture
+from qaf_core.network.inventory import take_inventory
+from qaf_core.network.plan import plan_for_ratio
+from qaf_core.pipeline.compress import Compression, compress_network
+from qaf_core.pipeline.samples import LayerSamples, walk_layers
+
+SHAPE = (3, 12, 12)
+
+
+class Backbone(nn.Module):
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = norm
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.second(torch.relu(self.norm(self.first(images))))
+
+
+class Chooser(nn.Module):
+    """Its Python asks for a value, so that only parts are captured, and does one thing more."""
+
+    def __init__(self, also: str, norm: nn.Module | None = None) -> None:
+        super().__init__()
+        self.backbone = Backbone(norm or nn.Identity())
+        self.neck = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU())
+        self.head = nn.Sequential(nn.Linear(8, 4))
+        self.also = also
+        self.left: Tensor | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.backbone(images)
+        self.left = features
+        if float(features.detach().sum()) > 1e9:
+            features = features + 1
+        features = self.neck(features)
+        if self.also == "state":
+            features = features + self.left
+        scores = self.head(features.mean((2, 3)))
+        if self.also == "call":
+            scores = scores + self.backbone.first(images).mean((1, 2, 3))[:, None]
+        if self.also == "weight":
+            scores = scores + self.backbone.first.weight.sum()
+        return scores
+
+
+def chooser(also: str, norm: bool = False) -> Chooser:
+    torch.manual_seed(0)
+    made = nn.BatchNorm2d(8)
+    nn.init.uniform_(made.running_mean, -1, 1)
+    nn.init.uniform_(made.running_var, 0.5, 2)
+    return Chooser(also, made if norm else None).eval()
+
+
+def images(count: int = 16) -> Tensor:
+    return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def compressed(model: nn.Module) -> Compression:
+    rows = take_inventory(model, SHAPE)
+    plan = plan_for_ratio(rows, model="x", ratio=1.0, bits=8, method="dense")
+    return compress_network(model, plan, rows, method="dense", calibration=images())
+
+
+@torch.no_grad()
+def error(model: nn.Module, made: Compression) -> float:
+    wanted = model(images())
+    return float((made.model(images()) - wanted).norm() / wanted.norm())
+
+
+def test_a_layer_that_python_calls_itself_stays_and_takes_up_no_batchnorm() -> None:
+    model = chooser("call", norm=True)
+    rows = {row.name: row for row in take_inventory(model, SHAPE)}
+    assert rows["backbone.first"].structures == ("keep",)
+    assert rows["backbone.norm"].folded_into is None
+    made = compressed(model)
+    assert [layer.name for layer in made.layers] == ["backbone.second", "neck.0", "head.0"]
+    assert error(model, made) < 0.02
+
+
+def test_a_layer_whose_weight_python_reads_stays() -> None:
+    model = chooser("weight")
+    made = compressed(model)
+    (note,) = made.notes
+    assert note.startswith("backbone.first is kept: replacing it changes what the network computes")
+    assert error(model, made) < 0.02
+
+
+def test_a_batchnorm_behind_a_weight_that_python_reads_is_refused() -> None:
+    with pytest.raises(ModelError, match="joining BatchNorm"):
+        compressed(chooser("weight", norm=True))
+
+
+@torch.no_grad()
+def test_batches_that_are_walked_together_share_no_state_of_python() -> None:
+    model = chooser("state")
+    captured = capture(model, SHAPE)
+    seen: list[Tensor] = []
+
+    def visit(_name: str, samples: LayerSamples) -> None:
+        seen.extend(samples.inputs)
+
+    batches = list(images().split(4))
+    walk_layers(captured, None, batches, {"head.0": len(batches)}, visit)
+    wanted: list[Tensor] = []
+    model.head.register_forward_pre_hook(lambda _module, args: wanted.append(args[0].detach()))
+    model(images())
+    assert torch.allclose(torch.cat(seen), torch.cat(wanted), atol=1e-6)
