@@ -140,7 +140,7 @@ def descend_codes(
 
 def round_rows(
     target: Tensor,
-    gram: Tensor,
+    gram: Tensor | None,
     bits: int,
     *,
     column_scales: Tensor | None = None,
@@ -155,7 +155,7 @@ def round_rows(
 
     Args:
         target: ``T (N, P)``.
-        gram: ``G (P, P)``.
+        gram: ``G (P, P)``; None for the identity, where every code is the nearest one.
         bits: 2 to 8, or 32 for no rounding.
         column_scales: ``(1, P)`` scales that hold besides those of the rows; None for ones.
         rounds: Turns of codes and scales.
@@ -166,20 +166,28 @@ def round_rows(
         Codes ``(N, P)`` and row scales ``(N, 1)``; the values are codes × row scales × column scales.
     """
     if column_scales is not None:
-        target, gram = target / column_scales, gram * (column_scales.mT * column_scales)
+        products = column_scales.mT * column_scales
+        target, gram = (
+            target / column_scales,
+            torch.diag(products.diagonal()) if gram is None else gram * products,
+        )
     if bits == BITS_FLOAT:
         return target, target.new_ones(target.shape[0], 1)
-    best_scales = scales = fit_scales(target, bits, dims=(1,), importance=gram.diagonal()[None, :])
+    importance = target.new_ones(1, target.shape[1]) if gram is None else gram.diagonal()[None, :]
+    best_scales = scales = fit_scales(target, bits, dims=(1,), importance=importance)
     best_codes = to_codes(target, scales, bits)
     best_error = _row_errors(best_codes * scales - target, gram)
     for _ in range(rounds):
         if deadline is not None and time.monotonic() > deadline:
             break
-        codes = round_with_feedback(target, gram, scales, bits)
-        codes = descend_codes(codes, target, gram, scales, bits, sweeps=sweeps)
-        image = codes @ gram
+        if gram is None:
+            image = codes = to_codes(target, scales, bits)
+        else:
+            codes = round_with_feedback(target, gram, scales, bits)
+            codes = descend_codes(codes, target, gram, scales, bits, sweeps=sweeps)
+            image = codes @ gram
         size = (image * codes).sum(dim=1, keepdim=True)
-        fitted = (image * target).sum(dim=1, keepdim=True) / size.clamp_min(torch.finfo(gram.dtype).tiny)
+        fitted = (image * target).sum(dim=1, keepdim=True) / size.clamp_min(torch.finfo(target.dtype).tiny)
         scales = torch.where((size > 0) & (fitted > 0), fitted, scales)
         error = _row_errors(codes * scales - target, gram)
         better = error < best_error
@@ -189,6 +197,7 @@ def round_rows(
     return best_codes, best_scales
 
 
-def _row_errors(difference: Tensor, gram: Tensor) -> Tensor:
+def _row_errors(difference: Tensor, gram: Tensor | None) -> Tensor:
     """``diag(D G Dᵀ)`` as a column ``(N, 1)``."""
-    return ((difference @ gram) * difference).sum(dim=1, keepdim=True)
+    image = difference if gram is None else difference @ gram
+    return (image * difference).sum(dim=1, keepdim=True)

@@ -209,9 +209,7 @@ def _solve_dense(
     began = time.monotonic()
     (bits,) = spec.bits_of(1)
     matrix = target.reshape(target.shape[0], -1)
-    if covariance is None:
-        gram = torch.eye(matrix.shape[1], device=matrix.device, dtype=matrix.dtype)
-    elif covariance.shape[0] == matrix.shape[1]:
+    if covariance is None or covariance.shape[0] == matrix.shape[1]:
         gram = covariance
     else:
         gram = torch.kron(covariance, torch.eye(target.shape[2], device=matrix.device, dtype=matrix.dtype))

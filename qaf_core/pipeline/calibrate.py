@@ -21,6 +21,7 @@ from qaf_core.network.layers import ActivationQuantizer, FactorizedLayer, Link
 HELD_BACK_SHARE = 8  # one batch in eight judges the fits, the last of them if there are fewer
 RANGE_SAMPLES = 50_000
 ROW_SAMPLES = 400_000  # output positions a fit looks at; more do not change it
+ERROR_ROWS = 20_000  # output positions held in double precision at once
 LEAST_IMAGES = 128
 RANGE_FRACTIONS = torch.linspace(0.35, 1.0, 27).tolist()
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
@@ -186,12 +187,10 @@ def calibrate_layer(
         if following.operation.dims and following.operation.groups == len(link.codes) > 1:
             values = equalise_channels(link, following, values)
     last = chain[-1]
-    if last.operation.groups != 1 or last.operation.transposed:  # stays as it was rounded
+    fixed = last.operation.groups != 1 or last.operation.transposed
+    if fixed or not fit or not _held_back(len(values), calls):  # of a single batch nothing can judge a fit
         return output_error(last, values, targets, calls, places)
-    fitting, judging = _collect(last, values, targets, calls, places)
-    if fit and judging is not fitting:  # of a single batch nothing can be held back to judge a fit
-        return fit_last_link(last, fitting, judging)
-    return judging.error(*_weight_and_bias(last))
+    return fit_last_link(last, *_collect(last, values, targets, calls, places))
 
 
 def output_error(
@@ -204,10 +203,16 @@ def output_error(
     """Mean squared error of a link's outputs on the held-back batches, relative to the targets' variance."""
     judging = sorted(_held_back(len(values), calls) or set(range(len(values))))
     rows, sites = link.operation.output_rows, places or [0] * len(values)
-    found = torch.cat([rows(link(values[index], sites[index])) for index in judging]).double()
-    wanted = torch.cat([rows(targets[index]) for index in judging]).double()
-    variance = (wanted - wanted.mean(dim=0)).square().sum()
-    return float((found - wanted).square().sum() / floored(variance, wanted.square().sum()))
+    n, error, total, square = 0, torch.zeros(()).double(), torch.zeros(()).double(), torch.zeros(()).double()
+    for index in judging:
+        found, wanted = rows(link(values[index], sites[index])), rows(targets[index])
+        for some, aims in zip(torch.split(found, ERROR_ROWS), torch.split(wanted, ERROR_ROWS), strict=True):
+            aims = aims.double()
+            error = error + (some.double() - aims).square().sum()
+            total, square = total + aims.sum(dim=0), square + aims.square().sum(dim=0)
+            n += len(aims)
+    variance = (square - total.square() / max(n, 1)).sum()
+    return float(error / floored(variance, square.sum()))
 
 
 def _held_back(count: int, calls: int) -> set[int]:
@@ -222,7 +227,7 @@ def _held_back(count: int, calls: int) -> set[int]:
 def _collect(
     link: Link, values: Sequence[Tensor], targets: Sequence[Tensor], calls: int, places: Sequence[int]
 ) -> tuple[OutputMoments, OutputMoments]:
-    """Moments of the fitting and of the held-back batches; of a single batch the same twice."""
+    """Moments of the fitting and of the held-back batches, of which there are some."""
     outputs, inputs = link.codes.shape[0], link.codes[0].numel()
     parts = [OutputMoments.empty(inputs, outputs, link.codes.device) for _ in range(2)]
     positions = sum(t.numel() // outputs for t in targets)
@@ -238,7 +243,7 @@ def _collect(
             aims = aims[chosen]
         rows = operation.patch_rows(link.input_quantizer(value), link.kernel, chosen)
         parts[int(index in held_back)].add(rows, aims)
-    return (parts[0], parts[1] if parts[1].n else parts[0])
+    return parts[0], parts[1]
 
 
 def _weight_and_bias(link: Link) -> tuple[Tensor, Tensor]:
@@ -274,7 +279,7 @@ def fit_last_link(link: Link, fitting: OutputMoments, judging: OutputMoments) ->
         "codes": judging.error(weight, _fitted_bias(fitting, weight)),
     }
     chosen = min(errors, key=lambda name: errors[name])
-    everything = fitting if judging is fitting else fitting.joined(judging)
+    everything = fitting.joined(judging)
     if chosen == "codes":
         codes, scales = _rounded(everything, old_weight, ridge, link)
         link.codes.copy_(codes.reshape(link.codes.shape))

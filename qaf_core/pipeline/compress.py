@@ -37,7 +37,7 @@ __all__ = ["CompressOptions", "Compression", "LayerOutcome", "compress_network"]
 
 CALIBRATION_BATCH = 32  # images, of up to 224 × 224 pixels; fewer where they are larger
 BATCH_PIXELS = CALIBRATION_BATCH * 224 * 224
-LARGEST_SAMPLE = 250_000_000  # numbers that a layer's fit holds on its input or output side (1 GB)
+LARGEST_SAMPLE = 80_000_000  # numbers that a layer's fit holds on its input or output side (320 MB)
 FITTED_METHODS = ("joint", "dense")
 DENSE_MOMENT_WEIGHT = 0.9  # what is left goes to the identity, for directions that the images do not show
 MOMENT_IMAGES = 128  # second moments over channels settle quickly, and the first layer waits for them
@@ -84,11 +84,12 @@ def compress_network(
     position = {info.name: index for index, info in enumerate(inventory)}
     rows = sorted((row for row in plan.layers if row.structure != "keep"), key=lambda row: position[row.name])
     shape = _input_shape(model, inventory) if calibration is None else tuple(calibration.shape[1:])
-    original = copy.deepcopy(capture(model, shape)).eval()
+    original = _twin(capture(model, shape)).eval()
     _check_weights(original, rows)
     blamed = layers_to_blame(original, inventory, rows, calibration, shape) if rows else {}
     rows = [row for row in rows if row.name not in blamed]
-    compressed = copy.deepcopy(original)
+    given_up = [layer_of(original, row.name).weight for row in rows]
+    compressed = copy.deepcopy(original, {id(weight): weight for weight in given_up})
     batches = [] if calibration is None else list(torch.split(calibration, batch_size(calibration)))
     began = time.monotonic()
     status = "completed"
@@ -139,6 +140,11 @@ def compress_network(
         notes=tuple(notes),
         seconds={"factorize": factorized - began, "calibrate": calibrated - factorized},
     )
+
+
+def _twin(model: nn.Module) -> nn.Module:
+    """A copy that shares its tensors."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
 
 
 def _check_request(plan: Plan, method: str, calibration: Tensor | None) -> None:
@@ -298,7 +304,7 @@ def batches_needed(info: LayerInfo, size: int = CALIBRATION_BATCH) -> int:
     positions = max(1, info.output_elements // max(info.out_channels, 1))
     images = max(LEAST_IMAGES, ROW_SAMPLES / positions)
     allowed = LARGEST_SAMPLE / max(info.input_elements, info.output_elements, 1)
-    return max(math.ceil(min(images, allowed) / size), 2)
+    return max(min(math.ceil(images / size), int(allowed / size)), 2)
 
 
 def _outcome(

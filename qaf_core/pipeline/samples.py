@@ -15,6 +15,8 @@ from qaf_core.network.graph.nodes import site_of
 from qaf_core.network.graph.program import Execution
 from qaf_core.pipeline.walk import Segment, Walk
 
+LARGEST_STATE = 80_000_000  # numbers that the batches at one layer hold, its inputs and what waits (320 MB)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSamples:
@@ -57,7 +59,7 @@ def walk_layers(
         original: Captured, in evaluation mode.
         compressed: Likewise; ``visit`` may change the layer it is called for. None: the original itself.
         batches: Images ``(B, C, H, W)``.
-        counts: Layer -> how many batches it is shown.
+        counts: Layer -> how many batches it is shown at most.
         visit: Called once for each layer.
         after_choice: Layers behind a choice by value.
 
@@ -117,6 +119,7 @@ def _samples(
     chosen: bool,
 ) -> LayerSamples:
     """One batch after the other, its calls next to each other; those of later calls are given away."""
+    count = max(min(count, after.room(name, LARGEST_STATE)), 2)
     batches = _calls(name, before, after, original, count, chosen)
     for batch, more in zip(batches, later, strict=False):
         batch += more.pop(name, ())

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.errors import ModelError
-from qaf_core.network.graph.network import GraphNetwork, delegated, networks_in
+from qaf_core.network.graph.network import GraphNetwork, delegated, first_tensors, networks_in
 from qaf_core.network.graph.nodes import site_of
 from qaf_core.network.graph.program import Execution
 
@@ -67,6 +67,16 @@ class Segment:
                 run.run_to(position)
                 found.append(run.operand(node))
         return found
+
+    def room(self, layer: str, largest: int) -> int:
+        """How many batches may come to a layer's first call holding no more than ``largest`` numbers."""
+        if not self.runs:
+            return 0
+        self.reach(layer, 0, 1)
+        run = self.runs[0]
+        values = [value for node, value in run.values.items() if node.op != "get_attr"]
+        held = sum(tensor.numel() for tensor in first_tensors(values))
+        return largest // max(held, 1)
 
     def copies(self, count: int | None = None) -> list[Execution]:
         """The state of the first batches, to come back to."""

@@ -42,7 +42,7 @@ class GraphNetwork(nn.Module):
         taken_up: Names of parameters that only a computed constant follows from.
         absent: Shapes of the original's parameters that no prediction reads, by name.
         absent_kinds: Kinds of the layers of PyTorch among those that own such parameters, by name.
-        first_values: Values of its tensors that are computed from parameters, as they were when first captured.
+        first_values: Its tensors that are computed from parameters, as they were when first captured.
         filled: Its tensors have been read from a file, and are no longer those it was captured with.
         observer: Told of every step of every run; None: nobody is.
     """

@@ -89,12 +89,6 @@ class Operation:
         grouped = rows.reshape(self.groups, outputs // self.groups, inputs, *rows.shape[2:])
         return grouped.transpose(1, 2).reshape(self.groups * inputs, outputs // self.groups, *rows.shape[2:])
 
-    def rows_shape(self, stored: Sequence[int]) -> Sizes:
-        """Shape by rows of a stored shape."""
-        if not self.transposed:
-            return tuple(stored)
-        return (stored[1] * self.groups, stored[0] // self.groups, *stored[2:])
-
     def per_channel(self, numbers: Tensor) -> Tensor:
         """One number per output channel, shaped to be multiplied with outputs."""
         return numbers.reshape(-1, *(1,) * self.dims)
