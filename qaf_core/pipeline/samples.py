@@ -119,7 +119,7 @@ def _samples(
     chosen: bool,
 ) -> LayerSamples:
     """One batch after the other, its calls next to each other; those of later calls are given away."""
-    count = max(min(count, after.room(name, LARGEST_STATE)), 2)
+    count = min(count, max(after.room(name, LARGEST_STATE), 2))
     batches = _calls(name, before, after, original, count, chosen)
     for batch, more in zip(batches, later, strict=False):
         batch += more.pop(name, ())

@@ -16,7 +16,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 from torchvision import models
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.models.detection.ssd import SSD
 
 from qaf_core.network.cost import original_cost, plan_cost
 from qaf_core.network.graph.capture import capture
@@ -31,7 +30,7 @@ NETWORKS = (
     *("resnet18", "resnext50_32x4d", "vgg16_bn", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"),
     *("densenet121", "googlenet", "inception_v3", "shufflenet_v2_x1_0", "squeezenet1_1", "mnasnet1_0"),
     *("regnet_y_400mf", "convnext_tiny", "vit_b_16", "swin_t", "swin_v2_t", "deeplabv3_resnet50"),
-    *("ssdlite320_mobilenet_v3_large", "fasterrcnn_resnet50_fpn"),
+    "fasterrcnn_resnet50_fpn",
 )
 TOLERANCE = 1e-4
 SIDE = 64
@@ -71,22 +70,22 @@ def _built_with(name: str, side: int) -> dict[str, Any]:
         return {"weights_backbone": None, "aux_loss": True}
     if name.startswith("fasterrcnn"):
         return {"weights_backbone": None, "min_size": side, "max_size": side}
-    return {"weights_backbone": None} if name.startswith("ssdlite") else {}
+    return {}
 
 
 @torch.inference_mode()
 def raw_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     """All tensors a network puts out; of a detector those of its heads, before boxes are chosen by score."""
-    if not isinstance(model, GeneralizedRCNN | SSD):
+    if not isinstance(model, GeneralizedRCNN):
         return tree_leaves(model(images))
     found: list[Tensor] = []
-    head = model.head if isinstance(model, SSD) else model.rpn.head
-    handle = head.register_forward_hook(lambda _module, _inputs, output: found.extend(tree_leaves(output)))
+    handle = model.rpn.head.register_forward_hook(
+        lambda _module, _inputs, output: found.extend(tree_leaves(output))
+    )
     model(images)
     handle.remove()
-    if isinstance(model, GeneralizedRCNN):
-        pooled = torch.randn(4, 256, 7, 7, generator=torch.Generator().manual_seed(1))
-        found += tree_leaves(model.roi_heads.box_predictor(model.roi_heads.box_head(pooled)))
+    pooled = torch.randn(4, 256, 7, 7, generator=torch.Generator().manual_seed(1))
+    found += tree_leaves(model.roi_heads.box_predictor(model.roi_heads.box_head(pooled)))
     return found
 
 

@@ -134,8 +134,11 @@ def images(count: int, seed: int) -> Tensor:
     return torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("build", BUILDERS, ids=lambda build: build.__name__)
-@pytest.mark.parametrize("method", ["joint", "dense"])
+@pytest.mark.parametrize(
+    ("build", "method"),
+    [*((build, "joint") for build in BUILDERS), *((build, "dense") for build in (detector, Upsampling))],
+    ids=lambda value: getattr(value, "__name__", value),
+)
 def test_a_network_of_its_own_kind_goes_all_the_way(
     build: Callable[[], nn.Module], method: str, tmp_path: Path
 ) -> None:
