@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -54,9 +55,9 @@ def training_loss(original: nn.Module, model: nn.Module, batch: Tensor) -> Tenso
         model, batch: As in :func:`batch_divergence`.
     """
     names = _exchanged(model)
-    with torch.no_grad(), _Outputs(original, names) as wanted:
+    with torch.no_grad(), _outputs_of(original, names) as wanted:
         wanted_scores = class_scores(original(batch))
-    with _Outputs(model, names) as found:
+    with _outputs_of(model, names) as found:
         found_scores = class_scores(model(batch))
     errors = _relative_errors(names, wanted, found)
     loss = LAYER_WEIGHT * torch.stack(errors).mean() if errors else batch.new_zeros(())
@@ -83,43 +84,39 @@ def _exchanged(model: nn.Module) -> list[str]:
 def _layer_errors(original: nn.Module, model: nn.Module, batch: Tensor) -> list[Tensor]:
     """Relative squared errors of the exchanged layers' outputs."""
     names = _exchanged(model)
-    with torch.no_grad(), _Outputs(original, names) as wanted:
+    with torch.no_grad(), _outputs_of(original, names) as wanted:
         original(batch)
-    with _Outputs(model, names) as found:
+    with _outputs_of(model, names) as found:
         model(batch)
     return _relative_errors(names, wanted, found)
 
 
 def _relative_errors(
-    names: Sequence[str], wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]
+    names: Sequence[str], wanted: Mapping[str, Sequence[Tensor]], found: Mapping[str, Sequence[Tensor]]
 ) -> list[Tensor]:
-    return [
-        (found[name] - wanted[name]).square().sum() / wanted[name].square().sum().clamp_min(SMALLEST)
-        for name in names
+    errors = []
+    for name in names:
+        pairs = list(zip(wanted[name], found[name], strict=False))
         # Behind a choice the two networks may put out different numbers of rows.
-        if name in wanted and name in found and wanted[name].shape == found[name].shape
+        if pairs and len(wanted[name]) == len(found[name]) and all(a.shape == b.shape for a, b in pairs):
+            square = torch.stack([(b - a).square().sum() for a, b in pairs]).sum()
+            size = torch.stack([a.square().sum() for a, _ in pairs]).sum()
+            errors.append(square / size.clamp_min(SMALLEST))
+    return errors
+
+
+@contextmanager
+def _outputs_of(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """What the named layers put out while the ``with`` block lasts, call by call."""
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    handles = [
+        model.get_submodule(name).register_forward_hook(
+            lambda *call, calls=found[name]: calls.append(call[-1])
+        )
+        for name in names
     ]
-
-
-class _Outputs(dict[str, Tensor]):
-    """What the named layers put out while the ``with`` block lasts, at their last call."""
-
-    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self._model, self._names = model, names
-        self._handles: list[Any] = []
-
-    def __enter__(self) -> _Outputs:
-        for name in self._names:
-            self._handles.append(self._model.get_submodule(name).register_forward_hook(self._keeper(name)))
-        return self
-
-    def _keeper(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            self[name] = output
-
-        return keep
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
+    try:
+        yield found
+    finally:
+        for handle in handles:
             handle.remove()

@@ -13,6 +13,7 @@ from qaf_core.errors import PlanError, WorkspaceError
 from qaf_core.network.plan import plan_for_ratio
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.finetune_options import FinetuneOptions
+from qaf_core.runs import images
 from qaf_core.runs.artifact import read_index, verify_packed
 from qaf_core.runs.execute import execute_run
 from qaf_core.runs.finetuning import finetune_request
@@ -75,8 +76,11 @@ def test_a_fine_tuned_network_is_a_run_of_its_own(store: Store, parent: str, tra
     assert all(same) or trains == "codes"
 
 
-def test_batchnorm_folded_by_the_first_run_stays_folded(store: Store) -> None:
+def test_batchnorm_folded_by_the_first_run_stays_folded(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A network with BatchNorm: what the second file holds computes what was trained."""
+    monkeypatch.setattr(images, "CALIBRATION_IMAGES", 96)  # what is proved does not need more
     inventory = load_inventory(find_model("inspection/resnet20"))
     plan = plan_for_ratio(inventory, model="inspection/resnet20", ratio=1.0, bits=8, method="dense")
     request = RunRequest(model="inspection/resnet20", plan=plan.to_dict(), method="dense", images=64)

@@ -16,7 +16,14 @@ from qaf_core.errors import ModelError
 from qaf_core.network.choices import KeepEverything, is_choice
 from qaf_core.network.graph.capture import EXAMPLE_IMAGES, capture, layer_kind, weightless_copy
 from qaf_core.network.graph.inference import inference
-from qaf_core.network.graph.network import GraphNetwork, first_tensors, layers_in, networks_in, norms_in
+from qaf_core.network.graph.network import (
+    GraphNetwork,
+    first_tensors,
+    layer_of,
+    layers_in,
+    networks_in,
+    norms_in,
+)
 from qaf_core.network.graph.nodes import operator_of, site_of
 from qaf_core.network.graph.program import Execution, tensor_at
 from qaf_core.network.inventory import LayerInfo
@@ -260,24 +267,32 @@ def _foldable(model: nn.Module, rows: dict[str, _Seen]) -> dict[str, str]:
     """BatchNorm -> the layer it can be folded into: its single producer, whose only reader it is."""
     folds: dict[str, str] = {}
     for path, network in networks_in(model).items():
-        calls: dict[str, list[Node]] = {}
-        for program in network.programs.values():
-            for name, nodes in program.calls.items():
-                calls.setdefault(name, nodes)
-        for name, nodes in calls.items():
-            norm, source = network.get_submodule(name), nodes[0].args[0]
-            if not isinstance(norm, BatchNorm) or len(nodes) != 1 or not isinstance(source, Node):
+        for name, norm in norms_in(network).items():
+            layer_name = _single_producer(network, name)
+            if layer_name is None or norm.read_elsewhere:
                 continue
-            layer_name = str(source.target)
-            layer = network.get_submodule(layer_name) if source.op == "call_module" else None
-            if not isinstance(layer, Layer) or len(source.users) != 1 or len(calls[layer_name]) != 1:
-                continue
-            seen = rows.get(_joined(path, layer_name))
+            layer, seen = layer_of(network, layer_name), rows.get(_joined(path, layer_name))
             batched = seen is not None and seen.calls == 1 and seen.output_dims == layer.operation.dims + 2
-            read = layer.read_elsewhere or norm.read_elsewhere
-            if batched and not read and len(layer.rows) == norm.running_mean.numel():
+            if batched and not layer.read_elsewhere and len(layer.rows) == norm.running_mean.numel():
                 folds[_joined(path, name)] = _joined(path, layer_name)
     return folds
+
+
+def _single_producer(network: GraphNetwork, norm: str) -> str | None:
+    """The layer whose outputs go to a BatchNorm and nowhere else, in all programs; None: there is none."""
+    found: set[str | None] = set()
+    for program in network.programs.values():
+        if norm not in program.calls:
+            continue
+        (node, *more) = program.calls[norm]
+        source = node.args[0]
+        name = str(source.target) if isinstance(source, Node) and source.op == "call_module" else ""
+        alone = isinstance(source, Node) and len(source.users) == 1 and len(program.calls.get(name, ())) == 1
+        is_layer = bool(name) and isinstance(network.get_submodule(name), Layer)
+        found.add(name if is_layer and alone and not more else None)
+    (producer,) = found if len(found) == 1 else (None,)
+    without = (program for program in network.programs.values() if norm not in program.calls)
+    return None if producer is None or any(producer in program.calls for program in without) else producer
 
 
 def _rows(model: nn.Module, seen: dict[str, _Seen], folds: dict[str, str]) -> Iterable[LayerInfo]:
