@@ -23,6 +23,12 @@ from qaf_core.errors import WeightsError
 State = dict[str, Tensor]
 
 
+@pytest.fixture
+def uncaptured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks as they are built and loaded: capturing them takes seconds and is tested elsewhere."""
+    monkeypatch.setattr("qaf_core.network.graph.capture.capture", lambda model, _shape: model)
+
+
 @pytest.fixture(scope="module")
 def raw() -> State:
     torch.manual_seed(0)
@@ -60,6 +66,7 @@ BESIDE: dict[str, Callable[[State, State], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("kind", BESIDE)
+@pytest.mark.usefixtures("uncaptured")
 def test_averaged_weights_are_taken_and_raw_ones_on_request(
     tmp_path: Path, raw: State, averaged: State, kind: str
 ) -> None:
@@ -77,6 +84,7 @@ def test_averaged_weights_are_taken_and_raw_ones_on_request(
         assert note is None or ("w.pth" in note and "averaged" in note and "#raw" in note), note
 
 
+@pytest.mark.usefixtures("uncaptured")
 def test_prefixes_tell_sets_apart_in_safetensors_too(tmp_path: Path, raw: State, averaged: State) -> None:
     path = tmp_path / "w.safetensors"
     both = {**led("model.", raw), **led("ema_model.", averaged)}
@@ -90,6 +98,7 @@ def test_prefixes_tell_sets_apart_in_safetensors_too(tmp_path: Path, raw: State,
         find_model("cifar/resnet20", f"{path}#other")
 
 
+@pytest.mark.usefixtures("uncaptured")
 def test_two_networks_in_one_file_are_asked_for(tmp_path: Path, raw: State, averaged: State) -> None:
     path = tmp_path / "w.pth"
     torch.save({"student": raw, "teacher": averaged, "dino_loss": {"center": torch.ones(1)}}, path)
@@ -110,6 +119,7 @@ def test_two_networks_in_one_file_are_asked_for(tmp_path: Path, raw: State, aver
         find_model("cifar/resnet20", path)
 
 
+@pytest.mark.usefixtures("uncaptured")
 @pytest.mark.parametrize("part", ["ema", "other", "state_dict_ema"])
 def test_a_part_that_is_not_there_is_told(tmp_path: Path, raw: State, part: str) -> None:
     for saved in ({"state_dict": raw}, raw):
@@ -119,6 +129,7 @@ def test_a_part_that_is_not_there_is_told(tmp_path: Path, raw: State, part: str)
         assert build_model(find_model("cifar/resnet20", f"{tmp_path}/w.pth#raw"))
 
 
+@pytest.mark.usefixtures("uncaptured")
 def test_averaged_weights_without_names_are_told(tmp_path: Path, raw: State) -> None:
     shadow = [value for name, value in raw.items() if "weight" in name]
     torch.save({"model": raw, "ema": {"decay": 0.9, "shadow_params": shadow}}, tmp_path / "w.pth")
@@ -147,6 +158,7 @@ FOREIGN = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("uncaptured")
 @pytest.mark.parametrize("prefix", ["", "model.", "module.model.", "student.encoder.", "ema_model."])
 def test_prefixes_come_off_beside_what_is_no_weight(tmp_path: Path, raw: State, prefix: str) -> None:
     counted = {f"{prefix}layer1.0.total_params": torch.zeros(1), f"{prefix}criterion.weight": torch.ones(3)}
