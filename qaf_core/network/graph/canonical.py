@@ -29,7 +29,7 @@ from qaf_core.network.graph.multiplications import Multiplication, find_multipli
 from qaf_core.network.graph.network import GraphNetwork
 from qaf_core.network.graph.nodes import arguments_of, operator_of
 from qaf_core.network.graph.operation import Operation
-from qaf_core.network.graph.program import Program, tensor_at
+from qaf_core.network.graph.program import Program, put, tensor_at
 from qaf_core.network.layers import BatchNorm, Layer
 
 _ATEN = torch.ops.aten
@@ -102,8 +102,13 @@ class CanonicalGraph:
         self._graph = Graph()
         self._made: dict[Node, Node] = {}
         for node, (name, value) in exported.constants.items():
-            first = names.get(id(value), name)
-            self._known[node] = Constant(value=value, sources=(first,), key=("tensor", first), name=first)
+            first = names.get(id(value))
+            if first is None and isinstance(value, Tensor):  # written in the network's code
+                fixed = self._tensor_name(f"{FIXED}.{name}", value)
+                self._known[node] = Constant(value=value, sources=(), key=("tensor", fixed), name=fixed)
+            else:
+                first = first or name
+                self._known[node] = Constant(value=value, sources=(first,), key=("tensor", first), name=first)
 
     def build(self) -> Program:
         """The program; the network holds all it needs afterwards."""
@@ -404,24 +409,6 @@ def _has(root: nn.Module, name: str) -> bool:
 def _same(one: Any, two: Tensor) -> bool:
     alike = isinstance(one, Tensor) and (one.shape, one.dtype) == (two.shape, two.dtype)
     return alike and (one.is_meta or two.is_meta or torch.equal(one, two))
-
-
-def put(root: nn.Module, name: str, value: nn.Module | Tensor) -> None:
-    """Register a module or tensor under a dotted name, with plain modules on the way."""
-    *path, last = name.split(".")
-    owner = root
-    for part in path:
-        if part not in owner._modules:
-            owner._modules[part] = nn.Module()
-        following = owner._modules[part]
-        assert following is not None
-        owner = following
-    if isinstance(value, nn.Module):
-        owner._modules[last] = value
-    elif isinstance(value, nn.Parameter):
-        owner._parameters[last] = value
-    else:
-        owner._buffers[last] = value
 
 
 def _offset_in(whole: Tensor | None, part: Tensor) -> int | None:

@@ -143,3 +143,21 @@ def tensor_at(root: nn.Module, name: str) -> Any:
     """A parameter, buffer or module by its dotted name."""
     owner, _, last = name.rpartition(".")
     return getattr(root.get_submodule(owner), last)
+
+
+def put(root: nn.Module, name: str, value: nn.Module | Tensor) -> None:
+    """Register a module or tensor under a dotted name, with plain modules on the way."""
+    *path, last = name.split(".")
+    owner = root
+    for part in path:
+        if part not in owner._modules:
+            owner._modules[part] = nn.Module()
+        following = owner._modules[part]
+        assert following is not None
+        owner = following
+    if isinstance(value, nn.Module):
+        owner._modules[last] = value
+    elif isinstance(value, nn.Parameter):
+        owner._parameters[last] = value
+    else:
+        owner._buffers[last] = value

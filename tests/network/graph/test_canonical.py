@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qaf_core.network.graph.canonical import FIXED, put
+from qaf_core.network.graph.canonical import FIXED
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import layer_of, layers_in, norms_in
+from qaf_core.network.graph.program import put
 from qaf_core.network.layers import Layer
 
 SHAPE = (4, 6)
