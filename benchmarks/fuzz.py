@@ -14,6 +14,7 @@ import argparse
 import copy
 import json
 import random
+import sys
 import tempfile
 import time
 import traceback
@@ -37,6 +38,7 @@ from qaf_core.pipeline.compress import compress_network
 from qaf_core.runs.artifact import load_packed, save_packed
 
 SIDE = 12
+PROGRESS = 10  # networks between two lines on how far it is
 SHAPE = (3, SIDE, SIDE)
 LARGEST_ERROR = 0.2  # relative, of scores; random networks amplify rounding
 LARGEST_FILE_ERROR = 0.1  # half precision of scales moves some values to the next code
@@ -337,6 +339,8 @@ def run(count: int, first: int = 0, *, export: bool = True) -> dict[str, Any]:
             if told != "right":
                 faults.append({"seed": seed, "told": told[:300]})
                 print(seed, told[:300], flush=True)
+            if (seed - first + 1) % PROGRESS == 0:
+                print(f"{seed - first + 1} networks, {dict(outcomes)}", file=sys.stderr, flush=True)
     return {"networks": count, **outcomes, "not_right": faults, "seconds": round(time.monotonic() - began, 1)}
 
 
