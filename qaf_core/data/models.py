@@ -298,15 +298,24 @@ def build_model(source: ModelSource, *, with_weights: bool = True) -> nn.Module:
         ModelError: When the user's factory fails.
         WeightsError: When weights are asked for and are missing, damaged, or made for another network.
     """
-    path = weights_path(source.id) if source.shipped and with_weights else None
-    if path is not None and source.weights == path and path.is_file():
-        return copy.deepcopy(_shipped_model(source.id, path, path.stat().st_mtime_ns))
+    path = source.weights
+    if with_weights and path is not None and path.is_file() and _is_built_as_shipped(source):
+        return copy.deepcopy(_shipped_model(source.id, path.stat().st_mtime_ns))
     return _build(source, with_weights)
 
 
+def _is_built_as_shipped(source: ModelSource) -> bool:
+    """Whether the user chose nothing that another network would be built from."""
+    shipped = _sources().get(source.id) if source.shipped else None
+    return shipped is not None and all(
+        getattr(source, name) == getattr(shipped, name)
+        for name in ("architecture", "weights", "weights_part", "input_shape", "classes", "output", "outputs")
+    )
+
+
 @lru_cache(maxsize=len(_SHIPPED))  # they are small, and capturing one takes longer than copying it
-def _shipped_model(model_id: str, weights: Path, _modified_ns: int) -> nn.Module:
-    return _build(replace(_sources()[model_id], weights=weights), with_weights=True)
+def _shipped_model(model_id: str, _modified_ns: int) -> nn.Module:
+    return _build(_sources()[model_id], with_weights=True)
 
 
 def _build(source: ModelSource, with_weights: bool) -> nn.Module:

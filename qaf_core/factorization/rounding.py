@@ -166,11 +166,8 @@ def round_rows(
         Codes ``(N, P)`` and row scales ``(N, 1)``; the values are codes × row scales × column scales.
     """
     if column_scales is not None:
-        products = column_scales.mT * column_scales
-        target, gram = (
-            target / column_scales,
-            torch.diag(products.diagonal()) if gram is None else gram * products,
-        )
+        gram = torch.eye(target.shape[1]).to(target) if gram is None else gram
+        target, gram = target / column_scales, gram * (column_scales.mT * column_scales)
     if bits == BITS_FLOAT:
         return target, target.new_ones(target.shape[0], 1)
     importance = target.new_ones(1, target.shape[1]) if gram is None else gram.diagonal()[None, :]

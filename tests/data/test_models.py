@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -345,3 +346,16 @@ def test_a_damaged_card_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         models._read_card.cache_clear()
         with pytest.raises(ModelError, match=expected):
             models._with_card(copy)
+
+
+def test_shipped_models_are_built_apart_and_at_the_size_that_is_asked_for() -> None:
+    source = find_model("digits/cnn")
+    first, second = build_model(source), build_model(source)
+    with torch.no_grad():
+        next(first.parameters()).zero_()
+    assert bool(next(second.parameters()).any())
+    assert bool(next(build_model(source).parameters()).any())
+    net = find_model("inspection/resnet20")
+    for shape in (net.input_shape, (3, 48, 48)):
+        (images,) = build_model(replace(net, input_shape=shape)).main.inputs
+        assert tuple(images.meta["val"].shape[1:]) == shape

@@ -265,3 +265,13 @@ def test_floating_point_is_left_alone() -> None:
     assert torch.equal(descend_codes(values, target, gram, scales, BITS_FLOAT, sweeps=3), values)
     codes, row_scales = round_rows(target, gram, BITS_FLOAT)
     assert torch.equal(codes * row_scales, target)
+
+
+@given(seed=seeds, bits=widths)
+def test_no_gram_is_that_of_the_identity(seed: int, bits: int) -> None:
+    target, _ = problem(seed, 6, 40)
+    column_scales = torch.linspace(0.5, 2.0, 40, dtype=target.dtype)[None, :]
+    for scales in (None, column_scales):
+        expected = round_rows(target, torch.eye(40, dtype=target.dtype), bits, column_scales=scales)
+        found = round_rows(target, None, bits, column_scales=scales)
+        assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))

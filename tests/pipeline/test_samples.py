@@ -17,6 +17,7 @@ from qaf_core.network.graph.network import layer_of, layers_in, observed
 from qaf_core.network.graph.program import Execution
 from qaf_core.network.inventory import take_inventory
 from qaf_core.network.layers import Layer
+from qaf_core.pipeline import samples
 from qaf_core.pipeline.samples import LayerSamples, walk_layers
 
 SHAPE = (3, 8, 8)
@@ -348,3 +349,15 @@ def test_a_layer_that_nothing_reaches_is_told() -> None:
             model, copy.deepcopy(model), chosen_rows(), {"score": 3, "head": 3}, lambda *_: None,
             after_choice=["head"],
         )  # fmt: skip
+
+
+def test_no_more_batches_come_to_a_layer_than_may_wait_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model, images = captured(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))), batches(5)
+    for largest, shown in ((10**9, 5), (3 * images[0].numel(), 3), (1, 2)):
+        monkeypatch.setattr(samples, "LARGEST_STATE", largest)
+        seen: list[int] = []
+        walk_layers(
+            model, None, images, {"0": 5}, lambda _name, given, seen=seen: seen.append(len(given.inputs))
+        )
+        assert seen == [shown]

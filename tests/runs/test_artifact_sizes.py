@@ -33,7 +33,7 @@ class OneByOne(nn.Module):
 
 
 class ByCount(OneByOne):
-    """Has parameters of its own for three images."""
+    """Has parameters of its own for five images."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
