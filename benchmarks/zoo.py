@@ -1,6 +1,7 @@
 """Every network that can be named, compressed to 8 bits from end to end; one JSON line each, and a summary.
 
 python benchmarks/zoo.py [ID ...] [--only TEXT] [--skip TEXT] [--limit N] [--seconds 900] [--images N]
+    [--processes N]
 
 Each network is built with random weights, its BatchNorm settled on smooth random pictures, and compressed by
 ``dense`` at W8A8 through the functions that ``qaf compress`` uses: compress, packed file, the file read back
@@ -27,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,14 +83,19 @@ def smooth_pictures(count: int, source: ModelSource, seed: int) -> Tensor:
 
 
 def draw_network(source: ModelSource) -> nn.Module:
-    """The network with random weights, none of them constant, and BatchNorm that fits them."""
+    """The captured network with random weights, none of them constant, and BatchNorm that fits them.
+
+    BatchNorm is settled in the network as it was written: the captured one is in evaluation for good.
+    """
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
+    from torchvision.ops import FrozenBatchNorm2d
 
-    from qaf_core.data.models import build_model
+    from qaf_core.data.models import build_network
+    from qaf_core.network.graph.capture import capture
 
     torch.manual_seed(0)
-    model = build_model(source, with_weights=False)
+    model = build_network(source).float().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim <= 1 or float(parameter.abs().max()) < 1e-3:  # begins as zeros, or as good as
@@ -100,9 +107,20 @@ def draw_network(source: ModelSource) -> nn.Module:
             norm.reset_running_stats()
             norm.momentum = None  # the plain mean of all batches
             norm.train()
-        for seed in range(SETTLING_BATCHES if norms else 0):
+        frozen = [norm for norm in model.modules() if isinstance(norm, FrozenBatchNorm2d)]
+        settling = [norm.register_forward_pre_hook(settle_frozen) for norm in frozen]
+        for seed in range(SETTLING_BATCHES if norms or frozen else 0):
             model(smooth_pictures(min(SETTLING_IMAGES, calibration_count(source)), source, 1000 + seed))
-    return model.eval()
+        for handle in settling:
+            handle.remove()
+    return capture(model.eval(), source.input_shape)
+
+
+def settle_frozen(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Before torchvision's frozen BatchNorm runs: its statistics become those of what comes in."""
+    variance, mean = inputs[0].var((0, 2, 3)), inputs[0].mean((0, 2, 3))
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance.clamp_min(1e-6))
 
 
 def calibration_count(source: ModelSource) -> int:
@@ -376,15 +394,18 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="at most so many networks")
     parser.add_argument("--seconds", type=float, default=900.0, help="for each network")
     parser.add_argument("--images", type=int, help="calibration pictures, by default up to 32")
+    parser.add_argument("--processes", type=int, default=1, help="networks at the same time")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         tell_one(options.one, options.images)
         return
     rows = []
-    for model_id in chosen_networks(options):
-        rows.append(run_apart(model_id, options))
-        print(json.dumps(rows[-1]), flush=True)
+    with ThreadPoolExecutor(options.processes) as pool:
+        runs = [pool.submit(run_apart, model_id, options) for model_id in chosen_networks(options)]
+        for run in as_completed(runs):
+            rows.append(run.result())
+            print(json.dumps(rows[-1]), flush=True)
     print(json.dumps({"summary": summarise(rows)}))
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ModelSource",
     "build_model",
+    "build_network",
     "find_model",
     "list_models",
     "load_inventory",
@@ -321,7 +322,7 @@ def _shipped_model(model_id: str, _modified_ns: int) -> nn.Module:
 def _build(source: ModelSource, with_weights: bool) -> nn.Module:
     from qaf_core.network.graph.capture import capture
 
-    network = _build_network(source)
+    network = build_network(source)
     if with_weights and (source.weights is not None or ":" not in source.architecture):
         from qaf_core.data.weights import load_weights, read_weights
 
@@ -336,7 +337,12 @@ def _build(source: ModelSource, with_weights: bool) -> nn.Module:
     return capture(network, source.input_shape)
 
 
-def _build_network(source: ModelSource) -> nn.Module:
+def build_network(source: ModelSource) -> nn.Module:
+    """The network as its author wrote it, with freshly drawn weights, not captured.
+
+    Raises:
+        ModelError: When the user's factory fails.
+    """
     if ":" in source.architecture:
         from qaf_core.data.factories import call_factory
 
@@ -360,12 +366,12 @@ def load_inventory(source: ModelSource) -> tuple[LayerInfo, ...]:
 
     try:
         with Weightless():
-            network = _build_network(source)
+            network = build_network(source)
         return take_inventory(network.eval(), source.input_shape)
     except (NotImplementedError, RuntimeError, ModelError):  # it reads weights, or decides by values
         from qaf_core.network.graph.capture import capture
 
-        network = capture(_build_network(source).eval(), source.input_shape, prove=False)
+        network = capture(build_network(source).eval(), source.input_shape, prove=False)
         return take_inventory(network, source.input_shape)
 
 

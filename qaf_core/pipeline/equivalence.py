@@ -19,7 +19,7 @@ from qaf_core.errors import ModelError, SolverError
 from qaf_core.factorization.exact import exact_factors
 from qaf_core.network.build import build_chain
 from qaf_core.network.graph.network import layer_of
-from qaf_core.network.graph.proof import TOLERANCE, largest_difference
+from qaf_core.network.graph.proof import TOLERANCE, Answers
 from qaf_core.network.inventory import LayerInfo
 from qaf_core.network.layers import FactorizedLayer, Layer, swap_layer
 from qaf_core.network.passes.batchnorm_folding import fold_batchnorm
@@ -56,17 +56,16 @@ def layers_to_blame(
         count, generator = max(COMPARED_BATCHES), torch.Generator().manual_seed(0)
         images = torch.rand(count, *input_shape, generator=generator)
     batches = [images[:count] for count in COMPARED_BATCHES]
-    expected = [model(batch) for batch in batches]
+    answers = Answers(model, batches)
 
     def difference(chosen: Sequence[LayerPlan], fold: bool) -> float:
         changed = fold_batchnorm(model, inventory) if fold else copy.deepcopy(model)
         for row in chosen:
             swap_layer(changed, row.name, exact_chain(layer_of(changed, row.name), row.structure))
         try:
-            found = [changed(batch) for batch in batches]
+            return answers.difference(changed)
         except Exception:  # Python beside the captured parts needs the layer as it was
             return math.inf
-        return max(largest_difference(one, two) for one, two in zip(expected, found, strict=True))
 
     if difference(rows, fold=True) <= TOLERANCE:
         return {}
@@ -126,7 +125,7 @@ def unexpected_disagreement(
         batch: Some images.
         output_errors: Relative squared errors of the layers' outputs.
     """
-    error = largest_difference(original(batch), compressed(batch)) ** 2
+    error = Answers(original, [batch]).difference(compressed) ** 2
     expected = sum(output_errors.values())
     if not math.isfinite(error) or error <= max(LEAST_TOLD, UNEXPECTED * expected):
         return None  # boxes may differ in number, and then cannot be set against each other
@@ -139,7 +138,7 @@ def unexpected_disagreement(
 @torch.inference_mode()
 def file_differs(compressed: nn.Module, opened: nn.Module, batch: Tensor) -> str | None:
     """A sentence where a file, read back, puts out something else than the network it holds, else None."""
-    difference = largest_difference(compressed(batch), opened(batch))
+    difference = Answers(compressed, [batch]).difference(opened)
     if not math.isfinite(difference) or difference <= LARGEST_FILE_DIFFERENCE:
         return None
     return (

@@ -235,3 +235,42 @@ def test_a_file_that_puts_out_other_numbers_is_told(network: nn.Module) -> None:
     other = copy.deepcopy(network)
     swap_layer(other, "head", exact_chain(layer_of(network, "head"), "svd"))
     assert file_differs(network, other, images()) is None
+
+
+class Chooser(nn.Module):
+    """Puts out its pictures' features by score, as a detector its boxes; all scores are nearly the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+        self.score = nn.Linear(8, 1)
+
+    def forward(self, values: Tensor) -> list[Tensor]:
+        features = self.features(values).mean((2, 3))
+        scores = (1.0 + 1e-7 * torch.tanh(self.score(features))).flatten()
+        order = scores.tolist()
+        best = sorted(range(len(order)), key=order.__getitem__)
+        return [values[index].mean((1, 2)) for index in best if order[index] > 0]
+
+
+def test_a_choice_among_scores_that_are_nearly_equal_is_no_difference(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    model = Chooser().train()
+    with torch.no_grad():
+        model(images(64))
+        model.score.weight.mul_(50)
+    captured = capture(model.eval(), SHAPE)
+    inventory = take_inventory(captured, SHAPE)
+    rows = [LayerPlan(name="features.0", structure="dense", rank=1, bits=8)]
+    assert layers_to_blame(captured, inventory, rows, images(), SHAPE) == {}
+    other = copy.deepcopy(captured)
+    with torch.no_grad():
+        layer_of(other, "features.0").weight.mul_(1 + 1e-5)
+    assert file_differs(captured, other, images()) is None
+    with torch.no_grad():
+        layer_of(other, "features.0").weight.mul_(2)
+    assert file_differs(captured, other, images()) is not None
+    spoil(monkeypatch, captured, "features.0")
+    assert layers_to_blame(captured, inventory, rows, images(), SHAPE).keys() == {"features.0"}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.hooks import RemovableHandle
 
 from qaf_core.errors import ModelError
 from qaf_core.network.graph.export import MutatesItselfError
@@ -58,6 +61,83 @@ def prove_capture(original: nn.Module, captured: nn.Module, input_shape: Sequenc
             got=", ".join(changed[:3]),
             remedy="make its forward pass leave parameters and buffers as they are",
         )
+
+
+class Answers:
+    """What a model and its captured parts put out for some batches, to hold another model against.
+
+    A detector chooses among its scores: after a change of 1e-7 it may put out other boxes. So the parts of
+    the other model are compared one by one, and after each of them Python goes on with what the first model's
+    part put out.
+    """
+
+    def __init__(self, model: nn.Module, batches: Sequence[Tensor]) -> None:
+        """Run the model.
+
+        Args:
+            model: Captured, as a whole or in parts.
+            batches: ``(N, C, H, W)`` each.
+        """
+        self._rows: list[tuple[Tensor, Any, dict[str, list[Any]]]] = []
+        for batch in batches:
+            parts: dict[str, list[Any]] = {name: [] for name in networks_in(model)}
+            handles = [
+                part.register_forward_hook(partial(_record, parts[name]))
+                for name, part in networks_in(model).items()
+            ]
+            with _removed(handles):
+                self._rows.append((batch, model(batch), parts))
+
+    def difference(self, other: nn.Module) -> float:
+        """The largest relative difference of the other model's outputs, and of its parts', over all batches;
+        inf where it calls its parts in another way.
+        """
+        found = 0.0
+        for batch, expected, parts in self._rows:
+            answers = {name: iter(calls) for name, calls in parts.items()}
+            differences: list[float] = []
+            handles = [
+                part.register_forward_hook(partial(_compare, answers.get(name, iter(())), differences))
+                for name, part in networks_in(other).items()
+                if networks_in(other).keys() == parts.keys()
+            ]
+            with _removed(handles):
+                try:
+                    found = max(found, largest_difference(expected, other(batch)), *differences)
+                except _OtherCallsError:
+                    return float("inf")
+        return found
+
+
+class _OtherCallsError(Exception):
+    """A part is called once more than in the first model."""
+
+
+def _record(calls: list[Any], _part: nn.Module, _inputs: Any, output: Any) -> None:
+    calls.append(_copied(output))
+
+
+def _compare(
+    answers: Iterator[Any], differences: list[float], _part: nn.Module, _inputs: Any, output: Any
+) -> Any:
+    expected = next(answers, _OtherCallsError)
+    if expected is _OtherCallsError:
+        raise _OtherCallsError
+    differences.append(largest_difference(expected, output))
+    return _copied(expected)
+
+
+def _copied(output: Any) -> Any:
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, output)
+
+
+@contextmanager
+def _removed(handles: Sequence[RemovableHandle]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _noise(network: nn.Module, input_shape: Sequence[int], count: int) -> Tensor:
