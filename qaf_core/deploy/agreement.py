@@ -34,7 +34,8 @@ def compare(reference: nn.Module, run: Callable[[Array], Array], batches: Iterab
         found = run(np.ascontiguousarray(batch.float().cpu().numpy()))
         agreeing = (top_classes(wanted) == top_classes(found)) & _are_finite(wanted) & _are_finite(found)
         same, total, images = same + int(agreeing.sum()), total + agreeing.size, images + len(batch)
-        differences = np.abs(wanted - found).reshape(len(batch), -1).max(axis=1)
+        apart = len(batch) if wanted.ndim and len(wanted) == len(batch) else 1  # else one for all images
+        differences = np.abs(wanted - found).reshape(apart, -1).max(axis=1)
         identical += int((differences == 0).sum())
         # A NaN must show: it compares as neither larger nor smaller.
         largest = float(np.maximum(largest, differences.max()))

@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from qaf_core.errors import ModelError
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.export import quiet
+from qaf_core.network.graph.network import networks_in
+from qaf_core.network.graph.program import Program
 from qaf_core.network.layers import FactorizedLayer, Layer, Link, swap_layer
 
 if TYPE_CHECKING:
@@ -128,12 +130,48 @@ def trace_skeleton(model: nn.Module, input_shape: Sequence[int]) -> Skeleton:
     }
     for name, chain in chains.items():
         swap_layer(network, name, _StandIn(name, chain))
+    for part in networks_in(network).values():
+        part.graph_programs = {key: _as_onnx_knows(program) for key, program in part.graph_programs.items()}
     flat = _FlatOutputs(network).eval()
     try:
         graph, any_batch = _export(flat, input_shape, outputs, any_batch=True), True
     except Exception:  # whatever the network does with the number of images
         graph, any_batch = _export_or_tell(flat, input_shape, outputs), False
     return Skeleton(model=graph, chains=chains, any_batch=any_batch)
+
+
+def _as_onnx_knows(program: Program) -> Program:
+    """The program with the exporter's gaps filled: it computes the same."""
+    graph = copy.deepcopy(program.graph)
+    for node in graph.nodes:
+        if node.op == "call_function" and node.target in _KNOWN:
+            node.target = _KNOWN[node.target]
+    return Program(graph, program.in_spec, program.out_spec, any_batch=program.any_batch)
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *rest: Any, **options: Any
+) -> Tensor:
+    """Attention over any dimensions before the last two; the exporter takes (B, heads, N, D) alone."""
+    lead = query.shape[:-2]
+    if mask is not None and mask.ndim > 2:
+        mask = _as_four(mask.expand(*lead, *mask.shape[-2:]))
+    four = (_as_four(part) for part in (query, key, value))
+    found: Tensor = torch.ops.aten.scaled_dot_product_attention.default(*four, mask, *rest, **options)
+    found = found.contiguous()  # as the exporter lays it out, whatever kernel runs here
+    return found.reshape(*lead, *found.shape[-2:])
+
+
+def _as_four(values: Tensor) -> Tensor:
+    return values.unsqueeze(0) if values.ndim == 3 else values.flatten(0, values.ndim - 4)
+
+
+_KNOWN: dict[Any, Any] = {
+    # The exporter may lay an operation's result out otherwise, so that it has no such view.
+    torch.ops.aten.view.default: torch.ops.aten.reshape.default,
+    torch.ops.aten._unsafe_view.default: torch.ops.aten.reshape.default,
+    torch.ops.aten.scaled_dot_product_attention.default: _attention,
+}
 
 
 def _export_or_tell(network: nn.Module, input_shape: Sequence[int], outputs: Sequence[str]) -> ModelProto:

@@ -7,11 +7,12 @@ time one export takes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qaf_core.deploy.graph import inputs_of
 from qaf_core.deploy.layer_graph import LayerGraph, add_grid, add_product
 from qaf_core.deploy.layer_table import LayerGeometry, LinkShape
 from qaf_core.network.structures import Rank
@@ -55,7 +56,7 @@ def swap_layers(
     nodes = _used(nodes, [row.name for row in model.graph.output])
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    read = {name for node in nodes for name in _inputs(node)}
+    read = {name for node in nodes for name in inputs_of(node)}
     constants = [row for row in (*model.graph.initializer, *graph.constants) if row.name in read]
     del model.graph.initializer[:]
     model.graph.initializer.extend(constants)
@@ -89,19 +90,11 @@ def _layer_of(node: NodeProto) -> str:
     return link.rpartition(".")[0] if slash else ""
 
 
-def _inputs(node: NodeProto) -> Iterator[str]:
-    """What a node reads, in the bodies of its branches and loops too."""
-    yield from node.input
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
-            yield from _inputs(inner)
-
-
 def _used(nodes: Sequence[NodeProto], outputs: Collection[str]) -> list[NodeProto]:
     """The nodes that something reads: the weights of exchanged layers would be dequantized all the same."""
     wanted, found = set(outputs), []
     for node in reversed(nodes):
         if wanted.intersection(node.output):
-            wanted.update(_inputs(node))
+            wanted.update(inputs_of(node))
             found.append(node)
     return found[::-1]

@@ -128,7 +128,7 @@ class BatchNorm(nn.Module):
         eps: What is added to the variance.
 
     Attributes:
-        read_elsewhere: Something else than the graph runs it, so that it has to stay.
+        read_elsewhere: Something else runs it or reads its numbers, so that it has to stay.
     """
 
     running_mean: Tensor

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from qaf_core.errors import DataError, PlanError, RunCancelled, WeightsError
+from qaf_core.errors import DataError, ModelError, PlanError, RunCancelled, WeightsError
 from qaf_core.factorization.factors import Factors
 from qaf_core.factorization.solve import METHODS, SolveResult
 from qaf_core.network.build import build_chain
@@ -169,7 +169,7 @@ def _check_request(plan: Plan, method: str, calibration: Tensor | None) -> None:
 def _input_shape(model: nn.Module, inventory: Sequence[LayerInfo]) -> tuple[int, ...]:
     """(C, H, W) of the images: as the network was captured with, or what its first layer takes in."""
     if isinstance(model, GraphNetwork):
-        value = made_by(model.main.inputs[0])
+        value = made_by(model.main_program.inputs[0])
         if value is not None:
             return tuple(int(size) for size in value.shape[1:])
     first = next((info for info in inventory if info.planned and info.calls), None)
@@ -271,6 +271,10 @@ def _calibrate(
         watch.send("stage", stage="calibrating", fraction=len(errors) / len(rows), message=name)
         chain = compressed.get_submodule(name)
         assert isinstance(chain, FactorizedLayer)
+        if not all(bool(values.isfinite().all()) for values in samples.inputs):
+            raise ModelError(
+                "numbers that are not finite reach a layer", got=name, remedy="plan this layer as keep"
+            )
         errors[name] = calibrate_layer(
             chain, samples.inputs, samples.targets, activation_bits=plan.activation_bits, fit=fit,
             calls=samples.calls, sites=samples.sites,

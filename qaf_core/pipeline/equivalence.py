@@ -127,8 +127,12 @@ def unexpected_disagreement(
     """
     error = Answers(original, [batch]).difference(compressed) ** 2
     expected = sum(output_errors.values())
-    if not math.isfinite(error) or error <= max(LEAST_TOLD, UNEXPECTED * expected):
-        return None  # boxes may differ in number, and then cannot be set against each other
+    if error <= max(LEAST_TOLD, UNEXPECTED * expected):
+        return None
+    if math.isinf(error):
+        return (
+            "The compressed network's outputs are not finite, or of another form, where the original's are."
+        )
     return (
         f"The network's outputs are further off (relative squared error {error:.2g}) than the errors of its "
         f"layers explain ({expected:.2g} in all): look at the first layers that differ before you use it."
@@ -139,8 +143,10 @@ def unexpected_disagreement(
 def file_differs(compressed: nn.Module, opened: nn.Module, batch: Tensor) -> str | None:
     """A sentence where a file, read back, puts out something else than the network it holds, else None."""
     difference = Answers(compressed, [batch]).difference(opened)
-    if not math.isfinite(difference) or difference <= LARGEST_FILE_DIFFERENCE:
+    if difference <= LARGEST_FILE_DIFFERENCE:
         return None
+    if math.isinf(difference):
+        return "The packed file's outputs are not finite, or of another form, where the network's are."
     return (
         f"The packed file puts out other numbers than the network it was written from (relative difference "
         f"{difference:.2g}): half precision does not hold its scales or kept tensors."

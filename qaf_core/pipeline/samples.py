@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from qaf_core.errors import DataError, ModelError
-from qaf_core.network.graph.network import GraphNetwork, layer_of, layers_in, observed
+from qaf_core.network.graph.network import GraphNetwork, layer_of, layers_in, networks_in, observed
 from qaf_core.network.graph.nodes import site_of
 from qaf_core.network.graph.program import Execution
 from qaf_core.pipeline.walk import Segment, Walk
@@ -67,13 +67,20 @@ def walk_layers(
         ModelError: If a layer does not run, or the images take different ways.
         DataError: If nothing reaches a layer on any image.
     """
+    batches = _even_batches(original, batches)
     open_layers = set(counts)
     later = _later_calls(original, batches, counts)
     with Walk(original, batches) as before, Walk(compressed or original, batches) as after:
-        pairs = zip(before.segments(), after.segments(), strict=True) if compressed is not None else (
+        pairs = zip(before.segments(), after.segments(), strict=False) if compressed is not None else (
             (segment, segment) for segment in before.segments()
         )  # fmt: skip
         for first, second in pairs:
+            if first.path != second.path:
+                raise ModelError(
+                    "the compressed network takes another way than the original",
+                    got=f"{second.path or 'the whole'} where that runs {first.path or 'the whole'}",
+                    remedy="plan the layers before that place as keep",
+                )
             for name in [name for name in second.layers() if name in open_layers]:
                 open_layers.discard(name)
                 chosen = name in after_choice
@@ -83,6 +90,15 @@ def walk_layers(
     if open_layers:
         name = min(open_layers)
         raise ModelError("the layer does not run in a forward pass", got=name, remedy="plan it as keep")
+
+
+def _even_batches(model: nn.Module, batches: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The batches without a smaller last one, which would run through another graph where the network fixes
+    the number of images.
+    """
+    programs = [program for part in networks_in(model).values() for program in part.graph_programs.values()]
+    uneven = len(batches) > 1 and len(batches[-1]) < len(batches[0])
+    return batches[:-1] if uneven and not all(program.any_batch for program in programs) else batches
 
 
 @dataclass(frozen=True)

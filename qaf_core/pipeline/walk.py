@@ -116,7 +116,7 @@ class Walk:
             ModelError: If the batches do not take the same way.
         """
         if isinstance(self._model, GraphNetwork):
-            yield Segment(path="", runs=[self._model.start(batch) for batch in self._batches])
+            yield Segment(path="", runs=[self._model.start_run(batch) for batch in self._batches])
             return
         self._drivers, reached = [], []
         for batch in self._batches:  # one after the other: their Python parts shall not run at once

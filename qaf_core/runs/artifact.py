@@ -15,9 +15,10 @@ BatchNorm is folded into the layer before it, or kept as one factor and one shif
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -43,9 +44,12 @@ from qaf_core.quantization.spec import BITS_FLOAT
 from qaf_core.runs.kept_tensors import (
     EXACT_KEY,
     exact_tensors,
+    fits_half,
     is_fixed,
     is_within,
-    restore_exact,
+    made_otherwise,
+    put_back,
+    read_exact,
     smallest_type,
     split_packed,
 )
@@ -150,7 +154,13 @@ class _Reader:
             link.input_quantizer.set_range(-zero * step, (255 - zero) * step)
 
 
-def save_packed(path: Path, model: nn.Module, inventory: Sequence[LayerInfo], card: Mapping[str, Any]) -> int:
+def save_packed(
+    path: Path,
+    model: nn.Module,
+    inventory: Sequence[LayerInfo],
+    card: Mapping[str, Any],
+    anew: nn.Module | None = None,
+) -> int:
     """Write a compressed network as one packed file.
 
     Args:
@@ -158,6 +168,9 @@ def save_packed(path: Path, model: nn.Module, inventory: Sequence[LayerInfo], ca
         model: The network with its chains in place.
         inventory: The rows of the original network.
         card: What else the file tells, such as model, method and seed; small, ready for JSON.
+        anew: The network as whoever reads the file builds it, captured, with other weights; not changed.
+            Tensors that its code makes otherwise, from its weights or at random, are then in the file. None:
+            none are.
 
     Returns:
         The file's size in bytes.
@@ -172,10 +185,12 @@ def save_packed(path: Path, model: nn.Module, inventory: Sequence[LayerInfo], ca
         module = chains.get(info.name)
         if module is not None:
             layers.append(_add_chain(packed, info, module, folds.get(info.name)))
-    kept = _kept_tensors(model, [row[0] for row in layers], folds)
+    outside = _kept_tensors(model, [row[0] for row in layers], folds)
+    kept = {key: tensor for key, tensor in outside.items() if fits_half(tensor)}
     for tensor in kept.values():
         packed.add_half(tensor)
-    exact = exact_tensors(model)
+    exact = {key: tensor for key, tensor in outside.items() if key not in kept} | exact_tensors(model)
+    exact |= {} if anew is None else made_otherwise(model, anew)
     index = {
         **card,
         "format": FORMAT_VERSION,
@@ -287,6 +302,17 @@ def load_packed(path: Path, model: nn.Module) -> nn.Module:
     return model.eval()
 
 
+def without_numbers(model: nn.Module) -> nn.Module:
+    """A copy of a captured network with other numbers in all that a file is to hold: if a file left something
+    out, the network read back would show it.
+    """
+    copied = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    for tensor in _outside(copied, ()).values():
+        tensor.data = torch.rand(tensor.shape, generator=generator).to(tensor)
+    return copied
+
+
 def _fill(model: nn.Module, index: Mapping[str, Any], tensors: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Put what a file holds into a captured network."""
     reader = _Reader({name: torch.from_numpy(values) for name, values in tensors.items()})
@@ -300,14 +326,12 @@ def _fill(model: nn.Module, index: Mapping[str, Any], tensors: Mapping[str, np.n
         swap_layer(model, name, Folded())
     kept = {key: reader.half(shape) for key, shape in index["kept"]}
     reader.finish()
-    kept = split_packed(kept)
-    _restore_kept(model, kept)
-    restore_exact(model, index.get("exact", ()), tensors)
-    missing = _outside(model, [row[0] for row in index["layers"]]) - set(kept)
-    if missing:
-        raise ValueError(f"nothing in the file for {min(missing)}")
+    known = _outside(model, ()).keys()
+    older = split_packed({key: tensor for key, tensor in kept.items() if key not in known})
+    kept = {**kept, **older, **read_exact(index.get("exact", ()), tensors)}
+    _restore_kept(model, kept, [row[0] for row in index["layers"]])
     for part in networks_in(model).values():
-        part.filled = True
+        part.read_from_file = True
     connect_chains(model.eval())
 
 
@@ -331,8 +355,10 @@ def _find_folds(model: nn.Module, inventory: Sequence[LayerInfo]) -> dict[str, t
 
 
 def _statistics(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Factor and shift per channel of a BatchNorm; None of other modules."""
-    return norm.factor_and_shift() if isinstance(norm, BatchNorm) else None
+    """Factor and shift per channel of a BatchNorm that is kept as those; None of other modules, and where
+    the network reads its numbers besides.
+    """
+    return norm.factor_and_shift() if isinstance(norm, BatchNorm) and not norm.read_elsewhere else None
 
 
 def _add_chain(
@@ -365,37 +391,68 @@ def _kept_tensors(
 ) -> dict[str, Tensor]:
     """All tensors outside the chains, BatchNorm as factor and shift; shared ones once."""
     gone = (*chains, *(name for name, _ in folds.values()))
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    outside = _outside(model, gone)
-    state = {key: tensor.detach() for key, tensor in tensors.items() if key in outside}
-    for name, module in model.named_modules():
-        statistics = _statistics(module)
-        if statistics is not None and name not in gone:
-            state[f"{name}.weight"], state[f"{name}.bias"] = statistics
+    changed = _as_factor_and_shift(model, gone)
     for source, (_, norm) in folds.items():
         statistics = _statistics(norm)
         if source not in chains and statistics is not None:
             factor, shift = statistics
-            layer, bias = layer_of(model, source), state.get(f"{source}.bias")
+            layer = layer_of(model, source)
             rows = layer.rows.detach().double()
             rows = rows * factor.reshape(-1, *(1,) * (rows.ndim - 1))
-            state[f"{source}.weight"] = layer.operation.as_stored(rows)
-            state[f"{source}.bias"] = shift if bias is None else shift + bias.double() * factor
-    return state
+            changed[f"{source}.weight"] = layer.operation.as_stored(rows)
+            bias = layer.bias
+            changed[f"{source}.bias"] = shift if bias is None else shift + bias.detach().double() * factor
+    return {key: tensor for key, tensor in _each_once(model, gone, changed) if not is_within(key, gone)}
 
 
-def _outside(model: nn.Module, gone: Sequence[str]) -> set[str]:
-    """Keys of the parameters and floating-point buffers that a file keeps, outside the modules ``gone``.
-
-    The statistics of BatchNorm are none of them: a file keeps what they amount to, its weight and bias.
-    """
-    tensors = (*model.named_parameters(), *model.named_buffers())
-    keys = {key for key, value in tensors if value.is_floating_point() and not is_fixed(key)}
+def _as_factor_and_shift(model: nn.Module, gone: Sequence[str]) -> dict[str, Tensor]:
+    """Weight and bias that stand for a BatchNorm and its statistics."""
+    changed = {}
     for name, module in model.named_modules():
-        if _statistics(module) is not None:
-            keys -= {f"{name}.running_mean", f"{name}.running_var"}
-            keys |= {f"{name}.weight", f"{name}.bias"}
-    return {key for key in keys if not is_within(key, gone)}
+        statistics = _statistics(module)
+        if statistics is not None and name not in gone:
+            changed[f"{name}.weight"], changed[f"{name}.bias"] = statistics
+    return changed
+
+
+def _each_once(
+    model: nn.Module, gone: Sequence[str], changed: Mapping[str, Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """What a file keeps: a tensor with several names once, or under all of them where one is changed."""
+    outside = _outside(model, gone)
+    names: dict[int, list[str]] = {}
+    for key, tensor in outside.items():
+        names.setdefault(id(tensor), []).append(key)
+    yield from changed.items()
+    for key, tensor in outside.items():
+        alike = names[id(tensor)]
+        if key not in changed and (key == alike[0] or any(other in changed for other in alike)):
+            yield key, tensor.detach()
+
+
+def _outside(model: nn.Module, gone: Sequence[str]) -> dict[str, Tensor]:
+    """The parameters and floating-point buffers that a file keeps, under all their names, outside ``gone``.
+
+    The statistics of BatchNorm are none of them where a file keeps what they amount to.
+    """
+    tensors = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    replaced = {
+        f"{name}.{part}"
+        for name, module in model.named_modules()
+        if _statistics(module) is not None
+        for part in ("running_mean", "running_var")
+    }
+    return {
+        key: value
+        for key, value in tensors.items()
+        if value.is_floating_point()
+        and not is_fixed(key)
+        and not is_within(key, gone)
+        and key not in replaced
+    }
 
 
 # Reading
@@ -428,18 +485,51 @@ def _factor_order(structure: str, bits: int | list[int], count: int) -> tuple[in
     return (rest[1], first, rest[0]) if structure == "cp" else tuple(reversed(bits))
 
 
-def _restore_kept(model: nn.Module, kept: Mapping[str, Tensor]) -> None:
-    """Put the kept tensors where they belong; older files hold some that no prediction reads."""
-    present = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+def _restore_kept(model: nn.Module, kept: Mapping[str, Tensor], chains: Sequence[str]) -> None:
+    """Put the kept tensors where they belong; older files hold some that no prediction reads.
+
+    Layers and BatchNorms get tensors of their own first: a file may hold them changed, where another part of
+    the network has the same ones unchanged.
+    """
+    names: dict[int, list[str]] = {}
+    for key, tensor in _outside(model, chains).items():
+        names.setdefault(id(tensor), []).append(key)
+    alike = {key: group for group in names.values() for key in group}
+    for module in model.modules():
+        if isinstance(module, Layer | BatchNorm):
+            _own_tensors(module)
+        if isinstance(module, BatchNorm):
+            _set_statistics(module)
     modules = dict(model.named_modules())
+    outside = _outside(model, chains)
+    for key in outside.keys() - kept.keys():
+        source = next((other for other in alike.get(key, ()) if other in kept), None)
+        if source is None and not _is_statistic(modules, key):
+            raise ValueError(f"nothing in the file for {key}")
+        if source is not None:
+            put_back(model, {key: kept[source]})
+    present = {*outside, *exact_tensors(model)}
     for key, tensor in kept.items():
         owner, _, part = key.rpartition(".")
-        if key in present:
-            present[key].data.copy_(tensor)
+        if key in present or is_fixed(key) or _is_statistic(modules, key):
+            put_back(model, {key: tensor})
         elif part in ("weight", "bias") and isinstance(modules.get(owner), Layer | BatchNorm):
             setattr(modules[owner], part, nn.Parameter(tensor, requires_grad=False))
-    for module in modules.values():
-        if isinstance(module, BatchNorm):
-            # Factor and shift now stand in weight and bias: let the statistics change nothing.
-            module.running_mean.zero_()
-            module.running_var.fill_(1.0 - module.eps)
+
+
+def _is_statistic(modules: Mapping[str, nn.Module], key: str) -> bool:
+    owner, _, part = key.rpartition(".")
+    return part in ("running_mean", "running_var") and isinstance(modules.get(owner), BatchNorm)
+
+
+def _own_tensors(module: nn.Module) -> None:
+    for name, value in module.named_parameters(recurse=False):
+        setattr(module, name, nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad))
+    for name, buffer in module.named_buffers(recurse=False):
+        setattr(module, name, buffer.clone())
+
+
+def _set_statistics(norm: BatchNorm) -> None:
+    """Factor and shift will stand in weight and bias: let the statistics change nothing."""
+    norm.running_mean.zero_()
+    norm.running_var.fill_(1.0 - norm.eps)

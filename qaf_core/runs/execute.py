@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from qaf_core.data.models import build_model
 from qaf_core.errors import QafError, RunCancelled
 from qaf_core.network.cost import original_cost, plan_cost
 from qaf_core.pipeline.ahead import spare_cores
@@ -15,7 +15,7 @@ from qaf_core.pipeline.cache import SolveCache
 from qaf_core.pipeline.compress import LayerOutcome, compress_network
 from qaf_core.pipeline.equivalence import file_differs
 from qaf_core.pipeline.events import RunEvent
-from qaf_core.runs.artifact import load_packed, save_packed
+from qaf_core.runs.artifact import load_packed, save_packed, without_numbers
 from qaf_core.runs.checks import checked, needs_check, refuse_serious
 from qaf_core.runs.environment import describe_environment, peak_memory_bytes
 from qaf_core.runs.finetuning import finetune_parent
@@ -34,6 +34,9 @@ from qaf_core.runs.subject import (
     result_header,
 )
 from qaf_core.runs.workspace import PACKED_NAME, write_file
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class RunFailed(Exception):
@@ -94,9 +97,10 @@ def _execute(store: Store, record: RunRecord, recorder: Recorder, stop: StopSign
     made = make(store, record, subject, recorder, stop)
     recorder.stage("saving", "Saving the packed model")
     path = store.run_folder(record.id) / PACKED_NAME
-    file_bytes = save_packed(path, made.model, subject.inventory, packed_card(record, subject))
+    anew = _build_anew(subject)
+    file_bytes = save_packed(path, made.model, subject.inventory, packed_card(record, subject), anew)
     # What is evaluated is the file, read back: so the accuracy is that of exactly these bytes.
-    packed = load_packed(path, copy.deepcopy(subject.model))
+    packed = load_packed(path, anew)
     began = recorder.elapsed_seconds
     comparison = compare_networks(store, record, subject, packed, recorder)
     of_file = file_differs(made.model, packed, subject.calibration[:2])
@@ -120,6 +124,13 @@ def _execute(store: Store, record: RunRecord, recorder: Recorder, stop: StopSign
         "environment": describe_environment(),
         "file": {"path": str(path.relative_to(store.workspace)), "size_bytes": file_bytes},
     }
+
+
+def _build_anew(subject: Subject) -> nn.Module:
+    """The original network with other numbers: a user's code is run again, as whoever opens the file will."""
+    if ":" in subject.source.architecture:
+        return build_model(subject.source, with_weights=False)
+    return without_numbers(subject.model)
 
 
 def _check(

@@ -13,7 +13,9 @@ from qaf_core.network.graph.canonical import FIXED
 from qaf_core.network.graph.constants import packed_parts
 from qaf_core.network.layers import FactorizedLayer
 
-EXACT_KEY = "exact."  # tensors that are no real floating-point numbers follow under names of their own
+EXACT_KEY = "exact."  # tensors that half precision does not hold follow under names of their own
+LARGEST_HALF_WHOLE = 2048
+HALF_RANGE = 2.0**24  # of the largest number of a tensor over its median, in half precision
 
 
 def split_packed(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -33,15 +35,29 @@ def split_packed(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def restore_exact(
-    model: nn.Module, rows: Sequence[Sequence[str]], tensors: Mapping[str, np.ndarray[Any, Any]]
-) -> None:
-    """Put exact tensors back, in the order of the index."""
-    present = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+def read_exact(
+    rows: Sequence[Sequence[str]], tensors: Mapping[str, np.ndarray[Any, Any]]
+) -> dict[str, Tensor]:
+    """The exact tensors of a file by name, from the rows of its index."""
+    found = {}
     for number, (key, dtype) in enumerate(rows):
         values, wanted = torch.from_numpy(tensors[f"{EXACT_KEY}{number}"]), getattr(torch, dtype)
-        values = torch.view_as_complex(values) if wanted.is_complex else values.to(wanted)
-        present[key].data.copy_(values.reshape(present[key].shape))
+        found[key] = torch.view_as_complex(values) if wanted.is_complex else values.to(wanted)
+    return found
+
+
+def put_back(model: nn.Module, kept: Mapping[str, Tensor]) -> None:
+    """Copy tensors of a file into the network's of these names, of the same number of elements.
+
+    Raises:
+        KeyError: If the network has no such tensor.
+    """
+    present = {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+    for key, tensor in kept.items():
+        present[key].data.copy_(tensor.reshape(present[key].shape))
 
 
 def exact_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -55,11 +71,42 @@ def exact_tensors(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def made_otherwise(model: nn.Module, anew: nn.Module) -> dict[str, Tensor]:
+    """Tensors that follow from the network's code and are others in the same network built anew."""
+    built = dict(anew.named_buffers()) | dict(anew.named_parameters())
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {
+        key: value.detach()
+        for key, value in tensors.items()
+        if is_fixed(key) and not (key in built and torch.equal(value, built[key]))
+    }
+
+
+def fits_half(values: Tensor) -> bool:
+    """Whether half precision, over a common power of two, holds a tensor's numbers: all of them near enough,
+    whole numbers, which may count something, exactly.
+    """
+    numbers = values.detach().abs().double()
+    if not bool(numbers.isfinite().all()):
+        return False
+    if (
+        numbers.numel()
+        and float(numbers.max()) > LARGEST_HALF_WHOLE
+        and torch.equal(numbers, numbers.round())
+    ):
+        return False
+    numbers = numbers[numbers > 0]
+    return not numbers.numel() or float(numbers.max()) <= HALF_RANGE * float(numbers.median())
+
+
 def smallest_type(values: Tensor) -> np.ndarray[Any, Any]:
     """The values in the smallest type that holds them exactly; complex ones as pairs."""
     if values.is_complex():
         pairs: np.ndarray[Any, Any] = torch.view_as_real(values).contiguous().numpy()
         return pairs
+    if values.is_floating_point():
+        numbers: np.ndarray[Any, Any] = values.float().contiguous().numpy()
+        return numbers
     whole = values.to(torch.int64) if values.dtype != torch.bool else values.to(torch.uint8)
     low, high = (int(whole.min()), int(whole.max())) if whole.numel() else (0, 0)
     fits = (t for t in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64))

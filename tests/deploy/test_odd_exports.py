@@ -107,3 +107,32 @@ def test_a_network_that_depends_on_its_data_is_told_without_its_graph() -> None:
     assert done.returncode == 0, done.stderr
     assert "cannot be written as ONNX; got GuardOnDataDependentSymNode" in done.stdout
     assert done.stderr == ""
+
+
+class Attention(nn.Module):
+    """Attention over three, four or five dimensions, as networks with windows write it."""
+
+    def __init__(self, shape: tuple[int, ...], masked: bool) -> None:
+        super().__init__()
+        self.stem, self.projections, self.head = nn.Conv2d(3, 8, 8, 8), nn.Linear(8, 24), nn.Linear(8, 5)
+        self.shape = shape
+        self.register_buffer("mask", torch.randn(*shape[:-2], 1, 1) if masked else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.projections(self.stem(x).flatten(2).mT)
+        parts = [part.reshape(len(x), *self.shape) for part in rows.chunk(3, -1)]
+        found = nn.functional.scaled_dot_product_attention(*parts, attn_mask=self.mask)
+        return self.head(found.permute(0, *range(2, found.ndim), 1).reshape(len(x), -1, 8).mean(1))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("shape", [(16, 8), (2, 16, 4), (4, 2, 4, 4)], ids=str)
+def test_attention_over_any_dimensions_is_written(
+    shape: tuple[int, ...], masked: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = capture(Attention(shape, masked).eval(), (3, SIDE, SIDE))
+    report = export_onnx(
+        model, tmp_path / "model.onnx", input_shape=(3, SIDE, SIDE), images=[images(8, 2)], integer=False
+    )
+    assert report.passed

@@ -205,10 +205,14 @@ class FirstRows(Scaled):
         return list(values[: int(self.factor)])
 
 
-def test_outputs_that_differ_in_number_are_not_set_against_each_other() -> None:
-    one, two = FirstRows(2), FirstRows(3)
-    assert unexpected_disagreement(one, two, images(), {"a": 0.0}) is None
-    assert file_differs(one, two, images()) is None
+def test_outputs_that_differ_in_number_or_are_not_finite_are_told() -> None:
+    for one, two in ((FirstRows(2), FirstRows(3)), (Scaled(1.0), Scaled(float("nan")))):
+        for told in (
+            unexpected_disagreement(one, two, images(), {"a": 0.0}),
+            file_differs(one, two, images()),
+        ):
+            assert told is not None
+            assert "not finite, or of another form" in told
 
 
 def test_a_broken_chain_is_told_after_a_whole_compression(

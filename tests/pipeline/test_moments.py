@@ -110,14 +110,14 @@ def test_grouped_convolutions_are_left_out_and_nobody_looks_on_afterwards() -> N
     found = collect_moments(model, ["0", "1"], [images(channels=4)], per_position=True)
     assert list(found) == ["1"]
     assert found["1"].shape == (4, 4)
-    assert all(network.observer is None for network in networks_in(model).values())
+    assert all(network.step_observer is None for network in networks_in(model).values())
 
 
 def test_nobody_looks_on_after_a_fault() -> None:
     model = captured(nn.Linear(3, 3), shape=(3,))
     with pytest.raises(ModelError, match="inputs of this size"):
         collect_moments(model, ["0"], [torch.zeros(2, 4)], per_position=True)
-    assert all(network.observer is None for network in networks_in(model).values())
+    assert all(network.step_observer is None for network in networks_in(model).values())
 
 
 def test_transposed_convolutions_have_moments_over_channels() -> None:

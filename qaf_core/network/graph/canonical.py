@@ -33,7 +33,7 @@ from qaf_core.network.graph.program import Program, put, tensor_at
 from qaf_core.network.layers import BatchNorm, Layer
 
 _ATEN = torch.ops.aten
-FIXED = "fixed"  # holds tensors that follow from the network's code alone, and no parameter
+FIXED = "_fixed_by_code"  # holds tensors that follow from the network's code alone, and no parameter
 _SEPARATE = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
@@ -98,7 +98,7 @@ class CanonicalGraph:
         self._layers: dict[Hashable, _LayerSite] = {}
         self._norm_names: dict[Hashable, str] = {}
         self._raw: dict[str, Constant] = {}
-        self.taken_up: set[str] = set()
+        self.taken_up_parameters: set[str] = set()
         self._graph = Graph()
         self._made: dict[Node, Node] = {}
         for node, (name, value) in exported.constants.items():
@@ -168,7 +168,7 @@ class CanonicalGraph:
 
     def _first_value(self, name: str) -> Any:
         """A tensor of the network as it was captured first."""
-        return self._root.first_values.get(name, tensor_at(self._root, name))
+        return self._root.first_computed_values.get(name, tensor_at(self._root, name))
 
     def _collect_raw(self) -> None:
         """Constants that something else than a layer or a BatchNorm reads, down to the tensors they need."""
@@ -213,7 +213,7 @@ class CanonicalGraph:
             site.name = self._free(owner if plain else name, taken, bool(plain))
             taken.add(site.name)
             rows, columns = site.weight.value.shape[0], site.weight.value[0].numel()
-            if site.weight.value.ndim == 2 and len(site.operations) == 1:
+            if site.weight.value.ndim == 2 and len(site.operations) == 1 and self._ends_packed(site, name):
                 site.parts = packed_parts(name, rows, columns)
         for norm in self._norms.values():
             if norm.key in self._norm_names:
@@ -223,6 +223,12 @@ class CanonicalGraph:
             found = self._free(f"{name}.batchnorm" if blocked or name in taken else name, taken, True)
             self._norm_names[norm.key] = found
             taken.add(found)
+
+    def _ends_packed(self, site: _LayerSite, name: str) -> bool:
+        """Whether a weight is a whole packed one, or all of one from some row on."""
+        whole, part = self._values_of(name), site.weight.value
+        offset = None if whole is None else _offset_in(whole, part)
+        return whole is None or (offset is not None and offset + len(part) == len(whole))
 
     def _weight_name(self, weight: Constant) -> str:
         """The weight's name; a slice of a packed attention is named after its projection."""
@@ -334,13 +340,13 @@ class CanonicalGraph:
         for name in read:
             self._put_tensor(name)
             if name.startswith("computed.") and name in self._raw:
-                self.taken_up.update(self._raw[name].sources)
+                self.taken_up_parameters.update(self._raw[name].sources)
         for module in self._root.modules():
-            if isinstance(module, Layer):
+            if isinstance(module, Layer | BatchNorm):
                 module.read_elsewhere = module.read_elsewhere or self._is_read(module, read)
 
-    def _is_read(self, layer: Layer, read: set[str]) -> bool:
-        own = {id(tensor) for tensor in layer.parameters(recurse=False)}
+    def _is_read(self, part: Layer | BatchNorm, read: set[str]) -> bool:
+        own = {id(tensor) for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False))}
         return any(id(tensor_at(self._root, name)) in own for name in read if _has(self._root, name))
 
     def _register_parts(self, site: _LayerSite) -> None:
@@ -373,13 +379,13 @@ class CanonicalGraph:
             if constant is not None and constant.sources:
                 self._check_open(name)
                 if constant.sources != (name,):
-                    self._root.first_values[name] = value.detach().clone()
+                    self._root.first_computed_values[name] = value.detach().clone()
             put(self._root, name, value)
         elif constant is not None:
             raise LookupError(f"{name} is no tensor")
 
     def _check_open(self, name: str) -> None:
-        if self._root.filled:
+        if self._root.read_from_file:
             raise LookupError(f"for inputs of this size it reads {name}, which its file does not hold")
 
 

@@ -35,13 +35,14 @@ from qaf_core.network.graph.network import (
     signature,
 )
 from qaf_core.network.graph.program import Execution, Program
-from qaf_core.network.graph.proof import prove_capture
+from qaf_core.network.graph.proof import largest_difference, prove_capture
 from qaf_core.network.layers import BatchNorm, Layer
 
 EXAMPLE_IMAGES = 2  # of one, export would conclude that it is always just one
 EXAMPLE_ROWS = 16  # of what a part is captured on, if the rows were chosen
 _HALF = (torch.float16, torch.bfloat16)
 _WRAPPED = ("module", "_orig_mod", "ema_model")
+_WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule", "AveragedModel")  # of PyTorch
 
 
 def capture(model: nn.Module, input_shape: Sequence[int], *, prove: bool = True) -> nn.Module:
@@ -63,7 +64,7 @@ def capture(model: nn.Module, input_shape: Sequence[int], *, prove: bool = True)
     if is_captured(model):
         return model
     _check(model, input_shape)
-    original = _in_single_precision(unwrapped(model))
+    original = _in_single_precision(unwrapped(model, input_shape))
     network = _prepared(original)
     example = example_images(network, input_shape, EXAMPLE_IMAGES)
     with inference(network):
@@ -108,21 +109,33 @@ def _captured_somehow(
     ) from whole
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside wrappers that change nothing in a prediction: parallel, compiled, averaged."""
+def unwrapped(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
+    """The network inside wrappers that change nothing in a prediction: parallel, compiled, averaged.
+
+    A wrapper is what computes, to the last bit, the same as the one network it holds, and has no hooks.
+    """
     while True:
         children = dict(model.named_children())
         inner = next((children[name] for name in _WRAPPED if name in children), None)
-        known = type(model).__name__ in (
-            "DataParallel",
-            "DistributedDataParallel",
-            "OptimizedModule",
-            "AveragedModel",
-        )
-        ema = inner is not None and "ema" in type(model).__name__.lower()
-        if inner is None or not (known or ema):
+        hooks = model._forward_hooks or model._forward_pre_hooks
+        if inner is None or hooks or not _computes_the_same(model, inner, input_shape):
             return model
         model = inner
+
+
+def _computes_the_same(model: nn.Module, inner: nn.Module, input_shape: Sequence[int]) -> bool:
+    if type(model).__name__ in _WRAPPERS:
+        return True
+    if any(tensor.is_meta for tensor in model.parameters()):
+        return False
+    try:
+        images = torch.randn(EXAMPLE_IMAGES, *input_shape, generator=torch.Generator().manual_seed(0)).to(
+            example_images(model, input_shape, 1)
+        )
+        with inference(model):
+            return largest_difference(model(images.clone()), inner(images.clone())) == 0.0
+    except Exception:  # the user's code may raise anything: it is met again where it is captured
+        return False
 
 
 def _check(model: nn.Module, input_shape: Sequence[int]) -> None:
@@ -193,17 +206,21 @@ def _captured(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
     network = GraphNetwork(again)
     program = again.first(network, args, kwargs)
     leaves, spec = tree_flatten((tuple(args), dict(kwargs)))
-    network.programs[signature(leaves, spec, any_batch=program.any_batch)] = program
+    network.graph_programs[signature(leaves, spec, any_batch=program.any_batch)] = program
     held = {id(tensor) for tensor in (*network.parameters(), *network.buffers())}
     used = again.used
-    network.absent = {
+    network.absent_parameters = {
         name: tuple(tensor.shape)
         for name, tensor in module.named_parameters()
-        if id(tensor) not in held and (name not in used or name in network.taken_up)
+        if id(tensor) not in held and (name not in used or name in network.taken_up_parameters)
     }
-    owners = {name.rpartition(".")[0] for name in network.absent if name not in network.taken_up}
+    owners = {
+        name.rpartition(".")[0]
+        for name in network.absent_parameters
+        if name not in network.taken_up_parameters
+    }
     kinds = {name: layer_kind(part) for name, part in module.named_modules() if name in owners}
-    network.absent_kinds = {name: kind for name, kind in kinds.items() if kind is not None}
+    network.absent_layer_kinds = {name: kind for name, kind in kinds.items() if kind is not None}
     return network.eval()
 
 
@@ -237,7 +254,7 @@ class _Again:
             _clear(network)
             return self._capture(network, args, kwargs, any_batch=False)
 
-    def fix_batch(self) -> None:
+    def fix_batch_size(self) -> None:
         """Capture each number of images for itself from now on."""
         self._fixed = True
 
@@ -269,7 +286,7 @@ class _Again:
         self.used |= {name for node, (name, _) in exported.constants.items() if node.users}
         graph = CanonicalGraph(exported, _names(self._module), network)
         program = graph.build()
-        network.taken_up |= graph.taken_up
+        network.taken_up_parameters |= graph.taken_up_parameters
         return program
 
 

@@ -122,7 +122,7 @@ class _Watcher:
             elif node.op == "call_function":
                 self._function(path, network, execution, node, result)
 
-        network.observer = look
+        network.step_observer = look
 
     def _module(
         self, name: str, network: GraphNetwork, execution: Execution, node: Node, result: Tensor
@@ -255,7 +255,7 @@ def _observe(model: nn.Module, input_shape: Sequence[int], device: torch.device)
             output = model(torch.zeros(EXAMPLE_IMAGES, *input_shape, device=device, dtype=dtype))
     finally:
         for network in parts.values():
-            network.observer = None
+            network.step_observer = None
     if origins.values and any(name not in watcher.rows for name in layers_in(model)):
         raise RuntimeError("whether a layer runs depends on a value")
     for name in origins.joined(first_tensors(output)).layers - origins.passed_on:
@@ -281,7 +281,7 @@ def _foldable(model: nn.Module, rows: dict[str, _Seen]) -> dict[str, str]:
 def _single_producer(network: GraphNetwork, norm: str) -> str | None:
     """The layer whose outputs go to a BatchNorm and nowhere else, in all programs; None: there is none."""
     found: set[str | None] = set()
-    for program in network.programs.values():
+    for program in network.graph_programs.values():
         if norm not in program.calls:
             continue
         (node, *more) = program.calls[norm]
@@ -291,7 +291,7 @@ def _single_producer(network: GraphNetwork, norm: str) -> str | None:
         is_layer = bool(name) and isinstance(network.get_submodule(name), Layer)
         found.add(name if is_layer and alone and not more else None)
     (producer,) = found if len(found) == 1 else (None,)
-    without = (program for program in network.programs.values() if norm not in program.calls)
+    without = (program for program in network.graph_programs.values() if norm not in program.calls)
     return None if producer is None or any(producer in program.calls for program in without) else producer
 
 
@@ -390,9 +390,9 @@ def _absent_rows(model: nn.Module, taken: Collection[str]) -> Iterable[LayerInfo
     kinds: dict[str, str | None] = {}
     parts = networks_in(model)
     for path, network in parts.items():
-        for name, shape in network.absent.items():
+        for name, shape in network.absent_parameters.items():
             absent.setdefault(_owner(_joined(path, name), taken), []).append(shape)
-        kinds.update({_joined(path, name): kind for name, kind in network.absent_kinds.items()})
+        kinds.update({_joined(path, name): kind for name, kind in network.absent_layer_kinds.items()})
     for name, parameter in model.named_parameters():
         if not any(name.startswith(f"{path}.") or not path for path in parts):
             absent.setdefault(_owner(name, taken), []).append(tuple(parameter.shape))
@@ -418,7 +418,7 @@ def norm_parameters(model: nn.Module) -> list[nn.Parameter]:
     for norm in norms_in(model).values():
         found.update((id(tensor), tensor) for tensor in norm.parameters())
     for network in networks_in(model).values():
-        for node in network.main.steps:
+        for node in network.main_program.steps:
             operator = operator_of(node)
             if node.op != "call_function" or _KINDS.get(operator) not in _NORMS:
                 continue

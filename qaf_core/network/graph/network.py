@@ -26,7 +26,7 @@ class Capturer(Protocol):
         """A program for these arguments, over the network's layers."""
         ...
 
-    def fix_batch(self) -> None:
+    def fix_batch_size(self) -> None:
         """Make programs for one number of images each."""
         ...
 
@@ -34,29 +34,31 @@ class Capturer(Protocol):
 class GraphNetwork(nn.Module):
     """A network as programs over layers and tensors that all programs share.
 
+    These have the names of the network; its own attributes are named as no part of a network is.
+
     Args:
         capture_again: Makes the program for inputs of a size that no program takes.
 
     Attributes:
-        programs: By the shapes they take; the first dimension is open where any number of images goes in.
-        taken_up: Names of parameters that only a computed constant follows from.
-        absent: Shapes of the original's parameters that no prediction reads, by name.
-        absent_kinds: Kinds of the layers of PyTorch among those that own such parameters, by name.
-        first_values: Its tensors that are computed from parameters, as they were when first captured.
-        filled: Its tensors have been read from a file, and are no longer those it was captured with.
-        observer: Told of every step of every run; None: nobody is.
+        graph_programs: By the shapes they take; the first dimension is open where any number goes in.
+        taken_up_parameters: Names of parameters that only a computed constant follows from.
+        absent_parameters: Shapes of the original's parameters that no prediction reads, by name.
+        absent_layer_kinds: Kinds of the layers of PyTorch among those that own such parameters, by name.
+        first_computed_values: Its tensors computed from parameters, as they were when first captured.
+        read_from_file: Its tensors have been read from a file, and are no longer those it was captured with.
+        step_observer: Told of every step of every run; None: nobody is.
     """
 
     def __init__(self, capture_again: Capturer) -> None:
         super().__init__()
         self._capture_again = capture_again
-        self.programs: dict[Signature, Program] = {}
-        self.absent: dict[str, tuple[int, ...]] = {}
-        self.absent_kinds: dict[str, str] = {}
-        self.taken_up: set[str] = set()
-        self.first_values: dict[str, Tensor] = {}
-        self.filled = False
-        self.observer: Observer | None = None
+        self.graph_programs: dict[Signature, Program] = {}
+        self.absent_parameters: dict[str, tuple[int, ...]] = {}
+        self.absent_layer_kinds: dict[str, str] = {}
+        self.taken_up_parameters: set[str] = set()
+        self.first_computed_values: dict[str, Tensor] = {}
+        self.read_from_file = False
+        self.step_observer: Observer | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GraphNetwork:
         twin = GraphNetwork(self._capture_again)
@@ -64,17 +66,23 @@ class GraphNetwork(nn.Module):
         twin.training = self.training
         for name in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
             twin.__dict__[name] = copy.deepcopy(self.__dict__[name], memo)
-        twin.programs, twin.taken_up = dict(self.programs), set(self.taken_up)
-        twin.absent, twin.absent_kinds = self.absent, self.absent_kinds
-        twin.first_values, twin.filled = dict(self.first_values), self.filled
+        twin.graph_programs, twin.taken_up_parameters = (
+            dict(self.graph_programs),
+            set(self.taken_up_parameters),
+        )
+        twin.absent_parameters, twin.absent_layer_kinds = self.absent_parameters, self.absent_layer_kinds
+        twin.first_computed_values, twin.read_from_file = (
+            dict(self.first_computed_values),
+            self.read_from_file,
+        )
         return twin
 
     @property
-    def main(self) -> Program:
+    def main_program(self) -> Program:
         """The program it was captured with first."""
-        return next(iter(self.programs.values()))
+        return next(iter(self.graph_programs.values()))
 
-    def program_for(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Program:
+    def graph_program_for(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None) -> Program:
         """The program for a call's arguments; made now, if there is none yet.
 
         Raises:
@@ -83,25 +91,27 @@ class GraphNetwork(nn.Module):
         leaves, spec = tree_flatten((tuple(args), dict(kwargs or {})))
         for any_batch in (True, False):
             key = signature(leaves, spec, any_batch=any_batch)
-            if key in self.programs:
-                return self.programs[key]
+            if key in self.graph_programs:
+                return self.graph_programs[key]
         program = self._capture_again(self, args, kwargs or {})
-        self.programs[signature(leaves, spec, any_batch=program.any_batch)] = program
+        self.graph_programs[signature(leaves, spec, any_batch=program.any_batch)] = program
         return program
 
-    def fix_batch(self) -> None:
+    def fix_batch_size(self) -> None:
         """Have programs for one number of images each from now on."""
-        self._capture_again.fix_batch()
-        self.programs = {key: program for key, program in self.programs.items() if not program.any_batch}
+        self._capture_again.fix_batch_size()
+        self.graph_programs = {
+            key: program for key, program in self.graph_programs.items() if not program.any_batch
+        }
 
-    def start(self, *args: Any, **kwargs: Any) -> Execution:
+    def start_run(self, *args: Any, **kwargs: Any) -> Execution:
         """Begin a run that can be stopped at any node."""
         leaves, _ = tree_flatten((args, kwargs))
-        return self.program_for(args, kwargs).start(self, leaves, self.observer)
+        return self.graph_program_for(args, kwargs).start(self, leaves, self.step_observer)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the network computes."""
-        run = self.start(*args, **kwargs)
+        run = self.start_run(*args, **kwargs)
         runner = _runners.get(threading.get_ident())
         return run.finish() if runner is None else runner(self, run)
 
@@ -125,12 +135,12 @@ def observed(model: nn.Module, observer: Observer) -> Iterator[None]:
     """Tell somebody of every step that the captured parts of a model run."""
     parts = list(networks_in(model).values())
     for part in parts:
-        part.observer = observer
+        part.step_observer = observer
     try:
         yield
     finally:
         for part in parts:
-            part.observer = None
+            part.step_observer = None
 
 
 def signature(leaves: Sequence[Any], spec: TreeSpec, *, any_batch: bool) -> Signature:

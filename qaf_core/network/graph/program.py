@@ -10,6 +10,8 @@ from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
+from qaf_core.errors import ModelError
+
 Observer = Callable[["Execution", Node, Any], None]
 
 
@@ -148,6 +150,11 @@ def tensor_at(root: nn.Module, name: str) -> Any:
 def put(root: nn.Module, name: str, value: nn.Module | Tensor) -> None:
     """Register a module or tensor under a dotted name, with plain modules on the way."""
     *path, last = name.split(".")
+    first = (*path, last)[0]
+    if hasattr(type(root), first) or (first in vars(root) and first not in root._modules):
+        raise ModelError(
+            "a part of the network has a name that is taken", got=first, remedy="give it another name"
+        )
     owner = root
     for part in path:
         if part not in owner._modules:

@@ -147,8 +147,13 @@ def _noise(network: nn.Module, input_shape: Sequence[int], count: int) -> Tensor
 
 
 def largest_difference(expected: Any, found: Any) -> float:
-    """The largest relative difference between two nested outputs, over their tensors; inf if they differ
-    in kind.
+    """The largest relative difference between two nested outputs, over their tensors.
+
+    Of a tensor it is the root mean square over its channels, those of its second dimension or those of its
+    last, whichever is larger: so a class masked by -1e9 does not hide the others.
+
+    Returns:
+        0 for equal outputs; inf if they differ in kind, or in where they are not finite.
     """
     before, after = tree_flatten(expected)[0], tree_flatten(found)[0]
     if len(before) != len(after):
@@ -164,11 +169,30 @@ def _difference(one: Any, two: Any) -> float:
     if _same(one, two):
         return 0.0
     wide = torch.complex128 if one.is_complex() else torch.float64
-    if not torch.equal(one.isnan(), two.isnan()):
+    first, second = one.to(wide), two.to(wide)
+    odd = ~first.isfinite()
+    if not torch.equal(odd, ~second.isfinite()) or not _same(
+        first[odd].nan_to_num(), second[odd].nan_to_num()
+    ):
         return float("inf")
-    first, second = one.to(wide).nan_to_num(), two.to(wide).nan_to_num()
-    size = float(first.abs().square().sum().sqrt())
-    return float((first - second).abs().square().sum().sqrt()) / max(size, 1e-30)
+    change = (first - second).masked_fill(odd, 0).abs().square()
+    size = first.masked_fill(odd, 0).abs().square()
+    return max(_by_channel(change, size, dim) for dim in {min(1, one.ndim - 1), one.ndim - 1})
+
+
+def _by_channel(change: Tensor, size: Tensor, dim: int) -> float:
+    """The root mean square over channels of ``change`` over ``size``, both squares of a tensor's numbers.
+
+    A channel smaller than half of the others counts as large as those.
+    """
+    if size.ndim < 2:
+        change, size = change.sum().reshape(1), size.sum().reshape(1)
+    else:
+        others = [other for other in range(size.ndim) if other != dim]
+        change, size = change.sum(others), size.sum(others)
+    alive = size[size > 0]
+    least = float(alive.median()) if len(alive) else 0.0
+    return float((change / size.clamp_min(max(least, 1e-60))).mean().sqrt())
 
 
 def _same(one: Tensor, two: Tensor | None) -> bool:
@@ -177,10 +201,10 @@ def _same(one: Tensor, two: Tensor | None) -> bool:
 
 def _any_batch(model: nn.Module) -> bool:
     parts = networks_in(model).values()
-    return any(program.any_batch for part in parts for program in part.programs.values())
+    return any(program.any_batch for part in parts for program in part.graph_programs.values())
 
 
 def _fix_batch(model: nn.Module) -> None:
     """Let every part be captured anew for each number of images."""
     for part in networks_in(model).values():
-        part.fix_batch()
+        part.fix_batch_size()

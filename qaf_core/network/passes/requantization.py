@@ -45,7 +45,7 @@ def connect_chains(model: nn.Module) -> int:
     """
     found: dict[FactorizedLayer, _Readers] = {}
     for network in networks_in(model).values():
-        for program in network.programs.values():
+        for program in network.graph_programs.values():
             for name, nodes in program.calls.items():
                 chain = network.get_submodule(name)
                 if isinstance(chain, FactorizedLayer) and chain.runs_on_codes:

@@ -98,7 +98,7 @@ def test_a_weight_of_another_geometry_is_another_operation() -> None:
     network = capture(model, SHAPE)
     layer = layer_of(network, "kernel")
     assert [operation.dilation for operation in layer.operations] == [(1,), (2,)]
-    assert [node.kwargs for node in network.main.calls["kernel"]] == [{}, {"site": 1}]
+    assert [node.kwargs for node in network.main_program.calls["kernel"]] == [{}, {"site": 1}]
 
 
 def test_a_computed_weight_is_computed_once_and_its_parts_are_gone() -> None:
@@ -106,14 +106,14 @@ def test_a_computed_weight_is_computed_once_and_its_parts_are_gone() -> None:
         lambda net, x: functional.linear(x, net.left @ net.right), left=parameter(5, 2), right=parameter(2, 6)
     )
     network = capture(model, SHAPE)
-    assert [node.op for node in network.main.steps] == ["call_module"]
+    assert [node.op for node in network.main_program.steps] == ["call_module"]
     assert [tensor.shape for tensor in network.parameters()] == [(5, 6)]
-    assert not network.absent  # both are used
+    assert not network.absent_parameters  # both are used
 
 
 def test_parameters_no_prediction_reads_are_told() -> None:
     model = Net(lambda net, x: net.line(x), line=nn.Linear(6, 5), spare=nn.Linear(2, 3))
-    assert capture(model, SHAPE).absent == {"spare.weight": (3, 2), "spare.bias": (3,)}
+    assert capture(model, SHAPE).absent_parameters == {"spare.weight": (3, 2), "spare.bias": (3,)}
 
 
 def test_what_the_code_alone_says_is_a_buffer() -> None:

@@ -114,7 +114,7 @@ def test_a_plain_network() -> None:
     network = assert_captured(nn.Sequential(*parts))
     assert isinstance(network, GraphNetwork)
     assert set(layers_in(network)) == {"0", "3", "5"}
-    assert network.main.any_batch
+    assert network.main_program.any_batch
     assert layers_in(network)["0"].weight is parts[0].weight  # shared, not copied
     assert capture(network, SHAPE) is network
 
@@ -331,7 +331,7 @@ def test_however_a_network_is_written_it_computes_the_same(name: str) -> None:
     torch.manual_seed(0)
     network = assert_captured(NETWORKS[name]())
     assert isinstance(network, GraphNetwork)
-    assert network.main.any_batch
+    assert network.main_program.any_batch
 
 
 def test_every_normalisation_stays() -> None:
@@ -424,9 +424,9 @@ def test_images_of_another_size_are_captured_when_they_come() -> None:
     network = capture(model, SHAPE)
     wanted = outputs(model, 2, (3, 12, 10))
     torch.testing.assert_close(outputs(network, 2, (3, 12, 10)), wanted, rtol=1e-4, atol=1e-5)
-    assert len(network.programs) == 2
+    assert len(network.graph_programs) == 2
     outputs(network, 3, (3, 12, 10))
-    assert len(network.programs) == 2
+    assert len(network.graph_programs) == 2
     with pytest.raises(ModelError, match="cannot be captured for inputs of this size"):
         network(torch.zeros(2, 5, 8, 8))
 

@@ -45,8 +45,8 @@ def images() -> Tensor:
 @torch.no_grad()
 def test_a_run_can_be_stopped_anywhere(network: GraphNetwork, images: Tensor) -> None:
     expected = network(images)
-    for position in range(len(network.main.steps) + 1):
-        run = network.start(images)
+    for position in range(len(network.main_program.steps) + 1):
+        run = network.start_run(images)
         run.run_to(position)
         assert run.position == position
         found = run.finish()
@@ -57,22 +57,24 @@ def test_a_run_can_be_stopped_anywhere(network: GraphNetwork, images: Tensor) ->
 
 @torch.no_grad()
 def test_a_copy_of_a_run_goes_on_by_itself(network: GraphNetwork, images: Tensor) -> None:
-    run = network.start(images)
-    first, second = network.main.calls["twice"]
-    run.run_to(network.main.index(second))
+    run = network.start_run(images)
+    first, second = network.main_program.calls["twice"]
+    run.run_to(network.main_program.index(second))
     twin = run.copy()
     assert torch.equal(twin.operand(second), run.operand(second))
     twin.accept(second, torch.zeros_like(twin.operand(second)))
     assert twin.position == run.position + 1
     changed, whole = twin.finish()["sum"], run.finish()["sum"]
     assert torch.equal(whole, network(images)["sum"])
-    assert torch.equal(changed, network.start(images).program and layer_of(network, "first")(images).relu())
-    assert network.main.index(first) < network.main.index(second)
+    assert torch.equal(
+        changed, network.start_run(images).program and layer_of(network, "first")(images).relu()
+    )
+    assert network.main_program.index(first) < network.main_program.index(second)
 
 
 @torch.no_grad()
 def test_values_are_freed_behind_their_last_reader(network: GraphNetwork, images: Tensor) -> None:
-    run, program = network.start(images), network.main
+    run, program = network.start_run(images), network.main_program
     for position, node in enumerate(program.steps):
         run.run_to(position + 1)
         kept = [n for n in run.values if n not in program.inputs]
