@@ -1,7 +1,7 @@
 """Every network that can be named, compressed to 8 bits from end to end; one JSON line each, and a summary.
 
 python benchmarks/zoo.py [ID ...] [--only TEXT] [--skip TEXT] [--limit N] [--seconds 900] [--images N]
-    [--processes N]
+    [--processes N] [--no-output-fit]
 
 Each network is built with random weights, its BatchNorm settled on smooth random pictures, and compressed by
 ``dense`` at W8A8 through the functions that ``qaf compress`` uses: compress, packed file, the file read back
@@ -213,13 +213,13 @@ class RoundedInput:
         return ((first / step).round().clamp(low, high) * step, *inputs[1:])
 
 
-def measure(model_id: str, images: int | None, stages: Stages) -> dict[str, Any]:
+def measure(model_id: str, images: int | None, fit: bool, stages: Stages) -> dict[str, Any]:
     """Compress one network from end to end and measure it."""
     from qaf_core.data.models import build_model, find_model
     from qaf_core.network.cost import original_cost
     from qaf_core.network.inventory import take_inventory
     from qaf_core.network.plan import plan_for_ratio, validate_plan
-    from qaf_core.pipeline.compress import compress_network
+    from qaf_core.pipeline.compress import CompressOptions, compress_network
     from qaf_core.pipeline.tasks import find_task, predict
     from qaf_core.runs.artifact import load_packed, save_packed
 
@@ -233,8 +233,9 @@ def measure(model_id: str, images: int | None, stages: Stages) -> dict[str, Any]
         validate_plan(plan, inventory, model=model_id)
     with stages.stage("compress"):
         made = compress_network(
-            model, plan, inventory, method="dense", calibration=smooth_pictures(count, source, 1)
-        )
+            model, plan, inventory, method="dense", calibration=smooth_pictures(count, source, 1),
+            options=CompressOptions(output_fit=fit),
+        )  # fmt: skip
     card = card_of(source, plan.activation_bits)
     with tempfile.TemporaryDirectory() as folder:
         with stages.stage("pack"):
@@ -320,11 +321,11 @@ def verdict(row: dict[str, Any]) -> str:
     return "good" if error <= LARGEST_ERROR else "as plain rounding"
 
 
-def tell_one(model_id: str, images: int | None) -> None:
+def tell_one(model_id: str, images: int | None, fit: bool) -> None:
     """Measure one network and print its line."""
     stages, began = Stages(), time.perf_counter()
     try:
-        row = measure(model_id, images, stages)
+        row = measure(model_id, images, fit, stages)
     except Exception as error:  # whatever a network does to us is what this is to find
         row = {"stage": stages.now, "error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -340,6 +341,7 @@ def run_apart(model_id: str, options: argparse.Namespace) -> dict[str, Any]:
     """The line of one network, measured by another process; what it writes to stderr goes to ours."""
     command = [sys.executable, __file__, "--one", model_id]
     command += ["--images", str(options.images)] if options.images else []
+    command += [] if options.output_fit else ["--no-output-fit"]
     began = time.perf_counter()
     row: dict[str, Any]
     try:
@@ -394,11 +396,14 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="at most so many networks")
     parser.add_argument("--seconds", type=float, default=900.0, help="for each network")
     parser.add_argument("--images", type=int, help="calibration pictures, by default up to 32")
+    parser.add_argument(
+        "--no-output-fit", dest="output_fit", action="store_false", help="round each layer as it is, faster"
+    )
     parser.add_argument("--processes", type=int, default=1, help="networks at the same time")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        tell_one(options.one, options.images)
+        tell_one(options.one, options.images, options.output_fit)
         return
     rows = []
     with ThreadPoolExecutor(options.processes) as pool:

@@ -49,6 +49,8 @@ class _StandIn(nn.Module):
     def __init__(self, name: str, part: Layer | FactorizedLayer) -> None:
         super().__init__()
         self._name, self._parts = name, parts_of(part)  # in a list, so that they are no part of the network
+        if isinstance(part, Layer) and part.read_elsewhere:
+            self.weight, self.bias = part.weight, part.bias
 
     def forward(self, values: Tensor, site: int = 0) -> Tensor:
         shape = list(values.shape)
@@ -158,7 +160,7 @@ def _attention(
         mask = _as_four(mask.expand(*lead, *mask.shape[-2:]))
     four = (_as_four(part) for part in (query, key, value))
     found: Tensor = torch.ops.aten.scaled_dot_product_attention.default(*four, mask, *rest, **options)
-    found = found.contiguous()  # as the exporter lays it out, whatever kernel runs here
+    found = found.clone(memory_format=torch.contiguous_format)  # as the exporter lays it out later
     return found.reshape(*lead, *found.shape[-2:])
 
 
