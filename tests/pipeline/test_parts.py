@@ -66,10 +66,10 @@ def images(count: int = 16) -> Tensor:
     return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(1))
 
 
-def compressed(model: nn.Module) -> Compression:
+def compressed(model: nn.Module, count: int = 16) -> Compression:
     rows = take_inventory(model, SHAPE)
     plan = plan_for_ratio(rows, model="x", ratio=1.0, bits=8, method="dense")
-    return compress_network(model, plan, rows, method="dense", calibration=images())
+    return compress_network(model, plan, rows, method="dense", calibration=images(count))
 
 
 @torch.no_grad()
@@ -116,3 +116,68 @@ def test_batches_that_are_walked_together_share_no_state_of_python() -> None:
     model.head.register_forward_pre_hook(lambda _module, args: wanted.append(args[0].detach()))
     model(images())
     assert torch.allclose(torch.cat(seen), torch.cat(wanted), atol=1e-6)
+
+
+class OtherWay(nn.Module):
+    """One part more where few different numbers come: as many bits make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.back = nn.Sequential(nn.Conv2d(1, 1, 1))
+        self.extra = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.ReLU())
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16, 5))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.back(images)
+        return self.head(self.extra(features) if len(torch.unique(features)) < 400 else features)
+
+
+class Loop(nn.Module):
+    """Goes over the images one by one: a graph for each number of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([self.head(self.stem(image[None]).relu().mean((2, 3))) for image in images])
+
+
+class Infinite(nn.Module):
+    """Infinity comes to a layer, and is gone again behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.middle, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 4), nn.Linear(4, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        lowest = torch.log((self.stem(images).mean((2, 3)) - 0.4).relu())
+        return self.head(torch.tanh(self.middle(lowest)).nan_to_num())
+
+
+def test_a_compressed_network_that_takes_another_way_is_refused() -> None:
+    torch.manual_seed(0)
+    shape = (1, 16, 16)
+    model = capture(OtherWay().eval(), shape)
+    rows = take_inventory(model, shape)
+    plan = plan_for_ratio(rows, model="tests/way", ratio=1.0, bits=8, method="dense")
+    calibration = torch.randn(32, *shape, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(ModelError, match=r"takes another way than the original; got extra"):
+        compress_network(model, plan, rows, method="dense", calibration=calibration)
+
+
+@pytest.mark.parametrize("count", [32, 34])
+def test_a_smaller_last_batch_is_no_fault_where_the_number_of_images_is_fixed(count: int) -> None:
+    torch.manual_seed(0)
+    model = capture(Loop().eval(), SHAPE)
+    made = compressed(model, count)
+    with torch.no_grad():
+        expected, found = model(images(4)), made.model(images(4))
+    assert float((expected - found).norm() / expected.norm()) < 0.05
+
+
+def test_a_layer_that_infinity_comes_to_is_named() -> None:
+    torch.manual_seed(0)
+    model = capture(Infinite().eval(), SHAPE)
+    with pytest.raises(ModelError, match=r"not finite reach a layer; got middle; plan this layer as keep"):
+        compressed(model)

@@ -588,9 +588,9 @@ def test_windowed_attention_shows_its_layers(
 def test_wrappers_that_change_nothing_are_taken_off() -> None:
     model = nn.Sequential(conv(3, 4), nn.ReLU())
     averaged = torch.optim.swa_utils.AveragedModel(model)
-    assert unwrapped(nn.DataParallel(nn.DataParallel(model))) is model
-    assert unwrapped(averaged) is averaged.module
-    assert unwrapped(model) is model
+    assert unwrapped(nn.DataParallel(nn.DataParallel(model)), SHAPE) is model
+    assert unwrapped(averaged, SHAPE) is averaged.module
+    assert unwrapped(model, SHAPE) is model
     assert set(layers_in(capture(nn.DataParallel(model), SHAPE))) == {"0"}
 
 
