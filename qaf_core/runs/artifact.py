@@ -502,7 +502,8 @@ def _restore_kept(model: nn.Module, kept: Mapping[str, Tensor], chains: Sequence
             _set_statistics(module)
     modules = dict(model.named_modules())
     outside = _outside(model, chains)
-    for key in outside.keys() - kept.keys():
+    needed = {*outside, *_as_factor_and_shift(model, chains)}
+    for key in needed - kept.keys():
         source = next((other for other in alike.get(key, ()) if other in kept), None)
         if source is None and not _is_statistic(modules, key):
             raise ValueError(f"nothing in the file for {key}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -149,8 +150,8 @@ def _noise(network: nn.Module, input_shape: Sequence[int], count: int) -> Tensor
 def largest_difference(expected: Any, found: Any) -> float:
     """The largest relative difference between two nested outputs, over their tensors.
 
-    Of a tensor it is the root mean square over its channels, those of its second dimension or those of its
-    last, whichever is larger: so a class masked by -1e9 does not hide the others.
+    Of a tensor it is that of all its numbers, or the root mean square over its channels, those of its second
+    dimension or those of its last, whichever is largest: so a class masked by -1e9 does not hide the others.
 
     Returns:
         0 for equal outputs; inf if they differ in kind, or in where they are not finite.
@@ -177,7 +178,8 @@ def _difference(one: Any, two: Any) -> float:
         return float("inf")
     change = (first - second).masked_fill(odd, 0).abs().square()
     size = first.masked_fill(odd, 0).abs().square()
-    return max(_by_channel(change, size, dim) for dim in {min(1, one.ndim - 1), one.ndim - 1})
+    whole = math.sqrt(float(change.sum()) / max(float(size.sum()), 1e-60))
+    return max((whole, *(_by_channel(change, size, dim) for dim in {1, one.ndim - 1} if one.ndim > 1)))
 
 
 def _by_channel(change: Tensor, size: Tensor, dim: int) -> float:
@@ -185,11 +187,8 @@ def _by_channel(change: Tensor, size: Tensor, dim: int) -> float:
 
     A channel smaller than half of the others counts as large as those.
     """
-    if size.ndim < 2:
-        change, size = change.sum().reshape(1), size.sum().reshape(1)
-    else:
-        others = [other for other in range(size.ndim) if other != dim]
-        change, size = change.sum(others), size.sum(others)
+    others = [other for other in range(size.ndim) if other != dim]
+    change, size = change.sum(others), size.sum(others)
     alive = size[size > 0]
     least = float(alive.median()) if len(alive) else 0.0
     return float((change / size.clamp_min(max(least, 1e-60))).mean().sqrt())
