@@ -16,10 +16,10 @@ import time
 
 import torch
 
-from qaf_core.data.models import build_model, find_model
-from qaf_core.network.inventory import take_inventory
-from qaf_core.network.plan import plan_for_ratio
-from qaf_core.pipeline.compress import CompressOptions, batch_size, compress_network
+from qaf_core.data.models.catalogue import build_model, find_model
+from qaf_core.network.plan.layer_info import take_inventory
+from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.pipeline.compress.compress import CompressOptions, batch_size, compress_network
 
 
 def measure(model_id: str, count: int, plain: bool) -> dict[str, object]:

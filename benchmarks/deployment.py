@@ -26,22 +26,22 @@ from typing import Any
 import numpy as np
 from real_data import real_data_folder
 
-from qaf_core.data.models import build_model, find_model
-from qaf_core.deploy.auto_plan import AutoRequest, make_auto_plan
-from qaf_core.deploy.export import export_run
-from qaf_core.deploy.latency import measure_run
-from qaf_core.deploy.onnx import export_onnx
-from qaf_core.deploy.references import write_dense_int8, write_factorized_int8, write_original
-from qaf_core.deploy.run_models import RANGE_BATCH
-from qaf_core.deploy.timing import ratio_of, summarise, time_models
-from qaf_core.network.inventory import take_inventory
-from qaf_core.network.plan import Plan, plan_for_ratio
-from qaf_core.runs.artifact import load_packed
-from qaf_core.runs.execute import execute_run
-from qaf_core.runs.images import load_run_images
-from qaf_core.runs.request import RunRequest
-from qaf_core.runs.store import Store
-from qaf_core.runs.workspace import PACKED_NAME
+from qaf_core.data.models.catalogue import build_model, find_model
+from qaf_core.deploy.onnx_export.export import export_onnx
+from qaf_core.deploy.onnx_export.ort_quantizer import write_dense_int8, write_factorized_int8, write_original
+from qaf_core.deploy.packed.packed_file import load_packed
+from qaf_core.deploy.runtime.measure_kit import ratio_of, summarise, time_models
+from qaf_core.network.plan.layer_info import take_inventory
+from qaf_core.network.plan.rules import Plan, plan_for_ratio
+from qaf_core.runs.jobs.compress import execute_run
+from qaf_core.runs.jobs.export import export_run
+from qaf_core.runs.jobs.exported_models import RANGE_BATCH
+from qaf_core.runs.jobs.images import load_run_images
+from qaf_core.runs.jobs.latency import measure_run
+from qaf_core.runs.jobs.search import AutoRequest, make_auto_plan
+from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.store import Store
+from qaf_core.runs.store.workspace import PACKED_NAME
 
 LARGE = 224
 
@@ -100,7 +100,7 @@ def at_224(store: Store, run_id: str, threads: int) -> dict[str, Any]:
     inventory = take_inventory(model, source.input_shape)
     network = load_packed(store.run_folder(run_id) / PACKED_NAME, copy.deepcopy(model))
     calibration, _ = load_run_images(record.request, source, store.workspace)
-    from qaf_core.data.datasets import to_batches
+    from qaf_core.data.load import to_batches
 
     batch = next(iter(to_batches(calibration, source, RANGE_BATCH)))[0]
     images = [torch.nn.functional.interpolate(batch, size=(LARGE, LARGE), mode="bilinear")]

@@ -19,15 +19,15 @@ import numpy as np
 import torch
 from real_data import load_network, load_sets
 
-from qaf_core.data.datasets import to_batches
+from qaf_core.data.load import to_batches
+from qaf_core.deploy.packed.packed_file import load_packed, save_packed
 from qaf_core.network.passes.batchnorm_folding import fold_batchnorm
-from qaf_core.network.plan import plan_for_ratio
-from qaf_core.pipeline.compress import compress_network
-from qaf_core.pipeline.evaluate import paired_drop
-from qaf_core.pipeline.finetune import finetune_network
-from qaf_core.pipeline.finetune_options import FinetuneOptions
+from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.pipeline.compress.compress import compress_network
+from qaf_core.pipeline.finetune.finetune import finetune_network
+from qaf_core.pipeline.finetune.options import FinetuneOptions
 from qaf_core.pipeline.tasks import find_task, predict
-from qaf_core.runs.artifact import load_packed, save_packed
+from qaf_core.pipeline.tasks.evaluation import paired_drop
 
 
 def measure(ratio: float, bits: int, seed: int, options: FinetuneOptions) -> dict[str, Any]:

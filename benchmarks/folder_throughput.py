@@ -28,12 +28,12 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from qaf_core.data import inspection
-from qaf_core.data.datasets import load_images
-from qaf_core.data.images import ImageSet
-from qaf_core.data.models import ModelSource, find_model
-from qaf_core.data.preprocessing import preprocessing_of
-from qaf_core.runs.environment import peak_memory_bytes
+from qaf_core.data.images.image_set import ImageSet
+from qaf_core.data.inspection import dataset
+from qaf_core.data.load import load_images
+from qaf_core.data.models.catalogue import ModelSource, find_model
+from qaf_core.data.models.preprocessing import preprocessing_of
+from qaf_core.runs.jobs.environment import peak_memory_bytes
 
 WIDTH, HEIGHT = 400, 300
 QUALITY = 90
@@ -50,13 +50,13 @@ def make_source() -> ModelSource:
 
 def make_folder(folder: Path, count: int) -> None:
     """JPEGs put together of rendered surfaces, with one sub-folder a class."""
-    across, down = -(-WIDTH // inspection.IMAGE_SIZE), -(-HEIGHT // inspection.IMAGE_SIZE)
-    tiles = inspection.render(DIFFERENT, seed=5).images
+    across, down = -(-WIDTH // dataset.IMAGE_SIZE), -(-HEIGHT // dataset.IMAGE_SIZE)
+    tiles = dataset.render(DIFFERENT, seed=5).images
     generator = np.random.default_rng(0)
     for number in range(count):
         chosen = tiles[generator.integers(0, len(tiles), (down, across))]
         mosaic = chosen.transpose(0, 2, 1, 3, 4).reshape(down * chosen.shape[2], -1, 3)
-        place = folder / inspection.CLASSES[number % len(inspection.CLASSES)]
+        place = folder / dataset.CLASSES[number % len(dataset.CLASSES)]
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(mosaic[:HEIGHT, :WIDTH]).save(place / f"{number:05d}.jpg", quality=QUALITY)
 
@@ -80,7 +80,7 @@ def pass_over(images: ImageSet) -> None:
 
 def measure_peak(folder: str, count: int) -> None:
     """Print this process's peak memory before and after all batches are made of some images."""
-    from qaf_core.data.datasets import to_batches
+    from qaf_core.data.load import to_batches
 
     source = make_source()
     warm = load_images(folder, source, split="evaluation", limit=64)

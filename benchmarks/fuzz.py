@@ -28,14 +28,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from qaf_core.deploy.onnx import export_onnx
+from qaf_core.deploy.onnx_export.export import export_onnx
+from qaf_core.deploy.packed.packed_file import load_packed, save_packed
 from qaf_core.errors import QafError
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.proof import largest_difference
-from qaf_core.network.inventory import take_inventory
-from qaf_core.network.plan import plan_for_ratio
-from qaf_core.pipeline.compress import compress_network
-from qaf_core.runs.artifact import load_packed, save_packed
+from qaf_core.network.plan.layer_info import take_inventory
+from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.pipeline.compress.compress import compress_network
 
 SIDE = 12
 PROGRESS = 10  # networks between two lines on how far it is

@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from qaf_core.data.inspection import render
+from qaf_core.data.inspection.dataset import render
 
 
 def main() -> None:

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from qaf_core.data.datasets import ImageSet, load_images
-from qaf_core.data.models import ModelSource, build_model, find_model
-from qaf_core.pipeline.plausibility import check_original
+from qaf_core.data.load import ImageSet, load_images
+from qaf_core.data.models.catalogue import ModelSource, build_model, find_model
+from qaf_core.pipeline.check.classifier import check_original
 
 SHIPPED = ("digits/cnn", "inspection/resnet20", "inspection/vgg", "inspection/resnet18")
 REAL = ("resnet20", "resnet32")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from qaf_core.data.datasets import ImageSet, load_images, to_batches
-from qaf_core.data.models import ModelSource, build_model, find_model
-from qaf_core.network.inventory import LayerInfo, take_inventory
+from qaf_core.data.load import ImageSet, load_images, to_batches
+from qaf_core.data.models.catalogue import ModelSource, build_model, find_model
+from qaf_core.network.plan.layer_info import LayerInfo, take_inventory
 
 
 def real_data_folder() -> Path:

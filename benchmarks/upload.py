@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from qaf_core.data.datasets import load_images
-from qaf_core.data.models import find_model
+from qaf_core.data.load import load_images
+from qaf_core.data.models.catalogue import find_model
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL, BASE = "inspection/resnet20", "cifar/resnet20"

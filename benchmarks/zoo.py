@@ -38,7 +38,7 @@ from zoo_networks import every_network
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from qaf_core.data.models import ModelSource
+    from qaf_core.data.models.catalogue import ModelSource
 
 LARGEST_ERROR, LEAST_AGREEMENT, TIMES_PLAIN, LEAST_COMPRESSED = 0.05, 0.995, 2.0, 0.9
 BITS = 8
@@ -91,7 +91,7 @@ def draw_network(source: ModelSource) -> nn.Module:
     from torch.nn.modules.batchnorm import _BatchNorm
     from torchvision.ops import FrozenBatchNorm2d
 
-    from qaf_core.data.models import build_network
+    from qaf_core.data.models.catalogue import build_network
     from qaf_core.network.graph.capture import capture
 
     torch.manual_seed(0)
@@ -215,13 +215,13 @@ class RoundedInput:
 
 def measure(model_id: str, images: int | None, fit: bool, stages: Stages) -> dict[str, Any]:
     """Compress one network from end to end and measure it."""
-    from qaf_core.data.models import build_model, find_model
-    from qaf_core.network.cost import original_cost
-    from qaf_core.network.inventory import take_inventory
-    from qaf_core.network.plan import plan_for_ratio, validate_plan
-    from qaf_core.pipeline.compress import CompressOptions, compress_network
+    from qaf_core.data.models.catalogue import build_model, find_model
+    from qaf_core.deploy.packed.packed_file import load_packed, save_packed
+    from qaf_core.network.plan.cost import original_cost
+    from qaf_core.network.plan.layer_info import take_inventory
+    from qaf_core.network.plan.rules import plan_for_ratio, validate_plan
+    from qaf_core.pipeline.compress.compress import CompressOptions, compress_network
     from qaf_core.pipeline.tasks import find_task, predict
-    from qaf_core.runs.artifact import load_packed, save_packed
 
     with stages.stage("build"):
         source = find_model(model_id)
@@ -285,7 +285,7 @@ def measure_onnx(
     packed: nn.Module, path: Path, source: ModelSource, batches: Sequence[Tensor], card: dict[str, Any]
 ) -> dict[str, Any]:
     """The INT8 file against the packed network, or why there is none."""
-    from qaf_core.deploy.onnx import export_onnx
+    from qaf_core.deploy.onnx_export.export import export_onnx
     from qaf_core.errors import QafError
 
     try:

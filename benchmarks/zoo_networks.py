@@ -10,8 +10,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from qaf_core.data.timm_names import TIMM_FAMILY, has_timm
-from qaf_core.data.torchvision_names import (
+from qaf_core.data.models.timm_names import TIMM_FAMILY, has_timm
+from qaf_core.data.models.torchvision_names import (
     TORCHVISION_DETECTION,
     TORCHVISION_MODELS,
     TORCHVISION_SEGMENTATION,

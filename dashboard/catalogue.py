@@ -17,16 +17,16 @@ from PIL import Image, ImageDraw
 
 from dashboard.given import NOTHING, Given, file_stamp
 from dashboard.jobs import run_command
-from qaf_core.data.datasets import load_images
-from qaf_core.data.images import ImageSet, one_of_each, shown_name
-from qaf_core.data.listed import sketch_timm
-from qaf_core.data.models import ModelSource, find_model, list_models, load_inventory
-from qaf_core.data.preprocessing import Preprocessing
-from qaf_core.data.published import is_published_name
-from qaf_core.data.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY, timm_version
+from qaf_core.data.images.image_set import ImageSet, one_of_each, shown_name
+from qaf_core.data.load import load_images
+from qaf_core.data.models.catalogue import ModelSource, find_model, list_models, load_inventory
+from qaf_core.data.models.listed import sketch_timm
+from qaf_core.data.models.preprocessing import Preprocessing
+from qaf_core.data.models.published import is_published_name
+from qaf_core.data.models.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY, timm_version
 from qaf_core.errors import QafError
-from qaf_core.network.inventory import INVENTORY_VERSION, LayerInfo, inventory_from_rows
-from qaf_core.runs.workspace import write_file
+from qaf_core.files import write_file
+from qaf_core.network.plan.layer_info import INVENTORY_VERSION, LayerInfo, inventory_from_rows
 
 INSPECT_TIMEOUT_SECONDS = 120
 REFUSAL_SECONDS = 60

@@ -16,10 +16,10 @@ import streamlit as st
 
 from dashboard.text import _
 from qaf_core.errors import QafError, WorkspaceError
-from qaf_core.runs.queue import Supervisor
-from qaf_core.runs.record import RunRecord
-from qaf_core.runs.store import Store
-from qaf_core.runs.workspace import default_workspace
+from qaf_core.runs.store.record import RunRecord
+from qaf_core.runs.store.store import Store
+from qaf_core.runs.store.workspace import default_workspace
+from qaf_core.runs.worker.supervisor import Supervisor
 
 LOG = logging.getLogger(__name__)
 Arguments = ParamSpec("Arguments")

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qaf_core.data.uploads import CLASSES_FOLDER
-from qaf_core.runs.request import RunRequest
-from qaf_core.runs.workspace import write_file
+from qaf_core.data.workspace.uploads import CLASSES_FOLDER
+from qaf_core.files import write_file
+from qaf_core.runs.store.request import RunRequest
 
 
 @dataclass(frozen=True, kw_only=True)

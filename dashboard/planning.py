@@ -12,9 +12,9 @@ import pandas as pd
 
 from dashboard.rows import bits_text, rank_text
 from dashboard.text import _
-from qaf_core.network.cost import Cost, layer_cost, original_cost, original_layer_cost, plan_cost
-from qaf_core.network.inventory import LayerInfo
-from qaf_core.network.plan import LayerPlan, Plan, check_layer_plan, rank_for_ratio
+from qaf_core.network.plan.cost import Cost, layer_cost, original_cost, original_layer_cost, plan_cost
+from qaf_core.network.plan.layer_info import LayerInfo
+from qaf_core.network.plan.rules import LayerPlan, Plan, check_layer_plan, rank_for_ratio
 from qaf_core.review.units import MISSING
 
 NO_RANK = ("dense", "keep")

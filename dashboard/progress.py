@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qaf_core.runs.record import StoredEvent
+from qaf_core.runs.store.record import StoredEvent
 
 # How much of the whole is done when a stage begins; solving takes most of it.
 STAGE_STARTS = {

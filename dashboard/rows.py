@@ -7,7 +7,7 @@ from typing import Any
 
 from qaf_core.review.charts import LayerErrors
 from qaf_core.review.points import RunPoint, digest_plan, original_point, run_point
-from qaf_core.runs.record import RunRecord
+from qaf_core.runs.store.record import RunRecord
 
 
 def solved_layers(plan: Mapping[str, Any]) -> tuple[str, ...]:

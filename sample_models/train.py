@@ -26,18 +26,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qaf_core.data import inspection
-from qaf_core.data.architectures import build_architecture
-from qaf_core.data.builtin import INSPECTION_SEEDS
-from qaf_core.data.datasets import load_images, to_batches
-from qaf_core.data.models import (
+from qaf_core.data.formats.builtin import INSPECTION_SEEDS
+from qaf_core.data.inspection import dataset
+from qaf_core.data.load import load_images, to_batches
+from qaf_core.data.models.architectures import build_architecture
+from qaf_core.data.models.catalogue import (
     CARD_SCHEMA_VERSION,
     ModelSource,
     build_model,
     find_model,
     weights_path,
 )
-from qaf_core.network.inventory import take_inventory
+from qaf_core.network.plan.layer_info import take_inventory
 from qaf_core.pipeline.tasks import find_task, predict
 
 
@@ -165,10 +165,10 @@ def training_images(
         digits = load_images("builtin", source, split="train")
         return digits.images, digits.labels
     count = recipe.images_per_epoch
-    drawn = inspection.render(
+    drawn = dataset.render(
         count, INSPECTION_SEEDS["train"], first=epoch * count, workers=torch.get_num_threads()
     )
-    return drawn.images, drawn.labels if source.task == "classification" else inspection.class_masks(drawn)
+    return drawn.images, drawn.labels if source.task == "classification" else dataset.class_masks(drawn)
 
 
 def classification_loss(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ def segmentation_loss(network: nn.Module, images: Tensor, masks: Tensor) -> Tens
 
 def detection_loss(network: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
     """What torchvision's detector gives in training, added up; the boxes are those around the masks."""
-    boxes = torch.from_numpy(inspection.defect_boxes(masks.numpy()))
+    boxes = torch.from_numpy(dataset.defect_boxes(masks.numpy()))
     labels = masks.amax(dim=(1, 2))
     ends = [row + int(label > 0) for row, label in enumerate(labels)]  # a sound image has no box
     wanted = [{"boxes": boxes[row:end], "labels": labels[row:end]} for row, end in enumerate(ends)]
@@ -255,7 +255,7 @@ def describe(source: ModelSource, training: dict[str, Any]) -> dict[str, Any]:
     predictions = predict(task, network, to_batches(images, source))
     found = task.metric(predictions, task.collate(images), source.classes)
     data = {
-        "inspection": "procedural surface-inspection images, made by qaf_core.data.inspection",
+        "inspection": "procedural surface-inspection images, made by qaf_core.data.inspection.dataset",
         "digits": "scikit-learn's 8×8 handwritten digits (UCI, E. Alpaydin and C. Kaynak 1998)",
     }
     return {

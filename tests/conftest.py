@@ -11,8 +11,8 @@ import pytest
 from hypothesis import settings
 
 from qaf_core.pipeline.events import RunEvent
-from qaf_core.runs.request import RunRequest
-from qaf_core.runs.store import Store
+from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.store import Store
 
 # The same examples on every machine, and no fault for a machine that is busy.
 settings.register_profile("repeatable", deadline=None, derandomize=True)

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from qaf_core.cli import main
-from qaf_core.data.datasets import load_images
-from qaf_core.data.models import find_model, load_inventory
-from qaf_core.network.plan import plan_for_ratio
-from qaf_core.runs.store import Store
+from qaf_core.data.load import load_images
+from qaf_core.data.models.catalogue import find_model, load_inventory
+from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.runs.store.store import Store
 
 QUICK = ("--ratio", "2", "--bits", "4")
 RESULT_KEYS = {
@@ -416,12 +416,12 @@ def test_an_unknown_run_and_an_unknown_command_are_told(capsys: pytest.CaptureFi
 def test_faults_of_ours_are_one_line_and_exit_code_1(
     capsys: pytest.CaptureFixture[str], workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qaf_core.runs import execute
+    from qaf_core.runs.jobs import compress
 
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("of all\nthings")
 
-    monkeypatch.setattr(execute, "compress_network", fail)
+    monkeypatch.setattr(compress, "compress_network", fail)
     assert main(["compress", "digits/cnn", *QUICK, "--images", "10"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""

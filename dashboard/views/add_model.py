@@ -15,10 +15,10 @@ from dashboard.jobs import Job
 from dashboard.text import _
 from dashboard.views import checking, preparation
 from dashboard.views.checking import Asked
-from qaf_core.data.archives import add_archive
-from qaf_core.data.published import is_published_name
-from qaf_core.data.registry import WEIGHT_SUFFIXES, add_model, add_weights
-from qaf_core.data.timm_names import TIMM_FAMILY
+from qaf_core.data.formats.zip import add_archive
+from qaf_core.data.models.published import is_published_name
+from qaf_core.data.models.timm_names import TIMM_FAMILY
+from qaf_core.data.workspace.registry import WEIGHT_SUFFIXES, add_model, add_weights
 from qaf_core.errors import QafError
 
 FORM = "add-model"

@@ -15,13 +15,13 @@ from dashboard.given import NOTHING, Given, given_in, keep_class_names, read_cla
 from dashboard.text import _, plural
 from dashboard.views import checking, image_paths, preparation
 from dashboard.views.checking import Asked
-from qaf_core.data.models import ModelSource
-from qaf_core.data.timm_names import TIMM_FAMILY
+from qaf_core.data.models.catalogue import ModelSource
+from qaf_core.data.models.timm_names import TIMM_FAMILY
 from qaf_core.errors import QafError
-from qaf_core.network.cost import original_cost
+from qaf_core.network.plan.cost import original_cost
 from qaf_core.review.metrics import metric_label
 from qaf_core.review.units import count_text, percent_text, size_text, with_prefix
-from qaf_core.runs.request import RunRequest
+from qaf_core.runs.store.request import RunRequest
 
 MODE_KEY, MODEL_KEY, OTHER_KEY, WEIGHTS_KEY = "mode", "model", "other-model", "weights"
 DATA_MODE_KEY = "data-mode"

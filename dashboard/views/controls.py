@@ -11,9 +11,9 @@ from dashboard import common
 from dashboard.text import _
 from dashboard.views.choose import Choice
 from qaf_core.errors import QafError
-from qaf_core.network.inventory import LayerInfo
-from qaf_core.network.plan import PRESETS, Plan, plan_for_ratio
-from qaf_core.runs.request import RunRequest
+from qaf_core.network.plan.layer_info import LayerInfo
+from qaf_core.network.plan.rules import PRESETS, Plan, plan_for_ratio
+from qaf_core.runs.store.request import RunRequest
 
 FIRST_PRESET = "balanced"
 METHODS = ("joint", "paper", "sequential", "dense")

@@ -8,7 +8,7 @@ from dashboard import catalogue, common
 from dashboard.text import _
 from dashboard.views import choose, controls, plan
 from qaf_core.errors import QafError
-from qaf_core.network.plan import Plan
+from qaf_core.network.plan.rules import Plan
 
 
 def page() -> None:

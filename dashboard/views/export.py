@@ -16,13 +16,13 @@ from dashboard.given import given_in
 from dashboard.text import _
 from dashboard.views import live, speed
 from qaf_core.errors import QafError
-from qaf_core.network.cost import layer_cost, original_layer_cost
-from qaf_core.network.inventory import LayerInfo
-from qaf_core.network.plan import Plan
+from qaf_core.files import write_file
+from qaf_core.network.plan.cost import layer_cost, original_layer_cost
+from qaf_core.network.plan.layer_info import LayerInfo
+from qaf_core.network.plan.rules import Plan
 from qaf_core.review.charts import method_label
 from qaf_core.review.units import MISSING, duration_text, percent_text, size_text, times_text
-from qaf_core.runs.record import RunRecord
-from qaf_core.runs.workspace import write_file
+from qaf_core.runs.store.record import RunRecord
 
 PACKED_FILE = "model.safetensors"
 EXPORTS = "exports"
@@ -318,7 +318,7 @@ def _content_columns(largest: float) -> dict[str, Any]:
 
 
 def _examples(run: RunRecord) -> None:
-    from qaf_core.deploy.examples import onnx_example, pytorch_example
+    from qaf_core.deploy.onnx_export.code_examples import onnx_example, pytorch_example
 
     st.subheader(_("Use it"), anchor=False)
     try:

@@ -13,7 +13,7 @@ from dashboard import common, jobs, rows
 from dashboard.text import _, plural
 from dashboard.views import controls, live
 from dashboard.views.choose import Choice
-from qaf_core.network.plan import Plan
+from qaf_core.network.plan.rules import Plan
 from qaf_core.review.units import MISSING, duration_text, percent_text
 
 BOUNDS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)

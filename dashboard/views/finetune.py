@@ -11,12 +11,12 @@ from dashboard.progress import RunProgress
 from dashboard.text import _
 from dashboard.views import live
 from qaf_core.errors import QafError
-from qaf_core.pipeline.finetune_options import CODES, SCALES, FinetuneOptions
+from qaf_core.pipeline.finetune.options import CODES, SCALES, FinetuneOptions
 from qaf_core.review.metrics import metric_label
 from qaf_core.review.units import MISSING, duration_text, percent_text, points_text
-from qaf_core.runs.finetuning import finetune_request
-from qaf_core.runs.record import COMPLETED, RunRecord
-from qaf_core.runs.workspace import PACKED_NAME
+from qaf_core.runs.jobs.finetune import finetune_request
+from qaf_core.runs.store.record import COMPLETED, RunRecord
+from qaf_core.runs.store.workspace import PACKED_NAME
 
 MINUTES = (1, 2, 4, 8, 15, 30, 60)
 FIRST_MINUTES = 4

@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import common
 from dashboard.text import _
-from qaf_core.data.places import ACCEPTED, missing_path
+from qaf_core.data.formats.sources import ACCEPTED, missing_path
 from qaf_core.errors import DataError
 
 DATA_KEY, CALIBRATION_KEY = "data-path", "calibration-path"

@@ -14,7 +14,7 @@ from dashboard.text import _
 from dashboard.views import live
 from qaf_core.review import charts, histograms
 from qaf_core.review.units import MISSING
-from qaf_core.runs.record import RunRecord
+from qaf_core.runs.store.record import RunRecord
 
 HISTOGRAM_COLUMNS = 4
 

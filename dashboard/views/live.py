@@ -15,7 +15,7 @@ from qaf_core.review import charts
 from qaf_core.review.charts import LayerErrors
 from qaf_core.review.metrics import metric_label
 from qaf_core.review.units import MISSING, duration_text, percent_text
-from qaf_core.runs.record import RunRecord
+from qaf_core.runs.store.record import RunRecord
 
 
 def show_queued(progress: RunProgress, *, ahead: int, ready: bool) -> None:

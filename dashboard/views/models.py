@@ -12,15 +12,15 @@ import streamlit as st
 from dashboard import catalogue, common
 from dashboard.text import _
 from dashboard.views import add_model, check_model, uploads
-from qaf_core.data.models import ModelSource
+from qaf_core.data.models.catalogue import ModelSource
 from qaf_core.errors import QafError
-from qaf_core.network.cost import original_cost
-from qaf_core.network.inventory import LayerInfo
+from qaf_core.network.plan.cost import original_cost
+from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.review import network_map
 from qaf_core.review.charts import method_label
 from qaf_core.review.units import MISSING, count_text, percent_text, size_text, with_prefix
-from qaf_core.runs.record import RunRecord
-from qaf_core.runs.removal import remove_registered
+from qaf_core.runs.store.record import RunRecord
+from qaf_core.runs.store.removal import remove_registered
 
 AMOUNT_KEY, COLOUR_KEY = "map-amount", "map-colour"
 

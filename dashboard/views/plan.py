@@ -14,10 +14,10 @@ from dashboard.views import controls, fastest, live
 from dashboard.views.choose import Choice
 from dashboard.views.tradeoffs import bops_help
 from qaf_core.errors import QafError
-from qaf_core.network.cost import Cost
-from qaf_core.network.inventory import LayerInfo
+from qaf_core.network.plan.cost import Cost
+from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.review.units import MISSING, percent_text, size_text, times_text, with_prefix
-from qaf_core.runs.request import RunRequest
+from qaf_core.runs.store.request import RunRequest
 
 LONGEST_TABLE_ROWS = 14
 SHARE_WIDTH_PX = 118

@@ -24,8 +24,8 @@ from qaf_core.review.units import (
     times_text,
     with_prefix,
 )
-from qaf_core.runs.previews import read_preview
-from qaf_core.runs.record import CANCELLED, FAILED, INTERRUPTED, RunRecord
+from qaf_core.runs.jobs.preview import read_preview
+from qaf_core.runs.store.record import CANCELLED, FAILED, INTERRUPTED, RunRecord
 
 # How a run's error begins to tell of its command-line option; here there is a button for it.
 NO_CHECK = "To compress it all the same"

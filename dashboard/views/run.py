@@ -11,7 +11,7 @@ from dashboard.progress import FINETUNE_STAGE_STARTS, STAGE_STARTS, RunProgress,
 from dashboard.text import _
 from dashboard.views import finetune, live, result, run_list
 from qaf_core.review.charts import method_label
-from qaf_core.runs.record import QUEUED, RunRecord
+from qaf_core.runs.store.record import QUEUED, RunRecord
 
 REFRESH_SECONDS = 0.5
 LAST_RUN_KEY = "last_run"

@@ -12,7 +12,7 @@ from dashboard import common, rows
 from dashboard.text import _
 from qaf_core.review.charts import method_label
 from qaf_core.review.units import MISSING, points_text
-from qaf_core.runs.record import RunRecord
+from qaf_core.runs.store.record import RunRecord
 
 
 def show() -> None:

@@ -17,13 +17,13 @@ import streamlit as st
 
 from dashboard import common, jobs
 from dashboard.text import _
-from qaf_core.deploy.timing import LEAST_AGREEMENT
+from qaf_core.deploy.runtime.measure_kit import LEAST_AGREEMENT
 from qaf_core.errors import QafError
+from qaf_core.files import write_file
 from qaf_core.review import speed
 from qaf_core.review.metrics import metric_label
 from qaf_core.review.units import MISSING, duration_text, energy_text, percent_text, size_text
-from qaf_core.runs.record import RunRecord
-from qaf_core.runs.workspace import write_file
+from qaf_core.runs.store.record import RunRecord
 
 RESULT = "latency.json"
 KIT_RESULT = "device.json"
@@ -282,7 +282,7 @@ def take_result(run: RunRecord, upload: Any, path: Path) -> None:
 
 @st.fragment(run_every=2.0)
 def _kit(run: RunRecord) -> None:
-    from qaf_core.deploy.device_kit import kit_stamp
+    from qaf_core.runs.jobs.device_kit import kit_stamp
 
     key = f"kit-{run.id}"
     job = jobs.shared().find(key)

@@ -16,7 +16,7 @@ from qaf_core.review.charts import CostAxis
 from qaf_core.review.metrics import metric_help, metric_label
 from qaf_core.review.points import RunPoint
 from qaf_core.review.units import MISSING, points_text
-from qaf_core.runs.record import RunRecord
+from qaf_core.runs.store.record import RunRecord
 
 
 def page() -> None:

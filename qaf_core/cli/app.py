@@ -20,8 +20,8 @@ import typer
 
 from qaf_core.cli.options import Workspace
 from qaf_core.errors import QafError, WorkspaceError
-from qaf_core.runs.queue import Supervisor
-from qaf_core.runs.workspace import WORKSPACE_VARIABLE, default_workspace
+from qaf_core.runs.store.workspace import WORKSPACE_VARIABLE, default_workspace
+from qaf_core.runs.worker.supervisor import Supervisor
 
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0

@@ -10,7 +10,7 @@ import typer
 from qaf_core.cli.options import Classes, Data, Json, Model, PreprocessingFile, Weights, Workspace
 from qaf_core.cli.text import print_images, print_json, print_table
 from qaf_core.review.units import percent_text, points_text
-from qaf_core.runs.workspace import default_workspace
+from qaf_core.runs.store.workspace import default_workspace
 
 MOST_SKIPPED_NAMED = 100
 #: Which part of data that have two is looked at.
@@ -32,11 +32,11 @@ def check(
     workspace: Workspace = None,
 ) -> None:
     """Find wrong class order (of classifiers) and wrong preparation of images before compressing."""
-    from qaf_core.data.chosen import read_preprocessing
-    from qaf_core.data.datasets import Split, has_parts, load_images
-    from qaf_core.data.models import build_model, find_model
-    from qaf_core.network.inventory import take_inventory
-    from qaf_core.pipeline.plausibility import MOST_IMAGES, TASK, check_original
+    from qaf_core.data.load import Split, has_parts, load_images
+    from qaf_core.data.models.catalogue import build_model, find_model
+    from qaf_core.data.models.overrides import read_preprocessing
+    from qaf_core.network.plan.layer_info import take_inventory
+    from qaf_core.pipeline.check.classifier import MOST_IMAGES, TASK, check_original
     from qaf_core.pipeline.preview import preview_predictions
 
     folder = default_workspace() if workspace is None else workspace

@@ -13,8 +13,8 @@ from pathlib import Path
 from qaf_core.cli.options import Json, Workspace
 from qaf_core.cli.text import print_json
 from qaf_core.errors import QafError
-from qaf_core.runs.store import Store
-from qaf_core.runs.workspace import default_workspace
+from qaf_core.runs.store.store import Store
+from qaf_core.runs.store.workspace import default_workspace
 
 LEAST_FREE_BYTES = 1_000_000_000
 TORCH_SECONDS = 120
@@ -101,7 +101,7 @@ def _check_torch() -> str:
 
 
 def _check_models() -> str:
-    from qaf_core.data.models import list_models
+    from qaf_core.data.models.catalogue import list_models
 
     shipped = [source for source in list_models() if source.shipped]
     missing = [source.id for source in shipped if source.weights is None or not source.weights.is_file()]
@@ -135,7 +135,7 @@ def _check_disk(folder: Path) -> str:
 
 def _look_for_energy_counters() -> str:
     """Nothing is wrong without them: energy is then only modelled."""
-    from qaf_core.deploy.energy_meter import find_zones
+    from qaf_core.deploy.runtime.rapl import find_zones
 
     try:
         zones = find_zones()

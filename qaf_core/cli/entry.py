@@ -21,7 +21,8 @@ from qaf_core.cli.networks import cost, inspect
 from qaf_core.cli.plans import plan
 from qaf_core.cli.runs import compress, runs, show
 from qaf_core.errors import QafError
-from qaf_core.runs.workspace import default_workspace, write_file
+from qaf_core.files import write_file
+from qaf_core.runs.store.workspace import default_workspace
 
 EXIT_DONE = 0
 EXIT_FAILED = 1

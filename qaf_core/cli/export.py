@@ -13,7 +13,7 @@ from qaf_core.cli.text import print_json
 from qaf_core.review.units import duration_text, size_text
 
 if TYPE_CHECKING:
-    from qaf_core.deploy.reports import ExportReport
+    from qaf_core.deploy.onnx_export.report import ExportReport
 
 Target = Annotated[
     str,
@@ -41,11 +41,11 @@ def export(
     workspace: Workspace = None,
 ) -> None:
     """Write a run's compressed network as a file to deploy, and check that it says what the run said."""
-    from qaf_core.runs.store import Store
+    from qaf_core.runs.store.store import Store
 
     with Store(workspace) as store:
         record = store.find(run)
-        from qaf_core.deploy.export import export_run
+        from qaf_core.runs.jobs.export import export_run
 
         report = export_run(
             store,
@@ -66,7 +66,7 @@ def export(
 def _print_report(report: ExportReport) -> None:
     print(f"{report.path}: {size_text(report.size_bytes)}, in {duration_text(report.seconds)}")
     if report.precision is not None:
-        from qaf_core.deploy.reports import DIFFERENCES
+        from qaf_core.deploy.onnx_export.report import DIFFERENCES
 
         print(f"  {DIFFERENCES[report.precision]}")
     for check in report.checks:
@@ -74,7 +74,7 @@ def _print_report(report: ExportReport) -> None:
     stored = ", ".join(f"{count} as {kind}" for kind, count in sorted(report.weights_stored_as.items()))
     print(f"  weights: {stored}")
     if {"int4", "uint4"} & report.weights_stored_as.keys():
-        from qaf_core.deploy.timing import LEAST_RUNTIME
+        from qaf_core.deploy.runtime.measure_kit import LEAST_RUNTIME
 
         print(f"  needs ONNX Runtime {'.'.join(map(str, LEAST_RUNTIME))} or later, which takes 4-bit weights")
     if not report.any_batch:

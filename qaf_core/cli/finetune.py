@@ -11,7 +11,7 @@ from qaf_core.cli.interrupt import stop_on_interrupt
 from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.runs import EXIT_CANCELLED, EXIT_DONE, print_progress, print_result
 from qaf_core.cli.text import print_json
-from qaf_core.pipeline.finetune_options import FinetuneOptions
+from qaf_core.pipeline.finetune.options import FinetuneOptions
 
 
 def finetune(
@@ -32,9 +32,9 @@ def finetune(
     workspace: Workspace = None,
 ) -> int:
     """Let a run's network learn from its original, on images without labels; a new run holds the result."""
-    from qaf_core.data.places import absolute_data
-    from qaf_core.runs.finetuning import finetune_request
-    from qaf_core.runs.store import Store
+    from qaf_core.data.formats.sources import absolute_data
+    from qaf_core.runs.jobs.finetune import finetune_request
+    from qaf_core.runs.store.store import Store
 
     options = FinetuneOptions(trains=train, epochs=epochs, time_limit_seconds=time_limit, seed=seed)
     with Store(workspace) as store, stop_on_interrupt("the best state so far is kept") as should_stop:
@@ -46,7 +46,7 @@ def finetune(
             name=name,
         )
         run_id = store.create_run(request, pid=os.getpid())
-        from qaf_core.runs.execute import execute_run
+        from qaf_core.runs.jobs.compress import execute_run
 
         result = execute_run(store, run_id, print_progress, should_stop)
     if as_json:

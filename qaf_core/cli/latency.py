@@ -38,12 +38,12 @@ def latency(
     workspace: Workspace = None,
 ) -> int:
     """Time a run's models side by side: original, dense INT8, factorized fp32 and INT8; and by layer."""
-    from qaf_core.runs.store import Store
+    from qaf_core.runs.store.store import Store
 
     try:
         with Store(workspace) as store, stop_on_interrupt("nothing is kept") as should_stop:
             record = store.find(run)
-            from qaf_core.deploy.latency import measure_run
+            from qaf_core.runs.jobs.latency import measure_run
 
             result = measure_run(
                 store,
@@ -77,13 +77,13 @@ def device_kit(
     workspace: Workspace = None,
 ) -> None:
     """A folder that measures a run's models on another device; --result reads its result.json back."""
-    from qaf_core.runs.store import Store
+    from qaf_core.runs.store.store import Store
 
     if (out is None) == (result is None):
         raise QafError("say what to do with the kit", expected="--out DIR, or --result FILE")
     with Store(workspace) as store:
         record = store.find(run)
-        from qaf_core.deploy.device_kit import read_kit_result, write_kit
+        from qaf_core.runs.jobs.device_kit import read_kit_result, write_kit
 
         if result is not None:
             told = read_kit_result(store, record.id, result.expanduser())
@@ -126,7 +126,7 @@ def print_verdict(result: dict[str, Any]) -> None:
 
 
 def _print_latency(result: dict[str, Any]) -> None:
-    from qaf_core.deploy.timing import tell_answers
+    from qaf_core.deploy.runtime.measure_kit import tell_answers
 
     machine = result["machine"]
     print(

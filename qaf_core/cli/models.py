@@ -10,10 +10,10 @@ import typer
 from qaf_core.cli.options import Classes, Json, PreprocessingFile, Weights, Workspace, lasting_weights
 from qaf_core.cli.text import print_json, print_table
 from qaf_core.errors import ModelError
-from qaf_core.runs.workspace import default_workspace
+from qaf_core.runs.store.workspace import default_workspace
 
 if TYPE_CHECKING:
-    from qaf_core.data.models import ModelSource
+    from qaf_core.data.models.catalogue import ModelSource
 
 
 def models(
@@ -43,7 +43,7 @@ def models(
     if add is not None and remove is not None:
         raise ModelError("--add and --remove stand alone", expected="one of the two")
     if add is not None:
-        from qaf_core.data.chosen import read_preprocessing
+        from qaf_core.data.models.overrides import read_preprocessing
 
         given = {
             "weights": lasting_weights(weights),
@@ -55,7 +55,7 @@ def models(
         added = _add(folder, add, model, factory, given)
         _tell(as_json, {"added": _model_row(added)}, f"Registered {added.id}. Try: qaf check {added.id}")
     elif remove is not None:
-        from qaf_core.runs.removal import remove_registered
+        from qaf_core.runs.store.removal import remove_registered
 
         deleted = [str(path) for path in remove_registered(folder, remove)]
         also = f"; deleted, as nothing else uses it: {', '.join(deleted)}" if deleted else "."
@@ -69,7 +69,7 @@ def models(
 def _add(
     folder: Path, model_id: str, model: str | None, factory: str | None, given: dict[str, Any]
 ) -> ModelSource:
-    from qaf_core.data.registry import add_factory, add_model
+    from qaf_core.data.workspace.registry import add_factory, add_model
 
     if model is not None and factory is None:
         return add_model(folder, model_id=model_id, base=model, **given)
@@ -89,8 +89,8 @@ def _tell(as_json: bool, row: dict[str, Any], line: str) -> None:
 
 
 def _list(folder: Path, text: str | None, as_json: bool) -> None:
-    from qaf_core.data.models import list_models, search_models
-    from qaf_core.data.timm_names import timm_version
+    from qaf_core.data.models.catalogue import list_models, search_models
+    from qaf_core.data.models.timm_names import timm_version
 
     found = list_models(folder) if text is None else search_models(text, folder)
     rows = [_model_row(source) for source in found]

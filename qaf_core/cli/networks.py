@@ -24,11 +24,11 @@ from qaf_core.cli.options import (
 )
 from qaf_core.cli.text import print_costs, print_json, print_table
 from qaf_core.review.units import MISSING, count_text, percent_text, with_prefix
-from qaf_core.runs.workspace import default_workspace
+from qaf_core.runs.store.workspace import default_workspace
 
 if TYPE_CHECKING:
-    from qaf_core.data.models import ModelSource
-    from qaf_core.network.inventory import LayerInfo
+    from qaf_core.data.models.catalogue import ModelSource
+    from qaf_core.network.plan.layer_info import LayerInfo
 
 
 def inspect(
@@ -40,7 +40,7 @@ def inspect(
     workspace: Workspace = None,
 ) -> None:
     """Layer inventory: shapes, parameters, operations and what may become of each layer. Needs no weights."""
-    from qaf_core.data.models import load_inventory
+    from qaf_core.data.models.catalogue import load_inventory
 
     source = _find(model, weights, classes, workspace, preprocessing)
     inventory = load_inventory(source)
@@ -65,7 +65,7 @@ def inspect(
 
 def _source_row(source: ModelSource) -> dict[str, Any]:
     """What the weights and the other options make of a model, for screens that load no torch."""
-    from qaf_core.data.preprocessing import preprocessing_of
+    from qaf_core.data.models.preprocessing import preprocessing_of
 
     return {
         "title": source.title,
@@ -106,9 +106,9 @@ def cost(
     workspace: Workspace = None,
 ) -> None:
     """Predicted size, operations and energy under a plan. Needs no weights."""
-    from qaf_core.data.models import load_inventory
-    from qaf_core.network.cost import original_cost, plan_cost, ratio_cost
-    from qaf_core.network.plan import validate_plan
+    from qaf_core.data.models.catalogue import load_inventory
+    from qaf_core.network.plan.cost import original_cost, plan_cost, ratio_cost
+    from qaf_core.network.plan.rules import validate_plan
 
     inventory = load_inventory(_find(model, weights, classes, workspace))
     if (
@@ -148,8 +148,8 @@ def _find(
     workspace: Path | None,
     preprocessing: Path | None = None,
 ) -> ModelSource:
-    from qaf_core.data.chosen import read_preprocessing
-    from qaf_core.data.models import find_model
+    from qaf_core.data.models.catalogue import find_model
+    from qaf_core.data.models.overrides import read_preprocessing
 
     folder = default_workspace() if workspace is None else workspace
     steps = None if preprocessing is None else read_preprocessing(preprocessing)

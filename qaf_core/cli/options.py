@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qaf_core.data.torchvision_names import ANNOTATED_SETS, CLASSIFICATION_SETS
+from qaf_core.data.models.torchvision_names import ANNOTATED_SETS, CLASSIFICATION_SETS
 from qaf_core.errors import PlanError
 
 if TYPE_CHECKING:
-    from qaf_core.network.inventory import LayerInfo
-    from qaf_core.network.plan import Plan
+    from qaf_core.network.plan.layer_info import LayerInfo
+    from qaf_core.network.plan.rules import Plan
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model id, as in: qaf models.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.")]
@@ -62,8 +62,8 @@ Convention = Annotated[str, typer.Option(help="What counts as an operation: unif
 
 def lasting_weights(weights: str | None) -> str | None:
     """A path that means the same in another working directory, or a name of published weights."""
-    from qaf_core.data.published import is_published_name
-    from qaf_core.data.timm_names import looks_like_tag
+    from qaf_core.data.models.published import is_published_name
+    from qaf_core.data.models.timm_names import looks_like_tag
 
     if weights is None or is_published_name(weights) or looks_like_tag(weights):
         return weights
@@ -82,8 +82,8 @@ def make_plan(
     seed: int | None,
 ) -> Plan:
     """The plan in ``file``, or the one for a ratio and bits."""
-    from qaf_core.network.plan import plan_for_ratio
-    from qaf_core.runs.request import METHODS
+    from qaf_core.network.plan.rules import plan_for_ratio
+    from qaf_core.runs.store.request import METHODS
 
     if method not in METHODS:
         raise PlanError("unknown method", got=method, expected=", ".join(METHODS))
@@ -113,7 +113,7 @@ def make_plan(
 
 
 def read_plan(file: Path) -> Plan:
-    from qaf_core.network.plan import Plan
+    from qaf_core.network.plan.rules import Plan
 
     try:
         return Plan.from_json(file.read_text(encoding="utf-8"))

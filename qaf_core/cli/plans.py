@@ -26,12 +26,13 @@ from qaf_core.cli.options import (
 )
 from qaf_core.cli.text import print_json, print_table
 from qaf_core.errors import PlanError, RunCancelled
+from qaf_core.files import write_file
 from qaf_core.pipeline.events import PROGRESS_MARK, PROGRESS_VARIABLE
-from qaf_core.runs.workspace import default_workspace, open_workspace, write_file
+from qaf_core.runs.store.workspace import default_workspace, open_workspace
 
 if TYPE_CHECKING:
     from qaf_core.pipeline.events import RunEvent
-    from qaf_core.pipeline.selection import Selection
+    from qaf_core.search.selection import Selection
 
 EXIT_DONE, EXIT_CANCELLED = 0, 130
 
@@ -81,7 +82,7 @@ def plan(
             return EXIT_CANCELLED
         told = {"model": model, "structure": structure, **selection.to_dict()}
     else:
-        from qaf_core.data.models import find_model, load_inventory
+        from qaf_core.data.models.catalogue import find_model, load_inventory
 
         folder = default_workspace() if workspace is None else workspace
         inventory = load_inventory(find_model(model, weights, classes=classes, workspace=folder))
@@ -118,13 +119,13 @@ def find_auto_plan(
     """The automatic plan for what a command was given; None if Ctrl-C stopped it, which is told."""
     if bits is None:
         raise PlanError("nothing says how many bits", expected="--bits B")
-    from qaf_core.data.chosen import read_preprocessing
-    from qaf_core.data.models import find_model
-    from qaf_core.data.places import absolute_data
-    from qaf_core.deploy.auto_plan import AutoRequest, make_auto_plan
-    from qaf_core.deploy.whole_plan import DEFAULT_ANSWER_BOUND
-    from qaf_core.pipeline.select import DEFAULT_ERROR_BOUND
-    from qaf_core.runs.request import RunRequest
+    from qaf_core.data.formats.sources import absolute_data
+    from qaf_core.data.models.catalogue import find_model
+    from qaf_core.data.models.overrides import read_preprocessing
+    from qaf_core.runs.jobs.search import AutoRequest, make_auto_plan
+    from qaf_core.runs.store.request import RunRequest
+    from qaf_core.search.candidates import DEFAULT_ERROR_BOUND
+    from qaf_core.search.whole_plan import DEFAULT_ANSWER_BOUND
 
     folder = open_workspace(default_workspace() if workspace is None else workspace)
     steps = None if preprocessing is None else read_preprocessing(preprocessing)

@@ -30,11 +30,11 @@ from qaf_core.cli.options import (
 from qaf_core.cli.plans import AnswerBound, ErrorBound, Threads, find_auto_plan
 from qaf_core.cli.text import print_costs, print_images, print_json, print_table
 from qaf_core.review.units import duration_text, percent_text, points_text, size_text
-from qaf_core.runs.workspace import default_workspace
+from qaf_core.runs.store.workspace import default_workspace
 
 if TYPE_CHECKING:
     from qaf_core.pipeline.events import RunEvent
-    from qaf_core.runs.record import RunRecord
+    from qaf_core.runs.store.record import RunRecord
 
 EXIT_DONE = 0
 EXIT_CANCELLED = 130
@@ -66,12 +66,12 @@ def compress(
     workspace: Workspace = None,
 ) -> int:
     """Compress a model, evaluate it and store the run."""
-    from qaf_core.data.chosen import read_preprocessing
-    from qaf_core.data.models import find_model, load_inventory
-    from qaf_core.data.places import absolute_data
-    from qaf_core.network.plan import validate_plan
-    from qaf_core.runs.request import RunRequest
-    from qaf_core.runs.store import Store
+    from qaf_core.data.formats.sources import absolute_data
+    from qaf_core.data.models.catalogue import find_model, load_inventory
+    from qaf_core.data.models.overrides import read_preprocessing
+    from qaf_core.network.plan.rules import validate_plan
+    from qaf_core.runs.store.request import RunRequest
+    from qaf_core.runs.store.store import Store
 
     folder = default_workspace() if workspace is None else workspace
     steps = None if preprocessing is None else read_preprocessing(preprocessing)
@@ -106,7 +106,7 @@ def compress(
     )
     with Store(workspace) as store, stop_on_interrupt("finished layers are kept") as should_stop:
         run_id = store.create_run(request, pid=os.getpid())
-        from qaf_core.runs.execute import execute_run
+        from qaf_core.runs.jobs.compress import execute_run
 
         result = execute_run(store, run_id, print_progress, should_stop)
     for finding in (result.get("checks") or {}).get("findings", ()):
@@ -170,7 +170,7 @@ def runs(
     workspace: Workspace = None,
 ) -> None:
     """The runs of the workspace, newest first."""
-    from qaf_core.runs.store import Store
+    from qaf_core.runs.store.store import Store
 
     with Store(workspace) as store:
         store.mark_interrupted()
@@ -223,9 +223,9 @@ def show(
 ) -> None:
     """One run: what was asked for and what came of it."""
     from qaf_core.cli.latency import print_verdict
-    from qaf_core.deploy.device_kit import RESULT_NAME
-    from qaf_core.deploy.latency import FILE_NAME, read_latency
-    from qaf_core.runs.store import Store
+    from qaf_core.runs.jobs.device_kit import RESULT_NAME
+    from qaf_core.runs.jobs.latency import FILE_NAME, read_latency
+    from qaf_core.runs.store.store import Store
 
     with Store(workspace) as store:
         store.mark_interrupted()

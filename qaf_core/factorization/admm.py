@@ -35,7 +35,7 @@ from qaf_core.factorization.rounding import (
     round_with_feedback,
     solve_gram,
 )
-from qaf_core.factorization.structure import Quadratic, Structure
+from qaf_core.factorization.subproblem import Quadratic, Structure
 from qaf_core.quantization.grids import RELATIVE_NOISE, fit_scales, to_codes
 from qaf_core.quantization.spec import BITS_FLOAT
 

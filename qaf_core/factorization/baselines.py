@@ -17,7 +17,7 @@ from qaf_core.factorization.admm import OnEvent, fit_factor_scales, solve_joint
 from qaf_core.factorization.cp import Canonical
 from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
 from qaf_core.factorization.rounding import cholesky_with_lift
-from qaf_core.factorization.tucker import Tucker2
+from qaf_core.factorization.tucker2 import Tucker2
 from qaf_core.quantization.grids import to_codes
 from qaf_core.quantization.spec import BITS_FLOAT
 

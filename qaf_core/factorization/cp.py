@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from qaf_core.factorization.structure import Quadratic
+from qaf_core.factorization.subproblem import Quadratic
 
 
 def khatri_rao(left: Tensor, right: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qaf_core.data.outputs import scores_in
-from qaf_core.network.layers import FactorizedLayer
+from qaf_core.data.models.outputs import scores_in
+from qaf_core.network.modules.quantized import FactorizedLayer
 
 SMALLEST = 1e-30
 LAYER_WEIGHT = 3.0

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from qaf_core.data.datasets import ImageSet, to_batches
-from qaf_core.data.images import one_of_each, shown_name
-from qaf_core.data.models import ModelSource
-from qaf_core.data.outputs import plain_scores
+from qaf_core.data.images.image_set import one_of_each, shown_name
+from qaf_core.data.load import ImageSet, to_batches
+from qaf_core.data.models.catalogue import ModelSource
+from qaf_core.data.models.outputs import plain_scores
 
 IMAGES = 9
 _NAMED = 3

@@ -14,8 +14,8 @@ from typing import Literal
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
-from qaf_core.network.cost import original_layer_cost
-from qaf_core.network.inventory import LayerInfo
+from qaf_core.network.plan.cost import original_layer_cost
+from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.review.charts import style, untranslated
 from qaf_core.review.units import count_text, percent_text, with_prefix
 

@@ -13,7 +13,7 @@ import pytest
 from qaf_core.cli import main
 from qaf_core.cli.app import check_port, find_dashboard, server_command
 from qaf_core.errors import WorkspaceError
-from qaf_core.runs.store import Store
+from qaf_core.runs.store.store import Store
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from qaf_core.cli import main
-from qaf_core.data.datasets import load_images
-from qaf_core.data.models import find_model
+from qaf_core.data.load import load_images
+from qaf_core.data.models.catalogue import find_model
 
 
 def test_a_sound_model_is_told_to_be_so(capsys: pytest.CaptureFixture[str], workspace: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from qaf_core.cli import main
-from qaf_core.data.architectures import build_architecture
+from qaf_core.data.models.architectures import build_architecture
 
 
 def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:

@@ -12,7 +12,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from dashboard import common, jobs
-from qaf_core.runs.store import Store
+from qaf_core.runs.store.store import Store
 
 Draw = Callable[..., AppTest]
 

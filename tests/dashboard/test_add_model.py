@@ -18,10 +18,10 @@ from dashboard import catalogue, jobs
 from dashboard.given import read_class_text
 from dashboard.jobs import Job
 from dashboard.views import add_model
-from qaf_core.data.models import find_model
-from qaf_core.data.registry import WEIGHT_SUFFIXES
+from qaf_core.data.models.catalogue import find_model
+from qaf_core.data.workspace.registry import WEIGHT_SUFFIXES
 from qaf_core.errors import QafError
-from qaf_core.runs.store import Store
+from qaf_core.runs.store.store import Store
 
 from .conftest import Draw, settle, shown
 

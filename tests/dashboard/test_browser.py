@@ -21,10 +21,10 @@ import pytest
 from PIL import Image
 
 from dashboard.common import plain
-from qaf_core.data.datasets import load_images
-from qaf_core.data.models import find_model
-from qaf_core.runs.record import RunRecord
-from qaf_core.runs.store import Store
+from qaf_core.data.load import load_images
+from qaf_core.data.models.catalogue import find_model
+from qaf_core.runs.store.record import RunRecord
+from qaf_core.runs.store.store import Store
 
 from .conftest import ROOT
 from .test_common import HOSTILE

@@ -15,7 +15,7 @@ import streamlit as st
 
 from dashboard import catalogue
 from dashboard.given import Given, keep_class_names
-from qaf_core.data.models import find_model
+from qaf_core.data.models.catalogue import find_model
 from qaf_core.errors import QafError
 
 from .conftest import ROOT

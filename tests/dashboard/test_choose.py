@@ -9,11 +9,11 @@ import pytest
 
 from dashboard import catalogue
 from dashboard.given import keep_class_names, read_class_text
-from qaf_core.data.models import find_model
-from qaf_core.data.places import ACCEPTED
-from qaf_core.data.registry import add_model
-from qaf_core.runs.request import RunRequest
-from qaf_core.runs.store import Store
+from qaf_core.data.formats.sources import ACCEPTED
+from qaf_core.data.models.catalogue import find_model
+from qaf_core.data.workspace.registry import add_model
+from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.store import Store
 
 from .conftest import Draw, shown
 

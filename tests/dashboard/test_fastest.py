@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from dashboard import jobs
-from qaf_core.data.models import find_model, load_inventory
+from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.errors import QafError
-from qaf_core.network.plan import LayerPlan, plan_for_ratio, replace_layer
-from qaf_core.runs.store import Store
+from qaf_core.network.plan.rules import LayerPlan, plan_for_ratio, replace_layer
+from qaf_core.runs.store.store import Store
 
 from .conftest import Draw, settle, shown
 

@@ -11,11 +11,11 @@ import pytest
 
 from dashboard.progress import FINETUNE_STAGE_STARTS, RunProgress
 from qaf_core.pipeline.events import RunEvent
-from qaf_core.pipeline.finetune_options import FinetuneOptions
-from qaf_core.runs.record import StoredEvent
-from qaf_core.runs.request import RunRequest
-from qaf_core.runs.store import Store
-from qaf_core.runs.workspace import PACKED_NAME
+from qaf_core.pipeline.finetune.options import FinetuneOptions
+from qaf_core.runs.store.record import StoredEvent
+from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.store import Store
+from qaf_core.runs.store.workspace import PACKED_NAME
 
 from .conftest import Draw, shown
 

@@ -10,14 +10,14 @@ import pytest
 
 from dashboard import catalogue
 from dashboard.views import export
-from qaf_core.data.datasets import load_images
-from qaf_core.data.models import find_model
-from qaf_core.data.registry import add_model
+from qaf_core.data.load import load_images
+from qaf_core.data.models.catalogue import find_model
+from qaf_core.data.workspace.registry import add_model
 from qaf_core.errors import ModelError
 from qaf_core.pipeline.events import RunEvent
-from qaf_core.runs.request import RunRequest
-from qaf_core.runs.store import Store
-from qaf_core.runs.workspace import default_workspace
+from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.store import Store
+from qaf_core.runs.store.workspace import default_workspace
 
 from .conftest import Draw, shown, words
 

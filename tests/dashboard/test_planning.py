@@ -8,8 +8,8 @@ import pytest
 
 from dashboard import planning
 from dashboard.planning import DraftRow, make_draft, read_row
-from qaf_core.network.inventory import LayerInfo
-from qaf_core.network.plan import LayerPlan, Plan, plan_for_ratio, rank_for_ratio
+from qaf_core.network.plan.layer_info import LayerInfo
+from qaf_core.network.plan.rules import LayerPlan, Plan, plan_for_ratio, rank_for_ratio
 
 CONV = LayerInfo(
     name="conv", kind="conv2d", weight_shape=(64, 64, 3, 3), kernel=(3, 3), stride=(1, 1), padding=(1, 1),

@@ -8,8 +8,8 @@ import pytest
 
 from dashboard.progress import RunProgress, estimated_work
 from qaf_core.pipeline.events import RunEvent
-from qaf_core.runs.record import StoredEvent
-from qaf_core.runs.store import Store
+from qaf_core.runs.store.record import StoredEvent
+from qaf_core.runs.store.store import Store
 
 
 def events(*rows: tuple[str, str | None, dict[str, Any], float]) -> list[StoredEvent]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from qaf_core.runs.previews import PREVIEW_NAME
-from qaf_core.runs.request import RunRequest
-from qaf_core.runs.store import Store
+from qaf_core.runs.jobs.preview import PREVIEW_NAME
+from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.store import Store
 
 from .conftest import Draw, shown
 

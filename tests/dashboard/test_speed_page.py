@@ -12,9 +12,9 @@ import pytest
 
 from dashboard import jobs
 from dashboard.views import export, speed
-from qaf_core.deploy.device_kit import kit_stamp
-from qaf_core.runs.store import Store
-from qaf_core.runs.workspace import PACKED_NAME
+from qaf_core.runs.jobs.device_kit import kit_stamp
+from qaf_core.runs.store.store import Store
+from qaf_core.runs.store.workspace import PACKED_NAME
 
 from .conftest import Draw, settle, shown
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from dashboard.views import uploads
-from qaf_core.data.archives import DATA_FOLDER
-from qaf_core.data.models import find_model
-from qaf_core.data.registry import MODELS_FOLDER, add_model
+from qaf_core.data.formats.zip import DATA_FOLDER
+from qaf_core.data.models.catalogue import find_model
+from qaf_core.data.workspace.registry import MODELS_FOLDER, add_model
 from qaf_core.errors import QafError
-from qaf_core.runs.request import RunRequest
-from qaf_core.runs.store import Store
+from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.store import Store
 
 from .conftest import Draw, shown
 

@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qaf_core.deploy.packed.packed_file import load_packed, save_packed
 from qaf_core.factorization.factors import Factors, as_stored_codes
-from qaf_core.network.build import build_chain
+from qaf_core.factorization.structures import factor_shapes
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import layer_of
-from qaf_core.network.inventory import LayerInfo, take_inventory
-from qaf_core.network.layers import FactorizedLayer, swap_layer
-from qaf_core.network.plan import LayerPlan, Plan
-from qaf_core.network.structures import factor_shapes
-from qaf_core.runs.artifact import load_packed, save_packed
+from qaf_core.network.modules.build import build_chain
+from qaf_core.network.modules.quantized import FactorizedLayer, swap_layer
+from qaf_core.network.plan.layer_info import LayerInfo, take_inventory
+from qaf_core.network.plan.rules import LayerPlan, Plan
 
 INPUT_SHAPE = (3, 16, 16)
 CARD = {"model": "tests/net", "architecture": "net", "input_shape": list(INPUT_SHAPE), "method": "joint"}
@@ -156,11 +156,11 @@ def images() -> list[Tensor]:
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A workspace with a finished run of the small digits network, one layer factorized, and the run's id."""
-    from qaf_core.data.models import find_model, load_inventory
-    from qaf_core.network.plan import plan_for_ratio, replace_layer
-    from qaf_core.runs.execute import execute_run
-    from qaf_core.runs.request import RunRequest
-    from qaf_core.runs.store import Store
+    from qaf_core.data.models.catalogue import find_model, load_inventory
+    from qaf_core.network.plan.rules import plan_for_ratio, replace_layer
+    from qaf_core.runs.jobs.compress import execute_run
+    from qaf_core.runs.store.request import RunRequest
+    from qaf_core.runs.store.store import Store
 
     workspace = tmp_path_factory.mktemp("workspace")
     inventory = load_inventory(find_model("digits/cnn"))

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 from torchvision.models.swin_transformer import SwinTransformer, SwinTransformerBlockV2
 
-from qaf_core.deploy.onnx import export_onnx
+from qaf_core.deploy.onnx_export.export import export_onnx
+from qaf_core.deploy.packed.packed_file import load_packed, save_packed
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.graph.capture import capture
-from qaf_core.network.inventory import take_inventory
-from qaf_core.network.plan import plan_for_ratio
-from qaf_core.pipeline.compress import CompressOptions, compress_network
-from qaf_core.runs.artifact import load_packed, save_packed
+from qaf_core.network.plan.layer_info import take_inventory
+from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.pipeline.compress.compress import CompressOptions, compress_network
 
 SIDE = 32
 QUICK = CompressOptions(
@@ -91,7 +91,7 @@ QUIET = """
 import sys
 sys.path[:0] = sys.argv[1:]
 from test_odd_exports import Wavering
-from qaf_core.deploy.skeleton import trace_skeleton
+from qaf_core.deploy.onnx_export.skeleton import trace_skeleton
 from qaf_core.errors import ModelError
 try:
     trace_skeleton(Wavering(), (3, 8, 8))

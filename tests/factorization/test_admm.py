@@ -28,7 +28,7 @@ from qaf_core.factorization.admm import (
 )
 from qaf_core.factorization.cp import Canonical
 from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
-from qaf_core.factorization.tucker import Tucker2
+from qaf_core.factorization.tucker2 import Tucker2
 from qaf_core.quantization.grids import code_range, to_codes
 
 ROWS, COLUMNS, KERNEL, RANK = 10, 8, 9, 12

@@ -19,7 +19,7 @@ from qaf_core.factorization.baselines import (
 )
 from qaf_core.factorization.cp import Canonical
 from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
-from qaf_core.factorization.tucker import Tucker2
+from qaf_core.factorization.tucker2 import Tucker2
 from qaf_core.quantization.grids import fit_scales, to_codes
 
 PAPER = SolverOptions(inner_iterations=10)

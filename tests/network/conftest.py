@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from qaf_core.network.graph.capture import capture
-from qaf_core.network.inventory import LayerInfo, take_inventory
+from qaf_core.network.plan.layer_info import LayerInfo, take_inventory
 
 RowOf = Callable[[nn.Module, tuple[int, ...]], LayerInfo]
 Listed = Callable[..., tuple[nn.Module, nn.Module, tuple[LayerInfo, ...]]]

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qaf_core.data.datasets import ImageSet, load_images, to_batches
-from qaf_core.data.models import build_model, find_model
+from qaf_core.data.load import ImageSet, load_images, to_batches
+from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.errors import DataError
 from qaf_core.pipeline.tasks import predict
 from qaf_core.pipeline.tasks.detection import Detection

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qaf_core.network.layers import FactorizedLayer, Link, swap_layer
+from qaf_core.network.modules.quantized import FactorizedLayer, Link, swap_layer
 from qaf_core.pipeline.divergence import LAYER_WEIGHT, batch_divergence, divergence, training_loss
 
 

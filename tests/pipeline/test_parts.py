@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from qaf_core.errors import ModelError
 from qaf_core.network.graph.capture import capture
-from qaf_core.network.inventory import take_inventory
-from qaf_core.network.plan import plan_for_ratio
-from qaf_core.pipeline.compress import Compression, compress_network
-from qaf_core.pipeline.samples import LayerSamples, walk_layers
+from qaf_core.network.plan.layer_info import take_inventory
+from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.pipeline.compress.compress import Compression, compress_network
+from qaf_core.pipeline.compress.samples import LayerSamples, walk_layers
 
 SHAPE = (3, 12, 12)
 

@@ -9,8 +9,8 @@ import json
 import numpy as np
 from PIL import Image
 
-from qaf_core.data.datasets import ImageSet, load_images
-from qaf_core.data.models import build_model, find_model
+from qaf_core.data.load import ImageSet, load_images
+from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.pipeline.preview import image_address, preview_predictions
 
 

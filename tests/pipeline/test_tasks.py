@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qaf_core.data.datasets import ImageSet
+from qaf_core.data.load import ImageSet
 from qaf_core.errors import DataError, ModelError
-from qaf_core.pipeline.evaluate import wilson_interval
 from qaf_core.pipeline.tasks import ScoredTask, find_task, predict, register_task
 from qaf_core.pipeline.tasks.base import Arrays, needed
+from qaf_core.pipeline.tasks.evaluation import wilson_interval
 
 CLASSIFICATION = find_task("classification")
 

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from qaf_core.data.models import find_model, load_inventory
-from qaf_core.network.cost import original_cost
-from qaf_core.network.inventory import LayerInfo
+from qaf_core.data.models.catalogue import find_model, load_inventory
+from qaf_core.network.plan.cost import original_cost
+from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.review.network_map import NEUTRAL, NetworkBox, network_boxes, network_figure
 
 INVENTORY = load_inventory(find_model("inspection/resnet20"))

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qaf_core.deploy.packed.packed_file import load_packed, save_packed
 from qaf_core.errors import ModelError
 from qaf_core.network.graph.capture import capture
-from qaf_core.network.inventory import take_inventory
-from qaf_core.runs.artifact import load_packed, save_packed
+from qaf_core.network.plan.layer_info import take_inventory
 
 SHAPE = (3, 8, 8)
 CARD = {"model": "tests/net", "input_shape": list(SHAPE)}

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qaf_core.data.models import find_model, load_inventory
+from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.errors import DataError, ModelError
-from qaf_core.network.plan import plan_for_ratio
-from qaf_core.runs.execute import execute_run
-from qaf_core.runs.request import RunRequest
-from qaf_core.runs.store import Store
+from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.runs.jobs.compress import execute_run
+from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.store import Store
 
 SHORT = {"start_iterations": 5, "iterations": 2, "rounding_rounds": 2}
 OWN_MODULE = '''

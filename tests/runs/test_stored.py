@@ -16,18 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.cli import main
-from qaf_core.data.datasets import to_batches
-from qaf_core.data.models import build_model, find_model
+from qaf_core.data.load import to_batches
+from qaf_core.data.models.catalogue import build_model, find_model
+from qaf_core.deploy.packed.packed_file import load_packed, read_index, verify_packed
 from qaf_core.network.graph.network import chains_in
-from qaf_core.network.inventory import take_inventory
-from qaf_core.network.plan import Plan
-from qaf_core.network.plan_checks import validate_plan
+from qaf_core.network.plan.layer_info import take_inventory
+from qaf_core.network.plan.rules import Plan
+from qaf_core.network.plan.validation import validate_plan
 from qaf_core.pipeline.tasks import find_task, predict
-from qaf_core.runs.artifact import load_packed, read_index, verify_packed
-from qaf_core.runs.images import load_evaluation_images
-from qaf_core.runs.request import source_of
-from qaf_core.runs.store import Store
-from qaf_core.runs.workspace import PACKED_NAME
+from qaf_core.runs.jobs.images import load_evaluation_images
+from qaf_core.runs.store.request import source_of
+from qaf_core.runs.store.store import Store
+from qaf_core.runs.store.workspace import PACKED_NAME
 
 STORED = Path(__file__).parent / "stored"
 RUN = "20261127-031600-e68508"

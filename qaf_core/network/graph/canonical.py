@@ -30,7 +30,7 @@ from qaf_core.network.graph.network import GraphNetwork
 from qaf_core.network.graph.nodes import arguments_of, operator_of
 from qaf_core.network.graph.operation import Operation
 from qaf_core.network.graph.program import Program, put, tensor_at
-from qaf_core.network.layers import BatchNorm, Layer
+from qaf_core.network.modules.quantized import BatchNorm, Layer
 
 _ATEN = torch.ops.aten
 FIXED = "_fixed_by_code"  # holds tensors that follow from the network's code alone, and no parameter

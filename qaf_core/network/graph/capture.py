@@ -21,7 +21,6 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_flatten, tree_map
 
 from qaf_core.errors import ModelError, QafError
-from qaf_core.network.choices import KeepEverything
 from qaf_core.network.graph.canonical import CanonicalGraph
 from qaf_core.network.graph.constants import LEAST_EPSILON
 from qaf_core.network.graph.export import MutatesItselfError, export_module, quiet
@@ -36,7 +35,8 @@ from qaf_core.network.graph.network import (
 )
 from qaf_core.network.graph.program import Execution, Program
 from qaf_core.network.graph.proof import largest_difference, prove_capture
-from qaf_core.network.layers import BatchNorm, Layer
+from qaf_core.network.graph.value_choices import KeepEverything
+from qaf_core.network.modules.quantized import BatchNorm, Layer
 
 EXAMPLE_IMAGES = 2  # of one, export would conclude that it is always just one
 EXAMPLE_ROWS = 16  # of what a part is captured on, if the rows were chosen

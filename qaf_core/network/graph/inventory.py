@@ -13,7 +13,6 @@ from torch.fx import Node
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from qaf_core.errors import ModelError
-from qaf_core.network.choices import KeepEverything, is_choice
 from qaf_core.network.graph.capture import EXAMPLE_IMAGES, capture, layer_kind, weightless_copy
 from qaf_core.network.graph.inference import inference
 from qaf_core.network.graph.network import (
@@ -26,8 +25,9 @@ from qaf_core.network.graph.network import (
 )
 from qaf_core.network.graph.nodes import operator_of, site_of
 from qaf_core.network.graph.program import Execution, tensor_at
-from qaf_core.network.inventory import LayerInfo
-from qaf_core.network.layers import BatchNorm, FactorizedLayer, Layer
+from qaf_core.network.graph.value_choices import KeepEverything, is_choice
+from qaf_core.network.modules.quantized import BatchNorm, FactorizedLayer, Layer
+from qaf_core.network.plan.layer_info import LayerInfo
 
 ROOT_NAME = "(model)"
 NOT_RUN = "it does not run in a prediction: a head for training only, or a spare part"

@@ -14,7 +14,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten
 
 from qaf_core.errors import ModelError
 from qaf_core.network.graph.program import Execution, Observer, Program
-from qaf_core.network.layers import BatchNorm, FactorizedLayer, Layer
+from qaf_core.network.modules.quantized import BatchNorm, FactorizedLayer, Layer
 
 Signature = tuple[Any, ...]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from qaf_core.network.inventory import LayerInfo
-from qaf_core.network.layers import BatchNorm, Folded, Layer, swap_layer
+from qaf_core.network.modules.quantized import BatchNorm, Folded, Layer, swap_layer
+from qaf_core.network.plan.layer_info import LayerInfo
 
 
 def fold_batchnorm(model: nn.Module, inventory: Sequence[LayerInfo]) -> nn.Module:

@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from qaf_core.network.graph.network import GraphNetwork, networks_in
 from qaf_core.network.graph.nodes import operator_of
-from qaf_core.network.layers import ACTIVATION_LEVELS, FactorizedLayer, Folded
+from qaf_core.network.modules.quantized import ACTIVATION_LEVELS, FactorizedLayer, Folded
 
 Qparams = tuple[float, int]
 # Put out numbers of their input and no others: rounding before them is rounding after them.

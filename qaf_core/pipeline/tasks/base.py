@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qaf_core.errors import DataError
-from qaf_core.pipeline.evaluate import Z95, Evaluation
+from qaf_core.pipeline.tasks.evaluation import Z95, Evaluation
 
 if TYPE_CHECKING:
-    from qaf_core.data.datasets import ImageSet
+    from qaf_core.data.load import ImageSet
 
 #: Predictions or targets of some images, by name; how the images share the rows is the task's own affair.
 Arrays = Mapping[str, NDArray[Any]]

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.errors import DataError
-from qaf_core.pipeline.evaluate import Evaluation, FloatArray, bootstrap_interval
 from qaf_core.pipeline.tasks.base import Arrays, check_finite, class_name, needed
+from qaf_core.pipeline.tasks.evaluation import Evaluation, FloatArray, bootstrap_interval
 from qaf_core.pipeline.tasks.matching import Matches, match_boxes
 
 if TYPE_CHECKING:
-    from qaf_core.data.datasets import ImageSet
+    from qaf_core.data.load import ImageSet
 
 CONFIDENT = 0.5  # score from which a box counts for the agreement
 RESAMPLES = 300  # each costs a pass over all boxes

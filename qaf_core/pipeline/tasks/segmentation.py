@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qaf_core.data.outputs import plain_scores
-from qaf_core.data.targets import UNLABELLED
+from qaf_core.data.images.targets import UNLABELLED
+from qaf_core.data.models.outputs import plain_scores
 from qaf_core.errors import DataError
-from qaf_core.pipeline.evaluate import Evaluation, FloatArray, bootstrap_interval
 from qaf_core.pipeline.tasks.base import Arrays, check_finite, class_name, needed
+from qaf_core.pipeline.tasks.evaluation import Evaluation, FloatArray, bootstrap_interval
 
 if TYPE_CHECKING:
-    from qaf_core.data.datasets import ImageSet
+    from qaf_core.data.load import ImageSet
 
 _CHUNK = 64  # images counted together
 

@@ -14,7 +14,7 @@ from qaf_core.network.graph.canonical import FIXED
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import layer_of, layers_in, norms_in
 from qaf_core.network.graph.program import put
-from qaf_core.network.layers import Layer
+from qaf_core.network.modules.quantized import Layer
 
 SHAPE = (4, 6)
 

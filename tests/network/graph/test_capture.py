@@ -25,9 +25,9 @@ from qaf_core.errors import ModelError
 from qaf_core.network.graph.capture import capture, unwrapped
 from qaf_core.network.graph.network import GraphNetwork, layers_in, networks_in
 from qaf_core.network.graph.proof import largest_difference, prove_capture
-from qaf_core.network.inventory import FACTORIZED, take_inventory
-from qaf_core.network.plan import LayerPlan
-from qaf_core.pipeline.equivalence import layers_to_blame
+from qaf_core.network.plan.layer_info import FACTORIZED, take_inventory
+from qaf_core.network.plan.rules import LayerPlan
+from qaf_core.pipeline.check.equivalence import layers_to_blame
 
 SHAPE = (3, 8, 8)
 Forward = Callable[..., Any]

@@ -10,8 +10,8 @@ from qaf_core.errors import ModelError
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.inventory import BY_BATCH, NOT_RUN, norm_parameters, read_inventory
 from qaf_core.network.graph.network import layer_of
-from qaf_core.network.layers import swap_layer
-from qaf_core.pipeline.equivalence import exact_chain
+from qaf_core.network.modules.quantized import swap_layer
+from qaf_core.pipeline.check.equivalence import exact_chain
 
 SHAPE = (4, 8, 8)
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.factorization.factors import Factors
-from qaf_core.network.build import build_chain
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import layer_of
-from qaf_core.network.layers import FactorizedLayer, swap_layer
+from qaf_core.network.modules.build import build_chain
+from qaf_core.network.modules.quantized import FactorizedLayer, swap_layer
 from qaf_core.network.passes.requantization import connect_chains
 
 SHAPE = (3, 8, 8)

@@ -1,0 +1,1 @@
+"""The forms images come in: folders, archives, arrays, annotated sets, torchvision."""

@@ -1,0 +1,1 @@
+"""Images in memory: sets, labels, decoding, splits."""

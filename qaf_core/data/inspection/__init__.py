@@ -1,0 +1,1 @@
+"""The built-in inspection pictures, drawn when they are needed."""

@@ -1,0 +1,1 @@
+"""Which networks can be compressed and how they are built."""

@@ -1,0 +1,1 @@
+"""Files of trained weights: checked, read, matched with a network."""

@@ -1,0 +1,237 @@
+"""What a weights file says it holds, read and checked before a single tensor is loaded. Needs no torch.
+
+A header that lies (offsets outside the file, sizes that do not fit, parts that unpack to more than the file
+holds) is refused here, so that nothing behind it is ever given such a file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from qaf_core.data.weights.checkpoints import check_part
+from qaf_core.errors import QafError, WeightsError
+
+LONGEST_NAME = 512
+MOST_DIMENSIONS = 16
+ZIP_MAGIC = b"PK\x03\x04"
+
+#: Bytes of one element, by the names of the safetensors format.
+DTYPE_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+    "U16": 2, "U32": 4, "U64": 8, "C64": 8, "F8_E4M3": 1, "F8_E5M2": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightLimits:
+    """How much a weights file may hold.
+
+    Attributes:
+        file_bytes: Of the whole file, and of all its tensors together.
+        tensors: Number of tensors.
+        header_bytes: Of the part that names them.
+
+    Raises:
+        QafError: If a limit is not a positive whole number.
+    """
+
+    file_bytes: int = 8 * 2**30
+    tensors: int = 50_000
+    header_bytes: int = 32 * 2**20
+
+    def __post_init__(self) -> None:
+        for name in ("file_bytes", "tensors", "header_bytes"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise QafError(f"limit {name} out of range", got=value, expected="a whole number, at least 1")
+
+
+DEFAULT_LIMITS = WeightLimits()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorEntry:
+    """One tensor as a header announces it: its type as safetensors names it (``F32``), and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsHeader:
+    """What a weights file announces.
+
+    Attributes:
+        tensors: By name.
+        metadata: The text kept with them (safetensors only).
+        note: Which of several sets of weights these are, in words, where nobody said which; else None.
+    """
+
+    tensors: Mapping[str, TensorEntry]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    note: str | None = None
+
+
+def read_header(path: Path, limits: WeightLimits | None = None, part: str | None = None) -> WeightsHeader:
+    """Read and check what a weights file says it holds.
+
+    Args:
+        path: A safetensors file, or what ``torch.save`` writes (recognized by its content).
+        limits: How much it may hold; the default limits when None.
+        part: Which of its weights, see `checkpoints`; None where there is one set, or for the averaged ones.
+
+    Raises:
+        WeightsError: If it is missing, too large, damaged, lies about itself, holds more than tensors, or not
+            this part.
+    """
+    limits = limits or DEFAULT_LIMITS
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise WeightsError(
+            f"weights file {path.name} cannot be read",
+            got=error.strerror or "no file",
+            remedy="check the path",
+        ) from error
+    if size > limits.file_bytes:
+        raise WeightsError(
+            f"weights file {path.name} is too large",
+            got=f"{size:,} bytes",
+            expected=f"at most {limits.file_bytes:,}",
+            remedy="if you trust it, raise weights_bytes in the workspace's settings.json",
+        )
+    if is_safetensors(path.name, start):
+        header = _read_safetensors_header(path, size, limits)
+        return replace(header, note=check_part(header.tensors, part, path.name))
+    from qaf_core.data.weights.torch_header import read_torch_header
+
+    return read_torch_header(path, size, limits, part)
+
+
+def is_safetensors(name: str, start: bytes) -> bool:
+    """Whether a file with this name and first 9 bytes is to be read as safetensors."""
+    return name.endswith(".safetensors") or (start[8:9] == b"{" and start[:4] != ZIP_MAGIC)
+
+
+def check_entry(file: str, name: str, shape: Iterable[object]) -> tuple[int, ...]:
+    """A tensor's shape, once it and its name are in range.
+
+    Raises:
+        WeightsError: If not.
+    """
+    sizes = tuple(shape)
+    if len(name) > LONGEST_NAME:
+        raise WeightsError(
+            f"weights file {file} has a tensor name that is too long",
+            got=f"{len(name):,} characters",
+            expected=f"at most {LONGEST_NAME}",
+        )
+    if len(sizes) > MOST_DIMENSIONS:
+        raise WeightsError(
+            f"tensor {name} in {file} has too many dimensions",
+            got=len(sizes),
+            expected=f"at most {MOST_DIMENSIONS}",
+        )
+    checked = tuple(size for size in sizes if type(size) is int and size >= 0)
+    if len(checked) != len(sizes):
+        raise WeightsError(
+            f"tensor {name} in {file} has an impossible shape", expected="whole numbers, 0 or more"
+        )
+    return checked
+
+
+# --- safetensors
+
+
+def _read_safetensors_header(path: Path, size: int, limits: WeightLimits) -> WeightsHeader:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 10 or length > size - 8:
+            raise _invalid(path, f"a header of {length:,} bytes in a file of {size:,}")
+        if length > limits.header_bytes:
+            raise _invalid(path, f"a header of {length:,} bytes", f"at most {limits.header_bytes:,}")
+        text = file.read(length)
+    rows = _parse(path, text)
+    metadata = rows.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _invalid(path, "metadata that is not text by name")
+    if len(rows) > limits.tensors:
+        raise _invalid(path, f"{len(rows):,} tensors", f"at most {limits.tensors:,}")
+    entries, spans = {}, []
+    for name, row in rows.items():
+        entry, span = _read_row(path, name, row)
+        entries[name] = entry
+        spans.append((*span, name))
+    _check_spans(path, spans, size - 8 - length)
+    return WeightsHeader(tensors=entries, metadata=metadata)
+
+
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            seen: set[str] = set()
+            twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+            raise _invalid(path, f"the name {twice[:LONGEST_NAME]} twice in its header")
+        return found
+
+    try:
+        rows = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+    except RecursionError as error:
+        raise _invalid(path, "a header nested too deeply") from error
+    except ValueError as error:
+        raise _invalid(path, "a header that is no JSON") from error
+    if not isinstance(rows, dict):
+        raise _invalid(path, "a header that is no JSON object")
+    return rows
+
+
+def _read_row(path: Path, name: str, row: object) -> tuple[TensorEntry, tuple[int, int]]:
+    if not isinstance(row, dict) or not {"dtype", "shape", "data_offsets"} <= row.keys():
+        raise _invalid(path, f"no dtype, shape and data_offsets for tensor {name[:LONGEST_NAME]}")
+    dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+        known = ", ".join(DTYPE_BYTES)
+        raise _invalid(path, f"type {str(dtype)[:40]} for tensor {name[:LONGEST_NAME]}", known)
+    if not isinstance(shape, list):
+        raise _invalid(path, f"no list of sizes as the shape of tensor {name[:LONGEST_NAME]}")
+    sizes = check_entry(path.name, name, shape)
+    if not (isinstance(offsets, list) and len(offsets) == 2 and all(type(place) is int for place in offsets)):
+        raise _invalid(path, f"malformed offsets for tensor {name}")
+    begin, end = offsets
+    stated = prod(sizes) * DTYPE_BYTES[dtype]
+    if not 0 <= begin <= end or end - begin != stated:
+        raise _invalid(
+            path, f"offsets {begin} to {end} for tensor {name}", f"{stated:,} bytes for {list(sizes)} {dtype}"
+        )
+    return TensorEntry(dtype=dtype, shape=sizes), (begin, end)
+
+
+def _check_spans(path: Path, spans: list[tuple[int, int, str]], data_bytes: int) -> None:
+    """Tensors lie one after another and fill the file, as the format demands."""
+    spans.sort()
+    for (_, end, before), (begin, _, after) in pairwise(spans):
+        if begin != end:
+            what = "overlapping tensors" if begin < end else "a gap between tensors"
+            raise _invalid(path, f"{what} {before} and {after}")
+    last = spans[-1][1] if spans else 0
+    if (spans and spans[0][0] != 0) or last != data_bytes:
+        what = "cut off" if last > data_bytes else "followed by other content"
+        raise _invalid(path, f"tensors of {last:,} bytes but {data_bytes:,} bytes of data: it is {what}")
+
+
+def _invalid(path: Path, got: str, expected: str | None = None) -> WeightsError:
+    return WeightsError(
+        f"weights file {path.name} is no valid safetensors file",
+        got=got,
+        expected=expected,
+        remedy="download or export it again",
+    )

@@ -1,0 +1,1 @@
+"""What a user added to a workspace: registered models and uploads."""

@@ -1,0 +1,150 @@
+"""What an export made and what was checked about it; kept beside the run. Free of heavy imports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qaf_core.errors import ModelError
+from qaf_core.files import write_file
+
+PACKED, ONNX = "packed", "onnx"
+FORMATS = (PACKED, ONNX)
+INT8, FAST, FP32 = "int8", "int8-fast", "fp32"
+PRECISIONS = (INT8, FAST, FP32)
+DIFFERENCES = {
+    INT8: "exact: the evaluated network's outputs; additions between layers in floating point",
+    FAST: "fastest: the same codes, but outputs of layers and additions are rounded to 8 bits too, so that"
+    " some answers differ from the evaluated network's",
+    FP32: "the factors in floating point, activations not rounded",
+}
+REPORT_VERSION = 1
+_PATTERN = "export-*.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How well two networks agree.
+
+    Attributes:
+        share: Of images (or, for outputs by pixel, of pixels) with the same class on top.
+        images: How many were compared.
+        identical: Share of images whose outputs are the same to the last bit.
+        largest_difference: Between two outputs.
+        output_range: From the smallest to the largest output of the reference, to compare it with.
+    """
+
+    share: float
+    images: int
+    identical: float
+    largest_difference: float
+    output_range: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One thing that was tried out on the exported file.
+
+    Attributes:
+        name: What was checked, for people.
+        passed: Whether it holds.
+        detail: What was found, in a sentence.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What an export made and what was checked about it.
+
+    Attributes:
+        format: ``onnx`` or ``packed``.
+        path: The file; it was only written if all checks passed, or by force.
+        written: Whether it was written.
+        precision: ``int8``, ``int8-fast`` or ``fp32``, see ``DIFFERENCES``; None for ``packed``.
+        target: The processor its integers are for, ``this`` or ``any``; None without integers.
+        size_bytes: Of the file.
+        checks: All that was checked; see ``passed``.
+        agreement: Against the evaluated network on its evaluation images; None if there were none. For
+            ``fp32`` the evaluated network is taken without rounding its activations.
+        integer_operators: By kind, as ONNX Runtime runs the file.
+        float_operators: Convolutions and matrix products left in floating point, by kind.
+        weights_stored_as: How many weights are kept as ``int4``, ``uint4``, ``int8``, ``uint8`` or
+            ``float32``.
+        any_batch: Whether any number of images goes in at once, or just one.
+        opset: ONNX's operator set.
+        seconds: The export took.
+    """
+
+    format: str
+    path: str
+    written: bool
+    precision: str | None
+    target: str | None
+    size_bytes: int
+    checks: tuple[Check, ...]
+    agreement: Agreement | None
+    integer_operators: Mapping[str, int]
+    float_operators: Mapping[str, int]
+    weights_stored_as: Mapping[str, int]
+    any_batch: bool
+    opset: int | None
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether all checks passed."""
+        return all(check.passed for check in self.checks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types, with ``passed``."""
+        return {**asdict(self), "passed": self.passed}
+
+
+class ExportRejected(ModelError):
+    """An export that failed its checks and was not written.
+
+    Attributes:
+        report: What was found.
+    """
+
+    def __init__(self, report: ExportReport) -> None:
+        failed = next(check for check in report.checks if not check.passed)
+        super().__init__(
+            f"the exported network failed a check: {failed.name}",
+            got=failed.detail,
+            remedy="nothing was written; --force writes it all the same",
+        )
+        self.report = report
+
+
+def keep_report(folder: Path, report: ExportReport) -> Path:
+    """Write a report into a run's folder, in place of an earlier one of the same kind; the file written.
+
+    Raises:
+        WorkspaceError: If it cannot be written.
+    """
+    kind = report.format if report.precision is None else f"{report.format}-{report.precision}"
+    path = folder / f"export-{kind}.json"
+    content = {"version": REPORT_VERSION, **report.to_dict()}
+    write_file(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
+    return path
+
+
+def read_reports(folder: Path) -> tuple[dict[str, Any], ...]:
+    """The reports in a run's folder, as ``ExportReport.to_dict`` gave them; damaged ones are left out."""
+    found = []
+    for path in sorted(folder.glob(_PATTERN)):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict) and content.get("version") == REPORT_VERSION:
+            found.append(content)
+    return tuple(found)

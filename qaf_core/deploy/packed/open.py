@@ -1,0 +1,87 @@
+"""Packed files on their own: the network is built from what the file tells, no weights file is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qaf_core.data.models.catalogue import ModelSource, build_model
+from qaf_core.data.models.preprocessing import Preprocessing
+from qaf_core.deploy.packed.packed_file import load_packed, read_index
+from qaf_core.errors import ModelError, WeightsError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def open_packed(path: Path | str, *, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
+    """The compressed network a packed file holds, ready for inference.
+
+    Args:
+        path: The file.
+        factory: Builds the original architecture. Networks of a user's own code need it: the file only names
+            their factory, and what a file names is never imported.
+
+    Returns:
+        The network in evaluation mode, on the CPU.
+
+    Raises:
+        WeightsError: If the file is incomplete, altered, of another version, or its architecture cannot be
+            built here, or is a user's own and no factory is given.
+    """
+    path = Path(path)
+    index = read_index(path)
+    return load_packed(path, _build(path, index) if factory is None else factory().float())
+
+
+def describe_packed(path: Path | str) -> ModelSource:
+    """What a packed file says about its network: architecture, classes, input shape and normalisation.
+
+    Raises:
+        WeightsError: If it is no packed file, or lacks one of these.
+    """
+    return _source_of(Path(path), read_index(Path(path)))
+
+
+def _build(path: Path, index: dict[str, Any]) -> nn.Module:
+    source = _source_of(path, index)
+    if ":" in source.architecture:
+        raise WeightsError(
+            "the packed model is of a user's own code, which is not imported because a file names it",
+            got=source.architecture,
+            remedy="if you trust it, import it and pass it: open_packed(path, factory=…)",
+        )
+    try:
+        return build_model(source, with_weights=False)
+    except (ModelError, KeyError, ValueError) as error:
+        raise WeightsError(
+            "the network of the packed model cannot be built here",
+            got=f"{source.architecture} ({' '.join(str(error).split())[:120]})",
+            remedy="update qaf and torchvision",
+        ) from error
+
+
+def _source_of(path: Path, index: dict[str, Any]) -> ModelSource:
+    try:
+        classes = index["classes"]
+        names = [f"class {number}" for number in range(classes)] if isinstance(classes, int) else classes
+        channels, height, width = index["input_shape"]
+        own = index.get("preprocessing")
+        return ModelSource(
+            id=index["model"],
+            title=index["model"],
+            architecture=index["architecture"],
+            input_shape=(channels, height, width),
+            classes=tuple(names),
+            mean=tuple(index["mean"]),
+            std=tuple(index["std"]),
+            task=index.get("task", "classification"),
+            preprocessing=None if own is None else Preprocessing.from_dict(own),
+        )
+    except (KeyError, TypeError, ValueError, ModelError) as error:
+        raise WeightsError(
+            "the packed model does not tell which network it is of",
+            got=f"{path} ({type(error).__name__}: {error})",
+            remedy="compress it again, or give the network: load_packed(path, network)",
+        ) from error

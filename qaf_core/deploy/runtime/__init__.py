@@ -1,0 +1,1 @@
+"""ONNX Runtime on this machine: sessions, times, energy, what the processor can do."""

@@ -1,0 +1,127 @@
+"""Several starts of the joint solver on one layer, the best result kept.
+
+The error has many local minima. Where a solve is short it is worth repeating: from other random starts, and,
+where the grid is fine enough that rounding hardly disturbs the factors, from floating-point factors that make
+no room for it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from qaf_core.factorization.admm import OnEvent, State, solve_joint
+from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
+from qaf_core.factorization.subproblem import Structure
+from qaf_core.quantization.spec import BITS_FLOAT
+
+# Floating-point operations of a sweep up to which so many random starts are made, where the options leave it
+# open: there a sweep costs the calls more than the arithmetic.
+AUTOMATIC_STARTS = ((1e6, 3), (5e6, 2))
+FINE_BITS = 6  # from here on floating-point factors are tried as a start too
+TINY_SWEEP = 1e5  # below so many operations a sweep, at any width
+CHEAP_SWEEP = 5e8  # where a sweep costs no more floating-point operations than this
+SEED_STEP = 7919  # between the seeds of the starts of one layer
+ENDED_EARLY = (Status.CANCELLED, Status.TIME_LIMIT)
+LEAST_SECONDS = 1e-3
+
+
+@dataclass(kw_only=True)
+class _Attempts:
+    """The solves of one layer as one: events numbered on, one time limit, the best state so far."""
+
+    structure: Structure
+    bits: tuple[int, ...]
+    granularity: str
+    options: SolverOptions
+    layer: str
+    on_event: OnEvent | None
+    began: float
+    iterations: int = 0
+    best: State | None = None
+    status: Status = Status.MAX_ITERATIONS
+    ended_early: Status | None = None
+
+    def solve(self, seed: int, bits: tuple[int, ...], start: Sequence[Tensor] | None = None) -> State:
+        """One more solve; a limit or a cancellation in it ends the whole."""
+        limit = self.options.time_limit_seconds
+        left = None if limit is None else max(limit - (time.monotonic() - self.began), LEAST_SECONDS)
+        state, status = solve_joint(
+            self.structure,
+            bits,
+            granularity=self.granularity if bits == self.bits else "rank",
+            options=replace(self.options, time_limit_seconds=left),
+            seed=seed,
+            layer=self.layer,
+            on_event=None if self.on_event is None else self._relay(bits),
+            start=start,
+        )
+        self.iterations += state.iteration
+        if status in ENDED_EARLY:
+            self.ended_early = status
+        if bits == self.bits and (self.best is None or state.best.error < self.best.best.error):
+            self.best, self.status = state, status
+        return state
+
+    def _relay(self, bits: tuple[int, ...]) -> OnEvent:
+        """Passes events on, numbered on from the solves before; the error of floating-point factors is no
+        quantized one.
+        """
+        before, best, on_event = self.iterations, self.best, self.on_event
+
+        def relay(event: SolveEvent) -> None:
+            known = event.quantized_error if bits == self.bits or best is None else best.best.error
+            if on_event is not None:
+                on_event(replace(
+                    event, iteration=before + event.iteration, quantized_error=known,
+                    elapsed_seconds=time.monotonic() - self.began,
+                ))  # fmt: skip
+
+        return relay
+
+
+def solve_from_starts(
+    structure: Structure,
+    bits: tuple[int, ...],
+    *,
+    granularity: str,
+    options: SolverOptions,
+    seed: int,
+    layer: str = "",
+    on_event: OnEvent | None = None,
+    start: Sequence[Tensor] | None = None,
+) -> tuple[State, Status, int]:
+    """Run the joint solver from as many starts as the options say, or as are cheap.
+
+    Args:
+        structure, bits, granularity, options, seed, layer, on_event: As in ``solve_joint``.
+        start: Factors to begin with; then there is no other start.
+
+    Returns:
+        The state with the lowest quantized error, why its solve stopped (or why all were cut short), and the
+        iterations of all solves.
+    """
+    attempts = _Attempts(
+        structure=structure, bits=bits, granularity=granularity, options=options, layer=layer,
+        on_event=on_event, began=time.monotonic(),
+    )  # fmt: skip
+    best = attempts.solve(seed, bits, start)
+    if start is None and min(bits) != BITS_FLOAT:
+        count = (options.starts or automatic_starts(structure)) if structure.draws_start else 1
+        for attempt in range(1, count):
+            if attempts.ended_early is None:
+                attempts.solve(seed + attempt * SEED_STEP, bits)
+        fine = min(bits) >= FINE_BITS and structure.sweep_operations < CHEAP_SWEEP
+        if (fine or structure.sweep_operations < TINY_SWEEP) and attempts.ended_early is None:
+            plain = attempts.solve(seed, (BITS_FLOAT,) * len(bits))
+            if attempts.ended_early is None:
+                attempts.solve(seed, bits, plain.float_values)
+    return attempts.best or best, attempts.ended_early or attempts.status, attempts.iterations
+
+
+def automatic_starts(structure: Structure) -> int:
+    """Random starts where the options leave their number open: 3, 2 or 1 by the cost of a sweep."""
+    return next((n for limit, n in AUTOMATIC_STARTS if structure.sweep_operations <= limit), 1)

@@ -1,0 +1,169 @@
+"""Making and editing plans: structure, rank and bits of every layer. Free of torch.
+
+The types live in ``plan_types``, the checks in ``plan_checks``, the ranks in ``structures``; all are offered
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from qaf_core.errors import PlanError
+from qaf_core.factorization.structures import (
+    Rank,
+    check_ratio,
+    factor_macs,
+    factor_shapes,
+    max_useful_rank,
+    rank_for_ratio,
+)
+from qaf_core.network.plan.layer_info import FACTORIZED, LayerInfo, first_convolution, output_layers
+from qaf_core.network.plan.types import SCHEMA_VERSION, Bits, LayerPlan, Plan
+from qaf_core.network.plan.validation import check_bits, check_layer_plan, validate_plan
+from qaf_core.quantization.spec import BITS_FLOAT
+
+__all__ = [
+    "PRESETS",
+    "SCHEMA_VERSION",
+    "Bits",
+    "LayerPlan",
+    "Plan",
+    "Rank",
+    "check_layer_plan",
+    "factor_shapes",
+    "max_useful_rank",
+    "paper_plan",
+    "plan_for_ratio",
+    "plan_layer",
+    "rank_for_ratio",
+    "replace_layer",
+    "validate_plan",
+]
+
+KERNEL_STRUCTURES = ("cp", "tucker2", "svd", "auto")
+SPARED_BITS = 8
+
+# name -> (parameter ratio, weight bits)
+PRESETS: dict[str, tuple[float, int]] = {"gentle": (1.5, 6), "balanced": (2.0, 4), "aggressive": (3.0, 3)}
+
+
+def plan_layer(info: LayerInfo, structure: str, *, ratio: float, bits: int) -> LayerPlan:
+    """The row that gives a layer a structure, at a parameter ratio and bit-width.
+
+    A structure the layer cannot have gives way to the nearest it can: to another factorized one, else to
+    ``dense``, else to ``keep``. ``auto`` is ``cp`` unless that needs more operations than the layer and
+    ``tucker2`` does not.
+
+    Raises:
+        PlanError: If the ratio is below 1.
+    """
+    check_ratio(ratio)
+    structure = _nearest_structure(info, structure, ratio)
+    if structure == "keep":
+        return LayerPlan(name=info.name, structure="keep")
+    return LayerPlan(
+        name=info.name, structure=structure, rank=rank_for_ratio(info, structure, ratio), bits=bits
+    )
+
+
+def _nearest_structure(info: LayerInfo, structure: str, ratio: float) -> str:
+    if structure == "auto" and "cp" in info.structures:
+        return _auto_structure(info, ratio)
+    if structure in info.structures:
+        return structure
+    if structure in (*FACTORIZED, "auto") and info.eligible:
+        return info.structures[0]
+    return "dense" if "dense" in info.structures and structure != "keep" else "keep"
+
+
+def _auto_structure(info: LayerInfo, ratio: float) -> str:
+    needed = {
+        name: sum(factor_macs(info, name, rank_for_ratio(info, name, ratio))) for name in ("cp", "tucker2")
+    }
+    return "tucker2" if needed["cp"] > info.macs >= needed["tucker2"] else "cp"
+
+
+def plan_for_ratio(
+    inventory: Sequence[LayerInfo],
+    *,
+    model: str,
+    ratio: float,
+    bits: int,
+    activation_bits: int = 8,
+    structure: str = "cp",
+    method: str = "joint",
+    seed: int = 0,
+) -> Plan:
+    """One ratio and one bit-width for every eligible layer but the first convolution and the classifier.
+
+    Those (of several heads the last layer of each), and convolution and linear layers that cannot be
+    factorized, become ``dense`` at 8 bits when activations are quantized and ``keep`` otherwise.
+
+    Args:
+        inventory: The network.
+        model: Its id.
+        ratio: Parameters before over after, of each covered layer; at least 1.
+        bits: Weight bits of the covered layers.
+        activation_bits: 2 to 8, or 32 for none.
+        structure: Of k×k convolutions: ``cp``, ``tucker2``, ``svd`` or ``auto`` (see ``plan_layer``). 1×1
+            convolutions and linear layers take ``svd``.
+        method: With ``dense`` the covered layers are quantized at ``bits`` and not factorized, and the ratio
+            is of no account.
+        seed: Of the plan.
+
+    Raises:
+        PlanError: If an argument is out of range.
+    """
+    if structure not in KERNEL_STRUCTURES:
+        raise PlanError("unknown structure", got=structure, expected=", ".join(KERNEL_STRUCTURES))
+    check_ratio(ratio)
+    check_bits("weight bits", bits)
+    check_bits("activation bits", activation_bits)
+    wanted = "dense" if method == "dense" else structure
+    spared = "dense" if activation_bits < BITS_FLOAT else "keep"
+    first = first_convolution(inventory)
+    edges = {info.name for info in (first, *output_layers(inventory)) if info is not None}
+    rows = []
+    for info in inventory:
+        if info.planned and info.eligible and info.name not in edges:
+            rows.append(plan_layer(info, wanted, ratio=ratio, bits=bits))
+        elif info.planned:
+            rows.append(plan_layer(info, spared, ratio=ratio, bits=SPARED_BITS))
+    return Plan(model=model, layers=tuple(rows), activation_bits=activation_bits, seed=seed)
+
+
+def paper_plan(
+    inventory: Sequence[LayerInfo],
+    *,
+    model: str,
+    ratio: float,
+    bits: int,
+    activation_bits: int = 8,
+    seed: int = 0,
+) -> Plan:
+    """The plan of arXiv 2308.04595: CP for k×k convolutions, 8-bit ``dense`` for all others, 1×1 too.
+
+    Raises:
+        PlanError: If an argument is out of range.
+    """
+    plan = plan_for_ratio(
+        inventory, model=model, ratio=ratio, bits=bits, activation_bits=activation_bits, seed=seed
+    )
+    spared = "dense" if activation_bits < BITS_FLOAT else "keep"
+    infos = {info.name: info for info in inventory}
+    rows = (
+        plan_layer(infos[row.name], spared, ratio=ratio, bits=SPARED_BITS) if row.structure == "svd" else row
+        for row in plan.layers
+    )
+    return replace(plan, layers=tuple(rows))
+
+
+def replace_layer(plan: Plan, row: LayerPlan) -> Plan:
+    """The plan with one row exchanged.
+
+    Raises:
+        PlanError: If the plan has no layer of that name.
+    """
+    plan.layer(row.name)
+    return replace(plan, layers=tuple(row if row.name == old.name else old for old in plan.layers))

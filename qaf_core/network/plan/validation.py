@@ -1,0 +1,160 @@
+"""What is wrong with a plan, in words fit for a cell of the screen or a line on stderr. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+from qaf_core.errors import PlanError
+from qaf_core.factorization.structures import FACTOR_COUNT, factor_shapes, max_useful_rank
+from qaf_core.network.plan.layer_info import STRUCTURES, LayerInfo
+from qaf_core.network.plan.types import LayerPlan, Plan, is_whole, listing
+from qaf_core.quantization.spec import BITS_FLOAT, BITS_INTEGER
+
+BITS_ACCEPTED = "2 to 8, or 32 for floating point"
+
+
+def check_layer_plan(info: LayerInfo, row: LayerPlan) -> list[tuple[str, str]]:
+    """What is wrong with one row, for people.
+
+    Returns:
+        (field, message) pairs, the field one of ``structure``, ``rank``, ``bits``; empty for a good row.
+    """
+    if row.structure not in STRUCTURES:
+        return [("structure", _say("unknown structure", row.structure, ", ".join(info.structures)))]
+    if row.structure not in info.structures:
+        what = f"{row.structure} does not fit this layer"
+        return [("structure", _say(what, row.structure, ", ".join(info.structures), info.skip_reason))]
+    found = (("rank", _rank_problem(info, row)), ("bits", _row_bits_problem(row)))
+    return [(field, message) for field, message in found if message is not None]
+
+
+def validate_plan(plan: Plan, inventory: Sequence[LayerInfo], *, model: str | None = None) -> None:
+    """Check a plan against the network it is to be used on.
+
+    Args:
+        plan: The plan.
+        inventory: The network.
+        model: Its id, compared with the plan's when given.
+
+    Raises:
+        PlanError: If the plan is for another model, lacks or repeats a layer, or a row is out of range.
+    """
+    if model is not None and plan.model != model:
+        raise PlanError(
+            "the plan is for another model",
+            got=plan.model,
+            expected=model,
+            remedy="make a plan for this model",
+        )
+    check_bits("activation bits", plan.activation_bits)
+    infos = {info.name: info for info in inventory if info.planned}
+    _check_names(plan, infos)
+    for row in plan.layers:
+        for field, message in check_layer_plan(infos[row.name], row):
+            raise PlanError(f"layer {row.name}, {field}: {message}")
+
+
+def check_bits(what: str, bits: Any) -> None:
+    """Raise PlanError unless ``bits`` is 2 to 8 or 32.
+
+    Args:
+        what: Name of the field, for the message.
+        bits: Its value.
+    """
+    if not _known_bits(bits):
+        raise PlanError(f"{what} out of range", got=bits, expected=BITS_ACCEPTED)
+
+
+def _check_names(plan: Plan, infos: Mapping[str, LayerInfo]) -> None:
+    """Every planned layer of the network once, and no other."""
+    names = [row.name for row in plan.layers]
+    listed = set(names)
+    unknown = [name for name in names if name not in infos]
+    missing = [name for name in infos if name not in listed]
+    if unknown and (missing or len(unknown) == len(names)):
+        raise PlanError(
+            f"the plan, made for {plan.model}, does not fit this network",
+            got=f"unknown layers {listing(unknown)}",
+            expected=f"layers {listing(infos)}",
+            remedy="make a plan for this model",
+        )
+    if unknown:
+        raise PlanError(
+            "the plan names layers this network does not plan",
+            got=listing(unknown),
+            expected=listing(infos),
+            remedy="remove them",
+        )
+    if len(listed) < len(names):
+        repeated = sorted(name for name in listed if names.count(name) > 1)
+        raise PlanError(
+            "the plan names a layer more than once", got=listing(repeated), expected="each layer once"
+        )
+    if missing:
+        raise PlanError(
+            "the plan leaves out layers",
+            got=f"no row for {listing(missing)}",
+            expected="one row for each convolution and linear layer",
+            remedy="add them with structure keep",
+        )
+
+
+def _rank_problem(info: LayerInfo, row: LayerPlan) -> str | None:
+    largest, rank = max_useful_rank(info, row.structure), row.rank
+    if largest is None:
+        return None if rank is None else _say(f"{row.structure} has no rank", rank, "none")
+    if isinstance(largest, tuple):
+        return _pair_problem(info, rank, largest)
+    if not isinstance(rank, int) or isinstance(rank, bool):
+        return _say(
+            "rank missing" if rank is None else "not a rank", rank, f"a whole number from 1 to {largest}"
+        )
+    if 1 <= rank <= largest:
+        return None
+    why = f"above {largest} the factors hold more numbers than the layer itself" if rank > largest else None
+    return _say("rank out of range", rank, f"a whole number from 1 to {largest}", why)
+
+
+def _pair_problem(info: LayerInfo, rank: Any, largest: tuple[int, int]) -> str | None:
+    accepted = f"R_out from 1 to {info.out_channels}, R_in from 1 to {info.in_channels}"
+    if not (isinstance(rank, tuple) and len(rank) == 2 and all(is_whole(part) for part in rank)):
+        return _say("tucker2 needs two ranks", rank, accepted)
+    if not (1 <= rank[0] <= info.out_channels and 1 <= rank[1] <= info.in_channels):
+        return _say("rank out of range", rank, accepted)
+    numbers = sum(prod(shape) for shape in factor_shapes(info, "tucker2", rank))
+    if numbers <= info.weight_numel or rank == largest:
+        return None
+    why = f"the factors would hold {numbers:,} numbers, the layer itself {info.weight_numel:,}"
+    return _say(
+        "ranks larger than useful", rank, f"smaller ones, for example {largest[0]}, {largest[1]}", why
+    )
+
+
+def _row_bits_problem(row: LayerPlan) -> str | None:
+    if row.structure == "keep":
+        return (
+            None
+            if row.bits is None
+            else _say("a kept layer has no bits", row.bits, "none", "dense quantizes it")
+        )
+    if row.bits is None:
+        return _say("bits missing", None, BITS_ACCEPTED)
+    values = row.bits if isinstance(row.bits, tuple) else (row.bits,)
+    count = FACTOR_COUNT[row.structure]
+    if isinstance(row.bits, tuple) and len(values) != count:
+        return _say("one bit-width per factor is needed", row.bits, f"one number, or {count} of them")
+    if all(_known_bits(value) for value in values):
+        return None
+    return _say("bits out of range", row.bits, BITS_ACCEPTED)
+
+
+def _known_bits(bits: Any) -> bool:
+    return is_whole(bits) and bits in (*BITS_INTEGER, BITS_FLOAT)
+
+
+def _say(what: str, got: Any, expected: str, why: str | None = None) -> str:
+    if isinstance(got, tuple):
+        got = ", ".join(map(str, got))
+    return f"{what}: got {'none' if got is None else got}, expected {expected}" + (f" ({why})" if why else "")

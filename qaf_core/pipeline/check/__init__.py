@@ -1,0 +1,1 @@
+"""Checks: does the original do what it should, and is its exchange exact?"""

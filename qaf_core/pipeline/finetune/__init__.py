@@ -1,0 +1,1 @@
+"""A compressed network learns from its original."""

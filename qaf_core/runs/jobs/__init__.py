@@ -1,0 +1,1 @@
+"""Long work on stored runs: one module a kind."""

@@ -1,0 +1,219 @@
+"""One compression run from its request to its stored result."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qaf_core.data.models.catalogue import build_model
+from qaf_core.deploy.packed.packed_file import load_packed, save_packed, without_numbers
+from qaf_core.errors import QafError, RunCancelled
+from qaf_core.files import write_file
+from qaf_core.network.plan.cost import original_cost, plan_cost
+from qaf_core.pipeline.check.equivalence import file_differs
+from qaf_core.pipeline.compress.compress import LayerOutcome, compress_network
+from qaf_core.pipeline.compress.solve_cache import SolveCache
+from qaf_core.pipeline.compress.solver_pool import spare_cores
+from qaf_core.pipeline.events import RunEvent
+from qaf_core.runs.jobs.check import checked, needs_check, refuse_serious
+from qaf_core.runs.jobs.environment import describe_environment, peak_memory_bytes
+from qaf_core.runs.jobs.finetune import finetune_parent
+from qaf_core.runs.jobs.images import load_evaluation_images
+from qaf_core.runs.jobs.inputs import (
+    Made,
+    Subject,
+    compare_networks,
+    load_subject,
+    packed_card,
+    plan_done,
+    result_header,
+)
+from qaf_core.runs.store.record import CANCELLED, COMPLETED, FAILED, RunRecord
+from qaf_core.runs.store.recorder import Recorder, StopSignal
+from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.store import Store
+from qaf_core.runs.store.workspace import PACKED_NAME
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class RunFailed(Exception):
+    """A fault of ours, not of the input; says in one line what happened and where the traceback lies."""
+
+
+def execute_run(
+    store: Store,
+    run_id: str,
+    on_event: Callable[[RunEvent], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
+    """Execute a claimed run and store how it ended.
+
+    A stop keeps what is done: the layers solved so far stay compressed, the others original, and that
+    network is evaluated and stored as the result of a ``cancelled`` run.
+
+    Args:
+        store: The run store.
+        run_id: A run this process has claimed.
+        on_event: Told of every event kept.
+        should_stop: Another reason to stop than a request in the store.
+
+    Returns:
+        The object that ``qaf compress --json`` prints.
+
+    Raises:
+        QafError: If the input cannot be used; the run is ``failed``.
+        RunFailed: If anything else goes wrong; the run is ``failed``, the traceback in its folder.
+    """
+    recorder = Recorder(store, run_id, on_event)
+    stop = StopSignal(store, run_id, should_stop)
+    try:
+        record = store.run(run_id)
+        result = _execute(store, record, recorder, stop)
+    except RunCancelled:
+        header = result_header(store.run(run_id), CANCELLED)
+        result = {**header, "seconds": {"total": recorder.elapsed_seconds}}
+    except QafError as error:
+        store.finish(run_id, FAILED, error=str(error))
+        raise
+    except Exception as error:
+        message = _keep_traceback(store, run_id, error)
+        store.finish(run_id, FAILED, error=message)
+        raise RunFailed(message) from error
+    except KeyboardInterrupt:
+        store.finish(run_id, CANCELLED, error="Stopped before the layers done so far could be evaluated.")
+        raise
+    store.finish(run_id, result["status"], result)
+    return result
+
+
+def _execute(store: Store, record: RunRecord, recorder: Recorder, stop: StopSignal) -> dict[str, Any]:
+    recorder.stage("loading", f"Loading {record.model}", 0.0)
+    subject = load_subject(record.request, store.workspace, recorder, stop)
+    checks = _check(store.workspace, record.request, subject, recorder, stop)
+    make = _compress if record.request.finetune is None else finetune_parent
+    made = make(store, record, subject, recorder, stop)
+    recorder.stage("saving", "Saving the packed model")
+    path = store.run_folder(record.id) / PACKED_NAME
+    anew = _build_anew(subject)
+    file_bytes = save_packed(path, made.model, subject.inventory, packed_card(record, subject), anew)
+    # What is evaluated is the file, read back: so the accuracy is that of exactly these bytes.
+    packed = load_packed(path, anew)
+    began = recorder.elapsed_seconds
+    comparison = compare_networks(store, record, subject, packed, recorder)
+    of_file = file_differs(made.model, packed, subject.calibration[:2])
+    notes = [*made.notes, *(note for note in (subject.source.weights_note, of_file) if note is not None)]
+    comparison["data"]["warnings"] = [*comparison["data"]["warnings"], *notes]
+    done = plan_done(subject.plan, [str(row["name"]) for row in made.layers])
+    return {
+        **result_header(record, CANCELLED if made.status == CANCELLED else COMPLETED),
+        **comparison,
+        "checks": checks,
+        "cost": plan_cost(subject.inventory, done).to_dict(),
+        "baseline_cost": original_cost(subject.inventory).to_dict(),
+        "layers": list(made.layers),
+        **made.told,
+        "seconds": {
+            **made.seconds,
+            "evaluate": recorder.elapsed_seconds - began,
+            "total": recorder.elapsed_seconds,
+        },
+        "peak_memory_bytes": peak_memory_bytes(),
+        "environment": describe_environment(),
+        "file": {"path": str(path.relative_to(store.workspace)), "size_bytes": file_bytes},
+    }
+
+
+def _build_anew(subject: Subject) -> nn.Module:
+    """The original network with other numbers: a user's code is run again, as whoever opens the file will."""
+    if ":" in subject.source.architecture:
+        return build_model(subject.source, with_weights=False)
+    return without_numbers(subject.model)
+
+
+def _check(
+    workspace: Path, request: RunRequest, subject: Subject, recorder: Recorder, stop: StopSignal
+) -> dict[str, Any] | None:
+    """Look whether the original does what it should; None where that is not asked for or not needed.
+
+    Raises:
+        DataError: If it clearly does not.
+    """
+    if not request.check or not needs_check(subject.source, request.data):
+        return None
+
+    def stop_if_asked() -> None:
+        if stop():
+            raise RunCancelled
+
+    recorder.stage("loading", "Checking the original: class order and preparation of images", 0.8)
+    images = subject.images
+    if images is None:
+        images = load_evaluation_images(request, subject.source, workspace)
+    found = checked(
+        workspace,
+        subject.model,
+        subject.source,
+        images,
+        macs=sum(row.macs for row in subject.inventory),
+        on_batch=stop_if_asked,
+    )
+    refuse_serious(found)
+    return found
+
+
+def _compress(
+    store: Store, record: RunRecord, subject: Subject, recorder: Recorder, stop: StopSignal
+) -> Made:
+    positions = {row.name: index for index, row in enumerate(subject.inventory)}
+
+    def keep(event: RunEvent) -> None:
+        if event.kind == "layer_finished" and event.layer is not None:
+            row = {"name": event.layer, **event.data}
+            store.put_layer(record.id, positions[event.layer], row, {})
+        recorder(event)
+
+    compression = compress_network(
+        subject.model,
+        subject.plan,
+        subject.inventory,
+        method=record.method,
+        calibration=subject.calibration,
+        options=subject.options,
+        on_event=keep,
+        should_stop=stop,
+        cache=SolveCache(store.workspace / "cache" / "layers"),
+        helpers=spare_cores(),
+    )
+    recorder.flush()
+    if compression.status == CANCELLED and not compression.layers:
+        raise RunCancelled
+    for outcome in compression.layers:
+        details = {"histograms": outcome.histograms}
+        store.put_layer(record.id, positions[outcome.name], _layer_row(outcome), details)
+    return Made(
+        model=compression.model,
+        layers=tuple(_layer_row(outcome) for outcome in compression.layers),
+        status=compression.status,
+        seconds=compression.seconds,
+        notes=compression.notes,
+    )
+
+
+def _layer_row(outcome: LayerOutcome) -> dict[str, Any]:
+    return {key: value for key, value in outcome.to_dict().items() if key != "histograms"}
+
+
+def _keep_traceback(store: Store, run_id: str, error: Exception) -> str:
+    path = store.run_folder(run_id) / "traceback.txt"
+    summary = " ".join(str(error).split())[:200] or "no message"
+    if isinstance(error, MemoryError) or "can't allocate memory" in summary:
+        summary = "memory ran out; choose a smaller model or fewer images, or close other programs"
+    try:
+        write_file(path, "".join(traceback.format_exception(error)).encode())
+    except QafError:
+        return f"Internal error: {type(error).__name__}: {summary}."
+    return f"Internal error: {type(error).__name__}: {summary}. Details are in {path}."

@@ -1,0 +1,349 @@
+"""A run's models in a folder that measures them on any device, and the result read back into the run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qaf_core import deploy
+from qaf_core.deploy.runtime import measure_kit
+from qaf_core.deploy.runtime.measure_kit import KIT_SCHEMA_VERSION, checksum
+from qaf_core.deploy.runtime.target import ANY, THIS
+from qaf_core.errors import WorkspaceError
+from qaf_core.files import write_file
+from qaf_core.runs.jobs.latency import DEVICE, SCHEMA_VERSION, keep_latency, spread_images, tell_verdict
+from qaf_core.runs.store.workspace import PACKED_NAME
+
+if TYPE_CHECKING:
+    from qaf_core.runs.jobs.exported_models import RunModels
+    from qaf_core.runs.store.store import Store
+
+MANIFEST, INPUTS, SCRIPT, README = "manifest.json", "inputs.npz", "measure.py", "README.txt"
+KEPT_MANIFESTS = "device-kit*.json"  # of every kit made of a run
+RESULT_NAME = "device-latency.json"
+LATENCY_FIELDS = ("median_ms", "p5_ms", "p95_ms", "n")
+LARGEST_RESULT_BYTES = 2**20
+COMPARED_IMAGES = 64
+
+_README = """Measure a compressed network on this device
+===========================================
+
+Run {run} of model {model}. You need Python 3.10 or later with onnxruntime {least} or later and numpy:
+
+    pip install "onnxruntime>={least}" numpy
+    python measure.py
+
+It takes about two minutes, uses all processors (--threads N for another number), needs no network, and
+writes result.json. Bring that file back to where this folder was made:
+
+    qaf device-kit {run} --result result.json
+
+{models}
+{inputs} holds {count} images and the answers of each model where the kit was made; measure.py tells how many
+of them this device agrees with. It times {batch} image(s) at a time.
+
+{target}
+"""
+_TARGETS = {
+    THIS: """The INT8 files are for processors like that of the machine the kit was made on. On an x86
+processor without VNNI, sums of their 8-bit products may be cut off at 16 bits: answers may then be wrong.""",
+    ANY: """The INT8 files are for any processor: weights stay within 64 steps, or are stored unsigned, so
+that an x86 processor without VNNI gives the right answers too. On one with VNNI, layers of 8-bit codes run
+faster in a kit made with --target this on such a machine.""",
+}
+_TITLES = {
+    "original_fp32": "the original network, 32-bit floating point",
+    "dense_int8": "the original network, quantized by ONNX Runtime's own quantizer",
+    "factorized_fp32": "the factorized network, 32-bit floating point",
+    "factorized_int8": "the factorized network, fast file: outputs of layers and additions in INT8 too",
+    "factorized_int8_exact": "the factorized network, exact file: the evaluated network's outputs",
+}
+
+
+def write_kit(
+    store: Store, run_id: str, folder: Path, *, batch: int = 1, target: str = ANY
+) -> dict[str, Any]:
+    """Write a folder that measures a run's models wherever onnxruntime and numpy are.
+
+    Args:
+        store: The run store.
+        run_id: A run that has a compressed network.
+        folder: Made if missing; must be empty. It appears once the kit is whole.
+        batch: Images at a time.
+        target: The device's processor, see ``saturates_for``.
+
+    Returns:
+        The manifest: schema_version, run_id, model, models, batch, target, files with their SHA-256.
+
+    Raises:
+        WorkspaceError: If the run has no compressed network, or the folder cannot be used.
+        ModelError: If ONNX cannot express the network.
+        PlanError: If the target is unknown.
+    """
+    _check_folder(folder)
+    if batch < 1:
+        raise WorkspaceError("batch out of range", got=batch, expected="at least 1")
+    from qaf_core.runs.jobs.exported_models import prepare_models
+    from qaf_core.runs.jobs.images import load_evaluation_images
+
+    models = prepare_models(store, run_id, target=target)
+    models.check_batch(batch)
+    chosen = load_evaluation_images(models.record.request, models.source, store.workspace)
+    inputs = _with_answers(
+        _kit_images(spread_images(chosen, COMPARED_IMAGES), models.source), models.paths, batch
+    )
+    aside = folder.parent / f".{folder.name}.{os.getpid()}.part"
+    try:
+        aside.mkdir(parents=True)
+        manifest = _fill(aside, models, inputs, batch=batch, target=target)
+        if folder.exists():
+            folder.rmdir()
+        aside.rename(folder)
+    except OSError as error:
+        raise WorkspaceError(
+            "the kit cannot be written",
+            got=f"{folder} ({error.strerror or error})",
+            remedy="free some space, or choose another --out",
+        ) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    content = json.dumps(manifest, indent=1).encode()
+    name = KEPT_MANIFESTS.replace("*", hashlib.sha256(content).hexdigest()[:16])
+    write_file(store.run_folder(run_id) / name, content)
+    return manifest
+
+
+def _fill(
+    folder: Path, models: RunModels, inputs: Mapping[str, np.ndarray[Any, Any]], *, batch: int, target: str
+) -> dict[str, Any]:
+    """Write all files of a kit; its manifest."""
+    names = {name: f"{name}.onnx" for name in models.paths}
+    for name, path in models.paths.items():
+        shutil.copyfile(path, folder / names[name])
+    shutil.copyfile(Path(measure_kit.__file__), folder / SCRIPT)
+    np.savez_compressed(folder / INPUTS, allow_pickle=False, **inputs)
+    record, count = models.record, len(inputs["codes"])
+    text = _README.format(
+        run=record.id,
+        model=record.model,
+        least=".".join(map(str, measure_kit.LEAST_RUNTIME)),
+        models="".join(f"{file:30} {_TITLES[name]}\n" for name, file in names.items()),
+        inputs=INPUTS,
+        count=count,
+        batch=batch,
+        target=_TARGETS[target],
+    )
+    (folder / README).write_text(text, encoding="utf-8")
+    manifest = {
+        "schema_version": KIT_SCHEMA_VERSION,
+        "run_id": record.id,
+        "model": record.model,
+        "models": names,
+        "batch": batch,
+        "target": target,
+        "files": {name: checksum(folder / name) for name in (*names.values(), INPUTS, SCRIPT)},
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    return manifest
+
+
+def kit_stamp(store: Store, run_id: str) -> str:
+    """What a kit of a run depends on, as hexadecimal digits: its network, and the code that makes kits."""
+    code = sorted(Path(deploy.__file__).parent.rglob("*.py"))
+    files = [store.run_folder(run_id) / PACKED_NAME, *code, Path(__file__)]
+    return hashlib.sha256("".join(checksum(file) for file in files).encode()).hexdigest()
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        used = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise WorkspaceError(
+            "the kit's folder cannot be read", got=f"{folder} ({error.strerror or error})"
+        ) from error
+    if used:
+        raise WorkspaceError(
+            "the kit needs a folder of its own", got=str(folder), expected="a new or an empty folder"
+        )
+
+
+def _kit_images(chosen: Any, source: Any) -> np.ndarray[Any, Any]:
+    from qaf_core.data.load import to_batches
+
+    batches = [images.contiguous().numpy() for images, _ in to_batches(chosen, source, len(chosen))]
+    return np.concatenate(batches)
+
+
+def _with_answers(
+    images: np.ndarray[Any, Any], paths: Mapping[str, Path], batch: int
+) -> dict[str, np.ndarray[Any, Any]]:
+    """The images in 8 bits a number, 256 steps over each channel's range, and each model's answers."""
+    low = images.min(axis=(0, 2, 3), keepdims=True)
+    step = ((images.max(axis=(0, 2, 3), keepdims=True) - low) / 255).astype(np.float32)
+    step[step == 0] = 1.0
+    codes = ((images - low) / step).round().clip(0, 255).astype(np.uint8)
+    stored = {"codes": codes, "step": step, "low": low}
+    restored = measure_kit.restore_images(stored)
+    return {**stored, **{name: measure_kit.answer(path, restored, batch) for name, path in paths.items()}}
+
+
+def read_kit_result(store: Store, run_id: str, path: Path) -> dict[str, Any]:
+    """Check what a kit measured elsewhere and keep it with its run.
+
+    Args:
+        store: The run store.
+        run_id: The run the kit was made from.
+        path: The ``result.json`` of the kit.
+
+    Returns:
+        The measurement as ``measure_run`` gives it, without layers and accuracy.
+
+    Raises:
+        WorkspaceError: If the file is no such result, of another run or kit, or of another version.
+    """
+    record = store.run(run_id)
+    told = _read_result(path)
+    _check_origin(told, store.run_folder(record.id), record.id)
+    failed = _read_failed(told)
+    latencies = _read_latencies(told, failed)
+    ratios = _read_ratios(told, failed)
+    same = _read_answers(told)
+    memory = told.get("peak_memory_bytes")
+    machine = told.get("machine")
+    if not isinstance(machine, dict) or not {"processor", "threads", "onnxruntime"} <= machine.keys():
+        raise _not_a_result("no description of the device")
+    result = {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": record.id,
+        "source": DEVICE,
+        "measured_at": time.time(),
+        "threads": machine["threads"],
+        "batch": told.get("batch"),
+        "input_shape": told.get("input_shape"),
+        "latencies": latencies,
+        "ratio_to_dense_int8": ratios.get("factorized_int8"),
+        "ratios": ratios,
+        "peak_memory_bytes": memory if isinstance(memory, dict) else {},
+        "same_answers": same,
+        "compared_images": told.get("compared_images"),
+        "failed": failed,
+        "layers": [],
+        "verdict": tell_verdict(ratios),
+        "machine": machine,
+    }
+    keep_latency(store, record.id, result, RESULT_NAME)
+    return result
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > LARGEST_RESULT_BYTES:
+            raise _not_a_result("a file that is too large")
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WorkspaceError(
+            "the kit's result cannot be read",
+            got=f"{path} ({error.strerror or error})",
+            remedy="check the path",
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise _not_a_result("a file that is not JSON") from error
+    if not isinstance(told, dict) or "schema_version" not in told:
+        raise _not_a_result("another JSON file")
+    if told["schema_version"] != KIT_SCHEMA_VERSION:
+        raise WorkspaceError(
+            "the kit's result has another version",
+            got=f"schema_version {told['schema_version']}",
+            expected=f"schema_version {KIT_SCHEMA_VERSION}",
+            remedy="make the kit again and measure with it",
+        )
+    if told.get("checksum") != measure_kit.result_checksum(told):
+        raise WorkspaceError(
+            "the kit's result was changed after it was measured", got=str(path), remedy="measure again"
+        )
+    return told
+
+
+def _check_origin(told: Mapping[str, Any], folder: Path, run_id: str) -> None:
+    if told.get("run_id") != run_id:
+        raise WorkspaceError(
+            "the kit's result is of another run",
+            got=told.get("run_id"),
+            expected=run_id,
+            remedy="name that run, or bring the result of this one",
+        )
+    kept = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob(KEPT_MANIFESTS)]
+    if not kept:
+        raise WorkspaceError(
+            "no kit was made from this run here", got=run_id, remedy=f"qaf device-kit {run_id} --out DIR"
+        )
+    if all(told.get("files") != manifest["files"] for manifest in kept):
+        raise WorkspaceError(
+            "the kit's result was measured with other files",
+            got="checksums that differ from all kits of this run",
+            remedy="copy the kit again and measure with it",
+        )
+
+
+def _read_failed(told: Mapping[str, Any]) -> dict[str, str]:
+    """Models that did not run on the device, with the reason."""
+    failed = told.get("failed") or {}
+    if not isinstance(failed, dict) or not all(isinstance(reason, str) for reason in failed.values()):
+        raise _not_a_result("a damaged list of models that failed")
+    return failed
+
+
+def _read_latencies(told: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    rows = told.get("latencies")
+    if not isinstance(rows, dict) or not {"dense_int8", "factorized_int8"} <= {*rows, *failed}:
+        raise _not_a_result("no latencies")
+    for name, row in rows.items():
+        if not isinstance(row, dict) or not all(_is_number(row.get(key)) for key in LATENCY_FIELDS):
+            raise _not_a_result(f"a damaged row of {name}")
+        if not row["p5_ms"] <= row["median_ms"] <= row["p95_ms"]:
+            raise _not_a_result(f"quantiles of {name} that are not in order")
+    return rows
+
+
+def _read_ratios(told: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """Ratios to dense INT8 by model; none where that did not run."""
+    ratios = told.get("ratios") or {}
+    if not isinstance(ratios, dict):
+        raise _not_a_result("damaged ratios")
+    if not {"dense_int8", "factorized_int8"} & set(failed):
+        ratios = {**ratios, "factorized_int8": told.get("ratio_to_dense_int8")}
+    for name, ratio in ratios.items():
+        fields = ("value", "low", "high")
+        if not isinstance(ratio, dict) or not all(_is_number(ratio.get(key)) for key in fields):
+            raise _not_a_result(f"no ratio of {name} to dense INT8")
+    return ratios
+
+
+def _read_answers(told: Mapping[str, Any]) -> dict[str, float]:
+    """Share of the kit's images on which the device gives the answers of where the kit was made."""
+    same = told.get("same_answers") or {}
+    numbers = same.values() if isinstance(same, dict) else [None]
+    if not all(isinstance(share, int | float) and 0 <= share <= 1 for share in numbers):
+        raise _not_a_result("damaged shares of the same answers")
+    return dict(same)
+
+
+def _is_number(value: Any) -> bool:
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    )
+
+
+def _not_a_result(found: str) -> WorkspaceError:
+    return WorkspaceError(
+        "this is not the result of a device kit", got=found, expected="the result.json that measure.py wrote"
+    )

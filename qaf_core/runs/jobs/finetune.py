@@ -1,0 +1,130 @@
+"""Fine-tuning the network of an earlier run, as a run of its own."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from qaf_core.errors import WorkspaceError
+from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.finetune.options import CODES, FinetuneOptions
+from qaf_core.runs.store.record import CANCELLED, COMPLETED, RunRecord
+from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.workspace import PACKED_NAME
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from qaf_core.pipeline.finetune.finetune import FinetunePoint
+    from qaf_core.runs.jobs.inputs import Made, Subject
+    from qaf_core.runs.store.recorder import Recorder, StopSignal
+    from qaf_core.runs.store.store import Store
+
+# Factors in the order of a chain's links, by structure; names as in ``Factors.names``.
+LINK_FACTORS = {
+    "cp": ("B", "C", "A"),
+    "svd": ("B", "A"),
+    "tucker2": ("U_in", "core", "U_out"),
+    "dense": ("W",),
+}
+
+
+def finetune_request(
+    store: Store,
+    parent: RunRecord,
+    options: FinetuneOptions,
+    *,
+    calibration: str | None = None,
+    name: str | None = None,
+) -> RunRequest:
+    """What is asked for when a run's network is to be fine-tuned.
+
+    Args:
+        store: Where the run lies.
+        parent: The run.
+        options: What is learnt, and for how long.
+        calibration: Other images to learn from than those the run was calibrated with; labels are not read.
+        name: What the user calls the new run.
+
+    Raises:
+        WorkspaceError: If the run has no compressed network.
+    """
+    if not (store.run_folder(parent.id) / PACKED_NAME).is_file():
+        raise WorkspaceError(
+            "this run has no compressed network to fine-tune",
+            got=f"{parent.id} ({parent.status})",
+            expected="a completed run",
+            remedy="list them with: qaf runs",
+        )
+    return replace(
+        parent.request,
+        calibration=parent.request.calibration if calibration is None else calibration,
+        name=name,
+        check=False,
+        finetune={"run": parent.id, **asdict(options)},
+    )
+
+
+def read_finetune_options(told: dict[str, Any]) -> tuple[str, FinetuneOptions]:
+    """The run to start from and the options, from ``RunRequest.finetune``."""
+    known = {key: told[key] for key in FinetuneOptions.__dataclass_fields__ if key in told}
+    return str(told.get("run")), FinetuneOptions(**known)
+
+
+def finetune_parent(
+    store: Store, record: RunRecord, subject: Subject, recorder: Recorder, stop: StopSignal
+) -> Made:
+    """Fine-tune the network of the run that the request names.
+
+    Raises:
+        WorkspaceError: If that run is gone or has no network.
+        WeightsError: If its file is damaged.
+    """
+    from qaf_core.deploy.packed.packed_file import load_packed
+    from qaf_core.network.passes.batchnorm_folding import fold_batchnorm
+    from qaf_core.pipeline.finetune.finetune import finetune_network
+    from qaf_core.runs.jobs.inputs import Made
+
+    parent_id, options = read_finetune_options(record.request.finetune or {})
+    parent = store.run(parent_id)
+    model = load_packed(store.run_folder(parent.id) / PACKED_NAME, copy.deepcopy(subject.model))
+    message = f"Learning from the original on {len(subject.calibration):,} images"
+    recorder.stage("finetuning", message, 0.0)
+
+    def tell(point: FinetunePoint) -> None:
+        recorder(RunEvent(kind="finetune", data=asdict(point)))
+        recorder.stage("finetuning", message, point.fraction)
+
+    # As in the packed file, so that what the layers of both put out stands for the same.
+    original = fold_batchnorm(subject.model, subject.inventory)
+    found = finetune_network(original, model, subject.calibration, options, on_point=tell, should_stop=stop)
+    rows = _keep_layers(store, record, parent, model, changed=options.trains == CODES)
+    return Made(
+        model=model,
+        layers=rows,
+        status=CANCELLED if found.status == CANCELLED else COMPLETED,
+        seconds={"finetune": found.seconds},
+        told={"finetune": {"run": parent.id, **asdict(options), **asdict(found)}},
+    )
+
+
+def _keep_layers(
+    store: Store, record: RunRecord, parent: RunRecord, model: nn.Module, *, changed: bool
+) -> tuple[dict[str, Any], ...]:
+    """The layers are the parent's; their codes may have changed."""
+    from qaf_core.network.modules.quantized import FactorizedLayer
+    from qaf_core.pipeline.compress.histograms import code_histogram
+    from qaf_core.quantization.spec import BITS_FLOAT
+
+    rows = []
+    for position, row in enumerate(map(dict, parent.layers)):
+        name = str(row["name"])
+        details, chain = store.layer_details(parent.id, name), model.get_submodule(name)
+        if changed and isinstance(chain, FactorizedLayer) and "histograms" in details:
+            for factor, link in zip(LINK_FACTORS[chain.structure], chain.chain, strict=True):
+                if link.bits != BITS_FLOAT:
+                    details["histograms"][factor] = code_histogram(link.codes, link.bits)
+        store.put_layer(record.id, position, row, details)
+        rows.append(row)
+    return tuple(rows)

@@ -1,0 +1,246 @@
+"""What a run works on, and how the networks it compares are measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from qaf_core.data.images.split import describe_split
+from qaf_core.data.load import ImageSet, to_batches
+from qaf_core.data.models.catalogue import ModelSource, build_model
+from qaf_core.errors import PlanError, RunCancelled
+from qaf_core.factorization.options import SolverOptions
+from qaf_core.network.plan.layer_info import LayerInfo, take_inventory
+from qaf_core.network.plan.rules import LayerPlan, Plan, validate_plan
+from qaf_core.pipeline.check.classifier import TASK as CHECKED_TASK
+from qaf_core.pipeline.compress.calibrate import LEAST_IMAGES
+from qaf_core.pipeline.compress.result import CompressOptions
+from qaf_core.pipeline.tasks import Arrays, Task, find_task, predict
+from qaf_core.runs.jobs.baseline import baseline_path, read_predictions, write_predictions
+from qaf_core.runs.jobs.images import BATCH_SIZE, load_evaluation_images, load_run_images
+from qaf_core.runs.jobs.preview import write_preview
+from qaf_core.runs.store.record import RunRecord
+from qaf_core.runs.store.recorder import Recorder, StopSignal
+from qaf_core.runs.store.request import RunRequest, source_of
+from qaf_core.runs.store.store import Store
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+LONGEST_CLASS_NAMES = 300  # characters of all together that a packed file may spend on them
+MOST_SKIPPED_NAMED = 100
+TELL_SECONDS = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a run works on."""
+
+    source: ModelSource
+    task: Task
+    model: nn.Module
+    inventory: tuple[LayerInfo, ...]
+    plan: Plan
+    options: CompressOptions
+    images: ImageSet | None
+    calibration: Tensor
+    calibration_set: ImageSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """The network a run has made.
+
+    Attributes:
+        model: With chains in place of layers.
+        layers: A row per layer that was changed, as in ``RunRecord.layers``.
+        status: ``completed`` or ``cancelled``.
+        seconds: By stage.
+        told: What else belongs in the run's result.
+        notes: Sentences for people, shown with the run.
+    """
+
+    model: nn.Module
+    layers: tuple[dict[str, Any], ...]
+    status: str
+    seconds: dict[str, float]
+    told: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def load_subject(request: RunRequest, workspace: Path, recorder: Recorder, stop: StopSignal) -> Subject:
+    """Build the model, read the plan and the images.
+
+    Raises:
+        QafError: If any of them cannot be used.
+        RunCancelled: If the run is to stop.
+    """
+    source = source_of(request, workspace)
+    model = build_model(source)
+    task = find_task(source.task)  # after the model is built: its module may register a task of its own
+    inventory = take_inventory(model, source.input_shape)
+    plan = Plan.from_dict(request.plan)
+    validate_plan(plan, inventory, model=request.model)
+    options = read_options(plan)
+    if stop():
+        raise RunCancelled
+    recorder.stage("loading", "Loading images", 0.5)
+    calibration, images = load_run_images(request, source, workspace, _tell_reading(recorder, stop))
+    batches = [batch for batch, _ in to_batches(calibration, source, BATCH_SIZE)]
+    # Outputs that are not the task's, or another size of images, show here and not after minutes of solving.
+    predict(task, model, [(batches[0][:2], None)])
+    if images is not None:
+        task.collate(images)
+    return Subject(
+        source=source,
+        task=task,
+        model=model,
+        inventory=inventory,
+        plan=plan,
+        options=options,
+        images=images,
+        calibration=torch.cat(batches),
+        calibration_set=calibration,
+    )
+
+
+def read_options(plan: Plan) -> CompressOptions:
+    """The options a plan carries by name, the solver's and the compression's.
+
+    Raises:
+        QafError: If one is unknown or out of range.
+    """
+    of_solver = {item.name for item in fields(SolverOptions)}
+    of_compression = {item.name for item in fields(CompressOptions)} - {"solver"}
+    unknown = sorted(set(plan.options) - of_solver - of_compression)
+    if unknown:
+        known = ", ".join(sorted(of_solver | of_compression))
+        raise PlanError("the plan has unknown options", got=", ".join(unknown), expected=known)
+    solver = SolverOptions(**{key: value for key, value in plan.options.items() if key in of_solver})
+    own = {key: value for key, value in plan.options.items() if key in of_compression}
+    return CompressOptions(solver=solver, **own)
+
+
+def _tell_reading(recorder: Recorder, stop: StopSignal) -> Callable[[int, int], None]:
+    """Tells a few times a second how many images are read, and stops where that is asked."""
+    told = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > TELL_SECONDS:
+            told = time.monotonic()
+            if stop():
+                raise RunCancelled
+            recorder.stage("loading", f"Reading {total:,} images", done / total)
+
+    return tell
+
+
+def compare_networks(
+    store: Store, record: RunRecord, subject: Subject, packed: nn.Module, recorder: Recorder
+) -> dict[str, Any]:
+    """Both networks on the same images: evaluations, drop and its interval, ready for JSON.
+
+    The original comes second to the layers, so that the first curve appears at once.
+    """
+    images = subject.images
+    if images is None:
+        images = load_evaluation_images(record.request, subject.source, store.workspace)
+    task, targets = subject.task, subject.task.collate(images)
+    kept = baseline_path(store.workspace, subject.model, subject.source, images)
+    original = read_predictions(kept)
+    if original is None:
+        original = _predict(subject, subject.model, images, recorder, "baseline", "the original")
+        write_predictions(kept, original)
+    before = task.metric(original, targets, images.classes).to_dict()
+    recorder.evaluated("original", before)
+    predictions = _predict(subject, packed, images, recorder, "evaluating", "the compressed network")
+    measured = task.metric(predictions, targets, images.classes)
+    after = replace(measured, agreement=task.agreement(original, predictions)).to_dict()
+    recorder.evaluated("compressed", after)
+    drop, interval = task.compare(original, predictions, targets)
+    if task.name == CHECKED_TASK:
+        write_preview(store.run_folder(record.id), subject.model, packed, subject.source, images)
+    return {
+        "data": _describe_images(images, subject.calibration_set),
+        "baseline": before,
+        "compressed": after,
+        "drop": drop,
+        "drop_ci95": list(interval),
+    }
+
+
+def _describe_images(images: ImageSet, calibration: ImageSet) -> dict[str, Any]:
+    """Which images were used, how they were told apart, and which could not be read."""
+    skipped = [asdict(image) for image in (*images.skipped, *calibration.skipped)]
+    return {
+        "evaluation": images.name,
+        "calibration": f"{calibration.name}, {len(calibration):,} images",
+        "split": images.split or describe_split(len(images), len(calibration), "drawn separately"),
+        "warnings": _few_images(len(calibration)),
+        "skipped": skipped[:MOST_SKIPPED_NAMED],
+        "skipped_count": len(skipped),
+    }
+
+
+def _few_images(calibration: int) -> list[str]:
+    """What is to be said of so many calibration images."""
+    if calibration >= LEAST_IMAGES:
+        return []
+    told = "one calibration image" if calibration == 1 else f"{calibration} calibration images"
+    rest = "no layer was fitted to outputs" if calibration == 1 else "fits of outputs are uncertain"
+    return [
+        f"Only {told}: activation ranges are uncertain and {rest}. Give at least {LEAST_IMAGES}; "
+        "they need no labels."
+    ]
+
+
+def _predict(
+    subject: Subject, model: nn.Module, images: ImageSet, recorder: Recorder, stage: str, what: str
+) -> Arrays:
+    message = f"Evaluating {what} on {len(images):,} images"
+    recorder.stage(stage, message, 0.0)
+    count = -(-len(images) // BATCH_SIZE)
+    batches = to_batches(images, subject.source, BATCH_SIZE)
+    return predict(subject.task, model, recorder.track(batches, count, stage, message))
+
+
+def plan_done(plan: Plan, names: Iterable[str]) -> Plan:
+    """The plan as far as it was carried out: layers not among ``names`` stay as they were."""
+    solved = set(names)
+    rows = (row if row.name in solved else LayerPlan(name=row.name, structure="keep") for row in plan.layers)
+    return replace(plan, layers=tuple(rows))
+
+
+def packed_card(record: RunRecord, subject: Subject) -> dict[str, Any]:
+    """What the packed file tells besides its layers."""
+    source = subject.source
+    named = sum(map(len, source.classes)) <= LONGEST_CLASS_NAMES
+    own = source.preprocessing
+    return {
+        "model": source.id,
+        "architecture": source.architecture,
+        "method": record.method,
+        "activation_bits": subject.plan.activation_bits,
+        "seed": subject.plan.seed,
+        "input_shape": source.input_shape,
+        "mean": source.mean,
+        "std": source.std,
+        "task": source.task,
+        **({} if own is None else {"preprocessing": own.to_dict()}),
+        "classes": source.classes if named else len(source.classes),
+    }
+
+
+def result_header(record: RunRecord, status: str) -> dict[str, Any]:
+    """What a run's result begins with."""
+    request = record.request
+    return {
+        "run_id": record.id, "status": status, "name": request.name, "model": request.model,
+        "method": request.method, "plan": dict(request.plan), "seed": request.seed,
+    }  # fmt: skip

@@ -1,0 +1,46 @@
+"""A run's preview: some evaluation images with what both networks say, as JSON beside the packed file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qaf_core.files import write_file
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from qaf_core.data.load import ImageSet
+    from qaf_core.data.models.catalogue import ModelSource
+
+PREVIEW_NAME = "preview.json"
+
+
+def write_preview(
+    folder: Path, original: nn.Module, compressed: nn.Module, source: ModelSource, images: ImageSet
+) -> None:
+    """Keep the rows of `preview_predictions` of the original, with the compressed network's word beside it.
+
+    Args:
+        folder: The run's.
+        original, compressed: Classifiers.
+        source: How they are fed.
+        images: Labelled images.
+    """
+    from qaf_core.pipeline.preview import preview_predictions
+
+    rows = preview_predictions(original, source, images)
+    after = preview_predictions(compressed, source, images)
+    for row, other in zip(rows, after, strict=True):
+        row["compressed"] = {key: other[key] for key in ("predicted", "right", "confidence", "top")}
+    write_file(folder / PREVIEW_NAME, json.dumps(rows).encode())
+
+
+def read_preview(folder: Path) -> list[dict[str, Any]]:
+    """The rows kept in a run's folder; none where there is no preview or it is damaged."""
+    try:
+        rows = json.loads((folder / PREVIEW_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return rows if isinstance(rows, list) else []

@@ -1,0 +1,161 @@
+"""``--structure auto``: the fastest structures, on this machine, that keep answers close enough."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qaf_core.deploy.runtime.measure_kit import describe_machine
+from qaf_core.errors import PlanError
+from qaf_core.factorization.structures import check_ratio
+from qaf_core.network.plan.validation import check_bits
+from qaf_core.pipeline.events import RunEvent
+from qaf_core.runs.store.request import RunRequest, source_of
+from qaf_core.search.candidates import DEFAULT_ERROR_BOUND, check_error_bound
+from qaf_core.search.latency_table import RATIOS, measure_layer_table
+from qaf_core.search.selection import Selection, Step
+from qaf_core.search.whole_plan import DEFAULT_ANSWER_BOUND, check_answer_bound, choose_as_a_whole
+
+if TYPE_CHECKING:
+    from qaf_core.network.modules.quantized import FactorizedLayer
+    from qaf_core.search.network_timing import TimedNetwork
+
+TABLE_FOLDER = Path("cache") / "latency"
+IN_PLACE_IMAGES = 16
+INTEGER_BITS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoRequest:
+    """What an automatic plan is asked for.
+
+    Attributes:
+        run: The run the plan is for: its model, weights, images and seed count. Only calibration images are
+            looked at.
+        bits: Weight bits of all covered layers.
+        activation_bits: 8, or 32 for none.
+        least_ratio: Ranks of this parameter ratio or more compete; None for all.
+        error_bound: Largest relative squared error of a layer's outputs.
+        answer_bound: Largest share of answers on the calibration images that may differ from the original's,
+            beyond those that dense INT8 changes.
+        threads: Threads the layers are timed with; None for all processors.
+        batch: Images at a time.
+    """
+
+    run: RunRequest
+    bits: int = 8
+    activation_bits: int = 8
+    least_ratio: float | None = None
+    error_bound: float = DEFAULT_ERROR_BOUND
+    answer_bound: float = DEFAULT_ANSWER_BOUND
+    threads: int | None = None
+    batch: int = 1
+
+
+def make_auto_plan(
+    request: AutoRequest,
+    workspace: Path,
+    *,
+    on_event: Callable[[RunEvent], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Selection:
+    """A plan with, in each layer, the fastest structure within the bounds.
+
+    Args:
+        request: What is asked for.
+        workspace: Keeps the latency table and solved layers.
+        on_event: Called with ``stage`` events (stages ``latency`` and ``selecting``).
+        should_stop: Asked again and again; True stops.
+
+    Raises:
+        QafError: If the input cannot be used.
+        RunCancelled: If stopped; what was timed and solved is kept.
+    """
+    threads = os.cpu_count() or 1 if request.threads is None else request.threads
+    for name, value in (("threads", threads), ("batch", request.batch)):
+        if value < 1:
+            raise PlanError(f"{name} out of range", got=value, expected="at least 1")
+    if request.least_ratio is not None:
+        check_ratio(request.least_ratio)
+    check_error_bound(request.error_bound)
+    check_answer_bound(request.answer_bound)
+    check_bits("weight bits", request.bits)
+    import torch
+
+    from qaf_core.data.load import to_batches
+    from qaf_core.data.models.catalogue import build_model
+    from qaf_core.network.plan.layer_info import take_inventory
+    from qaf_core.pipeline.compress.solve_cache import SolveCache
+    from qaf_core.pipeline.tasks import find_task
+    from qaf_core.runs.jobs.baseline import baseline_path
+    from qaf_core.runs.jobs.images import BATCH_SIZE, load_run_images
+    from qaf_core.search.candidates import choose_structures
+    from qaf_core.search.disagreement import Answers
+    from qaf_core.search.network_timing import WholeNetwork
+
+    run = request.run
+    source = source_of(run, workspace)
+    model = build_model(source)
+    inventory = take_inventory(model, source.input_shape)
+    images, _ = load_run_images(run, source, workspace)
+    calibration = torch.cat([batch for batch, _ in to_batches(images, source, BATCH_SIZE)])
+    table = measure_layer_table(
+        inventory,
+        threads=threads,
+        batch=request.batch,
+        ratios=ratios_from(request.least_ratio),
+        folder=workspace / TABLE_FOLDER,
+        on_event=on_event,
+        should_stop=should_stop,
+    )
+    cache = SolveCache(workspace / "cache" / "layers")
+    chains: dict[tuple[str, Step], FactorizedLayer] = {}
+
+    def keep(layer: str, step: Step, chain: FactorizedLayer) -> None:
+        chains[layer, step] = chain
+
+    selection = choose_structures(
+        model,
+        inventory,
+        table,
+        calibration,
+        model_id=run.model,
+        bits=request.bits,
+        error_bound=request.error_bound,
+        activation_bits=request.activation_bits,
+        seed=run.seed,
+        cache=cache,
+        on_fitting=keep,
+        on_event=on_event,
+        should_stop=should_stop,
+    )
+
+    seen = baseline_path(workspace, model, source, images).stem  # of the weights, the images and the task
+
+    def open_network() -> TimedNetwork:
+        few = calibration[:IN_PLACE_IMAGES]
+        return WholeNetwork(model, inventory, few, threads=threads, batch=request.batch)
+
+    return choose_as_a_whole(
+        selection,
+        open_network if request.activation_bits == INTEGER_BITS else None,
+        Answers(
+            model, inventory, calibration, task=find_task(source.task), plan=selection.plan, chains=chains,
+            cache=cache, should_stop=should_stop,
+        ),
+        workspace / TABLE_FOLDER,
+        [describe_machine(threads), request.batch, source.input_shape, seen],
+        answer_bound=request.answer_bound,
+        on_event=on_event,
+        should_stop=should_stop,
+    )  # fmt: skip
+
+
+def ratios_from(least: float | None) -> tuple[float, ...]:
+    """The parameter ratios that compete: all, or those of at least ``least``, itself included."""
+    if least is None:
+        return RATIOS
+    return (float(least), *(ratio for ratio in RATIOS if ratio > least))

@@ -1,0 +1,1 @@
+"""The run store: SQLite, folders of runs, and the records in it."""

@@ -1,0 +1,89 @@
+"""One run as the store remembers it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from qaf_core.pipeline.events import RunEvent
+from qaf_core.runs.store.request import RunRequest
+
+QUEUED = "queued"
+RUNNING = "running"
+COMPLETED = "completed"
+FAILED = "failed"
+CANCELLED = "cancelled"
+INTERRUPTED = "interrupted"
+STATUSES = (QUEUED, RUNNING, COMPLETED, FAILED, CANCELLED, INTERRUPTED)
+FINAL_STATUSES = (COMPLETED, FAILED, CANCELLED, INTERRUPTED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredEvent:
+    """An event with its place in the store's order."""
+
+    seq: int
+    event: RunEvent
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """Everything the screens show of one run.
+
+    Attributes:
+        id: The run's id: sortable by time, safe in a URL.
+        schema_version: Of the store's tables when the record was read.
+        status: One of ``STATUSES``.
+        created_at, started_at, finished_at: Seconds since 1970, UTC; None if not yet.
+        request: What was asked for.
+        plan: The plan as plain data.
+        layers: A row per layer finished so far: name, structure, rank, bits, relative_error,
+            float_relative_error, status, iterations, seconds, output_error.
+        cost, baseline_cost: params, size_bytes, macs, bops, … of the compressed network and the original.
+        baseline, compressed: metric, value, n, ci95 (fractions) of both; None if not evaluated.
+        drop, drop_ci95: Baseline minus compressed and its 95 % interval, fractions.
+        seconds: factorize, calibrate, evaluate, total.
+        peak_memory_bytes: Largest resident size of the process that worked on it.
+        environment: Versions, processor, threads.
+        error: One line, if it failed.
+        latencies: Measured rows, empty until measured.
+        result: The whole JSON object of ``qaf compress --json``, empty until finished.
+    """
+
+    id: str
+    schema_version: int
+    status: str
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    request: RunRequest
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    layers: tuple[Mapping[str, Any], ...] = ()
+    cost: Mapping[str, Any] | None = None
+    baseline_cost: Mapping[str, Any] | None = None
+    baseline: Mapping[str, Any] | None = None
+    compressed: Mapping[str, Any] | None = None
+    drop: float | None = None
+    drop_ci95: tuple[float, float] | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    latencies: tuple[Mapping[str, Any], ...] = ()
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> str:
+        """Model id."""
+        return self.request.model
+
+    @property
+    def method(self) -> str:
+        """Method asked for."""
+        return self.request.method
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.status in FINAL_STATUSES

@@ -1,0 +1,175 @@
+"""Keeping a worker process at hand, so that a queued run starts within a second."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+from qaf_core.errors import WorkspaceError
+from qaf_core.runs.store.store import Store
+
+POLL_SECONDS = 0.1
+# The next standby loads torch only once the run before it has drawn its first live points: they share cores.
+STANDBY_DELAY_SECONDS = 8.0
+STOP_SECONDS = 5.0
+# A worker that dies while starting (no memory, a broken installation) is tried again ever more slowly.
+FIRST_RETRY_SECONDS = 1.0
+LONGEST_RETRY_SECONDS = 60.0
+LOCK_NAME = "supervisor.lock"
+LOG_NAME = "worker.log"
+LOG_LIMIT_BYTES = 4_000_000
+
+
+class Supervisor:
+    """Keeps one worker process ready in a workspace and tidies up after those that died.
+
+    Only one is at work per workspace: a second one starts no workers and takes over when the first ends.
+
+    Args:
+        workspace: Folder of the run store; None for the default one.
+
+    Raises:
+        WorkspaceError: If the folder cannot be written to.
+    """
+
+    def __init__(self, workspace: Path | str | None = None) -> None:
+        self._store = Store(workspace)
+        self.workspace = self._store.workspace
+        self._stop = threading.Event()
+        self._lock_file: IO[str] | None = None
+        self._workers: list[subprocess.Popen[bytes]] = []
+        self._next_start = 0.0
+        self._problem: str | None = None
+        self._retry_seconds = FIRST_RETRY_SECONDS
+        self._thread = threading.Thread(target=self._watch, name="qaf-supervisor", daemon=True)
+        self._thread.start()
+
+    @property
+    def in_charge(self) -> bool:
+        """Whether this supervisor, not another, keeps the workers of the workspace."""
+        return self._lock_file is not None
+
+    @property
+    def problem(self) -> str | None:
+        """Why no worker comes up, in one line; None if all is well."""
+        return self._problem
+
+    def ready(self) -> bool:
+        """Whether a worker waits with everything loaded."""
+        return "ready" in self._store.worker_states().values()
+
+    def wait_ready(self, timeout_seconds: float) -> bool:
+        """Wait until ``ready``; whether it came to that in time."""
+        deadline = time.monotonic() + timeout_seconds
+        while not self.ready():
+            if time.monotonic() > deadline or self._stop.is_set():
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+
+    def stop(self) -> None:
+        """End the workers (a run at work becomes ``interrupted``) and let go of the workspace, for good."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._thread.join(timeout=2 * STOP_SECONDS)
+        for worker in self._workers:
+            self._end(worker)
+        self._workers.clear()
+        with contextlib.suppress(WorkspaceError):
+            self._store.mark_interrupted()
+        if self._lock_file is not None:
+            self._lock_file.close()
+            self._lock_file = None
+        self._store.close()
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            # A full disk or a locked store now need not be one a second later: keep on trying.
+            with contextlib.suppress(WorkspaceError, OSError):
+                if self._take_charge():
+                    self._tend()
+            self._stop.wait(POLL_SECONDS)
+
+    def _take_charge(self) -> bool:
+        """Hold the lock file; the system frees it when its holder dies, so a stale one cannot stay."""
+        if self._lock_file is None:
+            file = (self.workspace / LOCK_NAME).open("a+")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.close()
+                return False
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            self._lock_file = file
+        return True
+
+    def _tend(self) -> None:
+        self._collect_ended()
+        self._store.mark_interrupted()
+        states = self._store.worker_states()
+        if any(states.get(worker.pid) == "ready" for worker in self._workers):
+            self._retry_seconds = FIRST_RETRY_SECONDS
+            self._problem = None
+        at_work = [worker for worker in self._workers if states.get(worker.pid) == "running"]
+        if len(self._workers) > len(at_work):
+            self._next_start = time.monotonic() + STANDBY_DELAY_SECONDS
+        elif time.monotonic() >= self._next_start:
+            self._workers.append(start_worker(self.workspace))
+
+    def _collect_ended(self) -> None:
+        for worker in [worker for worker in self._workers if worker.poll() is not None]:
+            self._workers.remove(worker)
+            self._store.remove_worker(worker.pid)
+            failed = worker.returncode != 0
+            self._problem = self._describe(worker.returncode) if failed else None
+            self._next_start = time.monotonic() + (self._retry_seconds if failed else 0.0)
+            self._retry_seconds = (
+                min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS) if failed else FIRST_RETRY_SECONDS
+            )
+
+    def _describe(self, code: int) -> str:
+        log = self.workspace / "logs" / LOG_NAME
+        return f"The worker process ended with code {code} and is started again; its messages are in {log}."
+
+    def _end(self, worker: subprocess.Popen[bytes]) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            worker.send_signal(signal.SIGTERM)
+        try:
+            worker.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+        with contextlib.suppress(WorkspaceError):
+            self._store.remove_worker(worker.pid)
+
+
+def start_worker(workspace: Path) -> subprocess.Popen[bytes]:
+    """Start a worker process of its own session, its messages in ``workspace/logs/worker.log``."""
+    log = workspace / "logs" / LOG_NAME
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists() and log.stat().st_size > LOG_LIMIT_BYTES:
+        log.replace(log.with_suffix(".old.log"))
+    command = [
+        sys.executable,
+        "-m",
+        "qaf_core.runs.worker.worker",
+        "--workspace",
+        str(workspace),
+        "--parent",
+        str(os.getpid()),
+    ]
+    with log.open("ab") as messages:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, start_new_session=True
+        )

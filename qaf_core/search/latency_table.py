@@ -1,0 +1,288 @@
+"""How long each layer takes in each structure on this machine: measured once, kept, handed on as plain rows.
+
+Each distinct layer geometry becomes a few small INT8 models: the layer as it is, and its chain of links at
+several ranks, every tensor between two links on an 8-bit grid as in the exported network. ONNX Runtime turns
+each convolution into one integer operation, in the channels-last order it uses inside a whole network.
+
+Ranks are multiples of ``RANK_STEP`` where they reach it: on processors with wide vector instructions a CP
+rank of 134 took up to three times as long as one of 128.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qaf_core.deploy.runtime.measure_kit import (
+    describe_machine,
+    one_inference,
+    open_session,
+    summarise,
+    time_interleaved,
+)
+from qaf_core.errors import RunCancelled
+from qaf_core.factorization.structures import Rank, factor_shapes, input_positions, rank_for_ratio
+from qaf_core.files import write_file
+from qaf_core.network.plan.layer_info import FACTORIZED, LayerInfo
+from qaf_core.pipeline.events import RunEvent
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+# Raised whenever the measured models change: older rows are then not used.
+TABLE_VERSION = 2
+RATIOS = (1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
+RANK_STEP = 16
+ROUNDS = 50
+SECONDS_PER_GEOMETRY = 4.0
+
+OnRunEvent = Callable[[RunEvent], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkShape:
+    """One convolution or linear map of a chain; a linear map has a kernel of (1, 1) and no groups."""
+
+    outputs: int
+    inputs: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerGeometry:
+    """What a layer's time depends on besides its structure.
+
+    Attributes:
+        link: The layer itself.
+        linear: Whether it is a linear layer.
+        input_hw: Height and width a convolution reads; for a linear layer (rows, 1) per image.
+    """
+
+    link: LinkShape
+    linear: bool
+    input_hw: tuple[int, int]
+
+    @classmethod
+    def of(cls, info: LayerInfo) -> LayerGeometry | None:
+        """The geometry of an inventory row; None for what is not planned or never runs."""
+        if not info.planned or not info.calls:
+            return None
+        if info.kind == "linear":
+            rows = max(1, input_positions(info) // info.calls)
+            link = LinkShape(outputs=info.out_channels, inputs=info.in_channels)
+            return cls(link=link, linear=True, input_hw=(rows, 1))
+        if info.kind != "conv2d" or info.input_hw is None:
+            return None
+        link = LinkShape(
+            outputs=info.out_channels,
+            inputs=info.in_channels,
+            kernel=_pair(info.kernel),
+            stride=_pair(info.stride),
+            padding=_pair(info.padding),
+            dilation=_pair(info.dilation),
+            groups=info.groups,
+        )
+        return cls(link=link, linear=False, input_hw=_pair(info.input_hw))
+
+    @property
+    def key(self) -> str:
+        """A short name made from the content."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def chain(self, structure: str, rank: Rank) -> tuple[LinkShape, ...]:
+        """The links that take the layer's place, first to last."""
+        whole = self.link
+        spatial: dict[str, Any] = {
+            "kernel": whole.kernel,
+            "stride": whole.stride,
+            "padding": whole.padding,
+            "dilation": whole.dilation,
+        }
+        if structure == "cp" and isinstance(rank, int):
+            return (
+                LinkShape(outputs=rank, inputs=whole.inputs),
+                LinkShape(outputs=rank, inputs=rank, groups=rank, **spatial),
+                LinkShape(outputs=whole.outputs, inputs=rank),
+            )
+        if structure == "tucker2" and isinstance(rank, tuple):
+            return (
+                LinkShape(outputs=rank[1], inputs=whole.inputs),
+                LinkShape(outputs=rank[0], inputs=rank[1], **spatial),
+                LinkShape(outputs=whole.outputs, inputs=rank[0]),
+            )
+        if structure == "svd" and isinstance(rank, int):
+            return (
+                LinkShape(outputs=rank, inputs=whole.inputs, **spatial),
+                LinkShape(outputs=whole.outputs, inputs=rank),
+            )
+        return (whole,)
+
+
+def _pair(sizes: Sequence[int]) -> tuple[int, int]:
+    first, second = sizes
+    return first, second
+
+
+def list_candidates(info: LayerInfo, ratios: Sequence[float] = RATIOS) -> tuple[tuple[str, Rank], ...]:
+    """The structures and ranks worth timing for a layer, ``dense`` first.
+
+    Ranks are those of the parameter ratios, rounded to multiples of ``RANK_STEP`` where they reach it, each
+    once.
+    """
+    found: dict[tuple[str, Rank], None] = {("dense", None): None}
+    for structure in info.structures:
+        if structure in FACTORIZED:
+            for ratio in ratios:
+                rank = _rounded_rank(rank_for_ratio(info, structure, ratio), round)
+                if _holds_too_much(info, structure, rank):
+                    rank = _rounded_rank(rank_for_ratio(info, structure, ratio), math.floor)
+                found[structure, rank] = None
+    return tuple(found)
+
+
+def _holds_too_much(info: LayerInfo, structure: str, rank: Rank) -> bool:
+    return sum(math.prod(shape) for shape in factor_shapes(info, structure, rank)) > info.weight_numel
+
+
+def _rounded_rank(rank: Rank, rounding: Callable[[float], int]) -> Rank:
+    if isinstance(rank, tuple):
+        return (_near_multiple(rank[0], rounding), _near_multiple(rank[1], rounding))
+    return None if rank is None else _near_multiple(rank, rounding)
+
+
+def _near_multiple(rank: int, rounding: Callable[[float], int]) -> int:
+    return rank if rank < RANK_STEP else max(1, rounding(rank / RANK_STEP)) * RANK_STEP
+
+
+def measure_layer_table(
+    inventory: Sequence[LayerInfo],
+    *,
+    threads: int,
+    batch: int = 1,
+    ratios: Sequence[float] = RATIOS,
+    folder: Path,
+    on_event: OnRunEvent | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> list[dict[str, Any]]:
+    """Latency of every planned layer in every candidate structure, on this machine.
+
+    What has been measured under the same processor, ONNX Runtime, threads and batch is read from ``folder``;
+    every geometry is kept as soon as it is done, so that a stopped measurement goes on where it was.
+
+    Args:
+        inventory: The network.
+        threads: Threads of one operation.
+        batch: Images at a time.
+        ratios: Parameter ratios the ranks come from.
+        folder: Where tables are kept.
+        on_event: Called with ``stage`` events (stage ``latency``).
+        should_stop: Asked before each geometry.
+
+    Returns:
+        One row per layer and candidate: layer, structure, rank, median_ms, p5_ms, p95_ms, n, for all of the
+        layer's calls in one inference.
+
+    Raises:
+        RunCancelled: If stopped; what is done is kept.
+    """
+    path = _table_path(folder, threads, batch)
+    known = _read_table(path)
+    jobs = _jobs(inventory, ratios)
+    began = time.monotonic()
+    for index, (geometry, candidates) in enumerate(jobs.items()):
+        missing = [pair for pair in candidates if _candidate_key(geometry, *pair) not in known]
+        if should_stop is not None and should_stop():
+            raise RunCancelled
+        if on_event is not None:
+            message = f"Timing layers on this machine, {index + 1} of {len(jobs)} kinds"
+            data = {"stage": "latency", "fraction": index / len(jobs), "message": message}
+            on_event(RunEvent(kind="stage", data=data, elapsed_seconds=time.monotonic() - began))
+        if missing:
+            # Always with the dense form, so that what is compared was measured side by side.
+            together = dict.fromkeys([("dense", None), *candidates])
+            known |= _measure_geometry(geometry, tuple(together), threads, batch)
+            write_file(path, json.dumps({"version": TABLE_VERSION, "rows": known}).encode())
+    return list(_rows(inventory, ratios, known))
+
+
+def _jobs(
+    inventory: Sequence[LayerInfo], ratios: Sequence[float]
+) -> dict[LayerGeometry, tuple[tuple[str, Rank], ...]]:
+    """Distinct geometries and the candidates of the layers that have them."""
+    jobs: dict[LayerGeometry, tuple[tuple[str, Rank], ...]] = {}
+    for info in inventory:
+        geometry = LayerGeometry.of(info)
+        if geometry is not None:
+            both = (*jobs.get(geometry, ()), *list_candidates(info, ratios))
+            jobs[geometry] = tuple(dict.fromkeys(both))
+    return jobs
+
+
+def _rows(
+    inventory: Sequence[LayerInfo], ratios: Sequence[float], known: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    for info in inventory:
+        geometry = LayerGeometry.of(info)
+        if geometry is None:
+            continue
+        for structure, rank in list_candidates(info, ratios):
+            timed = known[_candidate_key(geometry, structure, rank)]
+            yield {
+                "layer": info.name,
+                "structure": structure,
+                "rank": list(rank) if isinstance(rank, tuple) else rank,
+                **{name: timed[name] * info.calls for name in ("median_ms", "p5_ms", "p95_ms")},
+                "n": timed["n"],
+            }
+
+
+def _measure_geometry(
+    geometry: LayerGeometry, candidates: Sequence[tuple[str, Rank]], threads: int, batch: int
+) -> dict[str, Any]:
+    import numpy as np
+
+    from qaf_core.search.layer_onnx import build_layer_model
+
+    generator = np.random.default_rng(0)
+    sessions: dict[str, onnxruntime.InferenceSession] = {}
+    for structure, rank in candidates:
+        chain = geometry.chain(structure, rank)
+        model = build_layer_model(chain, linear=geometry.linear, input_hw=geometry.input_hw, batch=batch)
+        sessions[_candidate_key(geometry, structure, rank)] = open_session(model, threads=threads)
+    given = next(iter(sessions.values())).get_inputs()[0]
+    images = generator.integers(0, 256, given.shape).astype(np.uint8)
+    runs = {key: one_inference(session, images) for key, session in sessions.items()}
+    times = time_interleaved(runs, rounds=ROUNDS, seconds=SECONDS_PER_GEOMETRY)
+    return {key: summarise(values).to_dict() for key, values in times.items()}
+
+
+def _candidate_key(geometry: LayerGeometry, structure: str, rank: Rank) -> str:
+    named = "x".join(map(str, rank)) if isinstance(rank, tuple) else str(rank or "")
+    return f"{geometry.key}/{structure}{named}"
+
+
+def _table_path(folder: Path, threads: int, batch: int) -> Path:
+    machine = describe_machine(threads)
+    described = [machine[name] for name in ("processor", "cpu_count", "onnxruntime", "threads")]
+    digest = hashlib.sha256(json.dumps([TABLE_VERSION, *described, batch]).encode()).hexdigest()
+    return folder / f"layers-{digest[:24]}.json"
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    """The rows kept at ``path``; none where there is no table or it is damaged."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        rows = told["rows"] if told["version"] == TABLE_VERSION else {}
+        return {key: row for key, row in rows.items() if {"median_ms", "p5_ms", "p95_ms", "n"} <= row.keys()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,56 @@
+"""Calibration and evaluation never see the same picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qaf_core.data.images.image_set import ImageSet
+from qaf_core.data.images.split import Choice, calibration_count, describe_split, told_apart
+from qaf_core.errors import DataError
+
+
+def images(levels: list[int], name: str = "parts") -> ImageSet:
+    pixels = np.array(levels, np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    return ImageSet(name=name, images=pixels, labels=np.zeros(len(levels), np.int64), classes=("a", "b"))
+
+
+@given(st.integers(2, 500), st.integers(0, 5), st.one_of(st.none(), st.integers(1, 600)))
+def test_the_parts_are_disjoint_whatever_the_seed_and_limit(count: int, seed: int, limit: int | None) -> None:
+    parts = {
+        split: set(Choice(split=split, limit=limit, seed=seed, shared=True).among(count, "x")[0].tolist())
+        for split in ("calibration", "evaluation")
+    }
+    assert not parts["calibration"] & parts["evaluation"]
+    whole = calibration_count(count)
+    assert len(parts["calibration"]) == min(whole, limit or whole)
+    assert len(parts["evaluation"]) == min(count - whole, limit or count)
+    if limit is None:
+        assert parts["calibration"] | parts["evaluation"] == set(range(count))
+
+
+def test_copies_of_evaluation_images_do_not_calibrate() -> None:
+    evaluation, calibration = told_apart(images([1, 2, 3]), images([3, 4, 1, 5]), "given separately")
+    assert evaluation.read(range(3))[:, 0, 0, 0].tolist() == [1, 2, 3]
+    assert calibration.read(range(2))[:, 0, 0, 0].tolist() == [4, 5]
+    assert evaluation.split == (
+        "2 images calibrate, 3 others evaluate: given separately, no image in both; "
+        "2 copies of evaluation images left out."
+    )
+    assert calibration.split == evaluation.split
+
+
+def test_the_same_images_twice_are_refused() -> None:
+    with pytest.raises(DataError, match="every calibration image is also an evaluation image; got 2 images"):
+        told_apart(images([1, 2, 3]), images([2, 1]), "given separately")
+
+
+def test_the_split_is_told_in_one_sentence() -> None:
+    assert describe_split(1500, 500, "split by seed 17") == (
+        "500 images calibrate, 1,500 others evaluate: split by seed 17, no image in both."
+    )
+    assert describe_split(5, 4, "given separately", copies=1).endswith(
+        "; 1 copy of evaluation images left out."
+    )

@@ -1,0 +1,40 @@
+"""Networks without weights: the same shapes, nothing drawn, and constructors that compute still run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.weightless import Weightless
+from qaf_core.network.plan.layer_info import take_inventory
+
+
+class DropRates(nn.Module):
+    """Reads values while it is made, as many networks do for stochastic depth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rates = [rate.item() for rate in torch.linspace(0, 0.2, 3)]
+        self.layers = nn.Sequential(*(nn.Linear(4, 4) for _ in self.rates))
+
+
+def test_only_the_weights_are_missing() -> None:
+    with Weightless():
+        model = DropRates()
+        given = torch.empty(3, device="cpu")
+    assert model.rates == pytest.approx([0.0, 0.1, 0.2])
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert given.device.type == "cpu"
+    assert not torch.empty(3).is_meta
+
+
+@pytest.mark.parametrize("name", ["regnet_y_400mf", "vit_b_16", "mobilenet_v3_small"])
+def test_a_network_without_weights_has_the_same_layers(name: str) -> None:
+    with Weightless():
+        weightless = torchvision.models.get_model(name, weights=None)
+    assert sum(parameter.is_meta for parameter in weightless.parameters()) > 50
+    model = capture(torchvision.models.get_model(name, weights=None), (3, 224, 224), prove=False)
+    assert take_inventory(weightless, (3, 224, 224)) == take_inventory(model, (3, 224, 224))

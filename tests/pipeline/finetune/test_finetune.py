@@ -1,0 +1,224 @@
+"""Fine-tuning: the outputs come closer to the original's, never further away, and a stop keeps the best."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qaf_core.errors import DataError, PlanError
+from qaf_core.factorization.options import SolverOptions
+from qaf_core.network.modules.quantized import FactorizedLayer
+from qaf_core.network.plan.layer_info import take_inventory
+from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.pipeline.compress.compress import CompressOptions, compress_network
+from qaf_core.pipeline.divergence import divergence
+from qaf_core.pipeline.finetune import finetune
+from qaf_core.pipeline.finetune.finetune import FinetunePoint, finetune_network, mixed, varied
+from qaf_core.pipeline.finetune.options import FinetuneOptions
+
+SHAPE = (3, 8, 8)
+QUICK = CompressOptions(solver=SolverOptions(start_iterations=10, iterations=1, rounding_rounds=2))
+
+
+def images(count: int = 256, seed: int = 0) -> Tensor:
+    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def networks() -> tuple[nn.Module, nn.Module]:
+    """An original and its compressed form, rounded coarsely and not fitted."""
+    torch.manual_seed(0)
+    original = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 4),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        original[-1].weight.mul_(20.0)
+    inventory = take_inventory(original, SHAPE)
+    plan = plan_for_ratio(inventory, model="test/net", ratio=2.0, bits=3, activation_bits=8)
+    options = CompressOptions(solver=QUICK.solver, output_fit=False)
+    found = compress_network(original, plan, inventory, calibration=images(128), options=options)
+    return original, found.model
+
+
+def damaged(model: nn.Module) -> nn.Module:
+    """A copy whose channels are out of scale by up to a quarter, which learning can make good."""
+    copied, generator = copy.deepcopy(model), torch.Generator().manual_seed(3)
+    for chain in copied.modules():
+        if isinstance(chain, FactorizedLayer):
+            for link in chain.chain:
+                link.scales.mul_(0.8 + 0.45 * torch.rand(link.scales.shape, generator=generator))
+    return copied
+
+
+def codes(model: nn.Module) -> list[Tensor]:
+    chains = [part for part in model.modules() if isinstance(part, FactorizedLayer)]
+    return [link.codes.clone() for chain in chains for link in chain.chain]
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def with_other_codes(model: nn.Module) -> nn.Module:
+    """A copy in which one code in ten of three bits is one step off."""
+    copied, generator = copy.deepcopy(model), torch.Generator().manual_seed(3)
+    for chain in copied.modules():
+        for link in chain.chain if isinstance(chain, FactorizedLayer) else ():
+            if link.bits == 3:
+                moved, up = (torch.rand(link.codes.shape, generator=generator) for _ in range(2))
+                steps = (moved < 0.1) * torch.where(up < 0.5, 1, -1)
+                link.codes.copy_((link.codes + steps).clamp(-4, 3))
+    return copied
+
+
+@pytest.mark.parametrize(
+    ("trains", "damage", "epochs"), [("scales", damaged, 40), ("codes", with_other_codes, 80)]
+)
+def test_damage_is_made_good_on_unseen_images_too(
+    networks: tuple[nn.Module, nn.Module], trains: str, damage: Callable[[nn.Module], nn.Module], epochs: int
+) -> None:
+    """The network as it was is the original here, so that everything can be learnt back."""
+    original = networks[1]
+    model = damage(original)
+    unseen, before_codes = [images(200, seed=9)], codes(model)
+    before = divergence(original, model, unseen)
+    points: list[FinetunePoint] = []
+    options = FinetuneOptions(trains=trains, epochs=epochs, time_limit_seconds=None)
+    found = finetune_network(original, model, images(), options, on_point=points.append)
+    assert found.after < 0.3 * found.before
+    assert divergence(original, model, unseen) < 0.3 * before
+    same = all(torch.equal(new, old) for new, old in zip(codes(model), before_codes, strict=True))
+    assert same == (trains == "scales")
+    assert [point.epoch for point in points] == list(range(epochs + 1))
+    assert points[0].loss is None
+    assert points[0].held_back == pytest.approx(found.before)
+    assert found.after in [pytest.approx(point.held_back) for point in points]
+    assert [point.best for point in points] == sorted((point.best for point in points), reverse=True)
+    assert found.status == "completed"
+
+
+def test_the_network_is_left_in_the_best_state(networks: tuple[nn.Module, nn.Module]) -> None:
+    original, model = networks[0], copy.deepcopy(networks[1])
+    found = finetune_network(original, model, images(), FinetuneOptions(epochs=4))
+    _, jury = finetune._split(images())
+    assert jury.verdict(original, model).mean == pytest.approx(found.after, rel=1e-3)
+    assert jury.verdict(original, model).plain <= jury.verdict(original, networks[1]).plain
+
+
+def test_a_network_that_only_gets_worse_stays_to_the_last_bit(
+    networks: tuple[nn.Module, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetune, "GAIN_RATE", 50.0)
+    original, model = networks[0], copy.deepcopy(networks[1])
+    before = state(model)
+    found = finetune_network(original, model, images(), FinetuneOptions(epochs=3))
+    assert found.best_epoch == 0
+    assert found.after == found.before
+    after = state(model)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_stop_keeps_the_best_so_far(networks: tuple[nn.Module, nn.Module]) -> None:
+    original, model = networks[0], damaged(networks[1])
+    points: list[FinetunePoint] = []
+    found = finetune_network(
+        original, model, images(), FinetuneOptions(epochs=50),
+        on_point=points.append, should_stop=lambda: len(points) > 3,
+    )  # fmt: skip
+    assert found.status == "cancelled"
+    assert found.epochs == 3
+    assert found.best_epoch >= 1
+    assert found.after == pytest.approx(min(point.held_back for point in points))
+
+
+def test_a_time_limit_ends_it_with_a_low_rate(networks: tuple[nn.Module, nn.Module]) -> None:
+    original, model = networks[0], copy.deepcopy(networks[1])
+    points: list[FinetunePoint] = []
+    options = FinetuneOptions(epochs=100_000, time_limit_seconds=1.0)
+    found = finetune_network(original, model, images(), options, on_point=points.append)
+    assert found.status == "time_limit"
+    assert found.seconds < 5.0
+    assert points[-1].fraction > 0.4  # the learning rate falls by the clock, not by the passes
+
+
+def test_the_same_seed_gives_the_same_network(networks: tuple[nn.Module, nn.Module]) -> None:
+    first, second, third = (copy.deepcopy(networks[1]) for _ in range(3))
+    for model, seed in ((first, 0), (second, 0), (third, 1)):
+        options = FinetuneOptions(epochs=2, seed=seed, time_limit_seconds=None)
+        finetune_network(networks[0], model, images(128), options)
+    assert all(torch.equal(new, state(second)[name]) for name, new in state(first).items())
+    assert any(not torch.equal(new, state(third)[name]) for name, new in state(first).items())
+
+
+def test_neither_original_nor_images_change(networks: tuple[nn.Module, nn.Module]) -> None:
+    original, given = networks[0], images(64)
+    before, pictures = state(original), given.clone()
+    finetune_network(original, copy.deepcopy(networks[1]), given, FinetuneOptions(epochs=1))
+    assert all(torch.equal(before[name], value) for name, value in state(original).items())
+    assert torch.equal(given, pictures)
+    assert not any(parameter.grad is not None for parameter in original.parameters())
+
+
+def test_normalisations_beside_the_chains_are_learnt_and_keep_their_flags(
+    networks: tuple[nn.Module, nn.Module],
+) -> None:
+    model = copy.deepcopy(networks[1])
+    norm = model.get_submodule("3")
+    norm.requires_grad_(False)
+    before = norm.get_parameter("weight").detach().clone()
+    found = finetune_network(networks[0], model, images(), FinetuneOptions(epochs=3))
+    assert found.best_epoch > 0
+    assert not torch.equal(norm.get_parameter("weight"), before)
+    assert not any(parameter.requires_grad for parameter in norm.parameters())
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"trains": "weights"}, "scales or codes"),
+        ({"epochs": 0}, "at least 1"),
+        ({"epochs": True}, "at least 1"),
+        ({"time_limit_seconds": 0.0}, "above 0"),
+        ({"time_limit_seconds": float("nan")}, "above 0"),
+    ],
+)
+def test_options_out_of_range_are_refused(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(PlanError, match=said):
+        FinetuneOptions(**fields)
+
+
+def test_one_image_is_too_few(networks: tuple[nn.Module, nn.Module]) -> None:
+    with pytest.raises(DataError, match="too few images"):
+        finetune_network(networks[0], copy.deepcopy(networks[1]), images(1))
+    found = finetune_network(networks[0], copy.deepcopy(networks[1]), images(2), FinetuneOptions(epochs=1))
+    assert found.after <= found.before
+
+
+@pytest.mark.parametrize("change", [varied, mixed])
+def test_changed_images_are_made_of_the_given_ones(change: Callable[..., Tensor]) -> None:
+    given = images(16)
+    first, second = (change(given, torch.Generator().manual_seed(seed)) for seed in (0, 0))
+    assert torch.equal(first, second)
+    assert first.shape == given.shape
+    assert not torch.equal(first, given)
+    assert float(first.max()) <= float(given.max())
+    assert float(first.min()) >= float(given.min())
+
+
+def test_varied_images_are_moved_or_mirrored_only() -> None:
+    """Columns of an image that holds its own column number tell how far it went."""
+    given = torch.arange(16.0).expand(64, 1, 16, 16)
+    moved = varied(given, torch.Generator().manual_seed(0))
+    for image in moved:
+        row = image[0, 0]
+        steps = row.diff()
+        assert set(steps.tolist()) <= {0.0, 1.0} or set(steps.tolist()) <= {0.0, -1.0}
+        assert int((steps == 0).sum()) <= 2
+        assert torch.equal(image[0], row.expand(16, 16))

@@ -1,0 +1,175 @@
+"""A finished run measured: all models, layers, memory, accuracy, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from qaf_core.cli import main
+from qaf_core.errors import ModelError, RunCancelled, WorkspaceError
+from qaf_core.pipeline.events import RunEvent
+from qaf_core.runs.jobs.exported_models import FOLDER, MODEL_NAMES, STAMP, prepare_models
+from qaf_core.runs.jobs.latency import measure_run, read_latency, tell_verdict
+from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.store import Store
+
+Run = tuple[Path, str]
+
+
+def test_a_run_is_measured_and_the_result_kept(finished_run: Run) -> None:
+    workspace, run_id = finished_run
+    events: list[RunEvent] = []
+    with Store(workspace) as store:
+        result = measure_run(store, run_id, threads=1, rounds=20, images=60, on_event=events.append)
+        kept, record = read_latency(store.run_folder(run_id)), store.run(run_id)
+    assert kept == json.loads(json.dumps(result))
+    assert set(result["latencies"]) == set(MODEL_NAMES)
+    assert all(0 < row["p5_ms"] <= row["median_ms"] <= row["p95_ms"] for row in result["latencies"].values())
+    assert {row["n"] for row in result["latencies"].values()} == {20}
+    assert result["ratios"]["dense_int8"]["value"] == 1.0
+    assert result["ratios"]["factorized_int8"] == result["ratio_to_dense_int8"]
+    assert set(result["ratios"]) == set(MODEL_NAMES)
+    assert 0.9 < result["accuracy"]["factorized_int8"]["agreement_with_exact"] <= 1.0
+    assert all(value > 0 for value in result["peak_memory_bytes"].values())
+    assert result["size_bytes"]["dense_int8"] < result["size_bytes"]["original_fp32"]
+    energy = result["energy"]
+    assert energy["modelled"]["original"] > energy["modelled"]["compressed"] > 0
+    assert "not measured" in energy["modelled"]["source"]
+    assert bool(energy["reason"]) != bool(energy["joules"])
+    accuracy = result["accuracy"]
+    assert accuracy["original_fp32"]["drop"] == 0.0
+    assert accuracy["factorized_int8"]["value"] > 0.9
+    assert accuracy["factorized_int8"]["n"] == 60
+    rows = {row["layer"]: row for row in result["layers"]}
+    assert list(rows)[:-1] == ["features.0", "features.3", "features.7", "classifier.0", "classifier.2"]
+    assert isinstance(rows["features.7"]["slower_than_dense"], bool)
+    assert rows["features.0"]["slower_than_dense"] is None
+    for name in ("original_fp32_ms", "dense_int8_ms", "factorized_int8_ms"):
+        assert all(row[name] > 0 for row in rows.values()), name  # every layer is found in every model
+    assert [event.data["fraction"] for event in events] == pytest.approx([i / 6 for i in range(6)])
+    rows_here = [row["model"] for row in record.latencies if row["source"] == "this machine"]
+    assert sorted(rows_here) == sorted(MODEL_NAMES)
+
+
+def test_models_for_any_processor_have_a_folder_of_their_own(
+    finished_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, run_id = finished_run
+    for name in ("qaf_core.deploy.runtime.target", "qaf_core.runs.jobs.exported_models"):
+        monkeypatch.setattr(f"{name}.saturates_products", lambda: False)
+    with Store(workspace) as store:
+        here, anywhere = (prepare_models(store, run_id, target=target).paths for target in ("this", "any"))
+        for name in ("qaf_core.deploy.runtime.target", "qaf_core.runs.jobs.exported_models"):
+            monkeypatch.setattr(f"{name}.saturates_products", lambda: True)
+        moved = prepare_models(store, run_id).paths  # to a processor that cuts products off
+    assert here["dense_int8"].parent != anywhere["dense_int8"].parent
+    assert moved["dense_int8"] == here["dense_int8"]
+    largest = {}
+    for key, path in (("any", anywhere["dense_int8"]), ("moved", moved["dense_int8"])):
+        held = [row for row in onnx.load(path).graph.initializer if row.data_type == onnx.TensorProto.INT8]
+        largest[key] = max(int(abs(numpy_helper.to_array(row).astype(int)).max()) for row in held)
+    assert largest == {"any": 64, "moved": 64}
+
+
+def test_models_are_written_once(finished_run: Run) -> None:
+    workspace, run_id = finished_run
+    with Store(workspace) as store:
+        first = prepare_models(store, run_id)
+        written = {path: path.stat().st_mtime_ns for path in first.paths.values()}
+        assert {
+            path: path.stat().st_mtime_ns for path in prepare_models(store, run_id).paths.values()
+        } == written
+        folder = store.run_folder(run_id) / FOLDER
+        (folder / STAMP).write_text("{", encoding="utf-8")
+        again = prepare_models(store, run_id)
+    assert all(again.paths[name].stat().st_mtime_ns > written[first.paths[name]] for name in again.paths)
+
+
+def test_the_command_tells_models_layers_and_a_verdict(
+    finished_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace, run_id = finished_run
+    place = ("--workspace", str(workspace), "--threads", "1", "--images", "0", "--seconds", "1")
+    assert main(["latency", run_id, *place]) == 0
+    out = capsys.readouterr().out
+    assert "dense INT8" in out
+    assert "factorized, int8-fast over dense INT8: " in out
+    assert "factorized, int8 (exact) over dense INT8: " in out
+    assert "The fast file (int8-fast) is " in out
+    assert "The exact file (int8) is " in out
+    assert "features.7" in out
+    assert main(["latency", run_id, *place, "--batch", "2", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["batch"], told["run_id"], told["accuracy"]) == (2, run_id, {})
+
+
+def test_a_run_shows_its_measured_speed(finished_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    workspace, run_id = finished_run
+    with Store(workspace) as store:
+        result = measure_run(store, run_id, threads=1, rounds=5, images=0)
+    assert main(["show", run_id, "--workspace", str(workspace)]) == 0
+    out = capsys.readouterr().out
+    assert f"speed, this machine, {result['machine']['processor']}, 1 threads:" in out
+    assert "factorized, int8-fast over dense INT8: " in out
+    assert result["verdict"] in out
+
+
+def test_runs_and_numbers_that_cannot_be_measured_are_told(store: Store, finished_run: Run) -> None:
+    queued = store.create_run(RunRequest(model="digits/cnn"))
+    with pytest.raises(WorkspaceError, match="no compressed network"):
+        measure_run(store, queued, threads=1)
+    for name in ("threads", "batch", "rounds"):
+        with pytest.raises(WorkspaceError, match=f"{name} out of range"):
+            measure_run(store, queued, **{"threads": 1, name: 0})
+    workspace, run_id = finished_run
+    with Store(workspace) as other:
+        with pytest.raises(RunCancelled):
+            measure_run(other, run_id, threads=1, should_stop=lambda: True)
+        models = prepare_models(other, run_id)
+    object.__setattr__(models, "any_batch", False)
+    models.check_batch(1)
+    with pytest.raises(ModelError, match="one image at a time"):
+        models.check_batch(2)
+
+
+def test_a_damaged_or_missing_measurement_is_none(tmp_path: Path) -> None:
+    assert read_latency(tmp_path) is None
+    for content in ("{", "[]", '{"schema_version": 99}'):
+        (tmp_path / "latency.json").write_text(content, encoding="utf-8")
+        assert read_latency(tmp_path) is None
+
+
+def ratio(value: float, low: float, high: float) -> dict[str, dict[str, float]]:
+    return {"factorized_int8": {"value": value, "low": low, "high": high}}
+
+
+def test_the_verdict_names_the_file_a_slower_one_and_its_slower_layers() -> None:
+    rows: list[dict[str, Any]] = [
+        {"layer": "a", "slower_than_dense": True},
+        {"layer": "b", "slower_than_dense": False},
+        {"layer": "c", "slower_than_dense": None},
+    ]
+    told = tell_verdict(ratio(1.4, 1.3, 1.5), rows)
+    assert told.startswith("The fast file (int8-fast) is slower than dense INT8: it takes 1.40 times")
+    assert told.endswith("In the fast file slower than those they replace: a.")
+    assert "is faster than dense INT8: it takes 0.50 times" in tell_verdict(ratio(0.5, 0.4, 0.6))
+    assert "is as fast as dense INT8" in tell_verdict(ratio(1.0, 0.9, 1.1))
+    assert tell_verdict(ratio(1.0, 0.9, 1.1), rows[2:]).endswith("No layer is factorized.")
+    many = [{"layer": f"l{i}", "slower_than_dense": True} for i in range(8)]
+    assert "l4 and 3 more." in tell_verdict(ratio(1.4, 1.3, 1.5), many)
+
+
+def test_the_verdict_speaks_of_both_files_and_of_what_the_fast_one_changes() -> None:
+    both = {**ratio(0.5, 0.4, 0.6), "factorized_int8_exact": {"value": 1.2, "low": 1.1, "high": 1.3}}
+    told = tell_verdict(both)
+    assert "The fast file (int8-fast) is faster than dense INT8: it takes 0.50 times" in told
+    assert "The exact file (int8) is slower than dense INT8: it takes 1.20 times" in told
+    near, far = ({"factorized_int8": {"agreement_with_exact": share}} for share in (0.999, 0.98))
+    assert tell_verdict(both, accuracy=near).endswith("agree with the evaluated network's to 99.9%.")
+    assert tell_verdict(both, accuracy=far).endswith("to 98.0%: too little for qaf export, unless forced.")
+    assert "Nothing can be said" in tell_verdict({})

@@ -1,0 +1,128 @@
+"""The automatic plan from a model's name to its plan, by the command line too."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import save_file
+
+from qaf_core.cli import main
+from qaf_core.data.models.catalogue import build_model, find_model
+from qaf_core.errors import PlanError, RunCancelled
+from qaf_core.network.plan.rules import Plan
+from qaf_core.runs.jobs import search
+from qaf_core.runs.jobs.search import TABLE_FOLDER, AutoRequest, make_auto_plan, ratios_from
+from qaf_core.runs.store.request import RunRequest
+from qaf_core.search.latency_table import RATIOS
+from qaf_core.search.selection import Selection
+
+DIGITS = RunRequest(model="digits/cnn")
+
+
+def test_the_command_makes_a_plan_that_can_be_compressed_with(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "plan.json"
+    options = (
+        "--structure", "auto", "--bits", "6", "--error-bound", "0.6", "--answer-bound", "0.3",
+        "--threads", "1",
+    )  # fmt: skip
+    assert main(["plan", "digits/cnn", *options, "--out", str(file), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["plan"] == json.loads(file.read_text(encoding="utf-8"))
+    names = [choice["name"] for choice in told["choices"]]
+    assert names == ["features.3", "features.7", "classifier.0"]
+    for choice in told["choices"]:
+        assert choice["candidates"][0]["latency_ms"] <= choice["latency_ms"] <= choice["dense_ms"]
+        assert sum(candidate["verdict"] == "chosen" for candidate in choice["candidates"]) == 1
+    assert list((workspace / TABLE_FOLDER).glob("layers-*.json"))
+    assert Plan.from_json(file.read_text(encoding="utf-8")).layer("features.0").structure == "dense"
+    # What was timed and solved before is found again: now as a table, and as the plan of a run.
+    assert main(["plan", "digits/cnn", *options]) == 0
+    printed = capsys.readouterr().out
+    assert "output error" in printed
+    assert told["answers"]["images"] == 350
+    changed = told["answers"]["changed"]
+    if changed is not None:  # on a busy machine nothing may be faster
+        assert changed <= 0.3 + told["answers"]["changed_by_dense"]
+        assert f"{100 * changed:.1f} % as planned" in printed
+    assert main(["compress", "digits/cnn", *options, "--images", "40", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"] == told["plan"]
+
+
+def test_other_structures_are_planned_by_rule(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "digits/cnn", "--structure", "cp", "--ratio", "2", "--bits", "4", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {row["structure"] for row in told["plan"]["layers"]} == {"dense", "cp", "svd"}
+    assert told["choices"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "how many bits"),
+        (("--bits", "4", "--error-bound", "2"), "error bound out of range"),
+        (("--bits", "4", "--answer-bound", "0"), "answer bound out of range"),
+        (("--bits", "9"), "weight bits"),
+        (("--bits", "4", "--ratio", "0.5"), "ratio out of range"),
+        (("--bits", "4", "--structure", "pyramid", "--ratio", "2"), "unknown structure"),
+        (("--bits", "4", "--threads", "0"), "threads"),
+    ],
+)
+def test_bad_options_are_one_line(
+    workspace: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], message: str
+) -> None:
+    assert main(["plan", "digits/cnn", *options]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    assert message in told.err
+
+
+def test_numbers_out_of_range_are_refused_before_anything_is_loaded(workspace: Path) -> None:
+    for changes in ({"threads": 0}, {"batch": 0}, {"least_ratio": 0.5}):
+        with pytest.raises(PlanError):
+            make_auto_plan(AutoRequest(run=DIGITS, **changes), workspace)  # type: ignore[arg-type]
+    with pytest.raises(RunCancelled):
+        make_auto_plan(AutoRequest(run=DIGITS, threads=1), workspace, should_stop=lambda: True)
+
+
+def test_a_least_ratio_leaves_the_larger_ones() -> None:
+    assert ratios_from(None) == RATIOS
+    assert ratios_from(3.5)[:2] == (3.5, 4.0)
+    assert min(ratios_from(2.0)) == 2.0
+    assert ratios_from(2.0).count(2.0) == 1
+
+
+def test_other_weights_or_images_are_judged_anew(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[list[Any]] = []
+
+    def keep(selection: Selection, *given: Any, **_: Any) -> Selection:
+        told.append(given[-1])
+        return selection
+
+    monkeypatch.setattr(search, "choose_as_a_whole", keep)
+    state = build_model(find_model("digits/cnn")).state_dict()
+    last = list(state)[-1]  # behind all layers that are judged
+    weights = tmp_path / "another_head.safetensors"
+    save_file({**state, last: state[last] + 1.0}, weights)
+    others = tmp_path / "others.npz"
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 1), dtype=np.uint8)
+    np.savez(others, x=pixels, y=np.arange(64) % 10)
+    runs = (
+        DIGITS, DIGITS, replace(DIGITS, weights=str(weights)), replace(DIGITS, calibration=str(others))
+    )  # fmt: skip
+    for run in runs:
+        make_auto_plan(AutoRequest(run=run, error_bound=0.001, threads=1), workspace)
+    first, again, head, images = told
+    assert first == again
+    assert first != head
+    assert first != images
+    assert head != images

@@ -1,0 +1,253 @@
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from qaf_core.errors import DataError, PlanError, QafError, WorkspaceError
+from qaf_core.pipeline.events import RunEvent
+from qaf_core.runs.store import schema
+from qaf_core.runs.store.request import METHODS, RunRequest
+from qaf_core.runs.store.store import DATABASE_NAME, Store
+
+REQUEST = RunRequest(model="digits/cnn", plan={"layers": []}, name="first")
+
+
+def dead_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_run_goes_from_queued_to_running_to_completed(store: Store) -> None:
+    run_id = store.create_run(REQUEST)
+    assert store.run(run_id).status == "queued"
+    assert store.claim_next(pid=os.getpid()) == run_id
+    assert store.run(run_id).status == "running"
+    store.put_layer(run_id, 0, {"name": "conv1", "relative_error": 0.1}, {"histograms": {}})
+    store.finish(run_id, "completed", {"drop": 0.01, "drop_ci95": [0.0, 0.02], "cost": {"params": 5}})
+    record = store.run(run_id)
+    assert record.status == "completed"
+    assert record.is_final
+    assert record.request == REQUEST
+    assert record.drop_ci95 == (0.0, 0.02)
+    assert record.layers[0]["relative_error"] == 0.1
+    assert record.created_at <= record.started_at <= record.finished_at
+    assert store.layer_details(run_id, "conv1") == {"histograms": {}}
+    assert store.layer_details(run_id, "none") == {}
+
+
+def test_ids_are_safe_in_urls_and_lists_are_newest_first(store: Store) -> None:
+    ids = [store.create_run(REQUEST) for _ in range(3)]
+    other = store.create_run(RunRequest(model="inspection/vgg"))
+    assert all(run_id.replace("-", "").isalnum() for run_id in ids)
+    assert [record.id for record in store.list_runs("digits/cnn")] == ids[::-1]
+    assert store.list_runs()[0].id == other
+
+
+def test_only_one_run_is_claimed_while_its_process_lives(store: Store) -> None:
+    first, second = store.create_run(REQUEST), store.create_run(REQUEST)
+    assert store.claim_next(os.getpid()) == first
+    assert store.claim_next(os.getpid()) is None
+    store.finish(first, "completed", {})
+    assert store.claim_next(os.getpid()) == second
+
+
+def test_claims_are_atomic_between_connections(workspace: Path) -> None:
+    with Store(workspace) as opened:
+        run_id = opened.create_run(REQUEST)
+    claims: list[str | None] = []
+
+    def claim() -> None:
+        with Store(workspace) as own:
+            claims.append(own.claim_next(os.getpid()))
+
+    threads = [threading.Thread(target=claim) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert claims.count(run_id) == 1
+    assert claims.count(None) == 7
+
+
+def test_runs_of_dead_processes_become_interrupted(store: Store) -> None:
+    lost = store.create_run(REQUEST, pid=dead_process())
+    alive = store.create_run(REQUEST, pid=os.getpid())
+    assert store.mark_interrupted() == (lost,)
+    record = store.run(lost)
+    assert record.status == "interrupted"
+    assert record.error is not None
+    assert store.run(alive).status == "running"
+
+
+def test_a_dead_process_does_not_block_the_queue(store: Store) -> None:
+    store.create_run(REQUEST, pid=dead_process())
+    queued = store.create_run(REQUEST)
+    assert store.claim_next(os.getpid()) == queued
+
+
+def test_stopping_a_queued_run_cancels_it_at_once(store: Store) -> None:
+    run_id = store.create_run(REQUEST)
+    assert store.request_cancel(run_id)
+    assert store.run(run_id).status == "cancelled"
+    assert not store.request_cancel(run_id)
+    assert store.claim_next(os.getpid()) is None
+
+
+def test_stopping_a_running_run_leaves_a_request(store: Store) -> None:
+    run_id = store.create_run(REQUEST, pid=os.getpid())
+    assert not store.cancel_requested(run_id)
+    assert store.request_cancel(run_id)
+    assert store.run(run_id).status == "running"
+    assert store.cancel_requested(run_id)
+
+
+def test_an_ended_run_keeps_its_end(store: Store) -> None:
+    run_id = store.create_run(REQUEST)
+    store.finish(run_id, "completed", {"drop": 0.5})
+    store.finish(run_id, "failed", error="too late")
+    assert store.run(run_id).status == "completed"
+    assert store.run(run_id).drop == 0.5
+    with pytest.raises(WorkspaceError, match="not a status to end with"):
+        store.finish(run_id, "running")
+
+
+def test_events_come_back_in_order_and_filtered(store: Store) -> None:
+    run_id, other = store.create_run(REQUEST), store.create_run(REQUEST)
+    store.append_event(run_id, RunEvent(kind="stage", data={"stage": "loading"}))
+    store.append_event(other, RunEvent(kind="stage", data={"stage": "loading"}))
+    for layer in ("a", "b"):
+        for iteration in range(3):
+            event = RunEvent(
+                kind="iteration", layer=layer, data={"iteration": iteration}, elapsed_seconds=0.5
+            )
+            store.append_event(run_id, event)
+    everything = store.events_since(run_id)
+    assert [stored.event.kind for stored in everything] == ["stage"] + ["iteration"] * 6
+    assert all(a.seq < b.seq for a, b in pairwise(everything))
+    assert len(store.events_since(run_id, everything[3].seq)) == 3
+    of_b = store.events_since(run_id, 0, kinds=("iteration",), layer="b")
+    assert [stored.event.data["iteration"] for stored in of_b] == [0, 1, 2]
+    assert of_b[0].event.elapsed_seconds == 0.5
+    assert store.events_since(run_id, kinds=()) == ()
+
+
+def test_one_store_serves_several_threads(store: Store) -> None:
+    run_id = store.create_run(REQUEST)
+
+    def append() -> None:
+        for _ in range(50):
+            store.append_event(run_id, RunEvent(kind="stage"))
+
+    threads = [threading.Thread(target=append) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(store.events_since(run_id)) == 200
+
+
+def test_an_unknown_run_is_told(store: Store) -> None:
+    with pytest.raises(WorkspaceError, match="no such run; got nowhere"):
+        store.run("nowhere")
+
+
+def test_a_workspace_that_is_a_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("here")
+    with pytest.raises(WorkspaceError, match="cannot be written to.*--workspace"):
+        Store(path / "below")
+    with pytest.raises(WorkspaceError, match="cannot be written to"):
+        Store(path)
+
+
+def test_a_damaged_store_is_told_with_the_remedy(workspace: Path) -> None:
+    workspace.mkdir()
+    (workspace / DATABASE_NAME).write_bytes(b"not a database, " * 512)
+    with pytest.raises(WorkspaceError, match="damaged.*move runs.sqlite away"):
+        Store(workspace)
+
+
+def test_a_damaged_run_is_told(store: Store, workspace: Path) -> None:
+    run_id = store.create_run(REQUEST)
+    with sqlite3.connect(workspace / DATABASE_NAME) as connection:
+        connection.execute("UPDATE runs SET request = '{' WHERE id = ?", (run_id,))
+    connection.close()
+    with pytest.raises(WorkspaceError, match=f"damaged; got {run_id}"):
+        store.run(run_id)
+
+
+def test_a_newer_store_is_refused(workspace: Path) -> None:
+    Store(workspace).close()
+    with sqlite3.connect(workspace / DATABASE_NAME) as connection:
+        connection.execute("UPDATE schema_version SET version = 999")
+    connection.close()
+    with pytest.raises(WorkspaceError, match="newer version"):
+        Store(workspace)
+
+
+def test_an_older_store_is_migrated_step_by_step(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store(workspace) as opened:
+        run_id = opened.create_run(REQUEST)
+    now = schema.SCHEMA_VERSION
+    steps: list[int] = []
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", now + 2)
+    monkeypatch.setitem(schema.MIGRATIONS, now, lambda _: steps.append(now))
+    monkeypatch.setitem(
+        schema.MIGRATIONS,
+        now + 1,
+        lambda connection: (
+            steps.append(now + 1),
+            connection.execute("ALTER TABLE runs ADD COLUMN note TEXT"),
+        ),
+    )
+    for _ in range(2):
+        with Store(workspace) as opened:
+            assert opened.run(run_id).request == REQUEST
+    assert steps == [now, now + 1]
+
+
+def test_worker_states_hold_live_processes_only(store: Store) -> None:
+    store.put_worker(os.getpid(), "starting")
+    store.put_worker(os.getpid(), "ready")
+    store.put_worker(dead_process(), "ready")
+    assert store.worker_states() == {os.getpid(): "ready"}
+    store.remove_worker(os.getpid())
+    assert store.worker_states() == {}
+
+
+def test_the_default_workspace_follows_the_environment(workspace: Path) -> None:
+    with Store() as opened:
+        assert opened.workspace == workspace
+
+
+def test_requests_survive_json_and_forget_unknown_fields() -> None:
+    request = RunRequest(
+        model="digits/cnn", plan={"a": 1}, images=10, method="paper", seed=3, weights="w.safetensors"
+    )
+    assert RunRequest.from_json(request.to_json()) == request
+    extended = {**json.loads(request.to_json()), "later": True}
+    assert RunRequest.from_json(json.dumps(extended)) == request
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3", '{"plan": {}}'])
+def test_unreadable_requests_are_told(text: str) -> None:
+    with pytest.raises(QafError, match="request cannot be read"):
+        RunRequest.from_json(text)
+
+
+def test_requests_out_of_range_are_told() -> None:
+    with pytest.raises(PlanError, match=f"expected {', '.join(METHODS)}"):
+        RunRequest(model="m", method="magic")
+    with pytest.raises(DataError, match="number of images"):
+        RunRequest(model="m", images=0)
+    with pytest.raises(QafError, match="seed"):
+        RunRequest(model="m", seed=-1)
+    with pytest.raises(QafError, match="name"):
+        RunRequest(model="m", name="x" * 1000)

@@ -1,0 +1,136 @@
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.store import Store
+from qaf_core.runs.worker import supervisor as supervision
+from qaf_core.runs.worker.supervisor import Supervisor
+
+# What a worker does, without loading torch and without compressing anything.
+STUB = """
+import os, sys, time
+from qaf_core.runs.store.store import Store
+store = Store(sys.argv[1])
+store.put_worker(os.getpid(), "ready")
+while (run_id := store.claim_next(os.getpid())) is None:
+    time.sleep(0.02)
+store.put_worker(os.getpid(), "running")
+if store.run(run_id).request.name == "die":
+    os._exit(9)
+time.sleep(0.3)
+store.finish(run_id, "completed", {})
+"""
+
+
+@pytest.fixture
+def supervisor(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
+    def start(folder: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", STUB, str(folder)], start_new_session=True)
+
+    monkeypatch.setattr(supervision, "start_worker", start)
+    supervisor = Supervisor(workspace)
+    yield supervisor
+    supervisor.stop()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_a_queued_run_starts_at_once_on_the_standby_worker(supervisor: Supervisor, store: Store) -> None:
+    assert supervisor.wait_ready(20)
+    run_id = store.create_run(RunRequest(model="digits/cnn"))
+    began = time.monotonic()
+    wait_for(lambda: store.run(run_id).status != "queued")
+    assert time.monotonic() - began < 1.0
+    wait_for(lambda: store.run(run_id).status == "completed")
+
+
+def test_runs_follow_each_other_each_in_its_own_process(supervisor: Supervisor, store: Store) -> None:
+    ids = [store.create_run(RunRequest(model="digits/cnn")) for _ in range(2)]
+    wait_for(lambda: all(store.run(run_id).status == "completed" for run_id in ids))
+    assert store.worker_of(ids[0]) != store.worker_of(ids[1])
+    first, second = (store.run(run_id) for run_id in ids)
+    assert second.started_at >= first.finished_at
+
+
+def test_the_run_of_a_worker_that_dies_is_interrupted_and_the_next_one_runs(
+    supervisor: Supervisor, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dying = store.create_run(RunRequest(model="digits/cnn", name="die"))
+    following = store.create_run(RunRequest(model="digits/cnn"))
+    wait_for(lambda: store.run(dying).status == "interrupted")
+    assert "ended before it was done" in str(store.run(dying).error)
+    wait_for(lambda: store.run(following).status == "completed")
+
+
+def test_a_second_supervisor_waits_until_the_first_ends(supervisor: Supervisor, workspace: Path) -> None:
+    wait_for(lambda: supervisor.in_charge)
+    second = Supervisor(workspace)
+    try:
+        time.sleep(0.5)
+        assert not second.in_charge
+        supervisor.stop()
+        wait_for(lambda: second.in_charge)
+        wait_for(second.ready)
+    finally:
+        second.stop()
+
+
+def test_stopping_ends_the_workers_and_what_they_work_on(supervisor: Supervisor, workspace: Path) -> None:
+    assert supervisor.wait_ready(20)
+    with Store(workspace) as store:
+        worker = next(iter(store.worker_states()))
+        run_id = store.create_run(RunRequest(model="digits/cnn"))
+        wait_for(lambda: store.run(run_id).status == "running")
+        supervisor.stop()
+        assert store.worker_states() == {}
+        assert store.run(run_id).status == "interrupted"
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
+    supervisor.stop()
+
+
+def test_a_worker_that_cannot_start_is_tried_ever_more_slowly_and_told(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[float] = []
+
+    def start(_: Path) -> subprocess.Popen[bytes]:
+        starts.append(time.monotonic())
+        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+
+    monkeypatch.setattr(supervision, "start_worker", start)
+    monkeypatch.setattr(supervision, "FIRST_RETRY_SECONDS", 0.2)
+    supervisor = Supervisor(workspace)
+    try:
+        assert supervisor.problem is None
+        wait_for(lambda: len(starts) >= 3)
+        assert starts[2] - starts[1] > starts[1] - starts[0]
+        assert "worker.log" in str(supervisor.problem)
+    finally:
+        supervisor.stop()
+
+
+def test_the_log_of_the_workers_does_not_grow_for_ever(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "LOG_LIMIT_BYTES", 10)
+    log = workspace / "logs" / supervision.LOG_NAME
+    log.parent.mkdir(parents=True)
+    log.write_text("x" * 100)
+    Store(workspace).close()
+    worker = supervision.start_worker(workspace)
+    worker.kill()
+    worker.wait()
+    assert log.stat().st_size < 100
+    assert log.with_suffix(".old.log").stat().st_size == 100

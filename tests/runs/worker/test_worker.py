@@ -1,0 +1,147 @@
+"""The worker as it is: a process that loads torch and compresses."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qaf_core.data.models.catalogue import find_model, load_inventory
+from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.runs.store.processes import process_token
+from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.store import Store
+from qaf_core.runs.worker import worker
+from qaf_core.runs.worker.supervisor import Supervisor, start_worker
+
+START_SECONDS = 60
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = START_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def request(**options: Any) -> RunRequest:
+    inventory = load_inventory(find_model("digits/cnn"))
+    plan = replace(plan_for_ratio(inventory, model="digits/cnn", ratio=2.0, bits=4), options=options)
+    return RunRequest(model="digits/cnn", plan=plan.to_dict(), images=100)
+
+
+LONG = {"rounding_rounds": 100_000, "patience": 100_000, "tolerance": 0.0}
+SHORT = {"start_iterations": 5, "iterations": 2, "rounding_rounds": 2}
+
+
+def test_a_run_starts_within_a_second_can_be_stopped_and_the_next_one_finishes(
+    workspace: Path, store: Store
+) -> None:
+    supervisor = Supervisor(workspace)
+    try:
+        assert supervisor.wait_ready(START_SECONDS)
+        run_id = store.create_run(request(**LONG))
+        began = time.monotonic()
+        wait_for(lambda: bool(store.events_since(run_id)))
+        assert time.monotonic() - began < 1.0
+        wait_for(lambda: bool(store.events_since(run_id, kinds=("iteration",), layer="features.3")))
+        store.request_cancel(run_id)
+        wait_for(lambda: store.run(run_id).is_final)
+        assert store.run(run_id).status == "cancelled"
+        assert [row["name"] for row in store.run(run_id).layers][:1] == ["features.0"]
+        following = store.create_run(request(**SHORT))
+        wait_for(lambda: store.run(following).is_final)
+        record = store.run(following)
+        assert record.status == "completed", record.error
+        assert store.worker_of(following) != store.worker_of(run_id)
+    finally:
+        supervisor.stop()
+
+
+@pytest.mark.parametrize("how", ["terminated", "orphaned"])
+def test_a_worker_told_to_end_leaves_its_run_interrupted(workspace: Path, store: Store, how: str) -> None:
+    run_id = store.create_run(request(**LONG))
+    if how == "terminated":
+        parent = None
+        process = start_worker(workspace)
+        pid = process.pid
+    else:
+        # A parent that starts a worker and dies without a word.
+        script = (
+            "import sys, time\nfrom pathlib import Path\n"
+            "from qaf_core.runs.worker.supervisor import start_worker\n"
+            "print(start_worker(Path(sys.argv[1])).pid, flush=True)\ntime.sleep(600)\n"
+        )
+        parent = subprocess.Popen(
+            [sys.executable, "-c", script, str(workspace)], stdout=subprocess.PIPE, text=True
+        )
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+    wait_for(lambda: len(store.run(run_id).layers) > 0)
+    if parent is None:
+        os.kill(pid, signal.SIGTERM)
+        assert process.wait(20) == 0
+    else:
+        parent.kill()
+        parent.communicate()
+    wait_for(lambda: store.run(run_id).is_final, 20)
+    record = store.run(run_id)
+    assert record.status == "interrupted"
+    assert record.layers[0]["name"] == "features.0"
+    wait_for(lambda: store.worker_states() == {}, 20)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_helpers_go_with_their_worker(
+    workspace: Path, store: Store, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
+) -> None:
+    if not Path("/proc/self/task").exists() or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core has none to spare for a helper")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    inventory = load_inventory(find_model("inspection/resnet20"))
+    plan = plan_for_ratio(inventory, model="inspection/resnet20", ratio=2.0, bits=4)
+    long = replace(plan, options=LONG)
+    run_id = store.create_run(RunRequest(model=plan.model, plan=long.to_dict(), images=10))
+    process = start_worker(workspace)
+    try:
+        # The worker is at the first layers: this one, the last before the classifier, is a helper's.
+        wait_for(lambda: bool(store.events_since(run_id, kinds=("iteration",), layer="layer3.2.conv2")))
+        children = children_of(process.pid)
+        assert children
+        process.send_signal(how)
+        process.wait(20)
+        wait_for(lambda: not any(process_token(child) for child in children), 20)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_failed_run_ends_the_worker_in_peace(workspace: Path, store: Store) -> None:
+    run_id = store.create_run(replace(request(), data="nowhere"))
+    process = start_worker(workspace)
+    assert process.wait(START_SECONDS) == 0
+    record = store.run(run_id)
+    assert record.status == "failed"
+    assert "nowhere" in str(record.error)
+    assert (workspace / "logs" / "worker.log").read_text() == ""
+
+
+def test_a_worker_without_a_workspace_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    try:
+        assert worker.main(["--workspace", str(tmp_path / "file")]) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
+    assert "workspace cannot be written to" in capsys.readouterr().err
