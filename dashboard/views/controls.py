@@ -11,13 +11,14 @@ from dashboard import common
 from dashboard.text import _
 from dashboard.views.choose import Choice
 from qaf_core.errors import QafError
+from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import PRESETS, Plan, plan_for_ratio
 from qaf_core.runs.store.request import RunRequest
 
 FIRST_PRESET = "balanced"
 METHODS = ("joint", "paper", "sequential", "dense")
-STRUCTURES = ("cp", "tucker2", "svd", "auto")
+OFFERED = (*FACTORIZED, "auto")
 BITS = (2, 3, 4, 5, 6, 7, 8, 32)
 BASES_KEY, DRAFTS_KEY, VERSION_KEY = "plan-bases", "plan-drafts", "plan-version"
 SETTINGS = ("ratio", "bits", "activation-bits", "structure", "method")
@@ -147,12 +148,10 @@ def bulk_controls(choice: Choice, inventory: Sequence[LayerInfo]) -> None:
             help=_("Back to the balanced preset, without edits."),
         )
     with columns[4]:
-        names = {
-            "cp": _("CP"), "tucker2": _("Tucker-2"), "svd": _("SVD"), "auto": _("CP or Tucker-2"),
-        }  # fmt: skip
+        names = {name: _(STRUCTURES[name].label) for name in FACTORIZED} | {"auto": _("CP or Tucker-2")}
         st.selectbox(
             _("Structure"),
-            STRUCTURES,
+            OFFERED,
             format_func=names.__getitem__,
             key="structure",
             disabled=dense,

@@ -11,6 +11,7 @@ import streamlit as st
 from dashboard import common, live_charts, rows
 from dashboard.progress import DONE, RunProgress
 from dashboard.text import _, plural
+from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.review import charts
 from qaf_core.review.charts import LayerErrors
 from qaf_core.review.metrics import metric_label
@@ -183,7 +184,7 @@ def _convergence(progress: RunProgress) -> None:
 
 def structure_labels() -> dict[str, str]:
     """The names of the structures on screens."""
-    return {"cp": _("CP"), "tucker2": _("Tucker-2"), "svd": _("SVD"), "dense": _("Dense"), "keep": _("Keep")}
+    return {**{name: _(structure.label) for name, structure in STRUCTURES.items()}, "keep": _("Keep")}
 
 
 def _finished_layers(run: RunRecord, progress: RunProgress) -> None:

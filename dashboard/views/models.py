@@ -14,6 +14,7 @@ from dashboard.text import _
 from dashboard.views import add_model, check_model, uploads
 from qaf_core.data.models.catalogue import ModelSource
 from qaf_core.errors import QafError
+from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.network.plan.cost import original_cost
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.review import network_map
@@ -152,7 +153,7 @@ def _study(source: ModelSource) -> None:
 
 def _facts(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
     cost = original_cost(inventory)
-    able = [info for info in inventory if {"cp", "svd", "tucker2"} & set(info.structures)]
+    able = [info for info in inventory if info.eligible]
     share = sum(info.params for info in able) / max(1, sum(info.params for info in inventory))
     st.markdown(
         _(
@@ -228,7 +229,7 @@ def layer_errors(run: RunRecord) -> dict[str, float]:
 
 
 def _layer_row(info: LayerInfo) -> dict[str, Any]:
-    able = [name for name in info.structures if name in ("cp", "tucker2", "svd", "dense")]
+    able = [name for name in info.structures if name in STRUCTURES]
     return {
         "name": info.name,
         "kind": info.kind,

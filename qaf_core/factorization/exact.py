@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from qaf_core.errors import SolverError
-from qaf_core.factorization.factors import FACTOR_NAMES, Factors
+from qaf_core.factorization.factors import Factors
+from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.quantization.spec import BITS_FLOAT
 
 
@@ -74,8 +75,8 @@ def _identity(values: Tensor, mode: int) -> Tensor:
 
 
 def _check(values: Tensor, structure: str) -> None:
-    if structure not in FACTOR_NAMES:
-        raise SolverError("unknown structure", got=structure, expected=", ".join(FACTOR_NAMES))
+    if structure not in STRUCTURES:
+        raise SolverError("unknown structure", got=structure, expected=", ".join(STRUCTURES))
     least = 3 if structure in ("cp", "tucker2") else 2
     if not values.is_floating_point() or not values.numel() or not least <= values.ndim <= 5:
         raise SolverError(

@@ -7,14 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.quantization.spec import BITS_FLOAT
-
-FACTOR_NAMES = {
-    "cp": ("A", "B", "C"),
-    "svd": ("A", "B"),
-    "tucker2": ("U_out", "core", "U_in"),
-    "dense": ("W",),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +37,7 @@ class Factors:
     @property
     def names(self) -> tuple[str, ...]:
         """The factors' letters, in order."""
-        return FACTOR_NAMES[self.structure]
+        return STRUCTURES[self.structure].factors
 
     @property
     def rank(self) -> int | tuple[int, int] | None:

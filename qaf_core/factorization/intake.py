@@ -9,10 +9,10 @@ from torch.nn.parameter import is_lazy
 from qaf_core.errors import SolverError
 from qaf_core.factorization.cp import by_position
 from qaf_core.factorization.rounding import damped
+from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.quantization.spec import whole_number
 
 METHODS = ("joint", "paper", "sequential", "dense")
-STRUCTURES = ("cp", "svd", "tucker2", "dense")
 LARGEST_SEED = 2**63 - 1
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _NEEDS = "a plain tensor of real floating-point numbers"

@@ -17,7 +17,6 @@ from qaf_core.factorization.factors import Factors, as_stored_codes
 from qaf_core.factorization.input_weighting import channel_moment, refit_output_side
 from qaf_core.factorization.intake import (
     METHODS,
-    STRUCTURES,
     as_target,
     checked_covariance,
     checked_rank,
@@ -28,6 +27,7 @@ from qaf_core.factorization.multistart import ENDED_EARLY, solve_from_starts
 from qaf_core.factorization.options import SolverOptions, Status
 from qaf_core.factorization.rounding import round_rows
 from qaf_core.factorization.row_errors import row_errors
+from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.factorization.tucker2 import Tucker2
 from qaf_core.factorization.warm_start import warm_values
 from qaf_core.quantization.spec import QuantSpec
@@ -183,7 +183,7 @@ def _solve_factors(
     on_event: OnEvent | None,
     start: list[Tensor] | None,
 ) -> Outcome:
-    bits = spec.bits_of(2 if problem.name == "svd" else 3)
+    bits = spec.bits_of(len(STRUCTURES[problem.name].factors))
     if method == "paper":
         if not isinstance(problem, Canonical):
             raise SolverError(

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from qaf_core.errors import PlanError, RunCancelled
 from qaf_core.factorization.options import SolveEvent, SolverOptions
-from qaf_core.factorization.structures import factor_shapes
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import layer_of
 from qaf_core.network.modules.build import build_chain
 from qaf_core.network.modules.quantized import FactorizedLayer
+from qaf_core.network.plan.chains import factor_shapes
 from qaf_core.network.plan.layer_info import LayerInfo, first_convolution, output_layers
 from qaf_core.network.plan.rules import LayerPlan, Rank, plan_for_ratio, replace_layer
 from qaf_core.pipeline.compress.calibrate import calibrate_layer

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 LAYER_OPERATORS = ("Conv", "Gemm", "MatMul")
-SPATIAL_LINK = {"cp": 1, "tucker2": 1, "svd": 0}  # the link that the layer's stride and padding go to
 
 
 def swappable_layers(dense: ModelProto) -> set[str]:
@@ -51,7 +50,7 @@ def swap_layers(
             continue
         graph.nodes.clear()
         chain = geometries[_layer_of(node)].chain(*structure)
-        _write_chain(graph, node, chain, SPATIAL_LINK[structure[0]], f"swapped{index}", grid, generator)
+        _write_chain(graph, node, chain, f"swapped{index}", grid, generator)
         nodes += graph.nodes
     nodes = _used(nodes, [row.name for row in model.graph.output])
     del model.graph.node[:]
@@ -64,21 +63,15 @@ def swap_layers(
 
 
 def _write_chain(
-    graph: LayerGraph, node: NodeProto, chain: Sequence[LinkShape], spatial: int, name: str,
-    grid: tuple[str, str], generator: np.random.Generator,
+    graph: LayerGraph, node: NodeProto, chain: Sequence[LinkShape], name: str, grid: tuple[str, str],
+    generator: np.random.Generator,
 ) -> None:  # fmt: skip
-    from onnx import helper
-
-    asked = {row.name: helper.get_attribute_value(row) for row in node.attribute}
     values = node.input[0]
     for index, link in enumerate(chain):
         place, last = f"{name}.{index}", index == len(chain) - 1
-        given: dict[str, Any] = {"kernel_shape": list(link.kernel)}
-        if index == spatial:
-            given = {**asked, **given}
         values = add_product(
             graph, link, values, place, node.op_type, generator,
-            bias=last and len(node.input) > 2, output=node.output[0] if last else None, conv=given,
+            bias=last and len(node.input) > 2, output=node.output[0] if last else None, conv=link.attributes,
         )  # fmt: skip
         if not last:
             values = add_grid(graph, values, place, grid)

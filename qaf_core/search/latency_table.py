@@ -27,9 +27,10 @@ from qaf_core.deploy.runtime.measure_kit import (
     time_interleaved,
 )
 from qaf_core.errors import RunCancelled
-from qaf_core.factorization.structures import Rank, factor_shapes, input_positions, rank_for_ratio
+from qaf_core.factorization.structures import FACTORIZED, Rank
 from qaf_core.files import write_file
-from qaf_core.network.plan.layer_info import FACTORIZED, LayerInfo
+from qaf_core.network.plan.chains import chain_structure, factor_shapes, input_positions, rank_for_ratio
+from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.pipeline.events import RunEvent
 
 if TYPE_CHECKING:
@@ -56,6 +57,16 @@ class LinkShape:
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+
+    @property
+    def attributes(self) -> dict[str, list[int]]:
+        """The geometry as attributes of an ONNX convolution, without its groups."""
+        return {
+            "kernel_shape": list(self.kernel),
+            "strides": list(self.stride),
+            "pads": [*self.padding, *self.padding],
+            "dilations": list(self.dilation),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,31 +112,22 @@ class LayerGeometry:
 
     def chain(self, structure: str, rank: Rank) -> tuple[LinkShape, ...]:
         """The links that take the layer's place, first to last."""
-        whole = self.link
-        spatial: dict[str, Any] = {
-            "kernel": whole.kernel,
-            "stride": whole.stride,
-            "padding": whole.padding,
-            "dilation": whole.dilation,
-        }
-        if structure == "cp" and isinstance(rank, int):
-            return (
-                LinkShape(outputs=rank, inputs=whole.inputs),
-                LinkShape(outputs=rank, inputs=rank, groups=rank, **spatial),
-                LinkShape(outputs=whole.outputs, inputs=rank),
+        whole, found = self.link, chain_structure(structure, rank)
+        if found is None or not found.factorizes:
+            return (whole,)
+        widths = (whole.inputs, *found.widths(rank), whole.outputs)
+        return tuple(
+            LinkShape(
+                outputs=made,
+                inputs=taken,
+                kernel=_pair(link.kernel.of(whole.kernel, 1)),
+                stride=_pair(link.kernel.of(whole.stride, 1)),
+                padding=_pair(link.kernel.of(whole.padding, 0)),
+                dilation=_pair(link.kernel.of(whole.dilation, 1)),
+                groups=made if link.depthwise else 1,
             )
-        if structure == "tucker2" and isinstance(rank, tuple):
-            return (
-                LinkShape(outputs=rank[1], inputs=whole.inputs),
-                LinkShape(outputs=rank[0], inputs=rank[1], **spatial),
-                LinkShape(outputs=whole.outputs, inputs=rank[0]),
-            )
-        if structure == "svd" and isinstance(rank, int):
-            return (
-                LinkShape(outputs=rank, inputs=whole.inputs, **spatial),
-                LinkShape(outputs=whole.outputs, inputs=rank),
-            )
-        return (whole,)
+            for link, taken, made in zip(found.links, widths, widths[1:], strict=False)
+        )
 
 
 def _pair(sizes: Sequence[int]) -> tuple[int, int]:

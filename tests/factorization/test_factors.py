@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from qaf_core.factorization.factors import FACTOR_NAMES, Factors, as_stored_codes
+from qaf_core.factorization.factors import Factors, as_stored_codes
+from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.quantization.spec import BITS_FLOAT
 
 ROWS, COLUMNS, HEIGHT, WIDTH = 6, 5, 3, 2
@@ -60,7 +61,7 @@ def test_reconstruction_is_the_defining_sum(structure: str, scales: str) -> None
 def test_rank_and_letters_go_with_the_structure(structure: str) -> None:
     factors = random_factors(structure)
     assert factors.rank == SHAPES[structure][2]
-    assert factors.names == FACTOR_NAMES[structure]
+    assert factors.names == STRUCTURES[structure].factors
     assert len(factors.names) == len(factors.values())
 
 

@@ -44,7 +44,7 @@ from qaf_core.deploy.packed.kept_tensors import (
 )
 from qaf_core.errors import ModelError, WeightsError
 from qaf_core.factorization.factors import Factors
-from qaf_core.factorization.structures import weight_factor_shapes
+from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.files import write_file
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import chains_in, layer_of, networks_in
@@ -380,10 +380,9 @@ def _add_chain(
 
 
 def _rank_of(chain: FactorizedLayer) -> int | list[int] | None:
-    outputs = [link.codes.shape[0] for link in chain.chain]
-    if chain.structure == "tucker2":
-        return [outputs[1], outputs[0]]
-    return None if chain.structure == "dense" else outputs[0]
+    widths = tuple(int(link.codes.shape[0]) for link in chain.chain[:-1])
+    rank = STRUCTURES[chain.structure].rank_of(widths)
+    return list(rank) if isinstance(rank, tuple) else rank
 
 
 def _kept_tensors(
@@ -462,9 +461,8 @@ def _empty_chain(
     layer: Layer, structure: str, rank: int | list[int] | None, bits: int | list[int]
 ) -> FactorizedLayer:
     """The links of a layer with no weights yet."""
-    shape = tuple(layer.rows.shape)
-    pair = (rank[0], rank[1]) if isinstance(rank, list) else rank
-    shapes = weight_factor_shapes(shape, structure, pair) or ((shape[0], prod(shape[1:])),)
+    shape, form = tuple(layer.rows.shape), STRUCTURES[structure]
+    shapes = form.factor_shapes(shape, (rank[0], rank[1]) if isinstance(rank, list) else rank)
     return build_chain(
         layer,
         Factors(
@@ -472,17 +470,9 @@ def _empty_chain(
             weight_shape=shape,
             codes=tuple(torch.zeros(part, dtype=torch.int8) for part in shapes),
             scales=tuple(torch.ones((1,) * len(part)) for part in shapes),
-            bits=_factor_order(structure, bits, len(shapes)),
+            bits=(bits,) * len(shapes) if isinstance(bits, int) else form.by_factor(bits),
         ),
     )
-
-
-def _factor_order(structure: str, bits: int | list[int], count: int) -> tuple[int, ...]:
-    """Bit-widths in the order of the factors, from those in the order of the links."""
-    if isinstance(bits, int):
-        return (bits,) * count
-    first, *rest = bits
-    return (rest[1], first, rest[0]) if structure == "cp" else tuple(reversed(bits))
 
 
 def _restore_kept(model: nn.Module, kept: Mapping[str, Tensor], chains: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from qaf_core.deploy.runtime.measure_kit import one_inference, open_session, time_interleaved
 from qaf_core.deploy.runtime.tempdir import scratch_error, scratch_folder
+from qaf_core.factorization.structures import FACTORIZED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -132,7 +133,7 @@ def compare_layers(
     found = []
     for row in rows:
         times = {f"{model}_ms": profile.get(row["name"], 0.0) for model, profile in profiles.items()}
-        factorized = row["structure"] in ("cp", "tucker2", "svd")
+        factorized = row["structure"] in FACTORIZED
         slower = times["factorized_int8_ms"] > times["dense_int8_ms"] if factorized else None
         found.append(
             {

@@ -13,6 +13,7 @@ from torch.fx import Node
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from qaf_core.errors import ModelError
+from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.network.graph.capture import EXAMPLE_IMAGES, capture, layer_kind, weightless_copy
 from qaf_core.network.graph.inference import inference
 from qaf_core.network.graph.network import (
@@ -27,7 +28,7 @@ from qaf_core.network.graph.nodes import operator_of, site_of
 from qaf_core.network.graph.program import Execution, tensor_at
 from qaf_core.network.graph.value_choices import KeepEverything, is_choice
 from qaf_core.network.modules.quantized import BatchNorm, FactorizedLayer, Layer
-from qaf_core.network.plan.layer_info import LayerInfo
+from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 
 ROOT_NAME = "(model)"
 NOT_RUN = "it does not run in a prediction: a head for training only, or a spare part"
@@ -346,13 +347,13 @@ def _structures(layer: Layer) -> tuple[tuple[str, ...], str | None]:
     """What a plan may make of a layer, and why not more."""
     operation, shape = layer.operation, layer.rows.shape
     if layer.read_elsewhere:
-        return ("keep",), READ_ELSEWHERE
+        return (KEEP,), READ_ELSEWHERE
     if operation.groups > 1:
         depthwise = operation.groups == shape[0] or shape[1] == 1
         return ("dense", "keep"), DEPTHWISE if depthwise else GROUPED
-    if prod(shape[2:]) > 1:
-        return ("cp", "tucker2", "svd", "dense", "keep"), None
-    return ("svd", "dense", "keep"), None
+    transposed = operation.transposed
+    able = (name for name, structure in STRUCTURES.items() if structure.takes(shape, transposed=transposed))
+    return (*able, KEEP), None
 
 
 def _norm_row(name: str, norm: BatchNorm, seen: _Seen, into: str | None, counted: set[int]) -> LayerInfo:

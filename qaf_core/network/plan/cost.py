@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from qaf_core.errors import PlanError
-from qaf_core.factorization.structures import FACTOR_COUNT, factor_macs, factor_shapes, link_activations
+from qaf_core.network.plan.chains import chain_structure, factor_macs, factor_shapes, link_activations
 from qaf_core.network.plan.energy_model import activation_traffic_joules, mac_joules, weight_traffic_joules
 from qaf_core.network.plan.file_size import (
     CONTAINER_BYTES_FIXED,
@@ -160,7 +160,7 @@ def layer_cost(
         return _kept_cost(info, activation_bits, convention)
     structure, rank = layer_plan.structure, layer_plan.rank
     shapes = factor_shapes(info, structure, rank)
-    if len(shapes) != FACTOR_COUNT.get(structure, 0):
+    if chain_structure(structure, rank) is None:
         raise PlanError(f"layer {info.name}: {structure} and its rank do not go together", got=f"rank {rank}")
     bits = _factor_bits(info, layer_plan, len(shapes))
     macs = factor_macs(info, structure, rank)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from math import prod
 
-from qaf_core.factorization.structures import Rank, factor_shapes
+from qaf_core.factorization.structures import Rank
+from qaf_core.network.plan.chains import chain_structure, factor_shapes
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.quantization.spec import BITS_FLOAT
 
@@ -39,7 +40,8 @@ def chain_bytes(info: LayerInfo, structure: str, rank: Rank, bits: tuple[int, ..
         rank: Of that structure.
         bits: Of each factor, in the order of ``factor_shapes``.
     """
-    shapes, outputs = factor_shapes(info, structure, rank), _link_outputs(info, structure, rank)
+    shapes, found = factor_shapes(info, structure, rank), chain_structure(structure, rank)
+    outputs = (info.out_channels,) if found is None else found.outputs(info.weight_shape, rank)
     total = 0
     for shape, width, channels in zip(shapes, bits, outputs, strict=True):
         numbers = prod(shape)
@@ -64,17 +66,6 @@ def kept_index_bytes(info: LayerInfo) -> int:
         return CONTAINER_BYTES_PER_FOLD + _name_bytes(info)
     tensors = 2 if info.kind == "batchnorm" else (info.params > 0) + (bias_count(info) > 0)
     return tensors * (CONTAINER_BYTES_PER_TENSOR + _name_bytes(info) + GAIN_BYTES)
-
-
-def _link_outputs(info: LayerInfo, structure: str, rank: Rank) -> tuple[int, ...]:
-    """Output channels of each factor's link: the scales it holds."""
-    if structure == "cp" and isinstance(rank, int):
-        return info.out_channels, rank, rank
-    if structure == "svd" and isinstance(rank, int):
-        return info.out_channels, rank
-    if structure == "tucker2" and isinstance(rank, tuple):
-        return info.out_channels, rank[0], rank[1]
-    return (info.out_channels,)
 
 
 def _name_bytes(info: LayerInfo) -> int:

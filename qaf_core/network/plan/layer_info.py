@@ -8,6 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from qaf_core.errors import ModelError
+from qaf_core.factorization.structures import FACTORIZED
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,8 +17,7 @@ Sizes = tuple[int, ...]
 
 # Raised when what a layer may become changes: rows kept before are then made anew.
 INVENTORY_VERSION = 3
-STRUCTURES = ("cp", "tucker2", "svd", "dense", "keep")
-FACTORIZED = ("cp", "tucker2", "svd")
+KEEP = "keep"  # of a layer that stays; no structure
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 PLANNED_KINDS = (*CONVOLUTIONS, "linear")
 

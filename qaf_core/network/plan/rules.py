@@ -10,15 +10,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from qaf_core.errors import PlanError
-from qaf_core.factorization.structures import (
-    Rank,
-    check_ratio,
-    factor_macs,
-    factor_shapes,
-    max_useful_rank,
-    rank_for_ratio,
-)
-from qaf_core.network.plan.layer_info import FACTORIZED, LayerInfo, first_convolution, output_layers
+from qaf_core.factorization.structures import FACTORIZED, Rank, check_ratio
+from qaf_core.network.plan.chains import factor_macs, factor_shapes, max_useful_rank, rank_for_ratio
+from qaf_core.network.plan.layer_info import LayerInfo, first_convolution, output_layers
 from qaf_core.network.plan.types import SCHEMA_VERSION, Bits, LayerPlan, Plan
 from qaf_core.network.plan.validation import check_bits, check_layer_plan, validate_plan
 from qaf_core.quantization.spec import BITS_FLOAT
@@ -41,7 +35,7 @@ __all__ = [
     "validate_plan",
 ]
 
-KERNEL_STRUCTURES = ("cp", "tucker2", "svd", "auto")
+KERNEL_STRUCTURES = (*FACTORIZED, "auto")
 SPARED_BITS = 8
 
 # name -> (parameter ratio, weight bits)
@@ -106,7 +100,7 @@ def plan_for_ratio(
         ratio: Parameters before over after, of each covered layer; at least 1.
         bits: Weight bits of the covered layers.
         activation_bits: 2 to 8, or 32 for none.
-        structure: Of k×k convolutions: ``cp``, ``tucker2``, ``svd`` or ``auto`` (see ``plan_layer``). 1×1
+        structure: Of k×k convolutions: a factorized one or ``auto`` (see ``plan_layer``). 1×1
             convolutions and linear layers take ``svd``.
         method: With ``dense`` the covered layers are quantized at ``bits`` and not factorized, and the ratio
             is of no account.

@@ -7,8 +7,9 @@ from math import prod
 from typing import Any
 
 from qaf_core.errors import PlanError
-from qaf_core.factorization.structures import FACTOR_COUNT, factor_shapes, max_useful_rank
-from qaf_core.network.plan.layer_info import STRUCTURES, LayerInfo
+from qaf_core.factorization.structures import STRUCTURES
+from qaf_core.network.plan.chains import factor_shapes, max_useful_rank
+from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.types import LayerPlan, Plan, is_whole, listing
 from qaf_core.quantization.spec import BITS_FLOAT, BITS_INTEGER
 
@@ -21,7 +22,7 @@ def check_layer_plan(info: LayerInfo, row: LayerPlan) -> list[tuple[str, str]]:
     Returns:
         (field, message) pairs, the field one of ``structure``, ``rank``, ``bits``; empty for a good row.
     """
-    if row.structure not in STRUCTURES:
+    if row.structure not in (*STRUCTURES, KEEP):
         return [("structure", _say("unknown structure", row.structure, ", ".join(info.structures)))]
     if row.structure not in info.structures:
         what = f"{row.structure} does not fit this layer"
@@ -106,7 +107,7 @@ def _rank_problem(info: LayerInfo, row: LayerPlan) -> str | None:
     if largest is None:
         return None if rank is None else _say(f"{row.structure} has no rank", rank, "none")
     if isinstance(largest, tuple):
-        return _pair_problem(info, rank, largest)
+        return _pair_problem(info, row.structure, rank, largest)
     if not isinstance(rank, int) or isinstance(rank, bool):
         return _say(
             "rank missing" if rank is None else "not a rank", rank, f"a whole number from 1 to {largest}"
@@ -117,13 +118,13 @@ def _rank_problem(info: LayerInfo, row: LayerPlan) -> str | None:
     return _say("rank out of range", rank, f"a whole number from 1 to {largest}", why)
 
 
-def _pair_problem(info: LayerInfo, rank: Any, largest: tuple[int, int]) -> str | None:
+def _pair_problem(info: LayerInfo, structure: str, rank: Any, largest: tuple[int, int]) -> str | None:
     accepted = f"R_out from 1 to {info.out_channels}, R_in from 1 to {info.in_channels}"
     if not (isinstance(rank, tuple) and len(rank) == 2 and all(is_whole(part) for part in rank)):
-        return _say("tucker2 needs two ranks", rank, accepted)
+        return _say(f"{structure} needs two ranks", rank, accepted)
     if not (1 <= rank[0] <= info.out_channels and 1 <= rank[1] <= info.in_channels):
         return _say("rank out of range", rank, accepted)
-    numbers = sum(prod(shape) for shape in factor_shapes(info, "tucker2", rank))
+    numbers = sum(prod(shape) for shape in factor_shapes(info, structure, rank))
     if numbers <= info.weight_numel or rank == largest:
         return None
     why = f"the factors would hold {numbers:,} numbers, the layer itself {info.weight_numel:,}"
@@ -133,7 +134,7 @@ def _pair_problem(info: LayerInfo, rank: Any, largest: tuple[int, int]) -> str |
 
 
 def _row_bits_problem(row: LayerPlan) -> str | None:
-    if row.structure == "keep":
+    if row.structure == KEEP:
         return (
             None
             if row.bits is None
@@ -142,7 +143,7 @@ def _row_bits_problem(row: LayerPlan) -> str | None:
     if row.bits is None:
         return _say("bits missing", None, BITS_ACCEPTED)
     values = row.bits if isinstance(row.bits, tuple) else (row.bits,)
-    count = FACTOR_COUNT[row.structure]
+    count = len(STRUCTURES[row.structure].factors)
     if isinstance(row.bits, tuple) and len(values) != count:
         return _say("one bit-width per factor is needed", row.bits, f"one number, or {count} of them")
     if all(_known_bits(value) for value in values):

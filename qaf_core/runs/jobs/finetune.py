@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from qaf_core.errors import WorkspaceError
+from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.finetune.options import CODES, FinetuneOptions
 from qaf_core.runs.store.record import CANCELLED, COMPLETED, RunRecord
@@ -20,14 +21,6 @@ if TYPE_CHECKING:
     from qaf_core.runs.jobs.inputs import Made, Subject
     from qaf_core.runs.store.recorder import Recorder, StopSignal
     from qaf_core.runs.store.store import Store
-
-# Factors in the order of a chain's links, by structure; names as in ``Factors.names``.
-LINK_FACTORS = {
-    "cp": ("B", "C", "A"),
-    "svd": ("B", "A"),
-    "tucker2": ("U_in", "core", "U_out"),
-    "dense": ("W",),
-}
 
 
 def finetune_request(
@@ -122,9 +115,12 @@ def _keep_layers(
         name = str(row["name"])
         details, chain = store.layer_details(parent.id, name), model.get_submodule(name)
         if changed and isinstance(chain, FactorizedLayer) and "histograms" in details:
-            for factor, link in zip(LINK_FACTORS[chain.structure], chain.chain, strict=True):
+            structure = STRUCTURES[chain.structure]
+            for form, link in zip(structure.links, chain.chain, strict=True):
                 if link.bits != BITS_FLOAT:
-                    details["histograms"][factor] = code_histogram(link.codes, link.bits)
+                    details["histograms"][structure.factors[form.factor]] = code_histogram(
+                        link.codes, link.bits
+                    )
         store.put_layer(record.id, position, row, details)
         rows.append(row)
     return tuple(rows)

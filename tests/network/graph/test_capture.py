@@ -22,10 +22,11 @@ from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedWindowAttentionV2
 
 from qaf_core.errors import ModelError
+from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.network.graph.capture import capture, unwrapped
 from qaf_core.network.graph.network import GraphNetwork, layers_in, networks_in
 from qaf_core.network.graph.proof import largest_difference, prove_capture
-from qaf_core.network.plan.layer_info import FACTORIZED, take_inventory
+from qaf_core.network.plan.layer_info import take_inventory
 from qaf_core.network.plan.rules import LayerPlan
 from qaf_core.pipeline.check.equivalence import layers_to_blame
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from qaf_core.errors import PlanError
-from qaf_core.factorization.structures import (
-    FACTOR_COUNT,
+from qaf_core.factorization.structures import STRUCTURES
+from qaf_core.network.plan.chains import (
     factor_macs,
     factor_shapes,
     link_activations,
@@ -195,4 +195,4 @@ def test_structures_without_a_rank(outputs: int, inputs: int, kernel: tuple[int,
 def test_factor_counts_are_those_of_the_shapes(row_of: RowOf) -> None:
     info = row_of(nn.Conv2d(6, 10, 3), (6, 9, 9))
     for structure, rank in (("cp", 3), ("tucker2", (2, 2)), ("svd", 3), ("dense", None)):
-        assert len(factor_shapes(info, structure, rank)) == FACTOR_COUNT[structure]
+        assert len(factor_shapes(info, structure, rank)) == len(STRUCTURES[structure].factors)

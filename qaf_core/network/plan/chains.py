@@ -1,0 +1,109 @@
+"""What a chain of links in place of a layer computes and moves: operations and activations. Free of torch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+from qaf_core.factorization.structures import STRUCTURES, Kernel, Rank, Structure, check_ratio
+from qaf_core.network.plan.layer_info import LayerInfo
+
+
+def chain_structure(structure: str, rank: Rank) -> Structure | None:
+    """The structure of a plan's row; None where the layer stays, or its rank is of another kind."""
+    found = STRUCTURES.get(structure)
+    return found if found is not None and found.has_kind(rank) else None
+
+
+def factor_shapes(info: LayerInfo, structure: str, rank: Rank) -> tuple[tuple[int, ...], ...]:
+    """Shapes of a layer's factors; the weight's alone if it is not factorized."""
+    found = chain_structure(structure, rank)
+    if found is None or not found.factorizes:
+        return (info.weight_shape,)
+    return found.factor_shapes(info.weight_shape, rank)
+
+
+def factor_macs(info: LayerInfo, structure: str, rank: Rank) -> tuple[int, ...]:
+    """Multiply-accumulates per image of each factor's link, all calls, in the order of ``factor_shapes``."""
+    found = chain_structure(structure, rank)
+    if found is None or not found.factorizes:
+        return (info.macs,)
+    shapes = found.factor_shapes(info.weight_shape, rank)
+    # A whole kernel is applied once for each output, or of a transposed convolution for each input.
+    whole = info.macs // max(1, info.weight_numel)
+    return found.by_factor(
+        [
+            math.prod(shapes[link.factor])
+            * (whole if link.kernel is Kernel.WHOLE else _positions(info, found, index + 1))
+            for index, link in enumerate(found.links)
+        ]
+    )
+
+
+def link_activations(info: LayerInfo, structure: str, rank: Rank) -> tuple[tuple[int, int], ...]:
+    """(input, output) elements per image of each link, in the order the chain runs, in the largest call."""
+    calls = max(1, info.calls)
+    given = max(info.input_elements // calls, info.in_channels * math.prod(info.input_hw or (0,)))
+    made = max(info.output_elements // calls, info.out_channels * math.prod(info.output_hw or (0,)))
+    found = chain_structure(structure, rank)
+    if found is None:
+        return ((given, made),)
+    ends = given // max(1, info.in_channels), made // max(1, info.out_channels)
+    between = [
+        width * _mixed(info, found, index + 1, *ends) for index, width in enumerate(found.widths(rank))
+    ]
+    elements = (given, *between, made)
+    return tuple(itertools.pairwise(elements))
+
+
+def _positions(info: LayerInfo, structure: Structure, links: int) -> int:
+    """Pixels, or rows of a linear layer, behind so many links of a chain, over all calls."""
+    return _mixed(info, structure, links, input_positions(info), output_positions(info), max(1, info.calls))
+
+
+def _mixed(
+    info: LayerInfo, structure: Structure, links: int, inputs: int, outputs: int, calls: int = 1
+) -> int:
+    """Positions behind so many links: the input's before any kernel, the output's behind all of it."""
+    count = len(info.kernel)
+    done = {dim for link in structure.links[:links] for dim in link.kernel.dims(count)}
+    if not done:
+        return inputs
+    if len(done) == count or info.input_hw is None or info.output_hw is None:
+        return outputs
+    sizes = (info.output_hw[dim] if dim in done else info.input_hw[dim] for dim in range(count))
+    return calls * math.prod(sizes)
+
+
+def input_positions(info: LayerInfo) -> int:
+    """Pixels (or rows, of a linear layer) the layer reads per image, over all calls."""
+    return info.input_elements // max(1, info.in_channels)
+
+
+def output_positions(info: LayerInfo) -> int:
+    """Pixels (or rows, of a linear layer) the layer writes per image, over all calls."""
+    return info.output_elements // max(1, info.out_channels)
+
+
+def rank_for_ratio(info: LayerInfo, structure: str, ratio: float) -> Rank:
+    """The rank at which the factors hold the layer's weights divided by ``ratio``, at least 1.
+
+    Args:
+        info: The layer.
+        structure: Any structure, or ``keep``, which has no rank.
+        ratio: Parameters before over parameters after, at least 1.
+
+    Raises:
+        PlanError: If the ratio is below 1 or not finite.
+    """
+    check_ratio(ratio)
+    return (
+        None
+        if structure not in STRUCTURES
+        else STRUCTURES[structure].rank_for_ratio(info.weight_shape, ratio)
+    )
+
+
+def max_useful_rank(info: LayerInfo, structure: str) -> Rank:
+    """The rank at which the factors hold as many numbers as the layer, at least 1; more is of no use."""
+    return rank_for_ratio(info, structure, 1.0)
