@@ -17,7 +17,7 @@ import time
 import torch
 
 from qaf_core.data.models.catalogue import build_model, find_model
-from qaf_core.network.plan.layer_info import take_inventory
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.pipeline.compress.compress import CompressOptions, batch_size, compress_network
 

@@ -31,7 +31,7 @@ from qaf_core.deploy.onnx_export.export import export_onnx
 from qaf_core.deploy.onnx_export.ort_quantizer import write_dense_int8, write_factorized_int8, write_original
 from qaf_core.deploy.packed.packed_file import load_packed
 from qaf_core.deploy.runtime.measure_kit import ratio_of, summarise, time_models
-from qaf_core.network.plan.layer_info import take_inventory
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.rules import Plan, plan_for_ratio
 from qaf_core.runs.jobs.compress import execute_run
 from qaf_core.runs.jobs.export import export_run

@@ -30,11 +30,12 @@ from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.factorization.exact import exact_factors
 from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.network import layer_of
 from qaf_core.network.modules.build import build_chain
 from qaf_core.network.modules.quantized import swap_layer
 from qaf_core.network.plan.cost import original_cost, plan_cost
-from qaf_core.network.plan.layer_info import LayerInfo, take_inventory
+from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import plan_for_ratio, validate_plan
 
 NETWORKS = (

@@ -31,8 +31,8 @@ from PIL import Image
 from qaf_core.data.images.image_set import ImageSet
 from qaf_core.data.inspection import dataset
 from qaf_core.data.load import load_images
-from qaf_core.data.models.catalogue import ModelSource, find_model
-from qaf_core.data.models.preprocessing import preprocessing_of
+from qaf_core.data.models.catalogue import find_model
+from qaf_core.data.models.source import ModelSource, preprocessing_of
 from qaf_core.runs.jobs.environment import peak_memory_bytes
 
 WIDTH, HEIGHT = 400, 300

@@ -32,8 +32,8 @@ from qaf_core.deploy.onnx_export.export import export_onnx
 from qaf_core.deploy.packed.packed_file import load_packed, save_packed
 from qaf_core.errors import QafError
 from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.proof import largest_difference
-from qaf_core.network.plan.layer_info import take_inventory
 from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.pipeline.compress.compress import compress_network
 

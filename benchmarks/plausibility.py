@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from qaf_core.data.load import ImageSet, load_images
-from qaf_core.data.models.catalogue import ModelSource, build_model, find_model
+from qaf_core.data.models.catalogue import build_model, find_model
+from qaf_core.data.models.source import ModelSource
 from qaf_core.pipeline.check.classifier import check_original
 
 SHIPPED = ("digits/cnn", "inspection/resnet20", "inspection/vgg", "inspection/resnet18")

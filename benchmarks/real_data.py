@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 
 from qaf_core.data.load import ImageSet, load_images, to_batches
-from qaf_core.data.models.catalogue import ModelSource, build_model, find_model
-from qaf_core.network.plan.layer_info import LayerInfo, take_inventory
+from qaf_core.data.models.catalogue import build_model, find_model
+from qaf_core.data.models.source import ModelSource
+from qaf_core.network.graph.inventory import take_inventory
+from qaf_core.network.plan.layer_info import LayerInfo
 
 
 def real_data_folder() -> Path:

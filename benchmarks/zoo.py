@@ -38,7 +38,7 @@ from zoo_networks import every_network
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from qaf_core.data.models.catalogue import ModelSource
+    from qaf_core.data.models.source import ModelSource
 
 LARGEST_ERROR, LEAST_AGREEMENT, TIMES_PLAIN, LEAST_COMPRESSED = 0.05, 0.995, 2.0, 0.9
 BITS = 8
@@ -217,8 +217,8 @@ def measure(model_id: str, images: int | None, fit: bool, stages: Stages) -> dic
     """Compress one network from end to end and measure it."""
     from qaf_core.data.models.catalogue import build_model, find_model
     from qaf_core.deploy.packed.packed_file import load_packed, save_packed
+    from qaf_core.network.graph.inventory import take_inventory
     from qaf_core.network.plan.cost import original_cost
-    from qaf_core.network.plan.layer_info import take_inventory
     from qaf_core.network.plan.rules import plan_for_ratio, validate_plan
     from qaf_core.pipeline.compress.compress import CompressOptions, compress_network
     from qaf_core.pipeline.tasks import find_task, predict

@@ -19,10 +19,11 @@ from dashboard.given import NOTHING, Given, file_stamp
 from dashboard.jobs import run_command
 from qaf_core.data.images.image_set import ImageSet, one_of_each, shown_name
 from qaf_core.data.load import load_images
-from qaf_core.data.models.catalogue import ModelSource, find_model, list_models, load_inventory
+from qaf_core.data.models.catalogue import find_model, list_models, load_inventory
 from qaf_core.data.models.listed import sketch_timm
 from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.models.published import is_published_name
+from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY, timm_version
 from qaf_core.errors import QafError
 from qaf_core.files import write_file

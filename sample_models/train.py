@@ -37,7 +37,7 @@ from qaf_core.data.models.catalogue import (
     find_model,
     weights_path,
 )
-from qaf_core.network.plan.layer_info import take_inventory
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.pipeline.tasks import find_task, predict
 
 

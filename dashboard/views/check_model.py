@@ -13,8 +13,8 @@ from dashboard.given import NOTHING, Given, keep_class_names
 from dashboard.text import _
 from dashboard.views import checking
 from dashboard.views.checking import Asked
-from qaf_core.data.models.catalogue import ModelSource
 from qaf_core.data.models.settings import RegisteredModel, read_settings
+from qaf_core.data.models.source import ModelSource
 from qaf_core.data.workspace.registry import add_model
 from qaf_core.errors import QafError
 

@@ -15,7 +15,7 @@ from dashboard.given import NOTHING, Given, given_in, keep_class_names, read_cla
 from dashboard.text import _, plural
 from dashboard.views import checking, image_paths, preparation
 from dashboard.views.checking import Asked
-from qaf_core.data.models.catalogue import ModelSource
+from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.timm_names import TIMM_FAMILY
 from qaf_core.errors import QafError
 from qaf_core.network.plan.cost import original_cost

@@ -12,7 +12,7 @@ import streamlit as st
 from dashboard import catalogue, common
 from dashboard.text import _
 from dashboard.views import add_model, check_model, uploads
-from qaf_core.data.models.catalogue import ModelSource
+from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import QafError
 from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.network.plan.cost import original_cost

@@ -12,7 +12,7 @@ from dashboard import common
 from dashboard.text import _, plural
 from qaf_core.data.formats.sources import lies_in
 from qaf_core.data.formats.zip import list_added
-from qaf_core.data.models.catalogue import ModelSource
+from qaf_core.data.models.source import ModelSource
 from qaf_core.data.workspace.registry import WEIGHT_SUFFIXES
 from qaf_core.data.workspace.uploads import MODELS_FOLDER, delete_upload
 from qaf_core.errors import QafError

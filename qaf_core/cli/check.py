@@ -35,7 +35,7 @@ def check(
     from qaf_core.data.load import Split, has_parts, load_images
     from qaf_core.data.models.catalogue import build_model, find_model
     from qaf_core.data.models.overrides import read_preprocessing
-    from qaf_core.network.plan.layer_info import take_inventory
+    from qaf_core.network.graph.inventory import take_inventory
     from qaf_core.pipeline.check.classifier import MOST_IMAGES, TASK, check_original
     from qaf_core.pipeline.preview import preview_predictions
 

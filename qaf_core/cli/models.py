@@ -13,7 +13,7 @@ from qaf_core.errors import ModelError
 from qaf_core.runs.store.workspace import default_workspace
 
 if TYPE_CHECKING:
-    from qaf_core.data.models.catalogue import ModelSource
+    from qaf_core.data.models.source import ModelSource
 
 
 def models(

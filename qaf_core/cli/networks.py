@@ -27,7 +27,7 @@ from qaf_core.review.units import MISSING, count_text, percent_text, with_prefix
 from qaf_core.runs.store.workspace import default_workspace
 
 if TYPE_CHECKING:
-    from qaf_core.data.models.catalogue import ModelSource
+    from qaf_core.data.models.source import ModelSource
     from qaf_core.network.plan.layer_info import LayerInfo
 
 
@@ -65,7 +65,7 @@ def inspect(
 
 def _source_row(source: ModelSource) -> dict[str, Any]:
     """What the weights and the other options make of a model, for screens that load no torch."""
-    from qaf_core.data.models.preprocessing import preprocessing_of
+    from qaf_core.data.models.source import preprocessing_of
 
     return {
         "title": source.title,

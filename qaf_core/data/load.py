@@ -24,8 +24,7 @@ from qaf_core.data.formats.sources import (
 from qaf_core.data.images.image_set import ImageSet
 from qaf_core.data.images.split import SPLIT_SEED, SPLITS, Choice, Split, told_apart
 from qaf_core.data.images.targets import accepted_data, require_mask_classes, white_class
-from qaf_core.data.models.catalogue import ModelSource
-from qaf_core.data.models.preprocessing import preprocessing_of
+from qaf_core.data.models.source import ModelSource, preprocessing_of
 from qaf_core.errors import DataError
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from torch import nn
 
 from qaf_core.data.images.image_set import one_of_each, shown_name
 from qaf_core.data.load import ImageSet, to_batches
-from qaf_core.data.models.catalogue import ModelSource
 from qaf_core.data.models.outputs import plain_scores
+from qaf_core.data.models.source import ModelSource
 
 IMAGES = 9
 _NAMED = 3

@@ -15,10 +15,10 @@ from qaf_core.network.modules.quantized import FactorizedLayer, swap_layer
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import Plan
 from qaf_core.pipeline.compress.compress import batch_size, compress_network
+from qaf_core.pipeline.compress.result import read_options
 from qaf_core.pipeline.compress.solve_cache import SolveCache
 from qaf_core.pipeline.divergence import divergence
 from qaf_core.pipeline.tasks.base import Arrays, Task, predict
-from qaf_core.runs.jobs.inputs import read_options
 from qaf_core.search.selection import Step, plan_with
 
 HARM_IMAGES = (32, 256)  # divergences settle sooner than shares of changed answers do

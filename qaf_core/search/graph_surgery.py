@@ -14,7 +14,7 @@ import numpy as np
 
 from qaf_core.deploy.onnx_export.writer import inputs_of
 from qaf_core.factorization.structures import Rank
-from qaf_core.search.latency_table import LayerGeometry, LinkShape
+from qaf_core.search.geometry import LayerGeometry, LinkShape
 from qaf_core.search.layer_onnx import LayerGraph, add_grid, add_product
 
 if TYPE_CHECKING:

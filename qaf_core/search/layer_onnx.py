@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import NodeProto, TensorProto
 
-    from qaf_core.search.latency_table import LinkShape
+    from qaf_core.search.geometry import LinkShape
 
 OPSET = 17
 UNSIGNED_ZERO = 128

@@ -18,8 +18,8 @@ from qaf_core.deploy.runtime.measure_kit import one_inference, open_session, rat
 from qaf_core.deploy.runtime.tempdir import scratch_folder
 from qaf_core.errors import ModelError, RunCancelled
 from qaf_core.network.plan.layer_info import LayerInfo
+from qaf_core.search.geometry import LayerGeometry
 from qaf_core.search.graph_surgery import swap_layers, swappable_layers
-from qaf_core.search.latency_table import LayerGeometry
 from qaf_core.search.refine import Form
 from qaf_core.search.selection import Candidate, Step
 

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from qaf_core.data.load import ImageSet, load_images, load_pair, to_batches
-from qaf_core.data.models.catalogue import ModelSource, find_model
+from qaf_core.data.models.catalogue import find_model
+from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError, QafError
 
 SMALL = ModelSource(

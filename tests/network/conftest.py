@@ -12,7 +12,8 @@ import torchvision
 from torch import nn
 
 from qaf_core.network.graph.capture import capture
-from qaf_core.network.plan.layer_info import LayerInfo, take_inventory
+from qaf_core.network.graph.inventory import take_inventory
+from qaf_core.network.plan.layer_info import LayerInfo
 
 RowOf = Callable[[nn.Module, tuple[int, ...]], LayerInfo]
 Listed = Callable[..., tuple[nn.Module, nn.Module, tuple[LayerInfo, ...]]]

@@ -19,10 +19,11 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 
 from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.network import layer_of
 from qaf_core.network.modules.quantized import swap_layer
 from qaf_core.network.plan.cost import original_cost, plan_cost
-from qaf_core.network.plan.layer_info import LayerInfo, take_inventory
+from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import plan_for_ratio, validate_plan
 from qaf_core.pipeline.check.equivalence import exact_chain
 

@@ -30,10 +30,11 @@ from torchvision.models.swin_transformer import SwinTransformer
 from qaf_core.deploy.packed.packed_file import load_packed, save_packed
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.network import chains_in
 from qaf_core.network.modules.quantized import ActivationQuantizer, FactorizedLayer
 from qaf_core.network.plan.cost import plan_cost
-from qaf_core.network.plan.layer_info import LayerInfo, take_inventory
+from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import paper_plan, plan_for_ratio
 from qaf_core.pipeline.compress.compress import (
     LARGEST_SAMPLE,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qaf_core.errors import ModelError
 from qaf_core.network.graph.capture import capture
-from qaf_core.network.plan.layer_info import take_inventory
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.pipeline.compress.compress import Compression, compress_network
 from qaf_core.pipeline.compress.samples import LayerSamples, walk_layers

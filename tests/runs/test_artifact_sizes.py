@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qaf_core.deploy.packed.packed_file import load_packed, save_packed
 from qaf_core.errors import ModelError
 from qaf_core.network.graph.capture import capture
-from qaf_core.network.plan.layer_info import take_inventory
+from qaf_core.network.graph.inventory import take_inventory
 
 SHAPE = (3, 8, 8)
 CARD = {"model": "tests/net", "input_shape": list(SHAPE)}

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from qaf_core.errors import PlanError, RunCancelled
 from qaf_core.factorization.options import SolverOptions
-from qaf_core.network.plan.layer_info import LayerInfo, take_inventory
+from qaf_core.network.graph.inventory import take_inventory
+from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import validate_plan
 from qaf_core.pipeline.compress.compress import CompressOptions, compress_network
 from qaf_core.pipeline.compress.solve_cache import SolveCache

@@ -15,10 +15,10 @@ from qaf_core.errors import RunCancelled
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.factorization.solve import solve_layer
 from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.network import layer_of
 from qaf_core.network.modules.build import build_chain
 from qaf_core.network.modules.quantized import FactorizedLayer, swap_layer
-from qaf_core.network.plan.layer_info import take_inventory
 from qaf_core.network.plan.rules import Plan, plan_for_ratio
 from qaf_core.pipeline.compress.compress import compress_network
 from qaf_core.pipeline.compress.solve_cache import SolveCache

@@ -13,9 +13,9 @@ from torch import nn
 from qaf_core.deploy.onnx_export.ort_quantizer import write_dense_int8, write_original
 from qaf_core.deploy.runtime.measure_kit import open_session
 from qaf_core.factorization.structures import Rank
-from qaf_core.network.plan.layer_info import take_inventory
+from qaf_core.network.graph.inventory import take_inventory
+from qaf_core.search.geometry import LayerGeometry
 from qaf_core.search.graph_surgery import swap_layers, swappable_layers
-from qaf_core.search.latency_table import LayerGeometry
 
 SHAPE = (3, 12, 16)
 

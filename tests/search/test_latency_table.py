@@ -11,7 +11,8 @@ from qaf_core.errors import RunCancelled
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import LayerPlan, check_layer_plan
 from qaf_core.pipeline.events import RunEvent
-from qaf_core.search.latency_table import RANK_STEP, LayerGeometry, list_candidates, measure_layer_table
+from qaf_core.search.geometry import LayerGeometry
+from qaf_core.search.latency_table import RANK_STEP, list_candidates, measure_layer_table
 
 
 def convolution(name: str, channels: int = 32, **changes: object) -> LayerInfo:

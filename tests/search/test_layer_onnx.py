@@ -12,7 +12,7 @@ import torch
 from onnx import numpy_helper
 from torch.nn import functional
 
-from qaf_core.search.latency_table import LayerGeometry, LinkShape
+from qaf_core.search.geometry import LayerGeometry, LinkShape
 from qaf_core.search.layer_onnx import STEP, build_layer_model
 
 CONVOLUTION = LinkShape(outputs=32, inputs=16, kernel=(3, 3), stride=(2, 1), padding=(1, 1))

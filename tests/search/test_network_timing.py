@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from qaf_core.errors import ModelError, RunCancelled
 from qaf_core.factorization.structures import Rank
-from qaf_core.network.plan.layer_info import take_inventory
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.search import network_timing
 from qaf_core.search.network_timing import WholeNetwork, choose_in_place
 from qaf_core.search.selection import Candidate, Step

@@ -13,11 +13,12 @@ import numpy.typing as npt
 from qaf_core.data.images.decode import IMAGE_SUFFIXES, upright_size
 from qaf_core.data.images.targets import UNLABELLED, Targets, accepted_data, check_white, white_class
 from qaf_core.data.models.class_names import find_classes
-from qaf_core.data.models.preprocessing import Fit, preprocessing_of
+from qaf_core.data.models.preprocessing import Fit
+from qaf_core.data.models.source import preprocessing_of
 from qaf_core.errors import DataError
 
 if TYPE_CHECKING:
-    from qaf_core.data.models.catalogue import ModelSource
+    from qaf_core.data.models.source import ModelSource
 
 _LEAST_SIDE_PX = 1.0  # of a box, once cut to the part of the picture that is used
 

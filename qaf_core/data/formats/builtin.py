@@ -11,7 +11,7 @@ from qaf_core.data.images.image_set import ImageSet
 from qaf_core.data.images.split import Choice, Split
 from qaf_core.data.images.targets import drawn_targets
 from qaf_core.data.inspection import dataset
-from qaf_core.data.models.catalogue import ModelSource
+from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError
 
 #: Images taken from a built-in set when no limit is given.

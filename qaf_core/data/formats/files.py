@@ -15,8 +15,7 @@ from qaf_core.data.images.decode_pool import Decoder, ReadPictures, read_picture
 from qaf_core.data.images.image_set import ImageSet, SkippedImage
 from qaf_core.data.images.split import Choice
 from qaf_core.data.images.targets import UNLABELLED, checked_targets
-from qaf_core.data.models.catalogue import ModelSource
-from qaf_core.data.models.preprocessing import preprocessing_of
+from qaf_core.data.models.source import ModelSource, preprocessing_of
 
 
 @dataclass(frozen=True, kw_only=True)

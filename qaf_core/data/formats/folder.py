@@ -17,7 +17,7 @@ from qaf_core.data.models.class_names import find_classes
 from qaf_core.errors import DataError
 
 if TYPE_CHECKING:
-    from qaf_core.data.models.catalogue import ModelSource
+    from qaf_core.data.models.source import ModelSource
 
 MOST_FILES = 5_000_000
 _MOST_NAMED = 4

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from qaf_core.data.formats.folder import match_classes
 from qaf_core.data.images.image_set import ImageSet, shown_name
 from qaf_core.data.images.targets import accepted_data, checked_targets, npz_arrays
-from qaf_core.data.models.catalogue import ModelSource
 from qaf_core.data.models.class_names import find_classes
+from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError
 
 LARGEST_BYTES = 8 * 2**30

@@ -19,7 +19,7 @@ from qaf_core.data.formats.sources import TorchvisionPlace
 from qaf_core.data.formats.torchvision_annotated import load_annotated_set
 from qaf_core.data.images.decode import Pixels, UndecodableError, fit_picture
 from qaf_core.data.images.image_set import ImageSet, shown_name
-from qaf_core.data.models.preprocessing import preprocessing_of
+from qaf_core.data.models.source import preprocessing_of
 from qaf_core.data.models.torchvision_names import ANNOTATED_SETS, CLASSIFICATION_SETS
 from qaf_core.errors import DataError
 

@@ -12,7 +12,7 @@ from qaf_core.data.formats.folder import match_classes
 from qaf_core.data.formats.sources import TorchvisionPlace
 from qaf_core.data.images.image_set import ImageSet, shown_name
 from qaf_core.data.images.targets import UNLABELLED, accepted_data
-from qaf_core.data.models.catalogue import ModelSource
+from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.torchvision_names import ANNOTATED_SETS
 from qaf_core.errors import DataError
 

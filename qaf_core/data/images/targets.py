@@ -17,7 +17,7 @@ from qaf_core.data.inspection import dataset
 from qaf_core.errors import DataError
 
 if TYPE_CHECKING:
-    from qaf_core.data.models.catalogue import ModelSource
+    from qaf_core.data.models.source import ModelSource
 
 Targets = Mapping[str, npt.NDArray[Any]]
 

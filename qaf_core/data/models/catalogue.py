@@ -360,7 +360,8 @@ def load_inventory(source: ModelSource) -> tuple[LayerInfo, ...]:
     Raises:
         ModelError: When the network cannot be built or traced.
     """
-    from qaf_core.network.plan.layer_info import LayerInfo, take_inventory
+    from qaf_core.network.graph.inventory import take_inventory
+    from qaf_core.network.plan.layer_info import LayerInfo
 
     if source.shipped and source.card.get("inventory"):
         return tuple(LayerInfo.from_dict(row) for row in source.card["inventory"])
@@ -392,9 +393,11 @@ def _weights_file(source: ModelSource) -> Path:
             remedy=f"pass --weights FILE ({_origin(source)})",
         )
     if not path.is_file() and source.weights_url is not None:
-        from qaf_core.data.models.published import fetch_weights
+        from qaf_core.data.models.published import TIMM_SCHEME, fetch_weights
+        from qaf_core.data.models.timm_networks import fetch_timm_weights
 
-        fetch_weights(source.weights_url, path, source.limits)
+        fetch = fetch_timm_weights if source.weights_url.startswith(TIMM_SCHEME) else fetch_weights
+        fetch(source.weights_url, path, source.limits)
     if not path.is_file():
         remedy = (
             f"make them with: python sample_models/train.py {source.id}"

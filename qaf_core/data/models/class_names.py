@@ -11,7 +11,7 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from qaf_core.data.weights.header import WeightsHeader
+from qaf_core.data.weights.entries import WeightsHeader
 from qaf_core.errors import DataError, escape_text
 
 LONGEST_NAME = 80

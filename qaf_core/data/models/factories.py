@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from qaf_core.data.models.catalogue import ModelSource
 from qaf_core.data.models.overrides import choose_preprocessing
+from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import ModelError
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from qaf_core.errors import DataError
 
 if TYPE_CHECKING:
-    from qaf_core.data.models.catalogue import ModelSource
+    from qaf_core.data.models.source import ModelSource
 
 #: Keys under which networks put out class scores, and nothing else.
 SCORE_KEYS = (

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qaf_core.data.models.class_names import class_names_in, read_class_names
-from qaf_core.data.models.preprocessing import Preprocessing, preprocessing_of
+from qaf_core.data.models.preprocessing import Preprocessing
+from qaf_core.data.models.source import preprocessing_of
 from qaf_core.data.models.timm_names import TIMM_ARCHITECTURE
 from qaf_core.data.weights.checkpoints import split_part
-from qaf_core.data.weights.header import WeightsHeader, read_header
+from qaf_core.data.weights.entries import WeightsHeader
+from qaf_core.data.weights.header import read_header
 from qaf_core.data.weights.load import count_outputs
 from qaf_core.errors import DataError, ModelError, WeightsError
 
 if TYPE_CHECKING:
-    from qaf_core.data.models.catalogue import ModelSource
+    from qaf_core.data.models.source import ModelSource
 
 _TORCHVISION = "torchvision."
 

@@ -8,12 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import floor, isfinite
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from qaf_core.errors import ModelError
-
-if TYPE_CHECKING:
-    from qaf_core.data.models.catalogue import ModelSource
 
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
 ChannelOrder = Literal["rgb", "bgr"]
@@ -147,25 +144,6 @@ class Preprocessing:
             return cls(**{key: _frozen(value) for key, value in values.items()})
         except TypeError as error:
             raise ModelError("preprocessing of the model is malformed", got=error) from error
-
-
-def preprocessing_of(source: ModelSource) -> Preprocessing:
-    """A model's own preprocessing, or the one that its input shape, mean and std imply.
-
-    Raises:
-        ModelError: When the model's own goes with another input shape.
-    """
-    channels, height, width = source.input_shape
-    own = source.preprocessing
-    if own is None:
-        return Preprocessing(crop=(height, width), mean=source.mean, std=source.std)
-    if own.shape != (height, width, channels):
-        raise ModelError(
-            f"preprocessing of {source.id} does not make its input",
-            got=f"{own.crop[0]}×{own.crop[1]} pixels, {len(own.mean)} channels",
-            expected=f"{height}×{width} pixels, {channels} channels",
-        )
-    return own
 
 
 def from_torchvision(transforms: Any, crop: tuple[int, int] | None = None) -> Preprocessing:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from qaf_core.data.models.class_names import clean_class_names, tell_apart
 from qaf_core.data.models.preprocessing import Preprocessing, from_torchvision
-from qaf_core.data.weights.header import WeightLimits
+from qaf_core.data.weights.entries import WeightLimits
 from qaf_core.errors import WeightsError, WorkspaceError
 
 TIMM_SCHEME = "timm:"  # what follows is timm's name of the weights
@@ -112,8 +112,7 @@ def fetch_weights(url: str, path: Path, limits: WeightLimits | None = None) -> N
     same names.
 
     Args:
-        url: Its last part ends in the beginning of the file's SHA-256, as ``resnet18-f37072fd.pth``. Weights
-            of timm's are fetched by timm, in its own way.
+        url: Its last part ends in the beginning of the file's SHA-256, as ``resnet18-f37072fd.pth``.
         path: The file to make.
         limits: How large it may be.
 
@@ -121,11 +120,6 @@ def fetch_weights(url: str, path: Path, limits: WeightLimits | None = None) -> N
         WeightsError: If they cannot be reached, are not there, too large, or not what the name says.
         WorkspaceError: If they cannot be written.
     """
-    if url.startswith(TIMM_SCHEME):
-        from qaf_core.data.models.timm_networks import fetch_timm_weights
-
-        fetch_timm_weights(url, path, limits)
-        return
     import torch
 
     name = Path(urlsplit(url).path).name

@@ -17,7 +17,7 @@ from typing import Any
 
 from qaf_core.data.models.class_names import clean_class_names
 from qaf_core.data.models.preprocessing import Preprocessing
-from qaf_core.data.weights.header import DEFAULT_LIMITS, WeightLimits
+from qaf_core.data.weights.entries import DEFAULT_LIMITS, WeightLimits
 from qaf_core.errors import QafError, WorkspaceError, escape_text
 from qaf_core.files import write_file
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from qaf_core.data.weights.header import DEFAULT_LIMITS, WeightLimits
-
-if TYPE_CHECKING:
-    from qaf_core.data.models.preprocessing import Preprocessing
+from qaf_core.data.models.preprocessing import Preprocessing
+from qaf_core.data.weights.entries import DEFAULT_LIMITS, WeightLimits
+from qaf_core.errors import ModelError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,3 +65,22 @@ class ModelSource:
     code_path: str | None = None
     output: str | None = None
     outputs: int | None = None
+
+
+def preprocessing_of(source: ModelSource) -> Preprocessing:
+    """A model's own preprocessing, or the one that its input shape, mean and std imply.
+
+    Raises:
+        ModelError: When the model's own goes with another input shape.
+    """
+    channels, height, width = source.input_shape
+    own = source.preprocessing
+    if own is None:
+        return Preprocessing(crop=(height, width), mean=source.mean, std=source.std)
+    if own.shape != (height, width, channels):
+        raise ModelError(
+            f"preprocessing of {source.id} does not make its input",
+            got=f"{own.crop[0]}×{own.crop[1]} pixels, {len(own.mean)} channels",
+            expected=f"{height}×{width} pixels, {channels} channels",
+        )
+    return own

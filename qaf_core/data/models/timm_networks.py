@@ -23,7 +23,7 @@ from qaf_core.data.models.preprocessing import from_timm
 from qaf_core.data.models.published import SILENCE_SECONDS, TIMM_SCHEME, PublishedWeights
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.timm_names import TIMM_FAMILY, TIMM_REMEDY, TimmEntry, has_timm, looks_like_tag
-from qaf_core.data.weights.header import WeightLimits, WeightsHeader
+from qaf_core.data.weights.entries import WeightLimits, WeightsHeader
 from qaf_core.data.weights.load import match_names
 from qaf_core.errors import ModelError, WeightsError, WorkspaceError
 

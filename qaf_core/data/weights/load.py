@@ -7,13 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qaf_core.data.weights.checkpoints import pick_weights
-from qaf_core.data.weights.header import (
-    TensorEntry,
-    WeightLimits,
-    WeightsHeader,
-    is_safetensors,
-    read_header,
-)
+from qaf_core.data.weights.entries import TensorEntry, WeightLimits, WeightsHeader
+from qaf_core.data.weights.header import is_safetensors, read_header
 from qaf_core.data.weights.tensor_names import COUNTERS, rename
 from qaf_core.errors import WeightsError
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from qaf_core.data.weights.checkpoints import WRAPPERS, is_averaged
-from qaf_core.data.weights.header import DTYPE_BYTES, LONGEST_NAME
+from qaf_core.data.weights.entries import DTYPE_BYTES, LONGEST_NAME
 
 STORAGES = {
     "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from qaf_core.data.weights.checkpoints import pick_weights
-from qaf_core.data.weights.header import (
+from qaf_core.data.weights.entries import (
     LONGEST_NAME,
     ZIP_MAGIC,
     TensorEntry,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qaf_core.data.models.preprocessing import preprocessing_of
+from qaf_core.data.models.source import preprocessing_of
 
 if TYPE_CHECKING:
-    from qaf_core.data.models.catalogue import ModelSource
     from qaf_core.data.models.preprocessing import Preprocessing
+    from qaf_core.data.models.source import ModelSource
 
 MOST_CLASSES_NAMED = 20
 

@@ -225,8 +225,21 @@ def _heavy_macs(
     return int(prod(values.shape[:-1]) * sum(weight.numel() for weight in weights))
 
 
-def read_inventory(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[LayerInfo, ...]:
-    """See ``take_inventory``, which this does the work of."""
+def take_inventory(model: nn.Module, input_shape: Sequence[int]) -> tuple[LayerInfo, ...]:
+    """List every layer of a network that holds weights, in the order one forward pass runs them.
+
+    The pass runs on a weightless copy (torch's ``meta`` device), or on the network itself where that fails.
+    Layers that never run come last. The parameters of all rows add up to the network's. Operations on no
+    weight, as the products inside a hand-written attention, are in no row. Where a network chooses by value,
+    as a detector its boxes, the weightless copy keeps all there is to choose from.
+
+    Args:
+        model: The network; left as it is.
+        input_shape: Shape of one input without the batch: (C, H, W) in pixels.
+
+    Raises:
+        ModelError: If the network does not run on such an input.
+    """
     model = capture(model, input_shape)
     if any(isinstance(part, FactorizedLayer) for part in model.modules()):
         raise ModelError("the network is compressed already", remedy="take the inventory of its original")

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qaf_core.errors import ModelError
 from qaf_core.factorization.structures import FACTORIZED
-
-if TYPE_CHECKING:
-    from torch import nn
 
 Sizes = tuple[int, ...]
 
@@ -142,29 +139,6 @@ class LayerInfo:
             )
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in row.items()}
         return cls(**values)
-
-
-def take_inventory(model: nn.Module, input_shape: Sequence[int]) -> tuple[LayerInfo, ...]:
-    """List every layer of a network that holds weights, in the order one forward pass runs them.
-
-    The pass runs on a weightless copy (torch's ``meta`` device), or on the network itself where that fails.
-    Layers that never run come last. The parameters of all rows add up to the network's. Operations on no
-    weight, as the products inside a hand-written attention, are in no row. Where a network chooses by value,
-    as a detector its boxes, the weightless copy keeps all there is to choose from.
-
-    Args:
-        model: The network; left as it is.
-        input_shape: Shape of one input without the batch: (C, H, W) in pixels.
-
-    Returns:
-        The rows.
-
-    Raises:
-        ModelError: If the network does not run on such an input.
-    """
-    from qaf_core.network.graph.inventory import read_inventory
-
-    return read_inventory(model, tuple(input_shape))
 
 
 def inventory_to_rows(inventory: Iterable[LayerInfo]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from qaf_core.data.load import ImageSet
-from qaf_core.data.models.catalogue import ModelSource
+from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError
 from qaf_core.pipeline.check.class_order import SIGNIFICANCE, least_right, mends
 from qaf_core.pipeline.check.findings import Finding, Plausibility, Trial, describe_form, describe_value

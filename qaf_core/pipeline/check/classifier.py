@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from qaf_core.data.load import ImageSet
-from qaf_core.data.models.catalogue import ModelSource
 from qaf_core.data.models.outputs import plain_scores
+from qaf_core.data.models.source import ModelSource
 from qaf_core.pipeline.check.by_metric import check_by_metric
 from qaf_core.pipeline.check.class_order import (
     SIGNIFICANCE,

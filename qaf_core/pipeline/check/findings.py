@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from qaf_core.data.models.catalogue import ModelSource
+from qaf_core.data.models.source import ModelSource
 from qaf_core.pipeline.check.class_order import ClassOrder
 from qaf_core.pipeline.check.input_forms import CHANNELS_EXCHANGED, InputForm
 

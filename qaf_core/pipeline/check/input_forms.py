@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qaf_core.data.models.catalogue import ModelSource
-from qaf_core.data.models.preprocessing import preprocessing_of
+from qaf_core.data.models.source import ModelSource, preprocessing_of
 
 #: What is wrong when another form fits better.
 InputFault = Literal["normalisation", "scale", "bgr"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import nn
@@ -10,6 +10,7 @@ from torch import nn
 from qaf_core.errors import PlanError
 from qaf_core.factorization.factors import Factors
 from qaf_core.factorization.options import SolverOptions
+from qaf_core.network.plan.types import Plan
 
 PAPER_BATCHNORM = ("better", "keep", "reestimate")
 
@@ -105,3 +106,20 @@ class Compression:
     status: str
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
+
+
+def read_options(plan: Plan) -> CompressOptions:
+    """The options a plan carries by name, the solver's and the compression's.
+
+    Raises:
+        QafError: If one is unknown or out of range.
+    """
+    of_solver = {item.name for item in fields(SolverOptions)}
+    of_compression = {item.name for item in fields(CompressOptions)} - {"solver"}
+    unknown = sorted(set(plan.options) - of_solver - of_compression)
+    if unknown:
+        known = ", ".join(sorted(of_solver | of_compression))
+        raise PlanError("the plan has unknown options", got=", ".join(unknown), expected=known)
+    solver = SolverOptions(**{key: value for key, value in plan.options.items() if key in of_solver})
+    own = {key: value for key, value in plan.options.items() if key in of_compression}
+    return CompressOptions(solver=solver, **own)

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qaf_core.data.models.preprocessing import preprocessing_of
+from qaf_core.data.models.source import preprocessing_of
 from qaf_core.files import write_file
 
 if TYPE_CHECKING:
     from torch import nn
 
     from qaf_core.data.load import ImageSet
-    from qaf_core.data.models.catalogue import ModelSource
+    from qaf_core.data.models.source import ModelSource
     from qaf_core.pipeline.tasks import Arrays
 
 # Raised whenever the way images reach the network or predictions are read changes: older ones are not used.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from qaf_core.data.load import ImageSet
-    from qaf_core.data.models.catalogue import ModelSource
+    from qaf_core.data.models.source import ModelSource
 
 # Raised whenever the check may come to another result.
 _FORMAT = 2

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qaf_core.data.load import to_batches
-from qaf_core.data.models.catalogue import ModelSource, find_model
+from qaf_core.data.models.catalogue import find_model
+from qaf_core.data.models.source import ModelSource
 from qaf_core.deploy.onnx_export.export import export_onnx
 from qaf_core.deploy.onnx_export.export_fast import export_fast
 from qaf_core.deploy.onnx_export.report import (

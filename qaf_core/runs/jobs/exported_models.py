@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qaf_core.data.load import to_batches
-from qaf_core.data.models.catalogue import ModelSource, build_model
+from qaf_core.data.models.catalogue import build_model
+from qaf_core.data.models.source import ModelSource
 from qaf_core.deploy.onnx_export.export import export_onnx
 from qaf_core.deploy.onnx_export.ort_quantizer import write_dense_int8, write_factorized_int8, write_original
 from qaf_core.deploy.packed.packed_file import load_packed
@@ -19,7 +20,8 @@ from qaf_core.deploy.runtime.measure_kit import checksum
 from qaf_core.deploy.runtime.target import THIS, saturates_for, saturates_products
 from qaf_core.errors import ModelError, WorkspaceError
 from qaf_core.files import write_file
-from qaf_core.network.plan.layer_info import LayerInfo, take_inventory
+from qaf_core.network.graph.inventory import take_inventory
+from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.runs.jobs.images import load_run_images
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import source_of

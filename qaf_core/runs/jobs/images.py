@@ -10,7 +10,7 @@ from qaf_core.data.load import load_images, load_pair
 
 if TYPE_CHECKING:
     from qaf_core.data.load import ImageSet
-    from qaf_core.data.models.catalogue import ModelSource
+    from qaf_core.data.models.source import ModelSource
     from qaf_core.runs.store.request import RunRequest
 
 CALIBRATION_IMAGES = 512

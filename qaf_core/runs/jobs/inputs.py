@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,15 @@ import torch
 
 from qaf_core.data.images.split import describe_split
 from qaf_core.data.load import ImageSet, to_batches
-from qaf_core.data.models.catalogue import ModelSource, build_model
-from qaf_core.errors import PlanError, RunCancelled
-from qaf_core.factorization.options import SolverOptions
-from qaf_core.network.plan.layer_info import LayerInfo, take_inventory
+from qaf_core.data.models.catalogue import build_model
+from qaf_core.data.models.source import ModelSource
+from qaf_core.errors import RunCancelled
+from qaf_core.network.graph.inventory import take_inventory
+from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import LayerPlan, Plan, validate_plan
 from qaf_core.pipeline.check.classifier import TASK as CHECKED_TASK
 from qaf_core.pipeline.compress.calibrate import LEAST_IMAGES
-from qaf_core.pipeline.compress.result import CompressOptions
+from qaf_core.pipeline.compress.result import CompressOptions, read_options
 from qaf_core.pipeline.tasks import Arrays, Task, find_task, predict
 from qaf_core.runs.jobs.baseline import baseline_path, read_predictions, write_predictions
 from qaf_core.runs.jobs.images import BATCH_SIZE, load_evaluation_images, load_run_images
@@ -107,23 +108,6 @@ def load_subject(request: RunRequest, workspace: Path, recorder: Recorder, stop:
         calibration=torch.cat(batches),
         calibration_set=calibration,
     )
-
-
-def read_options(plan: Plan) -> CompressOptions:
-    """The options a plan carries by name, the solver's and the compression's.
-
-    Raises:
-        QafError: If one is unknown or out of range.
-    """
-    of_solver = {item.name for item in fields(SolverOptions)}
-    of_compression = {item.name for item in fields(CompressOptions)} - {"solver"}
-    unknown = sorted(set(plan.options) - of_solver - of_compression)
-    if unknown:
-        known = ", ".join(sorted(of_solver | of_compression))
-        raise PlanError("the plan has unknown options", got=", ".join(unknown), expected=known)
-    solver = SolverOptions(**{key: value for key, value in plan.options.items() if key in of_solver})
-    own = {key: value for key, value in plan.options.items() if key in of_compression}
-    return CompressOptions(solver=solver, **own)
 
 
 def _tell_reading(recorder: Recorder, stop: StopSignal) -> Callable[[int, int], None]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from qaf_core.data.load import ImageSet
-    from qaf_core.data.models.catalogue import ModelSource
+    from qaf_core.data.models.source import ModelSource
 
 PREVIEW_NAME = "preview.json"
 

@@ -87,7 +87,7 @@ def make_auto_plan(
 
     from qaf_core.data.load import to_batches
     from qaf_core.data.models.catalogue import build_model
-    from qaf_core.network.plan.layer_info import take_inventory
+    from qaf_core.network.graph.inventory import take_inventory
     from qaf_core.pipeline.compress.solve_cache import SolveCache
     from qaf_core.pipeline.tasks import find_task
     from qaf_core.runs.jobs.baseline import baseline_path

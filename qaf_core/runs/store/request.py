@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from qaf_core.data.models.catalogue import ModelSource, find_model
+from qaf_core.data.models.catalogue import find_model
+from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError, PlanError, QafError
 
 METHODS = ("joint", "paper", "sequential", "dense")

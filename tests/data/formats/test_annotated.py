@@ -15,7 +15,7 @@ from qaf_core.data.images.targets import UNLABELLED
 from qaf_core.data.inspection import dataset
 from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import find_model
-from qaf_core.data.models.preprocessing import preprocessing_of
+from qaf_core.data.models.source import preprocessing_of
 from qaf_core.errors import DataError
 
 SEGMENTER = replace(

@@ -22,7 +22,8 @@ from scipy.io import savemat
 from qaf_core.data.formats.sources import FOLDER_SETS
 from qaf_core.data.formats.torchvision import KNOWN_SETS
 from qaf_core.data.load import load_images, load_pair
-from qaf_core.data.models.catalogue import ModelSource, find_model
+from qaf_core.data.models.catalogue import find_model
+from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.torchvision_names import CLASSIFICATION_SETS
 from qaf_core.errors import DataError
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from qaf_core.data.load import load_images, load_pair
-from qaf_core.data.models.catalogue import ModelSource, find_model
+from qaf_core.data.models.catalogue import find_model
+from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError
 
 FCN = replace(find_model("torchvision/fcn_resnet50"), input_shape=(3, 16, 16))

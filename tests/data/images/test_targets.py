@@ -12,7 +12,8 @@ import pytest
 from qaf_core.data.images.targets import UNLABELLED, checked_targets, drawn_targets, take_targets
 from qaf_core.data.inspection import dataset
 from qaf_core.data.load import load_images, load_pair
-from qaf_core.data.models.catalogue import ModelSource, find_model
+from qaf_core.data.models.catalogue import find_model
+from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError, QafError
 
 

@@ -16,15 +16,16 @@ from torch import nn
 from qaf_core.data.load import load_images, to_batches
 from qaf_core.data.models import catalogue
 from qaf_core.data.models.architectures import CifarBlock, build_architecture
-from qaf_core.data.models.catalogue import ModelSource, build_model, find_model, list_models, load_inventory
+from qaf_core.data.models.catalogue import build_model, find_model, list_models, load_inventory
+from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.torchvision_names import (
     TORCHVISION_DETECTION,
     TORCHVISION_MODELS,
     TORCHVISION_SEGMENTATION,
 )
 from qaf_core.errors import ModelError, WeightsError
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.network import layers_in
-from qaf_core.network.plan.layer_info import take_inventory
 
 SHIPPED = (
     "digits/cnn",

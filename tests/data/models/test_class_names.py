@@ -20,7 +20,7 @@ from qaf_core.data.models.class_names import (
     published_categories,
     read_class_names,
 )
-from qaf_core.data.weights.header import WeightsHeader
+from qaf_core.data.weights.entries import WeightsHeader
 from qaf_core.errors import DataError
 
 REAL_DATA = os.environ.get("QAF_REAL_DATA")

@@ -11,7 +11,7 @@ import torch
 
 from qaf_core.data.models.catalogue import build_model, find_model, load_inventory
 from qaf_core.data.models.factories import call_factory, describe_factory
-from qaf_core.data.models.preprocessing import preprocessing_of
+from qaf_core.data.models.source import preprocessing_of
 from qaf_core.errors import ModelError
 
 FACTORY = """

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.cli import main
-from qaf_core.data.models.catalogue import ModelSource, build_model, find_model
+from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.data.models.outputs import attach_reading, count_classes, plain_scores, scores_in
+from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError
 from qaf_core.pipeline.divergence import divergence
 

@@ -21,7 +21,8 @@ from qaf_core.data.images.decode import fit_picture
 from qaf_core.data.images.image_set import ImageSet
 from qaf_core.data.load import to_batches
 from qaf_core.data.models.catalogue import find_model
-from qaf_core.data.models.preprocessing import Preprocessing, from_torchvision, preprocessing_of
+from qaf_core.data.models.preprocessing import Preprocessing, from_torchvision
+from qaf_core.data.models.source import preprocessing_of
 from qaf_core.errors import ModelError
 
 PLAIN = Preprocessing(crop=(20, 30), mean=(0.0,) * 3, std=(1.0,) * 3)

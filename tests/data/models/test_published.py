@@ -24,7 +24,7 @@ from qaf_core.data.models.torchvision_names import (
     TORCHVISION_MODELS,
     TORCHVISION_SEGMENTATION,
 )
-from qaf_core.data.weights.header import WeightLimits
+from qaf_core.data.weights.entries import WeightLimits
 from qaf_core.errors import WeightsError, WorkspaceError
 
 

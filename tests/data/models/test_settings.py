@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from qaf_core.data.models.settings import RegisteredModel, Settings, change_settings, check_id, read_settings
-from qaf_core.data.weights.header import WeightLimits
+from qaf_core.data.weights.entries import WeightLimits
 from qaf_core.errors import QafError, WorkspaceError
 
 ROW: dict[str, Any] = {

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from qaf_core.data.weights.header import WeightLimits, read_header
+from qaf_core.data.weights.entries import WeightLimits
+from qaf_core.data.weights.header import read_header
 from qaf_core.errors import QafError, WeightsError
 
 SOUND = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}

@@ -11,7 +11,8 @@ from torch import nn
 
 from qaf_core.data.models.architectures import build_architecture
 from qaf_core.data.models.catalogue import build_model, find_model
-from qaf_core.data.weights.header import TensorEntry, WeightLimits, WeightsHeader, read_header
+from qaf_core.data.weights.entries import TensorEntry, WeightLimits, WeightsHeader
+from qaf_core.data.weights.header import read_header
 from qaf_core.data.weights.load import count_outputs, load_weights, read_weights
 from qaf_core.data.weights.tensor_names import rename
 from qaf_core.errors import QafError, WeightsError

@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from qaf_core.data.weights.header import WeightLimits, read_header
+from qaf_core.data.weights.entries import WeightLimits
+from qaf_core.data.weights.header import read_header
 from qaf_core.data.weights.load import read_weights
 from qaf_core.data.weights.pickle_reader import DamagedPickle, ForeignObject, PickleReader
 from qaf_core.errors import WeightsError

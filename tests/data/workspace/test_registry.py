@@ -18,8 +18,8 @@ from qaf_core.data.formats.zip import add_archive
 from qaf_core.data.models.architectures import build_architecture
 from qaf_core.data.models.catalogue import build_model, find_model, list_models, load_inventory
 from qaf_core.data.models.overrides import read_preprocessing
-from qaf_core.data.models.preprocessing import preprocessing_of
 from qaf_core.data.models.settings import read_settings
+from qaf_core.data.models.source import preprocessing_of
 from qaf_core.data.workspace.registry import (
     add_factory,
     add_model,

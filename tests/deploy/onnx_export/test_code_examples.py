@@ -17,7 +17,8 @@ from qaf_core.data.images.decode import read_picture
 from qaf_core.data.images.image_set import ImageSet
 from qaf_core.data.load import to_batches
 from qaf_core.data.models.catalogue import build_model, find_model
-from qaf_core.data.models.preprocessing import Preprocessing, preprocessing_of
+from qaf_core.data.models.preprocessing import Preprocessing
+from qaf_core.data.models.source import preprocessing_of
 from qaf_core.deploy.onnx_export.code_examples import onnx_example, pytorch_example
 from qaf_core.deploy.onnx_export.export import export_onnx
 from qaf_core.deploy.packed.open import describe_packed

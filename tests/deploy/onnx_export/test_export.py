@@ -17,8 +17,8 @@ from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.deploy.onnx_export.export import ExportRejected, export_onnx, open_session
 from qaf_core.deploy.runtime.target import saturates_products
 from qaf_core.errors import ModelError, WorkspaceError
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.modules.quantized import FactorizedLayer
-from qaf_core.network.plan.layer_info import take_inventory
 
 INPUT_SHAPE = (3, 16, 16)
 EVERY_KIND: dict[str, tuple[str, Any, Any]] = {

@@ -19,8 +19,8 @@ from qaf_core.deploy.onnx_export.ort_quantizer import (
     write_original,
 )
 from qaf_core.errors import ModelError
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.modules.quantized import FactorizedLayer
-from qaf_core.network.plan.layer_info import take_inventory
 
 INPUT_SHAPE = (3, 16, 16)
 ROWS = {

@@ -14,7 +14,7 @@ from qaf_core.deploy.onnx_export.export import export_onnx
 from qaf_core.deploy.onnx_export.writer import GraphBuilder
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.graph.capture import capture
-from qaf_core.network.plan.layer_info import take_inventory
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.pipeline.compress.compress import CompressOptions, compress_network
 

@@ -15,8 +15,8 @@ from qaf_core.deploy.packed.kept_tensors import fits_half
 from qaf_core.deploy.packed.packed_file import load_packed, save_packed, without_numbers
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.proof import largest_difference
-from qaf_core.network.plan.layer_info import take_inventory
 from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.pipeline.compress.compress import CompressOptions, compress_network
 

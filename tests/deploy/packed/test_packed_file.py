@@ -17,12 +17,13 @@ from qaf_core.deploy.packed.packed_file import load_packed, read_index, save_pac
 from qaf_core.errors import WeightsError, WorkspaceError
 from qaf_core.factorization.factors import Factors, as_stored_codes
 from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.network import layer_of
 from qaf_core.network.modules.build import build_chain
 from qaf_core.network.modules.quantized import FactorizedLayer, swap_layer
 from qaf_core.network.plan.chains import factor_shapes
 from qaf_core.network.plan.cost import plan_cost
-from qaf_core.network.plan.layer_info import LayerInfo, take_inventory
+from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import LayerPlan, Plan, plan_for_ratio
 
 CARD = {

@@ -14,7 +14,7 @@ from qaf_core.deploy.runtime import tempdir
 from qaf_core.deploy.runtime.layer_profile import profile_layers
 from qaf_core.deploy.runtime.tempdir import scratch_folder
 from qaf_core.errors import DataError, WorkspaceError
-from qaf_core.network.plan.layer_info import take_inventory
+from qaf_core.network.graph.inventory import take_inventory
 
 FULL = "temporary folder takes no more files; got .*; .*TMPDIR"
 

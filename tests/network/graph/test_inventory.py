@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qaf_core.errors import ModelError
 from qaf_core.network.graph.capture import capture
-from qaf_core.network.graph.inventory import BY_BATCH, NOT_RUN, norm_parameters, read_inventory
+from qaf_core.network.graph.inventory import BY_BATCH, NOT_RUN, norm_parameters, take_inventory
 from qaf_core.network.graph.network import layer_of
 from qaf_core.network.modules.quantized import swap_layer
 from qaf_core.pipeline.check.equivalence import exact_chain
@@ -32,7 +32,7 @@ class Deciding(nn.Module):
 
 
 def test_rows_of_parts_are_named_by_their_whole_paths() -> None:
-    rows = {row.name: row for row in read_inventory(Deciding(), SHAPE)}
+    rows = {row.name: row for row in take_inventory(Deciding(), SHAPE)}
     assert list(rows)[:3] == ["body.0", "body.1", "head.0"]
     assert rows["body.1"].folded_into == "body.0"
     assert rows["head.0"].final
@@ -43,7 +43,7 @@ def test_rows_of_parts_are_named_by_their_whole_paths() -> None:
 
 def test_a_batchnorm_by_the_batch_is_told_and_stays() -> None:
     model = nn.Sequential(nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6, track_running_stats=False))
-    row = read_inventory(model, SHAPE)[-1]
+    row = take_inventory(model, SHAPE)[-1]
     assert (row.name, row.kind, row.structures, row.folded_into) == ("1", "batchnorm", (), None)
     assert row.skip_reason == BY_BATCH
     assert (row.params, row.macs) == (12, 2 * 6 * 36)
@@ -63,4 +63,4 @@ def test_a_compressed_network_has_no_inventory() -> None:
     network = capture(nn.Sequential(nn.Conv2d(4, 6, 3)), SHAPE)
     swap_layer(network, "0", exact_chain(layer_of(network, "0"), "svd"))
     with pytest.raises(ModelError, match="compressed already"):
-        read_inventory(network, SHAPE)
+        take_inventory(network, SHAPE)

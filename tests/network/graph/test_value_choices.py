@@ -9,8 +9,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.value_choices import is_choice, keep_everything
-from qaf_core.network.plan.layer_info import LayerInfo, take_inventory
+from qaf_core.network.plan.layer_info import LayerInfo
 
 ATEN = torch.ops.aten
 NMS = torch.ops.torchvision.nms.default  # known once torchvision is imported

@@ -8,8 +8,8 @@ import torchvision
 from torch import nn
 
 from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.weightless import Weightless
-from qaf_core.network.plan.layer_info import take_inventory
 
 
 class DropRates(nn.Module):

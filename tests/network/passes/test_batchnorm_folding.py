@@ -9,10 +9,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.network import layer_of, norms_in
 from qaf_core.network.modules.quantized import BatchNorm, Folded
 from qaf_core.network.passes.batchnorm_folding import fold_batchnorm
-from qaf_core.network.plan.layer_info import take_inventory
 
 
 def trained(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from qaf_core.errors import PlanError
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.cost import (
     Cost,
     layer_cost,
@@ -22,7 +23,7 @@ from qaf_core.network.plan.cost import (
     total_cost,
 )
 from qaf_core.network.plan.file_size import CONTAINER_BYTES_FIXED, CONTAINER_BYTES_PER_FOLD, kept_index_bytes
-from qaf_core.network.plan.layer_info import LayerInfo, take_inventory
+from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import LayerPlan, Plan, paper_plan, plan_for_ratio, replace_layer
 
 # ratio, weight bits, GBOPs, percent, GMACs of ResNet-18 with 8-bit activations: arXiv 2308.04595

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.cost import layer_cost
 from qaf_core.network.plan.file_size import (
     CONTAINER_BYTES_PER_FOLD,
@@ -17,7 +18,7 @@ from qaf_core.network.plan.file_size import (
     chain_bytes,
     kept_index_bytes,
 )
-from qaf_core.network.plan.layer_info import LayerInfo, take_inventory
+from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import LayerPlan
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from qaf_core.errors import ModelError
-from qaf_core.network.graph.inventory import NOT_RUN, READ_ELSEWHERE, ROOT_NAME
+from qaf_core.network.graph.inventory import NOT_RUN, READ_ELSEWHERE, ROOT_NAME, take_inventory
 from qaf_core.network.plan.layer_info import (
     LayerInfo,
     classifier,
@@ -23,7 +23,6 @@ from qaf_core.network.plan.layer_info import (
     inventory_from_rows,
     inventory_to_rows,
     output_layers,
-    take_inventory,
 )
 
 Listed = Callable[..., tuple[nn.Module, nn.Module, tuple[LayerInfo, ...]]]

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from qaf_core.errors import PlanError
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.chains import factor_macs
-from qaf_core.network.plan.layer_info import LayerInfo, take_inventory
+from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import (
     PRESETS,
     LayerPlan,

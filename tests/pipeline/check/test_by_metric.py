@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qaf_core.data.load import ImageSet, load_images
-from qaf_core.data.models.catalogue import ModelSource, build_model, find_model
+from qaf_core.data.models.catalogue import build_model, find_model
+from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError
 from qaf_core.pipeline import tasks
 from qaf_core.pipeline.check.classifier import Plausibility, check_original

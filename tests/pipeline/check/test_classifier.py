@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn import functional
 
 from qaf_core.data.load import ImageSet, load_images, to_batches
-from qaf_core.data.models.catalogue import ModelSource, build_model, find_model
+from qaf_core.data.models.catalogue import build_model, find_model
+from qaf_core.data.models.source import ModelSource
 from qaf_core.pipeline.check.classifier import Plausibility, check_original, sample_sizes
 
 REAL_DATA = os.environ.get("QAF_REAL_DATA")

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.network import chains_in, layer_of
 from qaf_core.network.modules.quantized import FactorizedLayer, Layer, swap_layer
-from qaf_core.network.plan.layer_info import LayerInfo, take_inventory
+from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import LayerPlan, Plan, plan_for_ratio
 from qaf_core.pipeline.check import equivalence
 from qaf_core.pipeline.check.equivalence import (

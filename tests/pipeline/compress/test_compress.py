@@ -18,10 +18,10 @@ from qaf_core.errors import DataError, PlanError, SolverError, WeightsError
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.factorization.solve import METHODS, relative_error
 from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.network import chains_in, observed
 from qaf_core.network.graph.program import Execution
 from qaf_core.network.modules.quantized import FactorizedLayer, Layer
-from qaf_core.network.plan.layer_info import take_inventory
 from qaf_core.network.plan.rules import LayerPlan, Plan, plan_for_ratio, replace_layer
 from qaf_core.pipeline.compress.compress import (
     FITTED_METHODS,

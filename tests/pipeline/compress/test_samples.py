@@ -13,10 +13,10 @@ from torch.fx import Node
 
 from qaf_core.errors import DataError, ModelError
 from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.network import layer_of, layers_in, observed
 from qaf_core.network.graph.program import Execution
 from qaf_core.network.modules.quantized import Layer
-from qaf_core.network.plan.layer_info import take_inventory
 from qaf_core.pipeline.compress import samples
 from qaf_core.pipeline.compress.samples import LayerSamples, walk_layers
 

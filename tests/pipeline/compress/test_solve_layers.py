@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from qaf_core.factorization.options import SolverOptions
-from qaf_core.network.plan.layer_info import take_inventory
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.pipeline.compress import solve_layers
 from qaf_core.pipeline.compress.compress import Compression, CompressOptions, compress_network

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.factorization.options import SolverOptions
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.modules.quantized import FactorizedLayer
-from qaf_core.network.plan.layer_info import take_inventory
 from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.pipeline.compress.compress import CompressOptions, compress_network
 from qaf_core.pipeline.finetune.trainable import TrainableNetwork

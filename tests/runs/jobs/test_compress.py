@@ -18,13 +18,14 @@ from qaf_core.deploy.packed.packed_file import load_packed
 from qaf_core.errors import DataError, PlanError, SolverError
 from qaf_core.factorization.solve import METHODS as SOLVER_METHODS
 from qaf_core.network.plan.rules import Plan, plan_for_ratio
+from qaf_core.pipeline.compress.result import read_options
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.tasks import find_task, predict
 from qaf_core.runs.jobs import compress, inputs
 from qaf_core.runs.jobs.baseline import baseline_path, read_predictions, write_predictions
 from qaf_core.runs.jobs.compress import RunFailed, execute_run
 from qaf_core.runs.jobs.environment import describe_environment, peak_memory_bytes
-from qaf_core.runs.jobs.inputs import plan_done, read_options
+from qaf_core.runs.jobs.inputs import plan_done
 from qaf_core.runs.store.request import METHODS, RunRequest
 from qaf_core.runs.store.store import Store
 

@@ -19,8 +19,8 @@ from qaf_core.deploy.onnx_export.report import read_reports
 from qaf_core.deploy.packed.open import open_packed
 from qaf_core.deploy.runtime.target import saturates_products
 from qaf_core.errors import PlanError
+from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.cost import plan_cost
-from qaf_core.network.plan.layer_info import take_inventory
 from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.runs.jobs.export import export_run
 from qaf_core.runs.jobs.exported_models import prepare_models
