@@ -29,7 +29,7 @@ from real_data import real_data_folder
 from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.deploy.onnx_export.export import export_onnx
 from qaf_core.deploy.onnx_export.ort_quantizer import write_dense_int8, write_factorized_int8, write_original
-from qaf_core.deploy.packed.packed_file import load_packed
+from qaf_core.deploy.packed.read import load_packed
 from qaf_core.deploy.runtime.measure_kit import ratio_of, summarise, time_models
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.rules import Plan, plan_for_ratio

@@ -20,7 +20,8 @@ import torch
 from real_data import load_network, load_sets
 
 from qaf_core.data.load import to_batches
-from qaf_core.deploy.packed.packed_file import load_packed, save_packed
+from qaf_core.deploy.packed.read import load_packed
+from qaf_core.deploy.packed.write import save_packed
 from qaf_core.network.passes.batchnorm_folding import fold_batchnorm
 from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.pipeline.compress.compress import compress_network

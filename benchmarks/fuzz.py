@@ -29,7 +29,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from qaf_core.deploy.onnx_export.export import export_onnx
-from qaf_core.deploy.packed.packed_file import load_packed, save_packed
+from qaf_core.deploy.packed.read import load_packed
+from qaf_core.deploy.packed.write import save_packed
 from qaf_core.errors import QafError
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.inventory import take_inventory

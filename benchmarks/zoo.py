@@ -216,7 +216,8 @@ class RoundedInput:
 def measure(model_id: str, images: int | None, fit: bool, stages: Stages) -> dict[str, Any]:
     """Compress one network from end to end and measure it."""
     from qaf_core.data.models.catalogue import build_model, find_model
-    from qaf_core.deploy.packed.packed_file import load_packed, save_packed
+    from qaf_core.deploy.packed.read import load_packed
+    from qaf_core.deploy.packed.write import save_packed
     from qaf_core.network.graph.inventory import take_inventory
     from qaf_core.network.plan.cost import original_cost
     from qaf_core.network.plan.rules import plan_for_ratio, validate_plan

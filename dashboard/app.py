@@ -11,9 +11,13 @@ if ROOT not in sys.path:
 
 import streamlit as st  # noqa: E402
 
-from dashboard import common  # noqa: E402
 from dashboard.text import _  # noqa: E402
-from dashboard.views import explore, export, layers, models, run, tradeoffs  # noqa: E402
+from dashboard.views import layers, tradeoffs  # noqa: E402
+from dashboard.views.explore import explore  # noqa: E402
+from dashboard.views.export import export  # noqa: E402
+from dashboard.views.models import models  # noqa: E402
+from dashboard.views.run import run  # noqa: E402
+from dashboard.widgets import ui  # noqa: E402
 
 
 def main(first_page: str = "explore") -> None:
@@ -24,11 +28,11 @@ def main(first_page: str = "explore") -> None:
     """
     st.set_page_config(
         page_title="QAF Workbench",
-        page_icon=str(common.ASSETS / "favicon.png"),
+        page_icon=str(ui.ASSETS / "favicon.png"),
         layout="wide",
         menu_items={"About": _("Joint tensor factorization and quantization of trained neural networks.")},
     )
-    st.logo(str(common.ASSETS / "logo.svg"), size="large")
+    st.logo(str(ui.ASSETS / "logo.svg"), size="large")
     views = {
         "models": (models.page, _("Models"), "deployed_code"),
         "explore": (explore.page, _("Explore"), "tune"),
@@ -41,16 +45,16 @@ def main(first_page: str = "explore") -> None:
         name: st.Page(view, title=title, icon=f":material/{icon}:", url_path=name, default=name == first_page)
         for name, (view, title, icon) in views.items()
     }
-    st.session_state[common.PAGES_KEY] = pages
+    st.session_state[ui.PAGES_KEY] = pages
     chosen = st.navigation(list(pages.values()), position="top")
-    common.inject_style()
+    ui.inject_style()
     _draw(chosen)
 
 
-@common.guarded
+@ui.guarded
 def _draw(page: st.Page) -> None:
-    common.open_store()
-    common.keep_worker()
+    ui.open_store()
+    ui.keep_worker()
     page.run()
 
 

@@ -15,6 +15,7 @@ ORDER = (
     "cli",
 )
 LONGEST_MODULE = 450
+LARGEST_ROOM = 14  # modules
 QUICK_MODULES = (
     "qaf_core",
     "qaf_core.errors",
@@ -70,6 +71,27 @@ def test_a_package_imports_only_those_before_it(path: Path) -> None:
             assert ORDER.index(parts[1]) <= ORDER.index(room), f"{room} must not import {module}"
         if room == "errors":
             assert top != "qaf_core"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Also through imports inside functions, and through those for types alone."""
+    paths = {module_name(path): path for path in CORE_MODULES + DASHBOARD_MODULES}
+    reads = {
+        name: {other for other in imported_modules(path) if other in paths} for name, path in paths.items()
+    }
+    left = dict(reads)
+    while free := [name for name, others in left.items() if not others & (left.keys() - {name})]:
+        for name in free:
+            del left[name]
+    assert left == {}, f"in a circle, or behind one: {sorted(left)}"
+
+
+def test_a_room_holds_no_more_than_a_reader_keeps_in_mind() -> None:
+    rooms: dict[Path, int] = {}
+    for path in CORE_MODULES + DASHBOARD_MODULES:
+        if path.stem not in ("__init__", "__main__"):
+            rooms[path.parent] = rooms.get(path.parent, 0) + 1
+    assert {str(room): count for room, count in rooms.items() if count > LARGEST_ROOM} == {}
 
 
 @pytest.mark.parametrize("path", DASHBOARD_MODULES, ids=lambda path: str(path.relative_to(ROOT)))

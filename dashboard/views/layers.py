@@ -9,9 +9,10 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import common, rows
+from dashboard.state import rows
 from dashboard.text import _
-from dashboard.views import live
+from dashboard.views.run import live
+from dashboard.widgets import ui
 from qaf_core.review import charts, histograms
 from qaf_core.review.units import MISSING
 from qaf_core.runs.store.record import RunRecord
@@ -21,13 +22,13 @@ HISTOGRAM_COLUMNS = 4
 
 def page() -> None:
     """The Layers page: ``?run=ID`` names the run to begin with."""
-    common.page_title(
+    ui.page_title(
         _("Layers"),
         _("How well each layer's weights were kept, and how its factors use their integer grids."),
     )
-    runs = [run for run in common.open_store().list_runs() if run.layers]
+    runs = [run for run in ui.open_store().list_runs() if run.layers]
     if not runs:
-        common.empty_state(
+        ui.empty_state(
             "stacks",
             _("No layer has been compressed yet"),
             _("Once a run has solved its first layers, they can be studied here."),
@@ -67,7 +68,7 @@ def _choose(runs: Sequence[RunRecord]) -> tuple[RunRecord, RunRecord | None]:
 
 
 def _label(run: RunRecord) -> str:
-    title = common.run_title(run)
+    title = ui.run_title(run)
     model = "" if run.model in title else f" · {run.model}"
     return f"{title}{model} · {charts.method_label(run.method, _)} · {rows.plan_summary(run)}"
 
@@ -79,14 +80,14 @@ def _errors(runs: Sequence[RunRecord]) -> None:
         st.markdown(f"**{_('Error of each layer')}**", help=live.layer_error_help())
         series = [rows.layer_errors(run, html.escape(title)) for run, title in zip(runs, titles, strict=True)]
         st.plotly_chart(
-            charts.layer_error_figure(series, dark=common.is_dark(), _=_),
+            charts.layer_error_figure(series, dark=ui.is_dark(), _=_),
             key="layer-errors",
             config={"displayModeBar": False},
             alt=_("Error of each layer"),
         )
     with right:
         for run, title in zip(runs, titles, strict=True):
-            st.markdown(f"**{common.plain(title)}**")
+            st.markdown(f"**{ui.plain(title)}**")
             st.dataframe(
                 live.layer_frame([dict(row) for row in run.layers]),
                 hide_index=True,
@@ -98,7 +99,7 @@ def _errors(runs: Sequence[RunRecord]) -> None:
 
 
 def _distinct_titles(runs: Sequence[RunRecord]) -> list[str]:
-    titles = [common.run_title(run) for run in runs]
+    titles = [ui.run_title(run) for run in runs]
     if len(set(titles)) < len(titles):
         return [
             f"{title} ({charts.method_label(run.method, _)}, {run.id[-6:]})"
@@ -123,12 +124,12 @@ def _choose_layer(runs: Sequence[RunRecord]) -> str:
 def _details(run: RunRecord, layer: str, *, titled: bool) -> None:
     row = next((row for row in run.layers if row["name"] == layer), None)
     if titled:
-        st.markdown(f"**{common.plain(common.run_title(run))}**")
+        st.markdown(f"**{ui.plain(ui.run_title(run))}**")
     if row is None:
         st.caption(_("This run has not compressed this layer."))
         return
     _facts(row)
-    kept = common.open_store().layer_details(run.id, layer).get("histograms") or {}
+    kept = ui.open_store().layer_details(run.id, layer).get("histograms") or {}
     if not kept:
         st.caption(_("No histograms were kept for this layer."))
         return
@@ -166,8 +167,8 @@ def _histograms(run_id: str, kept: Mapping[str, Any]) -> None:
                 if "edges" in histogram
                 else histograms.code_histogram_figure
             )
-            figure = draw(histogram, dark=common.is_dark(), _=_)
-            st.markdown(f"**{common.plain(title)}**", help=help_text)
+            figure = draw(histogram, dark=ui.is_dark(), _=_)
+            st.markdown(f"**{ui.plain(title)}**", help=help_text)
             st.plotly_chart(
                 figure, key=f"histogram-{run_id}-{name}", config={"displayModeBar": False}, alt=title
             )
@@ -197,13 +198,13 @@ def _factor_help(name: str) -> str | None:
 
 
 def _solve_course(run: RunRecord, layer: str) -> None:
-    events = common.open_store().events_since(run.id, kinds=("iteration",), layer=layer)
+    events = ui.open_store().events_since(run.id, kinds=("iteration",), layer=layer)
     iterations = [stored.event.data for stored in events]
     if not iterations:
         return
     with st.expander(_("How the solver got there"), icon=":material/show_chart:"):
         left, right = st.columns(2, gap="medium")
-        dark = common.is_dark()
+        dark = ui.is_dark()
         left.plotly_chart(
             charts.convergence_figure(iterations, dark=dark, _=_),
             key=f"course-{run.id}",

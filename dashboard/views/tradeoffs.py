@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import common, rows
+from dashboard.state import rows
 from dashboard.text import _, plural
+from dashboard.widgets import ui
 from qaf_core.review import charts
 from qaf_core.review.charts import CostAxis
 from qaf_core.review.metrics import metric_help, metric_label
@@ -21,23 +22,23 @@ from qaf_core.runs.store.record import RunRecord
 
 def page() -> None:
     """The Trade-offs page."""
-    common.page_title(
+    ui.page_title(
         _("Trade-offs"),
         _("What each run gained and lost: the best ones are high (accurate) and to the left (small)."),
     )
-    runs = common.open_store().list_runs()
+    runs = ui.open_store().list_runs()
     measured = [run for run in runs if run.compressed and run.cost]
     if not measured:
         unfinished = [run for run in runs if not run.is_final]
         if unfinished:
-            common.empty_state(
+            ui.empty_state(
                 "hourglass_top",
                 _("The first run is not finished yet"),
                 _("Its result appears here as soon as it is measured."),
                 ("run", _("Watch the runs")),
             )
         else:
-            common.empty_state(
+            ui.empty_state(
                 "scatter_plot",
                 _("No result to compare yet"),
                 _("Run a compression first: each finished run becomes a point on these charts."),
@@ -48,7 +49,7 @@ def page() -> None:
     if not chosen:
         st.info(_("No run matches these filters."), icon=":material/filter_alt_off:")
         return
-    titles = {run.id: html.escape(common.run_title(run)) for run in chosen}
+    titles = {run.id: html.escape(ui.run_title(run)) for run in chosen}
     points = rows.tradeoff_points(chosen, titles, _("Original"))
     _charts(points)
     _table(chosen, points)
@@ -116,8 +117,8 @@ def _charts(points: Sequence[RunPoint]) -> None:
         floor = floor if view == "near" else None
     for column, (axis, title) in zip(st.columns(2, gap="medium"), panels, strict=True):
         with column:
-            st.markdown(f"**{common.plain(title)}**", help=bops_help() if axis == "bops" else None)
-            figure = charts.tradeoff_figure(points, axis=axis, dark=common.is_dark(), floor=floor, _=_)
+            st.markdown(f"**{ui.plain(title)}**", help=bops_help() if axis == "bops" else None)
+            figure = charts.tradeoff_figure(points, axis=axis, dark=ui.is_dark(), floor=floor, _=_)
             event = st.plotly_chart(
                 figure,
                 key=f"tradeoff-{axis}",
@@ -148,7 +149,7 @@ def _open_clicked(event: Any) -> None:
     for point in event.selection.points:
         run_id = next(iter(point.get("customdata") or ()), "")
         if run_id:
-            common.go_to("run", run=str(run_id))
+            ui.go_to("run", run=str(run_id))
 
 
 def _table(runs: Sequence[RunRecord], points: Sequence[RunPoint]) -> None:
@@ -165,7 +166,7 @@ def _table(runs: Sequence[RunRecord], points: Sequence[RunPoint]) -> None:
         placeholder=MISSING,
     )
     for position, _column in chosen.selection.cells:
-        common.go_to("run", run=runs[position].id)
+        ui.go_to("run", run=runs[position].id)
 
 
 def _front_ids(points: Sequence[RunPoint]) -> set[str]:
@@ -184,7 +185,7 @@ def _table_row(run: RunRecord, best: set[str]) -> dict[str, Any]:
     low, high = compressed["ci95"]
     return {
         "best": "★" if run.id in best else "",
-        "run": common.run_title(run),
+        "run": ui.run_title(run),
         "method": charts.method_label(run.method, _),
         "plan": rows.plan_summary(run),
         "accuracy": 100 * compressed["value"],
@@ -194,7 +195,7 @@ def _table_row(run: RunRecord, best: set[str]) -> dict[str, Any]:
         "smaller": original["size_bytes"] / cost["size_bytes"] if original else None,
         "bops": cost["bops"] / 1e9,
         "share": 100 * cost["bops"] / original["bops"] if original else None,
-        "status": common.status_label(run.status),
+        "status": ui.status_label(run.status),
     }
 
 

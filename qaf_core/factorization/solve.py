@@ -13,7 +13,7 @@ from qaf_core.errors import SolverError
 from qaf_core.factorization.admm import OnEvent
 from qaf_core.factorization.baselines import round_factors, solve_paper, tensorly_factors
 from qaf_core.factorization.cp import Canonical, by_channel
-from qaf_core.factorization.factors import Factors, as_stored_codes
+from qaf_core.factorization.factors import Factors, as_stored_codes, row_errors
 from qaf_core.factorization.input_weighting import channel_moment, refit_output_side
 from qaf_core.factorization.intake import (
     METHODS,
@@ -26,7 +26,6 @@ from qaf_core.factorization.intake import (
 from qaf_core.factorization.multistart import ENDED_EARLY, solve_from_starts
 from qaf_core.factorization.options import SolverOptions, Status
 from qaf_core.factorization.rounding import round_rows
-from qaf_core.factorization.row_errors import row_errors
 from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.factorization.tucker2 import Tucker2
 from qaf_core.factorization.warm_start import warm_values

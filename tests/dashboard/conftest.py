@@ -11,7 +11,8 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from dashboard import common, jobs
+from dashboard.state import jobs
+from dashboard.widgets import ui
 from qaf_core.runs.store.store import Store
 
 Draw = Callable[..., AppTest]
@@ -22,8 +23,8 @@ def draw(store: Store, monkeypatch: pytest.MonkeyPatch) -> Draw:
     """Draws a page: ``draw("run", run="ID")``; faults of the page fail the test."""
     st.cache_resource.clear()
     st.cache_data.clear()
-    monkeypatch.setattr(common, "open_store", lambda: store)
-    monkeypatch.setattr(common, "keep_worker", lambda: None)
+    monkeypatch.setattr(ui, "open_store", lambda: store)
+    monkeypatch.setattr(ui, "keep_worker", lambda: None)
 
     def draw_page(page: str, **query: str) -> AppTest:
         test = AppTest.from_string(f"from dashboard import app\napp.main({page!r})", default_timeout=60)

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from dashboard import catalogue, jobs
-from dashboard.given import read_class_text
-from dashboard.jobs import Job
-from dashboard.views import add_model
+from dashboard.state import catalogue, jobs
+from dashboard.state.jobs import Job
+from dashboard.state.overrides import read_class_text
+from dashboard.views.models import add_model
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.workspace.registry import WEIGHT_SUFFIXES
 from qaf_core.errors import QafError

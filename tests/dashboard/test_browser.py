@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dashboard.common import plain
+from dashboard.widgets.ui import plain
 from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.runs.store.record import RunRecord

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import streamlit as st
 
-from dashboard import catalogue
-from dashboard.given import Given, keep_class_names
+from dashboard.state import catalogue
+from dashboard.state.overrides import Given, keep_class_names
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.errors import QafError
 
@@ -169,8 +169,8 @@ def test_the_dashboard_never_imports_torch(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from types import ModuleType
-import dashboard.app, dashboard.catalogue as c
-from dashboard.given import Given
+import dashboard.app, dashboard.state.catalogue as c
+from dashboard.state.overrides import Given
 workspace = Path({str(tmp_path / "workspace")!r})
 c.shipped_models()
 c.sample_strip("digits/cnn", 6)

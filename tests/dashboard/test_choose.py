@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dashboard import catalogue
-from dashboard.given import keep_class_names, read_class_text
+from dashboard.state import catalogue
+from dashboard.state.overrides import keep_class_names, read_class_text
 from qaf_core.data.formats.sources import ACCEPTED
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.workspace.registry import add_model

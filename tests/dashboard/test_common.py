@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dashboard import common
+from dashboard.widgets import ui
 
 HOSTILE = (
     "![x](https://evil.example/a.png)", "<b>b</b>", ":red[x]", "$x^2$", "# h", "- item", "1. item", "> q",
@@ -16,10 +16,10 @@ HOSTILE = (
 
 @pytest.mark.parametrize("text", ["weights hold NaN; got layer1.0.conv1.", "98 % of 256 images", "my/parts"])
 def test_plain_words_stay_as_they_are(text: str) -> None:
-    assert common.plain(text) == text
+    assert ui.plain(text) == text
 
 
 def test_marks_are_escaped_and_lines_joined() -> None:
-    assert common.plain("<b>\n:red[x]") == "\\<b\\> \\:red\\[x\\]"
-    assert common.plain("![x](y)") == "!\\[x\\](y)"
-    assert common.plain("1. a") == "1\u2060. a"
+    assert ui.plain("<b>\n:red[x]") == "\\<b\\> \\:red\\[x\\]"
+    assert ui.plain("![x](y)") == "!\\[x\\](y)"
+    assert ui.plain("1. a") == "1\u2060. a"

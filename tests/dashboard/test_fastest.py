@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dashboard import jobs
+from dashboard.state import jobs
 from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.errors import QafError
 from qaf_core.network.plan.rules import LayerPlan, plan_for_ratio, replace_layer

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dashboard.progress import FINETUNE_STAGE_STARTS, RunProgress
+from dashboard.state.progress import FINETUNE_STAGE_STARTS, RunProgress
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.finetune.options import FinetuneOptions
 from qaf_core.runs.store.record import StoredEvent

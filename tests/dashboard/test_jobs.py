@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dashboard.jobs import Job, Jobs, run_command
+from dashboard.state.jobs import Job, Jobs, run_command
 from qaf_core.errors import DataError, QafError
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from dashboard import live_charts
+from dashboard.state import live_charts
 
 
 def test_data_are_long_and_without_gaps() -> None:

@@ -8,8 +8,8 @@ import os
 import numpy as np
 import pytest
 
-from dashboard import catalogue
-from dashboard.views import export
+from dashboard.state import catalogue
+from dashboard.views.export import export
 from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.workspace.registry import add_model

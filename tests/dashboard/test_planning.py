@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from dashboard import planning
-from dashboard.planning import DraftRow, make_draft, read_row
+from dashboard.state import plan_draft
+from dashboard.state.plan_draft import DraftRow, make_draft, read_row
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import LayerPlan, Plan, plan_for_ratio, rank_for_ratio
 
@@ -41,7 +41,7 @@ def test_without_edits_the_plan_is_the_base(base: Plan) -> None:
 def test_edits_are_read(base: Plan) -> None:
     draft = make_draft(INVENTORY, base, {0: {"rank": "40", "bits": " 3 "}}, 2.0)
     assert draft.plan.layer("conv") == LayerPlan(name="conv", structure="cp", rank=40, bits=3)
-    assert planning.preview_cost(INVENTORY, draft.plan).bops < planning.preview_cost(INVENTORY, base).bops
+    assert plan_draft.preview_cost(INVENTORY, draft.plan).bops < plan_draft.preview_cost(INVENTORY, base).bops
 
 
 @pytest.mark.parametrize("text", ["12 × 24", "12x24", "12, 24", "12 24"])
@@ -74,20 +74,20 @@ def test_what_is_out_of_range_is_said_and_not_counted(base: Plan, edit: dict[str
     assert list(draft.problems) == ["conv"]
     assert said in " ".join(draft.problems["conv"])
     assert draft.plan == base
-    check = planning.plan_frame(INVENTORY, draft, {})["check"]
+    check = plan_draft.plan_frame(INVENTORY, draft, {})["check"]
     assert said in check[0]
     assert check[1].startswith("✓")
 
 
 def test_the_editor_is_given_the_cells_without_their_edits(base: Plan) -> None:
     edits = {0: {"rank": "40"}, 1: {"structure": "svd"}}
-    frame = planning.plan_frame(INVENTORY, make_draft(INVENTORY, base, edits, 2.0), {})
+    frame = plan_draft.plan_frame(INVENTORY, make_draft(INVENTORY, base, edits, 2.0), {})
     assert list(frame["rank"]) == ["100", str(rank_for_ratio(LINEAR, "svd", 2.0))]
     assert list(frame["structure"]) == ["cp", "dense"]
 
 
 def test_shares_add_up(base: Plan) -> None:
-    frame = planning.plan_frame(INVENTORY, make_draft(INVENTORY, base, {}, 2.0), {})
+    frame = plan_draft.plan_frame(INVENTORY, make_draft(INVENTORY, base, {}, 2.0), {})
     assert sum(frame["params"]) == pytest.approx(100)
     assert sum(frame["bops"]) == pytest.approx(100)
     assert frame["kind"][0] == "conv2d 3×3"
@@ -102,6 +102,6 @@ def test_an_edit_of_a_network_like_resnet50_takes_a_fraction_of_200_ms() -> None
     base = plan_for_ratio(inventory, model="m", ratio=2.0, bits=4)
     started = time.perf_counter()
     draft = make_draft(inventory, base, {5: {"bits": "3"}}, 2.0)
-    planning.preview_cost(inventory, draft.plan)
-    planning.plan_frame(inventory, draft, {})
+    plan_draft.preview_cost(inventory, draft.plan)
+    plan_draft.plan_frame(inventory, draft, {})
     assert time.perf_counter() - started < 0.1

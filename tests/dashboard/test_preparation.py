@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dashboard.views.preparation import read
+from dashboard.widgets.preparation import read
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dashboard.progress import RunProgress, estimated_work
+from dashboard.state.progress import RunProgress, estimated_work
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.store.record import StoredEvent
 from qaf_core.runs.store.store import Store

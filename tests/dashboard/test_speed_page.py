@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from dashboard import jobs
-from dashboard.views import export, speed
+from dashboard.state import jobs
+from dashboard.views.export import export, speed
 from qaf_core.runs.jobs.device_kit import kit_stamp
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import PACKED_NAME

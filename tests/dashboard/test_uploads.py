@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dashboard.views import uploads
+from dashboard.views.models import uploads
 from qaf_core.data.formats.zip import DATA_FOLDER
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.workspace.registry import MODELS_FOLDER, add_model

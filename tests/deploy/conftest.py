@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qaf_core.deploy.packed.packed_file import load_packed, save_packed
+from qaf_core.deploy.packed.read import load_packed
+from qaf_core.deploy.packed.write import save_packed
 from qaf_core.factorization.factors import Factors, as_stored_codes
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.inventory import take_inventory

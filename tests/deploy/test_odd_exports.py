@@ -15,7 +15,8 @@ from torchvision.models import VisionTransformer
 from torchvision.models.swin_transformer import SwinTransformer, SwinTransformerBlockV2
 
 from qaf_core.deploy.onnx_export.export import export_onnx
-from qaf_core.deploy.packed.packed_file import load_packed, save_packed
+from qaf_core.deploy.packed.read import load_packed
+from qaf_core.deploy.packed.write import save_packed
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.inventory import take_inventory

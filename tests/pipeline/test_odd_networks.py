@@ -27,7 +27,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.segmentation.fcn import FCN, FCNHead
 from torchvision.models.swin_transformer import SwinTransformer
 
-from qaf_core.deploy.packed.packed_file import load_packed, save_packed
+from qaf_core.deploy.packed.read import load_packed
+from qaf_core.deploy.packed.write import save_packed
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.inventory import take_inventory

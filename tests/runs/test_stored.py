@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from qaf_core.cli import main
 from qaf_core.data.load import to_batches
 from qaf_core.data.models.catalogue import build_model, find_model
-from qaf_core.deploy.packed.packed_file import load_packed, read_index, verify_packed
+from qaf_core.deploy.packed.read import load_packed, read_index, verify_packed
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.network import chains_in
 from qaf_core.network.plan.rules import Plan

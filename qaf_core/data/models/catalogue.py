@@ -332,7 +332,7 @@ def _build(source: ModelSource, with_weights: bool) -> nn.Module:
     network = network.float().eval()
     if ":" in source.architecture or source.outputs is not None:  # all others put out scores by class
         from qaf_core.data.models.outputs import attach_reading
-        from qaf_core.network.graph.capture import unwrapped
+        from qaf_core.network.graph.wrappers import unwrapped
 
         network = unwrapped(network, source.input_shape)
         attach_reading(network, source)

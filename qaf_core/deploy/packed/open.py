@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qaf_core.data.models.catalogue import build_model
 from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.models.source import ModelSource
-from qaf_core.deploy.packed.packed_file import load_packed, read_index
+from qaf_core.deploy.packed.read import load_packed, read_index
 from qaf_core.errors import ModelError, WeightsError
 
 if TYPE_CHECKING:

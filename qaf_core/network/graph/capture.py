@@ -34,15 +34,14 @@ from qaf_core.network.graph.network import (
     signature,
 )
 from qaf_core.network.graph.program import Execution, Program
-from qaf_core.network.graph.proof import largest_difference, prove_capture
+from qaf_core.network.graph.proof import prove_capture
 from qaf_core.network.graph.value_choices import KeepEverything
+from qaf_core.network.graph.wrappers import unwrapped
 from qaf_core.network.modules.quantized import BatchNorm, Layer
 
 EXAMPLE_IMAGES = 2  # of one, export would conclude that it is always just one
 EXAMPLE_ROWS = 16  # of what a part is captured on, if the rows were chosen
 _HALF = (torch.float16, torch.bfloat16)
-_WRAPPED = ("module", "_orig_mod", "ema_model")
-_WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule", "AveragedModel")  # of PyTorch
 
 
 def capture(model: nn.Module, input_shape: Sequence[int], *, prove: bool = True) -> nn.Module:
@@ -107,35 +106,6 @@ def _captured_somehow(
         got=_reason(whole),
         remedy="let its forward pass depend on the shapes of its inputs only, not on their values",
     ) from whole
-
-
-def unwrapped(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
-    """The network inside wrappers that change nothing in a prediction: parallel, compiled, averaged.
-
-    A wrapper is what computes, to the last bit, the same as the one network it holds, and has no hooks.
-    """
-    while True:
-        children = dict(model.named_children())
-        inner = next((children[name] for name in _WRAPPED if name in children), None)
-        hooks = model._forward_hooks or model._forward_pre_hooks
-        if inner is None or hooks or not _computes_the_same(model, inner, input_shape):
-            return model
-        model = inner
-
-
-def _computes_the_same(model: nn.Module, inner: nn.Module, input_shape: Sequence[int]) -> bool:
-    if type(model).__name__ in _WRAPPERS:
-        return True
-    if any(tensor.is_meta for tensor in model.parameters()):
-        return False
-    try:
-        images = torch.randn(EXAMPLE_IMAGES, *input_shape, generator=torch.Generator().manual_seed(0)).to(
-            example_images(model, input_shape, 1)
-        )
-        with inference(model):
-            return largest_difference(model(images.clone()), inner(images.clone())) == 0.0
-    except Exception:  # the user's code may raise anything: it is met again where it is captured
-        return False
 
 
 def _check(model: nn.Module, input_shape: Sequence[int]) -> None:

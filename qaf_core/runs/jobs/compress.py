@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qaf_core.data.models.catalogue import build_model
-from qaf_core.deploy.packed.packed_file import load_packed, save_packed, without_numbers
+from qaf_core.deploy.packed.read import load_packed, without_numbers
+from qaf_core.deploy.packed.write import save_packed
 from qaf_core.errors import QafError, RunCancelled
 from qaf_core.files import write_file
 from qaf_core.network.plan.cost import original_cost, plan_cost

@@ -25,7 +25,7 @@ from qaf_core.deploy.onnx_export.report import (
     keep_report,
 )
 from qaf_core.deploy.packed.open import describe_packed, open_packed
-from qaf_core.deploy.packed.packed_file import verify_packed
+from qaf_core.deploy.packed.read import verify_packed
 from qaf_core.deploy.runtime.target import THIS, saturates_for
 from qaf_core.errors import PlanError, WeightsError, WorkspaceError
 from qaf_core.files import write_file

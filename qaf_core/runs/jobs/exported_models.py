@@ -15,7 +15,7 @@ from qaf_core.data.models.catalogue import build_model
 from qaf_core.data.models.source import ModelSource
 from qaf_core.deploy.onnx_export.export import export_onnx
 from qaf_core.deploy.onnx_export.ort_quantizer import write_dense_int8, write_factorized_int8, write_original
-from qaf_core.deploy.packed.packed_file import load_packed
+from qaf_core.deploy.packed.read import load_packed
 from qaf_core.deploy.runtime.measure_kit import checksum
 from qaf_core.deploy.runtime.target import THIS, saturates_for, saturates_products
 from qaf_core.errors import ModelError, WorkspaceError

@@ -74,7 +74,7 @@ def finetune_parent(
         WorkspaceError: If that run is gone or has no network.
         WeightsError: If its file is damaged.
     """
-    from qaf_core.deploy.packed.packed_file import load_packed
+    from qaf_core.deploy.packed.read import load_packed
     from qaf_core.network.passes.batchnorm_folding import fold_batchnorm
     from qaf_core.pipeline.finetune.finetune import finetune_network
     from qaf_core.runs.jobs.inputs import Made

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.deploy.packed.kept_tensors import fits_half
-from qaf_core.deploy.packed.packed_file import load_packed, save_packed, without_numbers
+from qaf_core.deploy.packed.read import load_packed, without_numbers
+from qaf_core.deploy.packed.write import save_packed
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.inventory import take_inventory

@@ -12,8 +12,9 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 from qaf_core.data.models.catalogue import build_model, find_model
-from qaf_core.deploy.packed import packed_file
-from qaf_core.deploy.packed.packed_file import load_packed, read_index, save_packed, verify_packed
+from qaf_core.deploy.packed.format import checksum_of
+from qaf_core.deploy.packed.read import load_packed, read_index, verify_packed
+from qaf_core.deploy.packed.write import save_packed
 from qaf_core.errors import WeightsError, WorkspaceError
 from qaf_core.factorization.factors import Factors, as_stored_codes
 from qaf_core.network.graph.capture import capture
@@ -295,7 +296,7 @@ def reindex(path: Path, change: Callable[[dict[str, Any]], object], *, halves: i
     if halves:
         tensors["halves"], tensors["gains"] = tensors["halves"][:-halves], tensors["gains"][:-1]
     text = json.dumps(index)
-    save_file(tensors, path, {"qaf": text, "sha256": packed_file._checksum(text, tensors)})
+    save_file(tensors, path, {"qaf": text, "sha256": checksum_of(text, tensors)})
 
 
 @pytest.mark.parametrize("rows", ["layers", "kept", "folded"])

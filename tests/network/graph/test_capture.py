@@ -23,10 +23,11 @@ from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedW
 
 from qaf_core.errors import ModelError
 from qaf_core.factorization.structures import FACTORIZED
-from qaf_core.network.graph.capture import capture, unwrapped
+from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.network import GraphNetwork, layers_in, networks_in
 from qaf_core.network.graph.proof import largest_difference, prove_capture
+from qaf_core.network.graph.wrappers import unwrapped
 from qaf_core.network.plan.rules import LayerPlan
 from qaf_core.pipeline.check.equivalence import layers_to_blame
 

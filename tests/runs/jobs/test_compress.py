@@ -14,7 +14,7 @@ from PIL import Image
 
 from qaf_core.data.load import load_images, to_batches
 from qaf_core.data.models.catalogue import build_model, find_model, load_inventory
-from qaf_core.deploy.packed.packed_file import load_packed
+from qaf_core.deploy.packed.read import load_packed
 from qaf_core.errors import DataError, PlanError, SolverError
 from qaf_core.factorization.solve import METHODS as SOLVER_METHODS
 from qaf_core.network.plan.rules import Plan, plan_for_ratio

@@ -9,7 +9,7 @@ import pytest
 
 from qaf_core.cli import main
 from qaf_core.data.models.catalogue import find_model, load_inventory
-from qaf_core.deploy.packed.packed_file import read_index, verify_packed
+from qaf_core.deploy.packed.read import read_index, verify_packed
 from qaf_core.errors import PlanError, WorkspaceError
 from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.pipeline.events import RunEvent

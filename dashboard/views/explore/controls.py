@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard import common
 from dashboard.text import _
-from dashboard.views.choose import Choice
+from dashboard.views.explore.choose import Choice
+from dashboard.widgets import ui
 from qaf_core.errors import QafError
 from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
 from qaf_core.network.plan.layer_info import LayerInfo
@@ -239,7 +239,7 @@ def base_plan(choice: Choice, inventory: Sequence[LayerInfo]) -> Plan | None:
             method=state["method"],
         )
     except QafError as error:
-        common.say_error(str(error))
+        ui.say_error(str(error))
         return None
     state[BASES_KEY] = {**state[BASES_KEY], choice.source.id: plan}
     return plan

@@ -11,11 +11,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import common, jobs
-from dashboard.given import NOTHING, Given, keep_class_names
-from dashboard.jobs import Job
+from dashboard.state import jobs
+from dashboard.state.jobs import Job
+from dashboard.state.overrides import NOTHING, Given, keep_class_names
 from dashboard.text import _, plural
-from dashboard.views import pictures
+from dashboard.widgets import predictions, ui
 from qaf_core.errors import QafError
 from qaf_core.review.metrics import metric_help, metric_label
 from qaf_core.review.units import MISSING, duration_text, percent_text
@@ -44,7 +44,7 @@ class Asked:
 
 def job_key(place: str) -> str:
     """One check at a time for each place of each browser session."""
-    return f"check-{place}-{common.session_id()}"
+    return f"check-{place}-{ui.session_id()}"
 
 
 def begin(place: str, asked: Asked, prepare: Callable[[Job], Asked] | None = None) -> None:
@@ -55,7 +55,7 @@ def begin(place: str, asked: Asked, prepare: Callable[[Job], Asked] | None = Non
         asked: What the check is told for.
         prepare: Carried out first, aside: stores what was uploaded and gives what is to be checked.
     """
-    folder, key = common.workspace(), job_key(place)
+    folder, key = ui.workspace(), job_key(place)
     st.session_state[f"{key}-asked"] = asked
     jobs.shared().forget(key)
     jobs.shared().start(key, lambda job: _carry_out(job, folder, asked if prepare is None else prepare(job)))
@@ -113,12 +113,12 @@ def show(
     elif job.stop.is_set():
         st.info(_("The check was stopped."), icon=":material/stop_circle:")
     elif job.state == "failed":
-        common.say_error(job.error)
+        ui.say_error(job.error)
     else:
         found, checked = job.result["found"], job.result["asked"]
         _headline(found)
         _findings(place, found, None if on_fix is None else lambda evidence: on_fix(checked, evidence))
-        pictures.show(found.get("preview") or [])
+        predictions.show(found.get("preview") or [])
         show_images_used(found)
         if then is not None:
             then(checked)
@@ -135,7 +135,7 @@ def _watch(key: str) -> None:
         "images": _("Unpacking the images"),
         "check": _("Running the original on the images"),
     }
-    text = steps.get(job.progress) or common.plain(job.progress or _("Waiting for a free place"))
+    text = steps.get(job.progress) or ui.plain(job.progress or _("Waiting for a free place"))
     left, right = st.columns([5, 1], vertical_alignment="center")
     left.progress(
         0.0 if job.fraction is None else min(1.0, job.fraction),
@@ -162,7 +162,7 @@ def _headline(found: Mapping[str, Any]) -> None:
     if metric == "top1":
         text = _("**The original is right on {value}** of {n} images ({interval}).")
     else:
-        texts["metric"] = common.plain(metric_label(metric, _))
+        texts["metric"] = ui.plain(metric_label(metric, _))
         text = _("**{metric} of the original: {value}** on {n} images ({interval}).")
     st.markdown(text.format(**texts).replace(" ()", ""), help=metric_help(metric, _) or None)
 
@@ -184,19 +184,19 @@ def _findings(
         )
     unknown, summary = found.get("cannot_tell"), found.get("summary")
     if findings and unknown:
-        st.caption(common.plain(_(unknown)))
+        st.caption(ui.plain(_(unknown)))
     elif unknown:
-        st.info(common.plain(f"{_(unknown)} {_(summary or '')}"), icon=":material/info:")
+        st.info(ui.plain(f"{_(unknown)} {_(summary or '')}"), icon=":material/info:")
     elif not findings:
         text = summary or "Nothing is wrong, as far as these images tell."
-        st.success(common.plain(_(text)), icon=":material/check_circle:")
+        st.success(ui.plain(_(text)), icon=":material/check_circle:")
 
 
 def mended(given: Given, evidence: Mapping[str, Any]) -> Given:
     """What was given, with what a finding says would be right instead."""
     if evidence.get("preprocessing"):
         return replace(given, preprocessing={**(given.preprocessing or {}), **evidence["preprocessing"]})
-    return replace(given, classes=keep_class_names(common.workspace(), "\n".join(evidence["order"])))
+    return replace(given, classes=keep_class_names(ui.workspace(), "\n".join(evidence["order"])))
 
 
 def mends(evidence: Mapping[str, Any]) -> bool:
@@ -207,7 +207,7 @@ def mends(evidence: Mapping[str, Any]) -> bool:
 def show_findings(findings: list[Mapping[str, Any]]) -> None:
     """What a check found, the serious as warnings, the rest as notes."""
     for finding in findings:
-        text = common.plain(f"{_(finding['sentence'])} {on_screen(_(finding.get('remedy') or ''))}")
+        text = ui.plain(f"{_(finding['sentence'])} {on_screen(_(finding.get('remedy') or ''))}")
         if finding.get("serious"):
             st.warning(text, icon=":material/warning:")
         else:
@@ -223,7 +223,7 @@ def show_images_used(told: Mapping[str, Any]) -> None:
     """How the images were told apart, and which were left out and why; nothing where that is not known."""
     if told.get("split"):
         sentence = _(told["split"])
-        st.caption(common.plain(sentence[:1].upper() + sentence[1:]))
+        st.caption(ui.plain(sentence[:1].upper() + sentence[1:]))
     skipped = told.get("skipped") or []
     count = told.get("skipped_count") or len(skipped)
     if not count:

@@ -6,10 +6,10 @@ import time
 
 import streamlit as st
 
-from dashboard import common
-from dashboard.progress import FINETUNE_STAGE_STARTS, STAGE_STARTS, RunProgress, estimated_work
+from dashboard.state.progress import FINETUNE_STAGE_STARTS, STAGE_STARTS, RunProgress, estimated_work
 from dashboard.text import _
-from dashboard.views import finetune, live, result, run_list
+from dashboard.views.run import finetune, live, result, run_list
+from dashboard.widgets import ui
 from qaf_core.review.charts import method_label
 from qaf_core.runs.store.record import QUEUED, RunRecord
 
@@ -24,9 +24,9 @@ def page() -> None:
     if not run_id:
         run_list.show()
         return
-    run = common.find_run(run_id)
+    run = ui.find_run(run_id)
     if run is None:
-        common.say_error(_("There is no run {run} in this workspace.").format(run=run_id))
+        ui.say_error(_("There is no run {run} in this workspace.").format(run=run_id))
         run_list.show()
         return
     st.session_state[LAST_RUN_KEY] = run.id
@@ -42,13 +42,13 @@ def _heading(run: RunRecord) -> None:
     left, right = st.columns([5, 2], vertical_alignment="center")
     with left:
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.header(common.plain(common.run_title(run)), anchor=False, width="content")
-            common.status_badge(run.status)
+            st.header(ui.plain(ui.run_title(run)), anchor=False, width="content")
+            ui.status_badge(run.status)
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at))
         st.caption(
             " · ".join(
                 (
-                    common.plain(run.model),
+                    ui.plain(run.model),
                     _("method {method}").format(method=method_label(run.method, _))
                     + (_(", fine-tuned") if run.request.finetune else ""),
                     started,
@@ -73,13 +73,13 @@ def _heading(run: RunRecord) -> None:
                 key="stop-run",
                 on_click=_stop,
                 args=(run.id,),
-                disabled=common.open_store().cancel_requested(run.id),
+                disabled=ui.open_store().cancel_requested(run.id),
                 help=_("Ends the run after the step at hand. What is done so far is kept and measured."),
             )
 
 
 def _stop(run_id: str) -> None:
-    common.open_store().request_cancel(run_id)
+    ui.open_store().request_cancel(run_id)
 
 
 def _reuse(run_id: str) -> None:
@@ -87,17 +87,17 @@ def _reuse(run_id: str) -> None:
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
-@common.guarded
+@ui.guarded
 def _watch(run_id: str) -> None:
     """Read what is new, draw it, and let the whole page run again once the run has ended."""
-    store = common.open_store()
+    store = ui.open_store()
     run = store.run(run_id)
     if run.is_final:
         st.rerun(scope="app")
     progress = _progress_of(run)
     progress.absorb(store.events_since(run_id, progress.seq))
     if run.status == QUEUED:
-        live.show_queued(progress, ahead=_runs_ahead(run), ready=common.worker_ready())
+        live.show_queued(progress, ahead=_runs_ahead(run), ready=ui.worker_ready())
     elif run.request.finetune is not None:
         finetune.show_running(run, progress, stopping=store.cancel_requested(run_id))
     else:
@@ -115,5 +115,5 @@ def _progress_of(run: RunRecord) -> RunProgress:
 
 
 def _runs_ahead(run: RunRecord) -> int:
-    others = common.open_store().list_runs()
+    others = ui.open_store().list_runs()
     return sum(not other.is_final and other.created_at < run.created_at for other in others)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import catalogue, common
+from dashboard.state import catalogue
 from dashboard.text import _
-from dashboard.views import choose, controls, plan
+from dashboard.views.explore import choose, controls, plan
+from dashboard.widgets import ui
 from qaf_core.errors import QafError
 from qaf_core.network.plan.rules import Plan
 
 
 def page() -> None:
     """The Explore page."""
-    common.page_title(
+    ui.page_title(
         _("Explore"),
         _(
             "Choose a trained network and how far to compress it. What it would save shows at once; "
@@ -26,9 +27,9 @@ def page() -> None:
     choice = choose.choose()
     try:
         with st.spinner(_("Looking into the model…"), show_time=True):
-            inventory = catalogue.inventory_of(choice.source, common.workspace(), choice.given)
+            inventory = catalogue.inventory_of(choice.source, ui.workspace(), choice.given)
     except QafError as error:
-        common.say_error(str(error))
+        ui.say_error(str(error))
         return
     plan.plan_and_run(choice, inventory)
 
@@ -36,13 +37,13 @@ def page() -> None:
 def _reuse_run() -> None:
     """Begin from an earlier run where the address names one."""
     run_id = st.query_params.pop("run", None)
-    run = common.find_run(run_id) if run_id else None
+    run = ui.find_run(run_id) if run_id else None
     if run is None:
         return
     try:
         earlier = Plan.from_dict(dict(run.plan))
     except QafError as error:
-        st.warning(common.plain(_(str(error))), icon=":material/warning:")
+        st.warning(ui.plain(_(str(error))), icon=":material/warning:")
         return
     choose.use(run.request)
     controls.use(run.request, earlier)

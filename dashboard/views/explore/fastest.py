@@ -9,10 +9,12 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import common, jobs, rows
+from dashboard.state import jobs, rows
 from dashboard.text import _, plural
-from dashboard.views import controls, live
-from dashboard.views.choose import Choice
+from dashboard.views.explore import controls
+from dashboard.views.explore.choose import Choice
+from dashboard.views.run import live
+from dashboard.widgets import ui
 from qaf_core.network.plan.rules import Plan
 from qaf_core.review.units import MISSING, duration_text, percent_text
 
@@ -67,7 +69,7 @@ def offer(choice: Choice) -> None:
         with left:
             cores = os.cpu_count() or 1
             threads = st.number_input(_("Threads"), 1, cores, min(2, cores), key="fastest-threads")
-        key = f"fastest-{choice.source.id}-{common.session_id()}"
+        key = f"fastest-{choice.source.id}-{ui.session_id()}"
         with right:
             if st.button(
                 _("Find the fastest plan"),
@@ -89,7 +91,7 @@ def _arguments(choice: Choice, bound: float, answer_bound: float, threads: int) 
         "plan", choice.source.id, "--structure", "auto", "--bits", str(state["bits"]), "--act-bits",
         str(state["activation-bits"]), "--error-bound", str(bound), "--answer-bound", str(answer_bound),
         "--threads", str(threads), "--data", choice.data, "--json",
-        *choice.given.arguments(common.workspace()),
+        *choice.given.arguments(ui.workspace()),
     ]  # fmt: skip
     if choice.calibration:
         arguments += ["--calibration", choice.calibration]
@@ -108,7 +110,7 @@ def _outcome(choice: Choice, key: str) -> None:
         _follow(key)
         return
     if job.state == "failed":
-        common.say_error(job.error)
+        ui.say_error(job.error)
         return
     if st.session_state.get(TAKEN_KEY) != (key, job.began):
         st.session_state[TAKEN_KEY] = (key, job.began)
@@ -118,7 +120,7 @@ def _outcome(choice: Choice, key: str) -> None:
 
 
 @st.fragment(run_every=2.0)
-@common.guarded
+@ui.guarded
 def _follow(key: str) -> None:
     """How long a search has taken; drawn again and again only while it runs.
 
@@ -133,7 +135,7 @@ def _follow(key: str) -> None:
         _("Searching, {time} so far. You may look at other pages meanwhile.").format(
             time=duration_text(job.elapsed_seconds)
         )
-        + (f" {common.plain(job.progress)}." if job.progress else ""),
+        + (f" {ui.plain(job.progress)}." if job.progress else ""),
         icon=":material/hourglass_top:",
     )
     if right.button(_("Stop"), icon=":material/stop_circle:", key="stop-fastest"):
@@ -169,7 +171,7 @@ def _draw(found: Mapping[str, Any]) -> None:
             icon=f":material/{icon}:",
         )
     if found.get("note"):
-        st.caption(common.plain(_(found["note"])))
+        st.caption(ui.plain(_(found["note"])))
     labels, column = live.structure_labels(), st.column_config
     st.dataframe(
         pd.DataFrame([_row(row, labels) for row in (*changed, *(r for r in choices if r not in changed))]),

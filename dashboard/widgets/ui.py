@@ -24,7 +24,7 @@ from qaf_core.runs.worker.supervisor import Supervisor
 LOG = logging.getLogger(__name__)
 Arguments = ParamSpec("Arguments")
 PAGES_KEY, SESSION_KEY = "pages", "session-id"
-ASSETS = Path(__file__).parent / "assets"
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
 # Signs that Markdown reads, and colons that begin one of Streamlit's directives.
 _MARKS = re.compile(r"[\\`*_\[\]<>~$&|]|:(?=[A-Za-z:\u2060])|^[#+=-]")
 # Icons, links and arrows, which are looked for in finished text, where no escape helps; numbers of lists.

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import common, live_charts, rows
-from dashboard.progress import DONE, RunProgress
+from dashboard.state import live_charts, rows
+from dashboard.state.progress import DONE, RunProgress
 from dashboard.text import _, plural
+from dashboard.widgets import ui
 from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.review import charts
 from qaf_core.review.charts import LayerErrors
@@ -31,7 +32,7 @@ def show_queued(progress: RunProgress, *, ahead: int, ready: bool) -> None:
         note = _("The worker is loading; this takes a few seconds after the dashboard was opened.")
     st.progress(0.0, text=_("Waiting to start. {note}").format(note=note))
     labels = stage_labels()
-    common.stepper((labels[stage], "later") for stage in progress.starts)
+    ui.stepper((labels[stage], "later") for stage in progress.starts)
     st.caption(_("You may close this page: the run goes on, and its address finds it again."))
 
 
@@ -53,7 +54,7 @@ def show_running(run: RunRecord, progress: RunProgress, *, stopping: bool) -> No
     elapsed = max(0.0, time.time() - (run.started_at or time.time()))
     st.progress(progress.fraction(elapsed), text=_headline(progress, elapsed, stopping))
     labels = stage_labels()
-    common.stepper((labels[stage], state) for stage, state in progress.stage_states())
+    ui.stepper((labels[stage], state) for stage, state in progress.stage_states())
     _numbers(run, progress, elapsed)
     _convergence(progress)
     _finished_layers(run, progress)
@@ -65,7 +66,7 @@ def _headline(progress: RunProgress, elapsed: float, stopping: bool) -> str:
         text = _("Layer {position} of {total}: {layer}").format(
             position=min(progress.total, len(progress.done) + 1),
             total=progress.total,
-            layer=common.plain(progress.current),
+            layer=ui.plain(progress.current),
         )
         left = progress.seconds_left(elapsed)
         if left is not None:
@@ -73,7 +74,7 @@ def _headline(progress: RunProgress, elapsed: float, stopping: bool) -> str:
     elif progress.stage == "solving":
         text = _("Seeing how the images use each layer")
     else:
-        text = f"{label}: {common.plain(progress.message)}" if progress.stage == "calibrating" else label
+        text = f"{label}: {ui.plain(progress.message)}" if progress.stage == "calibrating" else label
     return _("Stopping; what is done is kept and measured.") + " " + text if stopping else text
 
 
@@ -88,23 +89,23 @@ def _numbers(run: RunRecord, progress: RunProgress, elapsed: float) -> None:
     ]
     total = progress.total or len(rows.solved_layers(run.plan))
     with columns[0]:
-        common.metric_card(
+        ui.metric_card(
             _("Time so far"),
             duration_text(elapsed),
             _("about {time} left").format(time=duration_text(left)) if left is not None else _rest(progress),
         )
     with columns[1]:
-        common.metric_card(_("Layers done"), f"{len(progress.done)} / {total}", progress.current or "–")
+        ui.metric_card(_("Layers done"), f"{len(progress.done)} / {total}", progress.current or "–")
     with columns[2]:
         low, high = original["ci95"] if original else (0.0, 0.0)
-        common.metric_card(
+        ui.metric_card(
             _("{metric} of the original").format(metric=metric_label((original or {}).get("metric"), _)),
             percent_text(original["value"]) if original else MISSING,
             f"{percent_text(low)} – {percent_text(high)}" if original else _("measured after the layers"),
             _("Measured before compression on the same images; the range holds it with 95 % confidence."),
         )
     with columns[3]:
-        common.metric_card(
+        ui.metric_card(
             _("Mean layer error"),
             percent_text(sum(errors) / len(errors)) if errors else MISSING,
             _("of the layers done"),
@@ -141,7 +142,7 @@ def _convergence(progress: RunProgress) -> None:
     left, right = st.columns([3, 2], gap="medium")
     with left:
         st.markdown(
-            f"**{_('Layer being solved')}** &nbsp; {common.plain(layer.name)} &nbsp; "
+            f"**{_('Layer being solved')}** &nbsp; {ui.plain(layer.name)} &nbsp; "
             + " · ".join(f for f in facts if f),
             help=_(
                 "The solver looks for small factors whose entries are integers times a scale. "
@@ -154,7 +155,7 @@ def _convergence(progress: RunProgress) -> None:
         series = live_charts.convergence_series()
         st.vega_lite_chart(
             live_charts.curve_data(progress.iterations, series, scale=100.0),
-            live_charts.curve_spec(series, title=_("Layer error (%)"), dark=common.is_dark()),
+            live_charts.curve_spec(series, title=_("Layer error (%)"), dark=ui.is_dark()),
             key="convergence",
             alt=_("Layer error by iteration"),
         )
@@ -175,7 +176,7 @@ def _convergence(progress: RunProgress) -> None:
         st.vega_lite_chart(
             data,
             live_charts.curve_spec(
-                series, title=_("Residual (log scale)"), dark=common.is_dark(), logarithmic=True
+                series, title=_("Residual (log scale)"), dark=ui.is_dark(), logarithmic=True
             ),
             key="residuals",
             alt=_("Residuals by iteration"),
@@ -201,7 +202,7 @@ def _finished_layers(run: RunRecord, progress: RunProgress) -> None:
     left, right = st.columns([4, 6], gap="medium")
     with left:
         st.markdown(f"**{_('Errors of the finished layers')}**", help=layer_error_help())
-        figure = charts.layer_error_figure([errors], dark=common.is_dark(), _=_)
+        figure = charts.layer_error_figure([errors], dark=ui.is_dark(), _=_)
         st.plotly_chart(
             figure, key="live-errors", config={"displayModeBar": False}, alt=_("Error of each finished layer")
         )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import common
 from dashboard.text import _, plural
+from dashboard.widgets import ui
 from qaf_core.data.formats.sources import lies_in
 from qaf_core.data.formats.zip import list_added
 from qaf_core.data.models.source import ModelSource
@@ -42,7 +42,7 @@ def show(models: Sequence[ModelSource]) -> None:
     Args:
         models: The registered ones.
     """
-    found = stored(common.workspace(), models)
+    found = stored(ui.workspace(), models)
     if not found:
         return
     total = size_text(sum(item.size_bytes for item in found))
@@ -54,12 +54,12 @@ def show(models: Sequence[ModelSource]) -> None:
 def _line(item: Stored) -> None:
     name, size, used, button = st.columns([4, 1, 4, 1.3], vertical_alignment="center")
     icon = "image" if item.path.is_dir() else "deployed_code"
-    name.markdown(f":material/{icon}: {common.plain(item.path.name)}")
+    name.markdown(f":material/{icon}: {ui.plain(item.path.name)}")
     size.markdown(size_text(item.size_bytes))
     parts = [_("used by {models}").format(models=", ".join(item.models))] if item.models else []
     if item.runs:
         parts.append(plural("in {count} run", "in {count} runs", item.runs))
-    used.caption(common.plain(" · ".join(parts) or _("not used")))
+    used.caption(ui.plain(" · ".join(parts) or _("not used")))
     if item.models:
         button.button(
             _("Delete"),
@@ -71,9 +71,9 @@ def _line(item: Stored) -> None:
         return
     with button.popover(_("Delete"), width="stretch"):
         text = _("{name} is deleted from the workspace. Runs stay; those made with it cannot be repeated.")
-        st.markdown(text.format(name=f"**{common.plain(item.path.name)}**"))
+        st.markdown(text.format(name=f"**{ui.plain(item.path.name)}**"))
         if st.button(_("Delete it"), key=f"delete-{item.path.parent.name}-{item.path.name}"):
-            delete(common.workspace(), item.path)
+            delete(ui.workspace(), item.path)
             st.rerun()
 
 
@@ -84,7 +84,7 @@ def stored(workspace: Path, models: Sequence[ModelSource]) -> list[Stored]:
         workspace: Whose folders of weights and images are looked through.
         models: The registered ones.
     """
-    runs = [run.request for run in common.open_store().list_runs()]
+    runs = [run.request for run in ui.open_store().list_runs()]
     found = []
     for path in (*_weights(workspace), *list_added(workspace)):
         found.append(

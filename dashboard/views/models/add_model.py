@@ -9,12 +9,12 @@ from typing import Any, BinaryIO, Protocol, cast
 
 import streamlit as st
 
-from dashboard import catalogue, common, jobs
-from dashboard.given import Given, keep_class_names, read_class_text
-from dashboard.jobs import Job
+from dashboard.state import catalogue, jobs
+from dashboard.state.jobs import Job
+from dashboard.state.overrides import Given, keep_class_names, read_class_text
 from dashboard.text import _
-from dashboard.views import checking, preparation
-from dashboard.views.checking import Asked
+from dashboard.widgets import check_result, preparation, ui
+from dashboard.widgets.check_result import Asked
 from qaf_core.data.formats.zip import add_archive
 from qaf_core.data.models.published import is_published_name
 from qaf_core.data.models.timm_names import TIMM_FAMILY
@@ -71,7 +71,7 @@ def show() -> None:
     if pressed:
         asked = Asked(model=base, name=name, given=Given(preprocessing=steps), data="")
         _begin(asked, weights, data, classes)
-    checking.show(FORM, on_fix=_use_found, then=_offer_to_add)
+    check_result.show(FORM, on_fix=_use_found, then=_offer_to_add)
 
 
 def _names() -> tuple[str, str, str]:
@@ -122,14 +122,14 @@ def _missing(given: Mapping[str, Any]) -> str:
 
 
 def _begin(asked: Asked, weights: Upload | str, data: Upload | str, classes: str) -> None:
-    folder = common.workspace()
+    folder = ui.workspace()
     try:
         named = keep_class_names(folder, classes)
     except QafError as error:
-        common.say_error(str(error))
+        ui.say_error(str(error))
         return
     asked = replace(asked, given=replace(asked.given, classes=named))
-    checking.begin(FORM, asked, lambda job: _store(job, folder, asked, weights, data))
+    check_result.begin(FORM, asked, lambda job: _store(job, folder, asked, weights, data))
 
 
 # --- in the background
@@ -144,7 +144,7 @@ def _store(job: Job, folder: Path, asked: Asked, weights: Upload | str, data: Up
     if not isinstance(data, str):
 
         def tell(written: int, total: int) -> None:
-            checking.stop_if_asked(job)
+            check_result.stop_if_asked(job)
             job.fraction = written / max(1, total)
 
         data = str(add_archive(folder, cast(BinaryIO, data), data.name, on_written=tell))
@@ -155,7 +155,7 @@ def _chunks(job: Job, upload: Upload) -> Iterator[bytes]:
     upload.seek(0)
     read = 0
     while chunk := upload.read(CHUNK_BYTES):
-        checking.stop_if_asked(job)
+        check_result.stop_if_asked(job)
         read += len(chunk)
         job.fraction = read / max(1, upload.size)
         yield chunk
@@ -166,10 +166,10 @@ def _chunks(job: Job, upload: Upload) -> Iterator[bytes]:
 
 def _use_found(checked: Asked, evidence: Mapping[str, Any]) -> None:
     """Fill in what a finding says would be right, and check again what is stored by now."""
-    given = checking.mended(checked.given, evidence)
+    given = check_result.mended(checked.given, evidence)
     preparation.fill(FORM, given.preprocessing)
     st.session_state[f"{FORM}-classes"] = read_class_text(given.classes)
-    checking.begin(FORM, replace(checked, given=given))
+    check_result.begin(FORM, replace(checked, given=given))
 
 
 def _offer_to_add(checked: Asked) -> None:
@@ -182,9 +182,9 @@ def _add(checked: Asked) -> None:
         with st.spinner(_("Adding the model…"), show_time=True):
             _register(checked)
     except QafError as error:
-        common.say_error(str(error))
+        ui.say_error(str(error))
         return
-    checking.forget(FORM)
+    check_result.forget(FORM)
     st.session_state["model-added"] = checked.name
     st.rerun()
 
@@ -195,7 +195,7 @@ def _register(checked: Asked) -> None:
     Raises:
         QafError: If its id is taken or something does not fit.
     """
-    folder, given = common.workspace(), checked.given
+    folder, given = ui.workspace(), checked.given
     if is_published_name(given.weights) or checked.model.startswith(TIMM_FAMILY):  # known where torch is
         arguments = ["models", "--add", checked.name, "--model", checked.model, "--data", checked.data]
         jobs.run_command([*arguments, *given.arguments(folder), "--json"])

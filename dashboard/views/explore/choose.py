@@ -10,11 +10,11 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import catalogue, common
-from dashboard.given import NOTHING, Given, given_in, keep_class_names, read_class_text
+from dashboard.state import catalogue
+from dashboard.state.overrides import NOTHING, Given, given_in, keep_class_names, read_class_text
 from dashboard.text import _, plural
-from dashboard.views import checking, image_paths, preparation
-from dashboard.views.checking import Asked
+from dashboard.widgets import check_result, image_paths, preparation, ui
+from dashboard.widgets.check_result import Asked
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.timm_names import TIMM_FAMILY
 from qaf_core.errors import QafError
@@ -56,7 +56,7 @@ def choose() -> Choice:
     st.session_state.setdefault(MODE_KEY, "shipped")
     st.session_state.setdefault(DATA_MODE_KEY, "builtin")
     modes = {"shipped": _("Trained models"), "own": _("Your weights")}
-    registered = catalogue.registered_models(common.workspace())
+    registered = catalogue.registered_models(ui.workspace())
     if registered:
         modes = {"shipped": modes["shipped"], "registered": _("Your models"), "own": modes["own"]}
     elif st.session_state[MODE_KEY] == "registered":
@@ -102,20 +102,20 @@ def _offer_check(choice: Choice) -> None:
             icon=":material/fact_check:",
             key="check-choice",
             disabled=choice.obstacle is not None,
-            on_click=checking.begin,
+            on_click=check_result.begin,
             args=(PLACE, asked),
         )
         st.caption(_("Optional: is the original right on these images? Every run asks it first, too."))
     on_fix = _use_found if choice.given.weights else None
-    checking.show(PLACE, fits=lambda begun: begun == asked, on_fix=on_fix)
+    check_result.show(PLACE, fits=lambda begun: begun == asked, on_fix=on_fix)
 
 
 def _use_found(checked: Asked, evidence: Mapping[str, Any]) -> None:
     """Fill in what a finding says would be right, and check again."""
-    given = checking.mended(checked.given, evidence)
+    given = check_result.mended(checked.given, evidence)
     preparation.fill(OWN, given.preprocessing)
     st.session_state[CLASSES_KEY] = read_class_text(given.classes)
-    checking.begin(PLACE, replace(checked, given=given))
+    check_result.begin(PLACE, replace(checked, given=given))
 
 
 def use(request: RunRequest) -> None:
@@ -128,7 +128,7 @@ def use(request: RunRequest) -> None:
     st.session_state[WEIGHTS_KEY] = request.weights or ""
     st.session_state[CLASSES_KEY] = read_class_text(request.classes)
     preparation.fill(OWN, request.preprocessing)
-    registered = {source.id: source for source in catalogue.registered_models(common.workspace())}
+    registered = {source.id: source for source in catalogue.registered_models(ui.workspace())}
     own = registered.get(request.model)
     same = own is None or request.data == (own.data or "builtin")
     st.session_state[REGISTERED_DATA_KEY] = "own" if same else "other"
@@ -146,7 +146,7 @@ def begin_with(model_id: str | None) -> None:
     mode = "own"
     if model_id in {source.id for source in catalogue.shipped_models()}:
         mode = "shipped"
-    elif model_id in {source.id for source in catalogue.registered_models(common.workspace())}:
+    elif model_id in {source.id for source in catalogue.registered_models(ui.workspace())}:
         mode = "registered"
     st.session_state[MODE_KEY], st.session_state[keys[mode]] = mode, model_id
 
@@ -191,7 +191,7 @@ def _data_of_registered(source: ModelSource) -> tuple[str, str | None]:
     with right:
         if mode == "other":
             return image_paths.ask(source.task)
-        place = common.plain(source.data) if source.data else _("the built-in images")
+        place = ui.plain(source.data) if source.data else _("the built-in images")
         text = _("Measured on {data}; a part of it, without labels, fits the layers.")
         st.caption(text.format(data=place))
     return source.data or "builtin", None
@@ -298,7 +298,7 @@ def _data_for(source: ModelSource) -> tuple[str, str | None]:
         if mode == "own":
             return image_paths.ask(source.task)
         classes = ", ".join(source.classes)
-        st.caption(_("Made for this model. Classes: {classes}.").format(classes=common.plain(classes)))
+        st.caption(_("Made for this model. Classes: {classes}.").format(classes=ui.plain(classes)))
     return "builtin", None
 
 
@@ -316,7 +316,7 @@ def _own_model() -> Choice:
             )
         with right:
             steps, problem = preparation.ask(OWN)
-        data, calibration = image_paths.ask(catalogue.listed_model(model, common.workspace()).task)
+        data, calibration = image_paths.ask(catalogue.listed_model(model, ui.workspace()).task)
     obstacle = problem
     if not weights:
         obstacle = _(
@@ -369,12 +369,12 @@ def _open_own(
     model: str, weights: str, names: str, steps: Mapping[str, Any] | None
 ) -> tuple[ModelSource, Given, str | None]:
     """A model with what was given for it; as it is listed where that cannot be used, and why not."""
-    folder = common.workspace()
+    folder = ui.workspace()
     try:
         classes = keep_class_names(folder, names)
         given = Given(weights=weights or None, classes=classes, preprocessing=steps)
         with st.spinner(_("Looking into the model…"), show_time=True):
             return catalogue.open_model(model, folder, given), given, None
     except QafError as error:
-        common.say_error(str(error))
+        ui.say_error(str(error))
     return catalogue.listed_model(model, folder), NOTHING, _("What was given cannot be used, see above.")

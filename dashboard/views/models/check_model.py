@@ -8,11 +8,10 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import common
-from dashboard.given import NOTHING, Given, keep_class_names
+from dashboard.state.overrides import NOTHING, Given, keep_class_names
 from dashboard.text import _
-from dashboard.views import checking
-from dashboard.views.checking import Asked
+from dashboard.widgets import check_result, ui
+from dashboard.widgets.check_result import Asked
 from qaf_core.data.models.settings import RegisteredModel, read_settings
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.workspace.registry import add_model
@@ -30,7 +29,7 @@ def button(source: ModelSource) -> None:
         icon=":material/fact_check:",
         key="check-listed",
         disabled=not ready,
-        on_click=checking.begin,
+        on_click=check_result.begin,
         args=(PLACE, Asked(model=source.id, data=data)),
         help=_("Is the original right on its images?")
         if ready
@@ -40,9 +39,9 @@ def button(source: ModelSource) -> None:
 
 def show(source: ModelSource) -> None:
     """What the check of this model found."""
-    entry = read_settings(common.workspace()).model(source.id)
+    entry = read_settings(ui.workspace()).model(source.id)
     mendable = entry is not None and ":" not in entry.base
-    checking.show(
+    check_result.show(
         PLACE,
         fits=lambda asked: asked.model == source.id,
         on_fix=_use_found if mendable else None,
@@ -51,7 +50,7 @@ def show(source: ModelSource) -> None:
 
 
 def _use_found(checked: Asked, evidence: Mapping[str, Any]) -> None:
-    checking.begin(PLACE, replace(checked, given=checking.mended(checked.given, evidence)))
+    check_result.begin(PLACE, replace(checked, given=check_result.mended(checked.given, evidence)))
 
 
 def _offer_to_keep(entry: RegisteredModel | None, given: Given) -> None:
@@ -62,14 +61,14 @@ def _offer_to_keep(entry: RegisteredModel | None, given: Given) -> None:
         try:
             _keep(entry, given)
         except QafError as error:
-            common.say_error(str(error))
+            ui.say_error(str(error))
             return
-        checking.forget(PLACE)
+        check_result.forget(PLACE)
         st.rerun()
 
 
 def _keep(entry: RegisteredModel, given: Given) -> None:
-    folder = common.workspace()
+    folder = ui.workspace()
     add_model(
         folder,
         model_id=entry.id,

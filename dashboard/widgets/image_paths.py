@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import common
 from dashboard.text import _
+from dashboard.widgets import ui
 from qaf_core.data.formats.sources import ACCEPTED, missing_path
 from qaf_core.errors import DataError
 
@@ -54,7 +54,7 @@ def _data_help(task: str) -> str:
             "labels (D,) and counts (N,)."
         )
     return _("Without copying, from the computer the dashboard runs on: {accepted}.").format(
-        accepted=common.plain(_(ACCEPTED))
+        accepted=ui.plain(_(ACCEPTED))
     )
 
 

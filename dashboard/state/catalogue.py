@@ -15,8 +15,8 @@ import numpy as np
 import streamlit as st
 from PIL import Image, ImageDraw
 
-from dashboard.given import NOTHING, Given, file_stamp
-from dashboard.jobs import run_command
+from dashboard.state.jobs import run_command
+from dashboard.state.overrides import NOTHING, Given, file_stamp
 from qaf_core.data.images.image_set import ImageSet, one_of_each, shown_name
 from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import find_model, list_models, load_inventory

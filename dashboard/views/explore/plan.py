@@ -7,12 +7,14 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import common, planning
-from dashboard.planning import Draft
+from dashboard.state import plan_draft
+from dashboard.state.plan_draft import Draft
 from dashboard.text import _, plural
-from dashboard.views import controls, fastest, live
-from dashboard.views.choose import Choice
+from dashboard.views.explore import controls, fastest
+from dashboard.views.explore.choose import Choice
+from dashboard.views.run import live
 from dashboard.views.tradeoffs import bops_help
+from dashboard.widgets import ui
 from qaf_core.errors import QafError
 from qaf_core.network.plan.cost import Cost
 from qaf_core.network.plan.layer_info import LayerInfo
@@ -24,7 +26,7 @@ SHARE_WIDTH_PX = 118
 
 
 @st.fragment
-@common.guarded
+@ui.guarded
 def plan_and_run(choice: Choice, inventory: tuple[LayerInfo, ...]) -> None:
     """The plan of the chosen model; an edit draws only this part of the page again."""
     controls.first_settings()
@@ -38,7 +40,7 @@ def plan_and_run(choice: Choice, inventory: tuple[LayerInfo, ...]) -> None:
         return
     key = controls.editor_key(choice)
     edits = (st.session_state.get(key) or {}).get("edited_rows") or {}
-    draft = planning.make_draft(inventory, base, edits, st.session_state["ratio"])
+    draft = plan_draft.make_draft(inventory, base, edits, st.session_state["ratio"])
     _prediction(choice, inventory, draft)
     _table(inventory, draft, key)
     if edits:
@@ -46,10 +48,10 @@ def plan_and_run(choice: Choice, inventory: tuple[LayerInfo, ...]) -> None:
 
 
 def _prediction(choice: Choice, inventory: tuple[LayerInfo, ...], draft: Draft) -> None:
-    before, after = planning.cost_before(inventory), planning.preview_cost(inventory, draft.plan)
+    before, after = plan_draft.cost_before(inventory), plan_draft.preview_cost(inventory, draft.plan)
     columns = st.columns([1, 1, 1, 1, 1.05], gap="small")
     with columns[0]:
-        common.metric_card(
+        ui.metric_card(
             _("Size"),
             size_text(after.size_bytes),
             _("{times} smaller than {before}").format(
@@ -58,14 +60,14 @@ def _prediction(choice: Choice, inventory: tuple[LayerInfo, ...], draft: Draft) 
             _("The file: integer weights packed at their bits, with scales and everything else."),
         )
     with columns[1]:
-        common.metric_card(
+        ui.metric_card(
             _("Bit-operations"),
             percent_text(after.bops / before.bops) if before.bops else MISSING,
             f"{with_prefix(before.bops, 'BOPs')} → {with_prefix(after.bops, 'BOPs')}",
             bops_help(),
         )
     with columns[2]:
-        common.metric_card(
+        ui.metric_card(
             _("Multiplications"),
             percent_text(after.macs / before.macs, 0) if before.macs else MISSING,
             f"{with_prefix(before.macs, 'MACs')} → {with_prefix(after.macs, 'MACs')}",
@@ -78,7 +80,7 @@ def _prediction(choice: Choice, inventory: tuple[LayerInfo, ...], draft: Draft) 
 
 
 def _memory(before: Cost, after: Cost) -> None:
-    common.metric_card(
+    ui.metric_card(
         _("Working memory"),
         size_text(after.peak_activation_bytes),
         _("was {before}").format(before=size_text(before.peak_activation_bytes)),
@@ -107,11 +109,11 @@ def _run_box(choice: Choice, inventory: Sequence[LayerInfo], draft: Draft) -> No
             width="stretch",
             key="start-run",
             disabled=reason is not None,
-            help=common.plain(reason) if reason else None,
+            help=ui.plain(reason) if reason else None,
         ):
             _start(choice, draft, name)
     if reason:
-        st.caption(":material/block: " + common.plain(reason))
+        st.caption(":material/block: " + ui.plain(reason))
 
 
 def run_obstacle(choice: Choice, inventory: Sequence[LayerInfo], draft: Draft) -> str | None:
@@ -151,16 +153,16 @@ def _start(choice: Choice, draft: Draft, name: str) -> None:
             plan=draft.plan.to_dict(),
             name=name.strip() or None,
         )
-        run_id = common.open_store().create_run(request)
+        run_id = ui.open_store().create_run(request)
     except QafError as error:
-        common.say_error(str(error))
+        ui.say_error(str(error))
         return
-    common.go_to("run", run=run_id)
+    ui.go_to("run", run=run_id)
 
 
 def _table(inventory: Sequence[LayerInfo], draft: Draft, key: str) -> None:
     kinds = {"conv2d": _("Convolution"), "depthwise": _("Depthwise convolution"), "linear": _("Linear")}
-    frame = planning.plan_frame(inventory, draft, kinds)
+    frame = plan_draft.plan_frame(inventory, draft, kinds)
     with st.container(gap=None):
         st.markdown("**" + plural("{count} layer", "{count} layers", len(frame)) + "**")
         st.caption(
@@ -181,7 +183,7 @@ def _table(inventory: Sequence[LayerInfo], draft: Draft, key: str) -> None:
     )
     if draft.problems:
         lines = "\n".join(
-            f"- {common.plain(name)}: {common.plain('; '.join(messages))}"
+            f"- {ui.plain(name)}: {ui.plain('; '.join(messages))}"
             for name, messages in draft.problems.items()
         )
         st.error(

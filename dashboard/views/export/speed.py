@@ -15,8 +15,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import common, jobs
+from dashboard.state import jobs
 from dashboard.text import _
+from dashboard.widgets import ui
 from qaf_core.deploy.runtime.measure_kit import LEAST_AGREEMENT
 from qaf_core.errors import QafError
 from qaf_core.files import write_file
@@ -47,7 +48,7 @@ def show(run: RunRecord) -> None:
 
 
 def _folder(run: RunRecord) -> Path:
-    return common.open_store().run_folder(run.id) / "exports"
+    return ui.open_store().run_folder(run.id) / "exports"
 
 
 def _measure_here(run: RunRecord) -> None:
@@ -58,7 +59,7 @@ def _measure_here(run: RunRecord) -> None:
     key = f"latency-{run.id}"
     with right:
         if st.button(_("Measure"), key="measure-speed", icon=":material/speed:"):
-            workspace, path = str(common.workspace()), _folder(run) / RESULT
+            workspace, path = str(ui.workspace()), _folder(run) / RESULT
             arguments = ["latency", run.id, "--threads", str(threads), "--batch", str(batch)]
             jobs.shared().start(key, lambda job: _measure(job, arguments, path, workspace))
     _outcome(run, key)
@@ -84,7 +85,7 @@ def _outcome(run: RunRecord, key: str) -> None:
         )
         return
     if job is not None and job.state == "failed":
-        common.say_error(job.error)
+        ui.say_error(job.error)
     found = _read(_folder(run) / RESULT)
     if found is not None:
         draw(found, "here")
@@ -103,7 +104,7 @@ def draw(found: Mapping[str, Any], key: str) -> None:
     _ratios(found)
     _answers(found)
     st.plotly_chart(
-        speed.latency_figure(found["latencies"], dark=common.is_dark(), _=_),
+        speed.latency_figure(found["latencies"], dark=ui.is_dark(), _=_),
         key=f"latency-{key}",
         config={"displayModeBar": False},
         alt=_("Latency of the four models"),
@@ -111,7 +112,7 @@ def draw(found: Mapping[str, Any], key: str) -> None:
     machine = found.get("machine") or {}
     parts = [str(machine.get("processor") or ""), f"ONNX Runtime {machine.get('onnxruntime', '')}"]
     parts.append(_("{count} threads").format(count=machine.get("threads", MISSING)))
-    st.caption(common.plain(" · ".join(part for part in parts if part)))
+    st.caption(ui.plain(" · ".join(part for part in parts if part)))
     _memory(found.get("peak_memory_bytes") or {})
     _accuracy(found.get("accuracy") or {})
     _energy(found.get("energy") or {})
@@ -151,17 +152,17 @@ def _answers(found: Mapping[str, Any]) -> None:
             st.caption(text)
     for name, reason in (found.get("failed") or {}).items():
         text = _("{model} does not run on this device: {reason}")
-        common.say_error(text.format(model=labels.get(name, name), reason=reason))
+        ui.say_error(text.format(model=labels.get(name, name), reason=reason))
     same, count = found.get("same_answers") or {}, found.get("compared_images")
     if same and count:
         told = " · ".join(f"{labels.get(name, name)}: {percent_text(share)}" for name, share in same.items())
         head = _("Same answers as where the kit was made, on {count} images").format(count=count)
-        st.caption(common.plain(f"{head} · {told}"))
+        st.caption(ui.plain(f"{head} · {told}"))
     for name, share in same.items():
         if share < LEAST_AGREEMENT:
             text = _("{model} answers wrongly on this device: only {share} of its answers are the same.")
             message = text.format(model=labels.get(name, name), share=percent_text(share))
-            st.warning(common.plain(message), icon=":material/warning:")
+            st.warning(ui.plain(message), icon=":material/warning:")
 
 
 def _memory(peaks: Mapping[str, int | None]) -> None:
@@ -169,7 +170,7 @@ def _memory(peaks: Mapping[str, int | None]) -> None:
     labels = speed.model_labels(_)
     told = [f"{labels.get(name, name)}: {size_text(size)}" for name, size in peaks.items() if size]
     if told:
-        st.caption(common.plain(" · ".join([_("Peak memory of one inference"), *told])))
+        st.caption(ui.plain(" · ".join([_("Peak memory of one inference"), *told])))
 
 
 def _accuracy(accuracy: Mapping[str, Mapping[str, Any]]) -> None:
@@ -182,19 +183,19 @@ def _accuracy(accuracy: Mapping[str, Mapping[str, Any]]) -> None:
         count = max(row["n"] for row in accuracy.values())
         metric = metric_label(next(iter(accuracy.values())).get("metric"), _)
         head = _("{metric} of the timed files on {count} images").format(metric=metric, count=f"{count:,}")
-        st.caption(common.plain(f"{head} · " + " · ".join(told)))
+        st.caption(ui.plain(f"{head} · " + " · ".join(told)))
 
 
 def _energy(energy: Mapping[str, Any]) -> None:
     """Energy of one inference: measured where the processor tells it, and by the cost model."""
     labels, parts = speed.model_labels(_), []
     for name, joules in (energy.get("joules") or {}).items():
-        parts.append(common.plain(f"{labels.get(name, name)}: {energy_text(joules)}"))
+        parts.append(ui.plain(f"{labels.get(name, name)}: {energy_text(joules)}"))
     if parts:
         st.caption(_("Energy of one inference, measured (RAPL)") + " · " + " · ".join(parts))
     elif energy.get("reason"):
         text = _("Energy could not be measured here: {reason}").format(reason=energy["reason"])
-        st.caption(common.plain(text))
+        st.caption(ui.plain(text))
     modelled = energy.get("modelled") or {}
     if modelled.get("original") and modelled.get("compressed"):
         st.caption(
@@ -277,7 +278,7 @@ def take_result(run: RunRecord, upload: Any, path: Path) -> None:
             fault = str(error)
         read = st.session_state[f"kit-read-{run.id}"] = (upload.file_id, fault)
     if read[1]:
-        common.say_error(read[1])
+        ui.say_error(read[1])
 
 
 @st.fragment(run_every=2.0)
@@ -293,15 +294,15 @@ def _kit(run: RunRecord) -> None:
         )
         return
     if job is not None and job.state == "failed":
-        common.say_error(job.error)
-    path = _folder(run) / f"device-kit-{kit_stamp(common.open_store(), run.id)[:12]}.zip"
+        ui.say_error(job.error)
+    path = _folder(run) / f"device-kit-{kit_stamp(ui.open_store(), run.id)[:12]}.zip"
     if path.is_file():
         st.download_button(
             _("Download the kit"), data=path.read_bytes, file_name=f"qaf-device-kit-{run.id[-6:]}.zip",
             mime="application/zip", key="download-kit", icon=":material/download:", on_click="ignore",
         )  # fmt: skip
     elif st.button(_("Make the kit"), key="make-kit", icon=":material/build:"):
-        workspace = str(common.workspace())
+        workspace = str(ui.workspace())
         jobs.shared().start(key, lambda job: _make_kit(job, run.id, path, workspace))
         st.rerun(scope="fragment")
 
@@ -333,5 +334,5 @@ def _read_back(run: RunRecord, content: bytes) -> dict[str, Any]:
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         file.write(content)
         file.flush()
-        arguments = ["device-kit", run.id, "--result", file.name, "--workspace", str(common.workspace())]
+        arguments = ["device-kit", run.id, "--result", file.name, "--workspace", str(ui.workspace())]
         return jobs.run_command([*arguments, "--json"], timeout_seconds=60.0)

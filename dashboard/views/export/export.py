@@ -11,10 +11,12 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import catalogue, common, jobs, rows
-from dashboard.given import given_in
+from dashboard.state import catalogue, jobs, rows
+from dashboard.state.overrides import given_in
 from dashboard.text import _
-from dashboard.views import live, speed
+from dashboard.views.export import speed
+from dashboard.views.run import live
+from dashboard.widgets import ui
 from qaf_core.errors import QafError
 from qaf_core.files import write_file
 from qaf_core.network.plan.cost import layer_cost, original_layer_cost
@@ -49,13 +51,13 @@ class Kind:
 
 def page() -> None:
     """The Export page: ``?run=ID`` names the run."""
-    common.page_title(
+    ui.page_title(
         _("Export"),
         _("Take the compressed network away: real files, checked against what was measured."),
     )
-    runs = [run for run in common.open_store().list_runs() if run.compressed and packed_file(run).is_file()]
+    runs = [run for run in ui.open_store().list_runs() if run.compressed and packed_file(run).is_file()]
     if not runs:
-        common.empty_state(
+        ui.empty_state(
             "download",
             _("Nothing to export yet"),
             _("Once a run has finished, its network can be taken away from here."),
@@ -71,7 +73,7 @@ def page() -> None:
 
 def packed_file(run: RunRecord) -> Path:
     """Where a run's packed network lies."""
-    return common.open_store().run_folder(run.id) / PACKED_FILE
+    return ui.open_store().run_folder(run.id) / PACKED_FILE
 
 
 def _choose(runs: Sequence[RunRecord]) -> RunRecord:
@@ -89,7 +91,7 @@ def _choose(runs: Sequence[RunRecord]) -> RunRecord:
 
 def run_label(run: RunRecord) -> str:
     """A run in one line: its name, model, method, plan and accuracy."""
-    title = common.run_title(run)
+    title = ui.run_title(run)
     model = "" if run.model in title else f" · {run.model}"
     accuracy = percent_text(run.compressed["value"]) if run.compressed else MISSING
     return f"{title}{model} · {method_label(run.method, _)} · {rows.plan_summary(run)} · {accuracy}"
@@ -156,7 +158,7 @@ def _packed(run: RunRecord, kind: Kind) -> None:
             size=size_text(size), times=times_text(before, size), before=size_text(before)
         )
     )
-    made = common.open_store().run_folder(run.id) / EXPORTS / kind.file
+    made = ui.open_store().run_folder(run.id) / EXPORTS / kind.file
     if _is_making(run, kind):
         return
     report = read_report(made)
@@ -168,7 +170,7 @@ def _packed(run: RunRecord, kind: Kind) -> None:
 
 
 def _made_file(run: RunRecord, kind: Kind) -> None:
-    path = common.open_store().run_folder(run.id) / EXPORTS / kind.file
+    path = ui.open_store().run_folder(run.id) / EXPORTS / kind.file
     if _is_making(run, kind):
         return
     report = read_report(path)
@@ -189,12 +191,12 @@ def _is_making(run: RunRecord, kind: Kind) -> bool:
         )
         return True
     if job is not None and job.state == "failed":
-        common.say_error(job.error)
+        ui.say_error(job.error)
     return False
 
 
 def _start_making(run: RunRecord, kind: Kind, path: Path) -> None:
-    workspace, key = str(common.workspace()), f"export-{run.id}-{kind.key}"
+    workspace, key = str(ui.workspace()), f"export-{run.id}-{kind.key}"
     jobs.shared().start(key, lambda job: make_export(job, run.id, kind.arguments, path, workspace))
     st.rerun(scope="fragment")
 
@@ -234,7 +236,7 @@ def _show_report(report: Mapping[str, Any]) -> None:
 
 def _show_checks(report: Mapping[str, Any]) -> None:
     for check in report["checks"]:
-        _check_line(check["passed"], common.plain(f"{_(check['name'])}: {_(check['detail'])}"))
+        _check_line(check["passed"], ui.plain(f"{_(check['name'])}: {_(check['detail'])}"))
 
 
 def _check_line(passed: bool, text: str) -> None:
@@ -262,11 +264,11 @@ def _contents(run: RunRecord) -> None:
     try:
         plan = Plan.from_dict(dict(run.plan))
         given = given_in(run.request)
-        source = catalogue.open_model(run.model, common.workspace(), given)
+        source = catalogue.open_model(run.model, ui.workspace(), given)
         with st.spinner(_("Looking into the model…"), show_time=True):
-            inventory = catalogue.inventory_of(source, common.workspace(), given)
+            inventory = catalogue.inventory_of(source, ui.workspace(), given)
     except QafError as error:
-        st.warning(common.plain(_(str(error))), icon=":material/warning:")
+        st.warning(ui.plain(_(str(error))), icon=":material/warning:")
         return
     table = pd.DataFrame(content_rows(inventory, plan, {str(row["name"]) for row in run.layers}))
     st.dataframe(
@@ -322,9 +324,9 @@ def _examples(run: RunRecord) -> None:
 
     st.subheader(_("Use it"), anchor=False)
     try:
-        source = catalogue.open_model(run.model, common.workspace(), given_in(run.request))
+        source = catalogue.open_model(run.model, ui.workspace(), given_in(run.request))
     except QafError as error:
-        st.warning(common.plain(_(str(error))), icon=":material/warning:")
+        st.warning(ui.plain(_(str(error))), icon=":material/warning:")
         return
     left, right = st.columns(2, gap="small")
     with left:

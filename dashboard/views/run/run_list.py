@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import common, rows
+from dashboard.state import rows
 from dashboard.text import _
+from dashboard.widgets import ui
 from qaf_core.review.charts import method_label
 from qaf_core.review.units import MISSING, points_text
 from qaf_core.runs.store.record import RunRecord
@@ -17,10 +18,10 @@ from qaf_core.runs.store.record import RunRecord
 
 def show() -> None:
     """The list, or a way on where there is no run yet."""
-    common.page_title(_("Runs"), _("Every compression started in this workspace. Click a row to open it."))
-    runs = common.open_store().list_runs()
+    ui.page_title(_("Runs"), _("Every compression started in this workspace. Click a row to open it."))
+    runs = ui.open_store().list_runs()
     if not runs:
-        common.empty_state(
+        ui.empty_state(
             "rocket_launch",
             _("No run yet"),
             _("Choose a model and a plan, press Run, and watch it work here."),
@@ -38,14 +39,14 @@ def show() -> None:
         height="content",
     )
     for position, _column in chosen.selection.cells:
-        common.go_to("run", run=runs[position].id)
+        ui.go_to("run", run=runs[position].id)
 
 
 def _row(run: RunRecord) -> dict[str, Any]:
     size, before = (run.cost or {}).get("size_bytes"), (run.baseline_cost or {}).get("size_bytes")
     return {
-        "status": common.status_label(run.status),
-        "run": common.run_title(run),
+        "status": ui.status_label(run.status),
+        "run": ui.run_title(run),
         "model": run.model,
         "method": method_label(run.method, _),
         "plan": rows.plan_summary(run),

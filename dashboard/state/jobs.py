@@ -127,7 +127,7 @@ def run_command(
     Raises:
         QafError: In the command's own words when it refuses, or when it takes too long or is stopped.
     """
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, PROGRESS_VARIABLE: "1"}
     told: list[str] = []

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from dashboard.rows import bits_text, rank_text
+from dashboard.state.rows import bits_text, rank_text
 from dashboard.text import _
 from qaf_core.network.plan.cost import Cost, layer_cost, original_cost, original_layer_cost, plan_cost
 from qaf_core.network.plan.layer_info import LayerInfo

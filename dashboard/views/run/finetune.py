@@ -6,10 +6,11 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import common, live_charts
-from dashboard.progress import RunProgress
+from dashboard.state import live_charts
+from dashboard.state.progress import RunProgress
 from dashboard.text import _
-from dashboard.views import live
+from dashboard.views.run import live
+from dashboard.widgets import ui
 from qaf_core.errors import QafError
 from qaf_core.pipeline.finetune.options import CODES, SCALES, FinetuneOptions
 from qaf_core.review.metrics import metric_label
@@ -25,7 +26,7 @@ MOST_EPOCHS = 1000  # the time limit ends it
 
 def offer(run: RunRecord) -> None:
     """What to set, and the button that begins it; nothing where there is no network to begin with."""
-    store = common.open_store()
+    store = ui.open_store()
     if run.status != COMPLETED or not (store.run_folder(run.id) / PACKED_NAME).is_file():
         return
     with st.expander(_("Fine-tune"), icon=":material/model_training:"):
@@ -79,16 +80,16 @@ def _trained_labels() -> dict[str, str]:
 
 
 def _start(run: RunRecord, trains: str, minutes: int, images: str) -> None:
-    store = common.open_store()
+    store = ui.open_store()
     options = FinetuneOptions(trains=trains, epochs=MOST_EPOCHS, time_limit_seconds=60.0 * minutes)
-    name = _("{run}, fine-tuned").format(run=common.run_title(run))
+    name = _("{run}, fine-tuned").format(run=ui.run_title(run))
     try:
         request = finetune_request(store, run, options, calibration=images or None, name=name[:80])
         run_id = store.create_run(request)
     except QafError as error:
-        common.say_error(str(error))
+        ui.say_error(str(error))
         return
-    common.go_to("run", run=run_id)
+    ui.go_to("run", run=run_id)
 
 
 def show_running(run: RunRecord, progress: RunProgress, *, stopping: bool) -> None:
@@ -99,16 +100,16 @@ def show_running(run: RunRecord, progress: RunProgress, *, stopping: bool) -> No
     if stopping:
         text = _("Stopping; what is done is kept and measured.") + " " + text
     st.progress(progress.fraction(), text=text)
-    common.stepper((labels[stage], state) for stage, state in progress.stage_states())
+    ui.stepper((labels[stage], state) for stage, state in progress.stage_states())
     points = progress.finetune_points
     columns = st.columns(3)
     with columns[0]:
         limit = (run.request.finetune or {}).get("time_limit_seconds")
         note = _("learns for {time} at most").format(time=duration_text(limit)) if limit else "–"
-        common.metric_card(_("Time so far"), duration_text(elapsed), note)
+        ui.metric_card(_("Time so far"), duration_text(elapsed), note)
     with columns[1]:
         best = min(points, key=lambda point: point["held_back"])["epoch"] if points else None
-        common.metric_card(
+        ui.metric_card(
             _("Passes over the images"),
             str(points[-1]["epoch"]) if points else MISSING,
             _("best after pass {pass_}").format(pass_=best) if best else "–",
@@ -120,7 +121,7 @@ def show_running(run: RunRecord, progress: RunProgress, *, stopping: bool) -> No
 
 def _divergence_card(before: float | None, after: float | None) -> None:
     known = before is not None and after is not None and before > 0
-    common.metric_card(
+    ui.metric_card(
         _("Distance from the original"),
         percent_text(after / before, 0) if known else MISSING,  # type: ignore[operator]
         f"{before:.4f} → {after:.4f}" if known else "–",
@@ -139,7 +140,7 @@ def _curve(points: list[dict[str, Any]]) -> None:
     title, step = _("Distance, loss"), _("Pass over the images")
     st.vega_lite_chart(
         live_charts.curve_data(points, series, step="epoch"),
-        live_charts.curve_spec(series, title=title, dark=common.is_dark(), step=step),
+        live_charts.curve_spec(series, title=title, dark=ui.is_dark(), step=step),
         key="finetune-curve",
         alt=_("Distance from the original by pass"),
     )
@@ -156,22 +157,22 @@ def show_result(run: RunRecord) -> None:
             _("Nothing was gained on the images held back: the network is as it was before."),
             icon=":material/info:",
         )
-    parent = common.find_run(str(told["run"]))
+    parent = ui.find_run(str(told["run"]))
     columns = st.columns(3)
     with columns[0]:
         _parent_card(run, parent)
     with columns[1]:
         _divergence_card(told["before"], told["after"])
     with columns[2]:
-        common.metric_card(
+        ui.metric_card(
             _("What changed"),
             _trained_labels().get(told["trains"], str(told["trains"])),
             _("pass {best} of {count} kept").format(best=told["best_epoch"], count=told["epochs"]),
         )
-    events = common.open_store().events_since(run.id, kinds=("finetune",))
+    events = ui.open_store().events_since(run.id, kinds=("finetune",))
     _curve([dict(stored.event.data) for stored in events])
     if parent is not None:
-        common.link_to("run", _("The run it began with"), ":material/undo:", run=parent.id)
+        ui.link_to("run", _("The run it began with"), ":material/undo:", run=parent.id)
     st.caption(_("The layer errors below are those of the solver, before fine-tuning."))
 
 
@@ -180,7 +181,7 @@ def _parent_card(run: RunRecord, parent: RunRecord | None) -> None:
     after = (run.compressed or {}).get("value")
     known = before is not None and after is not None
     metric = metric_label((run.compressed or {}).get("metric"), _)
-    common.metric_card(
+    ui.metric_card(
         _("{metric}, change by fine-tuning").format(metric=metric),
         _("{points} points").format(points=points_text(after - before)) if known else MISSING,  # type: ignore[operator]
         f"{percent_text(before)} → {percent_text(after)}" if known else "–",  # type: ignore[arg-type]

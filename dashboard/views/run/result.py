@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import common, rows
+from dashboard.state import rows
 from dashboard.text import _, plural
-from dashboard.views import checking, finetune, live, pictures
+from dashboard.views.run import finetune, live
+from dashboard.widgets import check_result, predictions, ui
 from qaf_core.review import charts
 from qaf_core.review.metrics import metric_help, metric_label
 from qaf_core.review.units import (
@@ -34,7 +35,7 @@ NO_CHECK = "To compress it all the same"
 def show(run: RunRecord) -> None:
     """The result of a run, whatever it is."""
     if st.session_state.pop("reuse_run", None):
-        common.go_to("explore", run=run.id)
+        ui.go_to("explore", run=run.id)
     _banner(run)
     if run.compressed and run.cost:
         _headline(run)
@@ -62,7 +63,7 @@ def _banner(run: RunRecord) -> None:
             icon=":material/power_off:",
         )
         if run.error:
-            st.caption(common.plain(_(run.error)))
+            st.caption(ui.plain(_(run.error)))
     elif run.status == CANCELLED and run.compressed and run.request.finetune is not None:
         st.info(
             _("Stopped on request: the best state until then was kept and measured."),
@@ -89,7 +90,7 @@ def _failure(run: RunRecord) -> None:
     """Why a run failed; where only the check of the original stopped it, a way on without the check."""
     error = run.error or _("The run failed without a message.")
     stopped_by_check = run.request.check and NO_CHECK in error
-    common.say_error(checking.on_screen(error.partition(NO_CHECK)[0].rstrip()) if stopped_by_check else error)
+    ui.say_error(check_result.on_screen(error.partition(NO_CHECK)[0].rstrip()) if stopped_by_check else error)
     if stopped_by_check:
         with st.container(horizontal=True, vertical_alignment="center"):
             if st.button(_("Run all the same"), icon=":material/play_arrow:", key="run-unchecked"):
@@ -101,23 +102,23 @@ def _failure(run: RunRecord) -> None:
 
 
 def _run_unchecked(run: RunRecord) -> None:
-    run_id = common.open_store().create_run(replace(run.request, check=False))
-    common.go_to("run", run=run_id)
+    run_id = ui.open_store().create_run(replace(run.request, check=False))
+    ui.go_to("run", run=run_id)
 
 
 def _notes(run: RunRecord) -> None:
     """What the check of the original noted, and what made the measurement uncertain."""
-    checking.show_findings((run.result.get("checks") or {}).get("findings") or [])
+    check_result.show_findings((run.result.get("checks") or {}).get("findings") or [])
     for warning in (run.result.get("data") or {}).get("warnings") or []:
-        st.info(common.plain(_(warning)), icon=":material/info:")
+        st.info(ui.plain(_(warning)), icon=":material/info:")
 
 
 def _pictures(run: RunRecord) -> None:
     """A few evaluation images with what both networks say, where the run has kept them."""
-    preview = read_preview(common.open_store().run_folder(run.id))
+    preview = read_preview(ui.open_store().run_folder(run.id))
     if preview:
         with st.expander(_("Some of the images"), icon=":material/photo_library:", expanded=True):
-            pictures.show(preview)
+            predictions.show(preview)
 
 
 def _headline(run: RunRecord) -> None:
@@ -126,7 +127,7 @@ def _headline(run: RunRecord) -> None:
     columns = st.columns(4)
     with columns[0]:
         low, high = compressed["ci95"]
-        common.metric_card(
+        ui.metric_card(
             metric_label(compressed.get("metric"), _),
             percent_text(compressed["value"]),
             _("was {before}").format(before=percent_text(baseline["value"])) if baseline else "–",
@@ -138,7 +139,7 @@ def _headline(run: RunRecord) -> None:
             ).format(count=f"{compressed['n']:,}", low=percent_text(low), high=percent_text(high)),
         )
     with columns[1]:
-        common.metric_card(
+        ui.metric_card(
             _("Change against the original"),
             _points(run),
             _drop_interval(run),
@@ -146,7 +147,7 @@ def _headline(run: RunRecord) -> None:
         )
     with columns[2]:
         size, before = cost["size_bytes"], original.get("size_bytes", 0)
-        common.metric_card(
+        ui.metric_card(
             _("Size"),
             _("{times} smaller").format(times=times_text(before, size)),
             f"{size_text(before)} → {size_text(size)}",
@@ -157,7 +158,7 @@ def _headline(run: RunRecord) -> None:
         )
     with columns[3]:
         bops, before = cost["bops"], original.get("bops", 0)
-        common.metric_card(
+        ui.metric_card(
             _("Bit-operations"),
             percent_text(bops / before) if before else MISSING,
             f"{with_prefix(before, 'BOPs')} → {with_prefix(bops, 'BOPs')}",
@@ -168,9 +169,9 @@ def _headline(run: RunRecord) -> None:
             ),
         )
     with st.container(horizontal=True, gap="medium"):
-        common.link_to("tradeoffs", _("Compare with other runs"), ":material/scatter_plot:", model=run.model)
-        common.link_to("layers", _("Look into the layers"), ":material/stacks:", run=run.id)
-        common.link_to("export", _("Take it away"), ":material/download:", run=run.id)
+        ui.link_to("tradeoffs", _("Compare with other runs"), ":material/scatter_plot:", model=run.model)
+        ui.link_to("layers", _("Look into the layers"), ":material/stacks:", run=run.id)
+        ui.link_to("export", _("Take it away"), ":material/download:", run=run.id)
 
 
 def _points(run: RunRecord) -> str:
@@ -190,8 +191,8 @@ def _layers(run: RunRecord) -> None:
     left, right = st.columns([4, 6], gap="medium")
     with left:
         st.markdown(f"**{_('Error of each layer')}**", help=live.layer_error_help())
-        errors = rows.layer_errors(run, html.escape(common.run_title(run)))
-        figure = charts.layer_error_figure([errors], dark=common.is_dark(), _=_)
+        errors = rows.layer_errors(run, html.escape(ui.run_title(run)))
+        figure = charts.layer_error_figure([errors], dark=ui.is_dark(), _=_)
         st.plotly_chart(
             figure, key="result-errors", config={"displayModeBar": False}, alt=_("Error of each layer")
         )
@@ -222,7 +223,7 @@ def _classes(run: RunRecord) -> None:
                 _("Same answers as the original: {share}").format(share=percent_text(after["agreement"]))
             )
         if others:
-            st.caption(common.plain(" · ".join(others)))
+            st.caption(ui.plain(" · ".join(others)))
         column = st.column_config
         st.dataframe(
             pd.DataFrame(classes),
@@ -252,14 +253,12 @@ def _facts(run: RunRecord) -> None:
     facts.append((_("Seed"), str(run.request.seed)))
     with st.expander(_("How it was made"), icon=":material/info:"):
         left, right = st.columns(2)
-        left.markdown("\n".join(f"- {name}: **{common.plain(value)}**" for name, value in facts if value))
-        right.markdown(
-            "\n".join(f"- {common.plain(name)}: {common.plain(v)}" for name, v in run.environment.items())
-        )
-        checking.show_images_used(run.result.get("data") or {})
+        left.markdown("\n".join(f"- {name}: **{ui.plain(value)}**" for name, value in facts if value))
+        right.markdown("\n".join(f"- {ui.plain(name)}: {ui.plain(v)}" for name, v in run.environment.items()))
+        check_result.show_images_used(run.result.get("data") or {})
         unknown = (run.result.get("checks") or {}).get("cannot_tell")
         if unknown:
-            st.caption(common.plain(_(unknown)))
+            st.caption(ui.plain(_(unknown)))
 
 
 def _seconds(seconds: Any) -> list[tuple[str, str]]:

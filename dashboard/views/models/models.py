@@ -9,9 +9,10 @@ from typing import Any, get_args
 import pandas as pd
 import streamlit as st
 
-from dashboard import catalogue, common
+from dashboard.state import catalogue
 from dashboard.text import _
-from dashboard.views import add_model, check_model, uploads
+from dashboard.views.models import add_model, check_model, uploads
+from dashboard.widgets import ui
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import QafError
 from qaf_core.factorization.structures import STRUCTURES
@@ -28,20 +29,20 @@ AMOUNT_KEY, COLOUR_KEY = "map-amount", "map-colour"
 
 def page() -> None:
     """The Models page: ``?model=ID`` names the model to begin with."""
-    common.page_title(
+    ui.page_title(
         _("Models"),
         _("What is ready to be compressed, what this workspace holds, and where each network is heavy."),
     )
-    sources = (*catalogue.shipped_models(), *catalogue.registered_models(common.workspace()))
+    sources = (*catalogue.shipped_models(), *catalogue.registered_models(ui.workspace()))
     added = st.session_state.pop("model-added", None)
     if added:
-        text = _("{model} is ready to be compressed.").format(model=common.plain(added))
+        text = _("{model} is ready to be compressed.").format(model=ui.plain(added))
         st.toast(text, icon=":material/check_circle:")
     source = _choose(sources)
     _study(source)
     st.subheader(_("Add your own"), anchor=False)
     add_model.show()
-    uploads.show(catalogue.registered_models(common.workspace()))
+    uploads.show(catalogue.registered_models(ui.workspace()))
 
 
 def _choose(sources: Sequence[ModelSource]) -> ModelSource:
@@ -65,7 +66,7 @@ def _choose(sources: Sequence[ModelSource]) -> ModelSource:
 def _row(source: ModelSource) -> dict[str, Any]:
     metric = source.card.get("metric") or {}
     inventory = source.card.get("inventory")
-    cost = original_cost(catalogue.inventory_of(source, common.workspace())) if inventory else None
+    cost = original_cost(catalogue.inventory_of(source, ui.workspace())) if inventory else None
     return {
         "model": source.id,
         "title": _(source.title),
@@ -109,19 +110,19 @@ def _columns() -> dict[str, Any]:
 def _remove(source: ModelSource) -> None:
     """Take a model off, with what was uploaded for it alone."""
     try:
-        remove_registered(common.workspace(), source.id)
+        remove_registered(ui.workspace(), source.id)
     except QafError as error:
-        common.say_error(str(error))
+        ui.say_error(str(error))
         return
     st.rerun()
 
 
 def _study(source: ModelSource) -> None:
     left, right = st.columns([3, 2], vertical_alignment="bottom")
-    left.subheader(common.plain(_(source.title)), anchor=False)
+    left.subheader(ui.plain(_(source.title)), anchor=False)
     with right, st.container(horizontal=True, horizontal_alignment="right"):
         if st.button(_("Compress it"), type="primary", icon=":material/arrow_forward:", key="compress"):
-            common.go_to("explore", model=source.id)
+            ui.go_to("explore", model=source.id)
         check_model.button(source)
         if source.registered:
             with st.popover(_("Remove"), icon=":material/delete:"):
@@ -129,15 +130,15 @@ def _study(source: ModelSource) -> None:
                     _(
                         "Takes {model} off the list, and deletes what was uploaded for it alone. Runs stay, "
                         "and what they used."
-                    ).format(model=f"**{common.plain(source.id)}**")
+                    ).format(model=f"**{ui.plain(source.id)}**")
                 )
                 if st.button(_("Remove it"), key="remove-model"):
                     _remove(source)
     try:
         with st.spinner(_("Looking into the model…"), show_time=True):
-            inventory = catalogue.inventory_of(source, common.workspace())
+            inventory = catalogue.inventory_of(source, ui.workspace())
     except QafError as error:
-        common.say_error(str(error))
+        ui.say_error(str(error))
         return
     _facts(source, inventory)
     check_model.show(source)
@@ -169,12 +170,12 @@ def _facts(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
         )
     )
     if len(source.classes) <= 40:
-        st.caption(_("Classes: {classes}.").format(classes=common.plain(", ".join(source.classes))))
+        st.caption(_("Classes: {classes}.").format(classes=ui.plain(", ".join(source.classes))))
 
 
 def draw_network(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
     """The drawing with its controls: what the widths stand for, and which run's errors colour it."""
-    runs = [run for run in common.open_store().list_runs() if run.model == source.id and run.layers]
+    runs = [run for run in ui.open_store().list_runs() if run.model == source.id and run.layers]
     amounts = {"params": _("Parameters"), "bops": _("Bit-operations")}
     left, right = st.columns([1, 2], vertical_alignment="bottom")
     with left:
@@ -200,7 +201,7 @@ def draw_network(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
     run = by_id.get(chosen or "")
     errors, title = layer_errors(run) if run else None, html.escape(_(source.title))
     boxes = network_map.network_boxes(inventory, amount=amount, errors=errors, title=title)
-    dark = common.is_dark()
+    dark = ui.is_dark()
     st.plotly_chart(
         network_map.network_figure(boxes, amount=amount, by_error=run is not None, dark=dark, _=_),
         key="network-map",
@@ -216,7 +217,7 @@ def draw_network(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
 
 
 def _run_label(run: RunRecord) -> str:
-    return _("Layer errors of {run}").format(run=f"{common.run_title(run)} · {method_label(run.method, _)}")
+    return _("Layer errors of {run}").format(run=f"{ui.run_title(run)} · {method_label(run.method, _)}")
 
 
 def layer_errors(run: RunRecord) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""What pages know: plans, runs, models and work as rows, free of layout."""

@@ -1,0 +1,1 @@
+"""The Explore page: a model, images, a plan, its cost, and Run."""

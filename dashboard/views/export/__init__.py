@@ -1,0 +1,1 @@
+"""The Export page: files, and how fast they are."""

@@ -1,0 +1,1 @@
+"""The Models page: what can be compressed, and the user's own."""
