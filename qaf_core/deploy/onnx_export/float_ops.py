@@ -12,7 +12,7 @@ from qaf_core.deploy.onnx_export.writer import (
     convolution_attributes,
     convolution_operator,
 )
-from qaf_core.network.graph.operation import Operation
+from qaf_core.network.modules.operation import Operation
 from qaf_core.network.modules.quantized import FactorizedLayer, Layer, Link
 
 

@@ -21,7 +21,7 @@ from onnx import TensorProto
 
 from qaf_core.deploy.onnx_export.float_ops import as_array, write_float_chain, write_float_part
 from qaf_core.deploy.onnx_export.writer import Array, GraphBuilder, convolution_attributes
-from qaf_core.network.graph.operation import Operation
+from qaf_core.network.modules.operation import Operation
 from qaf_core.network.modules.quantized import FactorizedLayer, Layer, Link
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from qaf_core.deploy.onnx_export.skeleton import CHAIN_DOMAIN, OPSET, Skeleton
-from qaf_core.network.graph.operation import Operation
+from qaf_core.network.modules.operation import Operation
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto

@@ -28,8 +28,8 @@ from qaf_core.network.graph.export import Exported
 from qaf_core.network.graph.multiplications import Multiplication, find_multiplication
 from qaf_core.network.graph.network import GraphNetwork
 from qaf_core.network.graph.nodes import arguments_of, operator_of
-from qaf_core.network.graph.operation import Operation
 from qaf_core.network.graph.program import Program, put, tensor_at
+from qaf_core.network.modules.operation import Operation
 from qaf_core.network.modules.quantized import BatchNorm, Layer
 
 _ATEN = torch.ops.aten

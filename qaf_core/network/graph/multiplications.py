@@ -17,7 +17,7 @@ from torch.fx import Graph, Node
 
 from qaf_core.network.graph.constants import Constant
 from qaf_core.network.graph.nodes import arguments_of, made_by, operator_of
-from qaf_core.network.graph.operation import LINEAR, Operation, convolution, is_plain, same_padding
+from qaf_core.network.modules.operation import LINEAR, Operation, convolution, is_plain, same_padding
 
 _ATEN = torch.ops.aten
 Around = Callable[[Graph, Node], Node]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qaf_core.errors import ModelError
 from qaf_core.factorization.factors import Factors
-from qaf_core.network.graph.operation import Operation
+from qaf_core.network.modules.operation import Operation
 from qaf_core.network.modules.quantized import FactorizedLayer, Layer, Link
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from qaf_core.errors import ModelError
-from qaf_core.network.graph.operation import LINEAR, Operation
+from qaf_core.network.modules.operation import LINEAR, Operation
 from qaf_core.quantization.spec import BITS_FLOAT
 
 ACTIVATION_BITS = 8

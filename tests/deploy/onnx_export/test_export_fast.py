@@ -37,4 +37,4 @@ def test_the_fast_file_holds_whole_numbers_and_stays_near(tmp_path: Path) -> Non
     assert path.stat().st_size == report.size_bytes
     assert report.agreement is not None
     assert report.agreement.largest_difference < 0.1 * report.agreement.output_range
-    assert set(report.stored) <= {"int8", "uint8"}
+    assert set(report.weights_stored_as) <= {"int8", "uint8"}

@@ -20,8 +20,8 @@ from qaf_core.factorization.exact import exact_factors
 from qaf_core.factorization.factors import Factors
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import layer_of
-from qaf_core.network.graph.operation import LINEAR, Operation, convolution
 from qaf_core.network.modules.build import build_chain
+from qaf_core.network.modules.operation import LINEAR, Operation, convolution
 from qaf_core.network.modules.quantized import (
     ActivationQuantizer,
     BatchNorm,

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from qaf_core import QuantSpec, SolverOptions, solve_layer
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import layer_of
-from qaf_core.network.graph.operation import convolution
 from qaf_core.network.modules.build import build_chain
+from qaf_core.network.modules.operation import convolution
 from qaf_core.network.modules.quantized import ActivationQuantizer, FactorizedLayer, Layer, Link
 from qaf_core.pipeline.compress import calibrate
 from qaf_core.pipeline.compress.calibrate import (

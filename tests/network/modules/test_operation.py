@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qaf_core.network.graph.operation import LINEAR, Operation, convolution, pointwise, same_padding, sizes_of
+from qaf_core.network.modules.operation import (
+    LINEAR,
+    Operation,
+    convolution,
+    pointwise,
+    same_padding,
+    sizes_of,
+)
 
 MODULES: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.Linear(6, 4), (2, 3, 6)),
