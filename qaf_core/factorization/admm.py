@@ -35,7 +35,7 @@ from qaf_core.factorization.rounding import (
     round_with_feedback,
     solve_gram,
 )
-from qaf_core.factorization.subproblem import Quadratic, Structure
+from qaf_core.factorization.subproblem import Quadratic, Subproblem
 from qaf_core.quantization.grids import RELATIVE_NOISE, fit_scales, to_codes
 from qaf_core.quantization.spec import BITS_FLOAT
 
@@ -69,7 +69,7 @@ class State:
     the grid afterwards. ``float_values`` are the factors of the last start sweep. Errors are relative.
     """
 
-    structure: Structure
+    structure: Subproblem
     bits: tuple[int, ...]
     granularity: str
     options: SolverOptions
@@ -112,7 +112,7 @@ class Phase:
 
 
 def solve_joint(
-    structure: Structure,
+    structure: Subproblem,
     bits: tuple[int, ...],
     *,
     granularity: str,
@@ -182,7 +182,7 @@ def solve_joint(
     return state, status
 
 
-def automatic_sweeps(structure: Structure, work: float, least: int, most: int) -> int:
+def automatic_sweeps(structure: Subproblem, work: float, least: int, most: int) -> int:
     """Sweeps that cost about ``work`` floating-point operations, within ``least … most``."""
     return int(min(most, max(least, work / max(structure.sweep_operations, 1.0))))
 
@@ -268,7 +268,7 @@ def start_sweep(limit: int, *, warm: bool) -> Callable[[State, int], None]:
     return sweep
 
 
-def orient_columns(structure: Structure, values: Sequence[Tensor], bits: Sequence[int]) -> list[Tensor]:
+def orient_columns(structure: Subproblem, values: Sequence[Tensor], bits: Sequence[int]) -> list[Tensor]:
     """Turn the signs of columns, two factors at a time, to where plain rounding loses least.
 
     A grid reaches one step further below zero than above it: a quarter of its levels at two bits.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from qaf_core.factorization.admm import OnEvent, State, solve_joint
 from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
-from qaf_core.factorization.subproblem import Structure
+from qaf_core.factorization.subproblem import Subproblem
 from qaf_core.quantization.spec import BITS_FLOAT
 
 # Floating-point operations of a sweep up to which so many random starts are made, where the options leave it
@@ -33,7 +33,7 @@ LEAST_SECONDS = 1e-3
 class _Attempts:
     """The solves of one layer as one: events numbered on, one time limit, the best state so far."""
 
-    structure: Structure
+    structure: Subproblem
     bits: tuple[int, ...]
     granularity: str
     options: SolverOptions
@@ -84,7 +84,7 @@ class _Attempts:
 
 
 def solve_from_starts(
-    structure: Structure,
+    structure: Subproblem,
     bits: tuple[int, ...],
     *,
     granularity: str,
@@ -122,6 +122,6 @@ def solve_from_starts(
     return attempts.best or best, attempts.ended_early or attempts.status, attempts.iterations
 
 
-def automatic_starts(structure: Structure) -> int:
+def automatic_starts(structure: Subproblem) -> int:
     """Random starts where the options leave their number open: 3, 2 or 1 by the cost of a sweep."""
     return next((n for limit, n in AUTOMATIC_STARTS if structure.sweep_operations <= limit), 1)

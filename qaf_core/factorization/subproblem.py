@@ -60,7 +60,7 @@ class Quadratic:
         return max(constant - float((factor * self.linear).sum(dtype=torch.float64) + raised), 0.0)
 
 
-class Structure(Protocol):
+class Subproblem(Protocol):
     """A way to write a tensor as factors; every factor is seen as a matrix."""
 
     name: str
