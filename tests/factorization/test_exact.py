@@ -57,7 +57,7 @@ def test_a_trained_parameter_is_taken_without_its_gradient() -> None:
         ((3, 4), "tucker2", "structure tucker2 does not take"),
         ((0, 4), "dense", "structure dense does not take"),
         ((3,), "dense", "structure dense does not take"),
-        ((3, 4), "qr", "unknown structure; got qr; expected cp, svd, tucker2, dense"),
+        ((3, 4), "qr", "unknown structure; got qr; expected cp, tucker2, svd, dense"),
     ],
 )
 def test_weights_and_structures_that_do_not_go_together(

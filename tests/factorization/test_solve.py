@@ -558,7 +558,7 @@ def test_the_largest_useful_rank_is_taken() -> None:
         (torch.zeros(0, 3, 3, 3), "cp", "not empty"),
         (torch.zeros(4, 3), "cp", "structure cp takes convolution weights"),
         (torch.zeros(4, 3), "tucker2", "structure tucker2 takes convolution weights"),
-        (torch.zeros(4, 3), "tt", "unknown structure; got tt; expected cp, svd"),
+        (torch.zeros(4, 3), "tt", "unknown structure; got tt; expected cp, tucker2, svd"),
     ],
 )
 def test_tensors_that_cannot_be_factorized_are_refused(weight: Any, structure: str, message: str) -> None:

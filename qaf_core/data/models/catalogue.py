@@ -360,11 +360,11 @@ def load_inventory(source: ModelSource) -> tuple[LayerInfo, ...]:
     Raises:
         ModelError: When the network cannot be built or traced.
     """
-    from qaf_core.network.graph.inventory import take_inventory
     from qaf_core.network.plan.layer_info import LayerInfo
 
     if source.shipped and source.card.get("inventory"):
         return tuple(LayerInfo.from_dict(row) for row in source.card["inventory"])
+    from qaf_core.network.graph.inventory import take_inventory
     from qaf_core.network.graph.weightless import Weightless
 
     try:

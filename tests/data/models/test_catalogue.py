@@ -358,5 +358,5 @@ def test_shipped_models_are_built_apart_and_at_the_size_that_is_asked_for() -> N
     assert bool(next(build_model(source).parameters()).any())
     net = find_model("inspection/resnet20")
     for shape in (net.input_shape, (3, 48, 48)):
-        (images,) = build_model(replace(net, input_shape=shape)).main.inputs
+        (images,) = build_model(replace(net, input_shape=shape)).main_program.inputs
         assert tuple(images.meta["val"].shape[1:]) == shape
