@@ -72,13 +72,16 @@ def exact_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def made_otherwise(model: nn.Module, anew: nn.Module) -> dict[str, Tensor]:
-    """Tensors that follow from the network's code and are others in the same network built anew."""
+    """Tensors that follow from the network's code and are others in the same network built anew.
+
+    Those that only inputs of another size need are made when such come.
+    """
     built = dict(anew.named_buffers()) | dict(anew.named_parameters())
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {
         key: value.detach()
         for key, value in tensors.items()
-        if is_fixed(key) and not (key in built and torch.equal(value, built[key]))
+        if is_fixed(key) and key in built and not torch.equal(value, built[key])
     }
 
 
