@@ -14,7 +14,7 @@ from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
 
-pytest_plugins = ["tests.packed_networks"]
+pytest_plugins = ["packed_networks"]
 
 # The same examples on every machine, and no fault for a machine that is busy.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
