@@ -366,9 +366,12 @@ def load_inventory(source: ModelSource) -> tuple[LayerInfo, ...]:
         return tuple(LayerInfo.from_dict(row) for row in source.card["inventory"])
     from qaf_core.network.graph.inventory import take_inventory
     from qaf_core.network.graph.weightless import Weightless
+    from qaf_core.network.graph.wrappers import needs_values
 
     try:
         with Weightless():
+            network = build_network(source)
+        if needs_values(network):
             network = build_network(source)
         return take_inventory(network.eval(), source.input_shape)
     except (NotImplementedError, RuntimeError, ModelError):  # it reads weights, or decides by values

@@ -7,10 +7,11 @@ One safetensors file with these tensors and a JSON index in its metadata:
 - ``gains`` (int8): the power of two each segment of ``halves`` is multiplied with, so that fp16's range will
   do;
 - ``steps`` (fp32) and ``zeros`` (uint8): the activation quantizer of each link's input; a step of 0: none;
-- ``exact.N``: integer, Boolean and complex tensors, as they are.
+- ``exact.N``: tensors that half precision does not hold, integer, Boolean and complex ones, as they are.
 
 Beside the index stands a checksum over it and all tensors, which is verified whenever a file is loaded.
-BatchNorm is folded into the layer before it, or kept as one factor and one shift per channel.
+BatchNorm is folded into the layer before it, or kept as one factor and one shift per channel; whole where the
+network reads its numbers besides.
 """
 
 from __future__ import annotations
@@ -29,12 +30,9 @@ from qaf_core.deploy.packed.kept_tensors import (
 from qaf_core.network.modules.quantized import BatchNorm
 
 INDEX_KEY, CHECKSUM_KEY = "qaf", "sha256"
-FORMAT_VERSION = 3  # 1 had no checksum, 2 no exact tensors
-
-
+# 1 had no checksum, 2 no exact tensors, 3 none of floating point and every BatchNorm as factor and shift.
+FORMAT_VERSION = 4
 OLDEST_VERSION = 2
-
-
 # Segments are scaled to just below 2**15: fp16 ends at 65504, and rounds up.
 TOP_EXPONENT = 15
 
@@ -56,7 +54,11 @@ def statistics_of(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
     """Factor and shift per channel of a BatchNorm that is kept as those; None of other modules, and where
     the network reads its numbers besides.
     """
-    return norm.factor_and_shift() if isinstance(norm, BatchNorm) and not norm.read_elsewhere else None
+    return norm.factor_and_shift() if isinstance(norm, BatchNorm) and _is_reduced(norm) else None
+
+
+def _is_reduced(module: nn.Module) -> bool:
+    return isinstance(module, BatchNorm) and not module.read_elsewhere
 
 
 def as_factor_and_shift(model: nn.Module, gone: Sequence[str]) -> dict[str, Tensor]:
@@ -81,7 +83,7 @@ def kept_outside(model: nn.Module, gone: Sequence[str]) -> dict[str, Tensor]:
     replaced = {
         f"{name}.{part}"
         for name, module in model.named_modules()
-        if statistics_of(module) is not None
+        if _is_reduced(module)
         for part in ("running_mean", "running_var")
     }
     return {

@@ -124,7 +124,8 @@ def save_packed(
     kept = {key: tensor for key, tensor in outside.items() if fits_half(tensor)}
     for tensor in kept.values():
         packed.add_half(tensor)
-    exact = {key: tensor for key, tensor in outside.items() if key not in kept} | exact_tensors(model)
+    exact = {key: tensor.float() for key, tensor in outside.items() if key not in kept}
+    exact |= exact_tensors(model)
     exact |= {} if anew is None else made_otherwise(model, anew)
     index = {
         **card,

@@ -1,6 +1,6 @@
 """What a structure is: the factors a weight becomes, the links that hold them, their shapes and ranks.
 
-Free of torch. What computes with the factors is in the module that a structure names as its ``algebra``.
+Free of torch.
 """
 
 from __future__ import annotations
@@ -59,28 +59,24 @@ class Structure(ABC):
         label: For people.
         factors: Their letters; factor 0 is on the output side.
         links: In the order they run; a link with a kernel takes the layer's geometry there.
-        algebra: The module that computes with the factors.
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
     factors: ClassVar[tuple[str, ...]]
     links: ClassVar[tuple[LinkForm, ...]]
-    algebra: ClassVar[str]
 
     @property
     def factorizes(self) -> bool:
         """Whether the weight becomes more than one factor."""
         return len(self.factors) > 1
 
-    def takes(self, weight_shape: Sequence[int], *, transposed: bool = False) -> bool:
+    def takes(self, weight_shape: Sequence[int]) -> bool:
         """Whether a weight by rows can have the structure, in a layer of one group.
 
         Args:
             weight_shape: ``(C_out, C_in, k, …)`` or ``(out, in)``.
-            transposed: It is a transposed convolution's.
         """
-        del transposed
         return len(weight_shape) >= 2
 
     @abstractmethod

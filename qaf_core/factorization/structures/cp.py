@@ -13,11 +13,9 @@ class Canonical(Structure):
 
     name, label, factors = "cp", "CP", ("A", "B", "C")
     links = (LinkForm(1), LinkForm(2, Kernel.WHOLE, depthwise=True), LinkForm(0))
-    algebra = "qaf_core.factorization.cp"
 
-    def takes(self, weight_shape: Sequence[int], *, transposed: bool = False) -> bool:
+    def takes(self, weight_shape: Sequence[int]) -> bool:
         """Weights with a kernel."""
-        del transposed
         return math.prod(weight_shape[2:]) > 1
 
     def widths(self, rank: Rank) -> Shape:

@@ -13,7 +13,6 @@ class Dense(Structure):
 
     name, label, factors = "dense", "Dense", ("W",)
     links = (LinkForm(0, Kernel.WHOLE),)
-    algebra = "qaf_core.factorization.dense"
 
     def widths(self, rank: Rank) -> Shape:
         """None between."""

@@ -16,7 +16,6 @@ class TwoFactors(Structure):
 
     name, label, factors = "svd", "SVD", ("A", "B")
     links = (LinkForm(1, Kernel.WHOLE), LinkForm(0))
-    algebra = "qaf_core.factorization.svd"
 
     def widths(self, rank: Rank) -> Shape:
         """R."""

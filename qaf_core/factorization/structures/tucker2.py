@@ -15,11 +15,9 @@ class Tucker2(Structure):
 
     name, label, factors = "tucker2", "Tucker-2", ("U_out", "core", "U_in")
     links = (LinkForm(2), LinkForm(1, Kernel.WHOLE), LinkForm(0))
-    algebra = "qaf_core.factorization.tucker2"
 
-    def takes(self, weight_shape: Sequence[int], *, transposed: bool = False) -> bool:
+    def takes(self, weight_shape: Sequence[int]) -> bool:
         """Weights with a kernel."""
-        del transposed
         return math.prod(weight_shape[2:]) > 1
 
     def has_kind(self, rank: Rank) -> bool:

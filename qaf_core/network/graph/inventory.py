@@ -364,8 +364,7 @@ def _structures(layer: Layer) -> tuple[tuple[str, ...], str | None]:
     if operation.groups > 1:
         depthwise = operation.groups == shape[0] or shape[1] == 1
         return ("dense", "keep"), DEPTHWISE if depthwise else GROUPED
-    transposed = operation.transposed
-    able = (name for name, structure in STRUCTURES.items() if structure.takes(shape, transposed=transposed))
+    able = (name for name, structure in STRUCTURES.items() if structure.takes(shape))
     return (*able, KEEP), None
 
 

@@ -12,8 +12,6 @@ from qaf_core.network.graph.proof import largest_difference
 
 COMPARED_IMAGES = 2
 _WRAPPED = ("module", "_orig_mod", "ema_model")
-
-
 _WRAPPERS = ("DataParallel", "DistributedDataParallel", "OptimizedModule", "AveragedModel")  # of PyTorch
 
 
@@ -23,12 +21,23 @@ def unwrapped(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
     A wrapper is what computes, to the last bit, the same as the one network it holds, and has no hooks.
     """
     while True:
-        children = dict(model.named_children())
-        inner = next((children[name] for name in _WRAPPED if name in children), None)
-        hooks = model._forward_hooks or model._forward_pre_hooks
-        if inner is None or hooks or not _computes_the_same(model, inner, input_shape):
+        inner = _inner(model)
+        if inner is None or not _computes_the_same(model, inner, input_shape):
             return model
         model = inner
+
+
+def needs_values(model: nn.Module) -> bool:
+    """Whether only what a network computes tells if it is a wrapper: it must be built with weights then."""
+    inner = _inner(model)
+    return inner is not None and (type(model).__name__ not in _WRAPPERS or needs_values(inner))
+
+
+def _inner(model: nn.Module) -> nn.Module | None:
+    """The network that a wrapper of this form holds."""
+    children = dict(model.named_children())
+    hooks = model._forward_hooks or model._forward_pre_hooks
+    return None if hooks else next((children[name] for name in _WRAPPED if name in children), None)
 
 
 def _computes_the_same(model: nn.Module, inner: nn.Module, input_shape: Sequence[int]) -> bool:

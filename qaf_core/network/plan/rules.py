@@ -1,7 +1,6 @@
 """Making and editing plans: structure, rank and bits of every layer. Free of torch.
 
-The types live in ``plan_types``, the checks in ``plan_checks``, the ranks in ``structures``; all are offered
-here.
+The types live in ``types``, the checks in ``validation``, the ranks in ``chains``; all are offered here.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import GraphNetwork, layers_in
-from qaf_core.network.graph.proof import largest_difference
+from qaf_core.network.graph.proof import Answers, largest_difference
+from qaf_core.network.graph.wrappers import needs_values
 
 SHAPE = (3, 8, 8)
 
@@ -100,3 +101,30 @@ def test_a_masked_class_hides_no_difference(mask: float) -> None:
     assert largest_difference(one, two) > 0.5
     assert largest_difference(one, one.clone()) == 0.0
     assert largest_difference(torch.tensor([[1.0, math.inf]]), torch.tensor([[1.0, -math.inf]])) == math.inf
+
+
+def test_wrappers_of_our_own_kind_are_told_by_values_alone() -> None:
+    plain = nn.Sequential(nn.Linear(2, 2))
+    assert not needs_values(plain)
+    assert not needs_values(nn.DataParallel(plain))
+    assert needs_values(_Semantic(False))
+    assert needs_values(nn.DataParallel(_Semantic(False)))
+
+
+class _Often(nn.Module):
+    """Python that runs a captured part so many times, and puts out the first."""
+
+    def __init__(self, part: nn.Module, times: int) -> None:
+        super().__init__()
+        self.part, self.times = part, times
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: list[Tensor] = [self.part(images) for _ in range(self.times)]
+        return found[0]
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_a_part_that_runs_more_or_less_often_is_a_difference(times: int) -> None:
+    part = capture(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), SHAPE)
+    answers = Answers(_Often(part, 2), [torch.rand(2, *SHAPE)])
+    assert answers.difference(_Often(part, times)) == (0.0 if times == 2 else math.inf)
