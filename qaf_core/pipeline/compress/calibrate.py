@@ -20,6 +20,7 @@ from qaf_core.network.modules.quantized import ActivationQuantizer, FactorizedLa
 
 HELD_BACK_SHARE = 8  # one batch in eight judges the fits, the last of them if there are fewer
 RANGE_SAMPLES = 50_000
+PIECE = 1024  # values searched for outliers at a time
 ROW_SAMPLES = 400_000  # output positions a fit looks at; more do not change it
 ERROR_ROWS = 20_000  # output positions held in double precision at once
 LEAST_IMAGES = 128
@@ -113,17 +114,35 @@ def floored(variance: Tensor, square: Tensor) -> Tensor:
 
 
 def fit_range(quantizer: ActivationQuantizer, values: Sequence[Tensor]) -> None:
-    """Give the quantizer the clipping range of least squared rounding error on the values."""
+    """Give the quantizer the clipping range of least squared rounding error on the values.
+
+    A sample stands for the values within its own range. Those beyond it, few but far away, all count.
+    """
     # An odd step does not fall on the same columns of every image, whose sizes are mostly even.
-    flat = torch.cat([v.reshape(-1)[:: v.numel() * len(values) // RANGE_SAMPLES | 1] for v in values])
-    low, high = min(float(flat.min()), 0.0), max(float(flat.max()), 0.0)
-    best, best_fraction = torch.inf, 1.0
-    for fraction in RANGE_FRACTIONS:
-        quantizer.set_range(low * fraction, high * fraction)
-        error = float((quantizer(flat) - flat).square().sum())
-        if error < best:
-            best, best_fraction = error, fraction
-    quantizer.set_range(low * best_fraction, high * best_fraction)
+    sample = torch.cat([v.reshape(-1)[:: v.numel() * len(values) // RANGE_SAMPLES | 1] for v in values])
+    low, high = min(float(sample.min()), 0.0), max(float(sample.max()), 0.0)
+    tails = torch.cat([_beyond(v, low, high) for v in values])
+    weight = (sum(v.numel() for v in values) - len(tails)) / len(sample)
+    ends = [(low, high)]
+    if len(tails):
+        ends.append((min(low, float(tails.min())), max(high, float(tails.max()))))
+
+    def error(ends: tuple[float, float]) -> float:
+        quantizer.set_range(*ends)
+        within, beyond = (float((quantizer(v) - v).square().sum()) for v in (sample, tails))
+        return weight * within + beyond
+
+    ranges = [(first * fraction, last * fraction) for first, last in ends for fraction in RANGE_FRACTIONS]
+    quantizer.set_range(*min(ranges, key=error))
+
+
+def _beyond(values: Tensor, low: float, high: float) -> Tensor:
+    """The values outside ``low … high``: looked for in the pieces whose ends are."""
+    flat = values.flatten()
+    pieces = flat[: len(flat) // PIECE * PIECE].view(-1, PIECE)
+    far = (pieces.amin(dim=1) < low) | (pieces.amax(dim=1) > high)
+    few = torch.cat([pieces[far].flatten(), flat[pieces.numel() :]])
+    return few[(few < low) | (few > high)]
 
 
 def equalise_channels(first: Link, middle: Link, outputs: Sequence[Tensor]) -> list[Tensor]:

@@ -111,6 +111,27 @@ def test_a_far_outlier_is_clipped() -> None:
     assert 255 * float(quantizer.scale) < 2.45
 
 
+@pytest.mark.parametrize(("outlier", "end"), [(-300.0, -300.0), (300.0, 300.0), (1e4, 1e4)])
+def test_outliers_that_no_sample_holds_count(outlier: float, end: float) -> None:
+    """As in RepVGG: few values, so far away that they are most of the energy."""
+    values = torch.rand(1000, 1000, generator=torch.Generator().manual_seed(0))
+    values[::5, 2] = outlier
+    quantizer = ActivationQuantizer()
+    fit_range(quantizer, [values])
+    assert float(quantizer(torch.tensor(outlier))) == pytest.approx(end, rel=0.05)
+
+
+def test_few_outliers_are_clipped_where_the_others_matter_more() -> None:
+    values = torch.rand(1000, 1000, generator=torch.Generator().manual_seed(0))
+    values[3, 2] = 30.0
+    quantizer = ActivationQuantizer()
+    fit_range(quantizer, [values])
+    squares = (quantizer(values) - values).square().sum()
+    for end in (0.5, 0.9, 1.0, 3.0, 10.0, 20.0, 30.0):
+        quantizer.set_range(0.0, end)
+        assert squares <= 1.02 * (quantizer(values) - values).square().sum()
+
+
 def test_all_batches_count() -> None:
     quantizer = ActivationQuantizer()
     fit_range(quantizer, [torch.zeros(1000), torch.linspace(0, 8.0, 1000)])
