@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from qaf_core.errors import ModelError, QafError
 from qaf_core.network.graph.canonical import CanonicalGraph
 from qaf_core.network.graph.constants import LEAST_EPSILON
-from qaf_core.network.graph.export import MutatesItselfError, export_module, quiet
+from qaf_core.network.graph.export import RefusedNetworkError, export_module, quiet
 from qaf_core.network.graph.inference import example_images, inference
 from qaf_core.network.graph.network import (
     GraphNetwork,
@@ -89,7 +89,7 @@ def _captured_somehow(
 ) -> nn.Module:
     try:
         return _captured(network, (example,), {})
-    except MutatesItselfError:
+    except RefusedNetworkError:
         raise
     except Exception as error:  # export raises many kinds, and so does the network's own code
         whole = error
@@ -215,7 +215,7 @@ class _Again:
         """Any number of images if the network takes it, else this one."""
         try:
             return self._capture(network, args, kwargs, any_batch=True)
-        except MutatesItselfError:
+        except RefusedNetworkError:
             raise
         except Exception as error:  # whatever the network does with the number of images
             if "DataDependent" in type(error).__name__:

@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.export import Dim, ExportedProgram, export
 from torch.export.graph_signature import InputKind, OutputKind
-from torch.fx import Graph, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import TreeSpec, tree_map
 
 from qaf_core.errors import ModelError
@@ -56,8 +57,8 @@ class Exported:
     any_batch: bool
 
 
-class MutatesItselfError(ModelError):
-    """The network changes its own parameters or buffers while it runs."""
+class RefusedNetworkError(ModelError):
+    """The network does what no captured part of it could do either."""
 
 
 def export_module(
@@ -71,7 +72,8 @@ def export_module(
         any_batch: Leave the first dimension of every tensor open.
 
     Raises:
-        ModelError: If the module changes itself.
+        RefusedNetworkError: If the module changes itself, or runs a part of itself as
+            no captured graph can: in mixed precision, by a choice that depends on a value.
         Exception: Whatever the module or ``torch.export`` raises.
     """
     shapes: Any = None
@@ -83,6 +85,7 @@ def export_module(
     with quiet(), torch.no_grad(), _unfused_attention():
         program = export(module, tuple(args), dict(kwargs) or None, dynamic_shapes=shapes, strict=False)
         _refuse_mutation(program)
+        _inline_contexts(program.graph_module)
         _drop_without_effect(program.graph)
         if not _make_functional(program.graph, _constants(program)):
             program = program.run_decompositions({})
@@ -156,11 +159,58 @@ def _unfused_attention() -> Iterator[None]:
 def _refuse_mutation(program: ExportedProgram) -> None:
     changed = program.graph_signature.buffers_to_mutate or program.graph_signature.parameters_to_mutate
     if changed:
-        raise MutatesItselfError(
+        raise RefusedNetworkError(
             "the network changes its own state while it runs",
             got=", ".join(sorted(map(str, changed.values()))[:3]),
             remedy="make its forward pass leave parameters and buffers as they are",
         )
+
+
+def _inline_contexts(module: GraphModule) -> None:
+    """Put what runs under another state of gradients, or with autocast off, among the other operations.
+
+    Export writes each such ``with`` block as an operation on a graph of its own.
+    """
+    for node in list(module.graph.nodes):
+        if not isinstance(node.target, HigherOrderOperator):
+            continue
+        kind = str(node.target)
+        if kind == "wrap_with_autocast":
+            device, dtype, enabled, _cache, block, *inputs = node.args
+            if enabled and device == "cpu":
+                raise RefusedNetworkError(
+                    "the network computes in mixed precision",
+                    got=f"autocast to {dtype} in its forward pass",
+                    remedy="switch autocast off there: qaf starts from the numbers in full precision",
+                )
+        elif kind == "wrap_with_set_grad_enabled":
+            _enabled, block, *inputs = node.args
+        elif any(argument.op == "get_attr" for argument in node.all_input_nodes):
+            raise RefusedNetworkError(
+                "the network runs a part of itself in a way that is not supported",
+                got=str(node.target),
+                remedy="write it as plain operations on tensors",
+            )
+        else:
+            continue
+        _inline(module, node, block, inputs)
+
+
+def _inline(module: GraphModule, node: Node, block: Any, inputs: Sequence[Any]) -> None:
+    """Put a block's operations in place of the node that runs it."""
+    inner = module.get_submodule(str(block.target))
+    assert isinstance(inner, GraphModule)
+    _inline_contexts(inner)
+    graph = module.graph
+    places = [place for place in inner.graph.nodes if place.op == "placeholder"]
+    with graph.inserting_before(node):
+        results: Any = graph.graph_copy(inner.graph, dict(zip(places, inputs, strict=True)))
+    for user in list(node.users):
+        user.replace_all_uses_with(results[user.args[1]])  # they take one result each
+        graph.erase_node(user)
+    graph.erase_node(node)
+    if not block.users:
+        graph.erase_node(block)
 
 
 def _constants(program: ExportedProgram) -> dict[Node, tuple[str, Any]]:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.hooks import RemovableHandle
 
 from qaf_core.errors import ModelError
-from qaf_core.network.graph.export import MutatesItselfError
+from qaf_core.network.graph.export import RefusedNetworkError
 from qaf_core.network.graph.inference import example_images, inference
 from qaf_core.network.graph.network import GraphNetwork, networks_in
 
@@ -57,7 +57,7 @@ def prove_capture(original: nn.Module, captured: nn.Module, input_shape: Sequenc
                 )
         changed = [name for name, tensor in original.named_buffers() if not _same(tensor, state.get(name))]
     if changed:
-        raise MutatesItselfError(
+        raise RefusedNetworkError(
             "the network changes its own state while it runs",
             got=", ".join(changed[:3]),
             remedy="make its forward pass leave parameters and buffers as they are",

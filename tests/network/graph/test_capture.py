@@ -24,6 +24,7 @@ from torchvision.models.swin_transformer import ShiftedWindowAttention, ShiftedW
 from qaf_core.errors import ModelError
 from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.export import RefusedNetworkError
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.network import GraphNetwork, layers_in, networks_in
 from qaf_core.network.graph.proof import largest_difference, prove_capture
@@ -749,18 +750,52 @@ def test_what_depends_on_the_number_of_images_or_writes_into_them_is_captured_ri
         torch.testing.assert_close(captured(images.clone()), network(images.clone()))
 
 
-def test_what_cannot_run_as_a_graph_is_refused_in_words() -> None:
-    class Cast(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
+class _Block(nn.Module):
+    """Convolution, BatchNorm and a linear layer, some of it in a ``with`` block or under a condition."""
 
-        def forward(self, images: Tensor) -> Tensor:
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 5)
+        self.kind = kind
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.kind == "grad":
+            with torch.enable_grad():
+                features = self.norm(self.conv(images))
+        elif self.kind == "nested":
             with torch.autocast("cpu", enabled=False):
-                return self.conv(images)
+                features = self.conv(images)
+                with torch.enable_grad():
+                    first, second = self.norm(features).relu_(), features.sigmoid()
+                features = first * second
+        elif self.kind == "condition":
+            features = torch.cond(images.sum() > 0, torch.sin, torch.cos, (self.conv(images),))
+        else:
+            device, dtype, enabled = {
+                "off": ("cpu", torch.bfloat16, False),
+                "elsewhere": ("cuda", torch.float16, False),
+                "mixed": ("cpu", torch.bfloat16, True),
+            }[self.kind]
+            with torch.autocast(device, dtype=dtype, enabled=enabled):
+                features = self.norm(self.conv(images))
+        return self.head(features.float().mean((2, 3)))
 
-    with pytest.raises(ModelError, match="cannot be captured as a graph of operations"):
-        capture(Cast(), (3, 8, 8))
+
+@pytest.mark.parametrize("kind", ["grad", "nested", "off", "elsewhere"])
+@torch.no_grad()
+def test_blocks_that_change_nothing_are_part_of_the_graph(kind: str) -> None:
+    network = _Block(kind).eval()
+    captured = capture(network, (3, 8, 8))
+    assert set(layers_in(captured)) == {"conv", "head"}
+    for count in (1, 3):
+        images = torch.randn(count, 3, 8, 8)
+        assert torch.equal(captured(images), network(images))
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("mixed", "mixed precision"), ("condition", "not supported")])
+def test_what_no_graph_holds_is_refused_in_words(kind: str, reason: str) -> None:
+    with pytest.raises(RefusedNetworkError, match=reason):
+        capture(_Block(kind).eval(), (3, 8, 8))
 
 
 @torch.no_grad()
