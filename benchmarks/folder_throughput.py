@@ -32,7 +32,7 @@ from qaf_core.data.images.image_set import ImageSet
 from qaf_core.data.inspection import dataset
 from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import find_model
-from qaf_core.data.models.source import ModelSource, preprocessing_of
+from qaf_core.data.models.source import ModelSource
 from qaf_core.runs.jobs.environment import peak_memory_bytes
 
 WIDTH, HEIGHT = 400, 300
@@ -43,9 +43,9 @@ COUNTS = (500, 1000, 2000)
 
 def make_source() -> ModelSource:
     """A classifier of the inspection classes that takes 224×224 pixels."""
-    return replace(
-        find_model("inspection/resnet18"), input_shape=(3, 224, 224), shipped=False, default_data=None
-    )
+    source = find_model("inspection/resnet18")
+    steps = replace(source.preprocessing, crop=(224, 224))
+    return replace(source, preprocessing=steps, shipped=False, default_data=None)
 
 
 def make_folder(folder: Path, count: int) -> None:
@@ -63,7 +63,7 @@ def make_folder(folder: Path, count: int) -> None:
 
 def decode_alone(files: list[Path], source: ModelSource) -> None:
     """What any reader must do, and nothing else."""
-    steps = preprocessing_of(source)
+    steps = source.preprocessing
     for file in files:
         with Image.open(file) as opened:
             picture = opened.convert("RGB")

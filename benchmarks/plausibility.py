@@ -42,13 +42,14 @@ def variants(source: ModelSource, images: ImageSet) -> dict[str, tuple[ModelSour
     shuffled = np.random.default_rng(3).permutation(count)
     exchanged = np.arange(count)
     exchanged[[1, 2]] = [2, 1]
-    zeros, pixels = (0.0,) * channels, images.images[:]
+    plain = replace(source.preprocessing, mean=(0.0,) * channels, std=(1.0,) * channels)
+    pixels = images.images[:]
     found = {
         "right": (source, images),
         "classes shuffled": (source, replace(images, labels=shuffled[images.labels])),
         "two classes exchanged": (source, replace(images, labels=exchanged[images.labels])),
-        "normalisation missing": (replace(source, mean=zeros, std=(1.0,) * channels), images),
-        "0 to 255": (replace(source, mean=zeros, std=(1 / 255,) * channels), images),
+        "normalisation missing": (replace(source, preprocessing=plain), images),
+        "0 to 255": (replace(source, preprocessing=replace(plain, std=(1 / 255,) * channels)), images),
     }
     if channels == 3:
         found["bgr"] = (source, replace(images, images=np.ascontiguousarray(pixels[..., ::-1])))

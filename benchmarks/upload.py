@@ -153,8 +153,8 @@ def fill_form(page: Any) -> None:
     page.get_by_label("Class names (optional)").fill("\n".join(source.classes))
     page.get_by_text("How the images are prepared").click()
     for label, value in (
-        ("Mean", ", ".join(map(str, source.mean))),
-        ("Standard deviation", ", ".join(map(str, source.std))),
+        ("Mean", ", ".join(map(str, source.preprocessing.mean))),
+        ("Standard deviation", ", ".join(map(str, source.preprocessing.std))),
         ("Size, px", str(source.input_shape[1])),
     ):
         field = page.get_by_role("textbox", name=label, exact=True)

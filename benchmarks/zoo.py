@@ -78,7 +78,8 @@ def smooth_pictures(count: int, source: ModelSource, seed: int) -> Tensor:
         pictures += share * functional.interpolate(drawn, (height, width), mode="bicubic")
     pictures *= 0.15 * (0.5 + torch.rand(count, 1, 1, 1, generator=generator))
     pixels = (pictures + 0.4 + 0.2 * torch.rand(count, channels, 1, 1, generator=generator)).clamp(0, 1)
-    mean, std = torch.tensor(source.mean)[:, None, None], torch.tensor(source.std)[:, None, None]
+    steps = source.preprocessing
+    mean, std = (torch.tensor(values)[:, None, None] for values in (steps.mean, steps.std))
     return (pixels - mean) / std
 
 
@@ -278,7 +279,8 @@ def card_of(source: ModelSource, activation_bits: int) -> dict[str, Any]:
     return {
         "model": source.id, "architecture": source.architecture, "method": "dense",
         "activation_bits": activation_bits, "seed": 0, "input_shape": source.input_shape,
-        "mean": source.mean, "std": source.std, "task": source.task, "classes": len(source.classes),
+        "mean": source.preprocessing.mean, "std": source.preprocessing.std, "task": source.task,
+        "classes": len(source.classes),
     }  # fmt: skip
 
 

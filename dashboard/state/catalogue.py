@@ -103,17 +103,13 @@ def _told_elsewhere(listed: ModelSource, given: Given) -> bool:
 def _as_told(source: ModelSource, workspace: Path, given: Given) -> ModelSource:
     """A model with what another process says of it."""
     told = _look_into(source, workspace, given)["source"]
-    steps = Preprocessing.from_dict(told["preprocessing"])
     return replace(
         source,
         architecture=told["architecture"],
         shipped=False,
         card={},
         classes=tuple(told["classes"]),
-        input_shape=tuple(told["input_shape"]),
-        mean=steps.mean,
-        std=steps.std,
-        preprocessing=steps,
+        preprocessing=Preprocessing.from_dict(told["preprocessing"]),
         accuracy=told["accuracy"],
         weights=Path(told["weights"]) if told["weights"] else None,
         weights_url=told["weights_url"],

@@ -65,14 +65,13 @@ def inspect(
 
 def _source_row(source: ModelSource) -> dict[str, Any]:
     """What the weights and the other options make of a model, for screens that load no torch."""
-    from qaf_core.data.models.source import preprocessing_of
 
     return {
         "title": source.title,
         "architecture": source.architecture,
         "classes": list(source.classes),
         "input_shape": list(source.input_shape),
-        "preprocessing": preprocessing_of(source).to_dict(),
+        "preprocessing": source.preprocessing.to_dict(),
         "accuracy": source.accuracy,
         "weights": None if source.weights is None else str(source.weights),
         "weights_url": source.weights_url,

@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from qaf_core.data.formats.builtin import load_builtin
 from qaf_core.data.formats.files import Reading, load_folder
 from qaf_core.data.formats.folder import require_classes
@@ -24,7 +22,7 @@ from qaf_core.data.formats.sources import (
 from qaf_core.data.images.image_set import ImageSet
 from qaf_core.data.images.split import SPLIT_SEED, SPLITS, Choice, Split, told_apart
 from qaf_core.data.images.targets import accepted_data, require_mask_classes, white_class
-from qaf_core.data.models.source import ModelSource, preprocessing_of
+from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -171,16 +169,11 @@ def to_batches(
     """
     import torch
 
-    steps = preprocessing_of(source)
-    mean, std = torch.tensor(steps.mean), torch.tensor(steps.std)
     start = 0
     for chunk in image_set.in_chunks(batch_size):
-        ordered = chunk[..., ::-1] if steps.channel_order == "bgr" else chunk
-        pixels = torch.from_numpy(ordered.astype(np.float32))
-        images = pixels.div_(steps.scale).sub_(mean).div_(std).permute(0, 3, 1, 2)
         labels = image_set.labels[start : start + len(chunk)]
         start += len(chunk)
-        yield images, torch.from_numpy(labels.copy())
+        yield source.preprocessing.normalise(chunk), torch.from_numpy(labels.copy())
 
 
 # --- user data

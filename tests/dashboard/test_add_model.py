@@ -121,7 +121,7 @@ def test_a_wrong_preparation_is_mended_and_the_model_added(
     test.button(key="add-checked").click().run()
     assert "my/parts" in set(test.dataframe[0].value["model"])
     added = find_model("my/parts", workspace=workspace)
-    assert added.mean == (0.5, 0.5, 0.5)
+    assert added.preprocessing.mean == (0.5, 0.5, 0.5)
     assert added.data == str(tmp_path)
 
 
@@ -180,7 +180,10 @@ def test_a_model_that_is_there_is_checked_and_mended(
     test.button(key="keep-found").click().run()
     shown(test)
     kept = find_model("my/parts", workspace=workspace)
-    assert (kept.mean, kept.classes[0]) == ((0.5, 0.5, 0.5), find_model("inspection/resnet20").classes[0])
+    assert (kept.preprocessing.mean, kept.classes[0]) == (
+        (0.5, 0.5, 0.5),
+        find_model("inspection/resnet20").classes[0],
+    )
 
 
 def test_a_shipped_model_is_checked(draw: Draw, asked: list[list[str]]) -> None:

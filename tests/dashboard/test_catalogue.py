@@ -140,7 +140,7 @@ def test_a_network_of_timm_is_known_from_the_list_and_told_by_another_process(
 
     monkeypatch.setattr(catalogue, "run_command", answer)
     listed = catalogue.listed_model("timm/vit_tiny_patch16_224", workspace)
-    assert (listed.input_shape, listed.mean, asked) == ((3, 224, 224), (0.5, 0.5, 0.5), [])
+    assert (listed.input_shape, listed.preprocessing.mean, asked) == ((3, 224, 224), (0.5, 0.5, 0.5), [])
     source = catalogue.open_model("timm/vit_tiny_patch16_224", workspace)
     assert (source.architecture, source.classes, source.weights) == (told["architecture"], ("a", "b"), None)
     assert source.preprocessing is not None

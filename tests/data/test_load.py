@@ -12,6 +12,7 @@ from PIL import Image
 
 from qaf_core.data.load import ImageSet, load_images, load_pair, to_batches
 from qaf_core.data.models.catalogue import find_model
+from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError, QafError
 
@@ -19,10 +20,8 @@ SMALL = ModelSource(
     id="test/small",
     title="Small",
     architecture="digits_cnn",
-    input_shape=(3, 6, 8),
+    preprocessing=Preprocessing(crop=(6, 8), mean=(0.5, 0.25, 0.125), std=(0.5, 0.25, 0.2)),
     classes=("left", "right", "far left"),
-    mean=(0.5, 0.25, 0.125),
-    std=(0.5, 0.25, 0.2),
 )
 
 
@@ -96,7 +95,8 @@ def test_batches_are_normalised_per_channel() -> None:
     assert [tuple(pixels.shape) for pixels, _ in batches] == [(2, 3, 6, 8), (1, 3, 6, 8)]
     pixels, labels = batches[1]
     assert (pixels.dtype, labels.dtype, labels.tolist()) == (torch.float32, torch.int64, [2])
-    for channel, (mean, std) in enumerate(zip(SMALL.mean, SMALL.std, strict=True)):
+    steps = SMALL.preprocessing
+    for channel, (mean, std) in enumerate(zip(steps.mean, steps.std, strict=True)):
         torch.testing.assert_close(pixels[:, channel], torch.full((1, 6, 8), (0.2 - mean) / std))
 
 

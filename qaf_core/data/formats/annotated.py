@@ -14,7 +14,6 @@ from qaf_core.data.images.decode import IMAGE_SUFFIXES, upright_size
 from qaf_core.data.images.targets import UNLABELLED, Targets, accepted_data, check_white, white_class
 from qaf_core.data.models.class_names import find_classes
 from qaf_core.data.models.preprocessing import Fit
-from qaf_core.data.models.source import preprocessing_of
 from qaf_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -133,7 +132,7 @@ class MaskFolder:
                 expected="one number a pixel: its class",
                 remedy="save it as a grey or palette PNG",
             )
-        fit = preprocessing_of(source).fit(picture.size)
+        fit = source.preprocessing.fit(picture.size)
         pixels = np.asarray(picture.resize(fit.size, Image.Resampling.NEAREST))
         if int(pixels.max()) > UNLABELLED:
             raise DataError(
@@ -195,7 +194,7 @@ class CocoFolder:
         for file in chosen:
             with Image.open(file) as opened:
                 before = upright_size(opened)
-            fit = preprocessing_of(source).fit(before)
+            fit = source.preprocessing.fit(before)
             kept = [(_moved(box, before, fit), label) for box, label in self._boxes[file]]
             kept = [row for row in kept if (row[0][2:] - row[0][:2]).min() >= _LEAST_SIDE_PX]
             boxes += [box for box, _ in kept]

@@ -15,7 +15,7 @@ from qaf_core.data.images.decode_pool import Decoder, ReadPictures, read_picture
 from qaf_core.data.images.image_set import ImageSet, SkippedImage
 from qaf_core.data.images.split import Choice
 from qaf_core.data.images.targets import UNLABELLED, checked_targets
-from qaf_core.data.models.source import ModelSource, preprocessing_of
+from qaf_core.data.models.source import ModelSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Reading:
             place: Where each lies.
             name_of: What each is called.
         """
-        steps = preprocessing_of(self.source)
+        steps = self.source.preprocessing
         return self.decode(name, count, whole, lambda number: read_picture(place(number), steps), name_of)
 
     def decode(
@@ -63,7 +63,7 @@ class Reading:
         return read_pictures(
             decode,
             range(count),
-            preprocessing_of(self.source).shape,
+            self.source.preprocessing.shape,
             name=name,
             name_of=name_of,
             whole=whole,

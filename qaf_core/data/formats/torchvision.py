@@ -19,7 +19,6 @@ from qaf_core.data.formats.sources import TorchvisionPlace
 from qaf_core.data.formats.torchvision_annotated import load_annotated_set
 from qaf_core.data.images.decode import Pixels, UndecodableError, fit_picture
 from qaf_core.data.images.image_set import ImageSet, shown_name
-from qaf_core.data.models.source import preprocessing_of
 from qaf_core.data.models.torchvision_names import ANNOTATED_SETS, CLASSIFICATION_SETS
 from qaf_core.errors import DataError
 
@@ -108,7 +107,7 @@ def load_torchvision_set(place: TorchvisionPlace, reading: Reading) -> ImageSet:
     name = f"{place.name}, {part} part" if known.has_parts else place.name
     chosen, name = choice.among(len(dataset), name)
     labels = np.zeros(len(chosen), np.int64)
-    steps = preprocessing_of(source)
+    steps = source.preprocessing
 
     def decode(number: int) -> Pixels:
         try:

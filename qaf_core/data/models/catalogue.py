@@ -44,6 +44,8 @@ CARD_SCHEMA_VERSION = 1
 CIFAR_ORIGIN = "https://github.com/akamaster/pytorch_resnet_cifar10"
 TORCHVISION_ORIGIN = "https://docs.pytorch.org/vision/stable/models.html"
 
+_DIGITS = Preprocessing(crop=(8, 8), mean=(0.305,), std=(0.376,))
+_INSPECTION = Preprocessing(crop=(dataset.IMAGE_SIZE,) * 2, mean=dataset.MEAN, std=dataset.STD)
 _CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -55,10 +57,8 @@ def _shipped(
         id=model_id,
         title=title,
         architecture=architecture,
-        input_shape=(1, 8, 8) if digits else (3, dataset.IMAGE_SIZE, dataset.IMAGE_SIZE),
+        preprocessing=_DIGITS if digits else _INSPECTION,
         classes=tuple("0123456789") if digits else dataset.CLASSES,
-        mean=(0.305,) if digits else dataset.MEAN,
-        std=(0.376,) if digits else dataset.STD,
         weights=weights_path(model_id),
         default_data=data,
         shipped=True,
@@ -76,10 +76,8 @@ def _cifar(depth: int) -> ModelSource:
         id=f"cifar/resnet{depth}",
         title=f"ResNet-{depth}, CIFAR-10",
         architecture=f"cifar_resnet{depth}",
-        input_shape=(3, 32, 32),
+        preprocessing=Preprocessing(crop=(32, 32), mean=IMAGENET_MEAN, std=IMAGENET_STD),
         classes=_CIFAR_CLASSES,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
     )
 
 
@@ -103,8 +101,7 @@ _SHIPPED = (
         "inspection",
         task="detection",
         classes=dataset.SURFACE_CLASSES,
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
+        preprocessing=replace(_INSPECTION, mean=(0.0,) * 3, std=(1.0,) * 3),
     ),
 )
 _CIFAR = tuple(_cifar(depth) for depth in (20, 32, 44, 56, 110))
@@ -204,16 +201,12 @@ def _registered(model: RegisteredModel) -> ModelSource:
     own = ":" in model.base or model.base.startswith(TIMM_FAMILY)
     base = None if own else _named(model.base, Settings())
     same_classes = base is not None and len(base.classes) == len(model.classes)
-    steps = Preprocessing.from_dict(model.preprocessing)
     return ModelSource(
         id=model.id,
         title=model.title,
         architecture=_architecture_of(model.base) if base is None else base.architecture,
-        input_shape=model.input_shape,
+        preprocessing=Preprocessing.from_dict(model.preprocessing),
         classes=model.classes,
-        mean=steps.mean,
-        std=steps.std,
-        preprocessing=steps,
         weights=None if model.weights is None else Path(model.weights),
         weights_part=model.weights_part,
         weights_url=model.weights_url,

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from qaf_core.data.models.overrides import choose_preprocessing
+from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import ModelError
 
@@ -65,6 +66,7 @@ def describe_factory(name: str) -> ModelSource:
         raise ModelError(
             f"mean or std of {name} is malformed", got=(mean, std), expected=f"{shape[0]} numbers each"
         )
+    steps = Preprocessing(crop=shape[1:], mean=tuple(map(float, mean)), std=tuple(map(float, std)))
     task, output = _declared_task(factory), _declared_output(factory)
     classes = _declared(factory, "classes", ())
     if not classes:
@@ -74,10 +76,8 @@ def describe_factory(name: str) -> ModelSource:
         id=name,
         title=name,
         architecture=name,
-        input_shape=(shape[0], shape[1], shape[2]),
+        preprocessing=steps,
         classes=tuple(str(label) for label in classes),
-        mean=tuple(float(value) for value in mean),
-        std=tuple(float(value) for value in std),
         task=task,
         output=output,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qaf_core.data.models.class_names import published_categories
+from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY, TIMM_MODELS, TimmEntry, has_timm
 from qaf_core.data.models.torchvision_names import (
@@ -41,10 +42,8 @@ def sketch_timm(model_id: str, entry: TimmEntry | None = None) -> ModelSource:
         id=model_id,
         title=f"{name}, timm",
         architecture=TIMM_ARCHITECTURE + name,
-        input_shape=(3, entry.side, entry.side),
+        preprocessing=Preprocessing(crop=(entry.side, entry.side), mean=entry.mean, std=entry.std),
         classes=published_categories("imagenet"),
-        mean=entry.mean,
-        std=entry.std,
     )
 
 
@@ -54,10 +53,8 @@ def _classifier(name: str) -> ModelSource:
         id=f"torchvision/{name}",
         title=f"{name}, ImageNet",
         architecture=f"torchvision.{name}",
-        input_shape=(3, side, side),
+        preprocessing=Preprocessing(crop=(side, side), mean=IMAGENET_MEAN, std=IMAGENET_STD),
         classes=published_categories("imagenet"),
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
     )
 
 
@@ -66,10 +63,8 @@ def _segmentation(name: str, side: int) -> ModelSource:
         id=f"torchvision/{name}",
         title=f"{name}, 20 kinds of objects and background, by pixel",
         architecture=f"torchvision.{name}",
-        input_shape=(3, side, side),
+        preprocessing=Preprocessing(crop=(side, side), mean=IMAGENET_MEAN, std=IMAGENET_STD),
         classes=published_categories("voc"),
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
         task="segmentation",
     )
 
@@ -80,9 +75,7 @@ def _detection(name: str, side: int) -> ModelSource:
         id=f"torchvision/{name}",
         title=f"{name}, COCO objects",
         architecture=f"torchvision.{name}",
-        input_shape=(3, side, side),
+        preprocessing=Preprocessing(crop=(side, side), mean=(0.0,) * 3, std=(1.0,) * 3),
         classes=published_categories("coco"),
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
         task="detection",
     )

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from qaf_core.data.models.class_names import class_names_in, read_class_names
 from qaf_core.data.models.preprocessing import Preprocessing
-from qaf_core.data.models.source import preprocessing_of
 from qaf_core.data.models.timm_names import TIMM_ARCHITECTURE
 from qaf_core.data.weights.checkpoints import split_part
 from qaf_core.data.weights.entries import WeightsHeader
@@ -92,7 +91,7 @@ def choose_preprocessing(source: ModelSource, changes: Mapping[str, Any]) -> Mod
     Raises:
         ModelError: If a field is unknown or out of range, or has another number of channels.
     """
-    steps = Preprocessing.from_dict({**preprocessing_of(source).to_dict(), **changes})
+    steps = Preprocessing.from_dict({**source.preprocessing.to_dict(), **changes})
     channels = source.input_shape[0]
     if len(steps.mean) != channels:
         raise ModelError(
@@ -100,8 +99,7 @@ def choose_preprocessing(source: ModelSource, changes: Mapping[str, Any]) -> Mod
             got=f"{len(steps.mean)} channels",
             expected=f"{channels} for {source.id}",
         )
-    shape = (channels, *steps.crop)
-    return replace(source, preprocessing=steps, mean=steps.mean, std=steps.std, input_shape=shape)
+    return replace(source, preprocessing=steps)
 
 
 def read_preprocessing(path: Path) -> dict[str, Any]:
@@ -159,17 +157,13 @@ def _with_published(
     else:
         network = architecture.removeprefix(_TORCHVISION)
         published = describe_published(network, name, source.input_shape[1:])
-    steps = published.preprocessing
     own = replace(
         source,
         architecture=architecture,
         weights=published_path(published, workspace),
         weights_url=published.url,
         classes=published.classes,
-        input_shape=(len(steps.mean), *steps.crop),
-        mean=steps.mean,
-        std=steps.std,
-        preprocessing=steps,
+        preprocessing=published.preprocessing,
         accuracy=published.accuracy,
     )
     return own if classes is None else choose_classes(own, classes)

@@ -8,9 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from math import floor, isfinite
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from qaf_core.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
 ChannelOrder = Literal["rgb", "bgr"]
@@ -121,6 +126,15 @@ class Preprocessing:
         margin = _MARGIN if min(height, width) >= _MARGIN_FROM_PX else 1.0
         factor = margin * max(width / size[0], height / size[1])
         return max(width, round(size[0] * factor)), max(height, round(size[1] * factor))
+
+    def normalise(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Pixels (B, H, W, C) of its size as float32 input (B, C, H, W), channels last in memory."""
+        import torch
+
+        ordered = pixels[..., ::-1] if self.channel_order == "bgr" else pixels
+        images = torch.from_numpy(ordered.astype("float32"))
+        images = images.div_(self.scale).sub_(torch.tensor(self.mean)).div_(torch.tensor(self.std))
+        return images.permute(0, 3, 1, 2)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""

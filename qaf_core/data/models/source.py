@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.weights.entries import DEFAULT_LIMITS, WeightLimits
-from qaf_core.errors import ModelError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +19,8 @@ class ModelSource:
         id: Name on the command line, for example `inspection/resnet20`.
         title: Name for people.
         architecture: What `build_architecture` makes, or `package.module:factory`.
-        input_shape: (C, H, W) of one image.
+        preprocessing: The way from a picture to its input, whose size and channels it fixes.
         classes: Class names, in the order of the outputs.
-        mean, std: Normalisation of each channel, for pixels scaled to 0 … 1.
-        preprocessing: The network's own way from a picture to its input, or None for the usual one with mean
-            and std; `preprocessing_of` tells which holds.
         weights: File of trained weights, or None when there is none yet.
         weights_part: Which of the file's weights, where it holds several sets; None for the averaged ones.
         weights_note: Which of them are taken, in words, where nobody said which.
@@ -45,11 +41,8 @@ class ModelSource:
     id: str
     title: str
     architecture: str
-    input_shape: tuple[int, int, int]
+    preprocessing: Preprocessing
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    preprocessing: Preprocessing | None = None
     weights: Path | None = None
     weights_part: str | None = None
     weights_note: str | None = field(default=None, compare=False)
@@ -66,21 +59,8 @@ class ModelSource:
     output: str | None = None
     outputs: int | None = None
 
-
-def preprocessing_of(source: ModelSource) -> Preprocessing:
-    """A model's own preprocessing, or the one that its input shape, mean and std imply.
-
-    Raises:
-        ModelError: When the model's own goes with another input shape.
-    """
-    channels, height, width = source.input_shape
-    own = source.preprocessing
-    if own is None:
-        return Preprocessing(crop=(height, width), mean=source.mean, std=source.std)
-    if own.shape != (height, width, channels):
-        raise ModelError(
-            f"preprocessing of {source.id} does not make its input",
-            got=f"{own.crop[0]}×{own.crop[1]} pixels, {len(own.mean)} channels",
-            expected=f"{height}×{width} pixels, {channels} channels",
-        )
-    return own
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        height, width, channels = self.preprocessing.shape
+        return channels, height, width

@@ -46,14 +46,7 @@ def describe_timm(model_id: str) -> ModelSource:
     name = model_id.removeprefix(TIMM_FAMILY)
     config = _config(name)
     steps = from_timm(_data_config(config))
-    return replace(
-        sketch_timm(model_id),
-        classes=_class_names(config),
-        input_shape=(len(steps.mean), *steps.crop),
-        mean=steps.mean,
-        std=steps.std,
-        preprocessing=steps,
-    )
+    return replace(sketch_timm(model_id), classes=_class_names(config), preprocessing=steps)
 
 
 def search_timm(text: str) -> tuple[ModelSource, ...]:

@@ -19,7 +19,7 @@ from typing import Any
 from qaf_core.data.formats.sources import ACCEPTED, absolute_data, lies_in, missing_path
 from qaf_core.data.models.catalogue import find_model, list_models
 from qaf_core.data.models.settings import RegisteredModel, Settings, change_settings, check_id, read_settings
-from qaf_core.data.models.source import ModelSource, preprocessing_of
+from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY
 from qaf_core.data.weights.header import read_header
 from qaf_core.data.workspace.uploads import MODELS_FOLDER, delete_upload, uploads_of
@@ -120,7 +120,7 @@ def _add(
         weights_url=source.weights_url,
         input_shape=source.input_shape,
         classes=source.classes,
-        preprocessing=preprocessing_of(source).to_dict(),
+        preprocessing=source.preprocessing.to_dict(),
         data=None if data is None else absolute_data(data),
         task=source.task,
         output=source.output,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qaf_core.data.models.source import preprocessing_of
-
 if TYPE_CHECKING:
     from qaf_core.data.models.preprocessing import Preprocessing
     from qaf_core.data.models.source import ModelSource
@@ -71,7 +69,7 @@ def onnx_example(source: ModelSource, path: str, picture: str = "picture.png") -
 
 
 def _picture(source: ModelSource, picture: str) -> str:
-    way = preprocessing_of(source)
+    way = source.preprocessing
     height, width, channels = way.shape
     return _PICTURE.format(
         picture=picture,

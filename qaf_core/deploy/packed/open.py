@@ -68,17 +68,19 @@ def _source_of(path: Path, index: dict[str, Any]) -> ModelSource:
         classes = index["classes"]
         names = [f"class {number}" for number in range(classes)] if isinstance(classes, int) else classes
         channels, height, width = index["input_shape"]
-        own = index.get("preprocessing")
+        steps = Preprocessing.from_dict(
+            {"crop": [height, width], "mean": index["mean"], "std": index["std"]}
+            | (index.get("preprocessing") or {})
+        )
+        if steps.shape != (height, width, channels):
+            raise ValueError(f"preprocessing for {steps.shape}, input_shape {(channels, height, width)}")
         return ModelSource(
             id=index["model"],
             title=index["model"],
             architecture=index["architecture"],
-            input_shape=(channels, height, width),
+            preprocessing=steps,
             classes=tuple(names),
-            mean=tuple(index["mean"]),
-            std=tuple(index["std"]),
             task=index.get("task", "classification"),
-            preprocessing=None if own is None else Preprocessing.from_dict(own),
         )
     except (KeyError, TypeError, ValueError, ModelError) as error:
         raise WeightsError(

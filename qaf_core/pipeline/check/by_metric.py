@@ -18,7 +18,7 @@ from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError
 from qaf_core.pipeline.check.class_order import SIGNIFICANCE, least_right, mends
 from qaf_core.pipeline.check.findings import Finding, Plausibility, Trial, describe_form, describe_value
-from qaf_core.pipeline.check.input_forms import CHANNELS_EXCHANGED, InputForm, form_of, usual_forms
+from qaf_core.pipeline.check.input_forms import CHANNELS_EXCHANGED, InputForm, usual_forms
 from qaf_core.pipeline.tasks import Arrays, Task, find_task, predict
 from qaf_core.pipeline.tasks.evaluation import Z95
 
@@ -50,7 +50,7 @@ class _Case:
         def batches() -> Iterator[tuple[Tensor, None]]:
             for start in range(0, len(pixels), _BATCH):
                 self.on_batch()
-                yield form.apply(pixels[start : start + _BATCH]), None
+                yield form.steps.normalise(pixels[start : start + _BATCH]), None
 
         return predict(self.task, self.model, batches())
 
@@ -62,7 +62,7 @@ class _Case:
             return None
         loss, (low, high) = self.task.compare(part.answers, found, part.targets)
         return Trial(
-            form=form.told(),
+            form=form.describe(),
             n=len(part.pixels),
             value=part.value - loss,
             gain=-loss,
@@ -91,7 +91,7 @@ def check_by_metric(
         DataError: If the outputs are not what the task reads, or not finite.
     """
     case = _Case(model=model, task=find_task(source.task), on_batch=on_batch)
-    configured = form_of(source)
+    configured = InputForm.configured(source)
     pixels = images.read(range(len(images)))
     answers, targets = case.predict(configured, pixels), case.task.collate(images)
     now = case.task.metric(answers, targets, images.classes)
@@ -125,7 +125,7 @@ def _try_forms(case: _Case, forms: Sequence[InputForm], first: _Part, whole: _Pa
         return tried
     gaining = sorted((form for form in tried if tried[form].gain > 0), key=lambda form: -tried[form].gain)
     finalists = gaining[:_FINALISTS]
-    finalists += [form for form in tried if form.name == CHANNELS_EXCHANGED and form not in finalists]
+    finalists += [form for form in tried if form.label == CHANNELS_EXCHANGED and form not in finalists]
     again = {form: case.try_form(form, whole) for form in finalists}
     return {form: again.get(form) or trial for form, trial in tried.items()}
 

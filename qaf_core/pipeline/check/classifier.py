@@ -38,7 +38,7 @@ from qaf_core.pipeline.check.findings import (
     describe_order,
     describe_value,
 )
-from qaf_core.pipeline.check.input_forms import CHANNELS_EXCHANGED, InputForm, form_of, usual_forms
+from qaf_core.pipeline.check.input_forms import CHANNELS_EXCHANGED, InputForm, usual_forms
 from qaf_core.pipeline.tasks.evaluation import paired_drop, wilson_interval
 
 __all__ = ["TASK", "Plausibility", "check_original", "sample_sizes"]
@@ -74,7 +74,7 @@ class _Case:
             batch = self.pixels[start : min(start + _BATCH, last)]
             with torch.inference_mode():
                 # Of scores that are not finite, as wrong inputs may give, the first counts: mostly wrong.
-                scores = plain_scores(self.model(form.apply(batch)), len(batch), by_pixel=False)
+                scores = plain_scores(self.model(form.steps.normalise(batch)), len(batch), by_pixel=False)
                 found.append(scores.nan_to_num().argmax(dim=1).numpy())
         return np.concatenate(found) if found else np.zeros(0, np.int64)
 
@@ -133,7 +133,7 @@ def check_original(
 def _check_classifier(case: _Case, screened: int) -> Plausibility:
     """Look for another form of input, another order of the outputs, or both."""
     source, n = case.source, len(case.labels)
-    configured = form_of(source)
+    configured = InputForm.configured(source)
     forms = usual_forms(configured, case.pixels)
     predictions = case.predict(configured)
     order = find_class_order(predictions, case.labels, source.classes)
@@ -188,7 +188,7 @@ def _try_forms(
     promising = [form for form in forms if tried[form].sum() > right[:screened].sum()]
     finalists = sorted(promising, key=lambda form: -tried[form].sum())[:_FINALISTS]
     # The order of channels often makes little difference: it takes all images to see it.
-    finalists += [form for form in forms if form.name == CHANNELS_EXCHANGED and form not in finalists]
+    finalists += [form for form in forms if form.label == CHANNELS_EXCHANGED and form not in finalists]
     fits: list[_Fit] = []
     for form in finalists:
         found = np.concatenate([outputs[form], case.predict(form, screened)])
@@ -222,7 +222,7 @@ def _try_forms_in_any_order(
 def _trial(form: InputForm, found: BoolArray, right: BoolArray, agreement: float) -> Trial:
     loss, (low, high) = paired_drop(right, found)
     return Trial(
-        form=form.told(),
+        form=form.describe(),
         n=len(found),
         value=float(found.mean()),
         gain=-loss,

@@ -192,13 +192,14 @@ def describe_form(
         p_value: Probability of the difference by chance.
     """
     kind = configured.fault_to(better)
-    missing = not any(configured.mean) and set(configured.std) == {1.0} and configured.scale == 255.0
+    given = configured.steps
+    missing = not any(given.mean) and set(given.std) == {1.0} and given.scale == 255.0
     seen = {
         "bgr": "Red and blue seem to be exchanged",
         "scale": "Pixels seem to reach the network on another scale than in training",
         "normalisation": f"Normalisation seems to be {'missing' if missing else 'wrong'}",
     }[kind]
-    steps = better.to_preprocessing()
+    steps = better.changes()
     fix = {"channel_order": steps["channel_order"]} if kind == "bgr" else steps
     remedy = f"Prepare images so, with --preprocessing FILE: {json.dumps(fix)}."
     if kind == "bgr":
@@ -207,7 +208,7 @@ def describe_form(
         kind=kind,
         sentence=(
             f"{seen}: {_told(metric, before, n)} as configured "
-            f"({configured.range_text()}), {_percent(after)} with {better.name} ({better.range_text()})."
+            f"({configured.range_text()}), {_percent(after)} with {better.label} ({better.range_text()})."
         ),
         remedy=remedy,
         serious=after - before >= _SERIOUS_GAIN,
@@ -216,7 +217,7 @@ def describe_form(
             "given": before,
             "value": after,
             "p_value": p_value,
-            "configured": configured.to_preprocessing(),
+            "configured": configured.changes(),
             "preprocessing": fix,
         },
     )

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from qaf_core.data.models.source import ModelSource, preprocessing_of
+from qaf_core.data.models.preprocessing import Preprocessing
+from qaf_core.data.models.source import ModelSource
 
 #: What is wrong when another form fits better.
 InputFault = Literal["normalisation", "scale", "bgr"]
@@ -29,38 +28,26 @@ _OTHER_SCALE = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class InputForm:
-    """How pixels (0 to 255) become a network's input: ``(pixel / scale - mean) / std`` for each channel.
+    """A way from pixels to a network's input, by the name people call it."""
 
-    Attributes:
-        name: What people call it.
-        mean, std: For each channel, in the order the network gets them.
-        scale: What pixels are divided by.
-        reversed_channels: Blue comes first, not red, as the pixels are given.
-    """
+    label: str
+    steps: Preprocessing
 
-    name: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    scale: float = 255.0
-    reversed_channels: bool = False
-
-    def apply(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Pixels (B, H, W, C) as input (B, C, H, W), float32."""
-        chosen = pixels[..., ::-1] if self.reversed_channels else pixels
-        images = torch.from_numpy(chosen.astype(np.float32))
-        images = images.div_(self.scale).sub_(torch.tensor(self.mean)).div_(torch.tensor(self.std))
-        return images.permute(0, 3, 1, 2)
+    @classmethod
+    def configured(cls, source: ModelSource) -> InputForm:
+        """The form a model's source asks for."""
+        return cls(label="as configured", steps=source.preprocessing)
 
     @property
     def extremes(self) -> NDArray[np.float64]:
         """(2, C): what the pixels 0 and 255 become."""
-        ends: NDArray[np.float64] = np.array([[0.0], [255.0]]) / self.scale
-        found: NDArray[np.float64] = (ends - np.array(self.mean)) / np.array(self.std)
+        ends: NDArray[np.float64] = np.array([[0.0], [255.0]]) / self.steps.scale
+        found: NDArray[np.float64] = (ends - np.array(self.steps.mean)) / np.array(self.steps.std)
         return found
 
     def is_like(self, other: InputForm) -> bool:
         """Whether a network could not tell the one from the other."""
-        if self.reversed_channels != other.reversed_channels:
+        if self.steps.channel_order != other.steps.channel_order:
             return False
         first, second = self.extremes, other.extremes
         return bool(np.abs(first - second).max() < _SAME * (first[1] - first[0]).max())
@@ -70,36 +57,24 @@ class InputForm:
         own, right = np.ptp(self.extremes), np.ptp(other.extremes)
         if not 1 / _OTHER_SCALE < own / right < _OTHER_SCALE:
             return "scale"
-        if self.reversed_channels != other.reversed_channels:
+        if self.steps.channel_order != other.steps.channel_order:
             return "bgr"
         return "normalisation"
 
     def range_text(self) -> str:
         """The range it makes, for people."""
-        order = ", blue first" if self.reversed_channels else ""
+        order = ", blue first" if self.steps.channel_order == "bgr" else ""
         return f"{self.extremes.min():.3g} to {self.extremes.max():.3g}{order}"
 
-    def told(self) -> str:
-        """Its name and its range, for people."""
-        return f"{self.name} ({self.range_text()})"
+    def describe(self) -> str:
+        """Its label and its range, for people."""
+        return f"{self.label} ({self.range_text()})"
 
-    def to_preprocessing(self) -> dict[str, Any]:
-        """The fields of `Preprocessing` that say the same, as plain JSON types."""
-        order = "bgr" if self.reversed_channels else "rgb"
-        mean, std = ([round(value, 6) for value in values] for values in (self.mean, self.std))
-        return {"mean": mean, "std": std, "scale": self.scale, "channel_order": order}
-
-
-def form_of(source: ModelSource) -> InputForm:
-    """The form a model's source asks for."""
-    steps = preprocessing_of(source)
-    return InputForm(
-        name="as configured",
-        mean=steps.mean,
-        std=steps.std,
-        scale=steps.scale,
-        reversed_channels=steps.channel_order == "bgr",
-    )
+    def changes(self) -> dict[str, Any]:
+        """The fields of `Preprocessing` in which forms differ, as plain JSON types."""
+        steps = self.steps
+        mean, std = ([round(value, 6) for value in values] for values in (steps.mean, steps.std))
+        return {"mean": mean, "std": std, "scale": steps.scale, "channel_order": steps.channel_order}
 
 
 def usual_forms(configured: InputForm, pixels: NDArray[np.uint8]) -> tuple[InputForm, ...]:
@@ -110,39 +85,28 @@ def usual_forms(configured: InputForm, pixels: NDArray[np.uint8]) -> tuple[Input
         pixels: (N, H, W, C), to take the images' own mean and standard deviation from.
     """
     height, channels = pixels.shape[1], pixels.shape[3]
-    colour = channels == 3
-    forms: list[InputForm] = []
-    if colour:
-        forms.append(
-            replace(configured, name=CHANNELS_EXCHANGED, reversed_channels=not configured.reversed_channels)
-        )
-    zeros, ones = (0.0,) * channels, (1.0,) * channels
-    forms += [
-        InputForm(name="0 to 1, not normalised", mean=zeros, std=ones),
-        InputForm(name="0 to 255, not normalised", mean=zeros, std=ones, scale=1.0),
-        InputForm(name="-1 to 1", mean=(0.5,) * channels, std=(0.5,) * channels),
-    ]
-    if colour:
-        forms.append(InputForm(name="ImageNet's normalisation", mean=_IMAGENET[0], std=_IMAGENET[1]))
-        forms.append(
-            InputForm(
-                name="0 to 255 less the mean, as in Caffe",
-                mean=_CAFFE_MEAN,
-                std=ones,
-                scale=1.0,
-                reversed_channels=True,
-            )
-        )
-    if colour and height <= _CIFAR_LARGEST_SIDE:
-        forms.append(InputForm(name="CIFAR-10's normalisation", mean=_CIFAR[0], std=_CIFAR[1]))
+    given, colour = configured.steps, channels == 3
+    plain = Preprocessing(crop=given.crop, mean=(0.0,) * channels, std=(1.0,) * channels)
     mean, std = _statistics(pixels)
-    forms.append(InputForm(name="normalised by the images' own mean and deviation", mean=mean, std=std))
-    if configured.scale == 255.0 and max(configured.mean) > 1:
-        forms.append(replace(configured, name="mean and deviation for pixels of 0 to 255", scale=1.0))
+    forms: dict[str, Preprocessing] = {}
+    if colour:
+        order: Literal["rgb", "bgr"] = "rgb" if given.channel_order == "bgr" else "bgr"
+        forms[CHANNELS_EXCHANGED] = replace(given, channel_order=order)
+    forms["0 to 1, not normalised"] = plain
+    forms["0 to 255, not normalised"] = replace(plain, scale=1.0)
+    forms["-1 to 1"] = replace(plain, mean=(0.5,) * channels, std=(0.5,) * channels)
+    if colour:
+        forms["ImageNet's normalisation"] = replace(plain, mean=_IMAGENET[0], std=_IMAGENET[1])
+        caffe = replace(plain, mean=_CAFFE_MEAN, scale=1.0, channel_order="bgr")
+        forms["0 to 255 less the mean, as in Caffe"] = caffe
+    if colour and height <= _CIFAR_LARGEST_SIDE:
+        forms["CIFAR-10's normalisation"] = replace(plain, mean=_CIFAR[0], std=_CIFAR[1])
+    forms["normalised by the images' own mean and deviation"] = replace(plain, mean=mean, std=std)
+    if given.scale == 255.0 and max(given.mean) > 1:
+        forms["mean and deviation for pixels of 0 to 255"] = replace(given, scale=1.0)
     if pixels.max(initial=0) <= 1:
-        name = "pixels of 0 to 1 stretched to 0 to 255"
-        forms.append(replace(configured, name=name, scale=configured.scale / 255))
-    return _distinct(configured, forms)
+        forms["pixels of 0 to 1 stretched to 0 to 255"] = replace(given, scale=given.scale / 255)
+    return _distinct(configured, [InputForm(label=label, steps=steps) for label, steps in forms.items()])
 
 
 def _statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qaf_core.data.models.source import preprocessing_of
 from qaf_core.files import write_file
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ _FORMAT = "3"
 
 def baseline_path(workspace: Path, model: nn.Module, source: ModelSource, images: ImageSet) -> Path:
     """Where the predictions of ``model`` on ``images`` are kept: a name made from the content of both."""
-    told = f"{_FORMAT} {source.task} {source.architecture} {preprocessing_of(source)}"
+    told = f"{_FORMAT} {source.task} {source.architecture} {source.preprocessing}"
     if source.output is not None:
         told += f" {source.output}"
     digest = hashlib.sha256(told.encode())

@@ -13,6 +13,7 @@ import torch
 from qaf_core.data.images.split import describe_split
 from qaf_core.data.load import ImageSet, to_batches
 from qaf_core.data.models.catalogue import build_model
+from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import RunCancelled
 from qaf_core.network.graph.inventory import take_inventory
@@ -205,7 +206,8 @@ def packed_card(record: RunRecord, subject: Subject) -> dict[str, Any]:
     """What the packed file tells besides its layers."""
     source = subject.source
     named = sum(map(len, source.classes)) <= LONGEST_CLASS_NAMES
-    own = source.preprocessing
+    steps = source.preprocessing
+    usual = Preprocessing(crop=steps.crop, mean=steps.mean, std=steps.std)
     return {
         "model": source.id,
         "architecture": source.architecture,
@@ -213,10 +215,10 @@ def packed_card(record: RunRecord, subject: Subject) -> dict[str, Any]:
         "activation_bits": subject.plan.activation_bits,
         "seed": subject.plan.seed,
         "input_shape": source.input_shape,
-        "mean": source.mean,
-        "std": source.std,
+        "mean": steps.mean,
+        "std": steps.std,
         "task": source.task,
-        **({} if own is None else {"preprocessing": own.to_dict()}),
+        **({} if steps == usual else {"preprocessing": steps.to_dict()}),
         "classes": source.classes if named else len(source.classes),
     }
 

@@ -15,14 +15,13 @@ from qaf_core.data.images.targets import UNLABELLED
 from qaf_core.data.inspection import dataset
 from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import find_model
-from qaf_core.data.models.source import preprocessing_of
 from qaf_core.errors import DataError
+from tests.model_sources import fed
 
 SEGMENTER = replace(
-    find_model("inspection/resnet20"),
+    fed(find_model("inspection/resnet20"), crop=(20, 30)),
     id="test/small",
     task="segmentation",
-    input_shape=(3, 20, 30),
     classes=dataset.SURFACE_CLASSES,
     shipped=False,
     default_data=None,
@@ -86,7 +85,7 @@ def test_what_255_is_in_a_folder_is_asked_for(masked: Path) -> None:
         with Image.open(file) as opened:
             mask = np.asarray(opened).copy()
         Image.fromarray(np.where(mask > 0, 255, 0).astype(np.uint8)).save(file)
-    padded = replace(SEGMENTER, preprocessing=replace(preprocessing_of(SEGMENTER), resize=(10, 20)))
+    padded = fed(SEGMENTER, resize=(10, 20))
     with pytest.raises(DataError, match="two ways; got no value but 0 and 255"):
         load_images(str(masked), padded, split="evaluation")
     masks = load_images(f"{masked}#255=5", padded, split="evaluation").targets["masks"]
@@ -99,13 +98,13 @@ def test_what_255_is_in_a_folder_is_asked_for(masked: Path) -> None:
 def test_padding_alone_is_no_reason_to_ask(masked: Path) -> None:
     for file in (masked / "masks").iterdir():
         Image.fromarray(np.zeros((40, 60), np.uint8)).save(file)
-    padded = replace(SEGMENTER, preprocessing=replace(preprocessing_of(SEGMENTER), resize=(10, 20)))
+    padded = fed(SEGMENTER, resize=(10, 20))
     with pytest.raises(DataError, match="all of one class"):
         load_images(str(masked), padded, split="evaluation")
 
 
 def test_what_lies_beyond_a_picture_has_no_label(masked: Path) -> None:
-    padded = replace(SEGMENTER, preprocessing=replace(preprocessing_of(SEGMENTER), resize=(10, 20)))
+    padded = fed(SEGMENTER, resize=(10, 20))
     images = load_images(str(masked), padded, split="evaluation")
     assert images.images.shape == (3, 20, 30, 3)
     for mask, pixels in zip(images.targets["masks"], images.images[:], strict=True):

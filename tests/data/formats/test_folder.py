@@ -13,11 +13,11 @@ from qaf_core.data.formats.folder import list_folder, match_classes
 from qaf_core.data.load import load_images, load_pair
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.errors import DataError
+from tests.model_sources import fed
 
 SMALL = replace(
-    find_model("inspection/resnet20"),
+    fed(find_model("inspection/resnet20"), crop=(6, 8)),
     id="test/small",
-    input_shape=(3, 6, 8),
     classes=("left", "right", "far left"),
     shipped=False,
     default_data=None,

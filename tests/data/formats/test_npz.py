@@ -12,8 +12,9 @@ from qaf_core.data.formats import npz
 from qaf_core.data.formats.npz import load_npz
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.errors import DataError
+from tests.model_sources import fed
 
-SMALL = replace(find_model("inspection/resnet20"), input_shape=(3, 6, 8), classes=("left", "right"))
+SMALL = replace(fed(find_model("inspection/resnet20"), crop=(6, 8)), classes=("left", "right"))
 
 
 @pytest.fixture

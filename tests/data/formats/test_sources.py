@@ -21,11 +21,11 @@ from qaf_core.data.formats.sources import (
 from qaf_core.data.load import load_images, load_pair
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.errors import DataError
+from tests.model_sources import fed
 
 SMALL = replace(
-    find_model("inspection/resnet20"),
+    fed(find_model("inspection/resnet20"), crop=(6, 8)),
     id="test/small",
-    input_shape=(3, 6, 8),
     classes=("left", "right"),
     shipped=False,
     default_data=None,

@@ -26,15 +26,15 @@ from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.torchvision_names import CLASSIFICATION_SETS
 from qaf_core.errors import DataError
+from tests.model_sources import fed
 
 DIGITS = find_model("digits/cnn")
 
 
 def model_with(classes: tuple[str, ...]) -> ModelSource:
     return replace(
-        find_model("inspection/resnet20"),
+        fed(find_model("inspection/resnet20"), crop=(8, 8)),
         id="test/small",
-        input_shape=(3, 8, 8),
         classes=classes,
         shipped=False,
         default_data=None,

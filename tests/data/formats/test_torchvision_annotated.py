@@ -14,9 +14,10 @@ from qaf_core.data.load import load_images, load_pair
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError
+from tests.model_sources import fed
 
-FCN = replace(find_model("torchvision/fcn_resnet50"), input_shape=(3, 16, 16))
-FINDER = replace(find_model("torchvision/ssdlite320_mobilenet_v3_large"), input_shape=(3, 32, 32))
+FCN = fed(find_model("torchvision/fcn_resnet50"), crop=(16, 16))
+FINDER = fed(find_model("torchvision/ssdlite320_mobilenet_v3_large"), crop=(32, 32))
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from qaf_core.data.load import load_images, load_pair
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError, QafError
+from tests.model_sources import fed
 
 
 def source_for(task: str) -> ModelSource:
@@ -22,7 +23,7 @@ def source_for(task: str) -> ModelSource:
     return replace(plain, task=task, classes=dataset.SURFACE_CLASSES, shipped=False)
 
 
-SMALL = replace(source_for("segmentation"), id="test/small", input_shape=(3, 6, 8), default_data=None)
+SMALL = replace(fed(source_for("segmentation"), crop=(6, 8)), id="test/small", default_data=None)
 DETECTOR = replace(SMALL, task="detection")
 CUSTOM = replace(SMALL, task="brightness")
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from qaf_core.data.models.torchvision_names import (
 from qaf_core.errors import ModelError, WeightsError
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.network import layers_in
+from tests.model_sources import fed
 
 SHIPPED = (
     "digits/cnn",
@@ -219,7 +219,7 @@ def test_a_shipped_model_comes_with_weights_and_an_honest_card(model_id: str) ->
     assert source.weights is not None
     assert source.weights.stat().st_size == card["weights"]["size_bytes"]
     assert (tuple(card["classes"]), tuple(card["input_shape"])) == (source.classes, source.input_shape)
-    assert (tuple(card["mean"]), tuple(card["std"])) == (source.mean, source.std)
+    assert (tuple(card["mean"]), tuple(card["std"])) == (source.preprocessing.mean, source.preprocessing.std)
     low, high = card["metric"]["ci95"]
     assert low < card["metric"]["value"] < high
     network = build_model(source)
@@ -358,5 +358,5 @@ def test_shipped_models_are_built_apart_and_at_the_size_that_is_asked_for() -> N
     assert bool(next(build_model(source).parameters()).any())
     net = find_model("inspection/resnet20")
     for shape in (net.input_shape, (3, 48, 48)):
-        (images,) = build_model(replace(net, input_shape=shape)).main_program.inputs
+        (images,) = build_model(fed(net, crop=shape[1:])).main_program.inputs
         assert tuple(images.meta["val"].shape[1:]) == shape

@@ -11,7 +11,6 @@ import torch
 
 from qaf_core.data.models.catalogue import build_model, find_model, load_inventory
 from qaf_core.data.models.factories import call_factory, describe_factory
-from qaf_core.data.models.source import preprocessing_of
 from qaf_core.errors import ModelError
 
 FACTORY = """
@@ -52,7 +51,11 @@ def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_factory_of_the_user_is_built_and_described(own_module: str) -> None:
     source = find_model(f"{own_module}:make")
-    assert (source.input_shape, source.classes, source.mean) == ((1, 8, 8), ("good", "bad"), (0.5,))
+    assert (source.input_shape, source.classes, source.preprocessing.mean) == (
+        (1, 8, 8),
+        ("good", "bad"),
+        (0.5,),
+    )
     assert source == describe_factory(f"{own_module}:make")
     assert build_model(source)(torch.zeros(1, 1, 8, 8)).shape == (1, 2)
     assert call_factory(f"{own_module}:make").training, "a factory's model comes as it is"
@@ -89,8 +92,9 @@ def test_a_factory_says_how_images_are_prepared(own_module: str, tmp_path: Path)
     file = tmp_path / f"{own_module}.py"
     file.write_text(file.read_text() + 'make.preprocessing = {"mean": [0.1], "std": [0.2], "scale": 1}\n')
     source = find_model(f"{own_module}:make")
-    assert preprocessing_of(source).scale == 1
-    assert (source.mean, source.std, source.input_shape) == ((0.1,), (0.2,), (1, 8, 8))
+    assert source.preprocessing.scale == 1
+    steps = source.preprocessing
+    assert (steps.mean, steps.std, source.input_shape) == ((0.1,), (0.2,), (1, 8, 8))
     file.write_text(file.read_text() + "make.preprocessing = 3\n")
     sys.modules.pop(own_module)
     importlib.invalidate_caches()

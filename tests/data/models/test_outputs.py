@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from qaf_core.cli import main
 from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.data.models.outputs import attach_reading, count_classes, plain_scores, scores_in
+from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError
 from qaf_core.pipeline.divergence import divergence
@@ -61,8 +62,9 @@ class Pixels(nn.Module):
 
 def source_for(classes: int, task: str = "classification", output: str | None = None) -> ModelSource:
     return ModelSource(
-        id="own/net", title="net", architecture="own:net", input_shape=(3, 2, 2), mean=(0.0,) * 3,
-        std=(1.0,) * 3, classes=tuple(map(str, range(classes))), task=task, output=output,
+        id="own/net", title="net", architecture="own:net",
+        preprocessing=Preprocessing(crop=(2, 2), mean=(0.0,) * 3, std=(1.0,) * 3),
+        classes=tuple(map(str, range(classes))), task=task, output=output,
     )  # fmt: skip
 
 

@@ -22,7 +22,6 @@ from qaf_core.data.images.image_set import ImageSet
 from qaf_core.data.load import to_batches
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.models.preprocessing import Preprocessing, from_torchvision
-from qaf_core.data.models.source import preprocessing_of
 from qaf_core.errors import ModelError
 
 PLAIN = Preprocessing(crop=(20, 30), mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -36,10 +35,7 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
 
 def batch_of(pixels: np.ndarray[Any, Any], steps: Preprocessing) -> torch.Tensor:
     """What the model gets."""
-    height, width, channels = steps.shape
-    source = replace(
-        find_model("inspection/resnet20"), input_shape=(channels, height, width), preprocessing=steps
-    )
+    source = replace(find_model("inspection/resnet20"), preprocessing=steps)
     images = ImageSet(name="one", images=pixels[None], labels=np.zeros(1, np.int64), classes=source.classes)
     ((batch, _),) = to_batches(images, source)
     return batch[0]
@@ -159,9 +155,6 @@ def test_fields_out_of_range_are_refused(changes: dict[str, Any], message: str) 
         replace(PLAIN, **changes)
 
 
-def test_a_models_own_preprocessing_must_make_its_input() -> None:
-    source = find_model("inspection/resnet20")
-    implied = preprocessing_of(source)
-    assert (implied.crop, implied.mean, implied.resize) == (source.input_shape[1:], source.mean, None)
-    with pytest.raises(ModelError, match="got 20×30 pixels, 3 channels; expected 64×64 pixels, 3 channels"):
-        preprocessing_of(replace(source, preprocessing=PLAIN))
+def test_the_preprocessing_says_what_a_model_takes_in() -> None:
+    source = replace(find_model("inspection/resnet20"), preprocessing=PLAIN)
+    assert source.input_shape == (3, 20, 30)

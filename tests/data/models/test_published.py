@@ -73,14 +73,18 @@ def test_a_name_brings_classes_and_preprocessing() -> None:
     source = find_model("torchvision/efficientnet_v2_s", "DEFAULT")
     assert source.classes[:2] == ("tench", "goldfish")
     assert source.input_shape == (3, 384, 384)
-    assert source.mean == (0.485, 0.456, 0.406)
+    assert source.preprocessing.mean == (0.485, 0.456, 0.406)
     assert source.preprocessing is not None
     assert (source.preprocessing.resize, source.preprocessing.crop) == (384, (384, 384))
     assert source.accuracy == pytest.approx(0.84228)
     assert find_model("torchvision/vit_b_16", "IMAGENET1K_SWAG_E2E_V1").input_shape == (3, 384, 384)
     segments = find_model("torchvision/fcn_resnet50", "DEFAULT")
     assert (segments.classes[1], segments.input_shape) == ("aeroplane", (3, 520, 520))
-    assert find_model("torchvision/ssdlite320_mobilenet_v3_large", "DEFAULT").mean == (0.0, 0.0, 0.0)
+    assert find_model("torchvision/ssdlite320_mobilenet_v3_large", "DEFAULT").preprocessing.mean == (
+        0.0,
+        0.0,
+        0.0,
+    )
 
 
 def test_a_name_torchvision_does_not_know_is_told() -> None:

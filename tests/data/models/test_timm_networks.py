@@ -287,7 +287,7 @@ def real() -> Any:
 def test_the_listed_networks_are_timms(real: Any) -> None:
     for name, entry in TIMM_MODELS.items():
         found = find_model(f"timm/{name}")
-        assert (found.input_shape, found.mean, found.std) == (
+        assert (found.input_shape, found.preprocessing.mean, found.preprocessing.std) == (
             (3, entry.side, entry.side),
             entry.mean,
             entry.std,

@@ -19,7 +19,6 @@ from qaf_core.data.models.architectures import build_architecture
 from qaf_core.data.models.catalogue import build_model, find_model, list_models, load_inventory
 from qaf_core.data.models.overrides import read_preprocessing
 from qaf_core.data.models.settings import read_settings
-from qaf_core.data.models.source import preprocessing_of
 from qaf_core.data.workspace.registry import (
     add_factory,
     add_model,
@@ -159,9 +158,9 @@ def test_images_may_be_prepared_in_another_way(tmp_path: Path) -> None:
     changes = {"channel_order": "bgr", "mean": [0.1, 0.2, 0.3], "crop": [96, 64]}
     add_model(tmp_path, model_id="own", base="torchvision/resnet18", preprocessing=changes)
     source = find_model("own", workspace=tmp_path)
-    steps = preprocessing_of(source)
+    steps = source.preprocessing
     assert (steps.channel_order, steps.mean, steps.std) == ("bgr", (0.1, 0.2, 0.3), (0.229, 0.224, 0.225))
-    assert (source.input_shape, source.mean) == ((3, 96, 64), (0.1, 0.2, 0.3))
+    assert source.input_shape == (3, 96, 64)
     (tmp_path / "steps.json").write_text('{"mean": [0.5]}')
     assert read_preprocessing(tmp_path / "steps.json") == {"mean": [0.5]}
     with pytest.raises(ModelError, match="preprocessing is malformed"):

@@ -18,24 +18,25 @@ from qaf_core.data.images.image_set import ImageSet
 from qaf_core.data.load import to_batches
 from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.data.models.preprocessing import Preprocessing
-from qaf_core.data.models.source import preprocessing_of
 from qaf_core.deploy.onnx_export.code_examples import onnx_example, pytorch_example
 from qaf_core.deploy.onnx_export.export import export_onnx
 from qaf_core.deploy.packed.open import describe_packed
+from tests.model_sources import fed
 
 ROWS = {"features.0": ("dense", None, 8), "features.3": ("cp", 40, 4), "classifier.2": ("dense", None, 8)}
 
 
 def test_both_examples_name_what_the_network_sees(tmp_path: Path, pack: Any) -> None:
     source = find_model("digits/cnn")
+    steps = source.preprocessing
     card = {"model": source.id, "architecture": source.architecture, "input_shape": source.input_shape,
-            "mean": source.mean, "std": source.std, "classes": source.classes}  # fmt: skip
+            "mean": steps.mean, "std": steps.std, "classes": source.classes}  # fmt: skip
     packed, exported = tmp_path / "model.safetensors", tmp_path / "model.onnx"
     model = pack(packed, build_model(source), ROWS, input_shape=source.input_shape, card=card)
     export_onnx(model, exported, input_shape=source.input_shape)
     pixels = np.random.default_rng(3).integers(0, 256, (8, 8), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "picture.png")
-    values = (torch.from_numpy(pixels / 255).float() - source.mean[0]) / source.std[0]
+    values = (torch.from_numpy(pixels / 255).float() - steps.mean[0]) / steps.std[0]
     with torch.inference_mode():
         expected = source.classes[int(model(values[None, None]).argmax())]
     for lines, file in ((pytorch_example, packed), (onnx_example, exported)):
@@ -72,12 +73,11 @@ def test_the_lines_prepare_a_picture_as_the_loader_does(
     tmp_path: Path, name: str, size: tuple[int, int]
 ) -> None:
     source = find_model("cifar/resnet20")
-    way = Preprocessing(**{"crop": (32, 32), "mean": source.mean, "std": source.std, **OWN[name]})
-    source = replace(source, preprocessing=way, input_shape=(3, *way.crop))
+    source = fed(source, **OWN[name])
     path = tmp_path / "picture.png"
     pixels = np.random.default_rng(5).integers(0, 256, (size[1], size[0], 3), np.uint8)
     Image.fromarray(pixels).save(path)
-    wanted = read_picture(path, preprocessing_of(source))
+    wanted = read_picture(path, source.preprocessing)
     loaded = ImageSet(name="one", images=wanted[None], labels=np.zeros(1, np.int64), classes=source.classes)
     ((expected, _),) = to_batches(loaded, source)
     text = onnx_example(source, "model", str(path))

@@ -23,7 +23,8 @@ def card_of(model_id: str) -> dict[str, Any]:
     source = find_model(model_id)
     return {
         "model": source.id, "architecture": source.architecture, "input_shape": source.input_shape,
-        "mean": source.mean, "std": source.std, "classes": source.classes, "task": source.task,
+        "mean": source.preprocessing.mean, "std": source.preprocessing.std,
+        "classes": source.classes, "task": source.task,
     }  # fmt: skip
 
 
@@ -47,7 +48,7 @@ def test_a_users_own_network_is_given_and_never_imported(
 ) -> None:
     (tmp_path / "own_network_of_a_test.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    card = {**card_of("digits/cnn"), "architecture": "own_network_of_a_test:make", "classes": 5}
+    card = {**card_of("inspection/resnet20"), "architecture": "own_network_of_a_test:make", "classes": 5}
     path = tmp_path / "model.safetensors"
 
     class Net(nn.Module):
@@ -75,9 +76,13 @@ def test_a_file_that_does_not_tell_its_network_is_refused(tmp_path: Path, pack: 
     pack(path, network, CONVOLUTION)
     with pytest.raises(WeightsError, match="does not tell which network.*classes"):
         open_packed(path)
-    card = {**card_of("digits/cnn"), "architecture": "resnet9000", "input_shape": list(INPUT_SHAPE)}
+    card = {**card_of("inspection/resnet20"), "architecture": "resnet9000", "input_shape": list(INPUT_SHAPE)}
     pack(path, network, CONVOLUTION, card=card)
     with pytest.raises(WeightsError, match="cannot be built here.*resnet9000.*update qaf"):
+        open_packed(path)
+    steps = {**find_model("digits/cnn").preprocessing.to_dict(), "crop": [8, 8]}
+    pack(path, network, CONVOLUTION, card={**card, "preprocessing": steps})
+    with pytest.raises(WeightsError, match="preprocessing for .8, 8, 1., input_shape .3, 16, 16."):
         open_packed(path)
 
 

@@ -19,6 +19,7 @@ from qaf_core.errors import DataError
 from qaf_core.pipeline import tasks
 from qaf_core.pipeline.check.classifier import Plausibility, check_original
 from qaf_core.pipeline.tasks import Arrays, ScoredTask, register_task
+from tests.model_sources import fed
 
 SHIPPED = ("inspection/unet", "inspection/detector")
 PLAIN = ((0.0,) * 3, (1.0,) * 3)
@@ -35,8 +36,8 @@ def case(model_id: str) -> Case:
 @cache
 def check(model_id: str, mean: tuple[float, ...] | None = None, std: tuple[float, ...] = ()) -> Plausibility:
     model, source, images = case(model_id)
-    fed = source if mean is None else replace(source, mean=mean, std=std)
-    return check_original(model, fed, images)
+    source = source if mean is None else fed(source, mean=mean, std=std)
+    return check_original(model, source, images)
 
 
 @pytest.mark.parametrize("model_id", SHIPPED)
@@ -74,7 +75,7 @@ def test_every_wrong_form_is_found_and_named(
 def test_the_best_forms_are_tried_on_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qaf_core.pipeline.check.classifier.SCREENED_IMAGES", 20)
     model, source, images = case("inspection/unet")
-    found = check_original(model, replace(source, mean=PLAIN[0], std=PLAIN[1]), images)
+    found = check_original(model, fed(source, mean=PLAIN[0], std=PLAIN[1]), images)
     assert [finding.kind for finding in found.findings] == ["normalisation"]
     assert {trial.n for trial in found.trials} == {20, 48}
     whole = next(trial for trial in found.trials if trial.n == 48 and "ImageNet" in trial.form)
@@ -120,9 +121,8 @@ class Difference(nn.Module):
 def redness(monkeypatch: pytest.MonkeyPatch) -> Case:
     monkeypatch.setattr(tasks, "_TASKS", dict(tasks._TASKS))
     register_task(Redness())
-    source = replace(
-        find_model("inspection/unet"), task="redness", mean=PLAIN[0], std=PLAIN[1], card={}, shipped=False
-    )
+    source = fed(find_model("inspection/unet"), mean=PLAIN[0], std=PLAIN[1])
+    source = replace(source, task="redness", card={}, shipped=False)
     pixels = np.random.default_rng(0).integers(0, 256, (60, 1, 1, 3)).astype(np.uint8)
     pixels = np.broadcast_to(pixels, (60, 8, 8, 3)).copy()
     red = pixels[:, 0, 0, 0] > pixels[:, 0, 0, 2]
@@ -145,7 +145,7 @@ def test_a_task_of_a_users_own_is_checked_too(redness: Case) -> None:
 def test_outputs_that_are_not_finite_as_configured_are_told(redness: Case) -> None:
     model, source, images = redness
     with pytest.raises(DataError, match="values that are not finite"):
-        check_original(model, replace(source, std=(1 / 255,) * 3), images)
+        check_original(model, fed(source, mean=PLAIN[0], std=(1 / 255,) * 3), images)
 
 
 def test_whoever_watches_can_end_the_check(redness: Case) -> None:

@@ -18,6 +18,7 @@ from qaf_core.data.load import ImageSet, load_images, to_batches
 from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.data.models.source import ModelSource
 from qaf_core.pipeline.check.classifier import Plausibility, check_original, sample_sizes
+from tests.model_sources import fed
 
 REAL_DATA = os.environ.get("QAF_REAL_DATA")
 SHIPPED = ("digits/cnn", "inspection/resnet20", "inspection/vgg", "inspection/resnet18")
@@ -53,9 +54,9 @@ def check(model_id: str, *, fault: str = "", images: int = 384) -> Plausibility:
         order = np.roll(np.arange(count), 3)
         image_set = replace(image_set, labels=order[image_set.labels])
     if fault == "missing normalisation":
-        source = replace(source, mean=(0.0,) * channels, std=(1.0,) * channels)
+        source = fed(source, mean=(0.0,) * channels, std=(1.0,) * channels)
     if fault == "0 to 255":
-        source = replace(source, mean=(0.0,) * channels, std=(1 / 255,) * channels)
+        source = fed(source, mean=(0.0,) * channels, std=(1 / 255,) * channels)
     if fault == "bgr":
         image_set = replace(image_set, images=image_set.images[:][..., ::-1].copy())
     return check_original(model, source, image_set, images=images)
@@ -132,14 +133,15 @@ def test_two_faults_at_once_are_both_found() -> None:
     model, source, image_set = case("digits/cnn")
     channels = source.input_shape[0]
     shuffled = replace(image_set, labels=np.roll(np.arange(len(source.classes)), 3)[image_set.labels])
-    plain = replace(source, mean=(0.0,) * channels, std=(1.0,) * channels)
+    plain = fed(source, mean=(0.0,) * channels, std=(1.0,) * channels)
     found = check_original(model, plain, shuffled)
     assert {finding.kind for finding in found.findings} == {"classes", "normalisation"}
 
 
 def test_mean_and_deviation_in_the_wrong_unit_are_found() -> None:
     model, source, image_set = case("digits/cnn")
-    wrong = replace(source, mean=(255 * source.mean[0],), std=(255 * source.std[0],))
+    right = source.preprocessing
+    wrong = fed(source, mean=(255 * right.mean[0],), std=(255 * right.std[0],))
     found = check_original(model, wrong, image_set)
     assert [finding.kind for finding in found.findings] == ["scale"]
     assert found.findings[0].evidence["value"] > 0.95

@@ -50,7 +50,8 @@ def make_run(store: Store, pack: Any, activation_bits: int = 8) -> str:
     )
     run_id = store.create_run(RunRequest(model=source.id, plan=plan.to_dict(), images=40))
     card = {"model": source.id, "architecture": source.architecture, "input_shape": source.input_shape,
-            "mean": source.mean, "std": source.std, "classes": source.classes, "method": "joint",
+            "mean": source.preprocessing.mean, "std": source.preprocessing.std,
+            "classes": source.classes, "method": "joint",
             "activation_bits": activation_bits}  # fmt: skip
     pack(
         store.run_folder(run_id) / "model.safetensors",
