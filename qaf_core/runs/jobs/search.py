@@ -90,7 +90,7 @@ def make_auto_plan(
     from qaf_core.network.graph.inventory import take_inventory
     from qaf_core.pipeline.compress.solve_cache import SolveCache
     from qaf_core.pipeline.tasks import find_task
-    from qaf_core.runs.jobs.baseline import baseline_path
+    from qaf_core.runs.jobs.baseline import predictions_key
     from qaf_core.runs.jobs.images import BATCH_SIZE, load_run_images
     from qaf_core.search.candidates import choose_structures
     from qaf_core.search.disagreement import Answers
@@ -133,7 +133,7 @@ def make_auto_plan(
         should_stop=should_stop,
     )
 
-    seen = baseline_path(workspace, model, source, images).stem  # of the weights, the images and the task
+    seen = predictions_key(model, source, images)  # of the weights, the images and the task
 
     def open_network() -> TimedNetwork:
         few = calibration[:IN_PLACE_IMAGES]
