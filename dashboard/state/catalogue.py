@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from qaf_core.data.models.published import is_published_name
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY, timm_version
 from qaf_core.errors import QafError
-from qaf_core.files import write_file
+from qaf_core.files import ContentCache, digest_of, write_file
 from qaf_core.network.plan.layer_info import INVENTORY_VERSION, LayerInfo, inventory_from_rows
 
 INSPECT_TIMEOUT_SECONDS = 120
@@ -154,8 +153,7 @@ def _description(source: ModelSource, workspace: Path, given: Given) -> Path:
     if source.architecture.startswith(TIMM_ARCHITECTURE):
         kind.append(timm_version())
     named = [str(source.weights), file_stamp(source.weights), *given.identity()]
-    name = hashlib.sha256(json.dumps([*kind, *named]).encode()).hexdigest()[:16]
-    return workspace / "cache" / "inventory" / f"{name}.json"
+    return ContentCache(workspace / "cache" / "inventory").path(digest_of(kind, named))
 
 
 def _look_into(source: ModelSource, workspace: Path, given: Given) -> dict[str, Any]:

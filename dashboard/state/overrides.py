@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qaf_core.data.workspace.uploads import CLASSES_FOLDER
-from qaf_core.files import write_file
+from qaf_core.files import digest_of, write_file
 from qaf_core.runs.store.request import RunRequest
 
 
@@ -80,7 +79,7 @@ def read_class_text(path: str | None) -> str:
 
 
 def _keep(folder: Path, text: str, suffix: str) -> str:
-    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.{suffix}"
+    path = folder / f"{digest_of(text)}.{suffix}"
     if not path.is_file():
         write_file(path, text.encode())
     return str(path)

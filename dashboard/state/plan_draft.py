@@ -15,6 +15,7 @@ from dashboard.text import _
 from qaf_core.network.plan.cost import Cost, layer_cost, original_cost, original_layer_cost, plan_cost
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import LayerPlan, Plan, check_layer_plan, rank_for_ratio
+from qaf_core.quantization.grid import BITS_ACCEPTED
 from qaf_core.review.units import MISSING
 
 NO_RANK = ("dense", "keep")
@@ -116,7 +117,11 @@ def read_row(info: LayerInfo, row: DraftRow) -> tuple[LayerPlan | None, tuple[st
             _("rank must be a whole number such as 12 (two for Tucker-2): got {got}").format(got=row.rank)
         )
     if not bits_ok:
-        messages.append(_("bits must be a whole number from 2 to 8, or 32: got {got}").format(got=row.bits))
+        messages.append(
+            _("bits must be a whole number, {accepted}: got {got}").format(
+                accepted=BITS_ACCEPTED, got=row.bits
+            )
+        )
     if messages:
         return None, tuple(messages)
     planned = LayerPlan(name=info.name, structure=row.structure, rank=_single(rank), bits=_single(bits))

@@ -26,7 +26,7 @@ from qaf_core.cli.options import (
 )
 from qaf_core.cli.text import print_json, print_table
 from qaf_core.errors import PlanError, RunCancelled
-from qaf_core.files import write_file
+from qaf_core.files import write_json
 from qaf_core.pipeline.events import PROGRESS_MARK, PROGRESS_VARIABLE
 from qaf_core.runs.store.workspace import default_workspace, open_workspace
 
@@ -89,9 +89,7 @@ def plan(
         chosen = make_plan(model, inventory, None, ratio, bits, act_bits, structure, "joint", seed)
         told = {"model": model, "structure": structure, "plan": chosen.to_dict(), "choices": []}
     if out is not None:
-        import json
-
-        write_file(out.absolute(), json.dumps(told["plan"], indent=1).encode())
+        write_json(out.absolute(), told["plan"], for_people=True)
     if as_json:
         print_json(told)
     else:

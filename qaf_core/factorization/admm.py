@@ -36,8 +36,7 @@ from qaf_core.factorization.rounding import (
     solve_gram,
 )
 from qaf_core.factorization.subproblem import Quadratic, Subproblem
-from qaf_core.quantization.grids import RELATIVE_NOISE, fit_scales, to_codes
-from qaf_core.quantization.spec import BITS_FLOAT
+from qaf_core.quantization.grid import Grid
 
 OnEvent = Callable[[SolveEvent], None]
 
@@ -153,7 +152,7 @@ def solve_joint(
     rounding_limit = options.rounding_rounds
     if rounding_limit is None:
         rounding_limit = automatic_sweeps(structure, ROUNDING_WORK, *ROUNDING_SWEEPS)
-    quantized = any(b != BITS_FLOAT for b in bits)
+    quantized = not all(Grid.of(b).is_float for b in bits)
     phases = [
         Phase(
             name="start",
@@ -250,7 +249,7 @@ def start_sweep(limit: int, *, warm: bool) -> Callable[[State, int], None]:
     """
 
     def sweep(state: State, step: int) -> None:
-        noise = [NOISE_FACTOR * RELATIVE_NOISE[b] for b in state.bits]
+        noise = [NOISE_FACTOR * Grid.of(b).relative_noise for b in state.bits]
         progress = 1.0 if warm else min(1.0, step / (FALL_SHARE * limit))
         for mode in state.structure.order:
             final = max(state.structure.lift(noise, mode), 1e-7)
@@ -288,10 +287,11 @@ def orient_columns(structure: Subproblem, values: Sequence[Tensor], bits: Sequen
 
 def column_losses(values: Tensor, bits: int) -> Tensor:
     """Squared error of rounding each column at its own scale, relative to the column, ``(P,)``."""
-    if bits == BITS_FLOAT:
+    grid = Grid.of(bits)
+    if grid.is_float:
         return torch.zeros_like(values[0])
-    scales = fit_scales(values, bits, dims=(0,))
-    lost = (to_codes(values, scales, bits) * scales - values).square().sum(dim=0)
+    scales = grid.fit_scales(values, dims=(0,))
+    lost = (grid.round(values, scales) * scales - values).square().sum(dim=0)
     return lost / values.square().sum(dim=0).clamp_min(torch.finfo(values.dtype).tiny)
 
 
@@ -301,7 +301,7 @@ def round_plainly(state: State) -> None:
     """
     for mode, (values, bits) in enumerate(zip(state.values, state.bits, strict=True)):
         state.scales[mode] = fit_factor_scales(values, bits, state.granularity, mode)
-        state.codes[mode] = to_codes(values, state.scales[mode], bits)
+        state.codes[mode] = Grid.of(bits).round(values, state.scales[mode])
     rounded = [codes * scales for codes, scales in zip(state.codes, state.scales, strict=True)]
     problem = state.structure.quadratic(rounded, 0)
     state.note_quantized(
@@ -314,12 +314,13 @@ def fit_factor_scales(values: Tensor, bits: int, granularity: str, mode: int) ->
 
     By ``rank_row`` factor 0 has a scale per row besides: ``(N, P)``, an outer product.
     """
+    grid = Grid.of(bits)
     if granularity == "tensor":
-        return fit_scales(values, bits, dims=(0, 1))
-    by_column = fit_scales(values, bits, dims=(0,))
-    if granularity == "rank" or mode != 0 or bits == BITS_FLOAT:
+        return grid.fit_scales(values, dims=(0, 1))
+    by_column = grid.fit_scales(values, dims=(0,))
+    if granularity == "rank" or mode != 0 or grid.is_float:
         return by_column
-    return by_column * fit_scales(values / by_column, bits, dims=(1,))
+    return by_column * grid.fit_scales(values / by_column, dims=(1,))
 
 
 def admm_sweep(state: State, step: int) -> None:
@@ -339,7 +340,7 @@ def admm_sweep(state: State, step: int) -> None:
             smooth = torch.cholesky_solve((target + rho * (before + state.duals[mode])).mT, shifted).mT
             aim = smooth - state.duals[mode]
             state.scales[mode] = fit_factor_scales(aim, bits, state.granularity, mode)
-            state.codes[mode] = to_codes(aim, state.scales[mode], bits)
+            state.codes[mode] = Grid.of(bits).round(aim, state.scales[mode])
             state.values[mode] = state.codes[mode] * state.scales[mode]
             state.duals[mode] = state.duals[mode] + state.values[mode] - smooth
         primal += float((state.values[mode] - smooth).square().sum())

@@ -18,8 +18,7 @@ from qaf_core.factorization.cp import Canonical
 from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
 from qaf_core.factorization.rounding import cholesky_with_lift
 from qaf_core.factorization.tucker2 import Tucker2
-from qaf_core.quantization.grids import to_codes
-from qaf_core.quantization.spec import BITS_FLOAT
+from qaf_core.quantization.grid import FLOAT, Grid
 
 TENSORLY_ITERATIONS = 50
 TENSORLY_RIDGES = (0.0, 1e-6, 1e-3)
@@ -74,7 +73,7 @@ def _tensorly_cp(structure: Canonical, seed: int, deadline: float) -> list[Tenso
     """
     from tensorly.decomposition import parafac
 
-    floating = (BITS_FLOAT,) * structure.target.ndim
+    floating = (FLOAT.bits,) * structure.target.ndim
     limit = None if math.isinf(deadline) else max(deadline - time.monotonic(), 1e-3)
     options = SolverOptions(time_limit_seconds=limit)
     start, _ = solve_joint(structure, floating, granularity="rank", options=options, seed=seed)
@@ -108,24 +107,25 @@ def round_factors(
             scale = search_tensor_scale(values, width)
         else:
             scale = fit_factor_scales(values, width, granularity, mode)
-        codes.append(to_codes(values, scale, width))
+        codes.append(Grid.of(width).round(values, scale))
         scales.append(scale)
     return codes, scales
 
 
 def search_tensor_scale(values: Tensor, bits: int) -> Tensor:
     """One scale ``(1, 1)`` for a factor: the best of 200 clipping points over 0.2 to 1.2 of the peak."""
-    if bits == BITS_FLOAT:
+    grid = Grid.of(bits)
+    if grid.is_float:
         return values.new_ones(1, 1)
     peak = values.abs().max()
     if float(peak) <= torch.finfo(values.dtype).tiny:
         return values.new_ones(1, 1)
     points = torch.linspace(0.2, 1.2, PAPER_SCALE_POINTS, device=values.device, dtype=values.dtype)
-    candidates = (points * peak / (2 ** (bits - 1) - 1)).reshape(-1, 1)
+    candidates = (points * peak / grid.high).reshape(-1, 1)
     flat = values.reshape(1, -1)
     # In slices, so that 200 copies of a large factor never stand in memory at once.
     parts = torch.split(candidates, 20)
-    errors = torch.cat([(to_codes(flat, part, bits) * part - flat).square_().sum(dim=1) for part in parts])
+    errors = torch.cat([(grid.round(flat, part) * part - flat).square_().sum(dim=1) for part in parts])
     best: Tensor = candidates[errors.argmin()]
     return best.reshape(1, 1)
 
@@ -255,7 +255,7 @@ def _paper_mode(
         before = current
         smooth = torch.cholesky_solve((problem.linear + rho * (current + dual)).mT, factor).mT
         scale = search_tensor_scale(smooth - dual, bits)
-        codes = to_codes(smooth - dual, scale, bits)
+        codes = Grid.of(bits).round(smooth - dual, scale)
         current = codes * scale
         dual = dual + current - smooth
         size = max(float(current.square().sum()), 1e-30)

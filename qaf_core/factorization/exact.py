@@ -8,7 +8,7 @@ from torch import Tensor
 from qaf_core.errors import SolverError
 from qaf_core.factorization.factors import Factors
 from qaf_core.factorization.structures import STRUCTURES
-from qaf_core.quantization.spec import BITS_FLOAT
+from qaf_core.quantization.grid import FLOAT
 
 
 def exact_factors(weight: Tensor, structure: str) -> Factors:
@@ -43,7 +43,7 @@ def exact_factors(weight: Tensor, structure: str) -> Factors:
         weight_shape=tuple(weight.shape),
         codes=tuple(factors),
         scales=tuple(values.new_ones((1,) * factor.ndim) for factor in factors),
-        bits=(BITS_FLOAT,) * len(factors),
+        bits=(FLOAT.bits,) * len(factors),
     )
 
 

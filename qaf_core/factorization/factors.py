@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qaf_core.factorization.structures import STRUCTURES
-from qaf_core.quantization.spec import BITS_FLOAT
+from qaf_core.quantization.grid import Grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class Factors:
 
 def as_stored_codes(codes: Tensor, bits: int) -> Tensor:
     """Codes in the type they are kept in: ``int8``, or as they are where ``bits`` is 32."""
-    return codes if bits == BITS_FLOAT else codes.to(torch.int8)
+    return codes if Grid.of(bits).is_float else codes.to(torch.int8)
 
 
 # ‖w - ŵ‖² = ‖w‖² - ‖ŵ‖² where ŵ is fitted to w: at this error half of the size is left.

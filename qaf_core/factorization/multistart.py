@@ -16,7 +16,7 @@ from torch import Tensor
 from qaf_core.factorization.admm import OnEvent, State, solve_joint
 from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
 from qaf_core.factorization.subproblem import Subproblem
-from qaf_core.quantization.spec import BITS_FLOAT
+from qaf_core.quantization.grid import FLOAT, Grid
 
 # Floating-point operations of a sweep up to which so many random starts are made, where the options leave it
 # open: there a sweep costs the calls more than the arithmetic.
@@ -109,14 +109,14 @@ def solve_from_starts(
         on_event=on_event, began=time.monotonic(),
     )  # fmt: skip
     best = attempts.solve(seed, bits, start)
-    if start is None and min(bits) != BITS_FLOAT:
+    if start is None and not all(Grid.of(b).is_float for b in bits):
         count = (options.starts or automatic_starts(structure)) if structure.draws_start else 1
         for attempt in range(1, count):
             if attempts.ended_early is None:
                 attempts.solve(seed + attempt * SEED_STEP, bits)
         fine = min(bits) >= FINE_BITS and structure.sweep_operations < CHEAP_SWEEP
         if (fine or structure.sweep_operations < TINY_SWEEP) and attempts.ended_early is None:
-            plain = attempts.solve(seed, (BITS_FLOAT,) * len(bits))
+            plain = attempts.solve(seed, (FLOAT.bits,) * len(bits))
             if attempts.ended_early is None:
                 attempts.solve(seed, bits, plain.float_values)
     return attempts.best or best, attempts.ended_early or attempts.status, attempts.iterations

@@ -15,8 +15,7 @@ import time
 import torch
 from torch import Tensor
 
-from qaf_core.quantization.grids import code_range, fit_scales, to_codes
-from qaf_core.quantization.spec import BITS_FLOAT
+from qaf_core.quantization.grid import Grid
 
 BLOCK = 64
 GRAM_FLOOR = 1e-6  # relative raise of every Gram that is solved with
@@ -68,9 +67,9 @@ def round_with_feedback(target: Tensor, gram: Tensor, scales: Tensor, bits: int)
     Returns:
         Codes ``(N, P)``, whole numbers in the dtype of ``target``.
     """
-    if bits == BITS_FLOAT:
+    grid = Grid.of(bits)
+    if grid.is_float:
         return target / scales
-    low, high = code_range(bits)
     full_scales = scales.expand_as(target)
     order = torch.argsort(gram.diagonal() * full_scales.square().mean(dim=0), descending=True)
     feedback = feedback_matrix(gram[order][:, order])
@@ -85,7 +84,7 @@ def round_with_feedback(target: Tensor, gram: Tensor, scales: Tensor, bits: int)
         errors = torch.empty_like(block)
         for i in range(last - first):
             torch.div(block[i], block_scales[i], out=codes[first + i])
-            codes[first + i].round_().clamp_(low, high)
+            grid.clip_(codes[first + i])
             torch.addcmul(block[i], codes[first + i], block_scales[i], value=-1.0, out=errors[i])
             block[i + 1 :].addr_(carry[i, i + 1 :], errors[i], alpha=-1.0)
         if last < columns:
@@ -110,9 +109,9 @@ def descend_codes(
         bits: 2 to 8; 32 leaves the codes as they are.
         sweeps: Passes over the columns.
     """
-    if bits == BITS_FLOAT or sweeps == 0:
+    grid = Grid.of(bits)
+    if grid.is_float or sweeps == 0:
         return codes
-    low, high = code_range(bits)
     full_scales = scales.expand_as(target).mT.contiguous()
     current = codes.mT.contiguous()
     slope = gram @ (current * full_scales - target.mT)  # (P, N): half the gradient by the values
@@ -128,7 +127,7 @@ def descend_codes(
             moves = torch.empty_like(block_slope)
             for i in range(last - first):
                 j = first + i
-                best = torch.addcmul(current[j], block_slope[i], rate[j]).round_().clamp_(low, high)
+                best = grid.clip_(torch.addcmul(current[j], block_slope[i], rate[j]))
                 torch.mul(best - current[j], full_scales[j], out=moves[i])
                 current[j] = best
                 block_slope.addr_(inner[:, i], moves[i])
@@ -168,17 +167,18 @@ def round_rows(
     if column_scales is not None:
         gram = torch.eye(target.shape[1]).to(target) if gram is None else gram
         target, gram = target / column_scales, gram * (column_scales.mT * column_scales)
-    if bits == BITS_FLOAT:
+    grid = Grid.of(bits)
+    if grid.is_float:
         return target, target.new_ones(target.shape[0], 1)
     importance = target.new_ones(1, target.shape[1]) if gram is None else gram.diagonal()[None, :]
-    best_scales = scales = fit_scales(target, bits, dims=(1,), importance=importance)
-    best_codes = to_codes(target, scales, bits)
+    best_scales = scales = grid.fit_scales(target, dims=(1,), importance=importance)
+    best_codes = grid.round(target, scales)
     best_error = _row_errors(best_codes * scales - target, gram)
     for _ in range(rounds):
         if deadline is not None and time.monotonic() > deadline:
             break
         if gram is None:
-            image = codes = to_codes(target, scales, bits)
+            image = codes = grid.round(target, scales)
         else:
             codes = round_with_feedback(target, gram, scales, bits)
             codes = descend_codes(codes, target, gram, scales, bits, sweeps=sweeps)

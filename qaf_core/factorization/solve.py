@@ -29,6 +29,7 @@ from qaf_core.factorization.rounding import round_rows
 from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.factorization.tucker2 import Tucker2
 from qaf_core.factorization.warm_start import warm_values
+from qaf_core.quantization.grid import FLOAT
 from qaf_core.quantization.spec import QuantSpec
 
 #: From here on the error of the whole weight tells by itself that channels are lost.
@@ -159,7 +160,8 @@ def solve_layer(
             remedy="divide the weight",
         )
     floats[0] = floats[0] * size
-    unrounded = _as_factors(weight, structure, floats, [f.new_ones(1) for f in floats], QuantSpec(bits=32))
+    spec = QuantSpec(bits=FLOAT.bits)
+    unrounded = _as_factors(weight, structure, floats, [f.new_ones(1) for f in floats], spec)
     errors = row_errors(weight, factors)
     return SolveResult(
         factors=factors, relative_error=errors.total, worst_row_error=errors.worst, lost_rows=errors.lost,

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from numbers import Integral
 
 from qaf_core.errors import SolverError
+from qaf_core.quantization.grid import BITS_ACCEPTED, GRIDS
 
-BITS_FLOAT = 32
-BITS_INTEGER = (2, 3, 4, 5, 6, 7, 8)
 GRANULARITIES = ("tensor", "rank", "rank_row")
 
 
@@ -21,11 +20,8 @@ def whole_number(value: object) -> int | None:
 class QuantSpec:
     """The grid every factor is solved on.
 
-    The codes of a ``b``-bit factor are the integers ``-2**(b-1) … 2**(b-1)-1``; a value is its code times its
-    scale.
-
     Attributes:
-        bits: 2 to 8, or 32 for floating point; one number for all factors or one per factor.
+        bits: 2 to 8, or 32 for floating point, see :class:`Grid`; one number for all factors or one each.
         granularity: ``tensor`` (one scale per factor), ``rank`` (one per rank component) or ``rank_row``
             (per rank component, and on the output side one per row besides: the output channel's own scale).
         symmetric: The zero point is code 0. The only kind the solver takes.
@@ -41,10 +37,8 @@ class QuantSpec:
     def __post_init__(self) -> None:
         given = self.bits if isinstance(self.bits, tuple) else (self.bits,)
         for bits in given:
-            if whole_number(bits) not in (*BITS_INTEGER, BITS_FLOAT):
-                raise SolverError(
-                    "bit-width out of range", got=bits, expected="2 to 8, or 32 for floating point"
-                )
+            if whole_number(bits) not in GRIDS:
+                raise SolverError("bit-width out of range", got=bits, expected=BITS_ACCEPTED)
         widths = tuple(int(bits) for bits in given)
         object.__setattr__(self, "bits", widths if isinstance(self.bits, tuple) else widths[0])
         if self.granularity not in GRANULARITIES:

@@ -8,6 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from qaf_core.quantization.grid import Grid
 from qaf_core.review import palette
 from qaf_core.review.charts import Translate, style, untranslated
 
@@ -38,10 +39,9 @@ def code_histogram_figure(
     histogram: Mapping[str, Any], *, dark: bool = False, _: Translate = untranslated
 ) -> go.Figure:
     """How often each code of a factor is used, over the whole grid: ``codes``, ``counts``, ``bits``."""
-    bits = int(histogram["bits"])
+    grid = Grid.of(int(histogram["bits"]))
     used = dict(zip((int(c) for c in histogram["codes"]), histogram["counts"], strict=True))
-    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    codes = list(range(low, high + 1))
+    codes = list(range(grid.low, grid.high + 1))
     figure = go.Figure(
         go.Bar(
             x=codes,
@@ -52,11 +52,11 @@ def code_histogram_figure(
         )
     )
     style(figure, height_px=240)
-    figure.update_layout(showlegend=False, bargap=0.12 if bits <= 5 else 0, margin_t=8)
+    figure.update_layout(showlegend=False, bargap=0.12 if grid.levels <= 32 else 0, margin_t=8)
     figure.update_xaxes(
-        title_text=_("Integer code ({low} to {high})").format(low=low, high=high),
-        range=[low - 0.6, high + 0.6],
-        dtick=max(1, 2 ** (bits - 4)),
+        title_text=_("Integer code ({low} to {high})").format(low=grid.low, high=grid.high),
+        range=[grid.low - 0.6, grid.high + 0.6],
+        dtick=max(1, grid.levels // 16),
     )
     figure.update_yaxes(title_text=_("Weights"))
     return figure

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from qaf_core.factorization.structures import Rank
+from qaf_core.files import digest_of
 from qaf_core.network.plan.chains import chain_structure, input_positions
 from qaf_core.network.plan.layer_info import LayerInfo
 
@@ -74,7 +73,7 @@ class LayerGeometry:
     @property
     def key(self) -> str:
         """A short name made from the content."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return digest_of(asdict(self))
 
     def chain(self, structure: str, rank: Rank) -> tuple[LinkShape, ...]:
         """The links that take the layer's place, first to last."""

@@ -10,8 +10,6 @@ rank of 134 took up to three times as long as one of 128.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +25,7 @@ from qaf_core.deploy.runtime.measure_kit import (
 )
 from qaf_core.errors import RunCancelled
 from qaf_core.factorization.structures import FACTORIZED, Rank
-from qaf_core.files import write_file
+from qaf_core.files import ContentCache, digest_of, read_json
 from qaf_core.network.plan.chains import factor_shapes, rank_for_ratio
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.pipeline.events import RunEvent
@@ -108,8 +106,8 @@ def measure_layer_table(
     Raises:
         RunCancelled: If stopped; what is done is kept.
     """
-    path = _table_path(folder, threads, batch)
-    known = _read_table(path)
+    cache, key = ContentCache(folder), _table_key(threads, batch)
+    known = cache.read(key, _read_table) or {}
     jobs = _jobs(inventory, ratios)
     began = time.monotonic()
     for index, (geometry, candidates) in enumerate(jobs.items()):
@@ -124,7 +122,7 @@ def measure_layer_table(
             # Always with the dense form, so that what is compared was measured side by side.
             together = dict.fromkeys([("dense", None), *candidates])
             known |= _measure_geometry(geometry, tuple(together), threads, batch)
-            write_file(path, json.dumps({"version": TABLE_VERSION, "rows": known}).encode())
+            cache.keep(key, known)
     return list(_rows(inventory, ratios, known))
 
 
@@ -184,18 +182,12 @@ def _candidate_key(geometry: LayerGeometry, structure: str, rank: Rank) -> str:
     return f"{geometry.key}/{structure}{named}"
 
 
-def _table_path(folder: Path, threads: int, batch: int) -> Path:
+def _table_key(threads: int, batch: int) -> str:
     machine = describe_machine(threads)
     described = [machine[name] for name in ("processor", "cpu_count", "onnxruntime", "threads")]
-    digest = hashlib.sha256(json.dumps([TABLE_VERSION, *described, batch]).encode()).hexdigest()
-    return folder / f"layers-{digest[:24]}.json"
+    return f"layers-{digest_of(TABLE_VERSION, described, batch)}"
 
 
 def _read_table(path: Path) -> dict[str, Any]:
-    """The rows kept at ``path``; none where there is no table or it is damaged."""
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        rows = told["rows"] if told["version"] == TABLE_VERSION else {}
-        return {key: row for key, row in rows.items() if {"median_ms", "p5_ms", "p95_ms", "n"} <= row.keys()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
+    rows = read_json(path)
+    return {key: row for key, row in rows.items() if {"median_ms", "p5_ms", "p95_ms", "n"} <= row.keys()}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qaf_core.errors import ModelError, PlanError, QafError, RunCancelled
-from qaf_core.files import write_file
+from qaf_core.files import ContentCache, digest_of, read_json
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.search.refine import DENSE, Form, Judge, back_off
 from qaf_core.search.selection import CHANGES_ANSWERS, LayerChoice, Selection, Step, with_steps
@@ -89,12 +87,10 @@ def choose_as_a_whole(
         return selection
     rows = {name: {s: row.to_dict() for s, row in found.items()} for name, found in fitting.items()}
     asked = [WHOLE_VERSION, selection.plan.to_dict(), rows, answer_bound, open_network is None, *machine]
-    told = json.dumps(asked, sort_keys=True)
-    path = folder / f"whole-{hashlib.sha256(told.encode()).hexdigest()[:24]}.json"
-    try:
-        return _read_whole(selection, path)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        pass  # nothing there, or damaged
+    cache, key = ContentCache(folder), f"whole-{digest_of(asked)}"
+    kept = cache.read(key, lambda path: _told(selection, _read_found(path)))
+    if kept is not None:
+        return kept
     telling = _Telling(on_event, should_stop)
     telling.check()
     network, steps, kinds, note = _in_place(selection, open_network, telling)
@@ -112,7 +108,7 @@ def choose_as_a_whole(
     telling.check()
     found.whole = _compared(network, found.kept)
     if found.whole is not None or open_network is None:  # otherwise it may be another time
-        write_file(path, json.dumps(asdict(found)).encode())
+        cache.keep(key, asdict(found))
     return _told(selection, found)
 
 
@@ -216,8 +212,8 @@ def _told(selection: Selection, found: _Found) -> Selection:
     return replace(chosen, whole=found.whole, answers=found.answers, note=" ".join(filter(None, notes)))
 
 
-def _read_whole(selection: Selection, path: Path) -> Selection:
-    told = json.loads(path.read_text(encoding="utf-8"))
+def _read_found(path: Path) -> _Found:
+    told = read_json(path)
     found = _Found(
         timed=list(told["timed"]),
         steps=_steps(told["steps"]),
@@ -232,7 +228,7 @@ def _read_whole(selection: Selection, path: Path) -> Selection:
     if found.answers is not None:
         shares = [found.answers[key] or 0.0 for key in ("changed", "changed_by_dense", "limit", "images")]
         float(sum(shares))
-    return _told(selection, found)
+    return found
 
 
 def _steps(told: Mapping[str, Any]) -> dict[str, Step]:

@@ -29,7 +29,7 @@ from qaf_core.factorization.admm import (
 from qaf_core.factorization.cp import Canonical
 from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
 from qaf_core.factorization.tucker2 import Tucker2
-from qaf_core.quantization.grids import code_range, to_codes
+from qaf_core.quantization.grid import Grid
 
 ROWS, COLUMNS, KERNEL, RANK = 10, 8, 9, 12
 QUICK = SolverOptions(start_iterations=30, iterations=4, rounding_rounds=6)
@@ -157,7 +157,7 @@ def test_the_penalty_does_not_move_a_solution_that_lies_on_the_grid() -> None:
 def test_sweeps_put_every_factor_on_its_grid(name: str, bits: int) -> None:
     problem = make(name)
     state = state_of(problem, problem.random_start(torch.Generator().manual_seed(0)), bits=bits)
-    low, high = code_range(bits)
+    low, high = Grid.of(bits).low, Grid.of(bits).high
     for sweep in (admm_sweep, rounding_sweep):
         sweep(state, 1)
         for values, codes, scales in zip(state.values, state.codes, state.scales, strict=True):
@@ -196,7 +196,7 @@ def test_the_error_is_never_above_plainly_rounding_the_start(name: str, bits: in
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_a_given_start_is_rounded_as_it_is_too(bits: int) -> None:
-    high = code_range(bits)[1]
+    high = (Grid.of(bits).low, Grid.of(bits).high)[1]
     start = [
         torch.randint(-high, high + 1, (size, 2), generator=torch.Generator().manual_seed(size)).double()
         for size in (9, 8, 7)
@@ -312,7 +312,7 @@ def test_each_factor_keeps_its_own_width(bits: tuple[int, ...]) -> None:
         if width == 32:
             assert not torch.equal(codes, codes.round())
         else:
-            low, high = code_range(width)
+            low, high = Grid.of(width).low, Grid.of(width).high
             assert torch.equal(codes, codes.round())
             assert low <= float(codes.min())
             assert float(codes.max()) <= high
@@ -340,7 +340,7 @@ def test_finer_scales_round_better(granularity: str) -> None:
 
     def error(kind: str) -> float:
         scales = fit_factor_scales(values, 3, kind, 0)
-        return float((to_codes(values, scales, 3) * scales - values).norm() / values.norm())
+        return float((Grid.of(3).round(values, scales) * scales - values).norm() / values.norm())
 
     assert error(granularity) <= error("tensor") * (1 + 1e-9)
     assert error("rank") < 0.9 * error("tensor")

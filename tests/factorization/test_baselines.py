@@ -20,7 +20,7 @@ from qaf_core.factorization.baselines import (
 from qaf_core.factorization.cp import Canonical
 from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
 from qaf_core.factorization.tucker2 import Tucker2
-from qaf_core.quantization.grids import fit_scales, to_codes
+from qaf_core.quantization.grid import Grid
 
 PAPER = SolverOptions(inner_iterations=10)
 
@@ -80,10 +80,10 @@ def test_tensorly_depends_on_the_seed_alone() -> None:
 def test_one_scale_is_the_best_clipping_point_of_its_range() -> None:
     values = draw(40, 5)
     found = search_tensor_scale(values, 3)
-    error = float((to_codes(values, found, 3) * found - values).square().sum())
+    error = float((Grid.of(3).round(values, found) * found - values).square().sum())
     for share in torch.linspace(0.2, 1.2, 200).tolist():
         scale = (share * values.abs().max() / 3).reshape(1, 1)
-        assert error <= float((to_codes(values, scale, 3) * scale - values).square().sum()) * (1 + 1e-5)
+        assert error <= float((Grid.of(3).round(values, scale) * scale - values).square().sum()) * (1 + 1e-5)
 
 
 def test_zero_factors_have_a_usable_scale() -> None:
@@ -96,11 +96,11 @@ def test_factors_are_rounded_one_by_one(granularity: str) -> None:
     factors = [draw(9, 4, seed=1), draw(8, 4, seed=2), draw(7, 4, seed=3)]
     codes, scales = round_factors(factors, (4, 3, 32), granularity)
     for values, code, scale, bits in zip(factors, codes, scales, (4, 3, 32), strict=True):
-        assert torch.equal(code, to_codes(values, scale, bits))
+        assert torch.equal(code, Grid.of(bits).round(values, scale))
     if granularity == "tensor":
         assert all(scale.numel() == 1 for scale in scales)
     else:
-        assert torch.equal(scales[1], fit_scales(factors[1], 3, dims=(0,)))
+        assert torch.equal(scales[1], Grid.of(3).fit_scales(factors[1], dims=(0,)))
 
 
 def component_sizes(values: list[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qaf_core.factorization.factors import Factors, as_stored_codes
 from qaf_core.factorization.structures import STRUCTURES
-from qaf_core.quantization.spec import BITS_FLOAT
+from qaf_core.quantization.grid import FLOAT
 
 ROWS, COLUMNS, HEIGHT, WIDTH = 6, 5, 3, 2
 SHAPES: dict[str, tuple[list[tuple[int, ...]], tuple[int, ...], Any]] = {
@@ -81,4 +81,4 @@ def test_codes_are_stored_as_bytes_and_floats_as_they_are() -> None:
     values = torch.tensor([-128.0, 0.0, 127.0])
     assert as_stored_codes(values, 8).dtype == torch.int8
     assert as_stored_codes(values, 8).tolist() == [-128, 0, 127]
-    assert torch.equal(as_stored_codes(values / 3, BITS_FLOAT), values / 3)
+    assert torch.equal(as_stored_codes(values / 3, FLOAT.bits), values / 3)

@@ -13,7 +13,7 @@ from qaf_core import QuantSpec, SolveResult, SolverOptions, solve_layer
 from qaf_core.errors import SolverError
 from qaf_core.factorization.factors import Factors
 from qaf_core.factorization.input_weighting import channel_moment, refit_output_side
-from qaf_core.quantization.grids import code_range
+from qaf_core.quantization.grid import Grid
 
 QUICK = SolverOptions(start_iterations=40, iterations=4, rounding_rounds=6)
 STRUCTURES: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -38,7 +38,7 @@ def assert_sound(result: SolveResult, weight: Tensor) -> None:
     for codes, scales, bits in zip(
         result.factors.codes, result.factors.scales, result.factors.bits, strict=True
     ):
-        low, high = code_range(bits)
+        low, high = Grid.of(bits).low, Grid.of(bits).high
         assert low <= int(codes.min())
         assert int(codes.max()) <= high
         assert float(scales.min()) > 0

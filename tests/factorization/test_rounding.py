@@ -20,8 +20,7 @@ from qaf_core.factorization.rounding import (
     round_with_feedback,
     solve_gram,
 )
-from qaf_core.quantization.grids import code_range, fit_scales, to_codes
-from qaf_core.quantization.spec import BITS_FLOAT
+from qaf_core.quantization.grid import FLOAT, Grid
 
 seeds = st.integers(0, 2000)
 widths = st.sampled_from([2, 3, 4, 8])
@@ -45,13 +44,13 @@ def objective(codes: Tensor, target: Tensor, gram: Tensor, scales: Tensor) -> Te
 
 
 def on_grid(codes: Tensor, bits: int) -> bool:
-    low, high = code_range(bits)
+    low, high = Grid.of(bits).low, Grid.of(bits).high
     return torch.equal(codes, codes.round()) and low <= float(codes.min()) and float(codes.max()) <= high
 
 
 def best_codes(target: Tensor, gram: Tensor, scale: float, bits: int) -> np.ndarray:
     """The lowest objective of each row over every combination of codes."""
-    low, high = code_range(bits)
+    low, high = Grid.of(bits).low, Grid.of(bits).high
     grid = np.array(list(itertools.product(range(low, high + 1), repeat=target.shape[1])), dtype=float)
     lowest = []
     for row in target.double().numpy():
@@ -62,7 +61,7 @@ def best_codes(target: Tensor, gram: Tensor, scale: float, bits: int) -> np.ndar
 
 def plain_feedback(target: Tensor, gram: Tensor, scales: Tensor, bits: int) -> Tensor:
     """Error feedback one column after another as in the GPTQ paper: with G⁻¹ and no blocks."""
-    low, high = code_range(bits)
+    low, high = Grid.of(bits).low, Grid.of(bits).high
     full = scales.expand_as(target)
     order = torch.argsort(gram.diagonal() * full.square().mean(dim=0), descending=True).tolist()
     permuted = gram[order][:, order]
@@ -79,7 +78,7 @@ def plain_feedback(target: Tensor, gram: Tensor, scales: Tensor, bits: int) -> T
 @given(seeds, widths, st.integers(1, 9), st.integers(1, 12))
 def test_codes_are_on_the_grid(seed: int, bits: int, rows: int, columns: int) -> None:
     target, gram = problem(seed, rows, columns, dtype=torch.float32)
-    scales = fit_scales(target, bits, dims=(0,))
+    scales = Grid.of(bits).fit_scales(target, dims=(0,))
     codes = round_with_feedback(target, gram, scales, bits)
     assert on_grid(codes, bits)
     assert on_grid(descend_codes(codes, target, gram, scales, bits, sweeps=3), bits)
@@ -93,8 +92,8 @@ def test_codes_are_on_the_grid(seed: int, bits: int, rows: int, columns: int) ->
 def test_a_diagonal_gram_leaves_nothing_to_feed_back(seed: int, bits: int) -> None:
     target, _ = problem(seed, 7, 9)
     gram = torch.diag(torch.rand(9, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.1)
-    scales = fit_scales(target, bits, dims=(0,))
-    plain = to_codes(target, scales, bits)
+    scales = Grid.of(bits).fit_scales(target, dims=(0,))
+    plain = Grid.of(bits).round(target, scales)
     assert torch.equal(round_with_feedback(target, gram, scales, bits), plain)
     assert torch.equal(descend_codes(plain, target, gram, scales, bits, sweeps=2), plain)
 
@@ -104,7 +103,7 @@ def test_against_every_combination_of_codes(bits: int, columns: int) -> None:
     met, totals = 0, np.zeros(2)
     for seed in range(12):
         target, gram = problem(seed, 5, columns)
-        scale = float(fit_scales(target, bits, dims=(0, 1)))
+        scale = float(Grid.of(bits).fit_scales(target, dims=(0, 1)))
         scales = target.new_full((1, 1), scale)
         lowest = best_codes(target, gram, scale, bits)
         codes = round_with_feedback(target, gram, scales, bits)
@@ -121,7 +120,7 @@ def test_against_every_combination_of_codes(bits: int, columns: int) -> None:
 @pytest.mark.parametrize("bits", [2, 4])
 def test_blocks_change_nothing(columns: int, bits: int) -> None:
     target, gram = problem(columns, 11, columns)
-    scales = fit_scales(target, bits, dims=(0,))
+    scales = Grid.of(bits).fit_scales(target, dims=(0,))
     codes = round_with_feedback(target, gram, scales, bits)
     expected = plain_feedback(target, gram, scales, bits)
     # The lift of the diagonal moves a value by a millionth: a code next to a half may differ.
@@ -137,8 +136,8 @@ def test_blocks_change_nothing(columns: int, bits: int) -> None:
 @pytest.mark.parametrize("columns", [BLOCK, 130])
 def test_descent_in_blocks_is_descent_one_by_one(columns: int) -> None:
     target, gram = problem(1, 6, columns)
-    scales, (low, high) = fit_scales(target, 3, dims=(0,)), code_range(3)
-    codes = to_codes(target, scales, 3)
+    scales, (low, high) = Grid.of(3).fit_scales(target, dims=(0,)), (Grid.of(3).low, Grid.of(3).high)
+    codes = Grid.of(3).round(target, scales)
     expected = codes.clone()
     for _ in range(2):
         for j in range(columns):
@@ -150,8 +149,8 @@ def test_descent_in_blocks_is_descent_one_by_one(columns: int) -> None:
 @given(seeds, widths, st.floats(0.0, 5.0), st.integers(1, 80))
 def test_descent_never_raises_the_error_of_any_row(seed: int, bits: int, spread: float, columns: int) -> None:
     target, gram = problem(seed, 4, columns, spread=spread)
-    scales = fit_scales(target, bits, dims=(0,))
-    codes, before = to_codes(target, scales, bits), None
+    scales = Grid.of(bits).fit_scales(target, dims=(0,))
+    codes, before = Grid.of(bits).round(target, scales), None
     for _ in range(3):
         after = objective(codes, target, gram, scales)
         assert before is None or bool((after <= before * (1 + 1e-9)).all())
@@ -162,8 +161,8 @@ def test_descent_never_raises_the_error_of_any_row(seed: int, bits: int, spread:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_feedback_beats_plain_rounding_where_columns_are_alike(bits: int, dtype: torch.dtype) -> None:
     target, gram = problem(3, 50, 40, spread=2.0, dtype=dtype)
-    scales = fit_scales(target, bits, dims=(0,))
-    plain = objective(to_codes(target, scales, bits), target, gram, scales).sum()
+    scales = Grid.of(bits).fit_scales(target, dims=(0,))
+    plain = objective(Grid.of(bits).round(target, scales), target, gram, scales).sum()
     fed_back = objective(round_with_feedback(target, gram, scales, bits), target, gram, scales).sum()
     assert float(fed_back) < 0.8 * float(plain)
 
@@ -174,8 +173,8 @@ def test_rounded_rows_are_never_worse_than_plainly_rounded_ones(
 ) -> None:
     target, gram = problem(seed, 6, columns, spread=spread)
     codes, scales = round_rows(target, gram, bits)
-    plain_scales = fit_scales(target, bits, dims=(1,), importance=gram.diagonal()[None, :])
-    plain = objective(to_codes(target, plain_scales, bits), target, gram, plain_scales)
+    plain_scales = Grid.of(bits).fit_scales(target, dims=(1,), importance=gram.diagonal()[None, :])
+    plain = objective(Grid.of(bits).round(target, plain_scales), target, gram, plain_scales)
     assert bool((objective(codes, target, gram, scales) <= plain * (1 + 1e-9) + 1e-15).all())
 
 
@@ -235,7 +234,7 @@ def test_singular_grams_of_any_size_are_taken(rank: int, columns: int, size: flo
     target = torch.randn(6, columns, generator=generator)
     gram = inputs.mT @ inputs
     assert bool(torch.isfinite(cholesky_with_lift(gram)).all())
-    scales = fit_scales(target, 4, dims=(0,))
+    scales = Grid.of(4).fit_scales(target, dims=(0,))
     codes = round_with_feedback(target, gram, scales, 4)
     assert on_grid(codes, 4)
     assert on_grid(descend_codes(codes, target, gram, scales, 4, sweeps=2), 4)
@@ -243,27 +242,27 @@ def test_singular_grams_of_any_size_are_taken(rank: int, columns: int, size: flo
     assert on_grid(row_codes, 4)
     assert bool((row_scales > 0).all())
     if rank:
-        plain = objective(to_codes(target, scales, 4), target, gram, scales).sum()
+        plain = objective(Grid.of(4).round(target, scales), target, gram, scales).sum()
         assert float(objective(codes, target, gram, scales).sum()) < 0.5 * float(plain)
 
 
 def test_dead_columns_do_not_disturb_the_living() -> None:
     target, gram = problem(2, 6, 10)
     gram[:, 7:], gram[7:] = 0.0, 0.0
-    scales = fit_scales(target, 4, dims=(0,))
+    scales = Grid.of(4).fit_scales(target, dims=(0,))
     codes = round_with_feedback(target, gram, scales, 4)
     living = round_with_feedback(target[:, :7], gram[:7, :7], scales[:, :7], 4)
     assert torch.equal(codes[:, :7], living)
-    assert torch.equal(codes[:, 7:], to_codes(target[:, 7:], scales[:, 7:], 4))
+    assert torch.equal(codes[:, 7:], Grid.of(4).round(target[:, 7:], scales[:, 7:]))
 
 
 def test_floating_point_is_left_alone() -> None:
     target, gram = problem(0, 4, 5)
     scales = torch.full((1, 5), 2.0, dtype=torch.float64)
-    values = round_with_feedback(target, gram, scales, BITS_FLOAT)
+    values = round_with_feedback(target, gram, scales, FLOAT.bits)
     assert torch.equal(values * scales, target)
-    assert torch.equal(descend_codes(values, target, gram, scales, BITS_FLOAT, sweeps=3), values)
-    codes, row_scales = round_rows(target, gram, BITS_FLOAT)
+    assert torch.equal(descend_codes(values, target, gram, scales, FLOAT.bits, sweeps=3), values)
+    codes, row_scales = round_rows(target, gram, FLOAT.bits)
     assert torch.equal(codes * row_scales, target)
 
 

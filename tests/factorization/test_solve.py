@@ -17,7 +17,7 @@ from qaf_core import QuantSpec, SolveResult, SolverOptions, solve_layer
 from qaf_core.errors import RunCancelled, SolverError
 from qaf_core.factorization.options import SolveEvent, Status
 from qaf_core.factorization.solve import relative_error, with_factors
-from qaf_core.quantization.grids import code_range
+from qaf_core.quantization.grid import Grid
 from qaf_core.quantization.spec import GRANULARITIES
 
 QUICK = SolverOptions(start_iterations=40, iterations=4, rounding_rounds=6)
@@ -48,7 +48,7 @@ def planted(shape: tuple[int, ...], rank: int, bits: int, seed: int, *, whole_gr
 
     With ``whole_grid`` the lowest code occurs too: no column may then turn its sign.
     """
-    generator, (low, high) = torch.Generator().manual_seed(seed), code_range(bits)
+    generator, (low, high) = torch.Generator().manual_seed(seed), (Grid.of(bits).low, Grid.of(bits).high)
     low, peak = (low, low) if whole_grid else (-high, high)
     sizes = (shape[0], shape[1], math.prod(shape[2:])) if len(shape) == 4 else shape
     factors = []
@@ -68,7 +68,7 @@ def assert_sound(result: SolveResult, weight: Tensor) -> None:
         assert float(scales.min()) > 0
         assert torch.broadcast_shapes(codes.shape, scales.shape) == codes.shape
         if bits != 32:
-            low, high = code_range(bits)
+            low, high = Grid.of(bits).low, Grid.of(bits).high
             assert codes.dtype == torch.int8
             assert low <= int(codes.min())
             assert int(codes.max()) <= high

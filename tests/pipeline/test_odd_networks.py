@@ -177,7 +177,7 @@ def test_a_network_of_its_own_kind_goes_all_the_way(
 def quantizers_of(model: nn.Module) -> dict[str, list[tuple[float, int] | None]]:
     """Scale and zero point of every link's input, by layer."""
     chains = chains_in(model).items()
-    return {name: [link.input_quantizer.grid for link in part.chain] for name, part in chains}
+    return {name: [link.input_quantizer.qparams for link in part.chain] for name, part in chains}
 
 
 def unrounded(model: nn.Module) -> nn.Module:

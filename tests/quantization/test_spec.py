@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 from qaf_core.errors import SolverError
-from qaf_core.quantization.spec import BITS_FLOAT, BITS_INTEGER, GRANULARITIES, QuantSpec
+from qaf_core.quantization.grid import FLOAT, GRIDS
+from qaf_core.quantization.spec import GRANULARITIES, QuantSpec
+
+WIDTHS = [bits for bits, grid in GRIDS.items() if not grid.is_float]
 
 
-@pytest.mark.parametrize("bits", [*BITS_INTEGER, BITS_FLOAT])
+@pytest.mark.parametrize("bits", [*WIDTHS, FLOAT.bits])
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_every_supported_grid_can_be_described(bits: int, granularity: str) -> None:
     spec = QuantSpec(bits=bits, granularity=granularity)
@@ -22,7 +25,7 @@ def test_the_default_is_four_bits_and_a_scale_per_rank_component() -> None:
 
 
 def test_each_factor_may_have_its_own_width() -> None:
-    assert QuantSpec(bits=(4, 8, BITS_FLOAT)).bits_of(3) == (4, 8, BITS_FLOAT)
+    assert QuantSpec(bits=(4, 8, FLOAT.bits)).bits_of(3) == (4, 8, FLOAT.bits)
 
 
 def test_a_width_for_each_of_another_number_of_factors_is_refused() -> None:

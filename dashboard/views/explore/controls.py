@@ -14,12 +14,12 @@ from qaf_core.errors import QafError
 from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import PRESETS, Plan, plan_for_ratio
+from qaf_core.quantization.grid import ACTIVATION_GRID, BITS_ACCEPTED, FLOAT, GRIDS
 from qaf_core.runs.store.request import RunRequest
 
 FIRST_PRESET = "balanced"
 METHODS = ("joint", "paper", "sequential", "dense")
 OFFERED = (*FACTORIZED, "auto")
-BITS = (2, 3, 4, 5, 6, 7, 8, 32)
 BASES_KEY, DRAFTS_KEY, VERSION_KEY = "plan-bases", "plan-drafts", "plan-version"
 SETTINGS = ("ratio", "bits", "activation-bits", "structure", "method")
 
@@ -29,7 +29,7 @@ def use(request: RunRequest, plan: Plan) -> None:
     first_settings()
     st.session_state["method"] = request.method
     st.session_state["activation-bits"] = plan.activation_bits
-    common_bits = Counter(row.bits for row in plan.layers if row.bits in BITS).most_common(1)
+    common_bits = Counter(row.bits for row in plan.layers if row.bits in GRIDS).most_common(1)
     if common_bits:
         st.session_state["bits"] = common_bits[0][0]
     st.session_state[BASES_KEY] = {**st.session_state.get(BASES_KEY, {}), request.model: plan}
@@ -122,16 +122,16 @@ def bulk_controls(choice: Choice, inventory: Sequence[LayerInfo]) -> None:
     with columns[2]:
         st.select_slider(
             _("Weight bits"),
-            BITS,
+            tuple(GRIDS),
             key="bits",
             on_change=_start_over,
             args=(model,),
-            help=_("Bits per stored weight: 2 to 8 bits are integers, 32 is floating point."),
+            help=_("Bits per stored weight: {accepted}.").format(accepted=BITS_ACCEPTED),
         )
     with columns[3]:
         st.selectbox(
             _("Activation bits"),
-            (8, 32),
+            (ACTIVATION_GRID.bits, FLOAT.bits),
             key="activation-bits",
             on_change=_start_over,
             args=(model,),

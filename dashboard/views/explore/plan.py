@@ -18,6 +18,7 @@ from dashboard.widgets import ui
 from qaf_core.errors import QafError
 from qaf_core.network.plan.cost import Cost
 from qaf_core.network.plan.layer_info import LayerInfo
+from qaf_core.quantization.grid import BITS_ACCEPTED
 from qaf_core.review.units import MISSING, percent_text, size_text, times_text, with_prefix
 from qaf_core.runs.store.request import RunRequest
 
@@ -237,9 +238,8 @@ def _columns() -> dict[str, Any]:
         "bits": column.TextColumn(
             _("Bits"),
             alignment="right",
-            help=_(
-                "Bits per weight: 2 to 8, or 32 for floating point; one number, or one for each "
-                "factor such as 4, 4, 8."
+            help=_("Bits per weight: {accepted}; one number, or one for each factor such as 4, 4, 8.").format(
+                accepted=BITS_ACCEPTED
             ),
         ),
         "size_after": column.NumberColumn(

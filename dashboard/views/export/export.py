@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from dashboard.views.export import speed
 from dashboard.views.run import live
 from dashboard.widgets import ui
 from qaf_core.errors import QafError
-from qaf_core.files import write_file
+from qaf_core.files import read_json, write_json
 from qaf_core.network.plan.cost import layer_cost, original_layer_cost
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import Plan
@@ -161,7 +160,7 @@ def _packed(run: RunRecord, kind: Kind) -> None:
     made = ui.open_store().run_folder(run.id) / EXPORTS / kind.file
     if _is_making(run, kind):
         return
-    report = read_report(made)
+    report = read_json(made.with_suffix(".json"))
     if report is not None:
         _show_checks(report)
     elif st.button(_("Check it"), key=f"make-{kind.key}", icon=":material/build:", width="stretch"):
@@ -173,7 +172,7 @@ def _made_file(run: RunRecord, kind: Kind) -> None:
     path = ui.open_store().run_folder(run.id) / EXPORTS / kind.file
     if _is_making(run, kind):
         return
-    report = read_report(path)
+    report = read_json(path.with_suffix(".json"))
     if report is not None and path.is_file():
         _show_report(report)
         _download(run, kind, path)
@@ -215,17 +214,8 @@ def make_export(
         job=job,
         timeout_seconds=EXPORT_SECONDS,
     )
-    write_file(path.with_suffix(".json"), json.dumps(report).encode())
+    write_json(path.with_suffix(".json"), report)
     return report
-
-
-def read_report(path: Path) -> dict[str, Any] | None:
-    """The report beside an exported file, or None."""
-    try:
-        found: dict[str, Any] = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found
 
 
 def _show_report(report: Mapping[str, Any]) -> None:

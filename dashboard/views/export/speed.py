@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import tempfile
@@ -20,7 +19,7 @@ from dashboard.text import _
 from dashboard.widgets import ui
 from qaf_core.deploy.runtime.measure_kit import LEAST_AGREEMENT
 from qaf_core.errors import QafError
-from qaf_core.files import write_file
+from qaf_core.files import read_json, write_file, write_json
 from qaf_core.review import speed
 from qaf_core.review.metrics import metric_label
 from qaf_core.review.units import MISSING, duration_text, energy_text, percent_text, size_text
@@ -69,7 +68,7 @@ def _measure(job: jobs.Job, arguments: list[str], path: Path, workspace: str) ->
     found = jobs.run_command(
         [*arguments, "--workspace", workspace, "--json"], job=job, timeout_seconds=MEASURE_SECONDS
     )
-    write_file(path, json.dumps(found).encode())
+    write_json(path, found)
     return found
 
 
@@ -86,17 +85,9 @@ def _outcome(run: RunRecord, key: str) -> None:
         return
     if job is not None and job.state == "failed":
         ui.say_error(job.error)
-    found = _read(_folder(run) / RESULT)
+    found = read_json(_folder(run) / RESULT)
     if found is not None:
         draw(found, "here")
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found
 
 
 def draw(found: Mapping[str, Any], key: str) -> None:
@@ -262,7 +253,7 @@ def _device(run: RunRecord) -> None:
     path = _folder(run) / KIT_RESULT
     if upload is not None:
         take_result(run, upload, path)
-    found = _read(path)
+    found = read_json(path)
     if found is not None:
         draw(found, "device")
 
@@ -273,7 +264,7 @@ def take_result(run: RunRecord, upload: Any, path: Path) -> None:
     if read[0] != upload.file_id:
         fault = ""
         try:
-            write_file(path, json.dumps(_read_back(run, upload.getvalue())).encode())
+            write_json(path, _read_back(run, upload.getvalue()))
         except QafError as error:
             fault = str(error)
         read = st.session_state[f"kit-read-{run.id}"] = (upload.file_id, fault)

@@ -19,7 +19,7 @@ from qaf_core.data.models.class_names import clean_class_names
 from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.weights.entries import DEFAULT_LIMITS, WeightLimits
 from qaf_core.errors import QafError, WorkspaceError, escape_text
-from qaf_core.files import write_file
+from qaf_core.files import write_json
 
 SETTINGS_NAME = "settings.json"
 SETTINGS_VERSION = 1
@@ -172,7 +172,7 @@ def change_settings(workspace: Path, change: Callable[[Settings], Settings]) -> 
             "models": [asdict(model) for model in changed.models],
             **changed.other,
         }
-        write_file(workspace / SETTINGS_NAME, json.dumps(content, indent=1, ensure_ascii=False).encode())
+        write_json(workspace / SETTINGS_NAME, content, for_people=True)
     return changed
 
 

@@ -26,6 +26,7 @@ from qaf_core.data.models.timm_names import TIMM_FAMILY, TIMM_REMEDY, TimmEntry,
 from qaf_core.data.weights.entries import WeightLimits, WeightsHeader
 from qaf_core.data.weights.load import match_names
 from qaf_core.errors import ModelError, WeightsError, WorkspaceError
+from qaf_core.files import appearing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -264,6 +265,7 @@ def _why_unreachable(config: dict[str, Any]) -> str | None:
 
 
 def _keep(network: nn.Module, name: str, path: Path, limit_bytes: int) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     state = {key: value.detach().clone().contiguous() for key, value in network.state_dict().items()}
@@ -275,15 +277,12 @@ def _keep(network: nn.Module, name: str, path: Path, limit_bytes: int) -> None:
             expected=f"at most {limit_bytes:,}",
             remedy="if you trust them, raise weights_bytes in the workspace's settings.json",
         )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(state, temporary)
-        temporary.replace(path)
-    except Exception as error:  # what safetensors raises when the disk is full is its own
-        temporary.unlink(missing_ok=True)
+        with appearing(path) as temporary:
+            save_file(state, temporary)
+    except SafetensorError as error:  # what it raises when the disk is full is its own
         raise WorkspaceError(
             "published weights cannot be kept",
-            got=f"{path} ({getattr(error, 'strerror', None) or error})",
+            got=f"{path} ({error})",
             remedy="free some space, or choose another --workspace",
         ) from error

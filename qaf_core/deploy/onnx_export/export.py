@@ -224,7 +224,7 @@ def _reference(model: nn.Module, integer: bool, calibration: Sequence[Tensor]) -
                 link.input_quantizer = ActivationQuantizer()
             chain.use_codes()
         return reference
-    open_links = [link for chain in chains for link in chain.chain if link.input_quantizer.grid is None]
+    open_links = [link for chain in chains for link in chain.chain if link.input_quantizer.qparams is None]
     if open_links and not calibration:
         raise ModelError(
             "the network's activations have no 8-bit range",

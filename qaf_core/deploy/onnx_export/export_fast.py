@@ -22,7 +22,6 @@ from qaf_core.deploy.onnx_export.report import FAST, ExportReport
 from qaf_core.deploy.runtime.target import THIS
 from qaf_core.deploy.runtime.tempdir import scratch_folder
 from qaf_core.network.modules.quantized import FactorizedLayer
-from qaf_core.quantization.spec import BITS_FLOAT
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -73,7 +72,7 @@ def export_fast(
     written = Written(
         content=content,
         any_batch=made.any_batch,
-        planned=sum(link.bits < BITS_FLOAT for chain in chains for link in chain.chain),
+        planned=sum(not link.grid.is_float for chain in chains for link in chain.chain),
         stored=stored,
         target=target,
     )

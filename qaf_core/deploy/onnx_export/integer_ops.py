@@ -23,11 +23,11 @@ from qaf_core.deploy.onnx_export.float_ops import as_array, write_float_chain, w
 from qaf_core.deploy.onnx_export.writer import Array, GraphBuilder, convolution_attributes
 from qaf_core.network.modules.operation import Operation
 from qaf_core.network.modules.quantized import FactorizedLayer, Layer, Link
+from qaf_core.quantization.grid import Qparams
 
 if TYPE_CHECKING:
     from onnx import NodeProto
 
-Grid = tuple[float, int]
 CHOOSING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
 CUTTING = ("Relu", "Clip", "Identity")
 NIBBLE_BITS = 4
@@ -61,8 +61,8 @@ class IntegerWriter:
     def __init__(self, builder: GraphBuilder, *, saturates: bool) -> None:
         self._builder = builder
         self._saturates = saturates
-        self._quantized: dict[tuple[str, Grid], _Codes] = {}
-        self._output_grids: dict[str, Grid] = {}
+        self._quantized: dict[tuple[str, Qparams], _Codes] = {}
+        self._output_qparams: dict[str, Qparams] = {}
         self.stored: dict[str, str] = {}
         self.integer_nodes = 0
 
@@ -87,12 +87,12 @@ class IntegerWriter:
             self.stored[f"{name}.0"] = "float32"
             return write_float_chain(self._builder, name, chain, values, rank, site)
         links = chain.chain
-        grids = [link.input_quantizer.grid for link in links[1:]]
-        following = [*grids, chain.output_grid] if chain.runs_on_codes else [None] * len(links)
+        qparams = [link.input_quantizer.qparams for link in links[1:]]
+        following = [*qparams, chain.output_qparams] if chain.runs_on_codes else [None] * len(links)
         for index, (link, grid) in enumerate(zip(links, following, strict=True)):
             values = self._write_link(f"{name}.{index}", link, values, rank, grid, site)
         if following[-1] is not None:
-            self._output_grids[values] = following[-1]
+            self._output_qparams[values] = following[-1]
         return values
 
     def pass_on(self, node: NodeProto, values: str) -> str | None:
@@ -105,17 +105,19 @@ class IntegerWriter:
         Returns:
             The name of the node's output; None if it is to be written as it is.
         """
-        grid = self._output_grids.get(values)
+        grid = self._output_qparams.get(values)
         if grid is None or node.op_type not in (*CHOOSING, *CUTTING):
             return None
         if node.op_type in CHOOSING:
             self._builder.copy_node(node, {node.input[0]: values})
             values = self._quantize(node.output[0], grid, node.output[0]).values
-            self._output_grids[values] = grid
+            self._output_qparams[values] = grid
         return values  # a grid holds no values that would be cut off
 
-    def _write_link(self, name: str, link: Link, values: str, rank: int, grid: Grid | None, site: int) -> str:
-        own_grid, operation = link.input_quantizer.grid, link.operations[site]
+    def _write_link(
+        self, name: str, link: Link, values: str, rank: int, grid: Qparams | None, site: int
+    ) -> str:
+        own_grid, operation = link.input_quantizer.qparams, link.operations[site]
         if own_grid is None or not link.is_integer or operation.transposed:
             self.stored[name] = "float32"
             values = values if own_grid is None else self._quantize(values, own_grid, name).values
@@ -130,7 +132,7 @@ class IntegerWriter:
         output = self._write_product(name, link, taken, rounded=grid is not None)
         return output if grid is None else self._quantize(output, grid, f"{name}.output").values
 
-    def _quantize(self, values: str, grid: Grid, name: str) -> _Codes:
+    def _quantize(self, values: str, grid: Qparams, name: str) -> _Codes:
         """Bring a tensor to a grid, once for all who ask for the same."""
         if (values, grid) not in self._quantized:
             builder = self._builder
@@ -144,7 +146,7 @@ class IntegerWriter:
         return self._quantized[values, grid]
 
     def _write_rounded(
-        self, name: str, link: Link, operation: Operation, taken: _Codes, rank: int, grid: Grid
+        self, name: str, link: Link, operation: Operation, taken: _Codes, rank: int, grid: Qparams
     ) -> str:
         """A link whose output goes to a grid: one quantized operator at run time."""
         builder = self._builder

@@ -33,7 +33,6 @@ from qaf_core.network.graph.capture import capture
 from qaf_core.network.modules.quantized import FactorizedLayer, Link
 from qaf_core.network.passes.batchnorm_folding import fold_batchnorm
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.quantization.spec import BITS_FLOAT
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -174,7 +173,7 @@ def write_factorized_int8(
         for name, part in network.named_modules()
         if isinstance(part, FactorizedLayer)
         for index, link in enumerate(part.chain)
-        if link.bits < BITS_FLOAT
+        if not link.grid.is_float
     }
     safe = saturates_for(target)
     overrides: dict[str, list[dict[str, Any]]] = {}
@@ -183,8 +182,8 @@ def write_factorized_int8(
         if link is None or node.op_type not in WEIGHT_OPERATORS:
             continue
         overrides[node.input[1]] = _weight_override(link, axis=int(node.op_type == "MatMul"))
-        if link.input_quantizer.grid is not None:  # of two layers that take the same, the first's grid
-            overrides.setdefault(node.input[0], _input_override(link.input_quantizer.grid))
+        if link.input_quantizer.qparams is not None:  # of two layers that take the same, the first's grid
+            overrides.setdefault(node.input[0], _input_override(link.input_quantizer.qparams))
     content = _quantize(floating, images, any_batch=any_batch, optimize=False, safe=safe, overrides=overrides)
     _check_codes(content, links)
     write_file(path, _store_unsigned(content, links) if safe else content)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from qaf_core.errors import ModelError
-from qaf_core.files import write_file
+from qaf_core.files import read_json, write_json
 
 PACKED, ONNX = "packed", "onnx"
 FORMATS = (PACKED, ONNX)
@@ -133,7 +132,7 @@ def keep_report(folder: Path, report: ExportReport) -> Path:
     kind = report.format if report.precision is None else f"{report.format}-{report.precision}"
     path = folder / f"export-{kind}.json"
     content = {"version": REPORT_VERSION, **report.to_dict()}
-    write_file(path, json.dumps(content, indent=1, ensure_ascii=False).encode())
+    write_json(path, content, for_people=True)
     return path
 
 
@@ -141,10 +140,7 @@ def read_reports(folder: Path) -> tuple[dict[str, Any], ...]:
     """The reports in a run's folder, as ``ExportReport.to_dict`` gave them; damaged ones are left out."""
     found = []
     for path in sorted(folder.glob(_PATTERN)):
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
+        content = read_json(path)
         if isinstance(content, dict) and content.get("version") == REPORT_VERSION:
             found.append(content)
     return tuple(found)

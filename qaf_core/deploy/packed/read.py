@@ -39,8 +39,8 @@ from qaf_core.network.graph.network import layer_of, networks_in
 from qaf_core.network.modules.build import build_chain
 from qaf_core.network.modules.quantized import BatchNorm, FactorizedLayer, Folded, Layer, Link, swap_layer
 from qaf_core.network.passes.requantization import connect_chains
-from qaf_core.quantization.packing import packed_size_bytes, unpack_codes
-from qaf_core.quantization.spec import BITS_FLOAT
+from qaf_core.quantization.grid import ACTIVATION_GRID
+from qaf_core.quantization.packing import unpack_codes
 
 
 class _Reader:
@@ -72,18 +72,18 @@ class _Reader:
         """The next link's codes, scales, bias and quantizer."""
         outputs = link.codes.shape[0]
         scale_shape = (outputs, *(1,) * (link.codes.ndim - 1))
-        if link.bits == BITS_FLOAT:
+        if link.grid.is_float:
             link.codes = self.half(link.codes.shape)
             link.scales = torch.ones(scale_shape)
         else:
-            packed = self._take("codes", packed_size_bytes(link.codes.numel(), link.bits))
-            link.codes = unpack_codes(packed, link.bits, link.codes.numel()).reshape(link.codes.shape)
+            packed = self._take("codes", link.grid.packed_bytes(link.codes.numel()))
+            link.codes = unpack_codes(packed, link.grid, link.codes.numel()).reshape(link.codes.shape)
             link.scales = self.half(scale_shape)
         link.bias = nn.Parameter(self.half([outputs]), requires_grad=False) if has_bias else None
         step, zero = float(self._take("steps", 1)), int(self._take("zeros", 1))
         if step > 0:
             # set_range rounds to the same step and zero point again.
-            link.input_quantizer.set_range(-zero * step, (255 - zero) * step)
+            link.input_quantizer.set_range(-zero * step, (ACTIVATION_GRID.high - zero) * step)
 
 
 def read_index(path: Path) -> dict[str, Any]:

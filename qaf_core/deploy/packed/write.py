@@ -37,7 +37,6 @@ from qaf_core.network.graph.network import chains_in, layer_of
 from qaf_core.network.modules.quantized import BatchNorm, FactorizedLayer, Folded, Layer, Link
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.quantization.packing import pack_codes
-from qaf_core.quantization.spec import BITS_FLOAT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +61,12 @@ class _Packed:
     def add_link(self, link: Link, factor: Tensor | None, bias: Tensor | None) -> None:
         """A link's codes, scales, bias and quantizer; its output multiplied by ``factor`` per channel."""
         outputs = link.codes.shape[0]
-        if link.bits == BITS_FLOAT:
+        if link.grid.is_float:
             weight = link.weight.detach().reshape(outputs, -1)
             self.add_half(weight if factor is None else weight * factor[:, None])
         else:
             scales = link.scales.detach().expand(outputs, *link.scales.shape[1:]).reshape(outputs)
-            self.codes.append(pack_codes(link.codes, link.bits))
+            self.codes.append(pack_codes(link.codes, link.grid))
             self.add_half(scales if factor is None else scales * factor)
         if bias is not None:
             self.add_half(bias)

@@ -23,10 +23,8 @@ from torch.nn import functional
 
 from qaf_core.errors import ModelError
 from qaf_core.network.modules.operation import LINEAR, Operation
-from qaf_core.quantization.spec import BITS_FLOAT
+from qaf_core.quantization.grid import ACTIVATION_GRID, Grid, Qparams
 
-ACTIVATION_BITS = 8
-ACTIVATION_LEVELS = 2**ACTIVATION_BITS - 1
 LARGEST_BIAS_CODE = 2.0**30  # beyond it a bias and a sum do not fit into 32 bits together
 
 
@@ -46,43 +44,40 @@ class ActivationQuantizer(nn.Module):
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
         self.register_buffer("enabled", torch.zeros((), dtype=torch.bool))
         # The buffers as Python numbers: asking a tensor for its value would halt a GPU on every pass.
-        self._grid: tuple[float, int] | None = None
+        self._qparams: Qparams | None = None
 
     def set_range(self, low: float, high: float) -> None:
         """Cover ``low … high``, widened to hold zero."""
         low, high = min(low, 0.0), max(high, 0.0)
-        scale = max((high - low) / ACTIVATION_LEVELS, 1e-12)
+        scale = max((high - low) / ACTIVATION_GRID.high, 1e-12)
         self.scale.fill_(scale)
-        self.zero_point.fill_(int(min(max(round(-low / scale), 0), ACTIVATION_LEVELS)))
+        self.zero_point.fill_(int(min(max(round(-low / scale), 0), ACTIVATION_GRID.high)))
         self.enabled.fill_(True)
         self._read_buffers()
 
     def _read_buffers(self) -> None:
-        self._grid = (float(self.scale), int(self.zero_point)) if bool(self.enabled) else None
+        self._qparams = (float(self.scale), int(self.zero_point)) if bool(self.enabled) else None
 
     def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
         super()._load_from_state_dict(*arguments, **options)
         self._read_buffers()
 
     @property
-    def grid(self) -> tuple[float, int] | None:
+    def qparams(self) -> Qparams | None:
         """Step and zero point, or None without a range."""
-        return self._grid
+        return self._qparams
 
     def forward(self, values: Tensor) -> Tensor:
         """The values on their 8-bit grid, any shape."""
-        if self._grid is None:
+        if self._qparams is None:
             return values
-        scale, zero = self._grid
+        scale, zero = self._qparams
         if torch.is_grad_enabled() and values.requires_grad:
-            return torch.fake_quantize_per_tensor_affine(values, scale, zero, 0, ACTIVATION_LEVELS)
+            return torch.fake_quantize_per_tensor_affine(
+                values, scale, zero, ACTIVATION_GRID.low, ACTIVATION_GRID.high
+            )
         # The same numbers as torch's operator, which also keeps a mask and is many times slower.
-        return _clip_to_codes(values.mul(1.0 / scale), zero).mul_(scale)
-
-
-def _clip_to_codes(steps: Tensor, zero: int) -> Tensor:
-    """Numbers of steps as the whole ones an unsigned code can hold, the zero point taken off; in place."""
-    return steps.round_().clamp_(-zero, ACTIVATION_LEVELS - zero)
+        return ACTIVATION_GRID.clip_(values.mul(1.0 / scale), zero).mul_(scale)
 
 
 class Layer(nn.Module):
@@ -221,6 +216,11 @@ class Link(nn.Module):
         return self.operations[0]
 
     @property
+    def grid(self) -> Grid:
+        """What its codes are on."""
+        return Grid.of(self.bits)
+
+    @property
     def kernel(self) -> tuple[int, ...]:
         """Kernel sizes; none of a linear map."""
         return tuple(self.codes.shape[2:])
@@ -233,14 +233,14 @@ class Link(nn.Module):
     @property
     def is_integer(self) -> bool:
         """Whether both its weight and its input are codes."""
-        return self.bits < BITS_FLOAT and self.input_quantizer.grid is not None
+        return not self.grid.is_float and self.input_quantizer.qparams is not None
 
     @property
     def sum_steps(self) -> Tensor:
         """What one unit of a sum of code products stands for, ``(C_out,)``: weight scale times input step."""
-        grid = self.input_quantizer.grid
+        qparams = self.input_quantizer.qparams
         steps = self.scales.expand(len(self.codes), *self.scales.shape[1:]).reshape(-1)
-        return steps if grid is None else steps * grid[0]
+        return steps if qparams is None else steps * qparams[0]
 
     @property
     def bias_codes(self) -> Tensor | None:
@@ -290,7 +290,7 @@ class FactorizedLayer(nn.Module):
         self.structure = structure
         self.operations = links[-1].operations if operations is None else tuple(operations)
         self._on_codes = False
-        self._output_grid: tuple[float, int] | None = None
+        self._output_qparams: Qparams | None = None
 
     @property
     def chain(self) -> list[Link]:
@@ -308,29 +308,29 @@ class FactorizedLayer(nn.Module):
         return self._on_codes
 
     @property
-    def output_grid(self) -> tuple[float, int] | None:
+    def output_qparams(self) -> Qparams | None:
         """Step and zero point of the grid its outputs are rounded to, or None."""
-        return self._output_grid
+        return self._output_qparams
 
-    def use_codes(self, output_grid: tuple[float, int] | None = None) -> bool:
+    def use_codes(self, output_qparams: Qparams | None = None) -> bool:
         """Compute with whole numbers from now on, if all links are integers with quantized inputs.
 
         The chain then serves for inference: no gradient passes it.
 
         Args:
-            output_grid: Step and zero point of the grid that everything which takes the output rounds it to;
-                the chain then rounds it itself. None leaves the outputs as they are.
+            output_qparams: Step and zero point of the grid that all which takes the output rounds it to; the
+                chain then rounds it itself. None leaves the outputs as they are.
 
         Returns:
             Whether it does. An output grid is passed over where the bias is too large for 32-bit sums.
         """
         self._on_codes = all(link.is_integer for link in self.chain)
-        self._output_grid = output_grid if self._on_codes and self.last.has_small_bias() else None
+        self._output_qparams = output_qparams if self._on_codes and self.last.has_small_bias() else None
         return self._on_codes
 
     def use_floats(self) -> None:
         """Compute link by link in floating point again, on the same grids, so that gradients pass."""
-        self._on_codes, self._output_grid = False, None
+        self._on_codes, self._output_qparams = False, None
 
     def forward(self, values: Tensor, site: int = 0) -> Tensor:
         """The chain applied link by link, at one of the places where the network uses the layer."""
@@ -343,18 +343,18 @@ class FactorizedLayer(nn.Module):
     def _compute_with_codes(self, values: Tensor, site: int) -> Tensor:
         """Sums of code products, each brought to the next grid by one factor."""
         chain = self.chain
-        first, *others = [link.input_quantizer.grid for link in chain]
-        (step, zero), following = first or (1.0, 0), [*others, self._output_grid]
-        codes = _clip_to_codes(values.div(step), zero)
-        for link, grid in zip(chain, following, strict=True):
+        first, *others = [link.input_quantizer.qparams for link in chain]
+        (step, zero), following = first or (1.0, 0), [*others, self._output_qparams]
+        codes = ACTIVATION_GRID.clip_(values.div(step), zero)
+        for link, qparams in zip(chain, following, strict=True):
             sums = link.map_linearly(codes, link.codes.to(codes.dtype), None, site)
-            if grid is None:
+            if qparams is None:
                 outputs = sums.mul_(link.per_channel(link.sum_steps))
                 return outputs if link.bias is None else outputs.add_(link.per_channel(link.bias))
-            bias_codes, (step, zero) = link.bias_codes, grid
+            bias_codes, (step, zero) = link.bias_codes, qparams
             if bias_codes is not None:
                 sums.add_(link.per_channel(bias_codes))
-            codes = _clip_to_codes(sums.mul_(link.per_channel(link.sum_steps / step)), zero)
+            codes = ACTIVATION_GRID.clip_(sums.mul_(link.per_channel(link.sum_steps / step)), zero)
         return codes.mul_(step)
 
 

@@ -10,9 +10,9 @@ from torch.fx import Node
 
 from qaf_core.network.graph.network import GraphNetwork, networks_in
 from qaf_core.network.graph.nodes import operator_of
-from qaf_core.network.modules.quantized import ACTIVATION_LEVELS, FactorizedLayer, Folded
+from qaf_core.network.modules.quantized import FactorizedLayer, Folded
+from qaf_core.quantization.grid import ACTIVATION_GRID, Qparams
 
-Qparams = tuple[float, int]
 # Put out numbers of their input and no others: rounding before them is rounding after them.
 CHOOSING = (
     "max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "adaptive_max_pool1d",
@@ -56,7 +56,7 @@ def connect_chains(model: nn.Module) -> int:
         qparams = _common_qparams(readers)
         if qparams is not None:
             chain.use_codes(qparams)
-    return sum(chain.output_grid is not None for chain in found)
+    return sum(chain.output_qparams is not None for chain in found)
 
 
 def _follow(node: Node, network: GraphNetwork, readers: _Readers) -> None:
@@ -97,7 +97,7 @@ def _limits(name: str, given: Sequence[object]) -> tuple[float, float]:
 
 def _common_qparams(readers: _Readers) -> Qparams | None:
     """Scale and zero point that all readers round a chain's output to; None if they differ."""
-    found = {chain.chain[0].input_quantizer.grid for chain in readers.chains}
+    found = {chain.chain[0].input_quantizer.qparams for chain in readers.chains}
     if readers.others or len(found) != 1:
         return None
     (qparams,) = found
@@ -110,4 +110,4 @@ def _holds(qparams: Qparams, limits: tuple[float, float]) -> bool:
     """Whether rounding alone keeps values within the limits."""
     (step, zero), (low, high) = qparams, limits
     above = low == float("-inf") or -zero >= round(low / step)
-    return above and (high == float("inf") or ACTIVATION_LEVELS - zero <= round(high / step))
+    return above and (high == float("inf") or ACTIVATION_GRID.high - zero <= round(high / step))

@@ -33,9 +33,10 @@ from qaf_core.network.plan.file_size import (
 )
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import LayerPlan, Plan, paper_plan, plan_for_ratio
-from qaf_core.quantization.spec import BITS_FLOAT
+from qaf_core.quantization.grid import FLOAT, Grid
 
 CONVENTIONS = ("uniform", "paper")
+FLOATS = (FLOAT.bits, FLOAT.bits)  # of weights and activations
 
 FLOAT_BYTES = 4
 BATCHNORM_BITS = 8
@@ -180,21 +181,19 @@ def layer_cost(
 
 def _kept_cost(info: LayerInfo, activation_bits: int, convention: str) -> Cost:
     """Cost of a layer that stays floating point: stored in fp16, a BatchNorm as scale and shift or folded."""
-    weight_bits, input_bits = BITS_FLOAT, BITS_FLOAT
+    bits = FLOATS
     if info.kind == "batchnorm":
         params = 0 if info.folded_into is not None else 2 * info.out_channels
-        if convention == "paper" and activation_bits < BITS_FLOAT:
-            weight_bits, input_bits = BATCHNORM_BITS, activation_bits
+        if convention == "paper" and not Grid.of(activation_bits).is_float:
+            bits = (BATCHNORM_BITS, activation_bits)
     else:
         params = info.params + (0 if info.bias else bias_count(info))
-    cost = _float_cost(
-        info, params=params, bytes_each=HALF_BYTES, convention=convention, bits=(weight_bits, input_bits)
-    )
+    cost = _float_cost(info, params=params, bytes_each=HALF_BYTES, convention=convention, bits=bits)
     return replace(cost, size_bytes=cost.size_bytes + kept_index_bytes(info))
 
 
 def _float_cost(
-    info: LayerInfo, *, params: int, bytes_each: int, convention: str, bits: tuple[int, int] = (32, 32)
+    info: LayerInfo, *, params: int, bytes_each: int, convention: str, bits: tuple[int, int] = FLOATS
 ) -> Cost:
     folded = info.folded_into is not None
     macs = 0 if folded and convention == "uniform" else info.macs

@@ -30,6 +30,8 @@ left out: only comparisons under this same model mean anything.
 
 from __future__ import annotations
 
+from qaf_core.quantization.grid import FLOAT
+
 PICOJOULE = 1e-12
 INT8_MULTIPLY_PJ = 0.2
 INT32_ADD_PJ = 0.1
@@ -38,14 +40,13 @@ FLOAT32_ADD_PJ = 0.9
 SRAM_WORD_PJ = 5.0
 DRAM_WORD_PJ = 640.0
 WORD_BYTES = 4
-BITS_FLOAT = 32
 
 MODELLED = "modelled from operation and memory counts (45 nm figures, Horowitz 2014), not measured"
 
 
 def mac_joules(weight_bits: int, activation_bits: int) -> float:
     """Energy of one multiply-accumulate at these bit-widths (32: floating point), in joules."""
-    if weight_bits >= BITS_FLOAT or activation_bits >= BITS_FLOAT:
+    if FLOAT.bits in (weight_bits, activation_bits):
         return (FLOAT32_MULTIPLY_PJ + FLOAT32_ADD_PJ) * PICOJOULE
     return (INT8_MULTIPLY_PJ * weight_bits * activation_bits / 64 + INT32_ADD_PJ) * PICOJOULE
 

@@ -12,7 +12,7 @@ from math import prod
 from qaf_core.factorization.structures import Rank
 from qaf_core.network.plan.chains import chain_structure, factor_shapes
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.quantization.spec import BITS_FLOAT
+from qaf_core.quantization.grid import Grid
 
 HALF_BYTES = 2
 GAIN_BYTES = 1  # exponent of a run of fp16 numbers
@@ -47,8 +47,8 @@ def chain_bytes(info: LayerInfo, structure: str, rank: Rank, bits: tuple[int, ..
         numbers = prod(shape)
         total += (
             HALF_BYTES * numbers
-            if width >= BITS_FLOAT
-            else (numbers * width + 7) // 8 + HALF_BYTES * channels
+            if Grid.of(width).is_float
+            else Grid.of(width).packed_bytes(numbers) + HALF_BYTES * channels
         )
         total += GAIN_BYTES + QUANTIZER_BYTES
     biases = bias_count(info)

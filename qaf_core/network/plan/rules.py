@@ -14,7 +14,7 @@ from qaf_core.network.plan.chains import factor_macs, factor_shapes, max_useful_
 from qaf_core.network.plan.layer_info import LayerInfo, first_convolution, output_layers
 from qaf_core.network.plan.types import SCHEMA_VERSION, Bits, LayerPlan, Plan
 from qaf_core.network.plan.validation import check_bits, check_layer_plan, validate_plan
-from qaf_core.quantization.spec import BITS_FLOAT
+from qaf_core.quantization.grid import Grid
 
 __all__ = [
     "PRESETS",
@@ -114,7 +114,7 @@ def plan_for_ratio(
     check_bits("weight bits", bits)
     check_bits("activation bits", activation_bits)
     wanted = "dense" if method == "dense" else structure
-    spared = "dense" if activation_bits < BITS_FLOAT else "keep"
+    spared = "dense" if not Grid.of(activation_bits).is_float else "keep"
     first = first_convolution(inventory)
     edges = {info.name for info in (first, *output_layers(inventory)) if info is not None}
     rows = []
@@ -143,7 +143,7 @@ def paper_plan(
     plan = plan_for_ratio(
         inventory, model=model, ratio=ratio, bits=bits, activation_bits=activation_bits, seed=seed
     )
-    spared = "dense" if activation_bits < BITS_FLOAT else "keep"
+    spared = "dense" if not Grid.of(activation_bits).is_float else "keep"
     infos = {info.name: info for info in inventory}
     rows = (
         plan_layer(infos[row.name], spared, ratio=ratio, bits=SPARED_BITS) if row.structure == "svd" else row

@@ -11,9 +11,7 @@ from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.network.plan.chains import factor_shapes, max_useful_rank
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.types import LayerPlan, Plan, is_whole, listing
-from qaf_core.quantization.spec import BITS_FLOAT, BITS_INTEGER
-
-BITS_ACCEPTED = "2 to 8, or 32 for floating point"
+from qaf_core.quantization.grid import BITS_ACCEPTED, GRIDS
 
 
 def check_layer_plan(info: LayerInfo, row: LayerPlan) -> list[tuple[str, str]]:
@@ -152,7 +150,7 @@ def _row_bits_problem(row: LayerPlan) -> str | None:
 
 
 def _known_bits(bits: Any) -> bool:
-    return is_whole(bits) and bits in (*BITS_INTEGER, BITS_FLOAT)
+    return is_whole(bits) and bits in GRIDS
 
 
 def _say(what: str, got: Any, expected: str, why: str | None = None) -> str:

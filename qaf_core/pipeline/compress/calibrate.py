@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from qaf_core.factorization.rounding import round_rows, solve_gram
 from qaf_core.network.modules.quantized import ActivationQuantizer, FactorizedLayer, Link
+from qaf_core.quantization.grid import Grid
 
 HELD_BACK_SHARE = 8  # one batch in eight judges the fits, the last of them if there are fewer
 RANGE_SAMPLES = 50_000
@@ -197,7 +198,7 @@ def calibrate_layer(
     chain = layer.chain
     places = [sites[index % len(sites)] for index in range(len(values))]
     for position, link in enumerate(chain):
-        if activation_bits < 32:
+        if not Grid.of(activation_bits).is_float:
             fit_range(link.input_quantizer, values)
         if position == len(chain) - 1:
             break

@@ -18,7 +18,7 @@ from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import GraphNetwork, layer_of
 from qaf_core.network.graph.nodes import made_by
 from qaf_core.network.modules.build import build_chain
-from qaf_core.network.modules.quantized import ACTIVATION_BITS, FactorizedLayer, Layer, swap_layer
+from qaf_core.network.modules.quantized import FactorizedLayer, Layer, swap_layer
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import LayerPlan, Plan
 from qaf_core.pipeline.check.equivalence import explain, layers_to_blame, unexpected_disagreement
@@ -31,7 +31,8 @@ from qaf_core.pipeline.compress.samples import LayerSamples, walk_layers
 from qaf_core.pipeline.compress.solve_cache import SolveCache, SolveTask
 from qaf_core.pipeline.compress.solve_layers import LayerSolver, OnRunEvent, Watch, placed
 from qaf_core.pipeline.compress.solver_pool import SolveJob
-from qaf_core.quantization.spec import BITS_FLOAT, QuantSpec
+from qaf_core.quantization.grid import ACTIVATION_GRID, FLOAT, Grid
+from qaf_core.quantization.spec import QuantSpec
 
 __all__ = ["CompressOptions", "Compression", "LayerOutcome", "compress_network"]
 
@@ -150,13 +151,13 @@ def _twin(model: nn.Module) -> nn.Module:
 def _check_request(plan: Plan, method: str, calibration: Tensor | None) -> None:
     if method not in METHODS:
         raise PlanError("unknown method", got=method, expected=", ".join(METHODS))
-    if plan.activation_bits not in (ACTIVATION_BITS, BITS_FLOAT):
+    if plan.activation_bits not in (ACTIVATION_GRID.bits, FLOAT.bits):
         raise PlanError(
             "activations are quantized to 8 bits or not at all",
             got=f"{plan.activation_bits} bits",
-            expected=f"{ACTIVATION_BITS} or {BITS_FLOAT}",
+            expected=f"{ACTIVATION_GRID.bits} or {FLOAT.bits}",
         )
-    if calibration is None and plan.activation_bits != BITS_FLOAT:
+    if calibration is None and not Grid.of(plan.activation_bits).is_float:
         raise PlanError(
             "8-bit activations need calibration images", remedy="give --calibration, or --act-bits 32"
         )
@@ -229,7 +230,7 @@ def _jobs(
         task = SolveTask(
             structure=row.structure,
             rank=row.rank,
-            spec=QuantSpec(bits=row.bits if row.bits is not None else 32, granularity=granularity),
+            spec=QuantSpec(bits=row.bits if row.bits is not None else FLOAT.bits, granularity=granularity),
             options=solver,
             method="dense" if row.structure == "dense" else method,
             seed=plan.seed,

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from qaf_core.factorization.factors import Factors
-from qaf_core.quantization.grids import code_range
-from qaf_core.quantization.spec import BITS_FLOAT
+from qaf_core.quantization.grid import Grid
 
 WEIGHT_BINS = 60
 
@@ -26,9 +25,9 @@ def value_histogram(values: Tensor, bins: int = WEIGHT_BINS) -> dict[str, Any]:
 
 def code_histogram(codes: Tensor, bits: int) -> dict[str, Any]:
     """``codes`` on the grid and how often each occurs (``counts``)."""
-    low, high = code_range(bits)
-    counts = torch.bincount(codes.reshape(-1).long().cpu() - low, minlength=high - low + 1)
-    return {"codes": list(range(low, high + 1)), "counts": [int(c) for c in counts], "bits": bits}
+    grid = Grid.of(bits)
+    counts = torch.bincount(codes.reshape(-1).long().cpu() - grid.low, minlength=grid.levels)
+    return {"codes": list(range(grid.low, grid.high + 1)), "counts": [int(c) for c in counts], "bits": bits}
 
 
 def factor_histograms(weight: Tensor, factors: Factors) -> dict[str, Any]:
@@ -37,5 +36,6 @@ def factor_histograms(weight: Tensor, factors: Factors) -> dict[str, Any]:
     for name, codes, scales, bits in zip(
         factors.names, factors.codes, factors.scales, factors.bits, strict=True
     ):
-        found[name] = value_histogram(codes * scales) if bits == BITS_FLOAT else code_histogram(codes, bits)
+        is_float = Grid.of(bits).is_float
+        found[name] = value_histogram(codes * scales) if is_float else code_histogram(codes, bits)
     return found

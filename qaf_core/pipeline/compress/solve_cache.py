@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from qaf_core.factorization.admm import OnEvent
 from qaf_core.factorization.factors import Factors
 from qaf_core.factorization.options import SolverOptions, Status
 from qaf_core.factorization.solve import SolveResult, solve_layer
+from qaf_core.files import ContentCache, digest_of
 from qaf_core.quantization.spec import QuantSpec
 
 # Raised with every change of the solver that changes its codes: older entries are then not found.
@@ -63,14 +61,14 @@ class SolveCache:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self._cache = folder, ContentCache(folder, ".safetensors")
 
     def holds(self, key: str) -> bool:
         """Whether a result is kept under ``key``, damaged or not."""
-        return self._path(key).is_file()
+        return self._cache.path(key).is_file()
 
     def key(self, weight: Tensor, task: SolveTask) -> str:
-        """The hash of everything the solve of ``weight`` depends on, as hexadecimal digits."""
+        """The digest of everything the solve of ``weight`` depends on."""
         described = {
             "version": SOLVER_VERSION,
             "torch": torch.__version__,
@@ -79,47 +77,18 @@ class SolveCache:
             "device": weight.device.type,
             **{name: value for name, value in asdict(task).items() if name != "input_covariance"},
         }
-        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-        for tensor in (weight, task.input_covariance):
-            if tensor is not None:
-                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        tensors = [tensor for tensor in (weight, task.input_covariance) if tensor is not None]
+        flat = [tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
+        return digest_of(described, *(tensor.numpy().data for tensor in flat))
 
     def load(self, key: str) -> SolveResult | None:
         """The kept result, or None if there is none or its file is damaged; ``seconds`` is what the solve
         took then.
         """
-        path = self._path(key)
-        try:
-            with safe_open(path, framework="pt") as file:
-                told = json.loads((file.metadata() or {})["result"])
-                count = len(told["bits"])
-                codes = tuple(file.get_tensor(f"codes.{i}") for i in range(count))
-                scales = tuple(file.get_tensor(f"scales.{i}") for i in range(count))
-        except (OSError, SafetensorError, KeyError, ValueError):
-            return None
-        factors = Factors(
-            structure=told["structure"],
-            weight_shape=tuple(told["weight_shape"]),
-            codes=codes,
-            scales=scales,
-            bits=tuple(told["bits"]),
-        )
-        return SolveResult(
-            factors=factors,
-            relative_error=told["relative_error"],
-            float_relative_error=told["float_relative_error"],
-            status=Status(told["status"]),
-            iterations=told["iterations"],
-            seconds=told["seconds"],
-            worst_row_error=told.get("worst_row_error", 0.0),
-            lost_rows=told.get("lost_rows", 0),
-        )
+        return self._cache.read(key, _read_result)
 
     def keep(self, key: str, result: SolveResult) -> None:
-        """Keep a result that ran to its own end; written aside and renamed. A full disk is no reason to
-        stop a run.
-        """
+        """Keep a result that ran to its own end."""
         if result.status in (Status.CANCELLED, Status.TIME_LIMIT, Status.NONFINITE):
             return
         factors = result.factors
@@ -137,19 +106,21 @@ class SolveCache:
         }
         tensors = {f"codes.{i}": codes.cpu().contiguous() for i, codes in enumerate(factors.codes)}
         tensors |= {f"scales.{i}": scales.cpu().contiguous() for i, scales in enumerate(factors.scales)}
-        path = self._path(key)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, aside = tempfile.mkstemp(dir=path.parent, suffix=".part")
-            os.close(handle)
-            try:
-                save_file(tensors, aside, metadata={"result": json.dumps(told)})
-                os.replace(aside, path)
-            except BaseException:
-                os.unlink(aside)
-                raise
-        except (OSError, SafetensorError):
-            return
+        self._cache.keep(key, save(tensors, metadata={"result": json.dumps(told)}))
 
-    def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.safetensors"
+
+def _read_result(path: Path) -> SolveResult:
+    with safe_open(path, framework="pt") as file:
+        told = json.loads(file.metadata()["result"])
+        codes, scales = (
+            tuple(file.get_tensor(f"{part}.{i}") for i in range(len(told["bits"])))
+            for part in ("codes", "scales")
+        )
+    factors = Factors(
+        structure=told.pop("structure"),
+        weight_shape=tuple(told.pop("weight_shape")),
+        codes=codes,
+        scales=scales,
+        bits=tuple(told.pop("bits")),
+    )
+    return SolveResult(factors=factors, status=Status(told.pop("status")), **told)

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.network.graph.inventory import norm_parameters
-from qaf_core.network.modules.quantized import ACTIVATION_LEVELS, ActivationQuantizer, FactorizedLayer, Link
-from qaf_core.quantization.grids import code_range
-from qaf_core.quantization.spec import BITS_FLOAT
+from qaf_core.network.modules.quantized import ActivationQuantizer, FactorizedLayer, Link
+from qaf_core.quantization.grid import ACTIVATION_GRID
 
 REACH = 0.49  # of a shadow beyond the grid's ends
 
@@ -42,7 +41,7 @@ class TrainableLink(nn.Module):
         self.log_gain = nn.Parameter(torch.zeros_like(link.scales))
         self.register_buffer("_scales", link.scales.detach().clone())
         codes = link.codes.detach().to(link.scales.dtype)
-        if trains_codes and link.bits < BITS_FLOAT:
+        if trains_codes and not link.grid.is_float:
             self.codes = nn.Parameter(codes)
         else:
             self.register_buffer("codes", codes)
@@ -70,15 +69,14 @@ class TrainableLink(nn.Module):
         """The codes, whole numbers on the grid; gradients pass to their shadow, at the grid's ends too."""
         if not isinstance(self.codes, nn.Parameter):
             return self.codes
-        low, high = code_range(self.link.bits)
-        return self.codes + (self.codes.round().clamp(low, high) - self.codes).detach()
+        return self.codes + (self.link.grid.clip_(self.codes.detach().clone()) - self.codes).detach()
 
     @torch.no_grad()
     def stay_in_reach(self) -> None:
         """Let no shadow run away beyond the grid's ends, from where it could not come back."""
         if isinstance(self.codes, nn.Parameter):
-            low, high = code_range(self.link.bits)
-            self.codes.clamp_(low - REACH, high + REACH)
+            grid = self.link.grid
+            self.codes.clamp_(grid.low - REACH, grid.high + REACH)
 
     def forward(self, values: Tensor, site: int = 0) -> Tensor:
         """As the link, with gradients."""
@@ -99,10 +97,10 @@ class TrainableLink(nn.Module):
 
 def quantized(quantizer: ActivationQuantizer, values: Tensor) -> Tensor:
     """Values on the quantizer's grid; gradients pass where they were not clipped, at the first layer too."""
-    grid = quantizer.grid
-    if grid is None:
+    qparams = quantizer.qparams
+    if qparams is None:
         return values
-    rounded: Tensor = _OnGrid.apply(values, *grid)
+    rounded: Tensor = _OnGrid.apply(values, *qparams)
     return rounded
 
 
@@ -112,7 +110,7 @@ class _OnGrid(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, scale: float, zero: int) -> Tensor:
         steps = values.mul(1.0 / scale).round_()
-        codes = steps.clamp(-zero, ACTIVATION_LEVELS - zero)
+        codes = steps.clamp(ACTIVATION_GRID.low - zero, ACTIVATION_GRID.high - zero)
         ctx.save_for_backward(steps == codes)
         return codes.mul_(scale)
 
@@ -140,7 +138,7 @@ class TrainableNetwork:
 
     def __enter__(self) -> TrainableNetwork:
         for chain in self._chains:
-            self._grids.append((chain.runs_on_codes, chain.output_grid))
+            self._grids.append((chain.runs_on_codes, chain.output_qparams))
             chain.use_floats()
             for index, link in enumerate(chain.chain):
                 stand_in = TrainableLink(link, trains_codes=self._trains_codes)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import zipfile
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qaf_core.files import write_file
+from qaf_core.files import ContentCache, digest_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,31 +21,34 @@ if TYPE_CHECKING:
 _FORMAT = "3"
 
 
-def baseline_path(workspace: Path, model: nn.Module, source: ModelSource, images: ImageSet) -> Path:
-    """Where the predictions of ``model`` on ``images`` are kept: a name made from the content of both."""
-    told = f"{_FORMAT} {source.task} {source.architecture} {source.preprocessing}"
-    if source.output is not None:
-        told += f" {source.output}"
-    digest = hashlib.sha256(told.encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
-    digest.update(str(images.images.shape).encode())
-    digest.update(b"".join(images.digests()))
-    return workspace / "cache" / "baseline" / f"{digest.hexdigest()[:32]}.npz"
+def predictions_key(model: nn.Module, source: ModelSource, images: ImageSet) -> str:
+    """The digest of all that the predictions of ``model`` on ``images`` depend on."""
+    told = [_FORMAT, source.task, source.architecture, str(source.preprocessing), str(source.output)]
+    tensors = [
+        part
+        for name, tensor in sorted(model.state_dict().items())
+        for part in ([name, *tensor.shape], np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
+    ]
+    return digest_of(told, *tensors, images.images.shape, b"".join(images.digests()))
 
 
-def read_predictions(path: Path) -> Arrays | None:
-    """The predictions kept at ``path``; None if there are none, or the file is damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None
+class PredictionCache:
+    """Predictions kept in a workspace."""
+
+    def __init__(self, workspace: Path) -> None:
+        self._cache = ContentCache(workspace / "cache" / "baseline", ".npz")
+
+    def read(self, key: str) -> Arrays | None:
+        """The predictions kept under a key; None if there are none, or the file is damaged."""
+        return self._cache.read(key, _read_arrays)
+
+    def keep(self, key: str, predictions: Arrays) -> None:
+        """Keep ``predictions``."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **predictions)
+        self._cache.keep(key, buffer.getvalue())
 
 
-def write_predictions(path: Path, predictions: Arrays) -> None:
-    """Keep ``predictions`` at ``path``."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **predictions)
-    write_file(path, buffer.getvalue())
+def _read_arrays(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}

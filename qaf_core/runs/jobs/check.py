@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qaf_core.errors import DataError
-from qaf_core.files import write_file
+from qaf_core.files import ContentCache, digest_of
 from qaf_core.pipeline.check.classifier import check_original
-from qaf_core.runs.jobs.baseline import baseline_path
+from qaf_core.runs.jobs.baseline import predictions_key
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,19 +47,17 @@ def checked(
     Returns:
         `Plausibility.to_dict`.
     """
-    digest = hashlib.sha256(f"{_FORMAT} {source.classes} {source.accuracy} {macs}".encode())
-    digest.update(baseline_path(workspace, model, source, images).stem.encode())
-    for name, values in (("labels", images.labels), *sorted(images.targets.items())):
-        digest.update(f"{name} {values.dtype} {values.shape}".encode())
-        digest.update(values.tobytes())
-    path = workspace / "cache" / "checks" / f"{digest.hexdigest()[:32]}.json"
-    try:
-        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return kept
-    except (OSError, ValueError):
-        pass
-    found = check_original(model, source, images, macs=macs, on_batch=on_batch).to_dict()
-    write_file(path, json.dumps(found).encode())
+    targets = [
+        part
+        for name, values in (("labels", images.labels), *sorted(images.targets.items()))
+        for part in ([name, str(values.dtype), *values.shape], values.tobytes())
+    ]
+    asked = [_FORMAT, source.classes, source.accuracy, macs, predictions_key(model, source, images)]
+    cache, key = ContentCache(workspace / "cache" / "checks"), digest_of(asked, *targets)
+    found: dict[str, Any] | None = cache.read(key)
+    if found is None:
+        found = check_original(model, source, images, macs=macs, on_batch=on_batch).to_dict()
+        cache.keep(key, found)
     return found
 
 

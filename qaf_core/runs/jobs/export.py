@@ -29,6 +29,7 @@ from qaf_core.deploy.packed.read import verify_packed
 from qaf_core.deploy.runtime.target import THIS, saturates_for
 from qaf_core.errors import PlanError, WeightsError, WorkspaceError
 from qaf_core.files import write_file
+from qaf_core.quantization.grid import FLOAT, Grid
 from qaf_core.runs.jobs.exported_models import range_images
 from qaf_core.runs.jobs.images import BATCH_SIZE, load_evaluation_images, load_run_images
 from qaf_core.runs.store.request import source_of
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from qaf_core.runs.store.store import Store
 
 SIZE_TOLERANCE = 0.01
-FLOAT_ACTIVATIONS = 32
 CALIBRATION_BATCHES = 8
 # What an ONNX file tells of its network.
 CARD_KEYS: tuple[str, ...] = ("model", "method", "task", "mean", "std", "preprocessing", "classes")
@@ -157,7 +157,7 @@ def _widths(layers: list[list[object]]) -> dict[str, int]:
     found: dict[str, int] = {}
     for _, _, _, bits, _ in layers:
         widths = bits if isinstance(bits, list) else [bits]
-        kind = "float16" if widths == [32] else "/".join(str(width) for width in widths) + " bits"
+        kind = "float16" if widths == [FLOAT.bits] else "/".join(str(width) for width in widths) + " bits"
         found[kind] = found.get(kind, 0) + 1
     return found
 
@@ -217,7 +217,7 @@ def _calibration(
     store: Store, record: RunRecord, source: ModelSource, activation_bits: int, precision: str
 ) -> list[Tensor]:
     """Calibration images, where activation ranges are still to be found."""
-    if precision != INT8 or activation_bits < FLOAT_ACTIVATIONS:
+    if precision != INT8 or not Grid.of(activation_bits).is_float:
         return []
     images, _ = load_run_images(record.request, source, store.workspace)
     batches: Iterator[Tensor] = (batch for batch, _ in to_batches(images, source, BATCH_SIZE))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +18,7 @@ from qaf_core.deploy.packed.read import load_packed
 from qaf_core.deploy.runtime.measure_kit import checksum
 from qaf_core.deploy.runtime.target import THIS, saturates_for, saturates_products
 from qaf_core.errors import ModelError, WorkspaceError
-from qaf_core.files import write_file
+from qaf_core.files import read_json, write_json
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.runs.jobs.images import load_run_images
@@ -109,17 +108,17 @@ def prepare_models(store: Store, run_id: str, *, target: str = THIS) -> RunModel
         names = [name for name in MODEL_NAMES if exact or name != EXACT]
         paths = {name: folder / f"{name}.onnx" for name in names}
         any_batch = _write_models(paths, network, model, inventory, images, source.input_shape, target)
-        write_file(stamp, json.dumps({**made_from, "models": names, "any_batch": any_batch}).encode())
+        write_json(stamp, {**made_from, "models": names, "any_batch": any_batch})
     paths = {name: folder / f"{name}.onnx" for name in names}
     return RunModels(record=record, source=source, inventory=inventory, paths=paths, any_batch=any_batch)
 
 
 def _read_stamp(stamp: Path, made_from: Mapping[str, object]) -> tuple[list[str], bool]:
     try:
-        told = json.loads(stamp.read_text(encoding="utf-8"))
+        told = read_json(stamp)
         current = all(told[key] == value for key, value in made_from.items())
         return (list(told["models"]), bool(told["any_batch"])) if current else ([], False)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return [], False
 
 

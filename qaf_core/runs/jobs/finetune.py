@@ -108,7 +108,6 @@ def _keep_layers(
     """The layers are the parent's; their codes may have changed."""
     from qaf_core.network.modules.quantized import FactorizedLayer
     from qaf_core.pipeline.compress.histograms import code_histogram
-    from qaf_core.quantization.spec import BITS_FLOAT
 
     rows = []
     for position, row in enumerate(map(dict, parent.layers)):
@@ -117,7 +116,7 @@ def _keep_layers(
         if changed and isinstance(chain, FactorizedLayer) and "histograms" in details:
             structure = STRUCTURES[chain.structure]
             for form, link in zip(structure.links, chain.chain, strict=True):
-                if link.bits != BITS_FLOAT:
+                if not link.grid.is_float:
                     details["histograms"][structure.factors[form.factor]] = code_histogram(
                         link.codes, link.bits
                     )

@@ -23,7 +23,7 @@ from qaf_core.pipeline.check.classifier import TASK as CHECKED_TASK
 from qaf_core.pipeline.compress.calibrate import LEAST_IMAGES
 from qaf_core.pipeline.compress.result import CompressOptions, read_options
 from qaf_core.pipeline.tasks import Arrays, Task, find_task, predict
-from qaf_core.runs.jobs.baseline import baseline_path, read_predictions, write_predictions
+from qaf_core.runs.jobs.baseline import PredictionCache, predictions_key
 from qaf_core.runs.jobs.images import BATCH_SIZE, load_evaluation_images, load_run_images
 from qaf_core.runs.jobs.preview import write_preview
 from qaf_core.runs.store.record import RunRecord
@@ -137,11 +137,12 @@ def compare_networks(
     if images is None:
         images = load_evaluation_images(record.request, subject.source, store.workspace)
     task, targets = subject.task, subject.task.collate(images)
-    kept = baseline_path(store.workspace, subject.model, subject.source, images)
-    original = read_predictions(kept)
+    cache = PredictionCache(store.workspace)
+    key = predictions_key(subject.model, subject.source, images)
+    original = cache.read(key)
     if original is None:
         original = _predict(subject, subject.model, images, recorder, "baseline", "the original")
-        write_predictions(kept, original)
+        cache.keep(key, original)
     before = task.metric(original, targets, images.classes).to_dict()
     recorder.evaluated("original", before)
     predictions = _predict(subject, packed, images, recorder, "evaluating", "the compressed network")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -21,7 +20,7 @@ from qaf_core.deploy.runtime.measure_kit import (
 )
 from qaf_core.deploy.runtime.rapl import energy_per_run
 from qaf_core.errors import RunCancelled, WorkspaceError
-from qaf_core.files import write_file
+from qaf_core.files import read_json, write_json
 from qaf_core.network.plan.energy_model import MODELLED
 from qaf_core.pipeline.events import RunEvent
 
@@ -245,7 +244,7 @@ def _tell_ratio(file: str, ratio: Mapping[str, float]) -> str:
 
 def keep_latency(store: Store, run_id: str, result: Mapping[str, Any], file_name: str) -> None:
     """Write a measurement into the run's folder and its rows into the run's result."""
-    write_file(store.run_folder(run_id) / file_name, json.dumps(result, indent=1).encode())
+    write_json(store.run_folder(run_id) / file_name, result, for_people=True)
     kept = [row for row in store.run(run_id).latencies if row.get("source") != result["source"]]
     rows = [
         {
@@ -264,8 +263,5 @@ def keep_latency(store: Store, run_id: str, result: Mapping[str, Any], file_name
 
 def read_latency(folder: Path, file_name: str = FILE_NAME) -> dict[str, Any] | None:
     """The measurement kept in a run's folder; None if there is none or it is damaged."""
-    try:
-        told = json.loads((folder / file_name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    told = read_json(folder / file_name)
     return told if isinstance(told, dict) and told.get("schema_version") == SCHEMA_VERSION else None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qaf_core.files import write_file
+from qaf_core.files import read_json, write_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,13 +33,10 @@ def write_preview(
     after = preview_predictions(compressed, source, images)
     for row, other in zip(rows, after, strict=True):
         row["compressed"] = {key: other[key] for key in ("predicted", "right", "confidence", "top")}
-    write_file(folder / PREVIEW_NAME, json.dumps(rows).encode())
+    write_json(folder / PREVIEW_NAME, rows)
 
 
 def read_preview(folder: Path) -> list[dict[str, Any]]:
     """The rows kept in a run's folder; none where there is no preview or it is damaged."""
-    try:
-        rows = json.loads((folder / PREVIEW_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return []
+    rows = read_json(folder / PREVIEW_NAME)
     return rows if isinstance(rows, list) else []

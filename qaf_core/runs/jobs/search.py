@@ -13,6 +13,7 @@ from qaf_core.errors import PlanError
 from qaf_core.factorization.structures import check_ratio
 from qaf_core.network.plan.validation import check_bits
 from qaf_core.pipeline.events import RunEvent
+from qaf_core.quantization.grid import ACTIVATION_GRID
 from qaf_core.runs.store.request import RunRequest, source_of
 from qaf_core.search.candidates import DEFAULT_ERROR_BOUND, check_error_bound
 from qaf_core.search.latency_table import RATIOS, measure_layer_table
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 TABLE_FOLDER = Path("cache") / "latency"
 IN_PLACE_IMAGES = 16
-INTEGER_BITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def make_auto_plan(
     from qaf_core.network.graph.inventory import take_inventory
     from qaf_core.pipeline.compress.solve_cache import SolveCache
     from qaf_core.pipeline.tasks import find_task
-    from qaf_core.runs.jobs.baseline import baseline_path
+    from qaf_core.runs.jobs.baseline import predictions_key
     from qaf_core.runs.jobs.images import BATCH_SIZE, load_run_images
     from qaf_core.search.candidates import choose_structures
     from qaf_core.search.disagreement import Answers
@@ -133,7 +133,7 @@ def make_auto_plan(
         should_stop=should_stop,
     )
 
-    seen = baseline_path(workspace, model, source, images).stem  # of the weights, the images and the task
+    seen = predictions_key(model, source, images)  # of the weights, the images and the task
 
     def open_network() -> TimedNetwork:
         few = calibration[:IN_PLACE_IMAGES]
@@ -141,7 +141,7 @@ def make_auto_plan(
 
     return choose_as_a_whole(
         selection,
-        open_network if request.activation_bits == INTEGER_BITS else None,
+        open_network if request.activation_bits == ACTIVATION_GRID.bits else None,
         Answers(
             model, inventory, calibration, task=find_task(source.task), plan=selection.plan, chains=chains,
             cache=cache, should_stop=should_stop,

@@ -77,7 +77,7 @@ def test_integers_give_the_same_outputs_to_the_last_bit(
         assert not report.float_operators
         # Rounded by the layer itself, through a ReLU and a pooling: no sums leave it.
         assert isinstance(stem := model.get_submodule("stem"), FactorizedLayer)
-        assert stem.output_grid is not None
+        assert stem.output_qparams is not None
         stored = report.weights_stored_as
         assert stored["int4"] + stored.get("uint4", 0) == 10
         graph = onnx.load(path).graph
@@ -154,7 +154,7 @@ def test_ranges_are_fitted_where_the_run_had_none(
     report = export_onnx(model, path, input_shape=INPUT_SHAPE, images=images, calibration=images[:1])
     assert report.passed
     assert not report.float_operators
-    assert all(link.input_quantizer.grid is None for link in links_of(model))
+    assert all(link.input_quantizer.qparams is None for link in links_of(model))
 
 
 class OddOutputs(nn.Module):

@@ -363,9 +363,11 @@ def test_a_state_dict_carries_the_quantizers() -> None:
     assert torch.equal(fresh(values), unquantized(values))
 
 
-def in_whole_numbers(chain: FactorizedLayer, values: Tensor, output_grid: tuple[float, int] | None) -> Tensor:
+def in_whole_numbers(
+    chain: FactorizedLayer, values: Tensor, output_qparams: tuple[float, int] | None
+) -> Tensor:
     """What a chain on codes must put out: sums in float64, each step as an integer runtime rounds it."""
-    grids = [link.input_quantizer.grid for link in chain.chain] + [output_grid]
+    grids = [link.input_quantizer.qparams for link in chain.chain] + [output_qparams]
     step, zero = grids[0] or (1.0, 0)
     codes = (values / step).round().clamp(-zero, 255 - zero)
     for link, grid in zip(chain.chain, grids[1:], strict=True):
@@ -381,30 +383,30 @@ def in_whole_numbers(chain: FactorizedLayer, values: Tensor, output_grid: tuple[
     return codes * step
 
 
-@pytest.mark.parametrize("output_grid", [None, (0.05, 37)])
+@pytest.mark.parametrize("output_qparams", [None, (0.05, 37)])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_chain_on_codes_computes_with_whole_numbers(
-    seed: int, output_grid: tuple[float, int] | None
+    seed: int, output_qparams: tuple[float, int] | None
 ) -> None:
     chain, values = quantized_chain(), draw(2, INPUTS, 6, 6, seed=seed).float()
     floating = chain(values)
     assert not chain.runs_on_codes
-    assert chain.use_codes(output_grid)
+    assert chain.use_codes(output_qparams)
     assert chain.runs_on_codes
     with torch.no_grad():
         found = chain(values)
-        assert torch.equal(found, in_whole_numbers(chain, values, output_grid))
-    if output_grid is None:
+        assert torch.equal(found, in_whole_numbers(chain, values, output_qparams))
+    if output_qparams is None:
         assert float((found - floating).abs().max()) < 0.05 * float(floating.abs().max())
     else:
         assert torch.equal(found, (found / 0.05).round() * 0.05)
-        assert chain.output_grid == output_grid
+        assert chain.output_qparams == output_qparams
 
 
 def test_only_integer_chains_compute_on_codes() -> None:
     plain = plain_chain()
     assert not plain.use_codes((0.1, 3))
-    assert plain.output_grid is None
+    assert plain.output_qparams is None
     floating = quantized_chain()
     floating.chain[1].bits = 32
     assert not floating.use_codes()
@@ -414,7 +416,7 @@ def test_a_bias_beyond_32_bits_keeps_the_output_off_the_grid() -> None:
     chain = quantized_chain()
     chain.last.bias = nn.Parameter(torch.full((OUTPUTS,), 1e12), requires_grad=False)
     assert chain.use_codes((0.1, 3))
-    assert chain.output_grid is None
+    assert chain.output_qparams is None
 
 
 # Exchange by name

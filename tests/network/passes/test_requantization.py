@@ -86,7 +86,7 @@ def on_grid(model: nn.Module) -> set[str]:
     return {
         name
         for name, part in model.named_modules()
-        if isinstance(part, FactorizedLayer) and part.output_grid is not None
+        if isinstance(part, FactorizedLayer) and part.output_qparams is not None
     }
 
 

@@ -10,8 +10,9 @@ import torch
 
 from qaf_core.factorization.factors import Factors
 from qaf_core.pipeline.compress.histograms import code_histogram, factor_histograms, value_histogram
-from qaf_core.quantization.grids import code_range
-from qaf_core.quantization.spec import BITS_INTEGER
+from qaf_core.quantization.grid import GRIDS, Grid
+
+WIDTHS = [bits for bits, grid in GRIDS.items() if not grid.is_float]
 
 
 @pytest.mark.parametrize("size", [1e-20, 1e-9, 1.0, 1e6])
@@ -41,9 +42,9 @@ def test_zeros_and_values_that_are_not_finite() -> None:
     assert sum(value_histogram(torch.full((3,), math.nan))["counts"]) == 0
 
 
-@pytest.mark.parametrize("bits", BITS_INTEGER)
+@pytest.mark.parametrize("bits", WIDTHS)
 def test_codes_are_counted_on_their_whole_grid(bits: int) -> None:
-    low, high = code_range(bits)
+    low, high = Grid.of(bits).low, Grid.of(bits).high
     codes = torch.tensor([low, high, high, 0], dtype=torch.int8)
     found = code_histogram(codes, bits)
     assert found["codes"] == list(range(low, high + 1))

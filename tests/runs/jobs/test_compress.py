@@ -22,7 +22,7 @@ from qaf_core.pipeline.compress.result import read_options
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.tasks import find_task, predict
 from qaf_core.runs.jobs import compress, inputs
-from qaf_core.runs.jobs.baseline import baseline_path, read_predictions, write_predictions
+from qaf_core.runs.jobs.baseline import PredictionCache, predictions_key
 from qaf_core.runs.jobs.compress import RunFailed, execute_run
 from qaf_core.runs.jobs.environment import describe_environment, peak_memory_bytes
 from qaf_core.runs.jobs.inputs import plan_done
@@ -219,26 +219,27 @@ def test_kept_predictions_belong_to_weights_and_images(tmp_path: Path) -> None:
     source = find_model("digits/cnn")
     model = build_model(source)
     images = load_images("builtin", source, split="evaluation", limit=10)
-    path = baseline_path(tmp_path, model, source, images)
-    assert read_predictions(path) is None
-    write_predictions(path, {"ranked": np.arange(10), "counts": np.ones(3)})
-    kept = read_predictions(path)
+    cache, key = PredictionCache(tmp_path), predictions_key(model, source, images)
+    assert cache.read(key) is None
+    cache.keep(key, {"ranked": np.arange(10), "counts": np.ones(3)})
+    kept = cache.read(key)
     assert kept is not None
     assert np.array_equal(kept["ranked"], np.arange(10))
     assert set(kept) == {"ranked", "counts"}
     other = copy.deepcopy(model)
     with torch.no_grad():
         next(iter(other.parameters())).add_(1e-6)
-    assert baseline_path(tmp_path, other, source, images) != path
+    assert predictions_key(other, source, images) != key
     fewer = load_images("builtin", source, split="evaluation", limit=9)
-    assert baseline_path(tmp_path, model, source, fewer) != path
-    assert baseline_path(tmp_path, model, replace(source, output="logits"), images) != path
-    assert baseline_path(tmp_path, model, replace(source, task="brightness"), images) != path
+    assert predictions_key(model, source, fewer) != key
+    assert predictions_key(model, replace(source, output="logits"), images) != key
+    assert predictions_key(model, replace(source, task="brightness"), images) != key
+    (path,) = tmp_path.rglob("*.npz")
     content = bytearray(path.read_bytes())
     content[60:80] = bytes(20)
     for damaged in (b"damaged", bytes(content)):
         path.write_bytes(damaged)
-        assert read_predictions(path) is None
+        assert cache.read(key) is None
 
 
 def test_the_environment_is_described() -> None:
