@@ -168,7 +168,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     inventory = load_inventory(find_model("digits/cnn"))
     plan = plan_for_ratio(inventory, model="digits/cnn", ratio=1.0, bits=4, method="dense")
     row = LayerPlan(name="features.7", structure="tucker2", rank=(32, 32), bits=4)
-    options = {"iterations": 1, "rounding_rounds": 2, "start_iterations": 10}
+    options = {"starts": 1, "iterations": 1, "rounding_rounds": 2, "start_iterations": 10}
     plan = replace(replace_layer(plan, row), options=options)
     with Store(workspace) as store:
         run_id = store.create_run(

@@ -63,7 +63,7 @@ def plan_file(tmp_path: Path) -> Path:
 def write_plan(path: Path, model: str) -> Path:
     inventory = load_inventory(find_model(model))
     plan = plan_for_ratio(inventory, model=model, ratio=2.0, bits=4)
-    short = {"start_iterations": 5, "iterations": 2, "rounding_rounds": 2}
+    short = {"starts": 1, "start_iterations": 5, "iterations": 2, "rounding_rounds": 2}
     path.write_text(replace(plan, options=short).to_json())
     return path
 

@@ -15,7 +15,7 @@ from qaf_core.factorization.factors import Factors
 from qaf_core.factorization.input_weighting import channel_moment, refit_output_side
 from qaf_core.quantization.grid import Grid
 
-QUICK = SolverOptions(start_iterations=40, iterations=4, rounding_rounds=6)
+QUICK = SolverOptions(starts=1, start_iterations=40, iterations=4, rounding_rounds=6)
 STRUCTURES: dict[str, tuple[tuple[int, ...], Any]] = {
     "cp": ((10, 8, 3, 3), 6),
     "tucker2": ((10, 8, 3, 3), (5, 4)),

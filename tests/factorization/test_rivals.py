@@ -17,7 +17,7 @@ from qaf_core.factorization.cp import Canonical
 from qaf_core.factorization.tucker2 import Tucker2
 from qaf_core.network.plan.rules import plan_for_ratio
 
-QUICK = SolverOptions(start_iterations=40, iterations=4, rounding_rounds=6)
+QUICK = SolverOptions(starts=1, start_iterations=40, iterations=4, rounding_rounds=6)
 
 
 def draw(*shape: int) -> Tensor:

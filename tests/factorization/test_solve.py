@@ -20,7 +20,7 @@ from qaf_core.factorization.solve import relative_error, with_factors
 from qaf_core.quantization.grid import Grid
 from qaf_core.quantization.spec import GRANULARITIES
 
-QUICK = SolverOptions(start_iterations=40, iterations=4, rounding_rounds=6)
+QUICK = SolverOptions(starts=1, start_iterations=40, iterations=4, rounding_rounds=6)
 # The published method may turn in circles for a thousand iterations.
 LIMITED = SolverOptions(inner_iterations=5, time_limit_seconds=0.2)
 STRUCTURES: dict[str, tuple[tuple[int, ...], Any]] = {

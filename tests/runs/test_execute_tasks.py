@@ -16,7 +16,7 @@ from qaf_core.runs.jobs.compress import execute_run
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
 
-SHORT = {"start_iterations": 5, "iterations": 2, "rounding_rounds": 2}
+SHORT = {"starts": 1, "start_iterations": 5, "iterations": 2, "rounding_rounds": 2}
 OWN_MODULE = '''
 import numpy as np
 import torch

@@ -28,7 +28,7 @@ from qaf_core.pipeline.compress.calibrate import (
     output_error,
 )
 
-QUICK = SolverOptions(start_iterations=20, iterations=2, rounding_rounds=3)
+QUICK = SolverOptions(starts=1, start_iterations=20, iterations=2, rounding_rounds=3)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -14,7 +14,7 @@ from qaf_core.factorization.solve import SolveResult
 from qaf_core.pipeline.compress.solve_cache import SolveCache, SolveTask
 from qaf_core.quantization.spec import QuantSpec
 
-OPTIONS = SolverOptions(start_iterations=5, iterations=2, rounding_rounds=2)
+OPTIONS = SolverOptions(starts=1, start_iterations=5, iterations=2, rounding_rounds=2)
 TASK = SolveTask(structure="cp", rank=4, spec=QuantSpec(bits=4), options=OPTIONS, method="joint", seed=0)
 
 

@@ -33,7 +33,7 @@ from qaf_core.pipeline.events import RunEvent
 from qaf_core.quantization.spec import QuantSpec
 
 SHAPE = (3, 8, 8)
-QUICK = SolverOptions(start_iterations=20, iterations=2, rounding_rounds=3)
+QUICK = SolverOptions(starts=1, start_iterations=20, iterations=2, rounding_rounds=3)
 PATIENCE_SECONDS = 90.0
 
 

@@ -17,7 +17,7 @@ from qaf_core.pipeline.compress.solver_pool import Ahead, News, SolveJob
 from qaf_core.quantization.spec import QuantSpec
 
 PATIENCE_SECONDS = 90.0
-QUICK = SolverOptions(start_iterations=20, iterations=3, rounding_rounds=3)
+QUICK = SolverOptions(starts=1, start_iterations=20, iterations=3, rounding_rounds=3)
 ENDLESS = SolverOptions(rounding_rounds=10_000_000, patience=10_000_000, tolerance=0.0)
 GRID = QuantSpec(bits=4, granularity="rank_row")
 TASK = SolveTask(structure="cp", rank=9, spec=GRID, options=QUICK, method="joint", seed=3)

@@ -22,7 +22,7 @@ from qaf_core.pipeline.finetune.finetune import FinetunePoint, finetune_network,
 from qaf_core.pipeline.finetune.options import FinetuneOptions
 
 SHAPE = (3, 8, 8)
-QUICK = CompressOptions(solver=SolverOptions(start_iterations=10, iterations=1, rounding_rounds=2))
+QUICK = CompressOptions(solver=SolverOptions(starts=1, start_iterations=10, iterations=1, rounding_rounds=2))
 
 
 def images(count: int = 256, seed: int = 0) -> Tensor:

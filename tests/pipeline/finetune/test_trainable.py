@@ -16,7 +16,7 @@ from qaf_core.pipeline.compress.compress import CompressOptions, compress_networ
 from qaf_core.pipeline.finetune.trainable import TrainableNetwork
 
 SHAPE = (3, 8, 8)
-QUICK = CompressOptions(solver=SolverOptions(start_iterations=10, iterations=1, rounding_rounds=2))
+QUICK = CompressOptions(solver=SolverOptions(starts=1, start_iterations=10, iterations=1, rounding_rounds=2))
 
 
 def images(count: int, seed: int = 0) -> Tensor:

@@ -29,7 +29,7 @@ from qaf_core.runs.jobs.inputs import plan_done
 from qaf_core.runs.store.request import METHODS, RunRequest
 from qaf_core.runs.store.store import Store
 
-SHORT = {"start_iterations": 5, "iterations": 2, "rounding_rounds": 2}
+SHORT = {"starts": 1, "start_iterations": 5, "iterations": 2, "rounding_rounds": 2}
 
 
 @pytest.fixture(scope="module")

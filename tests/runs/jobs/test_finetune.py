@@ -21,7 +21,7 @@ from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import PACKED_NAME
 
-SHORT = {"start_iterations": 5, "iterations": 2, "rounding_rounds": 2, "output_fit": False}
+SHORT = {"starts": 1, "start_iterations": 5, "iterations": 2, "rounding_rounds": 2, "output_fit": False}
 LITTLE = FinetuneOptions(epochs=2)
 
 

@@ -18,7 +18,7 @@ from qaf_core.runs.store.store import Store
 
 def test_a_run_keeps_what_both_networks_say(store: Store) -> None:
     plan = plan_for_ratio(load_inventory(find_model("digits/cnn")), model="digits/cnn", ratio=2.0, bits=4)
-    short = replace(plan, options={"start_iterations": 5, "iterations": 2, "rounding_rounds": 2})
+    short = replace(plan, options={"starts": 1, "start_iterations": 5, "iterations": 2, "rounding_rounds": 2})
     run_id = store.create_run(RunRequest(model="digits/cnn", plan=short.to_dict(), images=60))
     execute_run(store, run_id)
     rows = read_preview(store.run_folder(run_id))

@@ -37,7 +37,7 @@ def request(**options: Any) -> RunRequest:
 
 
 LONG = {"rounding_rounds": 100_000, "patience": 100_000, "tolerance": 0.0}
-SHORT = {"start_iterations": 5, "iterations": 2, "rounding_rounds": 2}
+SHORT = {"starts": 1, "start_iterations": 5, "iterations": 2, "rounding_rounds": 2}
 
 
 def test_a_run_starts_within_a_second_can_be_stopped_and_the_next_one_finishes(
