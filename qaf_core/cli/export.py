@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qaf_core.cli.options import Json, Run, Workspace
-from qaf_core.cli.text import print_json
+from qaf_core.cli.text import print_json, print_stage
 from qaf_core.review.units import duration_text, size_text
 
 if TYPE_CHECKING:
@@ -41,6 +40,7 @@ def export(
     workspace: Workspace = None,
 ) -> None:
     """Write a run's compressed network as a file to deploy, and check that it says what the run said."""
+    from qaf_core.pipeline.events import Progress
     from qaf_core.runs.store.store import Store
 
     with Store(workspace) as store:
@@ -55,7 +55,7 @@ def export(
             precision=precision,
             target=target,
             force=force,
-            on_step=lambda line: print(line, file=sys.stderr) if sys.stderr.isatty() else None,
+            progress=Progress(print_stage),
         )
     if as_json:
         print_json(report.to_dict())

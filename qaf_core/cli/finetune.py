@@ -37,7 +37,10 @@ def finetune(
     from qaf_core.runs.store.store import Store
 
     options = FinetuneOptions(trains=train, epochs=epochs, time_limit_seconds=time_limit, seed=seed)
-    with Store(workspace) as store, stop_on_interrupt("the best state so far is kept") as should_stop:
+    with (
+        Store(workspace) as store,
+        stop_on_interrupt("the best state so far is kept", print_progress) as progress,
+    ):
         request = finetune_request(
             store,
             store.find(run),
@@ -48,7 +51,7 @@ def finetune(
         run_id = store.create_run(request, pid=os.getpid())
         from qaf_core.runs.jobs.compress import execute_run
 
-        result = execute_run(store, run_id, print_progress, should_stop)
+        result = execute_run(store, run_id, progress)
     if as_json:
         print_json(result)
     else:

@@ -8,13 +8,16 @@ import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from qaf_core.pipeline.events import Progress, RunEvent
+
 
 @contextlib.contextmanager
-def stop_on_interrupt(kept: str) -> Iterator[Callable[[], bool]]:
+def stop_on_interrupt(kept: str, tell: Callable[[RunEvent], None]) -> Iterator[Progress]:
     """Turn the first Ctrl-C into a request to stop; a second one ends at once.
 
     Args:
         kept: What a stop keeps, for the message.
+        tell: Prints what happens.
     """
     asked = False
 
@@ -27,6 +30,6 @@ def stop_on_interrupt(kept: str) -> Iterator[Callable[[], bool]]:
 
     before = signal.signal(signal.SIGINT, ask)
     try:
-        yield lambda: asked
+        yield Progress(tell, lambda: asked)
     finally:
         signal.signal(signal.SIGINT, before)

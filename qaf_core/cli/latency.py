@@ -12,8 +12,8 @@ import typer
 from qaf_core.cli.export import Target
 from qaf_core.cli.interrupt import stop_on_interrupt
 from qaf_core.cli.options import Json, Run, Workspace
-from qaf_core.cli.plans import EXIT_CANCELLED, EXIT_DONE, Batch, Threads, print_stage
-from qaf_core.cli.text import print_json, print_table
+from qaf_core.cli.plans import EXIT_CANCELLED, EXIT_DONE, Batch, Threads
+from qaf_core.cli.text import print_json, print_stage, print_table
 from qaf_core.errors import QafError, RunCancelled
 from qaf_core.review.units import energy_text, percent_text, points_text, size_text
 
@@ -41,7 +41,7 @@ def latency(
     from qaf_core.runs.store.store import Store
 
     try:
-        with Store(workspace) as store, stop_on_interrupt("nothing is kept") as should_stop:
+        with Store(workspace) as store, stop_on_interrupt("nothing is kept", print_stage) as progress:
             record = store.find(run)
             from qaf_core.runs.jobs.latency import measure_run
 
@@ -52,8 +52,7 @@ def latency(
                 batch=batch,
                 images=images,
                 seconds=seconds,
-                on_event=print_stage,
-                should_stop=should_stop,
+                progress=progress,
             )
     except RunCancelled:
         print("Cancelled.", file=sys.stderr)

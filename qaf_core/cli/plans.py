@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,14 +23,12 @@ from qaf_core.cli.options import (
     lasting_weights,
     make_plan,
 )
-from qaf_core.cli.text import print_json, print_table
+from qaf_core.cli.text import print_json, print_stage, print_table
 from qaf_core.errors import PlanError, RunCancelled
 from qaf_core.files import write_json
-from qaf_core.pipeline.events import PROGRESS_MARK, PROGRESS_VARIABLE
 from qaf_core.runs.store.workspace import default_workspace, open_workspace
 
 if TYPE_CHECKING:
-    from qaf_core.pipeline.events import RunEvent
     from qaf_core.search.selection import Selection
 
 EXIT_DONE, EXIT_CANCELLED = 0, 130
@@ -148,19 +145,11 @@ def find_auto_plan(
         batch=batch,
     )
     try:
-        with stop_on_interrupt("what was timed and solved is kept") as should_stop:
-            return make_auto_plan(request, folder, on_event=print_stage, should_stop=should_stop)
+        with stop_on_interrupt("what was timed and solved is kept", print_stage) as progress:
+            return make_auto_plan(request, folder, progress)
     except RunCancelled:
         print("Cancelled.", file=sys.stderr)
         return None
-
-
-def print_stage(event: RunEvent) -> None:
-    """A line on stderr for a terminal, or for a page that asks; a script finds only faults there."""
-    if os.environ.get(PROGRESS_VARIABLE):
-        print(f"{PROGRESS_MARK}{event.data['message']}", file=sys.stderr, flush=True)
-    elif sys.stderr.isatty():
-        print(event.data["message"], file=sys.stderr)
 
 
 def _print_plan(told: dict[str, Any]) -> None:

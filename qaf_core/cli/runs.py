@@ -104,11 +104,11 @@ def compress(
         name=name,
         check=check,
     )
-    with Store(workspace) as store, stop_on_interrupt("finished layers are kept") as should_stop:
+    with Store(workspace) as store, stop_on_interrupt("finished layers are kept", print_progress) as progress:
         run_id = store.create_run(request, pid=os.getpid())
         from qaf_core.runs.jobs.compress import execute_run
 
-        result = execute_run(store, run_id, print_progress, should_stop)
+        result = execute_run(store, run_id, progress)
     for finding in (result.get("checks") or {}).get("findings", ()):
         print(f"warning: {finding['sentence']} {finding['remedy']}", file=sys.stderr)
     if as_json:

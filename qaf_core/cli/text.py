@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from qaf_core.pipeline.events import PROGRESS_MARK, PROGRESS_VARIABLE
 from qaf_core.review.units import count_text, size_text, times_text, with_prefix
+
+if TYPE_CHECKING:
+    from qaf_core.pipeline.events import RunEvent
 
 _SKIPPED_NAMED = 3
 
@@ -23,6 +29,14 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_stage(event: RunEvent) -> None:
+    """A line on stderr for a terminal, or for a page that asks; a script finds only faults there."""
+    if os.environ.get(PROGRESS_VARIABLE):
+        print(f"{PROGRESS_MARK}{event.data['message']}", file=sys.stderr, flush=True)
+    elif sys.stderr.isatty():
+        print(event.data["message"], file=sys.stderr)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

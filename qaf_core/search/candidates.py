@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -18,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qaf_core.errors import PlanError, RunCancelled
-from qaf_core.factorization.options import SolveEvent, SolverOptions
+from qaf_core.errors import PlanError
+from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import layer_of
 from qaf_core.network.modules.build import build_chain
@@ -33,7 +32,7 @@ from qaf_core.pipeline.compress.input_moments import collect_moments
 from qaf_core.pipeline.compress.samples import LayerSamples, walk_layers
 from qaf_core.pipeline.compress.solve_cache import SolveCache, SolveTask
 from qaf_core.pipeline.compress.solve_layers import placed, solve_where_placed
-from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.events import Progress
 from qaf_core.quantization.spec import QuantSpec
 from qaf_core.search.selection import (
     CHOSEN,
@@ -76,8 +75,7 @@ def choose_structures(
     options: SolverOptions = QUICK_OPTIONS,
     cache: SolveCache | None = None,
     on_fitting: Callable[[str, Step, FactorizedLayer], None] | None = None,
-    on_event: Callable[[RunEvent], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    progress: Progress | None = None,
 ) -> Selection:
     """For every eligible layer the fastest candidate within the bound, ``dense`` where there is none.
 
@@ -96,14 +94,14 @@ def choose_structures(
         options: Of the quick solves.
         cache: Where solved layers are looked up and kept, or None.
         on_fitting: Told every layer's candidates within the bound, as chains fitted to its outputs.
-        on_event: Called with ``stage`` events (stage ``selecting``).
-        should_stop: Asked between solver iterations.
+        progress: Told of every layer (stage ``selecting``); asked between solver iterations whether to stop.
 
     Raises:
         PlanError: If the bound is out of range or the table lacks a layer.
         RunCancelled: If stopped.
     """
     check_error_bound(error_bound)
+    progress = progress or Progress()
     plan = plan_for_ratio(
         inventory, model=model_id, ratio=1.0, bits=bits, activation_bits=activation_bits, method="dense",
         seed=seed,
@@ -119,23 +117,19 @@ def choose_structures(
         model=copy.deepcopy(capture(model, tuple(calibration.shape[1:]))).eval(),
         batches=list(torch.split(calibration, batch_size(calibration))),
         layers=[info.name for info in infos], bits=bits, activation_bits=activation_bits, seed=seed,
-        options=options, cache=cache, on_fitting=on_fitting, should_stop=should_stop,
+        options=options, cache=cache, on_fitting=on_fitting, progress=progress,
     )  # fmt: skip
     choices: list[LayerChoice] = []
     # The plan carries the options of the quick solves: so a run under it finds what was chosen solved.
     changed = {key: value for key, value in asdict(options).items() if value != getattr(SolverOptions(), key)}
     plan = replace(plan, options={**changed, "moment_weight": MOMENT_WEIGHT})
-    began = time.monotonic()
     by_name = {info.name: info for info in infos}
 
     def visit(name: str, samples: LayerSamples) -> None:
         nonlocal plan
         info = by_name[name]
-        if on_event is not None:
-            message = f"Trying forms of {name}, {len(choices) + 1} of {len(infos)} layers"
-            data = {"stage": "selecting", "fraction": len(choices) / len(infos), "message": message}
-            elapsed = time.monotonic() - began
-            on_event(RunEvent(kind="stage", layer=name, data=data, elapsed_seconds=elapsed))
+        message = f"Trying forms of {name}, {len(choices) + 1} of {len(infos)} layers"
+        progress.stage("selecting", message, len(choices) / len(infos))
         judge.samples = samples
         choice = _choose(info, _read_rows(table, info), judge, error_bound)
         choices.append(choice)
@@ -171,7 +165,7 @@ class _Judge:
     options: SolverOptions
     cache: SolveCache | None
     on_fitting: Callable[[str, Step, FactorizedLayer], None] | None
-    should_stop: Callable[[], bool] | None
+    progress: Progress
     samples: LayerSamples | None = None
     tails: list[float] = field(default_factory=list)
     moments: dict[str, Tensor] = field(default_factory=dict)
@@ -194,7 +188,8 @@ class _Judge:
 
     def fit(self, info: LayerInfo, structure: str, rank: Rank) -> tuple[FactorizedLayer, float]:
         """A chain, quickly solved and fitted, and its relative squared output error on held-back images."""
-        self.check()
+        check = self.progress.check
+        check()
         layer = layer_of(self.model, info.name)
         weight = placed(layer.rows.detach(), rank)
         task = SolveTask(
@@ -209,10 +204,10 @@ class _Judge:
         key = "" if self.cache is None else self.cache.key(weight, task)
         result = None if self.cache is None else self.cache.load(key)
         if result is None:
-            result = solve_where_placed(task, weight, layer=info.name, on_event=self.check)
+            result = solve_where_placed(task, weight, layer=info.name, on_event=lambda _: check())
             if self.cache is not None:
                 self.cache.keep(key, result)
-        self.check()
+        check()
         chain = build_chain(layer, result.factors)
         assert self.samples is not None
         error = calibrate_layer(
@@ -225,11 +220,6 @@ class _Judge:
             sites=self.samples.sites,
         )
         return chain, error
-
-    def check(self, _event: SolveEvent | None = None) -> None:
-        """Raise ``RunCancelled`` if asked to stop."""
-        if self.should_stop is not None and self.should_stop():
-            raise RunCancelled
 
 
 def output_tails(rows: Sequence[Tensor]) -> list[float]:

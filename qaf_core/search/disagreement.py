@@ -18,6 +18,7 @@ from qaf_core.pipeline.compress.compress import batch_size, compress_network
 from qaf_core.pipeline.compress.result import read_options
 from qaf_core.pipeline.compress.solve_cache import SolveCache
 from qaf_core.pipeline.divergence import divergence
+from qaf_core.pipeline.events import Progress
 from qaf_core.pipeline.tasks.base import Arrays, Task, predict
 from qaf_core.search.selection import Step, plan_with
 
@@ -36,7 +37,7 @@ class Answers:
         plan: What steps are set into.
         chains: By layer and step what :meth:`harm` is asked for, fitted to the original layer's outputs.
         cache: Where solved layers are looked up and kept.
-        should_stop: Asked between solver iterations.
+        progress: Asked between solver iterations whether to stop; told nothing.
     """
 
     def __init__(
@@ -49,11 +50,12 @@ class Answers:
         plan: Plan,
         chains: Mapping[tuple[str, Step], FactorizedLayer],
         cache: SolveCache,
-        should_stop: Callable[[], bool] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self._original, self._inventory, self._images = copy.deepcopy(model).eval(), inventory, images
         self._task = task
-        self._plan, self._chains, self._cache, self._should_stop = plan, chains, cache, should_stop
+        self._plan, self._chains, self._cache = plan, chains, cache
+        self._progress = Progress() if progress is None else progress.quiet()
         self._harms: dict[tuple[str, Step], float] = {}
         at_once = max(HARM_PIXELS // (images.shape[-1] * images.shape[-2]), 1)
         few = images[: min(max(at_once, HARM_IMAGES[0]), HARM_IMAGES[1])]
@@ -78,7 +80,7 @@ class Answers:
         if step[0] == "dense":
             return 0.0
         if (layer, step) not in self._harms:
-            self._check()
+            self._progress.check()
             model = copy.deepcopy(self._original)
             swap_layer(model, layer, self._chains[layer, step])
             total = divergence(self._original, model, self._few)
@@ -101,7 +103,7 @@ class Answers:
             self._inventory,
             calibration=self._images,
             options=read_options(plan),
-            should_stop=self._should_stop,
+            progress=self._progress,
             cache=self._cache,
         )
         if found.status != "completed":
@@ -130,10 +132,6 @@ class Answers:
     def _predicted(self, model: nn.Module) -> Arrays:
         batches = torch.split(self._images, batch_size(self._images))
         return predict(self._task, model, ((batch, None) for batch in batches))
-
-    def _check(self) -> None:
-        if self._should_stop is not None and self._should_stop():
-            raise RunCancelled
 
 
 class _Computed(nn.Module):

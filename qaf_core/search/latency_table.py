@@ -11,7 +11,6 @@ rank of 134 took up to three times as long as one of 128.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +22,11 @@ from qaf_core.deploy.runtime.measure_kit import (
     summarise,
     time_interleaved,
 )
-from qaf_core.errors import RunCancelled
 from qaf_core.factorization.structures import FACTORIZED, Rank
 from qaf_core.files import ContentCache, digest_of, read_json
 from qaf_core.network.plan.chains import factor_shapes, rank_for_ratio
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.events import Progress
 from qaf_core.search.geometry import LayerGeometry
 
 if TYPE_CHECKING:
@@ -40,8 +38,6 @@ RATIOS = (1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
 RANK_STEP = 16
 ROUNDS = 50
 SECONDS_PER_GEOMETRY = 4.0
-
-OnRunEvent = Callable[[RunEvent], None]
 
 
 def list_candidates(info: LayerInfo, ratios: Sequence[float] = RATIOS) -> tuple[tuple[str, Rank], ...]:
@@ -82,8 +78,7 @@ def measure_layer_table(
     batch: int = 1,
     ratios: Sequence[float] = RATIOS,
     folder: Path,
-    on_event: OnRunEvent | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Latency of every planned layer in every candidate structure, on this machine.
 
@@ -96,8 +91,7 @@ def measure_layer_table(
         batch: Images at a time.
         ratios: Parameter ratios the ranks come from.
         folder: Where tables are kept.
-        on_event: Called with ``stage`` events (stage ``latency``).
-        should_stop: Asked before each geometry.
+        progress: Told of every geometry (stage ``latency``), and asked whether to stop.
 
     Returns:
         One row per layer and candidate: layer, structure, rank, median_ms, p5_ms, p95_ms, n, for all of the
@@ -109,15 +103,11 @@ def measure_layer_table(
     cache, key = ContentCache(folder), _table_key(threads, batch)
     known = cache.read(key, _read_table) or {}
     jobs = _jobs(inventory, ratios)
-    began = time.monotonic()
+    progress = progress or Progress()
     for index, (geometry, candidates) in enumerate(jobs.items()):
         missing = [pair for pair in candidates if _candidate_key(geometry, *pair) not in known]
-        if should_stop is not None and should_stop():
-            raise RunCancelled
-        if on_event is not None:
-            message = f"Timing layers on this machine, {index + 1} of {len(jobs)} kinds"
-            data = {"stage": "latency", "fraction": index / len(jobs), "message": message}
-            on_event(RunEvent(kind="stage", data=data, elapsed_seconds=time.monotonic() - began))
+        message = f"Timing layers on this machine, {index + 1} of {len(jobs)} kinds"
+        progress.step("latency", message, index / len(jobs))
         if missing:
             # Always with the dense form, so that what is compared was measured side by side.
             together = dict.fromkeys([("dense", None), *candidates])

@@ -16,8 +16,9 @@ import numpy as np
 from qaf_core.deploy.onnx_export.ort_quantizer import write_dense_int8, write_original
 from qaf_core.deploy.runtime.measure_kit import one_inference, open_session, ratio_of, time_interleaved
 from qaf_core.deploy.runtime.tempdir import scratch_folder
-from qaf_core.errors import ModelError, RunCancelled
+from qaf_core.errors import ModelError
 from qaf_core.network.plan.layer_info import LayerInfo
+from qaf_core.pipeline.events import Progress
 from qaf_core.search.geometry import LayerGeometry
 from qaf_core.search.graph_surgery import swap_layers, swappable_layers
 from qaf_core.search.refine import Form
@@ -170,8 +171,7 @@ def choose_in_place(
     fitting: Mapping[str, Mapping[str, Candidate]],
     first: Mapping[str, Step],
     *,
-    on_kind: Callable[[int, int], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[dict[str, Step], list[list[Form]]]:
     """For every kind of layer the structure with which the whole network is fastest.
 
@@ -185,8 +185,7 @@ def choose_in_place(
         network: Times it.
         fitting: By layer and structure the candidate that may be chosen; ``dense`` always may.
         first: What to begin with.
-        on_kind: Told which kind, of how many, is timed.
-        should_stop: Asked before each kind.
+        progress: Told which kind is timed (stage ``latency``), and asked whether to stop.
 
     Returns:
         The step of every layer that has something fitting and was timed in place, and for each kind what was
@@ -199,11 +198,10 @@ def choose_in_place(
     asked = [kind for kind in asked if kind]
     chosen = {name: first.get(name, (DENSE, None)) for kind in asked for name in kind}
     forms = []
+    progress = progress or Progress()
     for index, kind in enumerate(asked):
-        if should_stop is not None and should_stop():
-            raise RunCancelled
-        if on_kind is not None:
-            on_kind(index, len(asked))
+        message = f"Timing the network as a whole, {index + 1} of {len(asked)} kinds of layers"
+        progress.step("latency", message, index / len(asked))
         plans = {DENSE: {**chosen, **dict.fromkeys(kind, (DENSE, None))}, CHOSEN: chosen}
         for structure in dict.fromkeys(structure for name in kind for structure in fitting[name]):
             able = {name: _step_of(fitting[name][structure]) for name in kind if structure in fitting[name]}

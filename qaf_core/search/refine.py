@@ -8,10 +8,11 @@ the least time is lost for the divergence that is saved.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from qaf_core.pipeline.events import Progress
 from qaf_core.search.selection import Step
 
 DENSE: Step = ("dense", None)
@@ -48,7 +49,7 @@ def back_off(
     judge: Judge,
     limit: float,
     *,
-    on_round: Callable[[], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[dict[str, Step], float | None]:
     """Steps under which at most ``limit`` of the answers change, or dense throughout.
 
@@ -62,19 +63,19 @@ def back_off(
             Layers of one form are taken to gain alike.
         judge: Asked for divergences and changed answers.
         limit: Largest share of answers that may change.
-        on_round: Called before answers are compared.
+        progress: Told before answers are compared (stage ``selecting``), and asked whether to stop.
 
     Returns:
         The steps, and the share of answers that change under them; None where every layer is dense.
     """
+    progress = progress or Progress()
     current = [_chosen_form(forms, steps) for forms in kinds]
     most_left = MOST_LEFT
     while True:
         found = {name: step for form in current for name, step in form.steps.items()}
         if all(step == DENSE for step in found.values()):
             return found, None
-        if on_round is not None:
-            on_round()
+        progress.step("selecting", "Comparing the answers with the original's", 1.0)
         share = judge.changed(found)
         if share <= limit + SLACK:
             return found, share

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qaf_core.errors import ModelError, PlanError, QafError, RunCancelled
+from qaf_core.errors import ModelError, PlanError, QafError
 from qaf_core.files import ContentCache, digest_of, read_json
-from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.events import Progress
 from qaf_core.search.refine import DENSE, Form, Judge, back_off
 from qaf_core.search.selection import CHANGES_ANSWERS, LayerChoice, Selection, Step, with_steps
 
@@ -59,8 +58,7 @@ def choose_as_a_whole(
     machine: Sequence[Any],
     *,
     answer_bound: float = DEFAULT_ANSWER_BOUND,
-    on_event: Callable[[RunEvent], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    progress: Progress | None = None,
 ) -> Selection:
     """The selection with those of the fitting structures that are fastest inside the whole network.
 
@@ -76,8 +74,7 @@ def choose_as_a_whole(
         folder: Keeps what was found, so that the same candidates are not timed, and judged, twice.
         machine: What else times and answers depend on, ready for JSON.
         answer_bound: Largest share of answers that may change beyond those that dense INT8 changes.
-        on_event: Called with ``stage`` events (stages ``latency`` and ``selecting``).
-        should_stop: Asked before each kind of layer.
+        progress: Told how far it is (stages ``latency`` and ``selecting``), and asked whether to stop.
 
     Raises:
         RunCancelled: If stopped.
@@ -91,9 +88,9 @@ def choose_as_a_whole(
     kept = cache.read(key, lambda path: _told(selection, _read_found(path)))
     if kept is not None:
         return kept
-    telling = _Telling(on_event, should_stop)
-    telling.check()
-    network, steps, kinds, note = _in_place(selection, open_network, telling)
+    progress = progress or Progress()
+    progress.check()
+    network, steps, kinds, note = _in_place(selection, open_network, progress)
     found = _Found(timed=sorted(steps), steps=steps, kept=steps, note=note)
     for choice in selection.choices:  # what was not timed in place goes by its time alone
         if choice.name not in steps and fitting[choice.name]:
@@ -102,10 +99,10 @@ def choose_as_a_whole(
     if answers.can_count():
         by_dense = None if network is None else _changed_by_dense(network, answers)
         limit = answer_bound + (by_dense or 0.0)
-        found.kept, changed = back_off(steps, kinds, answers, limit, on_round=telling.comparing)
+        found.kept, changed = back_off(steps, kinds, answers, limit, progress=progress)
         told_of = {"changed": changed, "changed_by_dense": by_dense, "limit": answer_bound}
         found.answers = {**told_of, "images": answers.images}
-    telling.check()
+    progress.check()
     found.whole = _compared(network, found.kept)
     if found.whole is not None or open_network is None:  # otherwise it may be another time
         cache.keep(key, asdict(found))
@@ -124,39 +121,8 @@ class _Found:
     answers: Mapping[str, Any] | None = None
 
 
-class _Telling:
-    """Tells how far a choice is, and whether it is to stop."""
-
-    def __init__(
-        self, on_event: Callable[[RunEvent], None] | None, should_stop: Callable[[], bool] | None
-    ) -> None:
-        self._on_event, self.should_stop, self._began = on_event, should_stop, time.monotonic()
-
-    def check(self) -> None:
-        """Raise ``RunCancelled`` if asked to stop."""
-        if self.should_stop is not None and self.should_stop():
-            raise RunCancelled
-
-    def timing(self, index: int, count: int) -> None:
-        """A kind of layer, of so many, is timed."""
-        self._tell(
-            "latency", index / count, f"Timing the network as a whole, {index + 1} of {count} kinds of layers"
-        )
-
-    def comparing(self) -> None:
-        """Answers are compared."""
-        self.check()
-        self._tell("selecting", 1.0, "Comparing the answers with the original's")
-
-    def _tell(self, stage: str, fraction: float, message: str) -> None:
-        if self._on_event is not None:
-            data = {"stage": stage, "fraction": fraction, "message": message}
-            elapsed = time.monotonic() - self._began
-            self._on_event(RunEvent(kind="stage", data=data, elapsed_seconds=elapsed))
-
-
 def _in_place(
-    selection: Selection, open_network: Callable[[], TimedNetwork] | None, telling: _Telling
+    selection: Selection, open_network: Callable[[], TimedNetwork] | None, progress: Progress
 ) -> tuple[TimedNetwork | None, dict[str, Step], list[list[Form]], str]:
     """The network if it can be timed, steps of the layers timed in it, each kind's forms, and a note."""
     from qaf_core.search.network_timing import choose_in_place
@@ -167,9 +133,7 @@ def _in_place(
         return None, {}, [], ""
     try:
         network = open_network()
-        steps, kinds = choose_in_place(
-            network, fitting, first, on_kind=telling.timing, should_stop=telling.should_stop
-        )
+        steps, kinds = choose_in_place(network, fitting, first, progress=progress)
     except ModelError as error:  # layers timed alone are all there is to go by
         return None, {}, [], f"Not timed as a whole: {error}"
     return network, steps, kinds, ""

@@ -17,7 +17,7 @@ from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import validate_plan
 from qaf_core.pipeline.compress.compress import CompressOptions, compress_network
 from qaf_core.pipeline.compress.solve_cache import SolveCache
-from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.search.candidates import (
     CHOSEN,
     MOMENT_WEIGHT,
@@ -176,10 +176,12 @@ def test_a_layer_with_nothing_faster_stays_dense_unmeasured(
 ) -> None:
     table = [*rows_of("planted", dense=1.0, cp8=1.1), *rows_of("full", dense=1.0)]
     events: list[RunEvent] = []
-    selection = choose(model, inventory, table=table, bits=4, on_event=events.append)
+    selection = choose(model, inventory, table=table, bits=4, progress=Progress(events.append))
     assert {row.structure for row in selection.plan.layers} == {"dense"}
     assert {row.name: row.bits for row in selection.plan.layers}["full"] == 4
-    assert [event.layer for event in events] == ["planted", "full"]
+    assert [event.data["message"] for event in events] == [
+        "Trying forms of planted, 1 of 2 layers", "Trying forms of full, 2 of 2 layers"
+    ]  # fmt: skip
 
 
 def test_solved_candidates_are_found_again(
@@ -204,7 +206,7 @@ def test_a_stop_is_heard_while_a_candidate_is_solved(
         return asked > 3
 
     with pytest.raises(RunCancelled):
-        choose(model, inventory, should_stop=stop)
+        choose(model, inventory, progress=Progress(should_stop=stop))
     assert asked <= 6
 
 

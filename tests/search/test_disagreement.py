@@ -22,6 +22,7 @@ from qaf_core.network.modules.quantized import FactorizedLayer, swap_layer
 from qaf_core.network.plan.rules import Plan, plan_for_ratio
 from qaf_core.pipeline.compress.compress import compress_network
 from qaf_core.pipeline.compress.solve_cache import SolveCache
+from qaf_core.pipeline.events import Progress
 from qaf_core.pipeline.tasks import find_task
 from qaf_core.quantization.spec import QuantSpec
 from qaf_core.search.disagreement import Answers
@@ -141,7 +142,7 @@ def test_only_what_the_task_reads_can_be_counted(network: nn.Module, tmp_path: P
 
 
 def test_it_stops(network: nn.Module, tmp_path: Path) -> None:
-    answers = answers_of(network, tmp_path, should_stop=lambda: True)
+    answers = answers_of(network, tmp_path, progress=Progress(should_stop=lambda: True))
     with pytest.raises(RunCancelled):
         answers.harm("2", SVD)
     with pytest.raises(RunCancelled):

@@ -10,7 +10,7 @@ import pytest
 from qaf_core.errors import RunCancelled
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import LayerPlan, check_layer_plan
-from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.search.geometry import LayerGeometry
 from qaf_core.search.latency_table import RANK_STEP, list_candidates, measure_layer_table
 
@@ -113,8 +113,7 @@ def test_a_stopped_measurement_keeps_what_it_has_and_goes_on(tmp_path: Path) -> 
             threads=1,
             ratios=RATIOS,
             folder=tmp_path,
-            on_event=events.append,
-            should_stop=lambda: len(events) >= 1,
+            progress=Progress(events.append, lambda: len(events) >= 1),
         )
     assert [event.data["stage"] for event in events] == ["latency"]
     (kept,) = tmp_path.iterdir()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from qaf_core.errors import ModelError, RunCancelled
 from qaf_core.factorization.structures import Rank
 from qaf_core.network.graph.inventory import take_inventory
+from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.search import network_timing
 from qaf_core.search.network_timing import WholeNetwork, choose_in_place
 from qaf_core.search.selection import Candidate, Step
@@ -124,10 +125,10 @@ def test_the_fastest_whole_network_wins_kind_by_kind() -> None:
     gains = {("a", "cp"): 1.0, ("a", "svd"): 0.8, ("b", "svd"): 0.5, ("c", "tucker2"): -0.1}
     clock = Clock(gains)
     first: dict[str, Step] = {"a": ("cp", 8), "b": ("svd", 6), "c": ("tucker2", (4, 4)), "d": DENSE}
-    told: list[tuple[int, int]] = []
-    found, forms = choose_in_place(clock, FITTING, first, on_kind=lambda *row: told.append(row))
+    told: list[RunEvent] = []
+    found, forms = choose_in_place(clock, FITTING, first, progress=Progress(told.append))
     assert found == {"a": ("cp", 8), "b": ("svd", 6), "c": DENSE}
-    assert told == [(0, 2), (1, 2)]  # nothing fits "d"
+    assert [event.data["fraction"] for event in told] == [0.0, 0.5]  # nothing fits "d"
     # What was timed, with its gain: dense gains nothing.
     by_steps = [{tuple(sorted(form.steps.items())): form.gain_ms for form in kind} for kind in forms]
     assert by_steps[0][("a", ("cp", 8)), ("b", ("svd", 6))] == pytest.approx(1.5, abs=0.01)
@@ -196,5 +197,5 @@ def test_what_the_rounds_cannot_tell_from_dense_is_dense() -> None:
 def test_it_stops_between_kinds() -> None:
     clock = Clock({})
     with pytest.raises(RunCancelled):
-        choose_in_place(clock, FITTING, {}, should_stop=lambda: len(clock.plans) == 1)
+        choose_in_place(clock, FITTING, {}, progress=Progress(should_stop=lambda: len(clock.plans) == 1))
     assert len(clock.plans) == 1

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qaf_core.errors import ModelError, RunCancelled
 from qaf_core.network.plan.rules import LayerPlan, Plan
-from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.search.selection import Candidate, LayerChoice, Selection, Step
 from qaf_core.search.whole_plan import choose_as_a_whole
 
@@ -93,7 +93,7 @@ def test_structures_are_chosen_once_by_the_time_of_the_whole(tmp_path: Path) -> 
 
     told: list[RunEvent] = []
     found = choose_as_a_whole(
-        chosen("abc"), open_network, SameAnswers(), tmp_path, ["machine"], on_event=told.append
+        chosen("abc"), open_network, SameAnswers(), tmp_path, ["machine"], progress=Progress(told.append)
     )
     assert [row.structure for row in found.plan.layers] == ["dense", "svd", "svd"]
     assert [row.rank for row in found.plan.layers] == [None, 4, 4]
@@ -125,7 +125,9 @@ def test_a_whole_that_cannot_be_timed_keeps_the_plan(tmp_path: Path) -> None:
     assert kept.answers is not None
     assert (kept.to_dict()["note"], kept.to_dict()["whole"]) == (kept.note, None)
     with pytest.raises(RunCancelled):
-        choose_as_a_whole(chosen("ab"), refuse, SameAnswers(), tmp_path, [], should_stop=lambda: True)
+        choose_as_a_whole(
+            chosen("ab"), refuse, SameAnswers(), tmp_path, [], progress=Progress(should_stop=lambda: True)
+        )
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -29,8 +29,9 @@ from qaf_core.pipeline.compress.input_moments import collect_moments
 from qaf_core.pipeline.compress.result import Compression, CompressOptions, LayerOutcome
 from qaf_core.pipeline.compress.samples import LayerSamples, walk_layers
 from qaf_core.pipeline.compress.solve_cache import SolveCache, SolveTask
-from qaf_core.pipeline.compress.solve_layers import LayerSolver, OnRunEvent, Watch, placed
+from qaf_core.pipeline.compress.solve_layers import LayerSolver, placed
 from qaf_core.pipeline.compress.solver_pool import SolveJob
+from qaf_core.pipeline.events import Progress
 from qaf_core.quantization.grid import ACTIVATION_GRID, FLOAT, Grid
 from qaf_core.quantization.spec import QuantSpec
 
@@ -52,8 +53,7 @@ def compress_network(
     method: str = "joint",
     calibration: Tensor | None,
     options: CompressOptions | None = None,
-    on_event: OnRunEvent | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    progress: Progress | None = None,
     cache: SolveCache | None = None,
     helpers: int = 0,
 ) -> Compression:
@@ -67,8 +67,8 @@ def compress_network(
         calibration: Normalised images ``(N, C, H, W)`` without labels, or None (then no output fit,
             floating-point activations).
         options: Solver options and granularity.
-        on_event: Called with ``RunEvent`` s.
-        should_stop: Asked between solver iterations; True stops and keeps what is done.
+        progress: Told of all that happens; asked between solver iterations whether to stop, which keeps what
+            is done.
         cache: Where solved layers are looked up and kept, or None.
         helpers: How many processes may be started to solve small layers beside this one, where there is
             enough for them to do; 0 for none. They need the cache, and end before the layers are calibrated.
@@ -81,7 +81,7 @@ def compress_network(
     """
     _check_request(plan, method, calibration)
     options = options or CompressOptions()
-    watch = Watch(on_event, should_stop)
+    progress = progress or Progress()
     position = {info.name: index for index, info in enumerate(inventory)}
     rows = sorted((row for row in plan.layers if row.structure != "keep"), key=lambda row: position[row.name])
     shape = _input_shape(model, inventory) if calibration is None else tuple(calibration.shape[1:])
@@ -96,11 +96,11 @@ def compress_network(
     status = "completed"
     solved: dict[str, SolveResult] = {}
     try:
-        moments = _moments(original, rows, batches, method, options, watch)
+        moments = _moments(original, rows, batches, method, options, progress)
         solver = LayerSolver(
             _jobs(original, rows, plan, method, options, moments),
             rows={row.name: row for row in rows},
-            watch=watch,
+            progress=progress,
             cache=cache,
             helpers=helpers,
         )
@@ -114,7 +114,7 @@ def compress_network(
         swap_layer(compressed, row.name, build_chain(layer_of(original, row.name), solved[row.name].factors))
     fits = method in FITTED_METHODS and options.output_fit
     output_errors, status = _calibrate(
-        original, compressed, done, inventory, batches, plan, fits, status, watch
+        original, compressed, done, inventory, batches, plan, fits, status, progress
     )
     if method == "paper" and batches and status == "completed":
         compressed = choose_batchnorm(original, compressed, batches, options.paper_batchnorm)
@@ -194,7 +194,7 @@ def _moments(
     batches: Sequence[Tensor],
     method: str,
     options: CompressOptions,
-    watch: Watch,
+    progress: Progress,
 ) -> dict[str, Tensor]:
     """Input second moments of the layers that are solved under them, mixed with the identity."""
     share = {
@@ -205,7 +205,7 @@ def _moments(
     names = [name for name, weight in share.items() if weight > 0]
     if not batches or not names or method not in FITTED_METHODS:
         return {}
-    watch.send("stage", stage="solving", fraction=0.0, message="input statistics")
+    progress.stage("solving", "input statistics", 0.0)
     few = batches[: math.ceil(MOMENT_IMAGES / len(batches[0]))]
     moments = collect_moments(original, names, few, per_position=method == "dense")
     return {name: shrink(moment, share[name]) for name, moment in moments.items()}
@@ -256,7 +256,7 @@ def _calibrate(
     plan: Plan,
     fit: bool,
     status: str,
-    watch: Watch,
+    progress: Progress,
 ) -> tuple[dict[str, float], str]:
     """Go through the exchanged layers front to back; returns output errors by layer and the status."""
     errors: dict[str, float] = {}
@@ -268,8 +268,8 @@ def _calibrate(
 
     def visit(name: str, samples: LayerSamples) -> None:
         if status == "completed":
-            watch.check()
-        watch.send("stage", stage="calibrating", fraction=len(errors) / len(rows), message=name)
+            progress.check()
+        progress.stage("calibrating", name, len(errors) / len(rows))
         chain = compressed.get_submodule(name)
         assert isinstance(chain, FactorizedLayer)
         if not all(bool(values.isfinite().all()) for values in samples.inputs):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,9 +17,7 @@ from qaf_core.factorization.solve import SolveResult
 from qaf_core.network.plan.rules import LayerPlan
 from qaf_core.pipeline.compress.solve_cache import SolveCache, SolveTask
 from qaf_core.pipeline.compress.solver_pool import Ahead, News, SolveJob
-from qaf_core.pipeline.events import RunEvent
-
-OnRunEvent = Callable[[RunEvent], None]
+from qaf_core.pipeline.events import Progress
 
 SMALL_SWEEP = 5e8  # floating-point operations of a solver sweep below which one thread is faster
 # What a solve takes on one thread, measured from 16 to 512 channels: small layers all get as many sweeps as
@@ -35,47 +32,13 @@ WAIT_SECONDS = 0.1
 DEVICE_VARIABLE = "QAF_DEVICE"
 
 
-class Watch:
-    """Sends events with the time since the start and turns a wish to stop into ``RunCancelled``."""
-
-    def __init__(self, on_event: OnRunEvent | None, should_stop: Callable[[], bool] | None) -> None:
-        self._on_event, self._should_stop = on_event, should_stop
-        self._began = time.monotonic()
-
-    def send(self, kind: str, layer: str | None = None, **data: Any) -> None:
-        """Tell of something that happened."""
-        if self._on_event is not None:
-            self._on_event(
-                RunEvent(kind=kind, layer=layer, data=data, elapsed_seconds=time.monotonic() - self._began)
-            )
-
-    def check(self) -> None:
-        """Raise ``RunCancelled`` if the run is to stop."""
-        if self._should_stop is not None and self._should_stop():
-            raise RunCancelled
-
-    def solver_event(self, event: SolveEvent) -> None:
-        """Tell of an iteration, unless the run is to stop."""
-        self.check()
-        self.send(
-            "iteration",
-            event.layer,
-            iteration=event.iteration,
-            float_error=event.float_error,
-            quantized_error=event.quantized_error,
-            primal_residual=event.primal_residual,
-            dual_residual=event.dual_residual,
-            rho=event.rho,
-        )
-
-
 class LayerSolver:
     """Solves layers, or finds them solved, and tells of it.
 
     Args:
         jobs: The layers, front to back.
         rows: Their rows of the plan by name.
-        watch: Told of all that happens; asked whether to stop.
+        progress: Told of all that happens; asked whether to stop.
         cache: Where solved layers are looked up and kept, or None.
         helpers: How many further processes may solve small layers ahead; they end with ``solve_all``.
 
@@ -88,12 +51,12 @@ class LayerSolver:
         jobs: Sequence[SolveJob],
         *,
         rows: Mapping[str, LayerPlan],
-        watch: Watch,
+        progress: Progress,
         cache: SolveCache | None,
         helpers: int = 0,
     ) -> None:
         self.solved: dict[str, SolveResult] = {}
-        self._jobs, self._rows, self._watch, self._cache = jobs, rows, watch, cache
+        self._jobs, self._rows, self._progress, self._cache = jobs, rows, progress, cache
         self._helpers = helpers
 
     def solve_all(self) -> None:
@@ -113,7 +76,7 @@ class LayerSolver:
             order.sort(key=lambda job: not is_small(job.weight, job.task.rank))
         with Ahead(order, shared=shared, cache=self._cache, helpers=helpers) as ahead:
             while len(self.solved) < len(jobs):
-                self._watch.check()
+                self._progress.check()
                 job = ahead.take()
                 if job is not None:
                     self._solve(job, ahead)
@@ -123,11 +86,11 @@ class LayerSolver:
         """Solve a layer in this process, passing on meanwhile what helpers tell."""
 
         def on_event(event: SolveEvent) -> None:
-            self._watch.solver_event(event)
+            self._progress.solver_event(event)
             self._relay(ahead)
 
         share = len(self.solved) / len(self._jobs)
-        self._watch.send("stage", stage="solving", fraction=share, message=job.name)
+        self._progress.stage("solving", job.name, share)
         self._tell_started(job)
         key = job.key if self._cache is None else job.key or self._cache.key(job.weight, job.task)
         result = None if self._cache is None else self._cache.load(key)
@@ -147,7 +110,7 @@ class LayerSolver:
         if news.kind == "started":
             self._tell_started(news.job)
         elif news.event is not None:
-            self._watch.solver_event(news.event)
+            self._progress.solver_event(news.event)
         elif news.kind == "solved":
             result = None if self._cache is None else self._cache.load(news.job.key)
             if result is None:  # it was not kept: the disk is full, or the weight not finite
@@ -156,13 +119,13 @@ class LayerSolver:
                 self._tell_finished(news.job, result)
 
     def _tell_started(self, job: SolveJob) -> None:
-        self._watch.send(
+        self._progress.send(
             "layer_started", job.name, index=job.index, total=len(self._jobs), **self._planned(job)
         )
 
     def _tell_finished(self, job: SolveJob, result: SolveResult) -> None:
         self.solved[job.name] = result
-        self._watch.send(
+        self._progress.send(
             "layer_finished",
             job.name,
             relative_error=result.relative_error,

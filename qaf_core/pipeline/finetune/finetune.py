@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from qaf_core.errors import DataError, RunCancelled
 from qaf_core.pipeline.divergence import divergence, training_loss
+from qaf_core.pipeline.events import Progress
 from qaf_core.pipeline.finetune.options import CODES, FinetuneOptions
 from qaf_core.pipeline.finetune.trainable import TrainableNetwork
 
@@ -34,29 +35,6 @@ LARGEST_SHIFT = 1 / 8  # of the image's side
 LARGEST_NORM = 1.0  # of the gradient, per parameter group
 MIXED_SHARE = 1.0  # of the batches
 MIXED_VIEWS = 2  # of every held-back image, beside it as it is
-
-OnPoint = Callable[["FinetunePoint"], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetunePoint:
-    """Where fine-tuning stands.
-
-    Attributes:
-        epoch: Passes done; 0 is the network as it came.
-        loss: Mean loss on what was learnt from in this pass; None before the first.
-        held_back: Mean divergence on the held-back images, as they are.
-        best: The lowest ``held_back`` so far.
-        fraction: How much of the whole is done, 0 to 1.
-        elapsed_seconds: Since the start.
-    """
-
-    epoch: int
-    loss: float | None
-    held_back: float
-    best: float
-    fraction: float
-    elapsed_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +71,7 @@ def finetune_network(
     images: Tensor,
     options: FinetuneOptions | None = None,
     *,
-    on_point: OnPoint | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    progress: Progress | None = None,
 ) -> Finetuning:
     """Let a compressed network learn from its original; the network is changed in place.
 
@@ -103,8 +80,10 @@ def finetune_network(
         compressed: With chains in place of layers, as compressed or as loaded from a packed file.
         images: Normalised ``(N, C, H, W)``, without labels.
         options: What is learnt, and for how long.
-        on_point: Told of every pass.
-        should_stop: Asked between steps; True ends it, and the best so far is kept.
+        progress: Told of every pass (event ``finetune``: ``epoch``, 0 for the network as it came; ``loss``,
+            the mean of what was learnt from in it; ``held_back``, the mean divergence on held-back images;
+            ``best`` so far; ``fraction`` done; ``elapsed_seconds``). Asked between steps whether to stop: the
+            best so far is kept.
 
     Raises:
         DataError: If there are too few images to hold some back.
@@ -115,7 +94,7 @@ def finetune_network(
     with TrainableNetwork(compressed, trains_codes=options.trains == CODES) as network:
         run = _Training(
             original=original, network=network, images=learnt, jury=jury, options=options,
-            on_point=on_point, should_stop=should_stop or (lambda: False),
+            progress=progress or Progress(),
         )  # fmt: skip
         result = run.carry_out()
     return result
@@ -158,11 +137,13 @@ class _Training:
 
     def __init__(
         self, *, original: nn.Module, network: TrainableNetwork, images: Tensor, jury: Jury,
-        options: FinetuneOptions, on_point: OnPoint | None, should_stop: Callable[[], bool],
+        options: FinetuneOptions, progress: Progress,
     ) -> None:  # fmt: skip
         self._original, self._network, self._options = original, network, options
         self._images, self._jury = images, jury
-        self._on_point, self._should_stop = on_point, should_stop
+        self._progress = progress
+        count = len(images) + sum(map(len, jury.plain))
+        self._message = f"Learning from the original on {count:,} images"
         self._generator = torch.Generator().manual_seed(options.seed)
         self._gains = [*network.gains(), *network.norms()]
         self._codes = list(network.codes())
@@ -176,6 +157,7 @@ class _Training:
 
     def carry_out(self) -> Finetuning:
         """Learn; then leave the network in the best state."""
+        self._progress.stage("finetuning", self._message, 0.0)
         trained = [*self._gains, *self._codes]
         asked = [parameter.requires_grad for parameter in trained]
         for parameter in trained:
@@ -215,8 +197,7 @@ class _Training:
         order = torch.randperm(len(self._images), generator=self._generator)
         batches = torch.split(order, MOST_BATCH)
         for index, chosen in enumerate(batches):
-            if self._should_stop():
-                raise RunCancelled
+            self._progress.check()
             batch = self._varied(self._images[chosen])
             self._set_rates((epoch + index / len(batches)) / self._options.epochs)
             loss = training_loss(self._original, self._network.model, batch)
@@ -257,12 +238,12 @@ class _Training:
         return self._jury.verdict(self._original, self._network.model)
 
     def _tell(self, epoch: int, loss: float | None, found: float, best: float) -> None:
-        if self._on_point is not None:
-            self._on_point(FinetunePoint(
-                epoch=epoch, loss=loss, held_back=found, best=best,
-                fraction=max(self._fraction, epoch / self._options.epochs),
-                elapsed_seconds=time.monotonic() - self._began,
-            ))  # fmt: skip
+        fraction = max(self._fraction, epoch / self._options.epochs)
+        self._progress.send(
+            "finetune", epoch=epoch, loss=loss, held_back=found, best=best, fraction=fraction,
+            elapsed_seconds=time.monotonic() - self._began,
+        )  # fmt: skip
+        self._progress.stage("finetuning", self._message, fraction)
 
     def _state(self) -> list[Tensor]:
         return [parameter.detach().clone() for parameter in (*self._gains, *self._codes)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from qaf_core.pipeline.check.equivalence import file_differs
 from qaf_core.pipeline.compress.compress import LayerOutcome, compress_network
 from qaf_core.pipeline.compress.solve_cache import SolveCache
 from qaf_core.pipeline.compress.solver_pool import spare_cores
-from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.runs.jobs.check import checked, needs_check, refuse_serious
 from qaf_core.runs.jobs.environment import describe_environment, peak_memory_bytes
 from qaf_core.runs.jobs.finetune import finetune_parent
@@ -32,7 +31,7 @@ from qaf_core.runs.jobs.inputs import (
     result_header,
 )
 from qaf_core.runs.store.record import CANCELLED, COMPLETED, FAILED, RunRecord
-from qaf_core.runs.store.recorder import Recorder, StopSignal
+from qaf_core.runs.store.recorder import record_progress
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import PACKED_NAME
@@ -45,12 +44,7 @@ class RunFailed(Exception):
     """A fault of ours, not of the input; says in one line what happened and where the traceback lies."""
 
 
-def execute_run(
-    store: Store,
-    run_id: str,
-    on_event: Callable[[RunEvent], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> dict[str, Any]:
+def execute_run(store: Store, run_id: str, progress: Progress | None = None) -> dict[str, Any]:
     """Execute a claimed run and store how it ended.
 
     A stop keeps what is done: the layers solved so far stay compressed, the others original, and that
@@ -59,8 +53,7 @@ def execute_run(
     Args:
         store: The run store.
         run_id: A run this process has claimed.
-        on_event: Told of every event kept.
-        should_stop: Another reason to stop than a request in the store.
+        progress: Told of every event kept; another reason to stop than a request in the store.
 
     Returns:
         The object that ``qaf compress --json`` prints.
@@ -69,14 +62,13 @@ def execute_run(
         QafError: If the input cannot be used; the run is ``failed``.
         RunFailed: If anything else goes wrong; the run is ``failed``, the traceback in its folder.
     """
-    recorder = Recorder(store, run_id, on_event)
-    stop = StopSignal(store, run_id, should_stop)
+    progress = record_progress(store, run_id, progress)
     try:
         record = store.run(run_id)
-        result = _execute(store, record, recorder, stop)
+        result = _execute(store, record, progress)
     except RunCancelled:
         header = result_header(store.run(run_id), CANCELLED)
-        result = {**header, "seconds": {"total": recorder.elapsed_seconds}}
+        result = {**header, "seconds": {"total": progress.elapsed_seconds}}
     except QafError as error:
         store.finish(run_id, FAILED, error=str(error))
         raise
@@ -91,20 +83,20 @@ def execute_run(
     return result
 
 
-def _execute(store: Store, record: RunRecord, recorder: Recorder, stop: StopSignal) -> dict[str, Any]:
-    recorder.stage("loading", f"Loading {record.model}", 0.0)
-    subject = load_subject(record.request, store.workspace, recorder, stop)
-    checks = _check(store.workspace, record.request, subject, recorder, stop)
+def _execute(store: Store, record: RunRecord, progress: Progress) -> dict[str, Any]:
+    progress.stage("loading", f"Loading {record.model}", 0.0)
+    subject = load_subject(record.request, store.workspace, progress)
+    checks = _check(store.workspace, record.request, subject, progress)
     make = _compress if record.request.finetune is None else finetune_parent
-    made = make(store, record, subject, recorder, stop)
-    recorder.stage("saving", "Saving the packed model")
+    made = make(store, record, subject, progress)
+    progress.stage("saving", "Saving the packed model")
     path = store.run_folder(record.id) / PACKED_NAME
     anew = _build_anew(subject)
     file_bytes = save_packed(path, made.model, subject.inventory, packed_card(record, subject), anew)
     # What is evaluated is the file, read back: so the accuracy is that of exactly these bytes.
     packed = load_packed(path, anew)
-    began = recorder.elapsed_seconds
-    comparison = compare_networks(store, record, subject, packed, recorder)
+    began = progress.elapsed_seconds
+    comparison = compare_networks(store, record, subject, packed, progress)
     of_file = file_differs(made.model, packed, subject.calibration[:2])
     notes = [*made.notes, *(note for note in (subject.source.weights_note, of_file) if note is not None)]
     comparison["data"]["warnings"] = [*comparison["data"]["warnings"], *notes]
@@ -119,8 +111,8 @@ def _execute(store: Store, record: RunRecord, recorder: Recorder, stop: StopSign
         **made.told,
         "seconds": {
             **made.seconds,
-            "evaluate": recorder.elapsed_seconds - began,
-            "total": recorder.elapsed_seconds,
+            "evaluate": progress.elapsed_seconds - began,
+            "total": progress.elapsed_seconds,
         },
         "peak_memory_bytes": peak_memory_bytes(),
         "environment": describe_environment(),
@@ -136,7 +128,7 @@ def _build_anew(subject: Subject) -> nn.Module:
 
 
 def _check(
-    workspace: Path, request: RunRequest, subject: Subject, recorder: Recorder, stop: StopSignal
+    workspace: Path, request: RunRequest, subject: Subject, progress: Progress
 ) -> dict[str, Any] | None:
     """Look whether the original does what it should; None where that is not asked for or not needed.
 
@@ -146,11 +138,7 @@ def _check(
     if not request.check or not needs_check(subject.source, request.data):
         return None
 
-    def stop_if_asked() -> None:
-        if stop():
-            raise RunCancelled
-
-    recorder.stage("loading", "Checking the original: class order and preparation of images", 0.8)
+    progress.stage("loading", "Checking the original: class order and preparation of images", 0.8)
     images = subject.images
     if images is None:
         images = load_evaluation_images(request, subject.source, workspace)
@@ -160,22 +148,19 @@ def _check(
         subject.source,
         images,
         macs=sum(row.macs for row in subject.inventory),
-        on_batch=stop_if_asked,
+        on_batch=progress.check,
     )
     refuse_serious(found)
     return found
 
 
-def _compress(
-    store: Store, record: RunRecord, subject: Subject, recorder: Recorder, stop: StopSignal
-) -> Made:
+def _compress(store: Store, record: RunRecord, subject: Subject, progress: Progress) -> Made:
     positions = {row.name: index for index, row in enumerate(subject.inventory)}
 
     def keep(event: RunEvent) -> None:
         if event.kind == "layer_finished" and event.layer is not None:
             row = {"name": event.layer, **event.data}
             store.put_layer(record.id, positions[event.layer], row, {})
-        recorder(event)
 
     compression = compress_network(
         subject.model,
@@ -184,12 +169,11 @@ def _compress(
         method=record.method,
         calibration=subject.calibration,
         options=subject.options,
-        on_event=keep,
-        should_stop=stop,
+        progress=progress.with_listener(keep),
         cache=SolveCache(store.workspace / "cache" / "layers"),
         helpers=spare_cores(),
     )
-    recorder.flush()
+    progress.flush()
     if compression.status == CANCELLED and not compression.layers:
         raise RunCancelled
     for outcome in compression.layers:

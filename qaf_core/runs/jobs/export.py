@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from qaf_core.deploy.packed.read import verify_packed
 from qaf_core.deploy.runtime.target import THIS, saturates_for
 from qaf_core.errors import PlanError, WeightsError, WorkspaceError
 from qaf_core.files import write_file
+from qaf_core.pipeline.events import Progress
 from qaf_core.quantization.grid import FLOAT, Grid
 from qaf_core.runs.jobs.exported_models import range_images
 from qaf_core.runs.jobs.images import BATCH_SIZE, load_evaluation_images, load_run_images
@@ -56,7 +57,7 @@ def export_run(
     precision: str = INT8,
     target: str = THIS,
     force: bool = False,
-    on_step: Callable[[str], None] = lambda _line: None,
+    progress: Progress | None = None,
 ) -> ExportReport:
     """Export a run and keep the report in its folder.
 
@@ -68,7 +69,7 @@ def export_run(
         precision: Of ONNX: ``int8``, ``int8-fast`` or ``fp32``, see ``DIFFERENCES``.
         target: Of ONNX with integers: for ``this`` machine's processor, or ``any``.
         force: Write the file even if a check fails.
-        on_step: Told what is being done.
+        progress: Told what is being done (stage ``exporting``), and asked whether to stop.
 
     Returns:
         What was made and checked.
@@ -95,7 +96,9 @@ def export_run(
         if format == PACKED:
             report = _export_packed(store, record, packed, path, force)
         else:
-            report = _export_onnx(store, record, packed, path, precision, target, force, on_step)
+            report = _export_onnx(
+                store, record, packed, path, precision, target, force, progress or Progress()
+            )
     except ExportRejected as error:
         keep_report(folder, error.report)
         raise
@@ -170,16 +173,16 @@ def _export_onnx(
     precision: str,
     target: str,
     force: bool,
-    on_step: Callable[[str], None],
+    progress: Progress,
 ) -> ExportReport:
-    on_step("Opening the packed model")
+    progress.step("exporting", "Opening the packed model")
     index = verify_packed(packed)
     source = _source_of(store, record, packed)
     model = _open(packed, source)
-    on_step("Loading the evaluation images")
+    progress.step("exporting", "Loading the evaluation images")
     images = load_evaluation_images(record.request, source, store.workspace)
     card = {key: index[key] for key in CARD_KEYS if key in index}
-    on_step(f"Writing ONNX, and comparing both networks on {len(images):,} images")
+    progress.step("exporting", f"Writing ONNX, and comparing both networks on {len(images):,} images")
     given: dict[str, Any] = {
         "input_shape": source.input_shape,
         "images": (batch for batch, _ in to_batches(images, source, BATCH_SIZE)),

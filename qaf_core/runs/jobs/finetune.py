@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from qaf_core.errors import WorkspaceError
 from qaf_core.factorization.structures import STRUCTURES
-from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.finetune.options import CODES, FinetuneOptions
 from qaf_core.runs.store.record import CANCELLED, COMPLETED, RunRecord
 from qaf_core.runs.store.request import RunRequest
@@ -17,9 +16,8 @@ from qaf_core.runs.store.workspace import PACKED_NAME
 if TYPE_CHECKING:
     from torch import nn
 
-    from qaf_core.pipeline.finetune.finetune import FinetunePoint
+    from qaf_core.pipeline.events import Progress
     from qaf_core.runs.jobs.inputs import Made, Subject
-    from qaf_core.runs.store.recorder import Recorder, StopSignal
     from qaf_core.runs.store.store import Store
 
 
@@ -65,9 +63,7 @@ def read_finetune_options(told: dict[str, Any]) -> tuple[str, FinetuneOptions]:
     return str(told.get("run")), FinetuneOptions(**known)
 
 
-def finetune_parent(
-    store: Store, record: RunRecord, subject: Subject, recorder: Recorder, stop: StopSignal
-) -> Made:
+def finetune_parent(store: Store, record: RunRecord, subject: Subject, progress: Progress) -> Made:
     """Fine-tune the network of the run that the request names.
 
     Raises:
@@ -82,16 +78,9 @@ def finetune_parent(
     parent_id, options = read_finetune_options(record.request.finetune or {})
     parent = store.run(parent_id)
     model = load_packed(store.run_folder(parent.id) / PACKED_NAME, copy.deepcopy(subject.model))
-    message = f"Learning from the original on {len(subject.calibration):,} images"
-    recorder.stage("finetuning", message, 0.0)
-
-    def tell(point: FinetunePoint) -> None:
-        recorder(RunEvent(kind="finetune", data=asdict(point)))
-        recorder.stage("finetuning", message, point.fraction)
-
     # As in the packed file, so that what the layers of both put out stands for the same.
     original = fold_batchnorm(subject.model, subject.inventory)
-    found = finetune_network(original, model, subject.calibration, options, on_point=tell, should_stop=stop)
+    found = finetune_network(original, model, subject.calibration, options, progress=progress)
     rows = _keep_layers(store, record, parent, model, changed=options.trains == CODES)
     return Made(
         model=model,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,19 +14,18 @@ from qaf_core.data.load import ImageSet, to_batches
 from qaf_core.data.models.catalogue import build_model
 from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.models.source import ModelSource
-from qaf_core.errors import RunCancelled
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import LayerPlan, Plan, validate_plan
 from qaf_core.pipeline.check.classifier import TASK as CHECKED_TASK
 from qaf_core.pipeline.compress.calibrate import LEAST_IMAGES
 from qaf_core.pipeline.compress.result import CompressOptions, read_options
+from qaf_core.pipeline.events import Progress
 from qaf_core.pipeline.tasks import Arrays, Task, find_task, predict
 from qaf_core.runs.jobs.baseline import PredictionCache, predictions_key
 from qaf_core.runs.jobs.images import BATCH_SIZE, load_evaluation_images, load_run_images
 from qaf_core.runs.jobs.preview import write_preview
 from qaf_core.runs.store.record import RunRecord
-from qaf_core.runs.store.recorder import Recorder, StopSignal
 from qaf_core.runs.store.request import RunRequest, source_of
 from qaf_core.runs.store.store import Store
 
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
 
 LONGEST_CLASS_NAMES = 300  # characters of all together that a packed file may spend on them
 MOST_SKIPPED_NAMED = 100
-TELL_SECONDS = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +72,7 @@ class Made:
     notes: tuple[str, ...] = ()
 
 
-def load_subject(request: RunRequest, workspace: Path, recorder: Recorder, stop: StopSignal) -> Subject:
+def load_subject(request: RunRequest, workspace: Path, progress: Progress) -> Subject:
     """Build the model, read the plan and the images.
 
     Raises:
@@ -89,10 +86,12 @@ def load_subject(request: RunRequest, workspace: Path, recorder: Recorder, stop:
     plan = Plan.from_dict(request.plan)
     validate_plan(plan, inventory, model=request.model)
     options = read_options(plan)
-    if stop():
-        raise RunCancelled
-    recorder.stage("loading", "Loading images", 0.5)
-    calibration, images = load_run_images(request, source, workspace, _tell_reading(recorder, stop))
+    progress.step("loading", "Loading images", 0.5)
+
+    def tell_read(done: int, total: int) -> None:
+        progress.step("loading", f"Reading {total:,} images", done / total)
+
+    calibration, images = load_run_images(request, source, workspace, tell_read)
     batches = [batch for batch, _ in to_batches(calibration, source, BATCH_SIZE)]
     # Outputs that are not the task's, or another size of images, show here and not after minutes of solving.
     predict(task, model, [(batches[0][:2], None)])
@@ -111,23 +110,8 @@ def load_subject(request: RunRequest, workspace: Path, recorder: Recorder, stop:
     )
 
 
-def _tell_reading(recorder: Recorder, stop: StopSignal) -> Callable[[int, int], None]:
-    """Tells a few times a second how many images are read, and stops where that is asked."""
-    told = time.monotonic()
-
-    def tell(done: int, total: int) -> None:
-        nonlocal told
-        if time.monotonic() - told > TELL_SECONDS:
-            told = time.monotonic()
-            if stop():
-                raise RunCancelled
-            recorder.stage("loading", f"Reading {total:,} images", done / total)
-
-    return tell
-
-
 def compare_networks(
-    store: Store, record: RunRecord, subject: Subject, packed: nn.Module, recorder: Recorder
+    store: Store, record: RunRecord, subject: Subject, packed: nn.Module, progress: Progress
 ) -> dict[str, Any]:
     """Both networks on the same images: evaluations, drop and its interval, ready for JSON.
 
@@ -141,14 +125,14 @@ def compare_networks(
     key = predictions_key(subject.model, subject.source, images)
     original = cache.read(key)
     if original is None:
-        original = _predict(subject, subject.model, images, recorder, "baseline", "the original")
+        original = _predict(subject, subject.model, images, progress, "baseline", "the original")
         cache.keep(key, original)
     before = task.metric(original, targets, images.classes).to_dict()
-    recorder.evaluated("original", before)
-    predictions = _predict(subject, packed, images, recorder, "evaluating", "the compressed network")
+    progress.send("evaluated", which="original", **before)
+    predictions = _predict(subject, packed, images, progress, "evaluating", "the compressed network")
     measured = task.metric(predictions, targets, images.classes)
     after = replace(measured, agreement=task.agreement(original, predictions)).to_dict()
-    recorder.evaluated("compressed", after)
+    progress.send("evaluated", which="compressed", **after)
     drop, interval = task.compare(original, predictions, targets)
     if task.name == CHECKED_TASK:
         write_preview(store.run_folder(record.id), subject.model, packed, subject.source, images)
@@ -187,13 +171,12 @@ def _few_images(calibration: int) -> list[str]:
 
 
 def _predict(
-    subject: Subject, model: nn.Module, images: ImageSet, recorder: Recorder, stage: str, what: str
+    subject: Subject, model: nn.Module, images: ImageSet, progress: Progress, stage: str, what: str
 ) -> Arrays:
     message = f"Evaluating {what} on {len(images):,} images"
-    recorder.stage(stage, message, 0.0)
     count = -(-len(images) // BATCH_SIZE)
     batches = to_batches(images, subject.source, BATCH_SIZE)
-    return predict(subject.task, model, recorder.track(batches, count, stage, message))
+    return predict(subject.task, model, progress.track(batches, count, stage, message))
 
 
 def plan_done(plan: Plan, names: Iterable[str]) -> Plan:

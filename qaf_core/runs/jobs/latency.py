@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,10 @@ from qaf_core.deploy.runtime.measure_kit import (
     time_models,
 )
 from qaf_core.deploy.runtime.rapl import energy_per_run
-from qaf_core.errors import RunCancelled, WorkspaceError
+from qaf_core.errors import WorkspaceError
 from qaf_core.files import read_json, write_json
 from qaf_core.network.plan.energy_model import MODELLED
-from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.events import Progress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,8 +46,6 @@ JUDGED = ("dense_int8", FAST, EXACT)
 PROFILED = ("original_fp32", "dense_int8", "factorized_int8")
 HERE, DEVICE = "this machine", "device kit"
 
-OnRunEvent = Callable[[RunEvent], None]
-
 
 def measure_run(
     store: Store,
@@ -58,8 +56,7 @@ def measure_run(
     rounds: int = ROUNDS,
     seconds: float = SECONDS,
     images: int = JUDGED_IMAGES,
-    on_event: OnRunEvent | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Time the models of a finished run side by side, and keep the result with the run.
 
@@ -70,8 +67,7 @@ def measure_run(
         batch: Images at a time, at least 1.
         rounds, seconds: As in ``time_interleaved``.
         images: Evaluation images that the INT8 files are judged on; 0 leaves that out.
-        on_event: Called with ``stage`` events (stage ``latency``).
-        should_stop: Asked between the stages.
+        progress: Told what is measured (stage ``latency``), and asked between whether to stop.
 
     Returns:
         A JSON-ready object: run_id, threads, batch, latencies by model (median_ms, p5_ms, p95_ms, n),
@@ -90,25 +86,25 @@ def measure_run(
             raise WorkspaceError(f"{name} out of range", got=value, expected="at least 1")
     from qaf_core.runs.jobs.exported_models import prepare_models
 
-    stages = _stages(on_event, should_stop)
-    stages("Writing the models")
+    progress = progress or Progress()
+    progress.step("latency", "Writing the models", 0.0)
     models = prepare_models(store, run_id)
     models.check_batch(batch)
     given = _timing_images(models.source.input_shape, batch)
-    stages("Timing the models side by side")
+    progress.step("latency", "Timing the models side by side", 1 / 6)
     times = time_models(models.paths, given, threads=threads, rounds=rounds, seconds=seconds)
-    stages("Timing their layers")
+    progress.step("latency", "Timing their layers", 2 / 6)
     profiled = {name: models.paths[name] for name in PROFILED}
     names = [info.name for info in models.inventory if info.planned]
     layers = compare_layers(
         profile_layers(profiled, given, names, threads=threads), models.record.plan.get("layers", ())
     )
-    stages("Measuring their memory")
+    progress.step("latency", "Measuring their memory", 3 / 6)
     memory = {n: measure_peak_memory(p, given, threads=threads) for n, p in models.paths.items()}
-    stages("Measuring their energy, where the processor tells it")
+    progress.step("latency", "Measuring their energy, where the processor tells it", 4 / 6)
     energy = energy_per_run(open_runs(models.paths, given, threads=threads))
     energy["modelled"] = _modelled_energy(models.record)
-    stages("Judging the INT8 models on evaluation images")
+    progress.step("latency", "Judging the INT8 models on evaluation images", 5 / 6)
     told, accuracy = compare(times), judge_files(store, models, images) if images else {}
     result = {
         "schema_version": SCHEMA_VERSION,
@@ -129,20 +125,6 @@ def measure_run(
     }
     keep_latency(store, run_id, result, FILE_NAME)
     return result
-
-
-def _stages(on_event: OnRunEvent | None, should_stop: Callable[[], bool] | None) -> Callable[[str], None]:
-    began, count = time.monotonic(), 6
-    numbers: Iterator[int] = iter(range(count))
-
-    def tell(message: str) -> None:
-        if should_stop is not None and should_stop():
-            raise RunCancelled
-        if on_event is not None:
-            data = {"stage": "latency", "fraction": next(numbers) / count, "message": message}
-            on_event(RunEvent(kind="stage", data=data, elapsed_seconds=time.monotonic() - began))
-
-    return tell
 
 
 def _modelled_energy(record: RunRecord) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from qaf_core.deploy.runtime.measure_kit import describe_machine
 from qaf_core.errors import PlanError
 from qaf_core.factorization.structures import check_ratio
 from qaf_core.network.plan.validation import check_bits
-from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.events import Progress
 from qaf_core.quantization.grid import ACTIVATION_GRID
 from qaf_core.runs.store.request import RunRequest, source_of
 from qaf_core.search.candidates import DEFAULT_ERROR_BOUND, check_error_bound
@@ -58,17 +57,14 @@ class AutoRequest:
 def make_auto_plan(
     request: AutoRequest,
     workspace: Path,
-    *,
-    on_event: Callable[[RunEvent], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    progress: Progress | None = None,
 ) -> Selection:
     """A plan with, in each layer, the fastest structure within the bounds.
 
     Args:
         request: What is asked for.
         workspace: Keeps the latency table and solved layers.
-        on_event: Called with ``stage`` events (stages ``latency`` and ``selecting``).
-        should_stop: Asked again and again; True stops.
+        progress: Told how far it is (stages ``latency`` and ``selecting``), and asked whether to stop.
 
     Raises:
         QafError: If the input cannot be used.
@@ -108,8 +104,7 @@ def make_auto_plan(
         batch=request.batch,
         ratios=ratios_from(request.least_ratio),
         folder=workspace / TABLE_FOLDER,
-        on_event=on_event,
-        should_stop=should_stop,
+        progress=progress,
     )
     cache = SolveCache(workspace / "cache" / "layers")
     chains: dict[tuple[str, Step], FactorizedLayer] = {}
@@ -129,8 +124,7 @@ def make_auto_plan(
         seed=run.seed,
         cache=cache,
         on_fitting=keep,
-        on_event=on_event,
-        should_stop=should_stop,
+        progress=progress,
     )
 
     seen = predictions_key(model, source, images)  # of the weights, the images and the task
@@ -144,13 +138,12 @@ def make_auto_plan(
         open_network if request.activation_bits == ACTIVATION_GRID.bits else None,
         Answers(
             model, inventory, calibration, task=find_task(source.task), plan=selection.plan, chains=chains,
-            cache=cache, should_stop=should_stop,
+            cache=cache, progress=progress,
         ),
         workspace / TABLE_FOLDER,
         [describe_machine(threads), request.batch, source.input_shape, seen],
         answer_bound=request.answer_bound,
-        on_event=on_event,
-        should_stop=should_stop,
+        progress=progress,
     )  # fmt: skip
 
 

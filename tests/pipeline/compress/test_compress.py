@@ -36,7 +36,7 @@ from qaf_core.pipeline.compress.compress import (
 )
 from qaf_core.pipeline.compress.solve_cache import SolveCache
 from qaf_core.pipeline.divergence import divergence
-from qaf_core.pipeline.events import EVENT_KINDS, RunEvent
+from qaf_core.pipeline.events import EVENT_KINDS, Progress, RunEvent
 
 SHAPE = (3, 12, 12)
 QUICK = CompressOptions(
@@ -311,7 +311,7 @@ def test_without_images_the_shape_is_the_networks_own(captured: bool) -> None:
 
 def test_events_tell_the_run_in_order(model: Network) -> None:
     events: list[RunEvent] = []
-    run(model, on_event=events.append, cache=None)
+    run(model, progress=Progress(events.append), cache=None)
     assert {event.kind for event in events} <= set(EVENT_KINDS)
     times = [event.elapsed_seconds for event in events]
     assert times == sorted(times)
@@ -330,7 +330,7 @@ def test_events_tell_the_run_in_order(model: Network) -> None:
 
 def test_iterations_come_between_start_and_finish_of_their_layer(model: Network) -> None:
     events: list[RunEvent] = []
-    result = run(model, on_event=events.append, cache=None)
+    result = run(model, progress=Progress(events.append), cache=None)
     current, seen = None, 0
     for event in events:
         if event.kind == "layer_started":
@@ -363,7 +363,7 @@ def stop_after(count: int) -> Callable[[], bool]:
 
 
 def test_a_stop_before_anything_gives_the_original(model: Network) -> None:
-    result = run(model, should_stop=lambda: True, cache=None)
+    result = run(model, progress=Progress(should_stop=lambda: True), cache=None)
     assert (result.status, result.layers) == ("cancelled", ())
     with torch.no_grad():
         assert torch.equal(result.model(images(4)), model(images(4)))
@@ -379,7 +379,7 @@ def test_a_stop_keeps_the_layers_that_are_done(model: Network) -> None:
     def stop_in_the_fourth_layer() -> bool:
         return len(finished) >= 3
 
-    result = run(model, on_event=watch, should_stop=stop_in_the_fourth_layer, cache=None)
+    result = run(model, progress=Progress(watch, stop_in_the_fourth_layer), cache=None)
     assert result.status == "cancelled"
     assert [outcome.name for outcome in result.layers] == finished == list(ALL_LAYERS[:3])
     for name in ALL_LAYERS:
@@ -393,7 +393,7 @@ def test_a_stop_keeps_the_layers_that_are_done(model: Network) -> None:
 
 @pytest.mark.parametrize("count", [1, 5, 12, 25])
 def test_a_stop_at_any_time_gives_a_network_that_runs(model: Network, count: int) -> None:
-    result = run(model, should_stop=stop_after(count), cache=None)
+    result = run(model, progress=Progress(should_stop=stop_after(count)), cache=None)
     assert result.status == "cancelled"
     with torch.no_grad():
         assert bool(torch.isfinite(result.model(images(3))).all())
@@ -409,7 +409,7 @@ def test_a_stop_while_calibrating_keeps_all_layers(model: Network) -> None:
         nonlocal stage
         stage = event.data.get("stage", stage)
 
-    result = run(model, on_event=watch, should_stop=lambda: stage == "calibrating", cache=None)
+    result = run(model, progress=Progress(watch, lambda: stage == "calibrating"), cache=None)
     assert result.status == "cancelled"
     assert [outcome.name for outcome in result.layers] == list(ALL_LAYERS)
     assert result.layers[0].output_error is not None
@@ -422,7 +422,7 @@ def test_a_stop_while_calibrating_keeps_all_layers(model: Network) -> None:
 def test_solved_layers_are_found_again(model: Network, tmp_path: Path) -> None:
     cache, events = SolveCache(tmp_path), []
     first = run(model, cache=cache)
-    again = run(model, cache=cache, on_event=events.append)
+    again = run(model, cache=cache, progress=Progress(events.append))
     assert not [event for event in events if event.kind == "iteration"]
     assert same_state(state(first.model), state(again.model))
 
@@ -431,7 +431,12 @@ def test_a_changed_row_solves_one_layer(model: Network, tmp_path: Path) -> None:
     cache, plan = SolveCache(tmp_path), plan_of(model)
     run(model, plan, cache=cache)
     events: list[RunEvent] = []
-    run(model, replace_layer(plan, replace(plan.layer("down"), bits=3)), cache=cache, on_event=events.append)
+    run(
+        model,
+        replace_layer(plan, replace(plan.layer("down"), bits=3)),
+        cache=cache,
+        progress=Progress(events.append),
+    )
     assert {event.layer for event in events if event.kind == "iteration"} == {"down"}
 
 

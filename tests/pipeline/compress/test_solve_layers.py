@@ -29,7 +29,7 @@ from qaf_core.pipeline.compress.solve_layers import (
     threads_for,
 )
 from qaf_core.pipeline.compress.solver_pool import SolveJob, spare_cores
-from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.quantization.spec import QuantSpec
 
 SHAPE = (3, 8, 8)
@@ -199,7 +199,7 @@ def test_a_helper_changes_no_code_and_all_is_told(model: nn.Module, tmp_path: Pa
             wait_for(lambda: list(tmp_path.rglob("*.safetensors")))
 
     alone = compress(model)
-    helped = compress(model, cache=SolveCache(tmp_path), helpers=1, on_event=watch)
+    helped = compress(model, cache=SolveCache(tmp_path), helpers=1, progress=Progress(watch))
     assert multiprocessing.active_children() == []
     assert [outcome.name for outcome in helped.layers] == [outcome.name for outcome in alone.layers]
     first, second = alone.model.state_dict(), helped.model.state_dict()
@@ -233,7 +233,7 @@ def test_a_stop_keeps_what_a_helper_has_done(model: nn.Module, tmp_path: Path) -
             time.sleep(0.02)  # and until it has said so
 
     result = compress(
-        model, cache=SolveCache(tmp_path), helpers=1, on_event=watch, should_stop=lambda: "4" in finished
+        model, cache=SolveCache(tmp_path), helpers=1, progress=Progress(watch, lambda: "4" in finished)
     )
     assert multiprocessing.active_children() == []
     assert result.status == "cancelled"
@@ -249,6 +249,8 @@ def test_a_library_call_starts_no_process(model: nn.Module, tmp_path: Path) -> N
     def watch(_event: RunEvent) -> None:
         seen.update(child.pid or 0 for child in multiprocessing.active_children() if child not in before)
 
-    assert compress(model, cache=SolveCache(tmp_path), on_event=watch).status == "completed"
-    assert compress(model, helpers=4, on_event=watch).status == "completed"  # nowhere to leave results
+    assert compress(model, cache=SolveCache(tmp_path), progress=Progress(watch)).status == "completed"
+    assert (
+        compress(model, helpers=4, progress=Progress(watch)).status == "completed"
+    )  # nowhere to leave results
     assert seen == set()

@@ -17,12 +17,17 @@ from qaf_core.network.modules.quantized import FactorizedLayer
 from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.pipeline.compress.compress import CompressOptions, compress_network
 from qaf_core.pipeline.divergence import divergence
+from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.pipeline.finetune import finetune
-from qaf_core.pipeline.finetune.finetune import FinetunePoint, finetune_network, mixed, varied
+from qaf_core.pipeline.finetune.finetune import finetune_network, mixed, varied
 from qaf_core.pipeline.finetune.options import FinetuneOptions
 
 SHAPE = (3, 8, 8)
 QUICK = CompressOptions(solver=SolverOptions(starts=1, start_iterations=10, iterations=1, rounding_rounds=2))
+
+
+def keep_points(points: list[dict[str, Any]]) -> Callable[[RunEvent], None]:
+    return lambda event: points.append(event.data) if event.kind == "finetune" else None
 
 
 def images(count: int = 256, seed: int = 0) -> Tensor:
@@ -88,18 +93,18 @@ def test_damage_is_made_good_on_unseen_images_too(
     model = damage(original)
     unseen, before_codes = [images(200, seed=9)], codes(model)
     before = divergence(original, model, unseen)
-    points: list[FinetunePoint] = []
+    points: list[dict[str, Any]] = []
     options = FinetuneOptions(trains=trains, epochs=epochs, time_limit_seconds=None)
-    found = finetune_network(original, model, images(), options, on_point=points.append)
+    found = finetune_network(original, model, images(), options, progress=Progress(keep_points(points)))
     assert found.after < 0.3 * found.before
     assert divergence(original, model, unseen) < 0.3 * before
     same = all(torch.equal(new, old) for new, old in zip(codes(model), before_codes, strict=True))
     assert same == (trains == "scales")
-    assert [point.epoch for point in points] == list(range(epochs + 1))
-    assert points[0].loss is None
-    assert points[0].held_back == pytest.approx(found.before)
-    assert found.after in [pytest.approx(point.held_back) for point in points]
-    assert [point.best for point in points] == sorted((point.best for point in points), reverse=True)
+    assert [point["epoch"] for point in points] == list(range(epochs + 1))
+    assert points[0]["loss"] is None
+    assert points[0]["held_back"] == pytest.approx(found.before)
+    assert found.after in [pytest.approx(point["held_back"]) for point in points]
+    assert [point["best"] for point in points] == sorted((point["best"] for point in points), reverse=True)
     assert found.status == "completed"
 
 
@@ -127,25 +132,25 @@ def test_a_network_that_only_gets_worse_stays_to_the_last_bit(
 
 def test_a_stop_keeps_the_best_so_far(networks: tuple[nn.Module, nn.Module]) -> None:
     original, model = networks[0], damaged(networks[1])
-    points: list[FinetunePoint] = []
+    points: list[dict[str, Any]] = []
     found = finetune_network(
         original, model, images(), FinetuneOptions(epochs=50),
-        on_point=points.append, should_stop=lambda: len(points) > 3,
+        progress=Progress(keep_points(points), lambda: len(points) > 3),
     )  # fmt: skip
     assert found.status == "cancelled"
     assert found.epochs == 3
     assert found.best_epoch >= 1
-    assert found.after == pytest.approx(min(point.held_back for point in points))
+    assert found.after == pytest.approx(min(point["held_back"] for point in points))
 
 
 def test_a_time_limit_ends_it_with_a_low_rate(networks: tuple[nn.Module, nn.Module]) -> None:
     original, model = networks[0], copy.deepcopy(networks[1])
-    points: list[FinetunePoint] = []
+    points: list[dict[str, Any]] = []
     options = FinetuneOptions(epochs=100_000, time_limit_seconds=1.0)
-    found = finetune_network(original, model, images(), options, on_point=points.append)
+    found = finetune_network(original, model, images(), options, progress=Progress(keep_points(points)))
     assert found.status == "time_limit"
     assert found.seconds < 5.0
-    assert points[-1].fraction > 0.4  # the learning rate falls by the clock, not by the passes
+    assert points[-1]["fraction"] > 0.4  # the learning rate falls by the clock, not by the passes
 
 
 def test_the_same_seed_gives_the_same_network(networks: tuple[nn.Module, nn.Module]) -> None:

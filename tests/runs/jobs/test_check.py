@@ -14,6 +14,7 @@ from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import build_model, find_model, load_inventory
 from qaf_core.errors import DataError
 from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.pipeline.events import Progress
 from qaf_core.runs.jobs import check
 from qaf_core.runs.jobs.check import checked, needs_check, refuse_serious
 from qaf_core.runs.jobs.compress import execute_run
@@ -70,8 +71,10 @@ def test_a_run_can_be_stopped_while_it_is_checked(store: Store, digits: Path) ->
     result = execute_run(
         store,
         run_id,
-        lambda event: said.append(str(event.data.get("message"))),
-        lambda: any("Checking" in message for message in said),
+        Progress(
+            lambda event: said.append(str(event.data.get("message"))),
+            lambda: any("Checking" in message for message in said),
+        ),
     )
     assert result["status"] == "cancelled"
     assert not store.run(run_id).layers

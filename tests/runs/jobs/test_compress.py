@@ -19,7 +19,7 @@ from qaf_core.errors import DataError, PlanError, SolverError
 from qaf_core.factorization.solve import METHODS as SOLVER_METHODS
 from qaf_core.network.plan.rules import Plan, plan_for_ratio
 from qaf_core.pipeline.compress.result import read_options
-from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.pipeline.tasks import find_task, predict
 from qaf_core.runs.jobs import compress, inputs
 from qaf_core.runs.jobs.baseline import PredictionCache, predictions_key
@@ -61,7 +61,7 @@ def test_methods_are_the_solvers() -> None:
 def test_a_run_is_told_stored_and_packed(store: Store, plan: Plan) -> None:
     told: list[RunEvent] = []
     run_id = start(store, plan, name="first")
-    result = execute_run(store, run_id, told.append)
+    result = execute_run(store, run_id, Progress(told.append))
     record = store.run(run_id)
     assert record.status == result["status"] == "completed"
     assert record.result == result
@@ -137,7 +137,7 @@ def test_a_stopped_run_keeps_the_layers_done(
 ) -> None:
     listen, should_stop = stop_at(kind, layer)
     run_id = start(store, plan)
-    result = execute_run(store, run_id, listen, should_stop)
+    result = execute_run(store, run_id, Progress(listen, should_stop))
     record = store.run(run_id)
     assert record.status == result["status"] == "cancelled"
     assert solved <= len(record.layers) <= solved + 1
@@ -157,7 +157,7 @@ def test_a_stop_asked_for_in_the_store_is_heard(store: Store, plan: Plan) -> Non
         if event.kind == "layer_started":
             store.request_cancel(run_id)
 
-    assert execute_run(store, run_id, ask)["status"] == "cancelled"
+    assert execute_run(store, run_id, Progress(ask))["status"] == "cancelled"
 
 
 def test_bad_input_fails_the_run_in_one_line(store: Store, plan: Plan) -> None:

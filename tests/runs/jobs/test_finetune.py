@@ -12,7 +12,7 @@ from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.deploy.packed.read import read_index, verify_packed
 from qaf_core.errors import PlanError, WorkspaceError
 from qaf_core.network.plan.rules import plan_for_ratio
-from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.pipeline.finetune.options import FinetuneOptions
 from qaf_core.runs.jobs import images
 from qaf_core.runs.jobs.compress import execute_run
@@ -45,7 +45,7 @@ def start(store: Store, parent: str, options: FinetuneOptions = LITTLE) -> str:
 def test_a_fine_tuned_network_is_a_run_of_its_own(store: Store, parent: str, trains: str) -> None:
     told: list[RunEvent] = []
     run_id = start(store, parent, FinetuneOptions(trains=trains, epochs=6, time_limit_seconds=None))
-    result = execute_run(store, run_id, told.append)
+    result = execute_run(store, run_id, Progress(told.append))
     before, after = store.run(parent), store.run(run_id)
     assert after.status == result["status"] == "completed"
     assert after.request.finetune is not None
@@ -97,7 +97,7 @@ def test_a_stop_keeps_the_best_and_measures_it(store: Store, parent: str) -> Non
     heard: list[RunEvent] = []
     run_id = start(store, parent, FinetuneOptions(epochs=500))
     result = execute_run(
-        store, run_id, heard.append, lambda: sum(event.kind == "finetune" for event in heard) > 2
+        store, run_id, Progress(heard.append, lambda: sum(event.kind == "finetune" for event in heard) > 2)
     )
     assert result["status"] == "cancelled"
     assert result["compressed"]["n"] == 100

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from qaf_core.cli import main
 from qaf_core.errors import ModelError, RunCancelled, WorkspaceError
-from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.runs.jobs.exported_models import FOLDER, MODEL_NAMES, STAMP, prepare_models
 from qaf_core.runs.jobs.latency import measure_run, read_latency, tell_verdict
 from qaf_core.runs.store.request import RunRequest
@@ -25,7 +25,7 @@ def test_a_run_is_measured_and_the_result_kept(finished_run: Run) -> None:
     workspace, run_id = finished_run
     events: list[RunEvent] = []
     with Store(workspace) as store:
-        result = measure_run(store, run_id, threads=1, rounds=20, images=60, on_event=events.append)
+        result = measure_run(store, run_id, threads=1, rounds=20, images=60, progress=Progress(events.append))
         kept, record = read_latency(store.run_folder(run_id)), store.run(run_id)
     assert kept == json.loads(json.dumps(result))
     assert set(result["latencies"]) == set(MODEL_NAMES)
@@ -129,7 +129,7 @@ def test_runs_and_numbers_that_cannot_be_measured_are_told(store: Store, finishe
     workspace, run_id = finished_run
     with Store(workspace) as other:
         with pytest.raises(RunCancelled):
-            measure_run(other, run_id, threads=1, should_stop=lambda: True)
+            measure_run(other, run_id, threads=1, progress=Progress(should_stop=lambda: True))
         models = prepare_models(other, run_id)
     object.__setattr__(models, "any_batch", False)
     models.check_batch(1)

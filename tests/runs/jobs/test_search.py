@@ -15,6 +15,7 @@ from qaf_core.cli import main
 from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.errors import PlanError, RunCancelled
 from qaf_core.network.plan.rules import Plan
+from qaf_core.pipeline.events import Progress
 from qaf_core.runs.jobs import search
 from qaf_core.runs.jobs.search import TABLE_FOLDER, AutoRequest, make_auto_plan, ratios_from
 from qaf_core.runs.store.request import RunRequest
@@ -89,7 +90,9 @@ def test_numbers_out_of_range_are_refused_before_anything_is_loaded(workspace: P
         with pytest.raises(PlanError):
             make_auto_plan(AutoRequest(run=DIGITS, **changes), workspace)  # type: ignore[arg-type]
     with pytest.raises(RunCancelled):
-        make_auto_plan(AutoRequest(run=DIGITS, threads=1), workspace, should_stop=lambda: True)
+        make_auto_plan(
+            AutoRequest(run=DIGITS, threads=1), workspace, progress=Progress(should_stop=lambda: True)
+        )
 
 
 def test_a_least_ratio_leaves_the_larger_ones() -> None:
