@@ -33,7 +33,6 @@ from qaf_core.deploy.packed.read import load_packed
 from qaf_core.deploy.runtime.measure_kit import ratio_of, summarise, time_models
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.rules import Plan, plan_for_ratio
-from qaf_core.runs.jobs.compress import execute_run
 from qaf_core.runs.jobs.export import export_run
 from qaf_core.runs.jobs.exported_models import RANGE_BATCH
 from qaf_core.runs.jobs.images import load_run_images
@@ -42,13 +41,14 @@ from qaf_core.runs.jobs.search import AutoRequest, make_auto_plan
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import PACKED_NAME
+from qaf_core.runs.worker.execute import execute_job
 
 LARGE = 224
 
 
 def run_plan(store: Store, request: RunRequest) -> dict[str, Any]:
     """Execute a request in this process."""
-    return execute_run(store, store.create_run(request, pid=os.getpid()))
+    return execute_job(store, store.create_run(request, pid=os.getpid()))
 
 
 def by_bound(

@@ -79,7 +79,7 @@ def seed_finished_run(
     status: str = "completed",
     done: int = len(SEEDED_LAYERS),
 ) -> str:
-    """Write a run with its events, layers and result, as ``execute_run`` would; the run's id."""
+    """Write a run with its events, layers and result, as ``execute_job`` would; the run's id."""
     structure = "dense" if method == "dense" else "cp"
     plan = seed_plan(structure, ratio)
     run_id = store.create_run(

@@ -160,9 +160,9 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A workspace with a finished run of the small digits network, one layer factorized, and the run's id."""
     from qaf_core.data.models.catalogue import find_model, load_inventory
     from qaf_core.network.plan.rules import plan_for_ratio, replace_layer
-    from qaf_core.runs.jobs.compress import execute_run
     from qaf_core.runs.store.request import RunRequest
     from qaf_core.runs.store.store import Store
+    from qaf_core.runs.worker.execute import execute_job
 
     workspace = tmp_path_factory.mktemp("workspace")
     inventory = load_inventory(find_model("digits/cnn"))
@@ -174,5 +174,5 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         run_id = store.create_run(
             RunRequest(model="digits/cnn", plan=plan.to_dict(), images=100), pid=os.getpid()
         )
-        execute_run(store, run_id)
+        execute_job(store, run_id)
     return workspace, run_id

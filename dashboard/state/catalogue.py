@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import numpy as np
 import streamlit as st
 from PIL import Image, ImageDraw
 
-from dashboard.state.jobs import run_command
-from dashboard.state.overrides import NOTHING, Given, file_stamp
+from dashboard.state import jobs
+from dashboard.state.overrides import NOTHING, Given
 from qaf_core.data.images.image_set import ImageSet, one_of_each, shown_name
 from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import find_model, list_models, load_inventory
@@ -23,12 +22,12 @@ from qaf_core.data.models.listed import sketch_timm
 from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.models.published import is_published_name
 from qaf_core.data.models.source import ModelSource
-from qaf_core.data.models.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY, timm_version
+from qaf_core.data.models.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY
 from qaf_core.errors import QafError
-from qaf_core.files import ContentCache, digest_of, write_file
-from qaf_core.network.plan.layer_info import INVENTORY_VERSION, LayerInfo, inventory_from_rows
+from qaf_core.network.plan.layer_info import LayerInfo, inventory_from_rows
+from qaf_core.runs.store.kinds import digest_request
+from qaf_core.runs.store.request import InspectRequest
 
-INSPECT_TIMEOUT_SECONDS = 120
 REFUSAL_SECONDS = 60
 STRIP_SIDE_PX = 64
 TURNS = 5
@@ -101,7 +100,7 @@ def _told_elsewhere(listed: ModelSource, given: Given) -> bool:
 
 def _as_told(source: ModelSource, workspace: Path, given: Given) -> ModelSource:
     """A model with what another process says of it."""
-    told = _look_into(source, workspace, given)["source"]
+    told = _look_into(workspace, InspectRequest(**given.of(source.id)))["source"]
     return replace(
         source,
         architecture=told["architecture"],
@@ -128,10 +127,8 @@ def inventory_of(source: ModelSource, workspace: Path, given: Given = NOTHING) -
     """
     if source.shipped and source.card.get("inventory"):
         return _inventory_from_card(source.id, source)
-    listed = listed_model(source.id, workspace)
-    if _told_elsewhere(listed, given):
-        source = listed
-    return _inventory_from_file(str(_description(source, workspace, given)), source, workspace, given)
+    request = InspectRequest(**given.of(source.id))
+    return _inventory_of(digest_request(request, workspace), workspace, request)
 
 
 @st.cache_resource(show_spinner=False)
@@ -140,49 +137,29 @@ def _inventory_from_card(model_id: str, _source: ModelSource) -> tuple[LayerInfo
 
 
 @st.cache_resource(show_spinner=False, max_entries=64)
-def _inventory_from_file(
-    file: str, _source: ModelSource, _workspace: Path, _given: Given
-) -> tuple[LayerInfo, ...]:
-    return inventory_from_rows(_look_into(_source, _workspace, _given)["layers"])
+def _inventory_of(digest: str, _workspace: Path, _request: InspectRequest) -> tuple[LayerInfo, ...]:
+    return inventory_from_rows(_look_into(_workspace, _request)["layers"])
 
 
-def _description(source: ModelSource, workspace: Path, given: Given) -> Path:
-    """Where it is kept what a model is: other weights, also under the same name, may be another network's."""
-    # A registered model may be registered anew under its id, with another network.
-    kind = [INVENTORY_VERSION, source.id, source.architecture, source.input_shape, len(source.classes)]
-    if source.architecture.startswith(TIMM_ARCHITECTURE):
-        kind.append(timm_version())
-    named = [str(source.weights), file_stamp(source.weights), *given.identity()]
-    return ContentCache(workspace / "cache" / "inventory").path(digest_of(kind, named))
-
-
-def _look_into(source: ModelSource, workspace: Path, given: Given) -> dict[str, Any]:
-    """What ``qaf inspect`` tells of a model, from an earlier look or by asking now.
+def _look_into(workspace: Path, request: InspectRequest) -> Mapping[str, Any]:
+    """What another process tells of a model, now or at an earlier look.
 
     Raises:
-        QafError: In the command's words when it refuses.
+        QafError: In its own words when it refuses.
     """
-    path = _description(source, workspace, given)
-    if not path.is_file():
-        refusal = _refusal(str(path), ["inspect", source.id, *given.arguments(workspace), "--json"])
-        if refusal:
-            raise QafError(refusal)
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found, refusal = _answer(digest_request(request, workspace), workspace, request)
+    if refusal:
+        raise QafError(refusal)
     return found
 
 
 @st.cache_data(show_spinner=False, max_entries=64, ttl=REFUSAL_SECONDS)
-def _refusal(file: str, _arguments: Sequence[str]) -> str:
-    """Have another process describe a model into a file; why that failed, or nothing.
-
-    Kept for a while: a page is drawn again at every click, and torch takes seconds to load.
-    """
+def _answer(digest: str, _workspace: Path, _request: InspectRequest) -> tuple[Mapping[str, Any], str]:
+    """A job's answer, or why there is none: kept for a while, as a page is drawn again at every click."""
     try:
-        found = run_command(_arguments, timeout_seconds=INSPECT_TIMEOUT_SECONDS)
+        return jobs.wait_for(_workspace, _request), ""
     except QafError as error:
-        return str(error)
-    write_file(Path(file), json.dumps(found).encode())
-    return ""
+        return {}, str(error)
 
 
 @st.cache_data(show_spinner=False)

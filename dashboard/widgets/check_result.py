@@ -4,85 +4,46 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from dashboard.state import jobs
-from dashboard.state.jobs import Job
-from dashboard.state.overrides import NOTHING, Given, keep_class_names
+from dashboard.state.overrides import keep_class_names
 from dashboard.text import _, plural
 from dashboard.widgets import predictions, ui
-from qaf_core.errors import QafError
 from qaf_core.review.metrics import metric_help, metric_label
 from qaf_core.review.units import MISSING, duration_text, percent_text
+from qaf_core.runs.store.record import CANCELLED, COMPLETED, JobRecord
+from qaf_core.runs.store.request import CheckRequest
 
-IMAGES = 256
+MADE_TO_BE_SHOWN: dict[str, Any] = {"images": 256, "preview": True}  # fields of requests of pages
 _OPTIONS = re.compile(r",? (?:with )?--[a-z]+ FILE| \(--[a-z]+ FILE\)")
-CHECK_SECONDS = 1800.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What is to be checked.
-
-    Attributes:
-        model: A model's id.
-        given: The user's own weights, classes and preparation.
-        data: Labelled images.
-        name: What the model is to be called once it is added; empty where nothing is to be added.
-    """
-
-    model: str
-    given: Given = NOTHING
-    data: str
-    name: str = ""
-
-
-def job_key(place: str) -> str:
-    """One check at a time for each place of each browser session."""
-    return f"check-{place}-{ui.session_id()}"
-
-
-def begin(place: str, asked: Asked, prepare: Callable[[Job], Asked] | None = None) -> None:
-    """Begin a check; one that still runs at the same place is stopped.
+def begin(place: str, request: CheckRequest) -> None:
+    """Begin a check; another that still runs at the same place is stopped.
 
     Args:
         place: Where it is told.
-        asked: What the check is told for.
-        prepare: Carried out first, aside: stores what was uploaded and gives what is to be checked.
+        request: What is to be checked.
     """
-    folder, key = ui.workspace(), job_key(place)
-    st.session_state[f"{key}-asked"] = asked
-    jobs.shared().forget(key)
-    jobs.shared().start(key, lambda job: _carry_out(job, folder, asked if prepare is None else prepare(job)))
+    job = _job(place)
+    job_id = ui.open_store().ask(request)
+    if job is not None and job.id != job_id:
+        ui.open_store().request_cancel(job.id)
+    jobs.remember(f"check-{place}", job_id)
 
 
 def forget(place: str) -> None:
     """Take what was found off the page."""
-    jobs.shared().forget(job_key(place))
+    jobs.remember(f"check-{place}", None)
 
 
-def stop_if_asked(job: Job) -> None:
-    """End a job that is asked to.
-
-    Raises:
-        QafError: If it is.
-    """
-    if job.stop.is_set():
-        raise QafError("stopped")
-
-
-def _carry_out(job: Job, folder: Path, asked: Asked) -> dict[str, Any]:
-    """Let another process run the original on the images."""
-    stop_if_asked(job)
-    job.progress, job.fraction = "check", None
-    arguments = ["check", asked.model, *asked.given.arguments(folder), "--data", asked.data]
-    arguments += ["--images", str(IMAGES), "--preview", "--json"]
-    return {"asked": asked, "found": jobs.run_command(arguments, job=job, timeout_seconds=CHECK_SECONDS)}
+def _job(place: str) -> JobRecord | None:
+    return jobs.recall(ui.open_store(), f"check-{place}", "check")
 
 
 # --- what came of it
@@ -91,9 +52,9 @@ def _carry_out(job: Job, folder: Path, asked: Asked) -> dict[str, Any]:
 def show(
     place: str,
     *,
-    fits: Callable[[Asked], bool] | None = None,
-    on_fix: Callable[[Asked, Mapping[str, Any]], None] | None = None,
-    then: Callable[[Asked], None] | None = None,
+    fits: Callable[[CheckRequest], bool] | None = None,
+    on_fix: Callable[[CheckRequest, Mapping[str, Any]], None] | None = None,
+    then: Callable[[CheckRequest], None] | None = None,
 ) -> None:
     """The check as it goes, then what it found; nothing where none was begun.
 
@@ -104,18 +65,17 @@ def show(
             here: it fills in the fields.
         then: Draws what may come next, given what was checked.
     """
-    key = job_key(place)
-    job = jobs.shared().find(key)
-    if job is None or (fits is not None and not fits(st.session_state[f"{key}-asked"])):
+    job = _job(place)
+    if job is None or (fits is not None and not fits(job.request)):
         return
-    if job.state == "running":
-        _watch(key)
-    elif job.stop.is_set():
+    if not job.is_final:
+        _watch(job.id)
+    elif job.status == CANCELLED:
         st.info(_("The check was stopped."), icon=":material/stop_circle:")
-    elif job.state == "failed":
-        ui.say_error(job.error)
+    elif job.status != COMPLETED:
+        ui.say_error(job.error or ui.status_label(job.status))
     else:
-        found, checked = job.result["found"], job.result["asked"]
+        found, checked = job.result, replace(job.request, **job.result["stored"], uploads={})
         _headline(found)
         _findings(place, found, None if on_fix is None else lambda evidence: on_fix(checked, evidence))
         predictions.show(found.get("preview") or [])
@@ -125,28 +85,29 @@ def show(
 
 
 @st.fragment(run_every=1.0)
-def _watch(key: str) -> None:
+def _watch(job_id: str) -> None:
     """How far a check is, until it has ended."""
-    job = jobs.shared().find(key)
-    if job is None or job.state != "running":
+    store = ui.open_store()
+    job = store.job(job_id)
+    if job is None or job.is_final:
         st.rerun()
     steps = {
         "weights": _("Storing and checking the weights"),
         "images": _("Unpacking the images"),
         "check": _("Running the original on the images"),
     }
-    text = steps.get(job.progress) or ui.plain(job.progress or _("Waiting for a free place"))
+    text = steps.get(job.stage.get("stage", ""), _("Waiting for a free place"))
     left, right = st.columns([5, 1], vertical_alignment="center")
     left.progress(
-        0.0 if job.fraction is None else min(1.0, job.fraction),
-        text=f"{text} · {duration_text(job.elapsed_seconds)}",
+        min(1.0, job.stage.get("fraction") or 0.0), text=f"{text} · {duration_text(job.elapsed_seconds)}"
     )
     right.button(
         _("Stop"),
         icon=":material/stop_circle:",
-        key=f"stop-{key}",
-        on_click=job.stop.set,
-        disabled=job.stop.is_set(),
+        key=f"stop-{job_id}",
+        on_click=store.request_cancel,
+        args=(job_id,),
+        disabled=store.cancel_requested(job_id),
         width="stretch",
     )
 
@@ -192,11 +153,11 @@ def _findings(
         st.success(ui.plain(_(text)), icon=":material/check_circle:")
 
 
-def mended(given: Given, evidence: Mapping[str, Any]) -> Given:
-    """What was given, with what a finding says would be right instead."""
+def mended(request: CheckRequest, evidence: Mapping[str, Any]) -> CheckRequest:
+    """What was asked for, with what a finding says would be right instead."""
     if evidence.get("preprocessing"):
-        return replace(given, preprocessing={**(given.preprocessing or {}), **evidence["preprocessing"]})
-    return replace(given, classes=keep_class_names(ui.workspace(), "\n".join(evidence["order"])))
+        return replace(request, preprocessing={**(request.preprocessing or {}), **evidence["preprocessing"]})
+    return replace(request, classes=keep_class_names(ui.workspace(), "\n".join(evidence["order"])))
 
 
 def mends(evidence: Mapping[str, Any]) -> bool:

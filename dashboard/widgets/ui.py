@@ -16,7 +16,8 @@ import streamlit as st
 
 from dashboard.text import _
 from qaf_core.errors import QafError, WorkspaceError
-from qaf_core.runs.store.record import RunRecord
+from qaf_core.review.units import duration_text
+from qaf_core.runs.store.record import FAILED, INTERRUPTED, RUNNING, JobRecord, RunRecord
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import default_workspace
 from qaf_core.runs.worker.supervisor import Supervisor
@@ -69,6 +70,28 @@ def _supervisor(folder: str) -> Supervisor:
 def worker_ready() -> bool:
     """Whether a run would start at once."""
     return "ready" in open_store().worker_states().values()
+
+
+def job_at_work(job: JobRecord | None, text: str) -> bool:
+    """A job that is not done, with a button that stops it, or why it came to nothing; whether it goes on.
+
+    Args:
+        job: As the store has it just now; None for none.
+        text: What it is about; ``{time}`` is how long it has taken.
+    """
+    if job is None or job.is_final:
+        if job is not None and job.status in (FAILED, INTERRUPTED):
+            say_error(job.error or status_label(job.status))
+        return False
+    text = text if job.status == RUNNING else _("Waiting for a free place") + " · {time}"
+    told, stop = st.columns([4, 1], vertical_alignment="center")
+    told.info(text.format(time=duration_text(job.elapsed_seconds)), icon=":material/hourglass_top:")
+    stop.button(
+        _("Stop"), icon=":material/stop_circle:", key=f"stop-{job.kind}-{job.id}", width="stretch",
+        on_click=open_store().request_cancel, args=(job.id,),
+        disabled=open_store().cancel_requested(job.id),
+    )  # fmt: skip
+    return True
 
 
 def find_run(run_id: str) -> RunRecord | None:

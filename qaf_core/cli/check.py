@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -11,13 +10,6 @@ from qaf_core.cli.options import Classes, Data, Json, Model, PreprocessingFile, 
 from qaf_core.cli.text import print_images, print_json, print_table
 from qaf_core.review.units import percent_text, points_text
 from qaf_core.runs.store.workspace import default_workspace
-
-MOST_SKIPPED_NAMED = 100
-#: Which part of data that have two is looked at.
-_SPLITS = {
-    "calibration": "the part that calibrates is looked at; runs are evaluated on the other one.",
-    "evaluation": "the part that runs are evaluated on is looked at; they calibrate with the other one.",
-}
 
 
 def check(
@@ -32,39 +24,24 @@ def check(
     workspace: Workspace = None,
 ) -> None:
     """Find wrong class order (of classifiers) and wrong preparation of images before compressing."""
-    from qaf_core.data.load import Split, has_parts, load_images
-    from qaf_core.data.models.catalogue import build_model, find_model
     from qaf_core.data.models.overrides import read_preprocessing
-    from qaf_core.network.graph.inventory import take_inventory
-    from qaf_core.pipeline.check.classifier import MOST_IMAGES, TASK, check_original
-    from qaf_core.pipeline.preview import preview_predictions
+    from qaf_core.runs.jobs.check import check_model
+    from qaf_core.runs.store.request import CheckRequest
 
-    folder = default_workspace() if workspace is None else workspace
-    steps = None if preprocessing is None else read_preprocessing(preprocessing)
-    source = find_model(model, weights, classes=classes, preprocessing=steps, workspace=folder)
-    limit = MOST_IMAGES if images is None else images
-    # Of the built-in images those for calibration: the others are for measuring.
-    chosen, cache = data or source.data or "builtin", folder / "cache"
-    split: Split = "calibration" if chosen == "builtin" else "evaluation"
-    image_set = load_images(chosen, source, split=split, limit=limit, cache=cache)
-    network = build_model(source)
-    macs = sum(row.macs for row in take_inventory(network, source.input_shape))
-    found = {
-        "split": _SPLITS[split] if has_parts(chosen, cache) else "",
-        "skipped": [asdict(image) for image in image_set.skipped[:MOST_SKIPPED_NAMED]],
-        "skipped_count": len(image_set.skipped),
-        "weights_note": source.weights_note,
-        **check_original(network, source, image_set, macs=macs, images=limit).to_dict(),
-    }
+    request = CheckRequest(
+        model=model,
+        weights=weights,
+        classes=None if classes is None else str(classes),
+        preprocessing=None if preprocessing is None else read_preprocessing(preprocessing),
+        data=data,
+        images=images,
+        preview=preview and as_json,
+    )
+    found = check_model(request, default_workspace() if workspace is None else workspace)
     if as_json:
-        rows = {}
-        if preview:
-            shown = source.task == TASK
-            rows["preview"] = preview_predictions(network, source, image_set) if shown else []
-        plausible = not any(finding["serious"] for finding in found["findings"])
-        print_json({"model": model, "data": image_set.name, "plausible": plausible, **found, **rows})
+        print_json(found)
     else:
-        _print(model, image_set.name, found)
+        _print(model, found["data"], found)
 
 
 def _print(model: str, data: str, found: dict[str, Any]) -> None:

@@ -76,7 +76,7 @@ def _tell_other(error: Exception) -> int:
         return _tell(f"{error.format_message().rstrip('.')}; see: qaf --help.", EXIT_BAD_INPUT)
     if type(error).__name__ == "Abort":
         return _tell("Cancelled.", EXIT_CANCELLED)
-    if type(error).__name__ == "RunFailed":
+    if type(error).__name__ == "JobFailed":
         return _tell(str(error), EXIT_FAILED)
     summary = f"Internal error: {type(error).__name__}: {error}"
     with contextlib.suppress(OSError, QafError):

@@ -49,9 +49,9 @@ def finetune(
             name=name,
         )
         run_id = store.create_run(request, pid=os.getpid())
-        from qaf_core.runs.jobs.compress import execute_run
+        from qaf_core.runs.worker.execute import execute_job
 
-        result = execute_run(store, run_id, progress)
+        result = execute_job(store, run_id, progress)
     if as_json:
         print_json(result)
     else:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qaf_core.cli.options import (
     ActBits,
@@ -27,7 +26,6 @@ from qaf_core.review.units import MISSING, count_text, percent_text, with_prefix
 from qaf_core.runs.store.workspace import default_workspace
 
 if TYPE_CHECKING:
-    from qaf_core.data.models.source import ModelSource
     from qaf_core.network.plan.layer_info import LayerInfo
 
 
@@ -40,14 +38,22 @@ def inspect(
     workspace: Workspace = None,
 ) -> None:
     """Layer inventory: shapes, parameters, operations and what may become of each layer. Needs no weights."""
-    from qaf_core.data.models.catalogue import load_inventory
+    from qaf_core.data.models.overrides import read_preprocessing
+    from qaf_core.network.plan.layer_info import inventory_from_rows
+    from qaf_core.runs.jobs.models import inspect_model
+    from qaf_core.runs.store.request import InspectRequest
 
-    source = _find(model, weights, classes, workspace, preprocessing)
-    inventory = load_inventory(source)
+    request = InspectRequest(
+        model=model,
+        weights=weights,
+        classes=None if classes is None else str(classes),
+        preprocessing=None if preprocessing is None else read_preprocessing(preprocessing),
+    )
+    told = inspect_model(request, default_workspace() if workspace is None else workspace)
     if as_json:
-        layers = [info.to_dict() for info in inventory]
-        print_json({"model": model, "source": _source_row(source), "layers": layers})
+        print_json(told)
         return
+    inventory = inventory_from_rows(told["layers"])
     rows = [
         (
             info.name,
@@ -61,21 +67,6 @@ def inspect(
     ]
     print_table(("layer", "kind", "shape", "params", "operations", "can become"), rows)
     print(f"\n{_summary(inventory)}")
-
-
-def _source_row(source: ModelSource) -> dict[str, Any]:
-    """What the weights and the other options make of a model, for screens that load no torch."""
-
-    return {
-        "title": source.title,
-        "architecture": source.architecture,
-        "classes": list(source.classes),
-        "input_shape": list(source.input_shape),
-        "preprocessing": source.preprocessing.to_dict(),
-        "accuracy": source.accuracy,
-        "weights": None if source.weights is None else str(source.weights),
-        "weights_url": source.weights_url,
-    }
 
 
 def _summary(inventory: Sequence[LayerInfo]) -> str:
@@ -105,11 +96,12 @@ def cost(
     workspace: Workspace = None,
 ) -> None:
     """Predicted size, operations and energy under a plan. Needs no weights."""
-    from qaf_core.data.models.catalogue import load_inventory
+    from qaf_core.data.models.catalogue import find_model, load_inventory
     from qaf_core.network.plan.cost import original_cost, plan_cost, ratio_cost
     from qaf_core.network.plan.rules import validate_plan
 
-    inventory = load_inventory(_find(model, weights, classes, workspace))
+    folder = default_workspace() if workspace is None else workspace
+    inventory = load_inventory(find_model(model, weights, classes=classes, workspace=folder))
     if (
         convention == "paper"
         and plan is None
@@ -138,18 +130,3 @@ def cost(
         return
     print(f"{model}, {convention} convention")
     print_costs(before.to_dict(), after.to_dict())
-
-
-def _find(
-    model: str,
-    weights: str | None,
-    classes: Path | None,
-    workspace: Path | None,
-    preprocessing: Path | None = None,
-) -> ModelSource:
-    from qaf_core.data.models.catalogue import find_model
-    from qaf_core.data.models.overrides import read_preprocessing
-
-    folder = default_workspace() if workspace is None else workspace
-    steps = None if preprocessing is None else read_preprocessing(preprocessing)
-    return find_model(model, weights, classes=classes, preprocessing=steps, workspace=folder)

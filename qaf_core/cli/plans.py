@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -27,9 +27,6 @@ from qaf_core.cli.text import print_json, print_stage, print_table
 from qaf_core.errors import PlanError, RunCancelled
 from qaf_core.files import write_json
 from qaf_core.runs.store.workspace import default_workspace, open_workspace
-
-if TYPE_CHECKING:
-    from qaf_core.search.selection import Selection
 
 EXIT_DONE, EXIT_CANCELLED = 0, 130
 
@@ -77,7 +74,7 @@ def plan(
         )  # fmt: skip
         if selection is None:
             return EXIT_CANCELLED
-        told = {"model": model, "structure": structure, **selection.to_dict()}
+        told = selection
     else:
         from qaf_core.data.models.catalogue import find_model, load_inventory
 
@@ -110,43 +107,38 @@ def find_auto_plan(
     classes: Path | None,
     preprocessing: Path | None,
     workspace: Path | None,
-) -> Selection | None:
-    """The automatic plan for what a command was given; None if Ctrl-C stopped it, which is told."""
+) -> dict[str, Any] | None:
+    """The automatic plan for what a command was given, as plain data; None if Ctrl-C stopped it."""
     if bits is None:
         raise PlanError("nothing says how many bits", expected="--bits B")
     from qaf_core.data.formats.sources import absolute_data
     from qaf_core.data.models.catalogue import find_model
     from qaf_core.data.models.overrides import read_preprocessing
-    from qaf_core.runs.jobs.search import AutoRequest, make_auto_plan
-    from qaf_core.runs.store.request import RunRequest
-    from qaf_core.search.candidates import DEFAULT_ERROR_BOUND
-    from qaf_core.search.whole_plan import DEFAULT_ANSWER_BOUND
+    from qaf_core.runs.jobs.search import make_auto_plan, tell_selection
+    from qaf_core.runs.store.request import PlanRequest
 
     folder = open_workspace(default_workspace() if workspace is None else workspace)
     steps = None if preprocessing is None else read_preprocessing(preprocessing)
     source = find_model(model, weights, classes=classes, preprocessing=steps, workspace=folder)
-    run = RunRequest(
+    given: dict[str, Any] = {
+        "activation_bits": act_bits, "error_bound": error_bound, "answer_bound": answer_bound, "seed": seed
+    }  # fmt: skip
+    request = PlanRequest(
         model=model,
         weights=lasting_weights(weights),
         classes=None if classes is None else str(classes.absolute()),
         preprocessing=steps,
         data=absolute_data(data or source.data or "builtin"),
         calibration=None if calibration is None else absolute_data(calibration),
-        seed=seed or 0,
-    )
-    request = AutoRequest(
-        run=run,
         bits=bits,
-        activation_bits=8 if act_bits is None else act_bits,
         least_ratio=ratio,
-        error_bound=DEFAULT_ERROR_BOUND if error_bound is None else error_bound,
-        answer_bound=DEFAULT_ANSWER_BOUND if answer_bound is None else answer_bound,
         threads=threads,
         batch=batch,
+        **{name: value for name, value in given.items() if value is not None},
     )
     try:
         with stop_on_interrupt("what was timed and solved is kept", print_stage) as progress:
-            return make_auto_plan(request, folder, progress)
+            return tell_selection(request, make_auto_plan(request, folder, progress))
     except RunCancelled:
         print("Cancelled.", file=sys.stderr)
         return None

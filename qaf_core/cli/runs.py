@@ -69,7 +69,7 @@ def compress(
     from qaf_core.data.formats.sources import absolute_data
     from qaf_core.data.models.catalogue import find_model, load_inventory
     from qaf_core.data.models.overrides import read_preprocessing
-    from qaf_core.network.plan.rules import validate_plan
+    from qaf_core.network.plan.rules import Plan, validate_plan
     from qaf_core.runs.store.request import RunRequest
     from qaf_core.runs.store.store import Store
 
@@ -86,7 +86,7 @@ def compress(
         )  # fmt: skip
         if found is None:
             return EXIT_CANCELLED
-        chosen = found.plan
+        chosen = Plan.from_dict(found["plan"])
     else:
         chosen = make_plan(model, inventory, plan, ratio, bits, act_bits, structure, method, seed)
     validate_plan(chosen, inventory, model=model)
@@ -106,9 +106,9 @@ def compress(
     )
     with Store(workspace) as store, stop_on_interrupt("finished layers are kept", print_progress) as progress:
         run_id = store.create_run(request, pid=os.getpid())
-        from qaf_core.runs.jobs.compress import execute_run
+        from qaf_core.runs.worker.execute import execute_job
 
-        result = execute_run(store, run_id, progress)
+        result = execute_job(store, run_id, progress)
     for finding in (result.get("checks") or {}).get("findings", ()):
         print(f"warning: {finding['sentence']} {finding['remedy']}", file=sys.stderr)
     if as_json:

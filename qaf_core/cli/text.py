@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qaf_core.pipeline.events import PROGRESS_MARK, PROGRESS_VARIABLE
 from qaf_core.review.units import count_text, size_text, times_text, with_prefix
 
 if TYPE_CHECKING:
@@ -32,10 +30,8 @@ def _finite(value: Any) -> Any:
 
 
 def print_stage(event: RunEvent) -> None:
-    """A line on stderr for a terminal, or for a page that asks; a script finds only faults there."""
-    if os.environ.get(PROGRESS_VARIABLE):
-        print(f"{PROGRESS_MARK}{event.data['message']}", file=sys.stderr, flush=True)
-    elif sys.stderr.isatty():
+    """A line on stderr for a terminal; a script finds only faults there."""
+    if sys.stderr.isatty():
         print(event.data["message"], file=sys.stderr)
 
 

@@ -17,10 +17,6 @@ EVENT_KINDS = ("stage", "layer_started", "iteration", "layer_finished", "finetun
 ITERATIONS_PER_SECOND = 20  # of each layer
 STAGE_SECONDS = 0.25  # between two words on how far one stage has come
 
-# A command whose environment has this variable tells how far it is, in lines on stderr that begin like this.
-PROGRESS_VARIABLE = "QAF_PROGRESS"
-PROGRESS_MARK = "progress: "
-
 Item = TypeVar("Item")
 
 

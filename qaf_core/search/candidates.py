@@ -36,6 +36,7 @@ from qaf_core.pipeline.events import Progress
 from qaf_core.quantization.spec import QuantSpec
 from qaf_core.search.selection import (
     CHOSEN,
+    DEFAULT_ERROR_BOUND,
     NOT_TRIED,
     OVER_BOUND,
     RANK_TOO_SMALL,
@@ -46,9 +47,9 @@ from qaf_core.search.selection import (
     LayerChoice,
     Selection,
     Step,
+    check_error_bound,
 )
 
-DEFAULT_ERROR_BOUND = 0.1
 LEAST_GAIN = 0.05  # of the dense layer's time: less is within what a measurement says
 # The output fit makes up for what a longer solve would bring: a few percent of the output error.
 QUICK_OPTIONS = SolverOptions(starts=1, start_iterations=25, iterations=3, rounding_rounds=6)
@@ -144,12 +145,6 @@ def choose_structures(
         chosen = {info.name for info in infos if info.after_choice}
         walk_layers(judge.model, None, judge.batches, counts, visit, after_choice=chosen)
     return Selection(plan=plan, choices=tuple(choices))
-
-
-def check_error_bound(bound: float) -> None:
-    """Raise PlanError unless a bound lies between 0 and 1."""
-    if isinstance(bound, bool) or not 0.0 < bound < 1.0:
-        raise PlanError("error bound out of range", got=bound, expected="above 0 and below 1")
 
 
 @dataclass(kw_only=True)

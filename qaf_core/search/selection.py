@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from qaf_core.errors import PlanError
 from qaf_core.network.plan.rules import LayerPlan, Plan, Rank, replace_layer
 
 Step = tuple[str, Rank]
+
+DEFAULT_ERROR_BOUND, DEFAULT_ANSWER_BOUND = 0.1, 0.02
 
 CHOSEN = "chosen"
 WITHIN_BOUND = "within the bound"
@@ -145,3 +148,15 @@ def _rechosen(choice: LayerChoice, step: Step, verdict: str) -> LayerChoice:
         choice, structure=step[0], rank=step[1], latency_ms=found[step].latency_ms,
         candidates=tuple(found.values()),
     )  # fmt: skip
+
+
+def check_error_bound(bound: float) -> None:
+    """Raise PlanError unless a bound on outputs' errors lies between 0 and 1."""
+    if isinstance(bound, bool) or not 0.0 < bound < 1.0:
+        raise PlanError("error bound out of range", got=bound, expected="above 0 and below 1")
+
+
+def check_answer_bound(bound: float) -> None:
+    """Raise PlanError unless a bound on changed answers lies between 0 and 1."""
+    if isinstance(bound, bool) or not 0.0 < bound <= 1.0:
+        raise PlanError("answer bound out of range", got=bound, expected="above 0, up to 1")

@@ -7,11 +7,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qaf_core.errors import ModelError, PlanError, QafError
+from qaf_core.errors import ModelError, QafError
 from qaf_core.files import ContentCache, digest_of, read_json
 from qaf_core.pipeline.events import Progress
 from qaf_core.search.refine import DENSE, Form, Judge, back_off
-from qaf_core.search.selection import CHANGES_ANSWERS, LayerChoice, Selection, Step, with_steps
+from qaf_core.search.selection import (
+    CHANGES_ANSWERS,
+    DEFAULT_ANSWER_BOUND,
+    LayerChoice,
+    Selection,
+    Step,
+    with_steps,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +26,6 @@ if TYPE_CHECKING:
 
     from qaf_core.search.network_timing import TimedNetwork
 
-DEFAULT_ANSWER_BOUND = 0.02
 NO_GAIN = "The whole network is no faster than dense INT8, as far as the rounds can tell."
 NOT_COUNTED = "The outputs are not those of the model's task: changed answers are not counted or bounded."
 ALL_DENSE = (
@@ -42,12 +48,6 @@ class AnswerJudge(Judge, Protocol):
 
     def changed_by(self, run: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> float:
         """The share of answers that another way to compute the network changes."""
-
-
-def check_answer_bound(bound: float) -> None:
-    """Raise PlanError unless a bound lies between 0 and 1."""
-    if isinstance(bound, bool) or not 0.0 < bound <= 1.0:
-        raise PlanError("answer bound out of range", got=bound, expected="above 0, up to 1")
 
 
 def choose_as_a_whole(

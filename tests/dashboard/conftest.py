@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from dashboard.state import jobs
 from dashboard.widgets import ui
+from qaf_core.errors import QafError
+from qaf_core.runs.store.kinds import PLACES
+from qaf_core.runs.store.record import COMPLETED, FAILED, JobRecord
 from qaf_core.runs.store.store import Store
 
 Draw = Callable[..., AppTest]
@@ -54,14 +59,44 @@ def shown(test: AppTest) -> str:
     return text
 
 
-def settle(key: str) -> None:
-    """Wait until a job has ended."""
-    for _ in range(400):
-        job = jobs.shared().find(key)
-        if job is not None and job.state != "running":
-            return
-        time.sleep(0.05)
-    raise AssertionError("the job did not end")
+Answer = Callable[[JobRecord], Mapping[str, Any]]
+
+
+def serve(store: Store, answer: Answer) -> list[JobRecord]:
+    """Carry out all jobs that wait, as a worker would, with this answer to each; what they were."""
+    served = []
+    while job_id := next(filter(None, (store.claim_next(os.getpid(), lane) for lane in PLACES)), None):
+        job = store.job(job_id)
+        assert job is not None
+        served.append(job)
+        try:
+            store.finish(job_id, COMPLETED, answer(job))
+        except QafError as error:
+            store.finish(job_id, FAILED, error=str(error))
+    return served
+
+
+@pytest.fixture
+def served(store: Store) -> Iterator[Callable[[Answer], list[JobRecord]]]:
+    """Answers jobs aside as they come, for pages that wait for them; call it with the answer."""
+    told: list[JobRecord] = []
+    ended = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def watch(answer: Answer) -> None:
+        while not ended.is_set():
+            told.extend(serve(store, answer))
+            time.sleep(0.01)
+
+    def begin(answer: Answer) -> list[JobRecord]:
+        threads.append(threading.Thread(target=watch, args=(answer,)))
+        threads[-1].start()
+        return told
+
+    yield begin
+    ended.set()
+    for thread in threads:
+        thread.join()
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,24 +18,28 @@ from dashboard.state import catalogue
 from dashboard.state.overrides import Given, keep_class_names
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.errors import QafError
+from qaf_core.runs.jobs.models import inspect_model
+from qaf_core.runs.store import kinds
+from qaf_core.runs.store.record import JobRecord
+from qaf_core.runs.store.request import InspectRequest
+from qaf_core.runs.store.store import Store
 
 from .conftest import ROOT
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Commands are written down and answered at once, each with another number of inputs."""
+def fresh(store: Store) -> None:
+    """Nothing is known from earlier tests."""
     st.cache_resource.clear()
     st.cache_data.clear()
-    told: list[list[str]] = []
+
+
+@pytest.fixture
+def asked(fresh: None, served: Callable[..., list[JobRecord]]) -> list[JobRecord]:
+    """Jobs are answered at once, each with another number of inputs."""
     row = next(r for r in find_model("digits/cnn").card["inventory"] if r["kind"] == "linear")
-
-    def answer(arguments: Sequence[str], **_: Any) -> dict[str, Any]:
-        told.append(list(arguments))
-        return {"layers": [{**row, "weight_shape": [10, len(told)]}]}
-
-    monkeypatch.setattr(catalogue, "run_command", answer)
-    return told
+    count = itertools.count(1)
+    return served(lambda _: {"layers": [{**row, "weight_shape": [10, next(count)]}]})
 
 
 def ten_class_resnet18(path: Path) -> Path:
@@ -46,8 +51,10 @@ def ten_class_resnet18(path: Path) -> Path:
     return path
 
 
-def test_own_weights_are_planned_with_their_own_outputs(tmp_path: Path, workspace: Path) -> None:
-    st.cache_resource.clear()
+def test_own_weights_are_planned_with_their_own_outputs(
+    tmp_path: Path, workspace: Path, fresh: None, served: Callable[..., Any]
+) -> None:
+    served(lambda job: inspect_model(job.request, workspace))
     weights = ten_class_resnet18(tmp_path / "ten.pth")
     plain = catalogue.open_model("torchvision/resnet18", workspace)
     given = Given(weights=str(weights))
@@ -62,7 +69,7 @@ def test_own_weights_are_planned_with_their_own_outputs(tmp_path: Path, workspac
 
 
 def test_whatever_is_given_is_asked_for_and_kept_apart(
-    tmp_path: Path, workspace: Path, asked: list[list[str]]
+    tmp_path: Path, workspace: Path, asked: list[JobRecord]
 ) -> None:
     weights = tmp_path / "ten.pth"
     shipped = find_model("digits/cnn").weights
@@ -76,51 +83,41 @@ def test_whatever_is_given_is_asked_for_and_kept_apart(
     catalogue.inventory_of(source, workspace, full)
     catalogue.inventory_of(source, workspace, full)
     assert len(asked) == 2
-    last = asked[-1]
-    assert last[:2] == ["inspect", "cifar/resnet20"]
-    assert last[last.index("--workspace") + 1] == str(workspace)
-    assert last[last.index("--weights") + 1] == str(weights)
-    assert last[last.index("--classes") + 1] == names
-    assert '"bgr"' in Path(last[last.index("--preprocessing") + 1]).read_text()
+    assert asked[-1].request == InspectRequest(
+        model="cifar/resnet20", weights=str(weights), classes=names, preprocessing={"channel_order": "bgr"}
+    )
     # Another file under the same name is another network.
     os.utime(weights, ns=(1, 1))
     catalogue.inventory_of(source, workspace, full)
     assert len(asked) == 3
 
 
-def test_what_was_kept_under_older_rules_is_asked_for_anew(
-    workspace: Path, asked: list[list[str]], monkeypatch: pytest.MonkeyPatch
+def test_what_another_version_has_found_is_asked_for_anew(
+    workspace: Path, asked: list[JobRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, given = find_model("cifar/resnet20"), Given(weights=str(find_model("digits/cnn").weights))
     catalogue.inventory_of(source, workspace, given)
-    monkeypatch.setattr(catalogue, "INVENTORY_VERSION", catalogue.INVENTORY_VERSION + 1)
-    st.cache_resource.clear()
+    monkeypatch.setattr(kinds, "_installation", lambda: ("another version",))
     catalogue.inventory_of(source, workspace, given)
     assert len(asked) == 2
 
 
 def test_a_refusal_is_not_asked_for_again_at_every_click(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, fresh: None, served: Callable[..., Any]
 ) -> None:
-    st.cache_data.clear()
-    times: list[int] = []
-
-    def refuse(*_: object, **__: object) -> dict[str, Any]:
-        times.append(1)
+    def refuse(_: object) -> dict[str, Any]:
         raise QafError("torchvision publishes no weights NONE for resnet18")
 
-    monkeypatch.setattr(catalogue, "run_command", refuse)
+    asked = served(refuse)
     for _click in range(3):
         with pytest.raises(QafError, match="no weights NONE"):
             catalogue.open_model("torchvision/resnet18", workspace, Given(weights="NONE"))
-    assert len(times) == 1
+    assert len(asked) == 1
 
 
 def test_a_network_of_timm_is_known_from_the_list_and_told_by_another_process(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
+    workspace: Path, fresh: None, served: Callable[..., Any]
 ) -> None:
-    st.cache_data.clear()
-    st.cache_resource.clear()
     rows = find_model("digits/cnn").card["inventory"]
     told = {
         "title": "vit_tiny_patch16_224, timm",
@@ -132,13 +129,7 @@ def test_a_network_of_timm_is_known_from_the_list_and_told_by_another_process(
         "weights": None,
         "weights_url": None,
     }
-    asked: list[list[str]] = []
-
-    def answer(arguments: list[str], **_: object) -> dict[str, Any]:
-        asked.append(arguments)
-        return {"source": told, "layers": rows}
-
-    monkeypatch.setattr(catalogue, "run_command", answer)
+    asked = served(lambda _: {"source": told, "layers": rows})
     listed = catalogue.listed_model("timm/vit_tiny_patch16_224", workspace)
     assert (listed.input_shape, listed.preprocessing.mean, asked) == ((3, 224, 224), (0.5, 0.5, 0.5), [])
     source = catalogue.open_model("timm/vit_tiny_patch16_224", workspace)
@@ -152,7 +143,7 @@ def test_a_network_of_timm_is_known_from_the_list_and_told_by_another_process(
         catalogue.open_model("timm/vit_tiny_patch16_224", workspace, given), workspace, given
     )
     assert len(asked) == 2
-    assert asked[1][:2] == ["inspect", "timm/vit_tiny_patch16_224"]
+    assert asked[1].request == InspectRequest(model="timm/vit_tiny_patch16_224", weights="DEFAULT")
 
 
 def test_the_picker_shows_timms_networks_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +162,9 @@ from pathlib import Path
 from types import ModuleType
 import dashboard.app, dashboard.state.catalogue as c
 from dashboard.state.overrides import Given
+from qaf_core.runs.worker.supervisor import Supervisor
 workspace = Path({str(tmp_path / "workspace")!r})
+supervisor = Supervisor(workspace)
 c.shipped_models()
 c.sample_strip("digits/cnn", 6)
 assert len(c.open_model("torchvision/resnet18", workspace, Given(weights={str(weights)!r})).classes) == 10
@@ -180,6 +173,7 @@ source = c.open_model("torchvision/resnet18", workspace, given)
 assert (source.classes[0], source.accuracy > 0.6) == ("tench", True)
 assert {{row.name: row.weight_shape for row in c.inventory_of(source, workspace, given)}}["fc"] == (1000, 512)
 assert str(source.weights).startswith(str(workspace)), source.weights
+supervisor.stop()
 assert "torch" not in sys.modules, [m for m in sys.modules if "torch" in m][:3]
 """
     environment = {**os.environ, "TORCH_HOME": str(tmp_path / "empty")}

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
 from typing import Any
 
 import pytest
 
-from dashboard.state import jobs
 from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.errors import QafError
 from qaf_core.network.plan.rules import LayerPlan, plan_for_ratio, replace_layer
+from qaf_core.pipeline.events import RunEvent
+from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.store import Store
 
-from .conftest import Draw, settle, shown
+from .conftest import Draw, serve, shown
 
 MODEL = "inspection/resnet20"
 LAYER = "layer3.1.conv1"
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Commands are answered at once with a plan in which one layer is Tucker-2 and all others are dense."""
-    told: list[list[str]] = []
+def answer(job: JobRecord, **more: Any) -> dict[str, Any]:
+    """A plan in which one layer is Tucker-2 and all others are dense."""
+    if job.request.error_bound == 0.3:
+        raise QafError("the layers cannot be timed", remedy="close other programs")
     inventory = load_inventory(find_model(MODEL))
     plan = plan_for_ratio(inventory, model=MODEL, ratio=1.0, bits=4, method="dense")
     plan = replace_layer(plan, LayerPlan(name=LAYER, structure="tucker2", rank=(24, 24), bits=4))
@@ -32,15 +33,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         | {"output_error": 0.04, "verdict": "chosen"},
         {"structure": "dense", "rank": None, "latency_ms": 0.5, "output_error": None, "verdict": "slower"},
     ]
-
-    def answer(arguments: Sequence[str], **_: Any) -> dict[str, Any]:
-        told.append(list(arguments))
-        if "--error-bound" in arguments and arguments[arguments.index("--error-bound") + 1] == "0.3":
-            raise QafError("the layers cannot be timed", remedy="close other programs")
-        return {"plan": plan.to_dict(), "choices": [{**row, "candidates": candidates}]}
-
-    monkeypatch.setattr(jobs, "run_command", answer)
-    return told
+    return {"plan": plan.to_dict(), "choices": [{**row, "candidates": candidates}], **more}
 
 
 @pytest.mark.parametrize(
@@ -48,37 +41,34 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     [(0.57, "success", ""), (1.01, "warning", "The whole network is no faster")],
 )
 def test_the_time_of_the_whole_network_is_told(
-    draw: Draw, asked: list[list[str]], monkeypatch: pytest.MonkeyPatch, ratio: float, kind: str, note: str
+    draw: Draw, store: Store, ratio: float, kind: str, note: str
 ) -> None:
-    answer = jobs.run_command
     spread = {"value": ratio, "low": ratio - 0.02, "high": ratio + 0.02}
     whole = {"dense_ms": 0.7, "planned_ms": 0.7 * ratio, "ratio": spread}
     counted = {"changed": 0.021, "changed_by_dense": 0.002, "limit": 0.02, "images": 512}
     more = {"whole": whole, "note": note, "answers": counted}
-    monkeypatch.setattr(jobs, "run_command", lambda *given, **named: {**answer(*given, **named), **more})
     test = draw("explore", model=MODEL)
     test.button(key="find-fastest").click().run()
-    settle(f"fastest-{MODEL}-{test.session_state['session-id']}")
+    (asked,) = serve(store, lambda job: answer(job, **more))
     test.run()
     told = [box.value for box in getattr(test, kind) if "faster form" in box.value]
     assert len(told) == 1
     assert f"{ratio:.2f} times as long" in told[0]
     assert "On 512 calibration images 2.1 % of the answers change. Plain INT8 changes 0.2 %." in told[0]
-    assert asked[0][asked[0].index("--answer-bound") + 1] == "0.02"
+    assert asked.request.answer_bound == 0.02
     assert note in shown(test)
 
 
-def test_the_plan_it_finds_fills_the_table(draw: Draw, store: Store, asked: list[list[str]]) -> None:
+def test_the_plan_it_finds_fills_the_table(draw: Draw, store: Store) -> None:
     test = draw("explore", model=MODEL)
     assert "Find the fastest plan" in shown(test)
     test.button(key="find-fastest").click().run()
-    settle(f"fastest-{MODEL}-{test.session_state['session-id']}")
+    assert "Waiting for a free place" in shown(test)
+    (asked,) = serve(store, answer)
     text = shown(test.run())
     assert "1 layer gets a faster form" in text
     assert "0.50 ms as plain INT8, 0.20 ms as planned" in text
-    arguments = asked[0]
-    assert arguments[:4] == ["plan", MODEL, "--structure", "auto"]
-    assert arguments[arguments.index("--bits") + 1] == "4"
+    assert (asked.kind, asked.request.model, asked.request.bits) == ("plan", MODEL, 4)
     plan = test.session_state["plan-bases"][MODEL]
     assert next(row for row in plan.layers if row.name == LAYER).structure == "tucker2"
     test.button(key="start-run").click().run()
@@ -87,15 +77,39 @@ def test_the_plan_it_finds_fills_the_table(draw: Draw, store: Store, asked: list
     assert [row["name"] for row in chosen] == [LAYER]
 
 
-def test_what_went_wrong_is_said(draw: Draw, store: Store, asked: list[list[str]]) -> None:
+def test_what_went_wrong_is_said(draw: Draw, store: Store) -> None:
     test = draw("explore", model=MODEL)
     test.select_slider(key="fastest-bound").set_value(0.3).run()
     test.button(key="find-fastest").click().run()
-    settle(f"fastest-{MODEL}-{test.session_state['session-id']}")
+    serve(store, answer)
     assert "the layers cannot be timed" in shown(test.run())
 
 
-def test_other_methods_have_no_search(draw: Draw, store: Store, asked: list[list[str]]) -> None:
+def test_other_methods_have_no_search(draw: Draw, store: Store) -> None:
     test = draw("explore", model=MODEL)
     test.button(key="use-dense").click().run()
     assert test.button(key="find-fastest").disabled
+
+
+def test_a_search_shows_how_far_it_is_is_found_again_after_a_reload_and_can_be_stopped(
+    draw: Draw, store: Store
+) -> None:
+    test = draw("explore", model=MODEL)
+    test.button(key="find-fastest").click().run()
+    job_id = store.claim_next(os.getpid())
+    assert job_id is not None
+    data = {"stage": "selecting", "fraction": 0.5, "message": "Trying forms of {a}, 1 of 2 layers"}
+    store.append_event(job_id, RunEvent(kind="stage", data=data))
+    assert "Trying forms of {a}, 1 of 2 layers." in shown(test.run())
+    place = f"search-{MODEL}"
+    reloaded = draw("explore", model=MODEL, **{place: test.query_params[place][0]})
+    assert "Searching" in shown(reloaded)
+    other = draw("explore", model=MODEL)
+    assert "Searching" not in shown(other)
+    other.button(key="find-fastest").click().run()  # the same search is shared
+    assert "Searching" in shown(other)
+    assert [store.job(job_id)] == [store.last_job("plan", MODEL)]
+    other.button(key=f"stop-plan-{job_id}").click().run()
+    assert store.cancel_requested(job_id)
+    store.finish(job_id, "cancelled")
+    assert "Searching" not in shown(test.run())

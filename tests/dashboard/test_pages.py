@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from dashboard.state import catalogue
-from dashboard.views.export import export
 from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.workspace.registry import add_model
@@ -17,7 +18,7 @@ from qaf_core.errors import ModelError
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
-from qaf_core.runs.store.workspace import default_workspace
+from qaf_core.runs.store.workspace import EXPORTS_FOLDER, PACKED_NAME, default_workspace
 
 from .conftest import Draw, shown, words
 
@@ -227,9 +228,9 @@ def test_bulk_controls_change_the_prediction(draw: Draw) -> None:
     assert test.slider(key="ratio").disabled
 
 
-def test_without_weights_run_is_closed_with_the_remedy(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_weights_run_is_closed_with_the_remedy(draw: Draw, served: Callable[..., Any]) -> None:
     rows = find_model("digits/cnn").card["inventory"]
-    monkeypatch.setattr(catalogue, "run_command", lambda *_, **__: {"layers": rows})
+    served(lambda _: {"layers": rows})
     test = draw("explore")
     test.segmented_control(key="mode").set_value("own").run()
     assert "give the path of a weights file" in shown(test)
@@ -238,11 +239,11 @@ def test_without_weights_run_is_closed_with_the_remedy(draw: Draw, monkeypatch: 
     assert "weights file not found" in shown(test)
 
 
-def test_a_model_that_cannot_be_inspected_is_a_message(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> dict[str, object]:
+def test_a_model_that_cannot_be_inspected_is_a_message(draw: Draw, served: Callable[..., Any]) -> None:
+    def fail(_: object) -> dict[str, object]:
         raise ModelError("it does not run on such images")
 
-    monkeypatch.setattr(catalogue, "run_command", fail)
+    served(fail)
     test = draw("explore")
     test.segmented_control(key="mode").set_value("own").run()
     assert "it does not run on such images" in words(test)
@@ -303,7 +304,7 @@ def test_a_finished_run_is_taken_away(draw: Draw, seeded_store: Store) -> None:
     """Any bytes do for the packed file here; exports themselves are tested in tests/deploy."""
     run_id = run_with(seeded_store, "completed")
     seeded_store.run_folder(run_id).mkdir(parents=True, exist_ok=True)
-    (seeded_store.run_folder(run_id) / export.PACKED_FILE).write_bytes(b"\0" * 1000)
+    (seeded_store.run_folder(run_id) / PACKED_NAME).write_bytes(b"\0" * 1000)
     test = draw("export", run=run_id)
     text = shown(test)
     assert "**1 kB**" in text
@@ -321,15 +322,15 @@ def test_a_finished_run_is_taken_away(draw: Draw, seeded_store: Store) -> None:
 def test_the_report_of_an_export_is_shown(draw: Draw, seeded_store: Store) -> None:
     run_id = run_with(seeded_store, "completed")
     folder = seeded_store.run_folder(run_id)
-    (folder / export.EXPORTS).mkdir(parents=True)
-    (folder / export.PACKED_FILE).write_bytes(b"\0" * 1000)
-    (folder / export.EXPORTS / "model-int8.onnx").write_bytes(b"\0" * 2000)
+    (folder / EXPORTS_FOLDER).mkdir(parents=True)
+    (folder / PACKED_NAME).write_bytes(b"\0" * 1000)
+    (folder / EXPORTS_FOLDER / "model-int8.onnx").write_bytes(b"\0" * 2000)
     report = {
         "size_bytes": 2000,
         "seconds": 3.0,
         "checks": [{"name": "agreement", "passed": True, "detail": "Same answer on 99.9 % of images."}],
     }
-    (folder / export.EXPORTS / "model-int8.json").write_text(json.dumps(report))
+    (folder / EXPORTS_FOLDER / "model-int8.json").write_text(json.dumps(report))
     text = shown(draw("export", run=run_id))
     assert "Same answer on 99.9 % of images." in text
     assert "**2 kB**, made and checked in 3.0 s." in text

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import io
 import json
-from pathlib import Path
+import os
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from dashboard.state import jobs
-from dashboard.views.export import export, speed
-from qaf_core.runs.jobs.device_kit import kit_stamp
+from dashboard.views.export import speed
+from qaf_core.runs.jobs.device_kit import RESULT_NAME
+from qaf_core.runs.jobs.latency import FILE_NAME, SCHEMA_VERSION
+from qaf_core.runs.store.kinds import LIGHT
+from qaf_core.runs.store.record import JobRecord
+from qaf_core.runs.store.request import ExportRequest
 from qaf_core.runs.store.store import Store
-from qaf_core.runs.store.workspace import PACKED_NAME
+from qaf_core.runs.store.workspace import EXPORTS_FOLDER, PACKED_NAME
 
-from .conftest import Draw, settle, shown
+from .conftest import Draw, serve, shown
 
 ROW = {"median_ms": 2.0, "p5_ms": 1.5, "p95_ms": 3.0, "n": 100}
 NAMES = ("dense_int8", "factorized_int8", "factorized_int8_exact")
@@ -46,16 +49,15 @@ def measured(**more: Any) -> dict[str, Any]:
 
 
 def keep(store: Store, run_id: str, name: str, content: dict[str, Any]) -> None:
-    path = store.run_folder(run_id) / export.EXPORTS / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content), encoding="utf-8")
+    told = {"schema_version": SCHEMA_VERSION, **content}
+    (store.run_folder(run_id) / name).write_text(json.dumps(told), encoding="utf-8")
 
 
 def test_both_files_and_all_memories_are_told(draw: Draw, seeded_store: Store) -> None:
     run_id = finished(seeded_store)
     accuracy = {name: {"value": 0.9, "n": 100, "metric": "top1"} for name in NAMES}
     accuracy["factorized_int8"]["agreement_with_exact"] = 0.99
-    keep(seeded_store, run_id, speed.RESULT, measured(accuracy=accuracy))
+    keep(seeded_store, run_id, FILE_NAME, measured(accuracy=accuracy))
     text = shown(draw("export", run=run_id))
     assert "**Compressed, integers, fastest:** 2.00× faster than the original in 8 bits" in text
     assert "It takes 0.50 times as long (95 %: 0.45 to 0.55)" in text
@@ -70,7 +72,7 @@ def test_a_device_that_answers_wrongly_is_told(draw: Draw, seeded_store: Store) 
     run_id = finished(seeded_store)
     same = {"dense_int8": 1.0, "factorized_int8": 0.0}
     found = measured(same_answers=same, compared_images=64, failed={"factorized_fp32": "no such operator"})
-    keep(seeded_store, run_id, speed.KIT_RESULT, found)
+    keep(seeded_store, run_id, RESULT_NAME, found)
     text = shown(draw("export", run=run_id))
     assert "on 64 images" in text
     assert "Compressed, integers, fastest answers wrongly on this device: only 0.0 %" in text
@@ -78,36 +80,73 @@ def test_a_device_that_answers_wrongly_is_told(draw: Draw, seeded_store: Store) 
     assert "Compressed, 32-bit does not run on this device: no such operator" in text
 
 
-def test_the_packed_file_is_checked_by_the_command(
-    draw: Draw, seeded_store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_packed_file_is_checked_by_a_job(draw: Draw, seeded_store: Store) -> None:
     run_id = finished(seeded_store)
-    asked: list[list[str]] = []
 
-    def run_command(arguments: list[str], **_: object) -> dict[str, Any]:
-        asked.append(arguments)
-        check = {"name": "checksum", "passed": True, "detail": "every byte is as it was written"}
-        return {"checks": [check], "size_bytes": 6, "seconds": 1.0}
+    def check(job: JobRecord) -> dict[str, Any]:
+        row = {"name": "checksum", "passed": True, "detail": "every byte is as it was written"}
+        told = {"checks": [row], "size_bytes": 6, "seconds": 1.0}
+        path = seeded_store.run_folder(run_id) / EXPORTS_FOLDER / job.request.file_name
+        path.parent.mkdir()
+        path.with_suffix(".json").write_text(json.dumps(told), encoding="utf-8")
+        return told
 
-    monkeypatch.setattr(jobs, "run_command", run_command)
     test = draw("export", run=run_id)
     text = shown(test)
     assert "every byte is as it was written" not in text
     assert "was measured on this file" not in text
     assert "some answers differ" in text  # of the fast file
     test.button(key="make-packed").click().run()
-    settle(f"export-{run_id}-packed")
+    assert "Waiting for a free place" in shown(test.run())
+    (asked,) = serve(seeded_store, check)
     assert "checksum: every byte is as it was written" in shown(test.run())
-    assert asked[0][:4] == ["export", run_id, "--format", "packed"]
+    assert asked.request == ExportRequest(run=run_id, format="packed")
+
+
+def test_an_export_at_work_can_be_stopped_and_its_failure_is_told(draw: Draw, seeded_store: Store) -> None:
+    run_id = finished(seeded_store)
+    test = draw("export", run=run_id)
+    test.button(key="make-int8").click().run()
+    job_id = seeded_store.claim_next(os.getpid(), LIGHT)
+    assert job_id is not None
+    test.run()
+    assert "Exporting and checking" in shown(test)
+    test.button(key=f"stop-export-{job_id}").click().run()
+    assert seeded_store.cancel_requested(job_id)
+    seeded_store.finish(job_id, "failed", error="the exported network failed a check.")
+    text = shown(test.run())
+    assert "the exported network failed a check." in text
+    assert "make-int8" in {button.key for button in test.button}
+
+
+def test_a_measurement_is_a_job_that_all_who_look_at_the_run_see(draw: Draw, seeded_store: Store) -> None:
+    run_id = finished(seeded_store)
+    test = draw("export", run=run_id)
+    test.button(key="measure-speed").click().run()
+    assert "Waiting for a free place" in shown(draw("export", run=run_id))
+
+    def measure(job: JobRecord) -> dict[str, Any]:
+        keep(seeded_store, job.request.run, FILE_NAME, measured())
+        return {}
+
+    (asked,) = serve(seeded_store, measure)
+    assert (asked.kind, asked.request.batch) == ("latency", 1)
+    assert "**Compressed, integers, fastest:** 2.00× faster" in shown(test.run())
 
 
 def test_a_kit_is_offered_only_while_it_is_of_this_network(draw: Draw, seeded_store: Store) -> None:
     run_id = finished(seeded_store)
-    folder = seeded_store.run_folder(run_id) / export.EXPORTS
-    folder.mkdir()
-    (folder / f"device-kit-{kit_stamp(seeded_store, run_id)[:12]}.zip").write_bytes(b"zip")
+    folder = seeded_store.run_folder(run_id) / EXPORTS_FOLDER
+
+    def pack(_: JobRecord) -> dict[str, Any]:
+        folder.mkdir()
+        (folder / "device-kit.zip").write_bytes(b"zip")
+        return {"file": "device-kit.zip"}
+
     test = draw("export", run=run_id)
-    shown(test)
+    test.button(key="make-kit").click().run()
+    serve(seeded_store, pack)
+    shown(test.run())
     assert "make-kit" not in {button.key for button in test.button}
     (seeded_store.run_folder(run_id) / PACKED_NAME).write_bytes(b"packed anew")
     test.run()
@@ -115,19 +154,14 @@ def test_a_kit_is_offered_only_while_it_is_of_this_network(draw: Draw, seeded_st
 
 
 def test_a_result_is_read_once_not_at_every_rerun(
-    seeded_store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    seeded_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = seeded_store.run(finished(seeded_store))
     read: list[bytes] = []
-
-    def read_back(_: object, content: bytes) -> dict[str, Any]:
-        read.append(content)
-        return {}
-
-    monkeypatch.setattr(speed, "_read_back", read_back)
+    monkeypatch.setattr(speed, "read_kit_result", lambda _, __, path: read.append(path.read_bytes()))
     state: dict[str, Any] = {}
     monkeypatch.setattr(speed.st, "session_state", state)
     for file_id in ("a", "a", "b"):
         upload = SimpleNamespace(file_id=file_id, getvalue=io.BytesIO(file_id.encode()).getvalue)
-        speed.take_result(run, upload, tmp_path / "device.json")
+        speed.take_result(run, upload)
     assert read == [b"a", b"b"]

@@ -12,9 +12,9 @@ import pytest
 from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.errors import DataError, ModelError
 from qaf_core.network.plan.rules import plan_for_ratio
-from qaf_core.runs.jobs.compress import execute_run
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
+from qaf_core.runs.worker.execute import execute_job
 
 SHORT = {"starts": 1, "start_iterations": 5, "iterations": 2, "rounding_rounds": 2}
 OWN_MODULE = '''
@@ -136,7 +136,7 @@ def run(store: Store, model: str, data: str, **fields: Any) -> dict[str, Any]:
     inventory = load_inventory(find_model(model))
     plan = plan_for_ratio(inventory, model=model, ratio=1.5, bits=4)
     request = RunRequest(model=model, plan={**plan.to_dict(), "options": SHORT}, data=data, **fields)
-    return execute_run(store, store.create_run(request, pid=os.getpid()))
+    return execute_job(store, store.create_run(request, pid=os.getpid()))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,13 @@ from dashboard.state import catalogue
 from dashboard.state.overrides import NOTHING, Given, given_in, keep_class_names, read_class_text
 from dashboard.text import _, plural
 from dashboard.widgets import check_result, image_paths, preparation, ui
-from dashboard.widgets.check_result import Asked
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.timm_names import TIMM_FAMILY
 from qaf_core.errors import QafError
 from qaf_core.network.plan.cost import original_cost
 from qaf_core.review.metrics import metric_label
 from qaf_core.review.units import count_text, percent_text, size_text, with_prefix
-from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.request import CheckRequest, RunRequest
 
 MODE_KEY, MODEL_KEY, OTHER_KEY, WEIGHTS_KEY = "mode", "model", "other-model", "weights"
 DATA_MODE_KEY = "data-mode"
@@ -95,7 +94,9 @@ def _offer_check(choice: Choice) -> None:
     """Look before a run whether the original is right on these images; not for what is shipped together."""
     if choice.source.shipped and choice.data == "builtin":
         return
-    asked = Asked(model=choice.source.id, given=choice.given, data=choice.data)
+    asked = CheckRequest(
+        **choice.given.of(choice.source.id), data=choice.data, **check_result.MADE_TO_BE_SHOWN
+    )
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button(
             _("Check"),
@@ -110,12 +111,12 @@ def _offer_check(choice: Choice) -> None:
     check_result.show(PLACE, fits=lambda begun: begun == asked, on_fix=on_fix)
 
 
-def _use_found(checked: Asked, evidence: Mapping[str, Any]) -> None:
+def _use_found(checked: CheckRequest, evidence: Mapping[str, Any]) -> None:
     """Fill in what a finding says would be right, and check again."""
-    given = check_result.mended(checked.given, evidence)
-    preparation.fill(OWN, given.preprocessing)
-    st.session_state[CLASSES_KEY] = read_class_text(given.classes)
-    check_result.begin(PLACE, replace(checked, given=given))
+    mended = check_result.mended(checked, evidence)
+    preparation.fill(OWN, mended.preprocessing)
+    st.session_state[CLASSES_KEY] = read_class_text(mended.classes)
+    check_result.begin(PLACE, mended)
 
 
 def use(request: RunRequest) -> None:

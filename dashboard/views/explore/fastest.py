@@ -16,13 +16,14 @@ from dashboard.views.explore.choose import Choice
 from dashboard.views.run import live
 from dashboard.widgets import ui
 from qaf_core.network.plan.rules import Plan
-from qaf_core.review.units import MISSING, duration_text, percent_text
+from qaf_core.review.units import MISSING, percent_text
+from qaf_core.runs.store.record import COMPLETED
+from qaf_core.runs.store.request import PlanRequest
 
 BOUNDS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 FIRST_BOUND = 0.1
 ANSWER_BOUNDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
 FIRST_ANSWER_BOUND = 0.02
-SEARCH_SECONDS = 3600.0
 TAKEN_KEY = "fastest-taken"
 
 
@@ -69,7 +70,7 @@ def offer(choice: Choice) -> None:
         with left:
             cores = os.cpu_count() or 1
             threads = st.number_input(_("Threads"), 1, cores, min(2, cores), key="fastest-threads")
-        key = f"fastest-{choice.source.id}-{ui.session_id()}"
+        place = f"search-{choice.source.id}"
         with right:
             if st.button(
                 _("Find the fastest plan"),
@@ -79,41 +80,30 @@ def offer(choice: Choice) -> None:
                 width="stretch",
                 help=_("For the joint method, with a model that can be run.") if disabled else None,
             ):
-                arguments = _arguments(choice, bound, answer_bound, int(threads))
-                jobs.shared().start(key, lambda job: _search(job, arguments))
+                jobs.remember(place, ui.open_store().ask(_request(choice, bound, answer_bound, int(threads))))
                 st.session_state[TAKEN_KEY] = None
-        _outcome(choice, key)
+        _outcome(choice, place)
 
 
-def _arguments(choice: Choice, bound: float, answer_bound: float, threads: int) -> list[str]:
+def _request(choice: Choice, bound: float, answer_bound: float, threads: int) -> PlanRequest:
     state = st.session_state
-    arguments = [
-        "plan", choice.source.id, "--structure", "auto", "--bits", str(state["bits"]), "--act-bits",
-        str(state["activation-bits"]), "--error-bound", str(bound), "--answer-bound", str(answer_bound),
-        "--threads", str(threads), "--data", choice.data, "--json",
-        *choice.given.arguments(ui.workspace()),
-    ]  # fmt: skip
-    if choice.calibration:
-        arguments += ["--calibration", choice.calibration]
-    return arguments
+    return PlanRequest(
+        **choice.given.of(choice.source.id), data=choice.data, calibration=choice.calibration,
+        bits=state["bits"], activation_bits=state["activation-bits"], error_bound=bound,
+        answer_bound=answer_bound, threads=threads,
+    )  # fmt: skip
 
 
-def _search(job: jobs.Job, arguments: list[str]) -> dict[str, Any]:
-    return jobs.run_command(arguments, job=job, timeout_seconds=SEARCH_SECONDS)
-
-
-def _outcome(choice: Choice, key: str) -> None:
-    job = jobs.shared().find(key)
-    if job is None:
+def _outcome(choice: Choice, place: str) -> None:
+    job = jobs.recall(ui.open_store(), place, "plan")
+    if job is not None and not job.is_final:
+        _follow(job.id)
         return
-    if job.state == "running":
-        _follow(key)
+    if job is None or job.status != COMPLETED:
+        ui.job_at_work(job, "")
         return
-    if job.state == "failed":
-        ui.say_error(job.error)
-        return
-    if st.session_state.get(TAKEN_KEY) != (key, job.began):
-        st.session_state[TAKEN_KEY] = (key, job.began)
+    if st.session_state.get(TAKEN_KEY) != job.id:
+        st.session_state[TAKEN_KEY] = job.id
         controls.take_plan(choice, Plan.from_dict(job.result["plan"]))
         st.rerun(scope="app")
     _draw(job.result)
@@ -121,25 +111,18 @@ def _outcome(choice: Choice, key: str) -> None:
 
 @st.fragment(run_every=2.0)
 @ui.guarded
-def _follow(key: str) -> None:
+def _follow(job_id: str) -> None:
     """How long a search has taken; drawn again and again only while it runs.
 
     A part that was always drawn anew would end the drawing of the plan around it early now and then, and
     what an edit had made untrue stayed on the screen.
     """
-    job = jobs.shared().find(key)
-    if job is None or job.state != "running":
+    job = ui.open_store().job(job_id)
+    if job is None or job.is_final:
         st.rerun(scope="app")
-    left, right = st.columns([4, 1], vertical_alignment="center")
-    left.info(
-        _("Searching, {time} so far. You may look at other pages meanwhile.").format(
-            time=duration_text(job.elapsed_seconds)
-        )
-        + (f" {ui.plain(job.progress)}." if job.progress else ""),
-        icon=":material/hourglass_top:",
-    )
-    if right.button(_("Stop"), icon=":material/stop_circle:", key="stop-fastest"):
-        job.stop.set()
+    told = ui.plain(job.stage.get("message") or "").replace("{", "{{").replace("}", "}}")
+    text = _("Searching, {time} so far. You may look at other pages meanwhile.")
+    ui.job_at_work(job, f"{text} {told}." if told else text)
 
 
 def _draw(found: Mapping[str, Any]) -> None:

@@ -10,24 +10,22 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard.state import catalogue, jobs, rows
+from dashboard.state import catalogue, rows
 from dashboard.state.overrides import given_in
 from dashboard.text import _
 from dashboard.views.export import speed
 from dashboard.views.run import live
 from dashboard.widgets import ui
 from qaf_core.errors import QafError
-from qaf_core.files import read_json, write_json
+from qaf_core.files import read_json
 from qaf_core.network.plan.cost import layer_cost, original_layer_cost
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import Plan
 from qaf_core.review.charts import method_label
 from qaf_core.review.units import MISSING, duration_text, percent_text, size_text, times_text
 from qaf_core.runs.store.record import RunRecord
-
-PACKED_FILE = "model.safetensors"
-EXPORTS = "exports"
-EXPORT_SECONDS = 900.0
+from qaf_core.runs.store.request import ExportRequest
+from qaf_core.runs.store.workspace import EXPORTS_FOLDER, PACKED_NAME
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +35,23 @@ class Kind:
     Attributes:
         key: Of its widgets and files.
         title, lead: For people.
-        file: Name of the file.
-        arguments: Of ``qaf export`` that make and check it.
+        precision: Of an ONNX file; None for the packed one.
     """
 
     key: str
     title: str
     lead: str
-    file: str
-    arguments: tuple[str, ...]
+    precision: str | None = None
+
+    def request(self, run: RunRecord) -> ExportRequest:
+        """The job that makes and checks it."""
+        if self.precision is None:
+            return ExportRequest(run=run.id, format="packed")
+        return ExportRequest(run=run.id, format="onnx", precision=self.precision)
+
+    def path(self, run: RunRecord) -> Path:
+        """Where it then lies."""
+        return ui.open_store().run_folder(run.id) / EXPORTS_FOLDER / self.request(run).file_name
 
 
 def page() -> None:
@@ -72,7 +78,7 @@ def page() -> None:
 
 def packed_file(run: RunRecord) -> Path:
     """Where a run's packed network lies."""
-    return ui.open_store().run_folder(run.id) / PACKED_FILE
+    return ui.open_store().run_folder(run.id) / PACKED_NAME
 
 
 def _choose(runs: Sequence[RunRecord]) -> RunRecord:
@@ -102,8 +108,6 @@ def _kinds() -> tuple[Kind, ...]:
             key="packed",
             title=_("Packed file"),
             lead=_("The smallest: codes at their own bit-width in one safetensors file, for PyTorch."),
-            file=PACKED_FILE,
-            arguments=("--format", "packed"),
         ),
         Kind(
             key="int8",
@@ -112,8 +116,7 @@ def _kinds() -> tuple[Kind, ...]:
                 "Exactly the network that was evaluated, with integer convolutions in plain ONNX Runtime. "
                 "Additions between layers stay in floating point, which takes time."
             ),
-            file="model-int8.onnx",
-            arguments=("--format", "onnx", "--precision", "int8"),
+            precision="int8",
         ),
         Kind(
             key="int8-fast",
@@ -122,15 +125,13 @@ def _kinds() -> tuple[Kind, ...]:
                 "The same codes, but outputs of layers and additions are rounded to 8 bits too: faster, and "
                 "some answers differ. How many is measured; below 99.5 % the file is refused."
             ),
-            file="model-int8-fast.onnx",
-            arguments=("--format", "onnx", "--precision", "int8-fast"),
+            precision="int8-fast",
         ),
         Kind(
             key="fp32",
             title=_("ONNX, floating point"),
             lead=_("The same factors as floating point, for other runtimes and converters."),
-            file="model-fp32.onnx",
-            arguments=("--format", "onnx", "--precision", "fp32"),
+            precision="fp32",
         ),
     )
 
@@ -157,19 +158,18 @@ def _packed(run: RunRecord, kind: Kind) -> None:
             size=size_text(size), times=times_text(before, size), before=size_text(before)
         )
     )
-    made = ui.open_store().run_folder(run.id) / EXPORTS / kind.file
     if _is_making(run, kind):
         return
-    report = read_json(made.with_suffix(".json"))
+    report = read_json(kind.path(run).with_suffix(".json"))
     if report is not None:
         _show_checks(report)
     elif st.button(_("Check it"), key=f"make-{kind.key}", icon=":material/build:", width="stretch"):
-        _start_making(run, kind, made)
+        _start_making(run, kind)
     _download(run, kind, path)
 
 
 def _made_file(run: RunRecord, kind: Kind) -> None:
-    path = ui.open_store().run_folder(run.id) / EXPORTS / kind.file
+    path = kind.path(run)
     if _is_making(run, kind):
         return
     report = read_json(path.with_suffix(".json"))
@@ -177,45 +177,18 @@ def _made_file(run: RunRecord, kind: Kind) -> None:
         _show_report(report)
         _download(run, kind, path)
     elif st.button(_("Make and check it"), key=f"make-{kind.key}", icon=":material/build:", width="stretch"):
-        _start_making(run, kind, path)
+        _start_making(run, kind)
 
 
 def _is_making(run: RunRecord, kind: Kind) -> bool:
     """Whether the file is being made just now; tells so, or why it could not be made."""
-    job = jobs.shared().find(f"export-{run.id}-{kind.key}")
-    if job is not None and job.state == "running":
-        st.info(
-            _("Exporting and checking… {seconds}").format(seconds=duration_text(job.elapsed_seconds)),
-            icon=":material/hourglass_top:",
-        )
-        return True
-    if job is not None and job.state == "failed":
-        ui.say_error(job.error)
-    return False
+    job = ui.open_store().find_job(kind.request(run))
+    return ui.job_at_work(job, _("Exporting and checking… {time}"))
 
 
-def _start_making(run: RunRecord, kind: Kind, path: Path) -> None:
-    workspace, key = str(ui.workspace()), f"export-{run.id}-{kind.key}"
-    jobs.shared().start(key, lambda job: make_export(job, run.id, kind.arguments, path, workspace))
+def _start_making(run: RunRecord, kind: Kind) -> None:
+    ui.open_store().ask(kind.request(run), anew=True)
     st.rerun(scope="fragment")
-
-
-def make_export(
-    job: jobs.Job, run_id: str, arguments: Sequence[str], path: Path, workspace: str
-) -> dict[str, Any]:
-    """Have another process export and check a run's network; the report stays beside the file.
-
-    Raises:
-        QafError: If it cannot be exported, or fails a check.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    report = jobs.run_command(
-        ["export", run_id, *arguments, "--out", str(path), "--workspace", workspace, "--json"],
-        job=job,
-        timeout_seconds=EXPORT_SECONDS,
-    )
-    write_json(path.with_suffix(".json"), report)
-    return report
 
 
 def _show_report(report: Mapping[str, Any]) -> None:
@@ -321,7 +294,7 @@ def _examples(run: RunRecord) -> None:
     left, right = st.columns(2, gap="small")
     with left:
         st.caption(_("The packed file, in PyTorch"))
-        st.code(pytorch_example(source, PACKED_FILE), language="python")
+        st.code(pytorch_example(source, PACKED_NAME), language="python")
     with right:
         st.caption(_("The ONNX file, with nothing but ONNX Runtime, NumPy and Pillow"))
         st.code(onnx_example(source, "model-int8.onnx"), language="python")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import os
-import shutil
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,20 +11,18 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard.state import jobs
 from dashboard.text import _
 from dashboard.widgets import ui
 from qaf_core.deploy.runtime.measure_kit import LEAST_AGREEMENT
 from qaf_core.errors import QafError
-from qaf_core.files import read_json, write_file, write_json
 from qaf_core.review import speed
 from qaf_core.review.metrics import metric_label
-from qaf_core.review.units import MISSING, duration_text, energy_text, percent_text, size_text
+from qaf_core.review.units import MISSING, energy_text, percent_text, size_text
+from qaf_core.runs.jobs.device_kit import RESULT_NAME, read_kit_result
+from qaf_core.runs.jobs.latency import FILE_NAME, read_latency
 from qaf_core.runs.store.record import RunRecord
-
-RESULT = "latency.json"
-KIT_RESULT = "device.json"
-MEASURE_SECONDS = 900.0
+from qaf_core.runs.store.request import DeviceKitRequest, LatencyRequest
+from qaf_core.runs.store.workspace import EXPORTS_FOLDER
 
 
 def show(run: RunRecord) -> None:
@@ -46,48 +41,28 @@ def show(run: RunRecord) -> None:
         _device(run)
 
 
-def _folder(run: RunRecord) -> Path:
-    return ui.open_store().run_folder(run.id) / "exports"
-
-
 def _measure_here(run: RunRecord) -> None:
     cores = os.cpu_count() or 1
     left, middle, right = st.columns([1, 1, 2], vertical_alignment="bottom")
     threads = left.number_input(_("Threads"), 1, cores, min(2, cores), key="speed-threads")
     batch = middle.number_input(_("Images at once"), 1, 64, 1, key="speed-batch")
-    key = f"latency-{run.id}"
     with right:
         if st.button(_("Measure"), key="measure-speed", icon=":material/speed:"):
-            workspace, path = str(ui.workspace()), _folder(run) / RESULT
-            arguments = ["latency", run.id, "--threads", str(threads), "--batch", str(batch)]
-            jobs.shared().start(key, lambda job: _measure(job, arguments, path, workspace))
-    _outcome(run, key)
-
-
-def _measure(job: jobs.Job, arguments: list[str], path: Path, workspace: str) -> dict[str, Any]:
-    found = jobs.run_command(
-        [*arguments, "--workspace", workspace, "--json"], job=job, timeout_seconds=MEASURE_SECONDS
-    )
-    write_json(path, found)
-    return found
+            ui.open_store().ask(LatencyRequest(run=run.id, threads=threads, batch=batch), anew=True)
+    _outcome(run)
 
 
 @st.fragment(run_every=2.0)
-def _outcome(run: RunRecord, key: str) -> None:
-    job = jobs.shared().find(key)
-    if job is not None and job.state == "running":
-        st.info(
-            _("Measuring: the models take turns… {seconds}").format(
-                seconds=duration_text(job.elapsed_seconds)
-            ),
-            icon=":material/hourglass_top:",
-        )
-        return
-    if job is not None and job.state == "failed":
-        ui.say_error(job.error)
-    found = read_json(_folder(run) / RESULT)
+def _outcome(run: RunRecord) -> None:
+    job = ui.open_store().last_job("latency", run.id)
+    if not ui.job_at_work(job, _("Measuring: the models take turns… {time}")):
+        _draw_kept(run, "here", FILE_NAME)
+
+
+def _draw_kept(run: RunRecord, key: str, file_name: str) -> None:
+    found = read_latency(ui.open_store().run_folder(run.id), file_name)
     if found is not None:
-        draw(found, "here")
+        draw(found, key)
 
 
 def draw(found: Mapping[str, Any], key: str) -> None:
@@ -250,21 +225,21 @@ def _device(run: RunRecord) -> None:
         _kit(run)
     with right:
         upload = st.file_uploader(_("result.json of the device"), type=["json"], key=f"kit-result-{run.id}")
-    path = _folder(run) / KIT_RESULT
     if upload is not None:
-        take_result(run, upload, path)
-    found = read_json(path)
-    if found is not None:
-        draw(found, "device")
+        take_result(run, upload)
+    _draw_kept(run, "device", RESULT_NAME)
 
 
-def take_result(run: RunRecord, upload: Any, path: Path) -> None:
+def take_result(run: RunRecord, upload: Any) -> None:
     """Read an uploaded result back, once: it stays uploaded while the page is drawn again and again."""
     read: tuple[str, str] = st.session_state.get(f"kit-read-{run.id}", ("", ""))
     if read[0] != upload.file_id:
         fault = ""
         try:
-            write_json(path, _read_back(run, upload.getvalue()))
+            with tempfile.NamedTemporaryFile(suffix=".json") as file:
+                file.write(upload.getvalue())
+                file.flush()
+                read_kit_result(ui.open_store(), run.id, Path(file.name))
         except QafError as error:
             fault = str(error)
         read = st.session_state[f"kit-read-{run.id}"] = (upload.file_id, fault)
@@ -274,56 +249,16 @@ def take_result(run: RunRecord, upload: Any, path: Path) -> None:
 
 @st.fragment(run_every=2.0)
 def _kit(run: RunRecord) -> None:
-    from qaf_core.runs.jobs.device_kit import kit_stamp
-
-    key = f"kit-{run.id}"
-    job = jobs.shared().find(key)
-    if job is not None and job.state == "running":
-        st.info(
-            _("Making the kit… {seconds}").format(seconds=duration_text(job.elapsed_seconds)),
-            icon=":material/hourglass_top:",
-        )
+    store, request = ui.open_store(), DeviceKitRequest(run=run.id)
+    job = store.find_job(request)
+    if ui.job_at_work(job, _("Making the kit… {time}")):
         return
-    if job is not None and job.state == "failed":
-        ui.say_error(job.error)
-    path = _folder(run) / f"device-kit-{kit_stamp(ui.open_store(), run.id)[:12]}.zip"
+    path = store.run_folder(run.id) / EXPORTS_FOLDER / (job.result.get("file", "") if job else "")
     if path.is_file():
         st.download_button(
             _("Download the kit"), data=path.read_bytes, file_name=f"qaf-device-kit-{run.id[-6:]}.zip",
             mime="application/zip", key="download-kit", icon=":material/download:", on_click="ignore",
         )  # fmt: skip
     elif st.button(_("Make the kit"), key="make-kit", icon=":material/build:"):
-        workspace = str(ui.workspace())
-        jobs.shared().start(key, lambda job: _make_kit(job, run.id, path, workspace))
+        store.ask(request, anew=True)
         st.rerun(scope="fragment")
-
-
-def _make_kit(job: jobs.Job, run_id: str, path: Path, workspace: str) -> str:
-    """The kit's folder as one zip file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
-        folder = Path(temporary) / "device-kit"
-        jobs.run_command(
-            ["device-kit", run_id, "--out", str(folder), "--workspace", workspace, "--json"],
-            job=job,
-            timeout_seconds=MEASURE_SECONDS,
-        )
-        content = io.BytesIO()
-        with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-            for file in sorted(folder.rglob("*")):
-                if file.is_file():
-                    archive.write(file, Path("device-kit") / file.relative_to(folder))
-        shutil.rmtree(folder)
-    for old in path.parent.glob("device-kit*.zip"):
-        old.unlink()
-    write_file(path, content.getvalue())
-    return str(path)
-
-
-def _read_back(run: RunRecord, content: bytes) -> dict[str, Any]:
-    """A device's result, checked by the command line to be of this run."""
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        file.write(content)
-        file.flush()
-        arguments = ["device-kit", run.id, "--result", file.name, "--workspace", str(ui.workspace())]
-        return jobs.run_command([*arguments, "--json"], timeout_seconds=60.0)

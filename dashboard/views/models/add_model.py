@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, Protocol
 
 import streamlit as st
 
 from dashboard.state import catalogue, jobs
-from dashboard.state.jobs import Job
-from dashboard.state.overrides import Given, keep_class_names, read_class_text
+from dashboard.state.overrides import given_in, keep_class_names, read_class_text
 from dashboard.text import _
 from dashboard.widgets import check_result, preparation, ui
-from dashboard.widgets.check_result import Asked
-from qaf_core.data.formats.zip import add_archive
 from qaf_core.data.models.published import is_published_name
 from qaf_core.data.models.timm_names import TIMM_FAMILY
-from qaf_core.data.workspace.registry import WEIGHT_SUFFIXES, add_model, add_weights
+from qaf_core.data.workspace.registry import WEIGHT_SUFFIXES, add_model
+from qaf_core.data.workspace.uploads import receive_upload
 from qaf_core.errors import QafError
+from qaf_core.runs.store.request import CheckRequest, RegisterRequest
 
 FORM = "add-model"
-CHUNK_BYTES = 1 << 20
 
 
 class Upload(Protocol):
@@ -69,7 +66,7 @@ def show() -> None:
         )
         st.caption(missing or _("Nothing is compressed yet: the check runs the original on your images."))
     if pressed:
-        asked = Asked(model=base, name=name, given=Given(preprocessing=steps), data="")
+        asked = CheckRequest(model=base, name=name, preprocessing=steps, **check_result.MADE_TO_BE_SHOWN)
         _begin(asked, weights, data, classes)
     check_result.show(FORM, on_fix=_use_found, then=_offer_to_add)
 
@@ -121,63 +118,39 @@ def _missing(given: Mapping[str, Any]) -> str:
     return _("Still to give: {fields}.").format(fields=", ".join(lacking)) if lacking else ""
 
 
-def _begin(asked: Asked, weights: Upload | str, data: Upload | str, classes: str) -> None:
-    folder = ui.workspace()
+def _begin(asked: CheckRequest, weights: Upload | str, data: Upload | str, classes: str) -> None:
+    folder, given = ui.workspace(), {"weights": weights, "data": data}
     try:
-        named = keep_class_names(folder, classes)
+        uploads = {
+            field: receive_upload(folder, upload, upload.name)
+            for field, upload in given.items()
+            if not isinstance(upload, str)
+        }
+        paths = {field: path for field, path in given.items() if isinstance(path, str)}
+        asked = replace(asked, classes=keep_class_names(folder, classes), uploads=uploads, **paths)
     except QafError as error:
         ui.say_error(str(error))
         return
-    asked = replace(asked, given=replace(asked.given, classes=named))
-    check_result.begin(FORM, asked, lambda job: _store(job, folder, asked, weights, data))
-
-
-# --- in the background
-
-
-def _store(job: Job, folder: Path, asked: Asked, weights: Upload | str, data: Upload | str) -> Asked:
-    """Store what was uploaded; what is to be checked, by its place in the workspace."""
-    job.progress, job.fraction = "weights", 0.0
-    if not isinstance(weights, str):
-        weights = str(add_weights(folder, weights.name, _chunks(job, weights)))
-    job.progress, job.fraction = "images", 0.0
-    if not isinstance(data, str):
-
-        def tell(written: int, total: int) -> None:
-            check_result.stop_if_asked(job)
-            job.fraction = written / max(1, total)
-
-        data = str(add_archive(folder, cast(BinaryIO, data), data.name, on_written=tell))
-    return replace(asked, given=replace(asked.given, weights=weights), data=data)
-
-
-def _chunks(job: Job, upload: Upload) -> Iterator[bytes]:
-    upload.seek(0)
-    read = 0
-    while chunk := upload.read(CHUNK_BYTES):
-        check_result.stop_if_asked(job)
-        read += len(chunk)
-        job.fraction = read / max(1, upload.size)
-        yield chunk
+    check_result.begin(FORM, asked)
 
 
 # --- what came of it
 
 
-def _use_found(checked: Asked, evidence: Mapping[str, Any]) -> None:
+def _use_found(checked: CheckRequest, evidence: Mapping[str, Any]) -> None:
     """Fill in what a finding says would be right, and check again what is stored by now."""
-    given = check_result.mended(checked.given, evidence)
-    preparation.fill(FORM, given.preprocessing)
-    st.session_state[f"{FORM}-classes"] = read_class_text(given.classes)
-    check_result.begin(FORM, replace(checked, given=given))
+    mended = check_result.mended(checked, evidence)
+    preparation.fill(FORM, mended.preprocessing)
+    st.session_state[f"{FORM}-classes"] = read_class_text(mended.classes)
+    check_result.begin(FORM, mended)
 
 
-def _offer_to_add(checked: Asked) -> None:
+def _offer_to_add(checked: CheckRequest) -> None:
     if st.button(_("Add to this workspace"), icon=":material/add:", key="add-checked"):
         _add(checked)
 
 
-def _add(checked: Asked) -> None:
+def _add(checked: CheckRequest) -> None:
     try:
         with st.spinner(_("Adding the model…"), show_time=True):
             _register(checked)
@@ -189,23 +162,15 @@ def _add(checked: Asked) -> None:
     st.rerun()
 
 
-def _register(checked: Asked) -> None:
+def _register(checked: CheckRequest) -> None:
     """Add a checked model to the workspace.
 
     Raises:
         QafError: If its id is taken or something does not fit.
     """
-    folder, given = ui.workspace(), checked.given
-    if is_published_name(given.weights) or checked.model.startswith(TIMM_FAMILY):  # known where torch is
-        arguments = ["models", "--add", checked.name, "--model", checked.model, "--data", checked.data]
-        jobs.run_command([*arguments, *given.arguments(folder), "--json"])
+    folder, asked = ui.workspace(), {**given_in(checked).of(checked.model), "data": checked.data}
+    if is_published_name(checked.weights) or checked.model.startswith(TIMM_FAMILY):  # known where torch is
+        jobs.wait_for(folder, RegisterRequest(name=checked.name, **asked), anew=True)
         return
-    add_model(
-        folder,
-        model_id=checked.name,
-        base=checked.model,
-        weights=given.weights,
-        classes=given.classes,
-        preprocessing=given.preprocessing,
-        data=checked.data,
-    )
+    base = asked.pop("model")
+    add_model(folder, model_id=checked.name, base=base, **asked)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
-from dashboard.state.overrides import NOTHING, Given, keep_class_names
+from dashboard.state.overrides import NOTHING, Given, given_in, keep_class_names
 from dashboard.text import _
 from dashboard.widgets import check_result, ui
-from dashboard.widgets.check_result import Asked
 from qaf_core.data.models.settings import RegisteredModel, read_settings
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.workspace.registry import add_model
 from qaf_core.errors import QafError
+from qaf_core.runs.store.request import CheckRequest
 
 PLACE = "models"
 
@@ -30,7 +29,7 @@ def button(source: ModelSource) -> None:
         key="check-listed",
         disabled=not ready,
         on_click=check_result.begin,
-        args=(PLACE, Asked(model=source.id, data=data)),
+        args=(PLACE, CheckRequest(model=source.id, data=data, **check_result.MADE_TO_BE_SHOWN)),
         help=_("Is the original right on its images?")
         if ready
         else _("It needs weights and images to be checked: choose them on the page Explore."),
@@ -45,12 +44,12 @@ def show(source: ModelSource) -> None:
         PLACE,
         fits=lambda asked: asked.model == source.id,
         on_fix=_use_found if mendable else None,
-        then=lambda asked: _offer_to_keep(entry, asked.given),
+        then=lambda asked: _offer_to_keep(entry, given_in(asked)),
     )
 
 
-def _use_found(checked: Asked, evidence: Mapping[str, Any]) -> None:
-    check_result.begin(PLACE, replace(checked, given=check_result.mended(checked.given, evidence)))
+def _use_found(checked: CheckRequest, evidence: Mapping[str, Any]) -> None:
+    check_result.begin(PLACE, check_result.mended(checked, evidence))
 
 
 def _offer_to_keep(entry: RegisteredModel | None, given: Given) -> None:

@@ -97,7 +97,7 @@ def _watch(run_id: str) -> None:
     progress = _progress_of(run)
     progress.absorb(store.events_since(run_id, progress.seq))
     if run.status == QUEUED:
-        live.show_queued(progress, ahead=_runs_ahead(run), ready=ui.worker_ready())
+        live.show_queued(progress, ahead=store.count_ahead(run.id), ready=ui.worker_ready())
     elif run.request.finetune is not None:
         finetune.show_running(run, progress, stopping=store.cancel_requested(run_id))
     else:
@@ -112,8 +112,3 @@ def _progress_of(run: RunRecord) -> RunProgress:
         known = RunProgress(run_id=run.id, weights=estimated_work(run.plan), starts=starts)
         st.session_state[PROGRESS_KEY] = known
     return known
-
-
-def _runs_ahead(run: RunRecord) -> int:
-    others = ui.open_store().list_runs()
-    return sum(not other.is_final and other.created_at < run.created_at for other in others)

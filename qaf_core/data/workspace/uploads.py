@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from qaf_core.data.formats.sources import BUILTIN, data_path, lies_in
 from qaf_core.data.formats.zip import DATA_FOLDER, cached_place
@@ -18,6 +20,16 @@ if TYPE_CHECKING:
 
 MODELS_FOLDER = "models"
 CLASSES_FOLDER = "classes"
+INCOMING_FOLDER = "incoming"
+FORGOTTEN_SECONDS = 86_400.0
+
+
+class Readable(Protocol):
+    """A file, or what Streamlit's uploader gives."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+    def seek(self, offset: int, /) -> int: ...
 
 
 def uploads_of(workspace: Path, model: RegisteredModel) -> tuple[Path, ...]:
@@ -33,6 +45,38 @@ def uploads_of(workspace: Path, model: RegisteredModel) -> tuple[Path, ...]:
         for path in (*_weights(folder, model), *_images(folder, model), *_class_files(folder, model))
         if path.exists() and not path.is_symlink()
     )
+
+
+def receive_upload(workspace: Path, content: Readable, name: str) -> dict[str, str]:
+    """Write down what a user's browser sent, to be checked and kept, or not, by a job.
+
+    Args:
+        workspace: Its folder ``incoming`` takes the file; what was forgotten there a day ago is deleted.
+        content: Read from its beginning.
+        name: As the user's machine calls the file.
+
+    Returns:
+        ``path`` and ``name``.
+
+    Raises:
+        WorkspaceError: If it cannot be written.
+    """
+    folder = workspace.absolute() / INCOMING_FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for forgotten in folder.iterdir():
+            if forgotten.stat().st_mtime < time.time() - FORGOTTEN_SECONDS:
+                forgotten.unlink(missing_ok=True)
+        content.seek(0)
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            shutil.copyfileobj(content, file)
+    except OSError as error:
+        raise WorkspaceError(
+            "an uploaded file cannot be kept",
+            got=f"{folder} ({error.strerror or error})",
+            remedy="free some space, or choose another --workspace",
+        ) from error
+    return {"path": file.name, "name": name}
 
 
 def delete_upload(path: Path) -> None:

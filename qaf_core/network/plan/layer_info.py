@@ -12,8 +12,6 @@ from qaf_core.factorization.structures import FACTORIZED
 
 Sizes = tuple[int, ...]
 
-# Raised when what a layer may become changes: rows kept before are then made anew.
-INVENTORY_VERSION = 4
 KEEP = "keep"  # of a layer that stays; no structure
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 PLANNED_KINDS = (*CONVOLUTIONS, "linear")

@@ -1,16 +1,14 @@
-"""One compression run from its request to its stored result."""
+"""One compression run from its request to its result."""
 
 from __future__ import annotations
 
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qaf_core.data.models.catalogue import build_model
 from qaf_core.deploy.packed.read import load_packed, without_numbers
 from qaf_core.deploy.packed.write import save_packed
-from qaf_core.errors import QafError, RunCancelled
-from qaf_core.files import write_file
+from qaf_core.errors import RunCancelled
 from qaf_core.network.plan.cost import original_cost, plan_cost
 from qaf_core.pipeline.check.equivalence import file_differs
 from qaf_core.pipeline.compress.compress import LayerOutcome, compress_network
@@ -30,8 +28,7 @@ from qaf_core.runs.jobs.inputs import (
     plan_done,
     result_header,
 )
-from qaf_core.runs.store.record import CANCELLED, COMPLETED, FAILED, RunRecord
-from qaf_core.runs.store.recorder import record_progress
+from qaf_core.runs.store.record import CANCELLED, COMPLETED, JobRecord, RunRecord
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import PACKED_NAME
@@ -40,47 +37,20 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class RunFailed(Exception):
-    """A fault of ours, not of the input; says in one line what happened and where the traceback lies."""
-
-
-def execute_run(store: Store, run_id: str, progress: Progress | None = None) -> dict[str, Any]:
-    """Execute a claimed run and store how it ended.
+def carry_out_run(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
+    """Compress a network, or fine-tune a compressed one, and evaluate what came of it.
 
     A stop keeps what is done: the layers solved so far stay compressed, the others original, and that
     network is evaluated and stored as the result of a ``cancelled`` run.
 
-    Args:
-        store: The run store.
-        run_id: A run this process has claimed.
-        progress: Told of every event kept; another reason to stop than a request in the store.
-
     Returns:
         The object that ``qaf compress --json`` prints.
-
-    Raises:
-        QafError: If the input cannot be used; the run is ``failed``.
-        RunFailed: If anything else goes wrong; the run is ``failed``, the traceback in its folder.
     """
-    progress = record_progress(store, run_id, progress)
+    record = store.run(job.id)
     try:
-        record = store.run(run_id)
-        result = _execute(store, record, progress)
+        return _execute(store, record, progress)
     except RunCancelled:
-        header = result_header(store.run(run_id), CANCELLED)
-        result = {**header, "seconds": {"total": progress.elapsed_seconds}}
-    except QafError as error:
-        store.finish(run_id, FAILED, error=str(error))
-        raise
-    except Exception as error:
-        message = _keep_traceback(store, run_id, error)
-        store.finish(run_id, FAILED, error=message)
-        raise RunFailed(message) from error
-    except KeyboardInterrupt:
-        store.finish(run_id, CANCELLED, error="Stopped before the layers done so far could be evaluated.")
-        raise
-    store.finish(run_id, result["status"], result)
-    return result
+        return {**result_header(record, CANCELLED), "seconds": {"total": progress.elapsed_seconds}}
 
 
 def _execute(store: Store, record: RunRecord, progress: Progress) -> dict[str, Any]:
@@ -190,15 +160,3 @@ def _compress(store: Store, record: RunRecord, subject: Subject, progress: Progr
 
 def _layer_row(outcome: LayerOutcome) -> dict[str, Any]:
     return {key: value for key, value in outcome.to_dict().items() if key != "histograms"}
-
-
-def _keep_traceback(store: Store, run_id: str, error: Exception) -> str:
-    path = store.run_folder(run_id) / "traceback.txt"
-    summary = " ".join(str(error).split())[:200] or "no message"
-    if isinstance(error, MemoryError) or "can't allocate memory" in summary:
-        summary = "memory ran out; choose a smaller model or fewer images, or close other programs"
-    try:
-        write_file(path, "".join(traceback.format_exception(error)).encode())
-    except QafError:
-        return f"Internal error: {type(error).__name__}: {summary}."
-    return f"Internal error: {type(error).__name__}: {summary}. Details are in {path}."

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,17 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qaf_core import deploy
 from qaf_core.deploy.runtime import measure_kit
 from qaf_core.deploy.runtime.measure_kit import KIT_SCHEMA_VERSION, checksum
 from qaf_core.deploy.runtime.target import ANY, THIS
 from qaf_core.errors import WorkspaceError
 from qaf_core.files import write_file
 from qaf_core.runs.jobs.latency import DEVICE, SCHEMA_VERSION, keep_latency, spread_images, tell_verdict
-from qaf_core.runs.store.workspace import PACKED_NAME
+from qaf_core.runs.store.workspace import EXPORTS_FOLDER
 
 if TYPE_CHECKING:
+    from qaf_core.pipeline.events import Progress
     from qaf_core.runs.jobs.exported_models import RunModels
+    from qaf_core.runs.store.record import JobRecord
     from qaf_core.runs.store.store import Store
 
 MANIFEST, INPUTS, SCRIPT, README = "manifest.json", "inputs.npz", "measure.py", "README.txt"
@@ -156,11 +158,21 @@ def _fill(
     return manifest
 
 
-def kit_stamp(store: Store, run_id: str) -> str:
-    """What a kit of a run depends on, as hexadecimal digits: its network, and the code that makes kits."""
-    code = sorted(Path(deploy.__file__).parent.rglob("*.py"))
-    files = [store.run_folder(run_id) / PACKED_NAME, *code, Path(__file__)]
-    return hashlib.sha256("".join(checksum(file) for file in files).encode()).hexdigest()
+def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
+    """The job ``device_kit``: one zip in the run's folder of exports, its name as ``file``."""
+    progress.step("kit", "Writing the models, and their answers on this machine")
+    exports = store.run_folder(job.request.run) / EXPORTS_FOLDER
+    exports.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=exports) as temporary:
+        folder = Path(temporary) / "device-kit"
+        write_kit(store, job.request.run, folder)
+        progress.step("kit", "Packing the kit")
+        packed = shutil.make_archive(str(Path(temporary) / "kit"), "zip", temporary, folder.name)
+        for old in exports.glob("device-kit*.zip"):
+            old.unlink()
+        path = exports / f"device-kit-{job.id}.zip"
+        Path(packed).replace(path)
+    return {"file": path.name}
 
 
 def _check_folder(folder: Path) -> None:

@@ -28,18 +28,18 @@ from qaf_core.deploy.packed.open import describe_packed, open_packed
 from qaf_core.deploy.packed.read import verify_packed
 from qaf_core.deploy.runtime.target import THIS, saturates_for
 from qaf_core.errors import PlanError, WeightsError, WorkspaceError
-from qaf_core.files import write_file
+from qaf_core.files import write_file, write_json
 from qaf_core.pipeline.events import Progress
 from qaf_core.quantization.grid import FLOAT, Grid
 from qaf_core.runs.jobs.exported_models import range_images
 from qaf_core.runs.jobs.images import BATCH_SIZE, load_evaluation_images, load_run_images
-from qaf_core.runs.store.request import source_of
-from qaf_core.runs.store.workspace import PACKED_NAME
+from qaf_core.runs.store.request import ExportRequest, source_of
+from qaf_core.runs.store.workspace import EXPORTS_FOLDER, PACKED_NAME
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from qaf_core.runs.store.record import RunRecord
+    from qaf_core.runs.store.record import JobRecord, RunRecord
     from qaf_core.runs.store.store import Store
 
 SIZE_TOLERANCE = 0.01
@@ -104,6 +104,17 @@ def export_run(
         raise
     keep_report(folder, report)
     return report
+
+
+def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
+    """The job ``export``: the file lies in the run's folder of exports, with its report as JSON beside it."""
+    asked: ExportRequest = job.request
+    path = store.run_folder(asked.run) / EXPORTS_FOLDER / asked.file_name
+    told = export_run(
+        store, asked.run, path, format=asked.format, precision=asked.precision, progress=progress
+    ).to_dict()
+    write_json(path.with_suffix(".json"), told)
+    return told
 
 
 def _export_packed(store: Store, record: RunRecord, packed: Path, path: Path, force: bool) -> ExportReport:

@@ -11,7 +11,7 @@ from qaf_core.data.load import load_images, load_pair
 if TYPE_CHECKING:
     from qaf_core.data.load import ImageSet
     from qaf_core.data.models.source import ModelSource
-    from qaf_core.runs.store.request import RunRequest
+    from qaf_core.runs.store.request import ImagesRequest
 
 CALIBRATION_IMAGES = 512
 CALIBRATION_IMAGES_GIVEN = 1024
@@ -19,7 +19,7 @@ BATCH_SIZE = 32  # larger ones leave the processor's caches and run up to four t
 
 
 def load_run_images(
-    request: RunRequest,
+    request: ImagesRequest,
     source: ModelSource,
     workspace: Path,
     on_read: Callable[[int, int], None] | None = None,
@@ -56,7 +56,7 @@ def load_run_images(
     return calibration, images
 
 
-def load_evaluation_images(request: RunRequest, source: ModelSource, workspace: Path) -> ImageSet:
+def load_evaluation_images(request: ImagesRequest, source: ModelSource, workspace: Path) -> ImageSet:
     """The images a run is evaluated on.
 
     Raises:

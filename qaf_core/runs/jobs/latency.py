@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from qaf_core.data.load import ImageSet
     from qaf_core.runs.jobs.exported_models import RunModels
-    from qaf_core.runs.store.record import RunRecord
+    from qaf_core.runs.store.record import JobRecord, RunRecord
+    from qaf_core.runs.store.request import LatencyRequest
     from qaf_core.runs.store.store import Store
 
 SCHEMA_VERSION = 1
@@ -125,6 +126,12 @@ def measure_run(
     }
     keep_latency(store, run_id, result, FILE_NAME)
     return result
+
+
+def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
+    """The job ``latency``."""
+    asked: LatencyRequest = job.request
+    return measure_run(store, asked.run, threads=asked.threads, batch=asked.batch, progress=progress)
 
 
 def _modelled_energy(record: RunRecord) -> dict[str, Any]:

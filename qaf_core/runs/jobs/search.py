@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qaf_core.deploy.runtime.measure_kit import describe_machine
 from qaf_core.errors import PlanError
@@ -13,49 +12,23 @@ from qaf_core.factorization.structures import check_ratio
 from qaf_core.network.plan.validation import check_bits
 from qaf_core.pipeline.events import Progress
 from qaf_core.quantization.grid import ACTIVATION_GRID
-from qaf_core.runs.store.request import RunRequest, source_of
-from qaf_core.search.candidates import DEFAULT_ERROR_BOUND, check_error_bound
+from qaf_core.runs.store.request import PlanRequest, source_of
 from qaf_core.search.latency_table import RATIOS, measure_layer_table
-from qaf_core.search.selection import Selection, Step
-from qaf_core.search.whole_plan import DEFAULT_ANSWER_BOUND, check_answer_bound, choose_as_a_whole
+from qaf_core.search.selection import Selection, Step, check_answer_bound, check_error_bound
+from qaf_core.search.whole_plan import choose_as_a_whole
 
 if TYPE_CHECKING:
     from qaf_core.network.modules.quantized import FactorizedLayer
+    from qaf_core.runs.store.record import JobRecord
+    from qaf_core.runs.store.store import Store
     from qaf_core.search.network_timing import TimedNetwork
 
 TABLE_FOLDER = Path("cache") / "latency"
 IN_PLACE_IMAGES = 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class AutoRequest:
-    """What an automatic plan is asked for.
-
-    Attributes:
-        run: The run the plan is for: its model, weights, images and seed count. Only calibration images are
-            looked at.
-        bits: Weight bits of all covered layers.
-        activation_bits: 8, or 32 for none.
-        least_ratio: Ranks of this parameter ratio or more compete; None for all.
-        error_bound: Largest relative squared error of a layer's outputs.
-        answer_bound: Largest share of answers on the calibration images that may differ from the original's,
-            beyond those that dense INT8 changes.
-        threads: Threads the layers are timed with; None for all processors.
-        batch: Images at a time.
-    """
-
-    run: RunRequest
-    bits: int = 8
-    activation_bits: int = 8
-    least_ratio: float | None = None
-    error_bound: float = DEFAULT_ERROR_BOUND
-    answer_bound: float = DEFAULT_ANSWER_BOUND
-    threads: int | None = None
-    batch: int = 1
-
-
 def make_auto_plan(
-    request: AutoRequest,
+    request: PlanRequest,
     workspace: Path,
     progress: Progress | None = None,
 ) -> Selection:
@@ -92,11 +65,10 @@ def make_auto_plan(
     from qaf_core.search.disagreement import Answers
     from qaf_core.search.network_timing import WholeNetwork
 
-    run = request.run
-    source = source_of(run, workspace)
+    source = source_of(request, workspace)
     model = build_model(source)
     inventory = take_inventory(model, source.input_shape)
-    images, _ = load_run_images(run, source, workspace)
+    images, _ = load_run_images(request, source, workspace)
     calibration = torch.cat([batch for batch, _ in to_batches(images, source, BATCH_SIZE)])
     table = measure_layer_table(
         inventory,
@@ -117,11 +89,11 @@ def make_auto_plan(
         inventory,
         table,
         calibration,
-        model_id=run.model,
+        model_id=request.model,
         bits=request.bits,
         error_bound=request.error_bound,
         activation_bits=request.activation_bits,
-        seed=run.seed,
+        seed=request.seed,
         cache=cache,
         on_fitting=keep,
         progress=progress,
@@ -145,6 +117,16 @@ def make_auto_plan(
         answer_bound=request.answer_bound,
         progress=progress,
     )  # fmt: skip
+
+
+def tell_selection(request: PlanRequest, selection: Selection) -> dict[str, Any]:
+    """The object that ``qaf plan --structure auto --json`` prints."""
+    return {"model": request.model, "structure": "auto", **selection.to_dict()}
+
+
+def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
+    """The job ``plan``."""
+    return tell_selection(job.request, make_auto_plan(job.request, store.workspace, progress))
 
 
 def ratios_from(least: float | None) -> tuple[float, ...]:

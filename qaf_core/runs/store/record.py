@@ -1,7 +1,8 @@
-"""One run as the store remembers it."""
+"""A job, and a run in particular, as the store remembers it."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,43 @@ class StoredEvent:
 
     seq: int
     event: RunEvent
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRecord:
+    """One job of any kind.
+
+    Attributes:
+        id: Sortable by time, safe in a URL.
+        kind: One of ``KINDS``.
+        status: One of ``STATUSES``.
+        created_at, started_at, finished_at: Seconds since 1970, UTC; None if not yet.
+        request: What was asked for, of its kind's class.
+        result: What came of it, ready for JSON; files are named, not held. Empty until completed.
+        error: One line, if it failed or was interrupted.
+        stage: The last it told: ``stage``, ``message``, ``fraction``; empty before.
+    """
+
+    id: str
+    kind: str
+    status: str
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    request: Any
+    result: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    stage: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.status in FINAL_STATUSES
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Since it was asked for; of an ended job, how long that took."""
+        return max(0.0, (self.finished_at or time.time()) - self.created_at)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,80 +1,31 @@
-"""What a user asks for: one compression run, ready to be stored and handed to another process."""
+"""What a user asks for: jobs, ready to be stored and handed to another process."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError, PlanError, QafError
+from qaf_core.search.selection import DEFAULT_ANSWER_BOUND, DEFAULT_ERROR_BOUND
 
 METHODS = ("joint", "paper", "sequential", "dense")
 LONGEST_NAME = 120
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRequest:
-    """One compression run as asked for.
-
-    Attributes:
-        model: Model id, such as ``inspection/resnet20``.
-        plan: The plan as plain data (``Plan.to_json`` read back), JSON-ready.
-        weights: Path of the weights or name of published ones, or None for the model's own.
-        classes: Path of the names of the classes, or None for the model's own.
-        preprocessing: Fields of the preprocessing that are other than the model's own, or None.
-        data: Where evaluation images come from: ``builtin``, a folder, an ``.npz`` or a data set's name.
-        calibration: The same for calibration images, or None to take them from ``data``.
-        images: At most so many evaluation images, or None for all.
-        method: One of ``METHODS``.
-        seed: Seed of everything drawn at random.
-        name: What the user calls the run, or None.
-        check: Look first whether the original does what it should, and stop if not.
-        finetune: None to compress; else ``run``, the run whose network is fine-tuned, and the fields of
-            ``FinetuneOptions``. Everything else is then that run's.
-
-    Raises:
-        QafError: If a field is out of range.
-    """
-
-    model: str
-    plan: dict[str, Any] = field(default_factory=dict)
-    weights: str | None = None
-    classes: str | None = None
-    preprocessing: dict[str, Any] | None = None
-    data: str = "builtin"
-    calibration: str | None = None
-    images: int | None = None
-    method: str = "joint"
-    seed: int = 0
-    name: str | None = None
-    check: bool = True
-    finetune: dict[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise PlanError("unknown method", got=self.method, expected=", ".join(METHODS))
-        if self.images is not None and not _is_count(self.images, 1):
-            raise DataError(
-                "number of images out of range", got=self.images, expected="a whole number, at least 1"
-            )
-        if not _is_count(self.seed, 0):
-            raise QafError("seed out of range", got=self.seed, expected="a whole number, at least 0")
-        if self.name is not None and len(self.name) > LONGEST_NAME:
-            raise QafError(
-                "name of the run too long",
-                got=f"{len(self.name)} characters",
-                expected=f"at most {LONGEST_NAME}",
-            )
+class JobRequest:
+    """A job as asked for; plain data."""
 
     def to_json(self) -> str:
         """This request as one JSON object."""
         return json.dumps(asdict(self), separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str) -> RunRequest:
+    def from_json(cls, text: str) -> Self:
         """The request written by ``to_json``; fields of newer versions are left out.
 
         Raises:
@@ -87,9 +38,193 @@ class RunRequest:
         except (ValueError, TypeError, AttributeError) as error:
             raise QafError("a run's request cannot be read", got=str(error)) from error
 
+    @property
+    def about(self) -> str:
+        """The model, or the run, it is about."""
+        return str(getattr(self, "run", None) or getattr(self, "model", ""))
 
-def source_of(request: RunRequest, workspace: Path) -> ModelSource:
-    """The model a run is asked for, its images prepared as the run's are.
+
+@dataclass(frozen=True, kw_only=True)
+class InspectRequest(JobRequest):
+    """A model with what the user gives for it, whose layers are to be looked at.
+
+    Attributes:
+        model: Model id, such as ``inspection/resnet20``.
+        weights: Path of the weights or name of published ones, or None for the model's own.
+        classes: Path of the names of the classes, or None for the model's own.
+        preprocessing: Fields of the preprocessing that are other than the model's own, or None.
+    """
+
+    model: str
+    weights: str | None = None
+    classes: str | None = None
+    preprocessing: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterRequest(InspectRequest):
+    """A model that is to be kept in the workspace's list.
+
+    Attributes:
+        name: The id it gets.
+        data: Images to measure on when none are named, or None.
+    """
+
+    name: str
+    data: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckRequest(InspectRequest):
+    """An original that is to be checked on labelled images.
+
+    Attributes:
+        data: Where they come from; None for the model's own, or the built-in ones.
+        images: At most so many; None for as many as a check takes.
+        preview: Whether some images are to be shown with their predictions.
+        name: What the model is to be called once it is added; empty where nothing is to be added.
+        uploads: ``weights`` or ``data`` that the user's browser sent: ``path`` of the file, and its ``name``
+            there; it is checked, stored and used.
+    """
+
+    data: str | None = None
+    images: int | None = None
+    preview: bool = False
+    name: str = ""
+    uploads: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesRequest(InspectRequest):
+    """A model, and images to compress it with.
+
+    Attributes:
+        data: Where evaluation images come from: ``builtin``, a folder, an ``.npz`` or a data set's name.
+        calibration: The same for calibration images, or None to take them from ``data``.
+        images: At most so many evaluation images, or None for all.
+        seed: Seed of everything drawn at random.
+    """
+
+    data: str = "builtin"
+    calibration: str | None = None
+    images: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.images is not None and not _is_count(self.images, 1):
+            raise DataError(
+                "number of images out of range", got=self.images, expected="a whole number, at least 1"
+            )
+        if not _is_count(self.seed, 0):
+            raise QafError("seed out of range", got=self.seed, expected="a whole number, at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest(ImagesRequest):
+    """What an automatic plan is asked for; only calibration images are looked at.
+
+    Attributes:
+        bits: Weight bits of all covered layers.
+        activation_bits: 8, or 32 for none.
+        least_ratio: Ranks of this parameter ratio or more compete; None for all.
+        error_bound: Largest relative squared error of a layer's outputs.
+        answer_bound: Largest share of answers on the calibration images that may differ from the original's,
+            beyond those that dense INT8 changes.
+        threads: Threads the layers are timed with; None for all processors.
+        batch: Images at a time.
+    """
+
+    bits: int = 8
+    activation_bits: int = 8
+    least_ratio: float | None = None
+    error_bound: float = DEFAULT_ERROR_BOUND
+    answer_bound: float = DEFAULT_ANSWER_BOUND
+    threads: int | None = None
+    batch: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest(ImagesRequest):
+    """One compression run as asked for.
+
+    Attributes:
+        plan: The plan as plain data (``Plan.to_json`` read back), JSON-ready.
+        method: One of ``METHODS``.
+        name: What the user calls the run, or None.
+        check: Look first whether the original does what it should, and stop if not.
+        finetune: None to compress; else ``run``, the run whose network is fine-tuned, and the fields of
+            ``FinetuneOptions``. Everything else is then that run's.
+
+    Raises:
+        QafError: If a field is out of range.
+    """
+
+    plan: dict[str, Any] = field(default_factory=dict)
+    method: str = "joint"
+    name: str | None = None
+    check: bool = True
+    finetune: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise PlanError("unknown method", got=self.method, expected=", ".join(METHODS))
+        super().__post_init__()
+        if self.name is not None and len(self.name) > LONGEST_NAME:
+            raise QafError(
+                "name of the run too long",
+                got=f"{len(self.name)} characters",
+                expected=f"at most {LONGEST_NAME}",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyRequest(JobRequest):
+    """A run whose models are to be timed on this machine.
+
+    Attributes:
+        run: Its id.
+        threads: Threads of one operation.
+        batch: Images at a time.
+    """
+
+    run: str
+    threads: int
+    batch: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceKitRequest(JobRequest):
+    """A run whose models are to be packed with what measures them on a device.
+
+    Attributes:
+        run: Its id.
+    """
+
+    run: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest(JobRequest):
+    """A run whose network is to be written as a file to deploy, and checked.
+
+    Attributes:
+        run: Its id.
+        format: ``packed`` or ``onnx``.
+        precision: Of ONNX: ``int8``, ``int8-fast`` or ``fp32``.
+    """
+
+    run: str
+    format: str
+    precision: str = "int8"
+
+    @property
+    def file_name(self) -> str:
+        """Of the file, in the run's folder of exports."""
+        return "model.safetensors" if self.format == "packed" else f"model-{self.precision}.onnx"
+
+
+def source_of(request: InspectRequest, workspace: Path) -> ModelSource:
+    """The model that is asked for, its images prepared as said.
 
     Raises:
         QafError: If there is none, or its weights or classes cannot be used.

@@ -7,14 +7,16 @@ from collections.abc import Callable
 
 from qaf_core.errors import WorkspaceError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS runs (
     id TEXT PRIMARY KEY, model TEXT NOT NULL, status TEXT NOT NULL, request TEXT NOT NULL,
     result TEXT, error TEXT, created_at REAL NOT NULL, started_at REAL, finished_at REAL,
-    pid INTEGER, pid_token TEXT, cancel INTEGER NOT NULL DEFAULT 0);
+    pid INTEGER, pid_token TEXT, cancel INTEGER NOT NULL DEFAULT 0,
+    kind TEXT NOT NULL DEFAULT 'compress', digest TEXT);
+CREATE INDEX IF NOT EXISTS runs_by_digest ON runs (digest);
 CREATE INDEX IF NOT EXISTS runs_by_model ON runs (model, created_at);
 CREATE INDEX IF NOT EXISTS runs_by_status ON runs (status, created_at);
 CREATE TABLE IF NOT EXISTS events (
@@ -28,8 +30,20 @@ CREATE TABLE IF NOT EXISTS workers (
     pid INTEGER PRIMARY KEY, pid_token TEXT, state TEXT NOT NULL, since REAL NOT NULL);
 """
 
+
+def _add_kinds(connection: sqlite3.Connection) -> None:
+    """Runs become jobs of a kind; what is not a run is also told from others by a digest."""
+    connection.execute("ALTER TABLE runs ADD COLUMN kind TEXT NOT NULL DEFAULT 'compress'")
+    connection.execute("ALTER TABLE runs ADD COLUMN digest TEXT")
+    connection.execute("CREATE INDEX runs_by_digest ON runs (digest)")
+    connection.execute(
+        "UPDATE runs SET kind = 'finetune'"
+        " WHERE json_valid(request) AND json_extract(request, '$.finetune') IS NOT NULL"
+    )
+
+
 # What leads from version n (the key) to n + 1, run inside one transaction.
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _add_kinds}
 
 
 def prepare_schema(connection: sqlite3.Connection) -> None:

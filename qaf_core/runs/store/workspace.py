@@ -8,10 +8,11 @@ from pathlib import Path
 
 from qaf_core.errors import WorkspaceError
 
-__all__ = ["PACKED_NAME", "WORKSPACE_VARIABLE", "default_workspace", "open_workspace"]
+__all__ = ["EXPORTS_FOLDER", "PACKED_NAME", "WORKSPACE_VARIABLE", "default_workspace", "open_workspace"]
 
 WORKSPACE_VARIABLE = "QAF_WORKSPACE"
 PACKED_NAME = "model.safetensors"  # the packed network, in a run's folder
+EXPORTS_FOLDER = "exports"  # there too: files made to be taken away
 _REMEDY = f"choose a folder you can write to with --workspace or {WORKSPACE_VARIABLE}"
 
 

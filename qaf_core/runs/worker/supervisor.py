@@ -1,4 +1,4 @@
-"""Keeping a worker process at hand, so that a queued run starts within a second."""
+"""Keeping a worker process at hand, so that a queued run starts within a second; and others on demand."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from qaf_core.errors import WorkspaceError
+from qaf_core.runs.store.kinds import HEAVY, LIGHT, PLACES
 from qaf_core.runs.store.store import Store
 
 POLL_SECONDS = 0.1
@@ -23,13 +24,14 @@ STOP_SECONDS = 5.0
 # A worker that dies while starting (no memory, a broken installation) is tried again ever more slowly.
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 60.0
+LIGHT_RETRY_SECONDS = 5.0
 LOCK_NAME = "supervisor.lock"
 LOG_NAME = "worker.log"
 LOG_LIMIT_BYTES = 4_000_000
 
 
 class Supervisor:
-    """Keeps one worker process ready in a workspace and tidies up after those that died.
+    """Keeps one worker process ready in a workspace, starts others for light jobs, tidies up after the dead.
 
     Only one is at work per workspace: a second one starts no workers and takes over when the first ends.
 
@@ -46,7 +48,8 @@ class Supervisor:
         self._stop = threading.Event()
         self._lock_file: IO[str] | None = None
         self._workers: list[subprocess.Popen[bytes]] = []
-        self._next_start = 0.0
+        self._light: list[subprocess.Popen[bytes]] = []
+        self._next_start = self._next_light = 0.0
         self._problem: str | None = None
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._thread = threading.Thread(target=self._watch, name="qaf-supervisor", daemon=True)
@@ -76,14 +79,15 @@ class Supervisor:
         return True
 
     def stop(self) -> None:
-        """End the workers (a run at work becomes ``interrupted``) and let go of the workspace, for good."""
+        """End the workers (jobs at work become ``interrupted``) and let go of the workspace, for good."""
         if self._stop.is_set():
             return
         self._stop.set()
         self._thread.join(timeout=2 * STOP_SECONDS)
-        for worker in self._workers:
+        for worker in (*self._workers, *self._light):
             self._end(worker)
         self._workers.clear()
+        self._light.clear()
         with contextlib.suppress(WorkspaceError):
             self._store.mark_interrupted()
         if self._lock_file is not None:
@@ -117,6 +121,7 @@ class Supervisor:
     def _tend(self) -> None:
         self._collect_ended()
         self._store.mark_interrupted()
+        self._tend_light()
         states = self._store.worker_states()
         if any(states.get(worker.pid) == "ready" for worker in self._workers):
             self._retry_seconds = FIRST_RETRY_SECONDS
@@ -127,7 +132,19 @@ class Supervisor:
         elif time.monotonic() >= self._next_start:
             self._workers.append(start_worker(self.workspace))
 
+    def _tend_light(self) -> None:
+        """Start a worker for a light job that waits, unless one is on its way to it."""
+        on_way = sum(not self._store.running_of(worker.pid) for worker in self._light)
+        room = len(self._light) < PLACES[LIGHT] and time.monotonic() >= self._next_light
+        if room and self._store.count_queued(LIGHT) > on_way:
+            self._light.append(start_worker(self.workspace, LIGHT))
+
     def _collect_ended(self) -> None:
+        for worker in [worker for worker in self._light if worker.poll() is not None]:
+            self._light.remove(worker)
+            if worker.returncode != 0:
+                self._problem = self._describe(worker.returncode)
+                self._next_light = time.monotonic() + LIGHT_RETRY_SECONDS
         for worker in [worker for worker in self._workers if worker.poll() is not None]:
             self._workers.remove(worker)
             self._store.remove_worker(worker.pid)
@@ -154,7 +171,7 @@ class Supervisor:
             self._store.remove_worker(worker.pid)
 
 
-def start_worker(workspace: Path) -> subprocess.Popen[bytes]:
+def start_worker(workspace: Path, lane: str = HEAVY) -> subprocess.Popen[bytes]:
     """Start a worker process of its own session, its messages in ``workspace/logs/worker.log``."""
     log = workspace / "logs" / LOG_NAME
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -168,6 +185,8 @@ def start_worker(workspace: Path) -> subprocess.Popen[bytes]:
         str(workspace),
         "--parent",
         str(os.getpid()),
+        "--lane",
+        lane,
     ]
     with log.open("ab") as messages:
         return subprocess.Popen(

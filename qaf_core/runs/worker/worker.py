@@ -1,7 +1,8 @@
-"""The process that executes one queued run: ``python -m qaf_core.runs.worker.worker --workspace DIR``.
+"""The process that executes one queued job: ``python -m qaf_core.runs.worker.worker --workspace DIR``.
 
-It loads torch first and says it is ready, so that a run starts the moment it is queued; and it ends after
-that run, so that the peak memory it reports is the run's own.
+In the heavy lane it loads torch first and says it is ready, so that a run starts the moment it is queued; and
+it ends after that run, so that the peak memory it reports is the run's own. In the light lane it is started
+when a job waits.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from qaf_core.errors import QafError
-from qaf_core.runs.store.record import INTERRUPTED
+from qaf_core.errors import QafError, RunCancelled
+from qaf_core.runs.store.kinds import HEAVY, KINDS, LIGHT, RUN_KINDS
+from qaf_core.runs.store.record import CANCELLED, FAILED, INTERRUPTED
 from qaf_core.runs.store.store import Store
+from qaf_core.runs.worker.execute import JobFailed, execute_job
 
 POLL_SECONDS = 0.05
 PARENT_POLL_SECONDS = 0.5
 LAST_WORDS_SECONDS = 5.0
 _LOADED_AHEAD = ("torch", "torchvision", "qaf_core.runs.jobs.compress")
+TOO_LONG = "It took too long."
+JOB_INTERRUPTED = "The application ended before this job was done."
 _INTERRUPTED = "The application ended before this run was done; finished layers are kept."
 
 
@@ -34,12 +39,13 @@ class Terminated(BaseException):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve one run; the process's exit code."""
+    """Serve one job; the process's exit code."""
     parser = argparse.ArgumentParser(prog="python -m qaf_core.runs.worker.worker", description=__doc__)
     parser.add_argument("--workspace", type=Path, required=True)
     parser.add_argument(
         "--parent", type=int, default=None, help="end when this process is no longer the parent"
     )
+    parser.add_argument("--lane", choices=(HEAVY, LIGHT), default=HEAVY)
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _raise_terminated)
     # Ctrl-C in the terminal of the application reaches it, not us: it then tells us to end.
@@ -48,42 +54,67 @@ def main(arguments: list[str] | None = None) -> int:
         threading.Thread(target=_end_with_parent, args=(options.parent,), daemon=True).start()
     try:
         with Store(options.workspace) as store:
-            return serve_one(store)
+            return serve_one(store, options.lane)
     except Terminated:
-        _mark_own_run(options.workspace)
+        _mark_own_job(options.workspace)
         return 0
     except QafError as error:
         sys.stderr.write(f"{error}\n")
         return 2
 
 
-def serve_one(store: Store) -> int:
-    """Load everything, wait for a queued run, execute it."""
+def serve_one(store: Store, lane: str = HEAVY) -> int:
+    """Wait for a queued job and execute it; in the light lane only while one is queued."""
     pid = os.getpid()
-    store.put_worker(pid, "starting")
-    try:
+    if lane == HEAVY:
+        store.put_worker(pid, "starting")
         for module in _LOADED_AHEAD:
             importlib.import_module(module)
-        from qaf_core.runs.jobs.compress import RunFailed, execute_run
-
         store.put_worker(pid, "ready")
-        while (run_id := store.claim_next(pid)) is None:
+    try:
+        while (job_id := store.claim_next(pid, lane)) is None:
+            if lane == LIGHT and not store.count_queued(LIGHT):
+                return 0
             time.sleep(POLL_SECONDS)
-        store.put_worker(pid, "running")
-        with contextlib.suppress(QafError, RunFailed):  # recorded with the run
-            execute_run(store, run_id)
+        if lane == HEAVY:
+            store.put_worker(pid, "running")
+        threading.Thread(target=_end_in_time, args=(store, job_id), daemon=True).start()
+        with contextlib.suppress(QafError, RunCancelled, JobFailed):  # recorded with the job
+            execute_job(store, job_id)
         return 0
     finally:
         with contextlib.suppress(QafError):
             store.remove_worker(pid)
 
 
-def _mark_own_run(workspace: Path) -> None:
-    """Say that this process's run was interrupted, through a connection no transaction was cut off in."""
+def _end_in_time(store: Store, job_id: str) -> None:
+    """End this process when its job takes too long, or does not heed a stop; runs are given all the time."""
+    job = store.job(job_id)
+    if job is None or job.kind in RUN_KINDS:
+        return
+    limit, asked_at = KINDS[job.kind].limit_seconds, None
+    began = time.monotonic()
+    while True:
+        time.sleep(PARENT_POLL_SECONDS)
+        now = time.monotonic()
+        with contextlib.suppress(QafError):
+            if asked_at is None and store.cancel_requested(job_id):
+                asked_at = now
+            if asked_at is not None and now - asked_at > LAST_WORDS_SECONDS:
+                store.finish(job_id, CANCELLED)
+                os._exit(0)
+            if limit is not None and now - began > limit:
+                store.finish(job_id, FAILED, error=TOO_LONG)
+                os._exit(0)
+
+
+def _mark_own_job(workspace: Path) -> None:
+    """Say that this process's job was interrupted, through a connection no transaction was cut off in."""
     with contextlib.suppress(QafError), Store(workspace) as store:
-        for record in store.list_runs():
-            if record.status == "running" and store.worker_of(record.id) == os.getpid():
-                store.finish(record.id, INTERRUPTED, error=_INTERRUPTED)
+        for job_id in store.running_of(os.getpid()):
+            job = store.job(job_id)
+            is_run = job is None or job.kind in RUN_KINDS
+            store.finish(job_id, INTERRUPTED, error=_INTERRUPTED if is_run else JOB_INTERRUPTED)
 
 
 def _raise_terminated(_number: int, _frame: FrameType | None) -> NoReturn:

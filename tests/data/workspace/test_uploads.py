@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from qaf_core.data.formats.zip import unpack_cached
 from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.models.settings import RegisteredModel
-from qaf_core.data.workspace.uploads import delete_upload, uploads_of
+from qaf_core.data.workspace.uploads import INCOMING_FOLDER, delete_upload, receive_upload, uploads_of
 from qaf_core.errors import WorkspaceError
 
 
@@ -75,3 +77,21 @@ def test_what_cannot_be_deleted_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("shutil.rmtree", refuse)
     with pytest.raises(WorkspaceError, match="cannot be deleted; got .*Permission denied"):
         delete_upload(tmp_path)
+
+
+def test_an_upload_is_written_down_and_what_was_forgotten_is_deleted(tmp_path: Path) -> None:
+    content = io.BytesIO(b"content")
+    content.read()
+    first = receive_upload(tmp_path, content, "../mine.zip")
+    assert first["name"] == "../mine.zip"
+    assert Path(first["path"]).parent == tmp_path / INCOMING_FOLDER
+    assert Path(first["path"]).read_bytes() == b"content"
+    second = receive_upload(tmp_path, content, "mine.zip")
+    assert Path(first["path"]).exists()
+    os.utime(first["path"], (1, 1))
+    receive_upload(tmp_path, content, "mine.zip")
+    assert not Path(first["path"]).exists()
+    assert Path(second["path"]).exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkspaceError, match="cannot be kept"):
+        receive_upload(tmp_path / "file", content, "mine.zip")

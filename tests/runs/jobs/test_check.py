@@ -17,9 +17,9 @@ from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.pipeline.events import Progress
 from qaf_core.runs.jobs import check
 from qaf_core.runs.jobs.check import checked, needs_check, refuse_serious
-from qaf_core.runs.jobs.compress import execute_run
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
+from qaf_core.runs.worker.execute import execute_job
 
 SHORT = {"starts": 1, "start_iterations": 5, "iterations": 2, "rounding_rounds": 2}
 
@@ -41,7 +41,7 @@ def start(store: Store, data: Path, **fields: Any) -> str:
 
 
 def test_a_sound_original_is_checked_and_compressed(store: Store, digits: Path) -> None:
-    result = execute_run(store, start(store, digits))
+    result = execute_job(store, start(store, digits))
     assert result["status"] == "completed"
     assert result["checks"]["findings"] == []
     assert result["checks"]["value"] > 0.95
@@ -54,12 +54,12 @@ def test_a_serious_fault_stops_the_run_before_anything_is_compressed(store: Stor
     with pytest.raises(
         DataError, match=r"Normalisation seems to be missing: of 200 .*--preprocessing FILE.*--no-check"
     ):
-        execute_run(store, run_id)
+        execute_job(store, run_id)
     record = store.run(run_id)
     assert record.status == "failed"
     assert "Normalisation seems to be missing" in (record.error or "")
     assert not record.layers
-    result = execute_run(store, start(store, digits, preprocessing=wrong, check=False))
+    result = execute_job(store, start(store, digits, preprocessing=wrong, check=False))
     assert result["status"] == "completed"
     assert result["checks"] is None
     assert result["baseline"]["value"] < 0.6, "the run uses the preprocessing it was given"
@@ -68,7 +68,7 @@ def test_a_serious_fault_stops_the_run_before_anything_is_compressed(store: Stor
 def test_a_run_can_be_stopped_while_it_is_checked(store: Store, digits: Path) -> None:
     run_id = start(store, digits)
     said: list[str] = []
-    result = execute_run(
+    result = execute_job(
         store,
         run_id,
         Progress(
@@ -119,7 +119,7 @@ def test_a_run_of_another_task_is_checked_by_its_metric(store: Store, tmp_path: 
         preprocessing={"mean": [0, 0, 0], "std": [1, 1, 1]},
     )
     with pytest.raises(DataError, match="Normalisation .* missing: on 48 images miou is.*--no-check"):
-        execute_run(store, store.create_run(request, pid=os.getpid()))
+        execute_job(store, store.create_run(request, pid=os.getpid()))
 
 
 def test_what_needs_no_check() -> None:

@@ -23,11 +23,11 @@ from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.pipeline.tasks import find_task, predict
 from qaf_core.runs.jobs import compress, inputs
 from qaf_core.runs.jobs.baseline import PredictionCache, predictions_key
-from qaf_core.runs.jobs.compress import RunFailed, execute_run
 from qaf_core.runs.jobs.environment import describe_environment, peak_memory_bytes
 from qaf_core.runs.jobs.inputs import plan_done
 from qaf_core.runs.store.request import METHODS, RunRequest
 from qaf_core.runs.store.store import Store
+from qaf_core.runs.worker.execute import JobFailed, execute_job
 
 SHORT = {"starts": 1, "start_iterations": 5, "iterations": 2, "rounding_rounds": 2}
 
@@ -61,7 +61,7 @@ def test_methods_are_the_solvers() -> None:
 def test_a_run_is_told_stored_and_packed(store: Store, plan: Plan) -> None:
     told: list[RunEvent] = []
     run_id = start(store, plan, name="first")
-    result = execute_run(store, run_id, Progress(told.append))
+    result = execute_job(store, run_id, Progress(told.append))
     record = store.run(run_id)
     assert record.status == result["status"] == "completed"
     assert record.result == result
@@ -83,7 +83,7 @@ def test_a_run_is_told_stored_and_packed(store: Store, plan: Plan) -> None:
 
 
 def test_the_accuracy_is_that_of_the_packed_file(store: Store, plan: Plan) -> None:
-    result = execute_run(store, start(store, plan))
+    result = execute_job(store, start(store, plan))
     source = find_model("digits/cnn")
     images = load_images("builtin", source, split="evaluation", limit=100)
     path = store.workspace / result["file"]["path"]
@@ -104,7 +104,7 @@ def test_the_originals_predictions_are_made_once(
         return predict(*arguments)
 
     monkeypatch.setattr(inputs, "predict", count)
-    first, second = (execute_run(store, start(store, plan)) for _ in range(2))
+    first, second = (execute_job(store, start(store, plan)) for _ in range(2))
     assert first["baseline"] == second["baseline"]
     # A look at two images before each solve, the original once, the packed network each time.
     assert len(predicted) == 2 + 1 + 2
@@ -118,7 +118,7 @@ def test_a_zip_of_pictures_is_unpacked_split_and_told(store: Store, plan: Plan, 
             Image.fromarray(pixels[..., 0]).save(content, "PNG")
             archive.writestr(f"digits/{label}/{number}.png", content.getvalue())
         archive.writestr("digits/0/broken\x1b.png", b"broken")
-    result = execute_run(store, start(store, plan, data=str(tmp_path / "digits.zip")))
+    result = execute_job(store, start(store, plan, data=str(tmp_path / "digits.zip")))
     assert result["compressed"]["n"] == 100
     told = result["data"]
     assert told["evaluation"].startswith("digits.zip, evaluation part, subset of 226")
@@ -137,7 +137,7 @@ def test_a_stopped_run_keeps_the_layers_done(
 ) -> None:
     listen, should_stop = stop_at(kind, layer)
     run_id = start(store, plan)
-    result = execute_run(store, run_id, Progress(listen, should_stop))
+    result = execute_job(store, run_id, Progress(listen, should_stop))
     record = store.run(run_id)
     assert record.status == result["status"] == "cancelled"
     assert solved <= len(record.layers) <= solved + 1
@@ -157,14 +157,14 @@ def test_a_stop_asked_for_in_the_store_is_heard(store: Store, plan: Plan) -> Non
         if event.kind == "layer_started":
             store.request_cancel(run_id)
 
-    assert execute_run(store, run_id, Progress(ask))["status"] == "cancelled"
+    assert execute_job(store, run_id, Progress(ask))["status"] == "cancelled"
 
 
 def test_bad_input_fails_the_run_in_one_line(store: Store, plan: Plan) -> None:
     for fields, kind in (({"data": "nowhere"}, DataError), ({"method": "joint", "weights": "x"}, Exception)):
         run_id = start(store, plan, **fields)
         with pytest.raises(kind) as caught:
-            execute_run(store, run_id)
+            execute_job(store, run_id)
         record = store.run(run_id)
         assert record.status == "failed"
         assert record.error == str(caught.value)
@@ -175,7 +175,7 @@ def test_bad_input_fails_the_run_in_one_line(store: Store, plan: Plan) -> None:
 def test_a_plan_for_another_model_is_refused(store: Store, plan: Plan) -> None:
     run_id = start(store, replace(plan, model="inspection/vgg"))
     with pytest.raises(PlanError, match="another model"):
-        execute_run(store, run_id)
+        execute_job(store, run_id)
 
 
 def test_our_own_faults_leave_one_line_and_a_traceback(
@@ -186,8 +186,8 @@ def test_our_own_faults_leave_one_line_and_a_traceback(
 
     monkeypatch.setattr(compress, "compress_network", fail)
     run_id = start(store, plan)
-    with pytest.raises(RunFailed, match="RuntimeError: first line second line"):
-        execute_run(store, run_id)
+    with pytest.raises(JobFailed, match="RuntimeError: first line second line"):
+        execute_job(store, run_id)
     record = store.run(run_id)
     path = store.run_folder(run_id) / "traceback.txt"
     assert str(path) in str(record.error)
@@ -201,8 +201,8 @@ def test_memory_running_out_is_said_in_words(
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:128] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(compress, "compress_network", fail)
-    with pytest.raises(RunFailed, match="memory ran out.*fewer"):
-        execute_run(store, start(store, plan))
+    with pytest.raises(JobFailed, match="memory ran out.*fewer"):
+        execute_job(store, start(store, plan))
 
 
 def test_plans_carry_options_by_name(plan: Plan) -> None:
@@ -257,7 +257,7 @@ def test_few_calibration_images_are_told(
     digits = load_images("builtin", find_model("digits/cnn"), split="train", limit=count)
     x = digits.read(range(count))
     np.savez(tmp_path / "few.npz", x=x, y=digits.labels)
-    result = execute_run(store, start(store, plan, calibration=str(tmp_path / "few.npz")))
+    result = execute_job(store, start(store, plan, calibration=str(tmp_path / "few.npz")))
     warnings = result["data"]["warnings"]
     assert len(warnings) == bool(said)
     assert all(warning.startswith(said) for warning in warnings)

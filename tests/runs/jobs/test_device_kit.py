@@ -19,7 +19,7 @@ from qaf_core.cli import main
 from qaf_core.deploy.runtime import measure_kit
 from qaf_core.deploy.runtime.measure_kit import checksum, result_checksum
 from qaf_core.errors import WorkspaceError
-from qaf_core.runs.jobs.device_kit import kit_stamp, read_kit_result, write_kit
+from qaf_core.runs.jobs.device_kit import read_kit_result, write_kit
 from qaf_core.runs.jobs.latency import read_latency
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
@@ -223,19 +223,6 @@ def test_a_result_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
     with pytest.raises(OSError, match="No space left"):
         measure_kit._write_result(tmp_path / "result.json", {})
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_stamp_of_a_kit_changes_with_its_network(finished_run: Run) -> None:
-    workspace, run_id = finished_run
-    with Store(workspace) as store:
-        before, packed = kit_stamp(store, run_id), store.run_folder(run_id) / "model.safetensors"
-        content = packed.read_bytes()
-        try:
-            packed.write_bytes(content + b" ")
-            assert kit_stamp(store, run_id) != before
-        finally:
-            packed.write_bytes(content)
-        assert kit_stamp(store, run_id) == before
 
 
 def test_a_kit_with_an_altered_model_is_not_measured(kit: Path, tmp_path: Path) -> None:

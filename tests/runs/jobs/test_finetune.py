@@ -15,11 +15,11 @@ from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.pipeline.finetune.options import FinetuneOptions
 from qaf_core.runs.jobs import images
-from qaf_core.runs.jobs.compress import execute_run
 from qaf_core.runs.jobs.finetune import finetune_request
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import PACKED_NAME
+from qaf_core.runs.worker.execute import execute_job
 
 SHORT = {"starts": 1, "start_iterations": 5, "iterations": 2, "rounding_rounds": 2, "output_fit": False}
 LITTLE = FinetuneOptions(epochs=2)
@@ -32,7 +32,7 @@ def parent(store: Store) -> str:
     plan = plan_for_ratio(inventory, model="digits/cnn", ratio=3.0, bits=3).to_dict()
     request = RunRequest(model="digits/cnn", plan={**plan, "options": SHORT}, images=100, name="first")
     run_id = store.create_run(request, pid=os.getpid())
-    execute_run(store, run_id)
+    execute_job(store, run_id)
     return run_id
 
 
@@ -45,7 +45,7 @@ def start(store: Store, parent: str, options: FinetuneOptions = LITTLE) -> str:
 def test_a_fine_tuned_network_is_a_run_of_its_own(store: Store, parent: str, trains: str) -> None:
     told: list[RunEvent] = []
     run_id = start(store, parent, FinetuneOptions(trains=trains, epochs=6, time_limit_seconds=None))
-    result = execute_run(store, run_id, Progress(told.append))
+    result = execute_job(store, run_id, Progress(told.append))
     before, after = store.run(parent), store.run(run_id)
     assert after.status == result["status"] == "completed"
     assert after.request.finetune is not None
@@ -85,8 +85,8 @@ def test_batchnorm_folded_by_the_first_run_stays_folded(
     plan = plan_for_ratio(inventory, model="inspection/resnet20", ratio=1.0, bits=8, method="dense")
     request = RunRequest(model="inspection/resnet20", plan=plan.to_dict(), method="dense", images=64)
     parent = store.create_run(request, pid=os.getpid())
-    first = execute_run(store, parent)
-    second = execute_run(store, start(store, parent, FinetuneOptions(epochs=1, time_limit_seconds=1.0)))
+    first = execute_job(store, parent)
+    second = execute_job(store, start(store, parent, FinetuneOptions(epochs=1, time_limit_seconds=1.0)))
     assert first["compressed"]["value"] == pytest.approx(second["compressed"]["value"], abs=0.04)
     assert second["compressed"]["value"] > 0.85
     index = read_index(store.workspace / second["file"]["path"])
@@ -96,7 +96,7 @@ def test_batchnorm_folded_by_the_first_run_stays_folded(
 def test_a_stop_keeps_the_best_and_measures_it(store: Store, parent: str) -> None:
     heard: list[RunEvent] = []
     run_id = start(store, parent, FinetuneOptions(epochs=500))
-    result = execute_run(
+    result = execute_job(
         store, run_id, Progress(heard.append, lambda: sum(event.kind == "finetune" for event in heard) > 2)
     )
     assert result["status"] == "cancelled"
@@ -107,8 +107,8 @@ def test_a_stop_keeps_the_best_and_measures_it(store: Store, parent: str) -> Non
 
 def test_a_fine_tuned_run_can_be_fine_tuned_again(store: Store, parent: str) -> None:
     second = start(store, parent)
-    execute_run(store, second)
-    third = execute_run(store, start(store, second))
+    execute_job(store, second)
+    third = execute_job(store, start(store, second))
     assert third["finetune"]["run"] == second
     assert third["status"] == "completed"
 

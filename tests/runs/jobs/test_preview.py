@@ -10,17 +10,17 @@ from pathlib import Path
 from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import build_model, find_model, load_inventory
 from qaf_core.network.plan.rules import plan_for_ratio
-from qaf_core.runs.jobs.compress import execute_run
 from qaf_core.runs.jobs.preview import PREVIEW_NAME, read_preview, write_preview
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
+from qaf_core.runs.worker.execute import execute_job
 
 
 def test_a_run_keeps_what_both_networks_say(store: Store) -> None:
     plan = plan_for_ratio(load_inventory(find_model("digits/cnn")), model="digits/cnn", ratio=2.0, bits=4)
     short = replace(plan, options={"starts": 1, "start_iterations": 5, "iterations": 2, "rounding_rounds": 2})
     run_id = store.create_run(RunRequest(model="digits/cnn", plan=short.to_dict(), images=60))
-    execute_run(store, run_id)
+    execute_job(store, run_id)
     rows = read_preview(store.run_folder(run_id))
     assert len(rows) == 9
     assert {"image", "label", "predicted", "right", "compressed"} <= rows[0].keys()

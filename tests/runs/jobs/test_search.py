@@ -17,12 +17,12 @@ from qaf_core.errors import PlanError, RunCancelled
 from qaf_core.network.plan.rules import Plan
 from qaf_core.pipeline.events import Progress
 from qaf_core.runs.jobs import search
-from qaf_core.runs.jobs.search import TABLE_FOLDER, AutoRequest, make_auto_plan, ratios_from
-from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.jobs.search import TABLE_FOLDER, make_auto_plan, ratios_from
+from qaf_core.runs.store.request import PlanRequest
 from qaf_core.search.latency_table import RATIOS
 from qaf_core.search.selection import Selection
 
-DIGITS = RunRequest(model="digits/cnn")
+DIGITS = PlanRequest(model="digits/cnn")
 
 
 def test_the_command_makes_a_plan_that_can_be_compressed_with(
@@ -88,11 +88,9 @@ def test_bad_options_are_one_line(
 def test_numbers_out_of_range_are_refused_before_anything_is_loaded(workspace: Path) -> None:
     for changes in ({"threads": 0}, {"batch": 0}, {"least_ratio": 0.5}):
         with pytest.raises(PlanError):
-            make_auto_plan(AutoRequest(run=DIGITS, **changes), workspace)  # type: ignore[arg-type]
+            make_auto_plan(replace(DIGITS, **changes), workspace)  # type: ignore[arg-type]
     with pytest.raises(RunCancelled):
-        make_auto_plan(
-            AutoRequest(run=DIGITS, threads=1), workspace, progress=Progress(should_stop=lambda: True)
-        )
+        make_auto_plan(replace(DIGITS, threads=1), workspace, progress=Progress(should_stop=lambda: True))
 
 
 def test_a_least_ratio_leaves_the_larger_ones() -> None:
@@ -123,7 +121,7 @@ def test_other_weights_or_images_are_judged_anew(
         DIGITS, DIGITS, replace(DIGITS, weights=str(weights)), replace(DIGITS, calibration=str(others))
     )  # fmt: skip
     for run in runs:
-        make_auto_plan(AutoRequest(run=run, error_bound=0.001, threads=1), workspace)
+        make_auto_plan(replace(run, error_bound=0.001, threads=1), workspace)
     first, again, head, images = told
     assert first == again
     assert first != head

@@ -12,8 +12,9 @@ import pytest
 from qaf_core.errors import DataError, PlanError, QafError, WorkspaceError
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.store import schema
+from qaf_core.runs.store.database import DATABASE_NAME
 from qaf_core.runs.store.request import METHODS, RunRequest
-from qaf_core.runs.store.store import DATABASE_NAME, Store
+from qaf_core.runs.store.store import Store
 
 REQUEST = RunRequest(model="digits/cnn", plan={"layers": []}, name="first")
 

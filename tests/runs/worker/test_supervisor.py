@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.kinds import HEAVY
+from qaf_core.runs.store.request import CheckRequest, InspectRequest, RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.worker import supervisor as supervision
 from qaf_core.runs.worker.supervisor import Supervisor
@@ -16,12 +17,14 @@ from qaf_core.runs.worker.supervisor import Supervisor
 STUB = """
 import os, sys, time
 from qaf_core.runs.store.store import Store
-store = Store(sys.argv[1])
-store.put_worker(os.getpid(), "ready")
-while (run_id := store.claim_next(os.getpid())) is None:
+store, lane = Store(sys.argv[1]), sys.argv[2]
+if lane == "heavy":
+    store.put_worker(os.getpid(), "ready")
+while (run_id := store.claim_next(os.getpid(), lane)) is None:
     time.sleep(0.02)
-store.put_worker(os.getpid(), "running")
-if store.run(run_id).request.name == "die":
+if lane == "heavy":
+    store.put_worker(os.getpid(), "running")
+if getattr(store.job(run_id).request, "name", "") == "die":
     os._exit(9)
 time.sleep(0.3)
 store.finish(run_id, "completed", {})
@@ -30,8 +33,8 @@ store.finish(run_id, "completed", {})
 
 @pytest.fixture
 def supervisor(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
-    def start(folder: Path) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-c", STUB, str(folder)], start_new_session=True)
+    def start(folder: Path, lane: str = HEAVY) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", STUB, str(folder), lane], start_new_session=True)
 
     monkeypatch.setattr(supervision, "start_worker", start)
     supervisor = Supervisor(workspace)
@@ -71,6 +74,20 @@ def test_the_run_of_a_worker_that_dies_is_interrupted_and_the_next_one_runs(
     wait_for(lambda: store.run(dying).status == "interrupted")
     assert "ended before it was done" in str(store.run(dying).error)
     wait_for(lambda: store.run(following).status == "completed")
+
+
+def test_light_jobs_are_done_beside_a_run_by_workers_of_their_own(
+    supervisor: Supervisor, store: Store
+) -> None:
+    wait_for(lambda: supervisor.in_charge)
+    run_id = store.create_run(RunRequest(model="digits/cnn"))
+    looks = [store.ask(InspectRequest(model=f"torchvision/resnet{depth}")) for depth in (18, 34, 50)]
+    wait_for(lambda: all(store.job(job_id).status == "completed" for job_id in looks))
+    wait_for(lambda: store.run(run_id).status == "completed")
+    assert len({store.worker_of(job_id) for job_id in (run_id, *looks)}) == 4
+    dying = store.ask(CheckRequest(model="digits/cnn", name="die"))
+    wait_for(lambda: store.job(dying).status == "interrupted")
+    assert "this job ended before it was done" in str(store.job(dying).error)
 
 
 def test_a_second_supervisor_waits_until_the_first_ends(supervisor: Supervisor, workspace: Path) -> None:

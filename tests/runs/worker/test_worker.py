@@ -14,8 +14,9 @@ import pytest
 
 from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.runs.store.kinds import LIGHT
 from qaf_core.runs.store.processes import process_token
-from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.request import CheckRequest, InspectRequest, RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.worker import worker
 from qaf_core.runs.worker.supervisor import Supervisor, start_worker
@@ -134,6 +135,56 @@ def test_a_failed_run_ends_the_worker_in_peace(workspace: Path, store: Store) ->
     assert record.status == "failed"
     assert "nowhere" in str(record.error)
     assert (workspace / "logs" / "worker.log").read_text() == ""
+
+
+def test_a_light_worker_does_one_job_and_another_finds_nothing(workspace: Path, store: Store) -> None:
+    job_id = store.ask(InspectRequest(model="digits/cnn"))
+    workers = [start_worker(workspace, LIGHT) for _ in range(2)]
+    assert [process.wait(START_SECONDS) for process in workers] == [0, 0]
+    job = store.job(job_id)
+    assert job is not None
+    assert job.status == "completed", job.error
+    assert len(job.result["layers"]) > 3
+    assert store.worker_of(job_id) in {process.pid for process in workers}
+    assert (workspace / "logs" / "worker.log").read_text() == ""
+
+
+def test_a_light_worker_told_to_end_leaves_its_job_interrupted(workspace: Path, store: Store) -> None:
+    job_id = store.ask(CheckRequest(model="torchvision/vit_b_16", data="builtin"))
+    process = start_worker(workspace, LIGHT)
+    wait_for(lambda: store.job(job_id).status == "running")  # type: ignore[union-attr]
+    process.terminate()
+    assert process.wait(20) == 0
+    job = store.job(job_id)
+    assert job is not None
+    assert (job.status, job.error) == ("interrupted", worker.JOB_INTERRUPTED)
+
+
+# A worker whose job neither ends nor looks whether it is to stop.
+STUBBORN = """
+import sys, time
+from qaf_core.runs.jobs import models
+from qaf_core.runs.store import kinds
+from qaf_core.runs.worker import worker
+models.carry_out_inspection = lambda *_: time.sleep(600)
+worker.LAST_WORDS_SECONDS = 0.2
+object.__setattr__(kinds.KINDS["inspect"], "limit_seconds", float(sys.argv[2]))
+sys.exit(worker.main(["--workspace", sys.argv[1], "--lane", "light"]))
+"""
+
+
+@pytest.mark.parametrize(("limit", "status"), [(600.0, "cancelled"), (0.1, "failed")])
+def test_a_job_that_heeds_nothing_is_ended(workspace: Path, store: Store, limit: float, status: str) -> None:
+    job_id = store.ask(InspectRequest(model="digits/cnn"))
+    process = subprocess.Popen([sys.executable, "-c", STUBBORN, str(workspace), str(limit)])
+    wait_for(lambda: store.job(job_id).status != "queued")  # type: ignore[union-attr]
+    if status == "cancelled":
+        store.request_cancel(job_id)
+    assert process.wait(START_SECONDS) == 0
+    job = store.job(job_id)
+    assert job is not None
+    assert job.status == status
+    assert job.error == (worker.TOO_LONG if status == "failed" else None)
 
 
 def test_a_worker_without_a_workspace_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,60 @@
+"""What a model is, layer by layer; and a model that is taken into the workspace's list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qaf_core.data.models.catalogue import load_inventory
+from qaf_core.data.models.source import ModelSource
+from qaf_core.data.workspace.registry import add_model
+from qaf_core.runs.store.request import InspectRequest, source_of
+
+if TYPE_CHECKING:
+    from qaf_core.pipeline.events import Progress
+    from qaf_core.runs.store.record import JobRecord
+    from qaf_core.runs.store.store import Store
+
+
+def inspect_model(request: InspectRequest, workspace: Path) -> dict[str, Any]:
+    """The layers of a model and what the user's files make of it; its weights need not be there.
+
+    Returns:
+        The object that ``qaf inspect --json`` prints.
+
+    Raises:
+        QafError: If there is no such model, or it cannot be built.
+    """
+    source = source_of(request, workspace)
+    layers = [info.to_dict() for info in load_inventory(source)]
+    return {"model": request.model, "source": _source_row(source), "layers": layers}
+
+
+def _source_row(source: ModelSource) -> dict[str, Any]:
+    """What the weights and the other options make of a model, for screens that load no torch."""
+    return {
+        "title": source.title,
+        "architecture": source.architecture,
+        "classes": list(source.classes),
+        "input_shape": list(source.input_shape),
+        "preprocessing": source.preprocessing.to_dict(),
+        "accuracy": source.accuracy,
+        "weights": None if source.weights is None else str(source.weights),
+        "weights_url": source.weights_url,
+    }
+
+
+def carry_out_inspection(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
+    """The job ``inspect``."""
+    progress.step("loading", f"Looking into {job.request.about}")
+    return inspect_model(job.request, store.workspace)
+
+
+def carry_out_registering(store: Store, job: JobRecord, _progress: Progress) -> dict[str, Any]:
+    """The job ``register``: adds a model to the workspace's list."""
+    asked = job.request
+    added = add_model(
+        store.workspace, model_id=asked.name, base=asked.model, weights=asked.weights, classes=asked.classes,
+        preprocessing=asked.preprocessing, data=asked.data,
+    )  # fmt: skip
+    return {"added": added.id}

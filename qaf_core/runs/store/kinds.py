@@ -1,0 +1,149 @@
+"""The kinds of long work: what each is asked with, who does it, and what may be at work beside it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import qaf_core
+from qaf_core.data.formats.sources import data_path, torchvision_place
+from qaf_core.data.models.settings import read_settings
+from qaf_core.errors import DataError
+from qaf_core.files import digest_of
+from qaf_core.runs.store.request import (
+    CheckRequest,
+    DeviceKitRequest,
+    ExportRequest,
+    InspectRequest,
+    JobRequest,
+    LatencyRequest,
+    PlanRequest,
+    RegisterRequest,
+    RunRequest,
+)
+from qaf_core.runs.store.workspace import PACKED_NAME
+
+HEAVY, LIGHT = "heavy", "light"
+PLACES = {
+    HEAVY: 1,
+    LIGHT: 2,
+}  # jobs of a lane that are at work at once: nobody waits an hour to look at a model
+RUN_KINDS = ("compress", "finetune")  # what is a run: these are listed and have pages
+ALONE = ("latency",)  # light work beside it would be measured too
+MOST_FILES = 20_000
+_LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of job.
+
+    Attributes:
+        name: As in the store.
+        request: What it is asked with.
+        work: Module of ``qaf_core.runs.jobs`` and its function ``(store, job, progress) -> result``.
+        lane: ``heavy`` or ``light``: the queue it waits in.
+        limit_seconds: Longest time at work; None for no limit.
+    """
+
+    name: str
+    request: type[JobRequest]
+    work: str
+    lane: str = LIGHT
+    limit_seconds: float | None = None
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind(name="compress", request=RunRequest, work="compress:carry_out_run", lane=HEAVY),
+        Kind(name="finetune", request=RunRequest, work="compress:carry_out_run", lane=HEAVY),
+        Kind(name="plan", request=PlanRequest, work="search:carry_out", lane=HEAVY, limit_seconds=3600.0),
+        Kind(
+            name="latency", request=LatencyRequest, work="latency:carry_out", lane=HEAVY, limit_seconds=900.0
+        ),
+        Kind(name="export", request=ExportRequest, work="export:carry_out", limit_seconds=900.0),
+        Kind(name="device_kit", request=DeviceKitRequest, work="device_kit:carry_out", limit_seconds=900.0),
+        Kind(name="check", request=CheckRequest, work="check:carry_out", limit_seconds=1800.0),
+        Kind(name="inspect", request=InspectRequest, work="models:carry_out_inspection", limit_seconds=120.0),
+        Kind(name="register", request=RegisterRequest, work="models:carry_out_registering"),
+    )
+}  # fmt: skip
+
+
+def kind_of(request: JobRequest) -> Kind:
+    """The kind of job a request asks for."""
+    if isinstance(request, RunRequest):
+        return KINDS["compress" if request.finetune is None else "finetune"]
+    return next(kind for kind in KINDS.values() if kind.request is type(request))
+
+
+def kinds_in(lane: str) -> tuple[str, ...]:
+    """The names of the kinds that wait in a lane."""
+    return tuple(kind.name for kind in KINDS.values() if kind.lane == lane)
+
+
+def digest_request(request: JobRequest, workspace: Path) -> str:
+    """What tells a job from all that may come to another result.
+
+    That is the request, the files it names, this machine, and the versions of the product and its libraries.
+    """
+    return digest_of(
+        kind_of(request).name, request.to_json(), _installation(), [*_stamps(request, workspace)]
+    )
+
+
+def _stamps(request: JobRequest, workspace: Path) -> Iterator[Any]:
+    """Sizes and times of the files a request names, and what its model is registered as."""
+    asked = vars(request)
+    if "run" in asked:
+        yield _stamp(workspace / "runs" / asked["run"] / PACKED_NAME)
+    entry = read_settings(workspace).model(asked["model"]) if "model" in asked else None
+    yield None if entry is None else repr(entry)
+    for name in sorted(asked.keys() & {"weights", "classes", "data", "calibration"}):
+        text = asked[name] or getattr(entry, name, None)
+        if isinstance(text, str):
+            files = (Path(text.partition("#")[0]),) if name in ("weights", "classes") else _files(text)
+            yield from map(_stamp, files)
+    if entry is not None and entry.code_path is not None:
+        for place in sorted(Path(entry.code_path).glob(f"{re.split('[.:]', entry.base)[0]}*")):
+            yield from map(_stamp, [place, *islice(sorted(place.rglob("*.py")), MOST_FILES)])
+
+
+def _files(data: str) -> Iterator[Path]:
+    """A place of images and what is in it."""
+    try:
+        named = torchvision_place(data)
+        place = data_path(data) if named is None else named.root
+    except (DataError, RuntimeError):
+        return
+    yield from (place, *islice(place.rglob("*"), MOST_FILES))
+
+
+def _stamp(path: Path) -> list[Any] | None:
+    try:
+        found = path.expanduser().stat()
+    except (OSError, RuntimeError, ValueError):  # no such file, an unknown ~user, a null character
+        return None
+    return [str(path), found.st_size, found.st_mtime_ns]
+
+
+@functools.cache
+def _installation() -> tuple[Any, ...]:
+    code = (path.read_bytes() for path in sorted(Path(qaf_core.__file__).parent.rglob("*.py")))
+    return (platform.node(), os.cpu_count(), digest_of(*code), *map(_version, _LIBRARIES))
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,270 @@
+"""The queue of jobs: asked for, claimed by worker processes, stopped, ended."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qaf_core.errors import QafError, WorkspaceError
+from qaf_core.runs.store.database import Database
+from qaf_core.runs.store.kinds import (
+    ALONE,
+    HEAVY,
+    KINDS,
+    PLACES,
+    RUN_KINDS,
+    digest_request,
+    kind_of,
+    kinds_in,
+)
+from qaf_core.runs.store.processes import is_alive, process_token
+from qaf_core.runs.store.record import (
+    CANCELLED,
+    COMPLETED,
+    FINAL_STATUSES,
+    INTERRUPTED,
+    QUEUED,
+    RUNNING,
+    JobRecord,
+)
+from qaf_core.runs.store.request import JobRequest
+
+LOST_WORKER = "The process working on this {what} ended before it was done."
+MOST_JOBS_KEPT = 500  # that are no runs
+COLUMNS = "id, status, request, result, error, created_at, started_at, finished_at"
+IS_RUN = f"kind IN ({', '.join(map(repr, RUN_KINDS))})"
+
+
+class Queue(Database):
+    """Jobs of all kinds, runs among them."""
+
+    def ask(self, request: JobRequest, *, anew: bool = False) -> str:
+        """Queue a job that is no run, or find the same one: whoever asks for it shares it.
+
+        Args:
+            request: What is asked for.
+            anew: Share only what still waits or is at work; else also a result that is kept.
+
+        Returns:
+            The job's id.
+        """
+        self.mark_interrupted()
+        digest = digest_request(request, self.workspace)
+        shared = (QUEUED, RUNNING) if anew else (QUEUED, RUNNING, COMPLETED)
+        with self.transaction() as connection:
+            known = connection.execute(
+                f"SELECT id FROM runs WHERE digest = ? AND cancel = 0 AND status IN ({_marks(shared)})"
+                " ORDER BY created_at DESC LIMIT 1",
+                (digest, *shared),
+            ).fetchone()
+            return str(known[0]) if known else insert_job(connection, request, digest=digest)
+
+    def job(self, job_id: str) -> JobRecord | None:
+        """One job of any kind; None if there is none with this id, or it was long ago."""
+        return self._job("id = ?", (job_id,))
+
+    def find_job(self, request: JobRequest) -> JobRecord | None:
+        """The last job of exactly this request, files and versions included; None if there is none."""
+        return self._job("digest = ?", (digest_request(request, self.workspace),))
+
+    def last_job(self, kind: str, about: str) -> JobRecord | None:
+        """The last job of a kind about a model, or a run; None if there is none."""
+        return self._job("kind = ? AND model = ?", (kind, about))
+
+    def _job(self, where: str, values: tuple[str, ...]) -> JobRecord | None:
+        rows = self.rows(
+            f"SELECT {COLUMNS}, kind FROM runs WHERE {where} ORDER BY created_at DESC LIMIT 1", values
+        )
+        if not rows:
+            return None
+        *row, kind = rows[0]
+        told = self.rows(
+            "SELECT data FROM events WHERE run_id = ? AND kind = 'stage' ORDER BY seq DESC LIMIT 1", (row[0],)
+        )
+        return _to_job(tuple(row), kind, told[0][0] if told else None)
+
+    def count_ahead(self, job_id: str) -> int:
+        """How many jobs of its lane come before a queued one."""
+        rows = self.rows("SELECT kind, created_at FROM runs WHERE id = ?", (job_id,))
+        if not rows:
+            return 0
+        kinds = kinds_in(KINDS[rows[0][0]].lane)
+        count = self.rows(
+            "SELECT COUNT(*) FROM runs WHERE created_at < ? AND status IN (?,?)"
+            f" AND kind IN ({_marks(kinds)})",
+            (rows[0][1], QUEUED, RUNNING, *kinds),
+        )
+        return int(count[0][0])
+
+    def count_queued(self, lane: str) -> int:
+        """How many jobs of a lane wait."""
+        kinds = kinds_in(lane)
+        query = f"SELECT COUNT(*) FROM runs WHERE status = ? AND kind IN ({_marks(kinds)})"
+        return int(self.rows(query, (QUEUED, *kinds))[0][0])
+
+    def claim_next(self, pid: int, lane: str = HEAVY) -> str | None:
+        """Make the oldest queued job of a lane the running one of process ``pid``.
+
+        Returns:
+            Its id; None if nothing is queued, live processes have all places of the lane, or one is at work
+            that must be alone.
+        """
+        if not self.count_queued(lane):
+            return None
+        kinds = kinds_in(lane)
+        with self.transaction() as connection:
+            busy = [
+                kind
+                for kind, other, token in connection.execute(
+                    "SELECT kind, pid, pid_token FROM runs WHERE status = ?", (RUNNING,)
+                ).fetchall()
+                if is_alive(other, token)
+            ]
+            if sum(kind in kinds for kind in busy) >= PLACES[lane]:
+                return None
+            row = connection.execute(
+                f"SELECT id, kind FROM runs WHERE status = ? AND kind IN ({_marks(kinds)})"
+                " ORDER BY created_at, id LIMIT 1",
+                (QUEUED, *kinds),
+            ).fetchone()
+            if row is None or (busy and not {row[1], *busy}.isdisjoint(ALONE)):
+                return None
+            connection.execute(
+                "UPDATE runs SET status = ?, started_at = ?, pid = ?, pid_token = ? WHERE id = ?",
+                (RUNNING, time.time(), pid, process_token(pid), row[0]),
+            )
+            return str(row[0])
+
+    def request_cancel(self, run_id: str) -> bool:
+        """Ask a run to stop: a queued one is cancelled at once, a running one keeps what is done.
+
+        Returns:
+            Whether there was anything to stop.
+        """
+        with self.transaction() as connection:
+            changed = connection.execute(
+                "UPDATE runs SET cancel = 1, status = ?, finished_at = ? WHERE id = ? AND status = ?",
+                (CANCELLED, time.time(), run_id, QUEUED),
+            ).rowcount
+            changed += connection.execute(
+                "UPDATE runs SET cancel = 1 WHERE id = ? AND status = ?", (run_id, RUNNING)
+            ).rowcount
+        return changed > 0
+
+    def cancel_requested(self, run_id: str) -> bool:
+        """Whether someone asked this run to stop."""
+        rows = self.rows("SELECT cancel FROM runs WHERE id = ?", (run_id,))
+        return bool(rows and rows[0][0])
+
+    def finish(
+        self, run_id: str, status: str, result: Mapping[str, Any] | None = None, error: str | None = None
+    ) -> None:
+        """Write how a run ended. A run that has ended stays as it is.
+
+        Args:
+            run_id: The run.
+            status: One of ``FINAL_STATUSES``.
+            result: The JSON object of ``qaf compress --json``.
+            error: One line, if it failed.
+        """
+        if status not in FINAL_STATUSES:
+            raise WorkspaceError("not a status to end with", got=status, expected=", ".join(FINAL_STATUSES))
+        text = None if result is None else json.dumps(result, separators=(",", ":"))
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE runs SET status = ?, result = ?, error = ?, finished_at = ?"
+                " WHERE id = ? AND status IN (?,?)",
+                (status, text, error, time.time(), run_id, QUEUED, RUNNING),
+            )
+
+    def mark_interrupted(self) -> tuple[str, ...]:
+        """Mark the running jobs of dead processes as interrupted.
+
+        Returns:
+            Their ids.
+        """
+        running = self.rows("SELECT id, kind, pid, pid_token FROM runs WHERE status = ?", (RUNNING,))
+        dead = {str(row_id): kind for row_id, kind, pid, token in running if not is_alive(pid, token)}
+        for row_id, kind in dead.items():
+            what = "run" if kind in RUN_KINDS else "job"
+            self.finish(row_id, INTERRUPTED, error=LOST_WORKER.format(what=what))
+        return tuple(dead)
+
+    def running_of(self, pid: int) -> tuple[str, ...]:
+        """The jobs that a process is at work on."""
+        rows = self.rows("SELECT id FROM runs WHERE status = ? AND pid = ?", (RUNNING, pid))
+        return tuple(str(row[0]) for row in rows)
+
+    def worker_of(self, run_id: str) -> int | None:
+        """Number of the process at work on a run, or that was last."""
+        rows = self.rows("SELECT pid FROM runs WHERE id = ?", (run_id,))
+        return rows[0][0] if rows else None
+
+    # Workers
+
+    def put_worker(self, pid: int, state: str) -> None:
+        """Note what a worker process is about: ``starting``, ``ready`` or ``running``."""
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO workers VALUES (?,?,?,?)",
+                (pid, process_token(pid), state, time.time()),
+            )
+
+    def remove_worker(self, pid: int) -> None:
+        """Forget a worker that ended."""
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM workers WHERE pid = ?", (pid,))
+
+    def worker_states(self) -> dict[int, str]:
+        """What the live workers are about, by process number."""
+        rows = self.rows("SELECT pid, pid_token, state FROM workers")
+        return {pid: state for pid, token, state in rows if is_alive(pid, token)}
+
+
+def _marks(values: Sequence[str]) -> str:
+    return ",".join("?" * len(values))
+
+
+def insert_job(
+    connection: sqlite3.Connection, request: JobRequest, *, pid: int | None = None, digest: str | None = None
+) -> str:
+    """Queue a job, or make it at once the running one of a process; its id."""
+    now, kind = time.time(), kind_of(request).name
+    status, started = (QUEUED, None) if pid is None else (RUNNING, now)
+    token = None if pid is None else process_token(pid)
+    job_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{secrets.token_hex(3)}"
+    connection.execute(
+        "INSERT INTO runs (id, kind, digest, model, status, request, created_at, started_at, pid, pid_token)"
+        " VALUES (?,?,?,?,?,?,?,?,?,?)",
+        (job_id, kind, digest, request.about, status, request.to_json(), now, started, pid, token),
+    )
+    old = connection.execute(
+        f"SELECT id FROM runs WHERE NOT {IS_RUN} AND finished_at IS NOT NULL"
+        f" ORDER BY created_at DESC LIMIT -1 OFFSET {MOST_JOBS_KEPT}"
+    ).fetchall()
+    connection.executemany("DELETE FROM events WHERE run_id = ?", old)
+    connection.executemany("DELETE FROM runs WHERE id = ?", old)
+    return job_id
+
+
+def _to_job(row: tuple[Any, ...], kind: str, stage: str | None) -> JobRecord:
+    job_id, status, request_text, result_text, error, created_at, started_at, finished_at = row
+    try:
+        return JobRecord(
+            id=job_id,
+            kind=kind,
+            status=status,
+            created_at=created_at,
+            started_at=started_at,
+            finished_at=finished_at,
+            request=KINDS[kind].request.from_json(request_text),
+            result=json.loads(result_text) if result_text else {},
+            error=error,
+            stage=json.loads(stage) if stage else {},
+        )
+    except (QafError, ValueError, KeyError) as problem:
+        raise WorkspaceError("a job in the store is damaged", got=f"{job_id} ({problem})") from problem
