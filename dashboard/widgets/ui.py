@@ -7,7 +7,6 @@ import functools
 import html
 import logging
 import re
-import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -24,7 +23,7 @@ from qaf_core.runs.worker.supervisor import Supervisor
 
 LOG = logging.getLogger(__name__)
 Arguments = ParamSpec("Arguments")
-PAGES_KEY, SESSION_KEY = "pages", "session-id"
+PAGES_KEY = "pages"
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 # Signs that Markdown reads, and colons that begin one of Streamlit's directives.
 _MARKS = re.compile(r"[\\`*_\[\]<>~$&|]|:(?=[A-Za-z:\u2060])|^[#+=-]")
@@ -177,11 +176,6 @@ def plain(text: object) -> str:
 def say_error(text: str) -> None:
     """What went wrong, in its own words."""
     st.error(plain(_(text)), icon=":material/error:")
-
-
-def session_id() -> str:
-    """This browser session's own name, for work that no other session shares."""
-    return str(st.session_state.setdefault(SESSION_KEY, uuid.uuid4().hex))
 
 
 def page_title(title: str, lead: str) -> None:

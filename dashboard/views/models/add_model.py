@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, BinaryIO
 
 import streamlit as st
 
@@ -20,17 +20,6 @@ from qaf_core.errors import QafError
 from qaf_core.runs.store.request import CheckRequest, RegisterRequest
 
 FORM = "add-model"
-
-
-class Upload(Protocol):
-    """What Streamlit's uploader gives."""
-
-    name: str
-    size: int
-
-    def read(self, size: int = -1, /) -> bytes: ...
-
-    def seek(self, offset: int, /) -> int: ...
 
 
 def show() -> None:
@@ -99,7 +88,7 @@ def _names() -> tuple[str, str, str]:
     return name.strip(), base, classes
 
 
-def _file_or_path(label: str, field: str, types: list[str], help_text: str) -> Upload | str:
+def _file_or_path(label: str, field: str, types: list[str], help_text: str) -> BinaryIO | str:
     """An upload, or a path on the computer the dashboard runs on, whichever is given."""
     upload = st.file_uploader(label, type=types, key=f"{FORM}-{field}-upload", help=help_text)
     path = st.text_input(
@@ -118,7 +107,7 @@ def _missing(given: Mapping[str, Any]) -> str:
     return _("Still to give: {fields}.").format(fields=", ".join(lacking)) if lacking else ""
 
 
-def _begin(asked: CheckRequest, weights: Upload | str, data: Upload | str, classes: str) -> None:
+def _begin(asked: CheckRequest, weights: BinaryIO | str, data: BinaryIO | str, classes: str) -> None:
     folder, given = ui.workspace(), {"weights": weights, "data": data}
     try:
         uploads = {

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO
 
 from qaf_core.data.formats.sources import BUILTIN, data_path, lies_in
 from qaf_core.data.formats.zip import DATA_FOLDER, cached_place
@@ -22,14 +22,6 @@ MODELS_FOLDER = "models"
 CLASSES_FOLDER = "classes"
 INCOMING_FOLDER = "incoming"
 FORGOTTEN_SECONDS = 86_400.0
-
-
-class Readable(Protocol):
-    """A file, or what Streamlit's uploader gives."""
-
-    def read(self, size: int = -1, /) -> bytes: ...
-
-    def seek(self, offset: int, /) -> int: ...
 
 
 def uploads_of(workspace: Path, model: RegisteredModel) -> tuple[Path, ...]:
@@ -47,7 +39,7 @@ def uploads_of(workspace: Path, model: RegisteredModel) -> tuple[Path, ...]:
     )
 
 
-def receive_upload(workspace: Path, content: Readable, name: str) -> dict[str, str]:
+def receive_upload(workspace: Path, content: BinaryIO, name: str) -> dict[str, str]:
     """Write down what a user's browser sent, to be checked and kept, or not, by a job.
 
     Args:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def carry_out_run(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
+def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
     """Compress a network, or fine-tune a compressed one, and evaluate what came of it.
 
     A stop keeps what is done: the layers solved so far stay compressed, the others original, and that

@@ -32,17 +32,15 @@ from qaf_core.runs.store.request import (
 from qaf_core.runs.store.workspace import PACKED_NAME
 
 HEAVY, LIGHT = "heavy", "light"
-PLACES = {
-    HEAVY: 1,
-    LIGHT: 2,
-}  # jobs of a lane that are at work at once: nobody waits an hour to look at a model
+# How many jobs of a lane are at work at once: nobody waits an hour to look at a model.
+PLACES = {HEAVY: 1, LIGHT: 2}
 RUN_KINDS = ("compress", "finetune")  # what is a run: these are listed and have pages
 ALONE = ("latency",)  # light work beside it would be measured too
 MOST_FILES = 20_000
 _LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Kind:
     """One kind of job.
 
@@ -57,26 +55,24 @@ class Kind:
     name: str
     request: type[JobRequest]
     work: str
-    lane: str = LIGHT
-    limit_seconds: float | None = None
+    lane: str
+    limit_seconds: float | None
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind(name="compress", request=RunRequest, work="compress:carry_out_run", lane=HEAVY),
-        Kind(name="finetune", request=RunRequest, work="compress:carry_out_run", lane=HEAVY),
-        Kind(name="plan", request=PlanRequest, work="search:carry_out", lane=HEAVY, limit_seconds=3600.0),
-        Kind(
-            name="latency", request=LatencyRequest, work="latency:carry_out", lane=HEAVY, limit_seconds=900.0
-        ),
-        Kind(name="export", request=ExportRequest, work="export:carry_out", limit_seconds=900.0),
-        Kind(name="device_kit", request=DeviceKitRequest, work="device_kit:carry_out", limit_seconds=900.0),
-        Kind(name="check", request=CheckRequest, work="check:carry_out", limit_seconds=1800.0),
-        Kind(name="inspect", request=InspectRequest, work="models:carry_out_inspection", limit_seconds=120.0),
-        Kind(name="register", request=RegisterRequest, work="models:carry_out_registering"),
+        Kind("compress", RunRequest, "compress:carry_out", HEAVY, None),
+        Kind("finetune", RunRequest, "compress:carry_out", HEAVY, None),
+        Kind("plan", PlanRequest, "search:carry_out", HEAVY, 3600.0),
+        Kind("latency", LatencyRequest, "latency:carry_out", HEAVY, 900.0),
+        Kind("export", ExportRequest, "export:carry_out", LIGHT, 900.0),
+        Kind("device_kit", DeviceKitRequest, "device_kit:carry_out", LIGHT, 900.0),
+        Kind("check", CheckRequest, "check:carry_out", LIGHT, 1800.0),
+        Kind("inspect", InspectRequest, "models:carry_out_inspection", LIGHT, 120.0),
+        Kind("register", RegisterRequest, "models:carry_out_registering", LIGHT, 600.0),
     )
-}  # fmt: skip
+}
 
 
 def kind_of(request: JobRequest) -> Kind:

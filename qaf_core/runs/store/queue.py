@@ -35,7 +35,7 @@ from qaf_core.runs.store.request import JobRequest
 
 LOST_WORKER = "The process working on this {what} ended before it was done."
 MOST_JOBS_KEPT = 500  # that are no runs
-COLUMNS = "id, status, request, result, error, created_at, started_at, finished_at"
+COLUMNS = "id, kind, status, request, result, error, created_at, started_at, finished_at"
 IS_RUN = f"kind IN ({', '.join(map(repr, RUN_KINDS))})"
 
 
@@ -76,16 +76,14 @@ class Queue(Database):
         return self._job("kind = ? AND model = ?", (kind, about))
 
     def _job(self, where: str, values: tuple[str, ...]) -> JobRecord | None:
-        rows = self.rows(
-            f"SELECT {COLUMNS}, kind FROM runs WHERE {where} ORDER BY created_at DESC LIMIT 1", values
-        )
+        rows = self.rows(f"SELECT {COLUMNS} FROM runs WHERE {where} ORDER BY created_at DESC LIMIT 1", values)
         if not rows:
             return None
-        *row, kind = rows[0]
         told = self.rows(
-            "SELECT data FROM events WHERE run_id = ? AND kind = 'stage' ORDER BY seq DESC LIMIT 1", (row[0],)
+            "SELECT data FROM events WHERE run_id = ? AND kind = 'stage' ORDER BY seq DESC LIMIT 1",
+            (rows[0][0],),
         )
-        return _to_job(tuple(row), kind, told[0][0] if told else None)
+        return JobRecord(**job_fields(rows[0], "job"), stage=json.loads(told[0][0]) if told else {})
 
     def count_ahead(self, job_id: str) -> int:
         """How many jobs of its lane come before a queued one."""
@@ -251,20 +249,19 @@ def insert_job(
     return job_id
 
 
-def _to_job(row: tuple[Any, ...], kind: str, stage: str | None) -> JobRecord:
-    job_id, status, request_text, result_text, error, created_at, started_at, finished_at = row
+def job_fields(row: tuple[Any, ...], what: str, layers: Sequence[str] = ()) -> dict[str, Any]:
+    """The fields of a ``JobRecord`` from ``COLUMNS``; and ``layers``, of a run.
+
+    Raises:
+        WorkspaceError: If what was asked for, or the result, cannot be read.
+    """
+    fields = dict(zip(COLUMNS.split(", "), row, strict=True))
     try:
-        return JobRecord(
-            id=job_id,
-            kind=kind,
-            status=status,
-            created_at=created_at,
-            started_at=started_at,
-            finished_at=finished_at,
-            request=KINDS[kind].request.from_json(request_text),
-            result=json.loads(result_text) if result_text else {},
-            error=error,
-            stage=json.loads(stage) if stage else {},
-        )
+        fields["request"] = KINDS[fields["kind"]].request.from_json(fields["request"])
+        fields["result"] = json.loads(fields["result"] or "{}")
+        more = {"layers": tuple(map(json.loads, layers))} if layers else {}
     except (QafError, ValueError, KeyError) as problem:
-        raise WorkspaceError("a job in the store is damaged", got=f"{job_id} ({problem})") from problem
+        raise WorkspaceError(
+            f"a {what} in the store is damaged", got=f"{fields['id']} ({problem})"
+        ) from problem
+    return {**fields, **more}

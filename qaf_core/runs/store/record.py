@@ -66,15 +66,11 @@ class JobRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRecord:
-    """Everything the screens show of one run.
+class RunRecord(JobRecord):
+    """Everything the screens show of one run: what they show of a job, and this.
 
     Attributes:
-        id: The run's id: sortable by time, safe in a URL.
         schema_version: Of the store's tables when the record was read.
-        status: One of ``STATUSES``.
-        created_at, started_at, finished_at: Seconds since 1970, UTC; None if not yet.
-        request: What was asked for.
         plan: The plan as plain data.
         layers: A row per layer finished so far: name, structure, rank, bits, relative_error,
             float_relative_error, status, iterations, seconds, output_error.
@@ -84,17 +80,11 @@ class RunRecord:
         seconds: factorize, calibrate, evaluate, total.
         peak_memory_bytes: Largest resident size of the process that worked on it.
         environment: Versions, processor, threads.
-        error: One line, if it failed.
         latencies: Measured rows, empty until measured.
         result: The whole JSON object of ``qaf compress --json``, empty until finished.
     """
 
-    id: str
     schema_version: int
-    status: str
-    created_at: float
-    started_at: float | None = None
-    finished_at: float | None = None
     request: RunRequest
     plan: Mapping[str, Any] = field(default_factory=dict)
     layers: tuple[Mapping[str, Any], ...] = ()
@@ -107,9 +97,7 @@ class RunRecord:
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
-    error: str | None = None
     latencies: tuple[Mapping[str, Any], ...] = ()
-    result: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def model(self) -> str:
@@ -120,8 +108,3 @@ class RunRecord:
     def method(self) -> str:
         """Method asked for."""
         return self.request.method
-
-    @property
-    def is_final(self) -> bool:
-        """Whether nothing more will happen to it."""
-        return self.status in FINAL_STATUSES

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from qaf_core.errors import QafError, WorkspaceError
+from qaf_core.errors import WorkspaceError
 from qaf_core.pipeline.events import RunEvent
-from qaf_core.runs.store.queue import COLUMNS, IS_RUN, Queue, insert_job
+from qaf_core.runs.store.queue import COLUMNS, IS_RUN, Queue, insert_job, job_fields
 from qaf_core.runs.store.record import RunRecord, StoredEvent
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.schema import SCHEMA_VERSION
@@ -155,34 +155,15 @@ class Store(Queue):
 
 
 def _to_record(row: tuple[Any, ...], layers: list[str]) -> RunRecord:
-    run_id, status, request_text, result_text, error, created_at, started_at, finished_at = row
-    try:
-        request = RunRequest.from_json(request_text)
-        result: dict[str, Any] = json.loads(result_text) if result_text else {}
-        rows = tuple(json.loads(layer) for layer in layers)
-    except (QafError, ValueError) as problem:
-        raise WorkspaceError("a run in the store is damaged", got=f"{run_id} ({problem})") from problem
+    fields = job_fields(row, "run", layers)
+    request, result = fields["request"], fields["result"]
+    told = ("cost", "baseline_cost", "baseline", "compressed", "drop", "seconds", "peak_memory_bytes")
     interval = result.get("drop_ci95")
     return RunRecord(
-        id=run_id,
+        **fields,
+        **{name: result[name] for name in (*told, "environment") if result.get(name) is not None},
         schema_version=SCHEMA_VERSION,
-        status=status,
-        created_at=created_at,
-        started_at=started_at,
-        finished_at=finished_at,
-        request=request,
         plan=result.get("plan") or request.plan,
-        layers=rows,
-        cost=result.get("cost"),
-        baseline_cost=result.get("baseline_cost"),
-        baseline=result.get("baseline"),
-        compressed=result.get("compressed"),
-        drop=result.get("drop"),
         drop_ci95=None if interval is None else (interval[0], interval[1]),
-        seconds=result.get("seconds") or {},
-        peak_memory_bytes=result.get("peak_memory_bytes"),
-        environment=result.get("environment") or {},
-        error=error,
         latencies=tuple(result.get("latencies") or ()),
-        result=result,
     )
