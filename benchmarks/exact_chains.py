@@ -27,7 +27,7 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.ssd import SSD
 
 from qaf_core.data.models.catalogue import find_model, load_inventory
-from qaf_core.factorization.exact import exact_factors
+from qaf_core.factorization.factors import exact_factors
 from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.inventory import take_inventory

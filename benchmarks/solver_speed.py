@@ -20,7 +20,7 @@ import torch
 
 from qaf_core import QuantSpec, SolverOptions, solve_layer
 from qaf_core.factorization.admm import State, start_sweep
-from qaf_core.factorization.cp import Canonical
+from qaf_core.factorization.algebra.cp import Canonical
 
 SIDE = 4096
 SIZES = ((128, 128), (256, 256), (512, 512))

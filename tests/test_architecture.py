@@ -142,6 +142,27 @@ def module_name(path: Path) -> str:
     return ".".join(inside.parent.parts if path.stem == "__init__" else inside.parts)
 
 
+# What may know structures by their names: their descriptors, their algebra, and texts.
+KNOW_STRUCTURES = ("qaf_core/factorization/structures", "qaf_core/factorization/algebra", "dashboard/text")
+
+
+def test_only_descriptors_and_algebra_branch_on_a_structures_name() -> None:
+    """A method is called dense too: comparisons of methods are not meant."""
+    from qaf_core.factorization.structures import STRUCTURES
+
+    found = []
+    for path in CORE_MODULES + DASHBOARD_MODULES:
+        name = str(path.relative_to(ROOT))
+        if name.startswith(KNOW_STRUCTURES):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Compare | ast.MatchValue) and "method" not in ast.unparse(node):
+                parts = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
+                if parts & STRUCTURES.keys():
+                    found.append(f"{name}:{node.lineno}: {ast.unparse(node)}")
+    assert found == []
+
+
 def test_the_source_names_no_registry_and_no_machine() -> None:
     # Written in pieces, so that this file does not name them either.
     unwanted = [

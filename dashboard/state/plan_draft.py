@@ -13,12 +13,11 @@ import pandas as pd
 from dashboard.state.rows import bits_text, rank_text
 from dashboard.text import _
 from qaf_core.network.plan.cost import Cost, layer_cost, original_cost, original_layer_cost, plan_cost
-from qaf_core.network.plan.layer_info import LayerInfo
+from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.rules import LayerPlan, Plan, check_layer_plan, rank_for_ratio
 from qaf_core.quantization.grid import BITS_ACCEPTED
 from qaf_core.review.units import MISSING
 
-NO_RANK = ("dense", "keep")
 _SEPARATOR = re.compile(r"[\s,;/×x*]+")
 
 
@@ -86,7 +85,7 @@ def _edited_row(info: LayerInfo, planned: LayerPlan, edit: Mapping[str, Any], ra
     rank, bits = planned.rank, planned.bits
     if structure != planned.structure:
         rank = rank_for_ratio(info, structure, ratio) if structure in info.structures else None
-        bits = None if structure == "keep" else bits if bits is not None else 8
+        bits = None if structure == KEEP else bits if bits is not None else 8
     return DraftRow(
         structure=structure,
         rank=str(edit["rank"] or "").strip() if "rank" in edit else rank_text(rank),

@@ -10,6 +10,7 @@ import typer
 
 from qaf_core.data.models.torchvision_names import ANNOTATED_SETS, CLASSIFICATION_SETS
 from qaf_core.errors import PlanError
+from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.quantization.grid import BITS_ACCEPTED
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ PlanFile = Annotated[Path | None, typer.Option("--plan", metavar="FILE", help="A
 Ratio = Annotated[float | None, typer.Option(help="Parameters before over after, of each covered layer.")]
 Bits = Annotated[int | None, typer.Option(help=f"Weight bits of the covered layers: {BITS_ACCEPTED}.")]
 ActBits = Annotated[int | None, typer.Option(help=f"Activation bits: {BITS_ACCEPTED} [default: 8]")]
-Structure = Annotated[str, typer.Option(help="Of k×k convolutions: cp, tucker2, svd, or auto (see README).")]
+Structure = Annotated[
+    str, typer.Option(help=f"Of k×k convolutions: {', '.join(FACTORIZED)}, or auto (see README).")
+]
 Method = Annotated[str, typer.Option(help="joint, paper, sequential or dense.")]
 Convention = Annotated[str, typer.Option(help="What counts as an operation: uniform or paper.")]
 

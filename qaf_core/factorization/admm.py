@@ -85,6 +85,26 @@ class State:
     rho: float = 0.0
     iteration: int = 0
 
+    @classmethod
+    def begin(
+        cls,
+        structure: Subproblem,
+        bits: tuple[int, ...],
+        granularity: str,
+        options: SolverOptions,
+        values: Sequence[Tensor],
+    ) -> State:
+        """Before the first sweep, at floating-point factors."""
+        return cls(
+            structure=structure, bits=bits, granularity=granularity, options=options, values=list(values),
+            codes=[torch.zeros_like(v) for v in values], scales=[torch.ones_like(v[:1]) for v in values],
+            duals=[torch.zeros_like(v) for v in values],
+        )  # fmt: skip
+
+    def fit_scales(self, values: Tensor, mode: int) -> Tensor:
+        """Scales of factor ``mode`` for such values, of the granularity asked for."""
+        return fit_factor_scales(values, self.bits[mode], self.granularity, mode, self.structure.shared_rows)
+
     def relative(self, squared: float) -> float:
         """A squared error as a relative norm."""
         return math.sqrt(squared / self.structure.target_norm_squared)
@@ -102,12 +122,23 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A kind of sweep, how often it may run, and how it knows that it is done."""
+    """A kind of sweep, how often it may run, and how it knows that it is done.
+
+    Attributes:
+        name: For people.
+        sweep: Changes the state; told the number of the step.
+        limit: Sweeps at most.
+        watches_quantized: It goes by the quantized error, not by that of the floating-point factors.
+        settled: Whether two errors one after the other are as good as equal.
+        patience: Sweeps without a better quantized iterate before it ends; None: any number.
+    """
 
     name: str
     sweep: Callable[[State, int], None]
     limit: int
     watches_quantized: bool
+    settled: Callable[[float, float], bool]
+    patience: int | None = None
 
 
 def solve_joint(
@@ -138,39 +169,37 @@ def solve_joint(
     """
     generator = torch.Generator().manual_seed(seed)
     values = list(start) if start is not None else structure.random_start(generator)
-    state = State(
-        structure=structure,
-        bits=bits,
-        granularity=granularity,
-        options=options,
-        values=values,
-        codes=[torch.zeros_like(v) for v in values],
-        scales=[torch.ones_like(v[:1]) for v in values],
-        duals=[torch.zeros_like(v) for v in values],
-    )
+    state = State.begin(structure, bits, granularity, options, values)
     start_limit = options.start_iterations or automatic_sweeps(structure, START_WORK, *START_SWEEPS)
     rounding_limit = options.rounding_rounds
     if rounding_limit is None:
         rounding_limit = automatic_sweeps(structure, ROUNDING_WORK, *ROUNDING_SWEEPS)
     quantized = not all(Grid.of(b).is_float for b in bits)
+
+    def settled(previous: float, current: float) -> bool:
+        return abs(previous - current) <= options.tolerance * current
+
     phases = [
         Phase(
             name="start",
             sweep=start_sweep(start_limit, warm=start is not None),
             limit=start_limit,
             watches_quantized=False,
+            settled=settled,
         ),
-        Phase(
-            name="admm",
-            sweep=admm_sweep,
-            limit=options.iterations if quantized else 0,
-            watches_quantized=True,
-        ),
-        Phase(
-            name="rounding",
-            sweep=rounding_sweep,
-            limit=rounding_limit if quantized else 0,
-            watches_quantized=True,
+        *(
+            Phase(
+                name=name,
+                sweep=sweep,
+                limit=limit if quantized else 0,
+                watches_quantized=True,
+                settled=settled,
+                patience=options.patience,
+            )
+            for name, sweep, limit in (
+                ("admm", admm_sweep(), options.iterations),
+                ("rounding", rounding_sweep, rounding_limit),
+            )
         ),
     ]
     round_plainly(state)
@@ -186,11 +215,20 @@ def automatic_sweeps(structure: Subproblem, work: float, least: int, most: int) 
     return int(min(most, max(least, work / max(structure.sweep_operations, 1.0))))
 
 
-def iterate(state: State, phases: Sequence[Phase], *, layer: str, on_event: OnEvent | None) -> Status:
+def iterate(
+    state: State,
+    phases: Sequence[Phase],
+    *,
+    layer: str,
+    on_event: OnEvent | None,
+    began: float | None = None,
+) -> Status:
     """Run the phases one after another; each ends when done, all end on a limit, a cancellation or a
     divergence.
+
+    Time counts from ``began``, a reading of ``time.monotonic``, or from now.
     """
-    began = time.monotonic()
+    began = time.monotonic() if began is None else began
     status = Status.MAX_ITERATIONS
     try:
         for phase in phases:
@@ -205,12 +243,12 @@ def iterate(state: State, phases: Sequence[Phase], *, layer: str, on_event: OnEv
                 idle = 0 if current <= state.best.error or not phase.watches_quantized else idle + 1
                 if phase.watches_quantized or step % START_EVENT_EVERY == 0 or step == phase.limit - 1:
                     _report(state, layer, time.monotonic() - began, on_event)
-                settled = abs(previous - current) <= state.options.tolerance * current
+                settled = phase.settled(previous, current)
                 previous = current
                 if settled and (phase.watches_quantized or step > FALL_SHARE * phase.limit):
                     status = Status.CONVERGED
                     break
-                if idle >= state.options.patience:
+                if phase.patience is not None and idle >= phase.patience:
                     status = Status.STAGNATED
                     break
                 limit = state.options.time_limit_seconds
@@ -300,7 +338,7 @@ def round_plainly(state: State) -> None:
     iterate.
     """
     for mode, (values, bits) in enumerate(zip(state.values, state.bits, strict=True)):
-        state.scales[mode] = fit_factor_scales(values, bits, state.granularity, mode)
+        state.scales[mode] = state.fit_scales(values, mode)
         state.codes[mode] = Grid.of(bits).round(values, state.scales[mode])
     rounded = [codes * scales for codes, scales in zip(state.codes, state.scales, strict=True)]
     problem = state.structure.quadratic(rounded, 0)
@@ -309,10 +347,13 @@ def round_plainly(state: State) -> None:
     )
 
 
-def fit_factor_scales(values: Tensor, bits: int, granularity: str, mode: int) -> Tensor:
+def fit_factor_scales(
+    values: Tensor, bits: int, granularity: str, mode: int, shared_rows: int = 1
+) -> Tensor:
     """Scales of factor ``mode``: ``(1, 1)`` by ``tensor``, ``(1, P)`` by ``rank``.
 
-    By ``rank_row`` factor 0 has a scale per row besides: ``(N, P)``, an outer product.
+    By ``rank_row`` factor 0 has a scale per output channel, ``shared_rows`` rows of it, besides: ``(N, P)``,
+    an outer product.
     """
     grid = Grid.of(bits)
     if granularity == "tensor":
@@ -320,40 +361,61 @@ def fit_factor_scales(values: Tensor, bits: int, granularity: str, mode: int) ->
     by_column = grid.fit_scales(values, dims=(0,))
     if granularity == "rank" or mode != 0 or grid.is_float:
         return by_column
-    return by_column * grid.fit_scales(values / by_column, dims=(1,))
+    by_channel = (values / by_column).reshape(len(values) // shared_rows, -1)
+    by_row = grid.fit_scales(by_channel, dims=(1,)).repeat_interleave(shared_rows, dim=0)
+    return by_column * by_row
 
 
-def admm_sweep(state: State, step: int) -> None:
-    """Inner ADMM steps on every factor in turn (arXiv 2308.04595, algorithm 1), projection by rank-wise
-    scales.
+def admm_sweep(
+    fit: Callable[[Tensor, int], Tensor] | None = None, inner_tolerance: float = 0.0
+) -> Callable[[State, int], None]:
+    """Inner ADMM steps on every factor in turn (arXiv 2308.04595, algorithm 1), with projection to the grid.
+
+    Args:
+        fit: Scales for the values of a factor, by its number; None: as the state has them.
+        inner_tolerance: The inner steps end once the squared residuals, relative to the factor, are below it.
     """
-    del step
-    primal = dual = size = squared = 0.0
-    for mode in state.structure.order:
-        problem = state.structure.quadratic(state.values, mode)
-        gram, bits = problem.gram, state.bits[mode]
-        rho = float(gram.diagonal().mean())
-        shifted = cholesky_with_lift(gram + rho * torch.eye(len(gram), device=gram.device, dtype=gram.dtype))
-        target = problem.solve_rows(problem.linear)
-        for _ in range(state.options.inner_iterations):
-            before = state.values[mode]
-            smooth = torch.cholesky_solve((target + rho * (before + state.duals[mode])).mT, shifted).mT
-            aim = smooth - state.duals[mode]
-            state.scales[mode] = fit_factor_scales(aim, bits, state.granularity, mode)
-            state.codes[mode] = Grid.of(bits).round(aim, state.scales[mode])
-            state.values[mode] = state.codes[mode] * state.scales[mode]
-            state.duals[mode] = state.duals[mode] + state.values[mode] - smooth
-        primal += float((state.values[mode] - smooth).square().sum())
-        dual += float((state.values[mode] - before).square().sum())
-        size += float(state.values[mode].square().sum())
-        state.rho = rho
-    squared = problem.squared_error(state.values[mode], state.structure.target_norm_squared)
-    state.float_error = state.relative(problem.squared_error(smooth, state.structure.target_norm_squared))
-    state.primal_residual, state.dual_residual = (
-        math.sqrt(primal / max(size, 1e-30)),
-        math.sqrt(dual / max(size, 1e-30)),
-    )
-    state.note_quantized(state.relative(squared))
+
+    def sweep(state: State, step: int) -> None:
+        del step
+        primal = dual = size = 0.0
+        for mode in state.structure.order:
+            problem = state.structure.quadratic(state.values, mode)
+            gram, grid = problem.gram, Grid.of(state.bits[mode])
+            rho = float(gram.diagonal().mean())
+            shifted = cholesky_with_lift(
+                gram + rho * torch.eye(len(gram), device=gram.device, dtype=gram.dtype)
+            )
+            target = problem.solve_rows(problem.linear)
+            for _ in range(state.options.inner_iterations):
+                before = state.values[mode]
+                smooth = torch.cholesky_solve((target + rho * (before + state.duals[mode])).mT, shifted).mT
+                aim = smooth - state.duals[mode]
+                state.scales[mode] = (fit or state.fit_scales)(aim, mode)
+                state.codes[mode] = grid.round(aim, state.scales[mode])
+                state.values[mode] = state.codes[mode] * state.scales[mode]
+                state.duals[mode] = state.duals[mode] + state.values[mode] - smooth
+                if inner_tolerance and max(_changes(state.values[mode], smooth, before)) < inner_tolerance:
+                    break
+            primal += float((state.values[mode] - smooth).square().sum())
+            dual += float((state.values[mode] - before).square().sum())
+            size += float(state.values[mode].square().sum())
+            state.rho = rho
+        norm = state.structure.target_norm_squared
+        state.float_error = state.relative(problem.squared_error(smooth, norm))
+        state.primal_residual, state.dual_residual = (
+            math.sqrt(primal / max(size, 1e-30)),
+            math.sqrt(dual / max(size, 1e-30)),
+        )
+        state.note_quantized(state.relative(problem.squared_error(state.values[mode], norm)))
+
+    return sweep
+
+
+def _changes(values: Tensor, *others: Tensor) -> list[float]:
+    """Squared distances, relative to the values."""
+    size = max(float(values.square().sum()), 1e-30)
+    return [float((values - other).square().sum()) / size for other in others]
 
 
 def rounding_sweep(state: State, step: int) -> None:
@@ -367,7 +429,7 @@ def rounding_sweep(state: State, step: int) -> None:
         problem = state.structure.quadratic(state.values, mode)
         before, bits = state.values[mode], state.bits[mode]
         target = problem.solution()
-        scales = fit_factor_scales(target, bits, state.granularity, mode)
+        scales = state.fit_scales(target, mode)
         codes = round_with_feedback(target, problem.gram, scales, bits)
         codes = descend_codes(codes, target, problem.gram, scales, bits, sweeps=state.options.descent_sweeps)
         state.codes[mode], state.scales[mode], state.values[mode] = codes, scales, codes * scales

@@ -8,21 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qaf_core.errors import SolverError
+from qaf_core.factorization.algebra import ALGEBRAS, Algebra
 from qaf_core.factorization.structures import STRUCTURES
-from qaf_core.quantization.grid import Grid
+from qaf_core.quantization.grid import FLOAT, Grid
 
 
 @dataclass(frozen=True, kw_only=True)
 class Factors:
     """The factors of one weight tensor.
 
-    Legend, for a weight ``(C_out, C_in, k, …)`` of any kernel dimensions read as ``(I, J, K)``:
-    ``cp``: A ``(I, R)``, B ``(J, R)``, C ``(K, R)``; ``svd``: A ``(I, R)``, B ``(J·K, R)``;
-    ``tucker2``: U_out ``(I, R_out)``, core ``(R_out, R_in, K)``, U_in ``(J, R_in)``;
-    ``dense``: W ``(I, J·K)``.
-
     Attributes:
-        structure: ``cp``, ``svd``, ``tucker2`` or ``dense``.
+        structure: One of ``STRUCTURES``, whose descriptor says what the factors are.
         weight_shape: Shape of the tensor they stand for.
         codes: One ``int8`` tensor per factor (floating point where ``bits`` is 32).
         scales: One tensor per factor, broadcastable to its codes.
@@ -42,12 +39,13 @@ class Factors:
 
     @property
     def rank(self) -> int | tuple[int, int] | None:
-        """R, for ``tucker2`` the pair (R_out, R_in), for ``dense`` None."""
-        if self.structure == "dense":
-            return None
-        if self.structure == "tucker2":
-            return int(self.codes[0].shape[1]), int(self.codes[2].shape[1])
-        return int(self.codes[0].shape[1])
+        """R, a pair where the structure has two, or None."""
+        return STRUCTURES[self.structure].rank_in([codes.shape for codes in self.codes])
+
+    @property
+    def algebra(self) -> Algebra:
+        """What is done with factors of this structure."""
+        return ALGEBRAS[self.structure]
 
     def values(self) -> tuple[Tensor, ...]:
         """Codes times scales, one floating-point tensor per factor."""
@@ -57,18 +55,44 @@ class Factors:
 
     def reconstruct(self) -> Tensor:
         """The tensor the factors stand for, in ``weight_shape`` and in the dtype of the scales."""
-        values = self.values()
-        if self.structure == "dense":
-            return values[0].reshape(self.weight_shape)
-        if self.structure == "svd":
-            return (values[0] @ values[1].mT).reshape(self.weight_shape)
-        rows, columns = self.weight_shape[0], self.weight_shape[1]
-        if self.structure == "cp":
-            joined = (values[1][:, None, :] * values[2][None, :, :]).reshape(-1, values[0].shape[1])
-            return (values[0] @ joined.mT).reshape(self.weight_shape)
-        left = torch.tensordot(values[0], values[1], dims=1)  # (I, R_in, K)
-        full = torch.einsum("ijk,lj->ilk", left, values[2])
-        return full.reshape(rows, columns, *self.weight_shape[2:])
+        return self.algebra.reconstruct(self.values(), self.weight_shape)
+
+
+def exact_factors(weight: Tensor, structure: str) -> Factors:
+    """Floating-point factors whose product is the weight to the last bit, at the full rank that takes.
+
+    One factor holds the weight itself, the others are identities or columns with a single one. Nothing is
+    saved by them; they prove that a chain computes what the layer it replaces computed.
+
+    Args:
+        weight: ``(C_out, C_in, k, …)``, or ``(out, in)`` where the structure takes it; floating point.
+        structure: One of ``STRUCTURES``.
+
+    Returns:
+        The factors; those that hold the weight share its memory.
+
+    Raises:
+        SolverError: If the structure is unknown or does not take such a weight.
+    """
+    values = weight.detach()
+    if structure not in STRUCTURES:
+        raise SolverError("unknown structure", got=structure, expected=", ".join(STRUCTURES))
+    form = STRUCTURES[structure]
+    linear = ", or a linear layer's" if form.can_write((1, 1)) else ""
+    if not values.is_floating_point() or not values.numel() or not form.can_write(values.shape):
+        raise SolverError(
+            f"structure {structure} does not take such a weight",
+            got=f"{tuple(values.shape)} of {values.dtype}",
+            expected=f"a convolution's, not empty{linear}",
+        )
+    factors = ALGEBRAS[structure].exact(values)
+    return Factors(
+        structure=structure,
+        weight_shape=tuple(weight.shape),
+        codes=tuple(factors),
+        scales=tuple(values.new_ones((1,) * factor.ndim) for factor in factors),
+        bits=(FLOAT.bits,) * len(factors),
+    )
 
 
 def as_stored_codes(codes: Tensor, bits: int) -> Tensor:

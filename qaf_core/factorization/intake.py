@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from qaf_core.errors import SolverError
-from qaf_core.factorization.cp import by_position
+from qaf_core.factorization.algebra import ALGEBRAS
 from qaf_core.factorization.rounding import damped
-from qaf_core.factorization.structures import STRUCTURES
+from qaf_core.factorization.structures import STRUCTURES, Rank
 from qaf_core.quantization.spec import whole_number
 
 METHODS = ("joint", "paper", "sequential", "dense")
@@ -35,7 +37,7 @@ def checked_weight(weight: object) -> Tensor:
 
 
 def as_target(weight: Tensor, structure: str, method: str) -> Tensor:
-    """The weight as ``(I, J, K)``, a linear layer's as ``(I, J, 1)``; for ``svd`` ``(I, K·J)``.
+    """The weight as its structure's solver sees it.
 
     Args:
         weight: From :func:`checked_weight`; narrower than float32 it is widened.
@@ -48,48 +50,48 @@ def as_target(weight: Tensor, structure: str, method: str) -> Tensor:
         raise SolverError("unknown method", got=method, expected=", ".join(METHODS))
     if structure not in STRUCTURES:
         raise SolverError("unknown structure", got=structure, expected=", ".join(STRUCTURES))
-    if structure in ("cp", "tucker2") and weight.ndim == 2:
+    form = STRUCTURES[structure]
+    if not form.can_write(weight.shape):
         raise SolverError(
             f"structure {structure} takes convolution weights",
             got=tuple(weight.shape),
             remedy="use structure svd",
         )
-    if method == "paper" and structure == "svd" and weight[0, 0].numel() > 1:
+    if method == "paper" and not form.published(weight.shape):
         raise SolverError(
-            "the published method solves CP only", got="svd of a k×k kernel", remedy="use structure cp"
+            "the published method solves CP only",
+            got=f"{structure} of a k×k kernel",
+            remedy="use structure cp or method joint",
         )
     work = weight if weight.dtype in (torch.float32, torch.float64) else weight.to(torch.float32)
-    if structure == "svd":
-        return by_position(work.flatten(1).mT, work.shape[1]).mT.contiguous()
-    return work.reshape(work.shape[0], work.shape[1], -1)
+    return ALGEBRAS[structure].target(work)
 
 
-def checked_rank(rank: object, structure: str, target: Tensor) -> int | tuple[int, int] | None:
+def checked_rank(rank: object, structure: str, weight_shape: Sequence[int]) -> Rank:
     """The rank in whole numbers of Python, whatever kind of whole number was given.
 
     Raises:
-        SolverError: If it is out of range for such a target.
+        SolverError: If it is out of range for such a weight.
     """
-    if structure == "dense":
+    largest = STRUCTURES[structure].largest_rank(weight_shape)
+    if largest is None:
         return None
-    if structure == "tucker2":
-        limits = tuple(target.shape[:2])
+    if isinstance(largest, tuple):
         if not isinstance(rank, tuple | list) or len(rank) != 2:
-            raise SolverError("structure tucker2 takes a pair of ranks", got=rank, expected="(R_out, R_in)")
-        pair = [whole_number(value) for value in rank]
-        if any(value is None or not 1 <= value <= limit for value, limit in zip(pair, limits, strict=True)):
             raise SolverError(
-                "rank out of range", got=tuple(rank), expected=f"whole numbers from 1 to {limits}"
+                f"structure {structure} takes a pair of ranks", got=rank, expected="(R_out, R_in)"
+            )
+        pair = [whole_number(value) for value in rank]
+        if any(value is None or not 1 <= value <= limit for value, limit in zip(pair, largest, strict=True)):
+            raise SolverError(
+                "rank out of range", got=tuple(rank), expected=f"whole numbers from 1 to {largest}"
             )
         return int(rank[0]), int(rank[1])
     found = whole_number(rank)
     if found is None or found < 1:
         raise SolverError("rank out of range", got=rank, expected="a whole number, at least 1")
-    largest = target.numel() // sum(target.shape) if target.ndim == 2 else target.numel() // max(target.shape)
-    if found > max(largest, min(target.shape), 1):
-        raise SolverError(
-            "rank larger than useful", got=found, expected=f"at most {max(largest, min(target.shape), 1)}"
-        )
+    if found > largest:
+        raise SolverError("rank larger than useful", got=found, expected=f"at most {largest}")
     return found
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from qaf_core.errors import SolverError
 from qaf_core.factorization.admm import OnEvent
+from qaf_core.factorization.algebra import ALGEBRAS
 from qaf_core.factorization.baselines import round_factors, solve_paper, tensorly_factors
-from qaf_core.factorization.cp import Canonical, by_channel
 from qaf_core.factorization.factors import Factors, as_stored_codes, row_errors
 from qaf_core.factorization.input_weighting import channel_moment, refit_output_side
 from qaf_core.factorization.intake import (
@@ -26,8 +26,8 @@ from qaf_core.factorization.intake import (
 from qaf_core.factorization.multistart import ENDED_EARLY, solve_from_starts
 from qaf_core.factorization.options import SolverOptions, Status
 from qaf_core.factorization.rounding import round_rows
-from qaf_core.factorization.structures import STRUCTURES
-from qaf_core.factorization.tucker2 import Tucker2
+from qaf_core.factorization.structures import STRUCTURES, Rank
+from qaf_core.factorization.subproblem import Subproblem
 from qaf_core.factorization.warm_start import warm_values
 from qaf_core.quantization.grid import FLOAT
 from qaf_core.quantization.spec import QuantSpec
@@ -78,7 +78,7 @@ class SolveResult:
 def solve_layer(
     weight: Tensor,
     structure: str = "cp",
-    rank: int | tuple[int, int] | None = None,
+    rank: Rank = None,
     spec: QuantSpec | None = None,
     options: SolverOptions | None = None,
     method: str = "joint",
@@ -93,9 +93,10 @@ def solve_layer(
     Args:
         weight: A convolution's ``(C_out, C_in, k, …)`` over one, two or three dimensions, or a linear layer's
             ``(out, in)``; any floating-point dtype; half precision is computed in float32.
-        structure: ``cp`` and ``tucker2`` (weights with a kernel), ``svd`` (the weight as a matrix of
-            ``C_out`` rows), ``dense`` (rounded only).
-        rank: R; for ``tucker2`` the pair (R_out, R_in); not used by ``dense``.
+        structure: One of ``STRUCTURES``: ``cp`` and ``tucker2`` (weights with a kernel), ``svd`` (the weight
+            as a matrix of ``C_out`` rows), ``dense`` (rounded only).
+        rank: R; for ``tucker2`` the pair (R_out, R_in); not used by ``dense``. At most the structure's
+            ``largest_rank``, the one limit that plans have too.
         spec: Bit-width and granularity of the grids (default: 4 bits, one scale per rank component).
         options: Limits and tolerances.
         method: ``joint``, ``paper`` (arXiv 2308.04595), ``sequential`` (TensorLy, then rounded) or ``dense``.
@@ -119,7 +120,7 @@ def solve_layer(
         structure = "dense"
     weight, seed = checked_weight(weight), checked_seed(seed)
     target = as_target(weight, structure, method)
-    rank = checked_rank(rank, structure, target)
+    rank = checked_rank(rank, structure, weight.shape)
     if not bool(torch.isfinite(target).all()):
         return _trivial(weight, target, structure, rank, spec, Status.NONFINITE, began)
     if not bool(target.any()):
@@ -128,30 +129,24 @@ def solve_layer(
     # A power of two, so that the codes do not depend on the size and no square over- or underflows.
     size = 2.0 ** math.floor(math.log2(float(target.abs().max())))
     target = target / size
-    if structure == "dense":
-        codes, scales, floats, status, iterations = _solve_dense(target, covariance, spec, options)
+    if not STRUCTURES[structure].factorizes:
+        outcome = _solve_dense(target, covariance, spec, options)
+        factors = _as_factors(weight, structure, outcome.codes, outcome.scales, spec)
     else:
         moment = None
         if covariance is not None and method == "joint":
             moment = channel_moment(covariance, weight.shape[1])
-        problem: Canonical | Tucker2
-        if isinstance(rank, tuple):
-            problem = Tucker2(target, rank, moment)
-        else:
-            problem = Canonical(target, rank or 1, moment)
-        warm = None if start is None else warm_values(problem, start, size, seed)
+        problem = ALGEBRAS[structure].subproblem(target, rank, moment, tuple(weight.shape))
+        warm = None if start is None else warm_values(problem, structure, start, size, seed)
         outcome = _solve_factors(problem, spec, options, method, seed, layer, on_event, warm)
-        *parts, status, iterations = outcome
-        codes, scales, floats = (problem.as_stored(part) for part in parts)
-        if structure == "svd":
-            codes[1], floats[1] = (by_channel(part[1], weight.shape[1]) for part in (codes, floats))
+        outcome = _stored(outcome, structure, weight)
+        factors = _as_factors(weight, structure, outcome.codes, outcome.scales, spec)
         per_position = covariance is not None and moment is not None and len(moment) < len(covariance)
-        if covariance is not None and per_position and status not in ENDED_EARLY:
-            codes[0], scales[0] = refit_output_side(
-                weight.to(target) / size, covariance, codes, scales, spec.bits_of(len(codes))[0],
-                spec.granularity,
-            )  # fmt: skip
-    factors = _as_factors(weight, structure, codes, [scales[0] * size, *scales[1:]], spec)
+        if covariance is not None and per_position and outcome.status not in ENDED_EARLY:
+            factors = refit_output_side(
+                weight.to(target) / size, covariance, factors, spec.granularity, problem.shared_rows
+            )
+    factors = replace(factors, scales=(factors.scales[0] * size, *factors.scales[1:]))
     if not bool(torch.isfinite(factors.scales[0]).all()):
         kind = str(target.dtype).removeprefix("torch.")
         raise SolverError(
@@ -159,23 +154,40 @@ def solve_layer(
             got=f"weights of {size:.0e}",
             remedy="divide the weight",
         )
-    floats[0] = floats[0] * size
+    floats = [outcome.floats[0] * size, *outcome.floats[1:]]
     spec = QuantSpec(bits=FLOAT.bits)
     unrounded = _as_factors(weight, structure, floats, [f.new_ones(1) for f in floats], spec)
     errors = row_errors(weight, factors)
     return SolveResult(
         factors=factors, relative_error=errors.total, worst_row_error=errors.worst, lost_rows=errors.lost,
-        float_relative_error=relative_error(weight, unrounded), status=status, iterations=iterations,
-        seconds=time.monotonic() - began,
+        float_relative_error=relative_error(weight, unrounded), status=outcome.status,
+        iterations=outcome.iterations, seconds=time.monotonic() - began,
     )  # fmt: skip
 
 
-# Codes, scales, floating-point factors, why it stopped and after how many sweeps.
-Outcome = tuple[list[Tensor], list[Tensor], list[Tensor], Status, int]
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """What a method leaves: ``floats`` are the factors the rounding began from."""
+
+    codes: list[Tensor]
+    scales: list[Tensor]
+    floats: list[Tensor]
+    status: Status
+    iterations: int
+
+
+def _stored(outcome: _Outcome, structure: str, weight: Tensor) -> _Outcome:
+    algebra, shape = ALGEBRAS[structure], tuple(weight.shape)
+    return replace(
+        outcome,
+        codes=algebra.stored(outcome.codes, shape),
+        scales=algebra.stored_scales(outcome.scales),
+        floats=algebra.stored(outcome.floats, shape),
+    )
 
 
 def _solve_factors(
-    problem: Canonical | Tucker2,
+    problem: Subproblem,
     spec: QuantSpec,
     options: SolverOptions,
     method: str,
@@ -183,30 +195,29 @@ def _solve_factors(
     layer: str,
     on_event: OnEvent | None,
     start: list[Tensor] | None,
-) -> Outcome:
-    bits = spec.bits_of(len(STRUCTURES[problem.name].factors))
+) -> _Outcome:
+    bits = spec.bits_of(len(problem.order))
     if method == "paper":
-        if not isinstance(problem, Canonical):
-            raise SolverError(
-                "the published method solves CP only",
-                got=problem.name,
-                remedy="use structure cp or method joint",
-            )
-        return solve_paper(problem, bits, options=options, seed=seed, layer=layer, on_event=on_event)
-    if method == "sequential":
-        values, status = tensorly_factors(problem, seed, options.time_limit_seconds)
-        codes, scales = round_factors(values, bits, spec.granularity)
-        return codes, scales, values, status, 0
-    state, status, iterations = solve_from_starts(
-        problem, bits, granularity=spec.granularity, options=options, seed=seed, layer=layer,
-        on_event=on_event, start=start,
+        state, status = solve_paper(problem, bits, options=options, seed=seed, layer=layer, on_event=on_event)
+        iterations = state.iteration
+    elif method == "sequential":
+        floats, status = tensorly_factors(problem, seed, options.time_limit_seconds)
+        codes, scales = round_factors(floats, bits, spec.granularity, problem.shared_rows)
+        return _Outcome(codes=codes, scales=scales, floats=floats, status=status, iterations=0)
+    else:
+        state, status, iterations = solve_from_starts(
+            problem, bits, granularity=spec.granularity, options=options, seed=seed, layer=layer,
+            on_event=on_event, start=start,
+        )  # fmt: skip
+    return _Outcome(
+        codes=state.best.codes, scales=state.best.scales, floats=state.float_values, status=status,
+        iterations=iterations,
     )  # fmt: skip
-    return state.best.codes, state.best.scales, state.float_values, status, iterations
 
 
 def _solve_dense(
     target: Tensor, covariance: Tensor | None, spec: QuantSpec, options: SolverOptions
-) -> Outcome:
+) -> _Outcome:
     began = time.monotonic()
     (bits,) = spec.bits_of(1)
     matrix = target.reshape(target.shape[0], -1)
@@ -217,7 +228,8 @@ def _solve_dense(
     limit = options.time_limit_seconds
     codes, scales = round_rows(matrix, gram, bits, deadline=None if limit is None else began + limit)
     late = limit is not None and time.monotonic() > began + limit
-    return [codes], [scales], [matrix], Status.TIME_LIMIT if late else Status.CONVERGED, 1
+    status = Status.TIME_LIMIT if late else Status.CONVERGED
+    return _Outcome(codes=[codes], scales=[scales], floats=[matrix], status=status, iterations=1)
 
 
 def relative_error(weight: Tensor, factors: Factors) -> float:
@@ -239,22 +251,16 @@ def _trivial(
     weight: Tensor,
     target: Tensor,
     structure: str,
-    rank: int | tuple[int, int] | None,
+    rank: Rank,
     spec: QuantSpec,
     status: Status,
     began: float,
 ) -> SolveResult:
     """Zero factors, for weights that are all zero or not finite."""
-    shapes: list[tuple[int, ...]]
-    if structure == "dense":
-        shapes = [(target.shape[0], target[0].numel())]
-    elif isinstance(rank, tuple):
-        shapes = [(target.shape[0], rank[0]), (*rank, target.shape[2]), (target.shape[1], rank[1])]
-    else:
-        shapes = [(size, rank or 1) for size in target.shape]
-    codes = [target.new_zeros(shape) for shape in shapes]
-    scales = [target.new_ones(1, shape[1], *[1] * (len(shape) - 2)) for shape in shapes]
-    if structure == "dense":
+    form = STRUCTURES[structure]
+    codes = [target.new_zeros(shape) for shape in form.factor_shapes(weight.shape, rank)]
+    scales = [target.new_ones(1, part.shape[1], *[1] * (part.ndim - 2)) for part in codes]
+    if not form.factorizes:
         scales = [target.new_ones(len(target), 1)]
     factors = _as_factors(weight, structure, codes, scales, spec)
     error = math.nan if status is Status.NONFINITE else 0.0

@@ -61,9 +61,14 @@ class Quadratic:
 
 
 class Subproblem(Protocol):
-    """A way to write a tensor as factors; every factor is seen as a matrix."""
+    """A way to write a tensor as factors; every factor is seen as a matrix.
 
-    name: str
+    Attributes:
+        shared_rows: Consecutive rows of factor 0 that belong to one output channel, and share its scale.
+    """
+
+    shared_rows: int
+    target: Tensor
     target_norm_squared: float
     device: torch.device
     dtype: torch.dtype
@@ -93,8 +98,23 @@ class Subproblem(Protocol):
     def sweep_operations(self) -> float:
         """Floating-point operations of one sweep over the factors, roughly."""
 
-    def as_stored(self, matrices: Sequence[Tensor]) -> list[Tensor]:
-        """Codes or scales in the shapes in which ``Factors`` keeps them."""
-
     def lift(self, noise: Sequence[float], mode: int) -> float:
         """Relative raise of the Gram's diagonal when the *other* factors carry relative noise ``noise``."""
+
+    def resume(self, values: Sequence[Tensor], seed: int) -> list[Tensor]:
+        """Factors to start from, out of those of another solve; ``seed`` of what has to be added.
+
+        Raises:
+            SolverError: If they are of another weight shape, or of a rank that cannot be changed.
+        """
+
+    def decompose(self, seed: int, deadline: float) -> list[Tensor]:
+        """Floating-point factors by TensorLy.
+
+        Args:
+            seed: Of a random start.
+            deadline: Reading of ``time.monotonic`` after which it ends soon.
+
+        Raises:
+            SolverError: If TensorLy cannot factorize the tensor.
+        """

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from qaf_core.errors import PlanError
 from qaf_core.factorization.options import SolverOptions
+from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import layer_of
 from qaf_core.network.modules.build import build_chain
@@ -37,6 +38,7 @@ from qaf_core.quantization.spec import QuantSpec
 from qaf_core.search.selection import (
     CHOSEN,
     DEFAULT_ERROR_BOUND,
+    DENSE,
     NOT_TRIED,
     OVER_BOUND,
     RANK_TOO_SMALL,
@@ -134,7 +136,7 @@ def choose_structures(
         judge.samples = samples
         choice = _choose(info, _read_rows(table, info), judge, error_bound)
         choices.append(choice)
-        if choice.structure != "dense":
+        if choice.structure in FACTORIZED:
             row = LayerPlan(name=name, structure=choice.structure, rank=choice.rank, bits=bits)
             plan = replace_layer(plan, row)
 
@@ -176,9 +178,9 @@ class _Judge:
         rows = layer_of(self.model, info.name).operation.output_rows
         self.tails = output_tails([rows(targets) for targets in self.samples.targets])
 
-    def least_error(self, rank: Rank) -> float:
+    def least_error(self, info: LayerInfo, structure: str, rank: Rank) -> float:
         """The relative squared output error no chain of this rank can go below."""
-        outputs = rank[0] if isinstance(rank, tuple) else rank or len(self.tails)
+        outputs = STRUCTURES[structure].directions(info.weight_shape, rank)
         return self.tails[outputs] if outputs < len(self.tails) else 0.0
 
     def fit(self, info: LayerInfo, structure: str, rank: Rank) -> tuple[FactorizedLayer, float]:
@@ -220,7 +222,7 @@ class _Judge:
 def output_tails(rows: Sequence[Tensor]) -> list[float]:
     """Share of the outputs' variance outside their leading directions.
 
-    The outputs of any chain that passes through R channels lie, but for a constant, in R directions; entry R
+    The outputs of a chain lie, but for a constant, in as many directions as its last link has inputs; entry R
     is the least share of the variance that R directions leave out.
 
     Args:
@@ -245,7 +247,7 @@ def _read_rows(table: Sequence[Mapping[str, Any]], info: LayerInfo) -> dict[Step
         if row["layer"] == info.name and row["structure"] in info.structures:
             rank = tuple(row["rank"]) if isinstance(row["rank"], list | tuple) else row["rank"]
             found[row["structure"], rank] = float(row["median_ms"])
-    if ("dense", None) not in found:
+    if DENSE not in found:
         raise PlanError(
             "the latency table lacks a layer", got=f"no dense row of {info.name}", remedy="measure it again"
         )
@@ -253,16 +255,16 @@ def _read_rows(table: Sequence[Mapping[str, Any]], info: LayerInfo) -> dict[Step
 
 
 def _choose(info: LayerInfo, latencies: Mapping[Step, float], judge: _Judge, bound: float) -> LayerChoice:
-    dense_ms = latencies["dense", None]
+    dense_ms = latencies[DENSE]
     limit = dense_ms * (1 - LEAST_GAIN)
-    chosen: Step = ("dense", None)
+    chosen = DENSE
     verdicts: dict[Step, Verdict] = {}
-    ladders = [_ladder(latencies, name, info) for name in ("tucker2", "svd", "cp")]
+    ladders = [_ladder(latencies, name, info) for name in (*FACTORIZED[1:], FACTORIZED[0])]
     if any(latencies[step] < limit for ladder in ladders for step in ladder):
         judge.begin(info)
     for ladder in ladders:
-        # CP takes longest to solve: what Tucker-2 and SVD reached narrows what is left for it. Of these two
-        # both are looked for: inside the network two links may be faster than three that are so alone.
+        # CP takes longest to solve: what the others reached narrows what is left for it. Of these all are
+        # looked for: inside the network two links may be faster than three that are so alone.
         below = limit if ladder is ladders[-1] else dense_ms * (1 - LEAST_GAIN)
         steps = [step for step in ladder if latencies[step] < below]
         found = _fastest_within(info, steps, judge, bound, verdicts)
@@ -324,7 +326,7 @@ def _ladder(latencies: Mapping[Step, float], structure: str, info: LayerInfo) ->
 
 def _try(info: LayerInfo, step: Step, judge: _Judge, bound: float) -> Verdict:
     """Output error and verdict; no error where no solve could be within the bound."""
-    if judge.least_error(step[1]) > bound:
+    if judge.least_error(info, *step) > bound:
         return None, RANK_TOO_SMALL
     chain, error = judge.fit(info, *step)
     if error > bound:
@@ -344,7 +346,7 @@ def _verdict(
         return CHOSEN
     if step in tried and tried[step][1] != WITHIN_BOUND:
         return tried[step][1]
-    if step[0] != "dense" and latencies[step] >= latencies["dense", None] * (1 - LEAST_GAIN):
+    if step[0] in FACTORIZED and latencies[step] >= latencies[DENSE] * (1 - LEAST_GAIN):
         return SLOWER_THAN_DENSE
     if latencies[step] >= latencies[chosen]:
         return SLOWER_THAN_CHOSEN

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qaf_core.deploy.onnx_export.writer import Array
 from qaf_core.errors import DataError, RunCancelled
+from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.network.modules.quantized import FactorizedLayer, swap_layer
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import Plan
@@ -77,7 +78,7 @@ class Answers:
 
     def harm(self, layer: str, step: Step) -> float:
         """The divergence from the original when this layer alone is exchanged; 0 for dense."""
-        if step[0] == "dense":
+        if step[0] not in FACTORIZED:
             return 0.0
         if (layer, step) not in self._harms:
             self._progress.check()

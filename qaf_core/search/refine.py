@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from qaf_core.pipeline.events import Progress
-from qaf_core.search.selection import Step
+from qaf_core.search.selection import DENSE, Step
 
-DENSE: Step = ("dense", None)
 SLACK = 1e-9  # shares are differences of rounded numbers
 MOST_LEFT = 0.8  # of the divergence after the first round, half as much after each further one
 

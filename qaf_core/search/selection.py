@@ -10,6 +10,7 @@ from qaf_core.errors import PlanError
 from qaf_core.network.plan.rules import LayerPlan, Plan, Rank, replace_layer
 
 Step = tuple[str, Rank]
+DENSE: Step = ("dense", None)  # what every layer can be
 
 DEFAULT_ERROR_BOUND, DEFAULT_ANSWER_BOUND = 0.1, 0.02
 
@@ -140,7 +141,7 @@ def with_steps(selection: Selection, steps: Mapping[str, Step], verdict: str = P
 
 
 def _rechosen(choice: LayerChoice, step: Step, verdict: str) -> LayerChoice:
-    timed = {("dense", None), *((row.structure, row.rank) for row in choice.fitting().values())}
+    timed = {DENSE, *((row.structure, row.rank) for row in choice.fitting().values())}
     found = {(candidate.structure, candidate.rank): candidate for candidate in choice.candidates}
     for other in timed.intersection(found):
         found[other] = replace(found[other], verdict=CHOSEN if other == step else verdict)

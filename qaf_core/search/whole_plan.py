@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from qaf_core.errors import ModelError, QafError
 from qaf_core.files import ContentCache, digest_of, read_json
 from qaf_core.pipeline.events import Progress
-from qaf_core.search.refine import DENSE, Form, Judge, back_off
+from qaf_core.search.refine import Form, Judge, back_off
 from qaf_core.search.selection import (
     CHANGES_ANSWERS,
     DEFAULT_ANSWER_BOUND,
+    DENSE,
     LayerChoice,
     Selection,
     Step,

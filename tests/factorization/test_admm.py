@@ -26,9 +26,9 @@ from qaf_core.factorization.admm import (
     solve_joint,
     start_sweep,
 )
-from qaf_core.factorization.cp import Canonical
+from qaf_core.factorization.algebra.cp import Canonical
+from qaf_core.factorization.algebra.tucker2 import Tucker2
 from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
-from qaf_core.factorization.tucker2 import Tucker2
 from qaf_core.quantization.grid import Grid
 
 ROWS, COLUMNS, KERNEL, RANK = 10, 8, 9, 12
@@ -67,7 +67,7 @@ def state_of(problem: Problem, values: list[Tensor], bits: int = 3, granularity:
 def sweep_of(kind: str) -> Callable[[State], None]:
     if kind == "start":
         return lambda state: start_sweep(1, warm=True)(state, 0)
-    sweep = admm_sweep if kind == "admm" else rounding_sweep
+    sweep = admm_sweep() if kind == "admm" else rounding_sweep
     return lambda state: sweep(state, 1)
 
 
@@ -158,7 +158,7 @@ def test_sweeps_put_every_factor_on_its_grid(name: str, bits: int) -> None:
     problem = make(name)
     state = state_of(problem, problem.random_start(torch.Generator().manual_seed(0)), bits=bits)
     low, high = Grid.of(bits).low, Grid.of(bits).high
-    for sweep in (admm_sweep, rounding_sweep):
+    for sweep in (admm_sweep(), rounding_sweep):
         sweep(state, 1)
         for values, codes, scales in zip(state.values, state.codes, state.scales, strict=True):
             assert torch.equal(codes, codes.round())

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from qaf_core.errors import RunCancelled
+from qaf_core.factorization.algebra.cp import Canonical
+from qaf_core.factorization.algebra.tucker2 import Tucker2
 from qaf_core.factorization.baselines import (
     correct_errors,
     paper_start,
@@ -17,9 +19,7 @@ from qaf_core.factorization.baselines import (
     solve_paper,
     tensorly_factors,
 )
-from qaf_core.factorization.cp import Canonical
 from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
-from qaf_core.factorization.tucker2 import Tucker2
 from qaf_core.quantization.grid import Grid
 
 PAPER = SolverOptions(inner_iterations=10)
@@ -135,7 +135,8 @@ def test_the_published_start_is_nearly_exact_on_a_planted_tensor() -> None:
 
 def solve(options: SolverOptions = PAPER, watch: object = None, target: Tensor | None = None) -> tuple:  # type: ignore[type-arg]
     problem = Canonical(draw(12, 10, 9) if target is None else target, 8)
-    return solve_paper(problem, (4, 4, 4), options=options, seed=0, layer="conv", on_event=watch)  # type: ignore[arg-type]
+    state, status = solve_paper(problem, (4, 4, 4), options=options, seed=0, layer="conv", on_event=watch)  # type: ignore[arg-type]
+    return state.best.codes, state.best.scales, state.float_values, status, state.iteration
 
 
 def test_the_published_method_has_one_scale_a_factor_and_codes_on_the_grid() -> None:

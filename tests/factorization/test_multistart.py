@@ -11,10 +11,10 @@ from torch import Tensor
 from qaf_core import QuantSpec, SolverOptions, solve_layer
 from qaf_core.errors import RunCancelled
 from qaf_core.factorization.admm import solve_joint
-from qaf_core.factorization.cp import Canonical
+from qaf_core.factorization.algebra.cp import Canonical
+from qaf_core.factorization.algebra.tucker2 import Tucker2
 from qaf_core.factorization.multistart import SEED_STEP, automatic_starts, solve_from_starts
 from qaf_core.factorization.options import SolveEvent, Status
-from qaf_core.factorization.tucker2 import Tucker2
 
 QUICK: dict[str, Any] = {"start_iterations": 40, "iterations": 4, "rounding_rounds": 6}
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from qaf_core import QuantSpec, SolverOptions, solve_layer
 from qaf_core.data.models.catalogue import build_model, find_model, load_inventory
 from qaf_core.factorization.admm import solve_joint
+from qaf_core.factorization.algebra.cp import Canonical
+from qaf_core.factorization.algebra.tucker2 import Tucker2
 from qaf_core.factorization.baselines import round_factors, tensorly_factors
-from qaf_core.factorization.cp import Canonical
-from qaf_core.factorization.tucker2 import Tucker2
 from qaf_core.network.plan.rules import plan_for_ratio
 
 QUICK = SolverOptions(starts=1, start_iterations=40, iterations=4, rounding_rounds=6)

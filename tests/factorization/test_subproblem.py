@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from qaf_core.factorization.cp import Canonical
+from qaf_core.factorization.algebra import ALGEBRAS
+from qaf_core.factorization.algebra.cp import Canonical
+from qaf_core.factorization.algebra.tucker2 import Tucker2
 from qaf_core.factorization.factors import Factors
 from qaf_core.factorization.subproblem import Quadratic
-from qaf_core.factorization.tucker2 import Tucker2
 
 ROWS, COLUMNS, KERNEL = 7, 6, 5
 Problem = Canonical | Tucker2
@@ -42,10 +43,12 @@ def random_factors(problem: Problem, seed: int = 3) -> list[Tensor]:
 
 def rebuild(problem: Problem, factors: list[Tensor]) -> Tensor:
     """The tensor of floating-point factors, by the class that packs, stores and runs them."""
-    parts = problem.as_stored(factors)
+    structure = "tucker2" if isinstance(problem, Tucker2) else "cp" if problem.target.ndim == 3 else "svd"
+    shape = tuple(problem.target.shape)
+    parts = ALGEBRAS[structure].stored(factors, shape)
     return Factors(
-        structure=problem.name,
-        weight_shape=tuple(problem.target.shape),
+        structure=structure,
+        weight_shape=shape,
         codes=tuple(parts),
         scales=tuple(torch.ones((1,) * part.ndim, dtype=part.dtype) for part in parts),
         bits=(32,) * len(parts),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qaf_core.errors import SolverError
-from qaf_core.factorization.cp import Canonical
+from qaf_core.factorization.algebra.cp import Canonical
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.factorization.solve import solve_layer
 from qaf_core.factorization.warm_start import warm_values
@@ -34,7 +34,7 @@ def test_a_warm_start_beats_a_cold_one_of_the_same_length(
 def test_the_largest_components_stay_and_missing_ones_are_added(weight: torch.Tensor, rank: int) -> None:
     found = solve_layer(weight, "cp", 20, QuantSpec(bits=6))
     problem = Canonical(weight.reshape(24, 16, 9), rank)
-    values = warm_values(problem, found.factors, 1.0, 0)
+    values = warm_values(problem, "cp", found.factors, 1.0, 0)
     assert [tuple(value.shape) for value in values] == [(24, rank), (16, rank), (9, rank)]
     strength = torch.stack([value.norm(dim=0) for value in found.factors.values()]).prod(dim=0).sort()[0]
     kept = torch.stack([value.norm(dim=0) for value in values]).prod(dim=0)[: min(rank, 20)].sort()[0]
@@ -43,7 +43,7 @@ def test_the_largest_components_stay_and_missing_ones_are_added(weight: torch.Te
 
 def test_same_rank_start_stands_for_the_same_tensor(weight: torch.Tensor) -> None:
     found = solve_layer(weight, "cp", 20, QuantSpec(bits=4))
-    values = warm_values(Canonical(weight.reshape(24, 16, 9) / 2, 20), found.factors, 2.0, 0)
+    values = warm_values(Canonical(weight.reshape(24, 16, 9) / 2, 20), "cp", found.factors, 2.0, 0)
     rebuilt = torch.einsum("ir,jr,kr->ijk", *values).reshape(weight.shape) * 2
     assert torch.allclose(rebuilt, found.factors.reconstruct(), atol=1e-5)
 
@@ -51,7 +51,7 @@ def test_same_rank_start_stands_for_the_same_tensor(weight: torch.Tensor) -> Non
 def test_two_factors_of_a_kernel_stand_for_the_same_tensor(weight: torch.Tensor) -> None:
     found = solve_layer(weight, "svd", 10, QuantSpec(bits=4), SHORT)
     problem = Canonical(weight.movedim(1, -1).reshape(24, -1), 10)
-    left, right = warm_values(problem, found.factors, 1.0, 0)
+    left, right = warm_values(problem, "svd", found.factors, 1.0, 0)
     rebuilt = (left @ right.mT).reshape(24, 3, 3, 16).movedim(-1, 1)
     assert torch.allclose(rebuilt, found.factors.reconstruct(), atol=1e-5)
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qaf_core.search.refine import DENSE, Form, back_off
-from qaf_core.search.selection import Step
+from qaf_core.search.refine import Form, back_off
+from qaf_core.search.selection import DENSE, Step
 
 
 class Blame:

@@ -175,11 +175,9 @@ def structure_help() -> str:
     """What each structure is, one line each, for a tooltip."""
     return "\n".join(
         (
-            "- " + _("**CP**: a 3×3 convolution becomes three small layers; smallest."),
-            "- " + _("**Tucker-2**: three layers with a small full convolution inside; often faster."),
+            *("- " + _(STRUCTURES[name].summary) for name in FACTORIZED),
             "- "
             + _("**CP or Tucker-2**: CP, or Tucker-2 where CP needs more operations than the layer itself."),
-            "- " + _("**SVD**: two layers, a smaller k×k one and 1×1; fewest steps, so often the fastest."),
             "- " + _("**Dense**: quantized, not factorized. **Keep**: left as it is."),
         )
     )

@@ -15,6 +15,7 @@ from dashboard.views.explore import controls
 from dashboard.views.explore.choose import Choice
 from dashboard.views.run import live
 from dashboard.widgets import ui
+from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.network.plan.rules import Plan
 from qaf_core.review.units import MISSING, percent_text
 from qaf_core.runs.store.record import COMPLETED
@@ -128,7 +129,7 @@ def _follow(job_id: str) -> None:
 def _draw(found: Mapping[str, Any]) -> None:
     """What was chosen for each layer, and why not something else."""
     choices = found["choices"]
-    changed = [row for row in choices if row["structure"] != "dense"]
+    changed = [row for row in choices if row["structure"] in FACTORIZED]
     if not changed:
         st.warning(
             _(

@@ -16,8 +16,9 @@ from dashboard.views.run import live
 from dashboard.views.tradeoffs import bops_help
 from dashboard.widgets import ui
 from qaf_core.errors import QafError
+from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.network.plan.cost import Cost
-from qaf_core.network.plan.layer_info import LayerInfo
+from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.quantization.grid import BITS_ACCEPTED
 from qaf_core.review.units import MISSING, percent_text, size_text, times_text, with_prefix
 from qaf_core.runs.store.request import RunRequest
@@ -131,12 +132,13 @@ def run_obstacle(choice: Choice, inventory: Sequence[LayerInfo], draft: Draft) -
         )
     if choice.obstacle:
         return choice.obstacle
-    kernels = {info.name for info in inventory if "cp" in info.structures}
+    shapes = {info.name: info.weight_shape for info in inventory}
     if st.session_state["method"] == "paper" and any(
-        row.structure == "tucker2" or (row.structure == "svd" and row.name in kernels) for row in draft.layers
+        row.structure != KEEP and not STRUCTURES[row.structure].published(shapes[row.name])
+        for row in draft.layers
     ):
         return _("The paper's method solves CP only: choose another structure, or another method.")
-    if all(row.structure == "keep" for row in draft.layers):
+    if all(row.structure == KEEP for row in draft.layers):
         return _("Nothing would be compressed: every layer is kept as it is.")
     return None
 

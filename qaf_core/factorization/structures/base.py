@@ -57,12 +57,14 @@ class Structure(ABC):
     Attributes:
         name: In plans and files.
         label: For people.
+        summary: What becomes of a convolution, in a sentence that begins with the label.
         factors: Their letters; factor 0 is on the output side.
         links: In the order they run; a link with a kernel takes the layer's geometry there.
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
+    summary: ClassVar[str]
     factors: ClassVar[tuple[str, ...]]
     links: ClassVar[tuple[LinkForm, ...]]
 
@@ -78,6 +80,15 @@ class Structure(ABC):
             weight_shape: ``(C_out, C_in, k, …)`` or ``(out, in)``.
         """
         return len(weight_shape) >= 2
+
+    def can_write(self, weight_shape: Sequence[int]) -> bool:
+        """Whether such a weight can be written so at all, also where it is of no use."""
+        return 2 <= len(weight_shape) <= 5
+
+    def published(self, weight_shape: Sequence[int]) -> bool:
+        """Whether the method ``paper`` (arXiv 2308.04595) has it for such a weight."""
+        del weight_shape
+        return False
 
     @abstractmethod
     def widths(self, rank: Rank) -> Shape:
@@ -108,9 +119,22 @@ class Structure(ABC):
         component = sum(map(math.prod, self.factor_shapes(weight_shape, 1)))
         return max(1, int(math.prod(weight_shape) / component / ratio))
 
+    @abstractmethod
     def largest_rank(self, weight_shape: Sequence[int]) -> Rank:
-        """The rank at which the factors hold as many numbers as the weight, at least 1; more is of no use."""
-        return self.rank_for_ratio(weight_shape, 1.0)
+        """The rank at which any such weight is met exactly; neither a plan nor the solver takes a larger one.
+
+        Whether a smaller one pays is no question of how many numbers the factors hold (they may be of fewer
+        bits than the layer's would be): the cost of a plan answers it.
+        """
+
+    def rank_in(self, factor_shapes: Sequence[Sequence[int]]) -> Rank:
+        """The rank that factors of such shapes have: what undoes ``factor_shapes``."""
+        return factor_shapes[0][1]
+
+    def directions(self, weight_shape: Sequence[int], rank: Rank) -> int:
+        """In how many directions the outputs of a chain lie at most: the inputs of its last link."""
+        kernel = self.links[-1].kernel.of(weight_shape[2:], 1)
+        return int(math.prod(kernel)) * (*weight_shape[1:2], *self.widths(rank))[-1]
 
     def by_factor(self, by_link: Sequence[int]) -> Shape:
         """Numbers of the links in the order of the factors."""

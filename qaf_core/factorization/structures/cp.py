@@ -12,11 +12,26 @@ class Canonical(Structure):
     """A ``(C_out, R)``, B ``(C_in, R)``, C ``(k·k, R)``; the first 1×1 runs at the input's resolution."""
 
     name, label, factors = "cp", "CP", ("A", "B", "C")
+    summary = "**CP**: a 3×3 convolution becomes three small layers; smallest."
     links = (LinkForm(1), LinkForm(2, Kernel.WHOLE, depthwise=True), LinkForm(0))
 
     def takes(self, weight_shape: Sequence[int]) -> bool:
         """Weights with a kernel."""
         return math.prod(weight_shape[2:]) > 1
+
+    def can_write(self, weight_shape: Sequence[int]) -> bool:
+        """Convolutions' weights."""
+        return 3 <= len(weight_shape) <= 5
+
+    def published(self, weight_shape: Sequence[int]) -> bool:
+        """What the paper is about."""
+        del weight_shape
+        return True
+
+    def largest_rank(self, weight_shape: Sequence[int]) -> Rank:
+        """All pairs of indices of the two smaller dimensions."""
+        outputs, inputs, *kernel = weight_shape
+        return math.prod(weight_shape) // max(outputs, inputs, math.prod(kernel))
 
     def widths(self, rank: Rank) -> Shape:
         """R, R."""

@@ -12,7 +12,23 @@ class Dense(Structure):
     """W ``(C_out, C_in·k·k)``; it has no rank."""
 
     name, label, factors = "dense", "Dense", ("W",)
+    summary = "**Dense**: quantized, not factorized."
     links = (LinkForm(0, Kernel.WHOLE),)
+
+    def published(self, weight_shape: Sequence[int]) -> bool:
+        """Rounded alike under every method."""
+        del weight_shape
+        return True
+
+    def largest_rank(self, weight_shape: Sequence[int]) -> Rank:
+        """None."""
+        del weight_shape
+        return None
+
+    def rank_in(self, factor_shapes: Sequence[Sequence[int]]) -> Rank:
+        """None."""
+        del factor_shapes
+        return None
 
     def widths(self, rank: Rank) -> Shape:
         """None between."""

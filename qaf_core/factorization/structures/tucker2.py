@@ -14,11 +14,24 @@ class Tucker2(Structure):
     """U_out ``(C_out, R_out)``, core ``(R_out, R_in, k·k)``, U_in ``(C_in, R_in)``."""
 
     name, label, factors = "tucker2", "Tucker-2", ("U_out", "core", "U_in")
+    summary = "**Tucker-2**: three layers with a small full convolution inside; often faster."
     links = (LinkForm(2), LinkForm(1, Kernel.WHOLE), LinkForm(0))
 
     def takes(self, weight_shape: Sequence[int]) -> bool:
         """Weights with a kernel."""
         return math.prod(weight_shape[2:]) > 1
+
+    def can_write(self, weight_shape: Sequence[int]) -> bool:
+        """Convolutions' weights."""
+        return 3 <= len(weight_shape) <= 5
+
+    def largest_rank(self, weight_shape: Sequence[int]) -> Rank:
+        """(C_out, C_in)."""
+        return weight_shape[0], weight_shape[1]
+
+    def rank_in(self, factor_shapes: Sequence[Sequence[int]]) -> Rank:
+        """(R_out, R_in), of the core."""
+        return factor_shapes[1][0], factor_shapes[1][1]
 
     def has_kind(self, rank: Rank) -> bool:
         """A pair of whole numbers (R_out, R_in)."""
@@ -26,7 +39,7 @@ class Tucker2(Structure):
 
     def widths(self, rank: Rank) -> Shape:
         """R_in, R_out."""
-        outer, inner = _pair(rank)
+        outer, inner = pair_of(rank)
         return (inner, outer)
 
     def rank_of(self, widths: Sequence[int]) -> Rank:
@@ -36,7 +49,7 @@ class Tucker2(Structure):
     def factor_shapes(self, weight_shape: Sequence[int], rank: Rank) -> tuple[Shape, ...]:
         """U_out, core, U_in."""
         outputs, inputs, *kernel = weight_shape
-        outer, inner = _pair(rank)
+        outer, inner = pair_of(rank)
         return (outputs, outer), (outer, inner, math.prod(kernel)), (inputs, inner)
 
     def rank_for_ratio(self, weight_shape: Sequence[int], ratio: float) -> Rank:
@@ -45,7 +58,12 @@ class Tucker2(Structure):
         return _largest_pair(outputs, inputs, math.prod(kernel), math.prod(weight_shape) / ratio)
 
 
-def _pair(rank: Rank) -> tuple[int, int]:
+def pair_of(rank: Rank) -> tuple[int, int]:
+    """The two ranks (R_out, R_in).
+
+    Raises:
+        PlanError: If it is one number, or none.
+    """
     if not isinstance(rank, tuple):
         raise PlanError("tucker2 has two ranks", got=rank, expected="(R_out, R_in)")
     return rank

@@ -29,12 +29,12 @@ def factor_macs(info: LayerInfo, structure: str, rank: Rank) -> tuple[int, ...]:
     if found is None or not found.factorizes:
         return (info.macs,)
     shapes = found.factor_shapes(info.weight_shape, rank)
-    # A whole kernel is applied once for each output, or of a transposed convolution for each input.
-    whole = info.macs // max(1, info.weight_numel)
+    # A kernel is applied once for each output, or of a transposed convolution for each input.
+    whole, before = info.macs // max(1, info.weight_numel), "transpose" in info.kind
     return found.by_factor(
         [
             math.prod(shapes[link.factor])
-            * (whole if link.kernel is Kernel.WHOLE else _positions(info, found, index + 1))
+            * (whole if link.kernel is Kernel.WHOLE else _positions(info, found, index + (not before)))
             for index, link in enumerate(found.links)
         ]
     )
@@ -105,5 +105,5 @@ def rank_for_ratio(info: LayerInfo, structure: str, ratio: float) -> Rank:
 
 
 def max_useful_rank(info: LayerInfo, structure: str) -> Rank:
-    """The rank at which the factors hold as many numbers as the layer, at least 1; more is of no use."""
-    return rank_for_ratio(info, structure, 1.0)
+    """The rank at which the factors meet any such weight exactly; more is of no use. None of ``keep``."""
+    return STRUCTURES[structure].largest_rank(info.weight_shape) if structure in STRUCTURES else None

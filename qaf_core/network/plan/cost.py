@@ -31,7 +31,7 @@ from qaf_core.network.plan.file_size import (
     chain_index_bytes,
     kept_index_bytes,
 )
-from qaf_core.network.plan.layer_info import LayerInfo
+from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.rules import LayerPlan, Plan, paper_plan, plan_for_ratio
 from qaf_core.quantization.grid import FLOAT, Grid
 
@@ -157,7 +157,7 @@ def layer_cost(
         PlanError: If the convention is unknown, or a factorized structure has a rank of another form.
     """
     _check_convention(convention)
-    if layer_plan is None or layer_plan.structure == "keep":
+    if layer_plan is None or layer_plan.structure == KEEP:
         return _kept_cost(info, activation_bits, convention)
     structure, rank = layer_plan.structure, layer_plan.rank
     shapes = factor_shapes(info, structure, rank)
@@ -197,7 +197,7 @@ def _float_cost(
 ) -> Cost:
     folded = info.folded_into is not None
     macs = 0 if folded and convention == "uniform" else info.macs
-    activations = 0 if folded or not macs else FLOAT_BYTES * sum(link_activations(info, "keep", None)[0])
+    activations = 0 if folded or not macs else FLOAT_BYTES * sum(link_activations(info, KEEP, None)[0])
     energy = macs * mac_joules(*bits) + activation_traffic_joules(activations * info.calls)
     return Cost(
         params=params,

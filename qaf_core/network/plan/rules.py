@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from qaf_core.errors import PlanError
-from qaf_core.factorization.structures import FACTORIZED, Rank, check_ratio
+from qaf_core.factorization.structures import FACTORIZED, STRUCTURES, Rank, check_ratio
 from qaf_core.network.plan.chains import factor_macs, factor_shapes, max_useful_rank, rank_for_ratio
-from qaf_core.network.plan.layer_info import LayerInfo, first_convolution, output_layers
+from qaf_core.network.plan.layer_info import KEEP, LayerInfo, first_convolution, output_layers
 from qaf_core.network.plan.types import SCHEMA_VERSION, Bits, LayerPlan, Plan
 from qaf_core.network.plan.validation import check_bits, check_layer_plan, validate_plan
 from qaf_core.quantization.grid import Grid
@@ -34,7 +34,8 @@ __all__ = [
     "validate_plan",
 ]
 
-KERNEL_STRUCTURES = (*FACTORIZED, "auto")
+AUTO, AUTO_CHOICE = "auto", ("cp", "tucker2")
+KERNEL_STRUCTURES = (*FACTORIZED, AUTO)
 SPARED_BITS = 8
 
 # name -> (parameter ratio, weight bits)
@@ -45,36 +46,37 @@ def plan_layer(info: LayerInfo, structure: str, *, ratio: float, bits: int) -> L
     """The row that gives a layer a structure, at a parameter ratio and bit-width.
 
     A structure the layer cannot have gives way to the nearest it can: to another factorized one, else to
-    ``dense``, else to ``keep``. ``auto`` is ``cp`` unless that needs more operations than the layer and
-    ``tucker2`` does not.
+    ``dense``, else to ``keep``. ``auto`` is the first of ``AUTO_CHOICE`` that needs no more operations than
+    the layer, or simply the first.
 
     Raises:
         PlanError: If the ratio is below 1.
     """
     check_ratio(ratio)
     structure = _nearest_structure(info, structure, ratio)
-    if structure == "keep":
-        return LayerPlan(name=info.name, structure="keep")
+    if structure == KEEP:
+        return LayerPlan(name=info.name, structure=KEEP)
     return LayerPlan(
         name=info.name, structure=structure, rank=rank_for_ratio(info, structure, ratio), bits=bits
     )
 
 
 def _nearest_structure(info: LayerInfo, structure: str, ratio: float) -> str:
-    if structure == "auto" and "cp" in info.structures:
+    if structure == AUTO and AUTO_CHOICE[0] in info.structures:
         return _auto_structure(info, ratio)
     if structure in info.structures:
         return structure
-    if structure in (*FACTORIZED, "auto") and info.eligible:
+    if structure in KERNEL_STRUCTURES and info.eligible:
         return info.structures[0]
-    return "dense" if "dense" in info.structures and structure != "keep" else "keep"
+    rounded = (name for name in info.structures if name in STRUCTURES and name not in FACTORIZED)
+    return KEEP if structure == KEEP else next(rounded, KEEP)
 
 
 def _auto_structure(info: LayerInfo, ratio: float) -> str:
-    needed = {
-        name: sum(factor_macs(info, name, rank_for_ratio(info, name, ratio))) for name in ("cp", "tucker2")
-    }
-    return "tucker2" if needed["cp"] > info.macs >= needed["tucker2"] else "cp"
+    def macs(name: str) -> int:
+        return sum(factor_macs(info, name, rank_for_ratio(info, name, ratio)))
+
+    return next((name for name in AUTO_CHOICE if macs(name) <= info.macs), AUTO_CHOICE[0])
 
 
 def plan_for_ratio(
@@ -114,7 +116,7 @@ def plan_for_ratio(
     check_bits("weight bits", bits)
     check_bits("activation bits", activation_bits)
     wanted = "dense" if method == "dense" else structure
-    spared = "dense" if not Grid.of(activation_bits).is_float else "keep"
+    spared = "dense" if not Grid.of(activation_bits).is_float else KEEP
     first = first_convolution(inventory)
     edges = {info.name for info in (first, *output_layers(inventory)) if info is not None}
     rows = []
@@ -143,10 +145,12 @@ def paper_plan(
     plan = plan_for_ratio(
         inventory, model=model, ratio=ratio, bits=bits, activation_bits=activation_bits, seed=seed
     )
-    spared = "dense" if not Grid.of(activation_bits).is_float else "keep"
+    spared = "dense" if not Grid.of(activation_bits).is_float else KEEP
     infos = {info.name: info for info in inventory}
     rows = (
-        plan_layer(infos[row.name], spared, ratio=ratio, bits=SPARED_BITS) if row.structure == "svd" else row
+        plan_layer(infos[row.name], spared, ratio=ratio, bits=SPARED_BITS)
+        if row.structure in FACTORIZED and infos[row.name].kernel_elements == 1
+        else row
         for row in plan.layers
     )
     return replace(plan, layers=tuple(rows))

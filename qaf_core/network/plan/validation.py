@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import prod
 from typing import Any
 
 from qaf_core.errors import PlanError
 from qaf_core.factorization.structures import STRUCTURES
-from qaf_core.network.plan.chains import factor_shapes, max_useful_rank
+from qaf_core.network.plan.chains import max_useful_rank
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.types import LayerPlan, Plan, is_whole, listing
 from qaf_core.quantization.grid import BITS_ACCEPTED, GRIDS
@@ -105,30 +104,23 @@ def _rank_problem(info: LayerInfo, row: LayerPlan) -> str | None:
     if largest is None:
         return None if rank is None else _say(f"{row.structure} has no rank", rank, "none")
     if isinstance(largest, tuple):
-        return _pair_problem(info, row.structure, rank, largest)
+        return _pair_problem(row.structure, rank, largest)
     if not isinstance(rank, int) or isinstance(rank, bool):
         return _say(
             "rank missing" if rank is None else "not a rank", rank, f"a whole number from 1 to {largest}"
         )
     if 1 <= rank <= largest:
         return None
-    why = f"above {largest} the factors hold more numbers than the layer itself" if rank > largest else None
+    why = f"with {largest} any weight of this shape is met exactly" if rank > largest else None
     return _say("rank out of range", rank, f"a whole number from 1 to {largest}", why)
 
 
-def _pair_problem(info: LayerInfo, structure: str, rank: Any, largest: tuple[int, int]) -> str | None:
-    accepted = f"R_out from 1 to {info.out_channels}, R_in from 1 to {info.in_channels}"
+def _pair_problem(structure: str, rank: Any, largest: tuple[int, int]) -> str | None:
+    accepted = f"R_out from 1 to {largest[0]}, R_in from 1 to {largest[1]}"
     if not (isinstance(rank, tuple) and len(rank) == 2 and all(is_whole(part) for part in rank)):
         return _say(f"{structure} needs two ranks", rank, accepted)
-    if not (1 <= rank[0] <= info.out_channels and 1 <= rank[1] <= info.in_channels):
-        return _say("rank out of range", rank, accepted)
-    numbers = sum(prod(shape) for shape in factor_shapes(info, structure, rank))
-    if numbers <= info.weight_numel or rank == largest:
-        return None
-    why = f"the factors would hold {numbers:,} numbers, the layer itself {info.weight_numel:,}"
-    return _say(
-        "ranks larger than useful", rank, f"smaller ones, for example {largest[0]}, {largest[1]}", why
-    )
+    within = all(1 <= part <= limit for part, limit in zip(rank, largest, strict=True))
+    return None if within else _say("rank out of range", rank, accepted)
 
 
 def _row_bits_problem(row: LayerPlan) -> str | None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.errors import ModelError, SolverError
-from qaf_core.factorization.exact import exact_factors
+from qaf_core.factorization.factors import exact_factors
 from qaf_core.network.graph.network import layer_of
 from qaf_core.network.graph.proof import TOLERANCE, Answers
 from qaf_core.network.modules.build import build_chain

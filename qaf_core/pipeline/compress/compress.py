@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.errors import DataError, ModelError, PlanError, RunCancelled, WeightsError
-from qaf_core.factorization.factors import Factors
 from qaf_core.factorization.solve import METHODS, SolveResult
+from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import GraphNetwork, layer_of
 from qaf_core.network.graph.nodes import made_by
 from qaf_core.network.modules.build import build_chain
 from qaf_core.network.modules.quantized import FactorizedLayer, Layer, swap_layer
-from qaf_core.network.plan.layer_info import LayerInfo
+from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.rules import LayerPlan, Plan
 from qaf_core.pipeline.check.equivalence import explain, layers_to_blame, unexpected_disagreement
 from qaf_core.pipeline.compress.batchnorm import choose_batchnorm
@@ -83,7 +83,7 @@ def compress_network(
     options = options or CompressOptions()
     progress = progress or Progress()
     position = {info.name: index for index, info in enumerate(inventory)}
-    rows = sorted((row for row in plan.layers if row.structure != "keep"), key=lambda row: position[row.name])
+    rows = sorted((row for row in plan.layers if row.structure != KEEP), key=lambda row: position[row.name])
     shape = _input_shape(model, inventory) if calibration is None else tuple(calibration.shape[1:])
     original = _twin(capture(model, shape)).eval()
     _check_weights(original, rows)
@@ -198,9 +198,9 @@ def _moments(
 ) -> dict[str, Tensor]:
     """Input second moments of the layers that are solved under them, mixed with the identity."""
     share = {
-        row.name: options.moment_weight if row.structure != "dense" else DENSE_MOMENT_WEIGHT
+        row.name: options.moment_weight if row.structure in FACTORIZED else DENSE_MOMENT_WEIGHT
         for row in rows
-        if row.structure != "dense" or row.bits != 8  # at 8 bits the images hardly change the codes
+        if row.structure in FACTORIZED or row.bits != 8  # at 8 bits the images hardly change the codes
     }
     names = [name for name, weight in share.items() if weight > 0]
     if not batches or not names or method not in FITTED_METHODS:
@@ -232,7 +232,7 @@ def _jobs(
             rank=row.rank,
             spec=QuantSpec(bits=row.bits if row.bits is not None else FLOAT.bits, granularity=granularity),
             options=solver,
-            method="dense" if row.structure == "dense" else method,
+            method=method if row.structure in FACTORIZED else "dense",
             seed=plan.seed,
             input_covariance=moments.get(row.name),
         )
@@ -328,11 +328,5 @@ def _outcome(
         seconds=result.seconds,
         output_error=output_error,
         factors=result.factors,
-        histograms=factor_histograms(layer.rows.detach(), with_fitted_codes(result.factors, chain)),
+        histograms=factor_histograms(layer.rows.detach(), result.factors, chain.last),
     )
-
-
-def with_fitted_codes(factors: Factors, chain: FactorizedLayer) -> Factors:
-    """The factors with the codes of the output side as the output fit left them."""
-    fitted = chain.last.codes.reshape(factors.codes[0].shape)
-    return replace(factors, codes=(fitted, *factors.codes[1:]))

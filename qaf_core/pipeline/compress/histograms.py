@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from qaf_core.factorization.factors import Factors
+from qaf_core.network.modules.quantized import Link
 from qaf_core.quantization.grid import Grid
 
 WEIGHT_BINS = 60
@@ -30,12 +31,19 @@ def code_histogram(codes: Tensor, bits: int) -> dict[str, Any]:
     return {"codes": list(range(grid.low, grid.high + 1)), "counts": [int(c) for c in counts], "bits": bits}
 
 
-def factor_histograms(weight: Tensor, factors: Factors) -> dict[str, Any]:
-    """The weight's histogram under ``weight`` and one per factor under its letter."""
+def factor_histograms(weight: Tensor, factors: Factors, last: Link | None = None) -> dict[str, Any]:
+    """The weight's histogram under ``weight`` and one per factor under its letter.
+
+    Args:
+        weight: What the factors stand for.
+        factors: As solved.
+        last: The link that holds factor 0, as an output fit left it; None: there was none.
+    """
     found: dict[str, Any] = {"weight": value_histogram(weight)}
-    for name, codes, scales, bits in zip(
-        factors.names, factors.codes, factors.scales, factors.bits, strict=True
-    ):
+    parts = [*zip(factors.codes, factors.scales, strict=True)]
+    if last is not None:
+        parts[0] = last.codes, last.scales
+    for name, (codes, scales), bits in zip(factors.names, parts, factors.bits, strict=True):
         is_float = Grid.of(bits).is_float
         found[name] = value_histogram(codes * scales) if is_float else code_histogram(codes, bits)
     return found

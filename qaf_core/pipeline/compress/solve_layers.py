@@ -14,6 +14,7 @@ from torch import Tensor
 from qaf_core.errors import RunCancelled
 from qaf_core.factorization.options import SolveEvent, Status
 from qaf_core.factorization.solve import SolveResult
+from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.network.plan.rules import LayerPlan
 from qaf_core.pipeline.compress.solve_cache import SolveCache, SolveTask
 from qaf_core.pipeline.compress.solver_pool import Ahead, News, SolveJob
@@ -209,7 +210,7 @@ def count_helpers(jobs: Sequence[SolveJob], most: int) -> int:
 
 def estimated_seconds(job: SolveJob) -> float:
     """About what the solve of a layer takes on one thread."""
-    if job.task.structure == "dense":
+    if job.task.structure not in FACTORIZED:
         inputs = job.weight[0].numel()
         return DENSE_SECONDS * inputs + DENSE_SECONDS_PER_CUBE * inputs**3
     return CALLS_SECONDS + SECONDS_PER_OPERATION * sweep_operations(job.weight, job.task.rank)

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.ao.quantization import MinMaxObserver
 
 from qaf_core.errors import ModelError
-from qaf_core.factorization.exact import exact_factors
-from qaf_core.factorization.factors import Factors
+from qaf_core.factorization.factors import Factors, exact_factors
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import layer_of
 from qaf_core.network.modules.build import build_chain

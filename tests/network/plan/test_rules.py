@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from qaf_core.errors import PlanError
+from qaf_core.errors import PlanError, SolverError
+from qaf_core.factorization.factors import exact_factors
+from qaf_core.factorization.intake import checked_rank
+from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.chains import factor_macs
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import (
     PRESETS,
     LayerPlan,
+    check_layer_plan,
     max_useful_rank,
     paper_plan,
     plan_for_ratio,
@@ -188,7 +193,15 @@ def test_presets_grow_stronger(resnet18: tuple[LayerInfo, ...]) -> None:
         validate_plan(plan_for_ratio(resnet18, model="m", ratio=ratio, bits=width), resnet18)
 
 
-def test_the_largest_rank_is_that_of_ratio_one() -> None:
-    (info,) = take_inventory(nn.Sequential(nn.Conv2d(8, 8, 3)), (8, 9, 9))
-    assert max_useful_rank(info, "cp") == rank_for_ratio(info, "cp", 1) == 576 // 25
-    assert torch.Size(info.weight_shape).numel() == 576
+@pytest.mark.parametrize("structure", FACTORIZED)
+def test_plans_and_the_solver_have_one_limit_where_any_weight_is_met_exactly(structure: str) -> None:
+    (info,) = take_inventory(nn.Sequential(nn.Conv2d(6, 8, 3)), (6, 9, 9))
+    largest = max_useful_rank(info, structure)
+    beyond = tuple(rank + 1 for rank in largest) if isinstance(largest, tuple) else (largest or 0) + 1
+    assert exact_factors(torch.zeros(info.weight_shape), structure).rank == largest
+    assert checked_rank(largest, structure, info.weight_shape) == largest
+    row = LayerPlan(name=info.name, structure=structure, rank=largest, bits=4)
+    assert check_layer_plan(info, row) == []
+    assert [field for field, _ in check_layer_plan(info, replace(row, rank=beyond))] == ["rank"]
+    with pytest.raises(SolverError, match="rank"):
+        checked_rank(beyond, structure, info.weight_shape)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from qaf_core.factorization.cp import Canonical, khatri_rao
+from qaf_core.factorization.algebra.cp import Canonical, khatri_rao
 
 ROWS, COLUMNS, KERNEL, RANK = 7, 6, 5, 4
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qaf_core.errors import SolverError
-from qaf_core.factorization.exact import exact_factors
+from qaf_core.factorization.factors import exact_factors
 
 SIDE = st.integers(1, 9)
 

@@ -13,6 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from qaf_core.errors import SolverError
+from qaf_core.factorization.algebra.base import Algebra, Shape, identity, row_and_column
+from qaf_core.factorization.structures import Rank
+from qaf_core.factorization.structures import tucker2 as descriptor
 from qaf_core.factorization.subproblem import Quadratic
 
 
@@ -25,8 +29,8 @@ class Tucker2:
         moment: ``S (J, J)`` or None; the error is then ``‖(X - X̂) ×_J S^½‖``.
     """
 
-    name = "tucker2"
     draws_start = False
+    shared_rows = 1
     order = (2, 1, 0)
     paired = (1, 2)  # the core's columns and those of V
 
@@ -96,9 +100,75 @@ class Tucker2:
         """The raise that independent noise of the other factors means: about ``Π(1 + noise) - 1``."""
         return math.prod(1.0 + noise[other] for other in range(len(noise)) if other != mode) - 1.0
 
-    def as_stored(self, matrices: Sequence[Tensor]) -> list[Tensor]:
-        """Codes or scales as ``Factors`` keeps them: the core as ``(P, Q, K)``."""
+    def resume(self, values: Sequence[Tensor], seed: int) -> list[Tensor]:
+        """Factors of the same ranks at other bits."""
+        del seed
+        outer, _, inner = values
+        ranks = (outer.shape[1], inner.shape[1])
+        if ranks != self.ranks or [len(outer), len(inner)] != list(self.target.shape[:2]):
+            raise SolverError("the start is of another shape or rank", got=ranks, expected=self.ranks)
+        return self.balance(values)
+
+    def decompose(self, seed: int, deadline: float) -> list[Tensor]:
+        """Partial Tucker by TensorLy."""
+        del seed, deadline
+        from tensorly.decomposition import partial_tucker
+
+        (core, (outer, inner)), _ = partial_tucker(self.target, list(self.ranks), modes=[0, 1])
+        return [outer, core.permute(2, 0, 1).reshape(-1, self.ranks[1]), inner]
+
+
+class Tucker2Algebra(Algebra):
+    """U_out ``(I, P)``, core ``(P, Q, K)``, U_in ``(J, Q)``."""
+
+    structure = descriptor.Tucker2()
+
+    def subproblem(
+        self, target: Tensor, rank: Rank, moment: Tensor | None, weight_shape: Shape
+    ) -> Tucker2:
+        """Tucker-2 of the cube."""
+        del weight_shape
+        return Tucker2(target, descriptor.pair_of(rank), moment)
+
+    def stored(self, matrices: Sequence[Tensor], weight_shape: Shape) -> list[Tensor]:
+        """The core by ranks and kernel position."""
         outer, core, inner = matrices
-        if core.shape[0] == 1:  # scales shared by all rows
-            return [outer, core.reshape(1, -1, 1), inner]
-        return [outer, self._core([outer, core, inner]).permute(1, 2, 0).contiguous(), inner]
+        cube = core.reshape(-1, outer.shape[1], inner.shape[1])
+        return [outer, cube.permute(1, 2, 0).contiguous(), inner]
+
+    def stored_scales(self, scales: Sequence[Tensor]) -> list[Tensor]:
+        """All rows of the core share theirs."""
+        outer, core, inner = scales
+        return [outer, core.reshape(1, -1, 1), inner]
+
+    def matrices(self, values: Sequence[Tensor], weight_shape: Shape) -> list[Tensor]:
+        """The core's slices stacked."""
+        outer, core, inner = values
+        return [outer, core.permute(2, 0, 1).reshape(-1, core.shape[1]), inner]
+
+    def reconstruct(self, values: Sequence[Tensor], weight_shape: Shape) -> Tensor:
+        """``U D_k Vᵀ`` at each position."""
+        left = torch.tensordot(values[0], values[1], dims=1)  # (I, Q, K)
+        return torch.einsum("ijk,lj->ilk", left, values[2]).reshape(weight_shape)
+
+    def exact(self, weight: Tensor) -> list[Tensor]:
+        """Both sides whole."""
+        cube = self.target(weight)
+        return [identity(cube, 0), cube, identity(cube, 1)]
+
+    def rest_of_chain(self, values: Sequence[Tensor], weight_shape: Shape) -> Tensor:
+        """``D_k Vᵀ``."""
+        del weight_shape
+        _, core, inner = values
+        return torch.einsum("pqk,jq->pjk", core, inner).reshape(len(core), -1)
+
+    def link_weights(
+        self, codes: Sequence[Tensor], scales: Sequence[Tensor], weight_shape: Shape
+    ) -> list[tuple[Tensor, Tensor]]:
+        """U_in's and the core's column scales go to the first link, U_out's column scales to the core."""
+        del weight_shape
+        outer, core, inner = codes
+        row, column = row_and_column(scales[0], outer)
+        core_row, core_column = row_and_column(scales[1].reshape(scales[1].shape[:2]), core[:, :, 0])
+        first = scales[2].expand_as(core_column) * core_column
+        return [(inner.mT.contiguous(), first), (core, core_row * column.mT), (outer, row)]

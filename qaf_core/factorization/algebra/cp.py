@@ -2,19 +2,32 @@
 
 Legend: ``X (I, J, K)`` is the target, ``A (I, R)``, ``B (J, R)``, ``C (K, R)`` the factors,
 ``X ≈ Σ_r a_r ∘ b_r ∘ c_r``; ``G`` is the Hadamard product of the other factors' Grams, ``F`` the matricized
-tensor times their Khatri-Rao product. A matrix (no ``C``) gives the two-factor form; that of a k×k kernel has
-``K·J`` columns, the channels of one kernel position beside each other.
+tensor times their Khatri-Rao product. A matrix (no ``C``) gives the two-factor forms; its columns are
+``(·, J)``, the channels of one kernel position beside each other.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from qaf_core.errors import SolverError
+from qaf_core.factorization.admm import solve_joint
+from qaf_core.factorization.algebra.base import Algebra, Shape, identity, row_and_column
+from qaf_core.factorization.options import SolverOptions
+from qaf_core.factorization.structures import Rank
+from qaf_core.factorization.structures import cp as descriptor
+from qaf_core.factorization.structures.base import one_number
 from qaf_core.factorization.subproblem import Quadratic
+from qaf_core.quantization.grid import FLOAT
+
+NEW_COMPONENT_SIZE = 0.1
+TENSORLY_ITERATIONS = 50
+TENSORLY_RIDGES = (0.0, 1e-6, 1e-3)
 
 
 def khatri_rao(left: Tensor, right: Tensor) -> Tensor:
@@ -22,30 +35,23 @@ def khatri_rao(left: Tensor, right: Tensor) -> Tensor:
     return (left[:, None, :] * right[None, :, :]).reshape(-1, left.shape[1])
 
 
-def by_position(rows: Tensor, channels: int) -> Tensor:
-    """Rows ``(J·K, P)``, in the order of a flat weight, as ``(K·J, P)``: kernel positions outermost."""
-    return rows.reshape(channels, -1, rows.shape[1]).movedim(0, 1).reshape_as(rows)
-
-
-def by_channel(rows: Tensor, channels: int) -> Tensor:
-    """What undoes :func:`by_position`."""
-    return rows.reshape(-1, channels, rows.shape[1]).movedim(0, 1).reshape_as(rows)
-
-
 class Canonical:
     """CP of ``target`` at a fixed rank, optionally under a second moment of the inputs.
 
     Args:
-        target: ``(I, J, K)`` or ``(I, K·J)``.
+        target: ``(I, J, K)``, or a matrix of columns ``(·, J)``.
         rank: R ≥ 1.
         moment: ``S (J, J)`` or None; the error is then ``‖(X - X̂) ×_J S^½‖``, for all kernel positions alike.
+        shared_rows: Consecutive rows of A that belong to one output channel.
     """
 
     draws_start = True
 
-    def __init__(self, target: Tensor, rank: int, moment: Tensor | None = None) -> None:
-        self.name = "cp" if target.ndim == 3 else "svd"
+    def __init__(
+        self, target: Tensor, rank: int, moment: Tensor | None = None, shared_rows: int = 1
+    ) -> None:
         self.target = target
+        self.shared_rows = shared_rows
         self.rank = rank
         self.moment = moment
         self.device, self.dtype = target.device, target.dtype
@@ -141,10 +147,111 @@ class Canonical:
         """Two for each of the target's numbers, components and factors."""
         return 2.0 * self.target.ndim * self.target.numel() * self.rank
 
-    def as_stored(self, matrices: Sequence[Tensor]) -> list[Tensor]:
-        """Codes or scales as they are."""
-        return list(matrices)
-
     def lift(self, noise: Sequence[float], mode: int) -> float:
         """The raise that independent relative noise of the other factors means: ``Π(1 + noise) - 1``."""
         return math.prod(1.0 + noise[other] for other in range(len(noise)) if other != mode) - 1.0
+
+    def resume(self, values: Sequence[Tensor], seed: int) -> list[Tensor]:
+        """Factors of this rank out of others: the largest components stay, small random ones are added."""
+        if [len(value) for value in values] != list(self.target.shape):
+            raise SolverError(
+                "the start is of another weight shape",
+                got=[len(value) for value in values],
+                expected=list(self.target.shape),
+            )
+        values = self.balance(values)
+        strength = torch.stack([value.norm(dim=0) for value in values]).prod(dim=0)
+        kept = torch.argsort(strength, descending=True)[: self.rank].sort()[0]
+        values = [value[:, kept] for value in values]
+        missing = self.rank - len(kept)
+        if missing:
+            fresh = self.random_start(torch.Generator().manual_seed(seed))
+            values = [
+                torch.cat([value, NEW_COMPONENT_SIZE * new[:, :missing]], dim=1)
+                for value, new in zip(values, fresh, strict=True)
+            ]
+        return [value.contiguous() for value in values]
+
+    def decompose(self, seed: int, deadline: float) -> list[Tensor]:
+        """By TensorLy: a truncated SVD of a matrix; CP from the start that the joint solver would make.
+
+        TensorLy's own random start leaves components so large that even 8 bits cannot hold how they cancel:
+        that would measure the start, not the rounding. A ridge is added where its equations are singular.
+        """
+        import tensorly
+        from tensorly.decomposition import parafac
+
+        if self.target.ndim == 2:
+            left, values, right = tensorly.truncated_svd(self.target, n_eigenvecs=self.rank)
+            return [left * values, right.mT.contiguous()]
+        floating = (FLOAT.bits,) * self.target.ndim
+        limit = None if math.isinf(deadline) else max(deadline - time.monotonic(), 1e-3)
+        options = SolverOptions(time_limit_seconds=limit)
+        start, _ = solve_joint(self, floating, granularity="rank", options=options, seed=seed)
+        for ridge in TENSORLY_RIDGES:
+            try:
+                weights, factors = parafac(
+                    self.target,
+                    self.rank,
+                    n_iter_max=TENSORLY_ITERATIONS,
+                    init=(None, [values.clone() for values in start.float_values]),
+                    tol=1e-6,
+                    l2_reg=ridge,
+                    callback=lambda *_: time.monotonic() > deadline,
+                )
+            except RuntimeError as error:
+                if "singular" not in str(error):
+                    raise
+                continue
+            return [factors[0] * weights, *factors[1:]]
+        raise SolverError(
+            "TensorLy cannot factorize this tensor", got=f"rank {self.rank}", remedy="use a lower rank"
+        )
+
+
+class CanonicalAlgebra(Algebra):
+    """A ``(I, R)``, B ``(J, R)``, C ``(K, R)``, stored as they are solved."""
+
+    structure = descriptor.Canonical()
+
+    def subproblem(
+        self, target: Tensor, rank: Rank, moment: Tensor | None, weight_shape: Shape
+    ) -> Canonical:
+        """CP of the cube."""
+        del weight_shape
+        return Canonical(target, one_number(rank), moment)
+
+    def reconstruct(self, values: Sequence[Tensor], weight_shape: Shape) -> Tensor:
+        """``A (B ⊙ C)ᵀ``."""
+        return (values[0] @ khatri_rao(values[1], values[2]).mT).reshape(weight_shape)
+
+    def exact(self, weight: Tensor) -> list[Tensor]:
+        """One component for each pair of indices of the two smaller dimensions."""
+        cube = self.target(weight)
+        free = max(range(3), key=lambda mode: cube.shape[mode])
+        first, second = (mode for mode in range(3) if mode != free)
+        factors = {
+            first: identity(cube, first).repeat_interleave(cube.shape[second], dim=1),
+            second: identity(cube, second).repeat(1, cube.shape[first]),
+            free: cube.movedim(free, 0).flatten(1),
+        }
+        return [factors[mode] for mode in range(3)]
+
+    def rest_of_chain(self, values: Sequence[Tensor], weight_shape: Shape) -> Tensor:
+        """``(B ⊙ C)ᵀ``."""
+        del weight_shape
+        return torch.einsum("jp,kp->pjk", values[1], values[2]).reshape(values[0].shape[1], -1)
+
+    def link_weights(
+        self, codes: Sequence[Tensor], scales: Sequence[Tensor], weight_shape: Shape
+    ) -> list[tuple[Tensor, Tensor]]:
+        """The depthwise link holds all column scales."""
+        del weight_shape
+        row, column = row_and_column(scales[0], codes[0])
+        column = column * scales[1].expand_as(column)
+        middle = scales[2].expand_as(column) * column
+        return [
+            (codes[1].mT.contiguous(), torch.ones_like(column)),
+            (codes[2].mT.contiguous(), middle),
+            (codes[0], row),
+        ]
