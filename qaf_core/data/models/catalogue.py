@@ -353,10 +353,14 @@ def load_inventory(source: ModelSource) -> tuple[LayerInfo, ...]:
     Raises:
         ModelError: When the network cannot be built or traced.
     """
-    from qaf_core.network.plan.layer_info import LayerInfo
+    from qaf_core.network.plan.layer_info import inventory_from_rows, possible_structures
 
     if source.shipped and source.card.get("inventory"):
-        return tuple(LayerInfo.from_dict(row) for row in source.card["inventory"])
+        # The card may be older than some of the structures: they follow from the weight's shape.
+        return tuple(
+            replace(info, structures=possible_structures(info.weight_shape)) if info.eligible else info
+            for info in inventory_from_rows(source.card["inventory"])
+        )
     from qaf_core.network.graph.inventory import take_inventory
     from qaf_core.network.graph.weightless import Weightless
     from qaf_core.network.graph.wrappers import needs_values

@@ -13,7 +13,6 @@ from torch.fx import Node
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from qaf_core.errors import ModelError
-from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.network.graph.capture import EXAMPLE_IMAGES, capture, layer_kind, weightless_copy
 from qaf_core.network.graph.inference import inference
 from qaf_core.network.graph.network import (
@@ -28,7 +27,7 @@ from qaf_core.network.graph.nodes import operator_of, site_of
 from qaf_core.network.graph.program import Execution, tensor_at
 from qaf_core.network.graph.value_choices import KeepEverything, is_choice
 from qaf_core.network.modules.quantized import BatchNorm, FactorizedLayer, Layer
-from qaf_core.network.plan.layer_info import KEEP, LayerInfo
+from qaf_core.network.plan.layer_info import KEEP, LayerInfo, possible_structures
 
 ROOT_NAME = "(model)"
 NOT_RUN = "it does not run in a prediction: a head for training only, or a spare part"
@@ -364,8 +363,7 @@ def _structures(layer: Layer) -> tuple[tuple[str, ...], str | None]:
     if operation.groups > 1:
         depthwise = operation.groups == shape[0] or shape[1] == 1
         return ("dense", "keep"), DEPTHWISE if depthwise else GROUPED
-    able = (name for name, structure in STRUCTURES.items() if structure.takes(shape))
-    return (*able, KEEP), None
+    return possible_structures(shape), None
 
 
 def _norm_row(name: str, norm: BatchNorm, seen: _Seen, into: str | None, counted: set[int]) -> LayerInfo:

@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from qaf_core.errors import ModelError
-from qaf_core.factorization.structures import FACTORIZED
+from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
 
 Sizes = tuple[int, ...]
 
@@ -137,6 +137,11 @@ class LayerInfo:
             )
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in row.items()}
         return cls(**values)
+
+
+def possible_structures(weight_shape: Sequence[int]) -> tuple[str, ...]:
+    """What a plan may make of a layer of one group with such a weight by rows."""
+    return (*(name for name, structure in STRUCTURES.items() if structure.takes(weight_shape)), KEEP)
 
 
 def inventory_to_rows(inventory: Iterable[LayerInfo]) -> list[dict[str, Any]]:
