@@ -60,9 +60,9 @@ def plan_file(tmp_path: Path) -> Path:
     return write_plan(tmp_path / "plan.json", "digits/cnn")
 
 
-def write_plan(path: Path, model: str) -> Path:
+def write_plan(path: Path, model: str, structure: str = "cp") -> Path:
     inventory = load_inventory(find_model(model))
-    plan = plan_for_ratio(inventory, model=model, ratio=2.0, bits=4)
+    plan = plan_for_ratio(inventory, model=model, ratio=2.0, bits=4, structure=structure)
     short = {"starts": 1, "start_iterations": 5, "iterations": 2, "rounding_rounds": 2}
     path.write_text(replace(plan, options=short).to_json())
     return path
@@ -203,6 +203,20 @@ def test_progress_goes_to_stderr_and_the_summary_to_stdout(
     run_id = captured.out.split()[1].rstrip(":")
     assert main(["show", run_id]) == 0
     assert told in capsys.readouterr().out
+
+
+def test_spatial_forms_are_compressed_and_exported(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    plan = write_plan(tmp_path / "plan.json", "digits/cnn", structure="spatial")
+    found = compressed(capsys, plan)
+    forms = {row["name"]: row["structure"] for row in found["layers"]}
+    assert "spatial" in forms.values()
+    assert found["compressed"]["value"] > 0.3
+    for form in ("packed", "onnx"):
+        path = str(tmp_path / f"model.{form}")
+        told = run_json(capsys, "export", found["run_id"], "--format", form, "--out", path)
+        assert told["passed"] if form == "onnx" else Path(path).stat().st_size
 
 
 def test_the_same_seed_gives_the_same_result(capsys: pytest.CaptureFixture[str], plan_file: Path) -> None:

@@ -59,7 +59,7 @@ def test_every_layer_that_stays_says_why(capsys: pytest.CaptureFixture[str], pec
     # Attention with extra keys, a weight of two layers, a weight read as a matrix: all are multiplications.
     layers = ("twice", "attention.q_proj", "attention.out_proj", "odd.q_proj", "one.weight", "read", "head")
     for name in layers:
-        assert rows[name].endswith(("cp, tucker2, svd, dense, keep", "svd, dense, keep"))
+        assert rows[name].endswith(("cp, tucker2, svd, spatial, dense, keep", "svd, dense, keep"))
     for name, words in {
         "grouped": "dense, keep (grouped: every output reads the few channels of its group only",
         "attention": "what is left of an attention beside its projections",

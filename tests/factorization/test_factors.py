@@ -17,10 +17,17 @@ ROWS, COLUMNS, HEIGHT, WIDTH = 6, 5, 3, 2
 SHAPES: dict[str, tuple[list[tuple[int, ...]], tuple[int, ...], Any]] = {
     "cp": ([(ROWS, 4), (COLUMNS, 4), (HEIGHT * WIDTH, 4)], (ROWS, COLUMNS, HEIGHT, WIDTH), 4),
     "svd": ([(ROWS, 4), (COLUMNS * HEIGHT * WIDTH, 4)], (ROWS, COLUMNS, HEIGHT, WIDTH), 4),
+    "spatial": ([(ROWS * WIDTH, 4), (COLUMNS * HEIGHT, 4)], (ROWS, COLUMNS, HEIGHT, WIDTH), 4),
     "tucker2": ([(ROWS, 4), (4, 3, HEIGHT * WIDTH), (COLUMNS, 3)], (ROWS, COLUMNS, HEIGHT, WIDTH), (4, 3)),
     "dense": ([(ROWS, COLUMNS * HEIGHT * WIDTH)], (ROWS, COLUMNS, HEIGHT, WIDTH), None),
 }
-EINSUM = {"cp": "ir,jr,kr->ijk", "svd": "ir,jr->ij", "tucker2": "ip,pqk,jq->ijk", "dense": "ij->ij"}
+EINSUM = {
+    "cp": "ir,jr,kr->ijk",
+    "svd": "ir,jr->ij",
+    "spatial": "oxr,iyr->oiyx",
+    "tucker2": "ip,pqk,jq->ijk",
+    "dense": "ij->ij",
+}
 
 
 def random_factors(structure: str, scale_shapes: str = "ones") -> Factors:
@@ -50,6 +57,8 @@ def test_reconstruction_is_the_defining_sum(structure: str, scales: str) -> None
     values: list[Tensor] = [
         codes.double() * scale.double() for codes, scale in zip(factors.codes, factors.scales, strict=True)
     ]
+    if structure == "spatial":
+        values = [values[0].reshape(ROWS, WIDTH, -1), values[1].reshape(COLUMNS, HEIGHT, -1)]
     expected = torch.einsum(EINSUM[structure], *values).reshape(factors.weight_shape)
     rebuilt = factors.reconstruct()
     assert rebuilt.shape == factors.weight_shape

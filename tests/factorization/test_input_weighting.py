@@ -20,6 +20,7 @@ STRUCTURES: dict[str, tuple[tuple[int, ...], Any]] = {
     "cp": ((10, 8, 3, 3), 6),
     "tucker2": ((10, 8, 3, 3), (5, 4)),
     "svd": ((10, 8, 3, 3), 4),
+    "spatial": ((10, 8, 3, 3), 5),
     "dense": ((10, 8, 3, 3), None),
 }
 

@@ -8,14 +8,11 @@ from types import MappingProxyType
 from qaf_core.factorization.algebra.base import Algebra
 from qaf_core.factorization.algebra.cp import CanonicalAlgebra
 from qaf_core.factorization.algebra.dense import DenseAlgebra
+from qaf_core.factorization.algebra.spatial import SpatialAlgebra
 from qaf_core.factorization.algebra.svd import TwoFactorAlgebra
 from qaf_core.factorization.algebra.tucker2 import Tucker2Algebra
 
 __all__ = ["ALGEBRAS", "Algebra"]
 
-ALGEBRAS: Mapping[str, Algebra] = MappingProxyType(
-    {
-        algebra.structure.name: algebra
-        for algebra in (CanonicalAlgebra(), Tucker2Algebra(), TwoFactorAlgebra(), DenseAlgebra())
-    }
-)
+_ALL = (CanonicalAlgebra(), Tucker2Algebra(), TwoFactorAlgebra(), SpatialAlgebra(), DenseAlgebra())
+ALGEBRAS: Mapping[str, Algebra] = MappingProxyType({algebra.structure.name: algebra for algebra in _ALL})

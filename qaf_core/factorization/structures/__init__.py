@@ -15,6 +15,7 @@ from qaf_core.factorization.structures.base import (
 )
 from qaf_core.factorization.structures.cp import Canonical
 from qaf_core.factorization.structures.dense import Dense
+from qaf_core.factorization.structures.spatial import Spatial
 from qaf_core.factorization.structures.svd import TwoFactors
 from qaf_core.factorization.structures.tucker2 import Tucker2
 
@@ -22,6 +23,9 @@ __all__ = ["FACTORIZED", "STRUCTURES", "Kernel", "LinkForm", "Rank", "Shape", "S
 
 #: By name, in the order in which they are offered.
 STRUCTURES: Mapping[str, Structure] = MappingProxyType(
-    {structure.name: structure for structure in (Canonical(), Tucker2(), TwoFactors(), Dense())}
+    {
+        structure.name: structure
+        for structure in (Canonical(), Tucker2(), TwoFactors(), Spatial(), Dense())
+    }
 )
 FACTORIZED = tuple(name for name, structure in STRUCTURES.items() if structure.factorizes)

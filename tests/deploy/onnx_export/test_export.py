@@ -31,7 +31,7 @@ EVERY_KIND: dict[str, tuple[str, Any, Any]] = {
     "hidden": ("svd", 8, 4),
     "head": ("dense", None, 8),
 }
-TWO_FACTORS = {**EVERY_KIND, "stem": ("svd", 3, 8), "conv2": ("svd", 6, (4, 8)), "twice": ("svd", 9, 4)}
+TWO_FACTORS = {**EVERY_KIND, "stem": ("svd", 3, 8), "conv2": ("spatial", 6, (4, 8)), "twice": ("svd", 9, 4)}
 SOME_KEPT = {name: EVERY_KIND[name] for name in ("conv1", "twice", "head")}
 SOME_FLOATS: dict[str, tuple[str, Any, Any]] = {
     **SOME_KEPT,

@@ -126,7 +126,9 @@ PLANS: dict[str, dict[str, tuple[str, Any, Any]]] = {
         "conv3": ("svd", 5, 6), "shared": ("tucker2", (4, 9), (8, 4, 2)), "hidden": ("svd", 6, (3, 4)),
         "head": ("dense", None, 8),
     },
-    "kernels in two factors": {"conv1": ("svd", 3, 4), "conv2": ("svd", 7, (4, 6)), "shared": ("svd", 5, 3)},
+    "kernels in two factors": {
+        "conv1": ("svd", 3, 4), "conv2": ("svd", 7, (4, 6)), "shared": ("spatial", 5, (3, 5)),
+    },
     "kept": {},
     "mixed with floating point": {
         "conv2": ("cp", 7, 32), "depthwise": ("dense", None, 32), "hidden": ("svd", 6, (32, 4)),
@@ -193,7 +195,7 @@ def test_tiny_scales_and_large_kept_values_survive_half_precision(tmp_path: Path
 )
 @pytest.mark.parametrize(
     ("ratio", "bits", "activation_bits", "method", "structure"),
-    [(2.0, 4, 8, "joint", "cp"), (3.0, 3, 8, "joint", "tucker2"), (1.5, 8, 32, "joint", "cp"),
+    [(2.0, 4, 8, "joint", "spatial"), (3.0, 3, 8, "joint", "tucker2"), (1.5, 8, 32, "joint", "cp"),
      (1.0, 2, 8, "dense", "cp")],
 )  # fmt: skip
 def test_the_predicted_size_is_the_files_size(

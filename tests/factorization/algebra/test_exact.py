@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from qaf_core.errors import SolverError
 from qaf_core.factorization.factors import exact_factors
+from qaf_core.factorization.structures import STRUCTURES
 
 SIDE = st.integers(1, 9)
 
@@ -18,7 +19,7 @@ def test_factors_of_a_kernel_are_the_kernel(
     outputs: int, inputs: int, height: int, width: int, seed: int
 ) -> None:
     weight = torch.randn(outputs, inputs, height, width, generator=torch.Generator().manual_seed(seed))
-    for structure in ("cp", "tucker2", "svd", "dense"):
+    for structure in STRUCTURES:
         factors = exact_factors(weight, structure)
         assert torch.equal(factors.reconstruct(), weight)
         assert set(factors.bits) == {32}
@@ -57,7 +58,7 @@ def test_a_trained_parameter_is_taken_without_its_gradient() -> None:
         ((3, 4), "tucker2", "structure tucker2 does not take"),
         ((0, 4), "dense", "structure dense does not take"),
         ((3,), "dense", "structure dense does not take"),
-        ((3, 4), "qr", "unknown structure; got qr; expected cp, tucker2, svd, dense"),
+        ((3, 4), "qr", "unknown structure; got qr; expected cp, tucker2, svd, spatial, dense"),
     ],
 )
 def test_weights_and_structures_that_do_not_go_together(

@@ -55,6 +55,7 @@ def factors_of(
     shapes: dict[str, list[tuple[int, ...]]] = {
         "cp": [(rows, RANK), (columns, RANK), (positions, RANK)],
         "svd": [(rows, RANK), (columns * positions, RANK)],
+        "spatial": [(rows * weight_shape[-1], RANK), (columns * positions // weight_shape[-1], RANK)],
         "tucker2": [(rows, RANKS[0]), (*RANKS, positions), (columns, RANKS[1])],
         "dense": [(rows, columns * positions)],
     }
@@ -125,7 +126,7 @@ GEOMETRIES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "dense"])
+@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "spatial", "dense"])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 def test_a_convolution_keeps_its_geometry(structure: str, geometry: dict[str, Any]) -> None:
     layer, captured = captured_convolution(json.dumps(geometry))
@@ -164,7 +165,7 @@ def test_convolutions_of_every_kind_keep_theirs_too(
     assert_same_function(layer, factors_of(structure, weight), draw(2, *one, seed=5))
 
 
-@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "dense"])
+@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "spatial", "dense"])
 def test_a_weight_used_with_two_geometries_is_one_chain(structure: str) -> None:
     operations = [convolution(2, padding=1), convolution(2, padding=2, dilation=2, stride=2)]
     layer = random_layer((OUTPUTS, INPUTS, 3, 3), *operations)

@@ -65,6 +65,18 @@ def tucker_chain(layer: nn.Conv2d, rank: tuple[int, int]) -> nn.Sequential:
     )
 
 
+def spatial_chain(info: LayerInfo, rank: int) -> nn.Sequential:
+    """As the row says: paddings of names are numbers there."""
+    sizes = {"kernel_size": info.kernel, "stride": info.stride, "padding": info.padding}
+    sizes["dilation"] = info.dilation
+    first = {name: (size[0], int(name != "padding")) for name, size in sizes.items()}
+    last = {name: (int(name != "padding"), size[1]) for name, size in sizes.items()}
+    return nn.Sequential(
+        nn.Conv2d(info.in_channels, rank, **first, bias=False),  # type: ignore[arg-type]
+        nn.Conv2d(rank, info.out_channels, **last),  # type: ignore[arg-type]
+    )
+
+
 @pytest.mark.parametrize("layer", CONVOLUTIONS, ids=str)
 def test_cp_agrees_with_a_chain_that_runs(layer: nn.Conv2d, row_of: RowOf) -> None:
     info = row_of(layer, (6, 17, 23))
@@ -98,6 +110,17 @@ def test_two_factors_of_a_kernel_agree_with_a_chain_that_runs(layer: nn.Conv2d, 
     assert factor_macs(info, "svd", 4) == (last[0], first[0])
     assert link_activations(info, "svd", 4) == (first[1:], last[1:])
     shapes = factor_shapes(info, "svd", 4)
+    assert [math.prod(shape) for shape in shapes] == [chain[i].weight.numel() for i in (1, 0)]
+
+
+@pytest.mark.parametrize("layer", CONVOLUTIONS, ids=str)
+def test_a_spatial_form_agrees_with_a_chain_that_runs(layer: nn.Conv2d, row_of: RowOf) -> None:
+    info = row_of(layer, (6, 17, 23))
+    chain = spatial_chain(info, 4)
+    first, last = run_chain(chain, torch.zeros(1, 6, 17, 23))
+    assert factor_macs(info, "spatial", 4) == (last[0], first[0])
+    assert link_activations(info, "spatial", 4) == (first[1:], last[1:])
+    shapes = factor_shapes(info, "spatial", 4)
     assert [math.prod(shape) for shape in shapes] == [chain[i].weight.numel() for i in (1, 0)]
 
 

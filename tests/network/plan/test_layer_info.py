@@ -227,7 +227,7 @@ def test_layers_whose_weights_are_read_past_them_stay() -> None:
     # Of the others only a type is read, or they are used without being called, or in another product too.
     assert rows["plain"].structures == rows["product"].structures == ("svd", "dense", "keep")
     assert rows["convolved"].structures == ("svd", "dense", "keep")
-    assert rows["typed"].structures == ("cp", "tucker2", "svd", "dense", "keep")
+    assert rows["typed"].structures == ("cp", "tucker2", "svd", "spatial", "dense", "keep")
     assert (rows["convolved"].calls, rows["convolved"].macs) == (1, 6 * 6 * 2 * 4)
     assert (rows["typed"].calls, rows["typed"].macs) == (1, 6 * 6 * 4 * 27)
     unused = rows["convolved.bias"]
@@ -272,19 +272,22 @@ def test_layers_that_never_run_come_last_and_stay(listed: Listed) -> None:
 @pytest.mark.parametrize(
     ("layer", "structures"),
     [
-        (nn.Conv2d(4, 6, 3), ("cp", "tucker2", "svd", "dense", "keep")),
+        (nn.Conv2d(4, 6, 3), ("cp", "tucker2", "svd", "spatial", "dense", "keep")),
         (nn.Conv2d(4, 6, (1, 7), padding=(0, 3)), ("cp", "tucker2", "svd", "dense", "keep")),
         (nn.Conv2d(4, 6, 1, stride=2), ("svd", "dense", "keep")),
         (nn.Conv2d(4, 4, 3, groups=4), ("dense", "keep")),
         (nn.Conv2d(4, 8, 3, groups=2), ("dense", "keep")),
         (nn.Conv2d(4, 8, 1, groups=2), ("dense", "keep")),
-        (nn.ConvTranspose2d(4, 6, 2, stride=2), ("cp", "tucker2", "svd", "dense", "keep")),
+        (nn.ConvTranspose2d(4, 6, 2, stride=2), ("cp", "tucker2", "svd", "spatial", "dense", "keep")),
         (nn.ConvTranspose2d(4, 4, 2, groups=4), ("dense", "keep")),
         (nn.ConvTranspose2d(4, 6, 1, stride=2), ("svd", "dense", "keep")),
-        (OwnForward(4, 6, 3), ("cp", "tucker2", "svd", "dense", "keep")),
+        (OwnForward(4, 6, 3), ("cp", "tucker2", "svd", "spatial", "dense", "keep")),
         (nn.GroupNorm(2, 4), ("keep",)),
         (nn.PReLU(4), ("keep",)),
-        (parametrizations.weight_norm(nn.Conv2d(4, 6, 3)), ("cp", "tucker2", "svd", "dense", "keep")),
+        (
+            parametrizations.weight_norm(nn.Conv2d(4, 6, 3)),
+            ("cp", "tucker2", "svd", "spatial", "dense", "keep"),
+        ),
     ],
 )
 def test_what_may_become_of_a_layer(layer: nn.Module, structures: tuple[str, ...]) -> None:
@@ -444,7 +447,7 @@ def test_half_precision_networks_are_listed() -> None:
 def test_a_network_of_one_layer_is_a_layer() -> None:
     (row,) = take_inventory(nn.Conv2d(3, 4, 3), (3, 8, 8))
     assert (row.name, row.kind, row.params) == ("weight", "conv2d", 112)
-    assert row.structures == ("cp", "tucker2", "svd", "dense", "keep")
+    assert row.structures == ("cp", "tucker2", "svd", "spatial", "dense", "keep")
 
 
 def test_a_network_without_weights_has_no_rows() -> None:

@@ -143,7 +143,7 @@ def test_the_classifier_of_a_network_that_is_one_convolution() -> None:
         ({"ratio": float("nan")}, "ratio out of range; got nan"),
         ({"bits": 1}, "weight bits out of range; got 1; expected 2 to 8"),
         ({"activation_bits": 16}, "activation bits out of range; got 16"),
-        ({"structure": "dense"}, "unknown structure; got dense; expected cp, tucker2, svd, auto"),
+        ({"structure": "dense"}, "unknown structure; got dense; expected cp, tucker2, svd, spatial, auto"),
     ],
 )
 def test_arguments_out_of_range(

@@ -91,7 +91,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, network: nn.Module, *names: str) -> N
 # Before anything is solved
 
 
-@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "dense"])
+@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "spatial", "dense"])
 @pytest.mark.parametrize("given", [True, False])
 def test_exact_exchanges_blame_nobody(
     network: nn.Module, inventory: tuple[LayerInfo, ...], structure: str, given: bool
@@ -120,7 +120,7 @@ def test_without_rows_there_is_nobody_to_blame(network: nn.Module, inventory: tu
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "dense"])
+@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "spatial", "dense"])
 def test_an_exact_chain_computes_what_the_layer_does(network: nn.Module, name: str, structure: str) -> None:
     layer = layer_of(network, name)
     if layer.operation.groups > 1 and structure != "dense":
