@@ -179,29 +179,18 @@ def solve_joint(
     def settled(previous: float, current: float) -> bool:
         return abs(previous - current) <= options.tolerance * current
 
-    phases = [
+    start_phase = Phase(
+        name="start", sweep=start_sweep(start_limit, warm=start is not None), limit=start_limit,
+        watches_quantized=False, settled=settled,
+    )  # fmt: skip
+    on_the_grid = (("admm", admm_sweep(), options.iterations), ("rounding", rounding_sweep, rounding_limit))
+    phases = [start_phase] + [
         Phase(
-            name="start",
-            sweep=start_sweep(start_limit, warm=start is not None),
-            limit=start_limit,
-            watches_quantized=False,
-            settled=settled,
-        ),
-        *(
-            Phase(
-                name=name,
-                sweep=sweep,
-                limit=limit if quantized else 0,
-                watches_quantized=True,
-                settled=settled,
-                patience=options.patience,
-            )
-            for name, sweep, limit in (
-                ("admm", admm_sweep(), options.iterations),
-                ("rounding", rounding_sweep, rounding_limit),
-            )
-        ),
-    ]
+            name=name, sweep=sweep, limit=limit, watches_quantized=True, settled=settled,
+            patience=options.patience,
+        )
+        for name, sweep, limit in on_the_grid if quantized
+    ]  # fmt: skip
     round_plainly(state)
     status = iterate(state, phases, layer=layer, on_event=on_event)
     if not state.best.codes:  # not one iterate was finite
@@ -347,9 +336,7 @@ def round_plainly(state: State) -> None:
     )
 
 
-def fit_factor_scales(
-    values: Tensor, bits: int, granularity: str, mode: int, shared_rows: int = 1
-) -> Tensor:
+def fit_factor_scales(values: Tensor, bits: int, granularity: str, mode: int, shared_rows: int = 1) -> Tensor:
     """Scales of factor ``mode``: ``(1, 1)`` by ``tensor``, ``(1, P)`` by ``rank``.
 
     By ``rank_row`` factor 0 has a scale per output channel, ``shared_rows`` rows of it, besides: ``(N, P)``,

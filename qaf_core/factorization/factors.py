@@ -45,7 +45,7 @@ class Factors:
     @property
     def algebra(self) -> Algebra:
         """What is done with factors of this structure."""
-        return ALGEBRAS[self.structure]
+        return ALGEBRAS[self.structure](self.weight_shape)
 
     def values(self) -> tuple[Tensor, ...]:
         """Codes times scales, one floating-point tensor per factor."""
@@ -55,7 +55,7 @@ class Factors:
 
     def reconstruct(self) -> Tensor:
         """The tensor the factors stand for, in ``weight_shape`` and in the dtype of the scales."""
-        return self.algebra.reconstruct(self.values(), self.weight_shape)
+        return self.algebra.reconstruct(self.values())
 
 
 def exact_factors(weight: Tensor, structure: str) -> Factors:
@@ -85,7 +85,7 @@ def exact_factors(weight: Tensor, structure: str) -> Factors:
             got=f"{tuple(values.shape)} of {values.dtype}",
             expected=f"a convolution's, not empty{linear}",
         )
-    factors = ALGEBRAS[structure].exact(values)
+    factors = ALGEBRAS[structure](values.shape).exact(values)
     return Factors(
         structure=structure,
         weight_shape=tuple(weight.shape),

@@ -44,7 +44,7 @@ def refit_output_side(
     """
     values = factors.values()
     outer, bits = values[0], factors.bits[0]
-    rest = factors.algebra.rest_of_chain(values, factors.weight_shape)
+    rest = factors.algebra.rest_of_chain(values)
     moment = damped(covariance / covariance.diagonal().mean(), UNSEEN)
     rows = target.reshape(len(target), -1)
     weighted = rest @ moment
@@ -61,6 +61,4 @@ def refit_output_side(
     if not error(rounded * by_row) < error(outer.reshape_as(wanted)):
         return factors
     codes = as_stored_codes(rounded.reshape_as(outer), bits)
-    return replace(
-        factors, codes=(codes, *factors.codes[1:]), scales=(fitted, *factors.scales[1:])
-    )
+    return replace(factors, codes=(codes, *factors.codes[1:]), scales=(fitted, *factors.scales[1:]))

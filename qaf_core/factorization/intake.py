@@ -64,7 +64,7 @@ def as_target(weight: Tensor, structure: str, method: str) -> Tensor:
             remedy="use structure cp or method joint",
         )
     work = weight if weight.dtype in (torch.float32, torch.float64) else weight.to(torch.float32)
-    return ALGEBRAS[structure].target(work)
+    return ALGEBRAS[structure](work.shape).target(work)
 
 
 def checked_rank(rank: object, structure: str, weight_shape: Sequence[int]) -> Rank:

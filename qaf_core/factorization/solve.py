@@ -136,10 +136,14 @@ def solve_layer(
         moment = None
         if covariance is not None and method == "joint":
             moment = channel_moment(covariance, weight.shape[1])
-        problem = ALGEBRAS[structure].subproblem(target, rank, moment, tuple(weight.shape))
+        algebra = ALGEBRAS[structure](weight.shape)
+        problem = algebra.subproblem(target, rank, moment)
         warm = None if start is None else warm_values(problem, structure, start, size, seed)
         outcome = _solve_factors(problem, spec, options, method, seed, layer, on_event, warm)
-        outcome = _stored(outcome, structure, weight)
+        outcome = replace(
+            outcome, codes=algebra.stored(outcome.codes), scales=algebra.stored_scales(outcome.scales),
+            floats=algebra.stored(outcome.floats),
+        )  # fmt: skip
         factors = _as_factors(weight, structure, outcome.codes, outcome.scales, spec)
         per_position = covariance is not None and moment is not None and len(moment) < len(covariance)
         if covariance is not None and per_position and outcome.status not in ENDED_EARLY:
@@ -174,16 +178,6 @@ class _Outcome:
     floats: list[Tensor]
     status: Status
     iterations: int
-
-
-def _stored(outcome: _Outcome, structure: str, weight: Tensor) -> _Outcome:
-    algebra, shape = ALGEBRAS[structure], tuple(weight.shape)
-    return replace(
-        outcome,
-        codes=algebra.stored(outcome.codes, shape),
-        scales=algebra.stored_scales(outcome.scales),
-        floats=algebra.stored(outcome.floats, shape),
-    )
 
 
 def _solve_factors(

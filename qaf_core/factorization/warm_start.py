@@ -29,5 +29,5 @@ def warm_values(problem: Subproblem, structure: str, start: Factors, size: float
     if start.structure != structure:
         raise SolverError("the start is of another structure", got=start.structure, expected=structure)
     values = [value.to(problem.device, problem.dtype) for value in start.values()]
-    outer, *others = start.algebra.matrices(values, start.weight_shape)
+    outer, *others = start.algebra.matrices(values)
     return problem.resume([outer / size, *others], seed)

@@ -45,7 +45,7 @@ def rebuild(problem: Problem, factors: list[Tensor]) -> Tensor:
     """The tensor of floating-point factors, by the class that packs, stores and runs them."""
     structure = "tucker2" if isinstance(problem, Tucker2) else "cp" if problem.target.ndim == 3 else "svd"
     shape = tuple(problem.target.shape)
-    parts = ALGEBRAS[structure].stored(factors, shape)
+    parts = ALGEBRAS[structure](shape).stored(factors)
     return Factors(
         structure=structure,
         weight_shape=shape,

@@ -14,5 +14,7 @@ from qaf_core.factorization.algebra.tucker2 import Tucker2Algebra
 
 __all__ = ["ALGEBRAS", "Algebra"]
 
-_ALL = (CanonicalAlgebra(), Tucker2Algebra(), TwoFactorAlgebra(), SpatialAlgebra(), DenseAlgebra())
-ALGEBRAS: Mapping[str, Algebra] = MappingProxyType({algebra.structure.name: algebra for algebra in _ALL})
+_ALL: tuple[type[Algebra], ...] = (
+    CanonicalAlgebra, Tucker2Algebra, TwoFactorAlgebra, SpatialAlgebra, DenseAlgebra,
+)  # fmt: skip
+ALGEBRAS: Mapping[str, type[Algebra]] = MappingProxyType({part.structure.name: part for part in _ALL})

@@ -19,11 +19,11 @@ from torch import Tensor
 from qaf_core.factorization.structures import Rank, Structure
 from qaf_core.factorization.subproblem import Subproblem
 
-Shape = tuple[int, ...]
+LinkWeight = tuple[Tensor, Tensor]  # codes and scales
 
 
 class Algebra(ABC):
-    """The tensors of one structure; it has no state.
+    """The tensors of one structure, for weights of one shape.
 
     Attributes:
         structure: Its descriptor.
@@ -31,60 +31,58 @@ class Algebra(ABC):
 
     structure: ClassVar[Structure]
 
+    def __init__(self, weight_shape: Sequence[int]) -> None:
+        self.weight_shape = tuple(weight_shape)
+
     def target(self, weight: Tensor) -> Tensor:
         """The weight as the solver sees it: ``(I, J, K)``, unless a structure says otherwise."""
         return weight.reshape(weight.shape[0], weight.shape[1], -1)
 
     @abstractmethod
-    def subproblem(
-        self, target: Tensor, rank: Rank, moment: Tensor | None, weight_shape: Shape
-    ) -> Subproblem:
+    def subproblem(self, target: Tensor, rank: Rank, moment: Tensor | None) -> Subproblem:
         """What the joint solver solves.
 
         Args:
             target: As ``target`` reads the weight.
             rank: Of the structure's kind.
             moment: Second moment of the input channels ``(J, J)``, or None.
-            weight_shape: Of the weight.
         """
 
-    def stored(self, matrices: Sequence[Tensor], weight_shape: Shape) -> list[Tensor]:
+    def stored(self, matrices: Sequence[Tensor]) -> list[Tensor]:
         """The solver's matrices as ``Factors`` keep them."""
-        del weight_shape
         return list(matrices)
 
     def stored_scales(self, scales: Sequence[Tensor]) -> list[Tensor]:
         """Scales of the solver's matrices, broadcastable to the factors."""
         return list(scales)
 
-    def matrices(self, values: Sequence[Tensor], weight_shape: Shape) -> list[Tensor]:
+    def matrices(self, values: Sequence[Tensor]) -> list[Tensor]:
         """What undoes ``stored``."""
-        del weight_shape
         return list(values)
 
     @abstractmethod
-    def reconstruct(self, values: Sequence[Tensor], weight_shape: Shape) -> Tensor:
-        """The tensor the factors stand for, of ``weight_shape``."""
+    def reconstruct(self, values: Sequence[Tensor]) -> Tensor:
+        """The tensor the factors stand for, of the weight's shape, but with as many rows as factor 0 has."""
 
     @abstractmethod
     def exact(self, weight: Tensor) -> list[Tensor]:
         """Factors, as ``Factors`` keep them, whose product is the weight to the last bit, at full rank."""
 
-    @abstractmethod
-    def rest_of_chain(self, values: Sequence[Tensor], weight_shape: Shape) -> Tensor:
+    def rest_of_chain(self, values: Sequence[Tensor]) -> Tensor:
         """All factors but the first as one matrix ``(P, J·K)``; factor 0, as ``(I, P)``, times it is W."""
+        outer, *others = values
+        size = outer.numel() // self.weight_shape[0]
+        unit = torch.eye(size, dtype=outer.dtype, device=outer.device).reshape(-1, outer.shape[1])
+        return self.reconstruct([unit, *others]).reshape(size, -1)
 
     @abstractmethod
-    def link_weights(
-        self, codes: Sequence[Tensor], scales: Sequence[Tensor], weight_shape: Shape
-    ) -> list[tuple[Tensor, Tensor]]:
+    def link_weights(self, codes: Sequence[Tensor], scales: Sequence[Tensor]) -> list[LinkWeight]:
         """Codes and scales of the links in the order they run, one scale per output channel.
 
         Scales of columns move to the link before; those of rows of factor 0 stay on the last.
 
         Args:
             codes, scales: As ``Factors`` keep them.
-            weight_shape: Of the weight.
 
         Returns:
             Codes in the order of a weight ``(outputs, inputs, k, …)``, of any shape that begins with the

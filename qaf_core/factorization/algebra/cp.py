@@ -17,7 +17,7 @@ from torch import Tensor
 
 from qaf_core.errors import SolverError
 from qaf_core.factorization.admm import solve_joint
-from qaf_core.factorization.algebra.base import Algebra, Shape, identity, row_and_column
+from qaf_core.factorization.algebra.base import Algebra, LinkWeight, identity, row_and_column
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.factorization.structures import Rank
 from qaf_core.factorization.structures import cp as descriptor
@@ -47,9 +47,7 @@ class Canonical:
 
     draws_start = True
 
-    def __init__(
-        self, target: Tensor, rank: int, moment: Tensor | None = None, shared_rows: int = 1
-    ) -> None:
+    def __init__(self, target: Tensor, rank: int, moment: Tensor | None = None, shared_rows: int = 1) -> None:
         self.target = target
         self.shared_rows = shared_rows
         self.rank = rank
@@ -214,16 +212,13 @@ class CanonicalAlgebra(Algebra):
 
     structure = descriptor.Canonical()
 
-    def subproblem(
-        self, target: Tensor, rank: Rank, moment: Tensor | None, weight_shape: Shape
-    ) -> Canonical:
+    def subproblem(self, target: Tensor, rank: Rank, moment: Tensor | None) -> Canonical:
         """CP of the cube."""
-        del weight_shape
         return Canonical(target, one_number(rank), moment)
 
-    def reconstruct(self, values: Sequence[Tensor], weight_shape: Shape) -> Tensor:
+    def reconstruct(self, values: Sequence[Tensor]) -> Tensor:
         """``A (B ⊙ C)ᵀ``."""
-        return (values[0] @ khatri_rao(values[1], values[2]).mT).reshape(weight_shape)
+        return (values[0] @ khatri_rao(values[1], values[2]).mT).reshape(-1, *self.weight_shape[1:])
 
     def exact(self, weight: Tensor) -> list[Tensor]:
         """One component for each pair of indices of the two smaller dimensions."""
@@ -237,16 +232,8 @@ class CanonicalAlgebra(Algebra):
         }
         return [factors[mode] for mode in range(3)]
 
-    def rest_of_chain(self, values: Sequence[Tensor], weight_shape: Shape) -> Tensor:
-        """``(B ⊙ C)ᵀ``."""
-        del weight_shape
-        return torch.einsum("jp,kp->pjk", values[1], values[2]).reshape(values[0].shape[1], -1)
-
-    def link_weights(
-        self, codes: Sequence[Tensor], scales: Sequence[Tensor], weight_shape: Shape
-    ) -> list[tuple[Tensor, Tensor]]:
+    def link_weights(self, codes: Sequence[Tensor], scales: Sequence[Tensor]) -> list[LinkWeight]:
         """The depthwise link holds all column scales."""
-        del weight_shape
         row, column = row_and_column(scales[0], codes[0])
         column = column * scales[1].expand_as(column)
         middle = scales[2].expand_as(column) * column

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from qaf_core.factorization.algebra.base import Shape, row_and_column
+from qaf_core.factorization.algebra.base import LinkWeight, row_and_column
 from qaf_core.factorization.algebra.cp import Canonical
 from qaf_core.factorization.algebra.svd import TwoFactorAlgebra
 from qaf_core.factorization.structures import Rank
@@ -28,37 +27,27 @@ class SpatialAlgebra(TwoFactorAlgebra):
         rows, _, _, width = weight.shape
         return weight.permute(0, 3, 2, 1).reshape(rows * width, -1)
 
-    def subproblem(
-        self, target: Tensor, rank: Rank, moment: Tensor | None, weight_shape: Shape
-    ) -> Canonical:
+    def subproblem(self, target: Tensor, rank: Rank, moment: Tensor | None) -> Canonical:
         """CP of a matrix, scales shared by the rows of an output channel."""
-        return Canonical(target, one_number(rank), moment, shared_rows=weight_shape[-1])
+        return Canonical(target, one_number(rank), moment, shared_rows=self.weight_shape[-1])
 
-    def reconstruct(self, values: Sequence[Tensor], weight_shape: Shape) -> Tensor:
+    def reconstruct(self, values: Sequence[Tensor]) -> Tensor:
         """``A Bᵀ``, its four indices in the weight's order."""
-        rows, columns, height, width = weight_shape
+        _, columns, height, width = self.weight_shape
         matrix = values[0] @ values[1].mT
-        return matrix.reshape(rows, width, columns, height).permute(0, 2, 3, 1).contiguous()
+        return matrix.reshape(-1, width, columns, height).permute(0, 2, 3, 1).contiguous()
 
     def exact(self, weight: Tensor) -> list[Tensor]:
         """The rank of the smaller side."""
         rows, _, _, width = weight.shape
         return super().exact(weight.permute(0, 3, 1, 2).reshape(rows * width, -1))
 
-    def rest_of_chain(self, values: Sequence[Tensor], weight_shape: Shape) -> Tensor:
-        """B once for each ``x``, ``(X·R, J·Y·X)``."""
-        inner, width = values[1], weight_shape[-1]
-        places = torch.eye(width, dtype=inner.dtype, device=inner.device)
-        return torch.einsum("xz,jr->xrjz", places, inner).reshape(width * inner.shape[1], -1)
-
-    def link_weights(
-        self, codes: Sequence[Tensor], scales: Sequence[Tensor], weight_shape: Shape
-    ) -> list[tuple[Tensor, Tensor]]:
+    def link_weights(self, codes: Sequence[Tensor], scales: Sequence[Tensor]) -> list[LinkWeight]:
         """k×1 to R channels with all column scales, then 1×k."""
         outer, inner = codes
         row, column = row_and_column(scales[0], outer)
-        by_channel = outer.reshape(weight_shape[0], weight_shape[-1], -1)
+        by_channel = outer.reshape(self.weight_shape[0], self.weight_shape[-1], -1)
         return [
             (inner.mT.contiguous(), column * scales[1].expand_as(column)),
-            (by_channel.mT.contiguous(), row[:: weight_shape[-1]]),
+            (by_channel.mT.contiguous(), row[:: self.weight_shape[-1]]),
         ]

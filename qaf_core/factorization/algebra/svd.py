@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from qaf_core.factorization.algebra.base import Algebra, Shape, identity, row_and_column
+from qaf_core.factorization.algebra.base import Algebra, LinkWeight, identity, row_and_column
 from qaf_core.factorization.algebra.cp import Canonical
 from qaf_core.factorization.structures import Rank, Structure
 from qaf_core.factorization.structures.base import one_number
@@ -37,26 +37,23 @@ class TwoFactorAlgebra(Algebra):
         """``(I, K·J)``."""
         return by_position(weight.flatten(1).mT, weight.shape[1]).mT.contiguous()
 
-    def subproblem(
-        self, target: Tensor, rank: Rank, moment: Tensor | None, weight_shape: Shape
-    ) -> Canonical:
+    def subproblem(self, target: Tensor, rank: Rank, moment: Tensor | None) -> Canonical:
         """CP of a matrix."""
-        del weight_shape
         return Canonical(target, one_number(rank), moment)
 
-    def stored(self, matrices: Sequence[Tensor], weight_shape: Shape) -> list[Tensor]:
+    def stored(self, matrices: Sequence[Tensor]) -> list[Tensor]:
         """B by channels."""
         outer, inner = matrices
-        return [outer, by_channel(inner, weight_shape[1])]
+        return [outer, by_channel(inner, self.weight_shape[1])]
 
-    def matrices(self, values: Sequence[Tensor], weight_shape: Shape) -> list[Tensor]:
+    def matrices(self, values: Sequence[Tensor]) -> list[Tensor]:
         """B by positions."""
         outer, inner = values
-        return [outer, by_position(inner, weight_shape[1])]
+        return [outer, by_position(inner, self.weight_shape[1])]
 
-    def reconstruct(self, values: Sequence[Tensor], weight_shape: Shape) -> Tensor:
+    def reconstruct(self, values: Sequence[Tensor]) -> Tensor:
         """``A Bᵀ``."""
-        return (values[0] @ values[1].mT).reshape(weight_shape)
+        return (values[0] @ values[1].mT).reshape(-1, *self.weight_shape[1:])
 
     def exact(self, weight: Tensor) -> list[Tensor]:
         """The rank of the smaller side."""
@@ -65,15 +62,7 @@ class TwoFactorAlgebra(Algebra):
             return [identity(matrix, 0), matrix.mT]
         return [matrix, identity(matrix, 1)]
 
-    def rest_of_chain(self, values: Sequence[Tensor], weight_shape: Shape) -> Tensor:
-        """``Bᵀ``."""
-        del weight_shape
-        return values[1].mT
-
-    def link_weights(
-        self, codes: Sequence[Tensor], scales: Sequence[Tensor], weight_shape: Shape
-    ) -> list[tuple[Tensor, Tensor]]:
+    def link_weights(self, codes: Sequence[Tensor], scales: Sequence[Tensor]) -> list[LinkWeight]:
         """The kernel to R channels with all column scales, then 1×1."""
-        del weight_shape
         row, column = row_and_column(scales[0], codes[0])
         return [(codes[1].mT.contiguous(), column * scales[1].expand_as(column)), (codes[0], row)]

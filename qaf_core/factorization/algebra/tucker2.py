@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from qaf_core.errors import SolverError
-from qaf_core.factorization.algebra.base import Algebra, Shape, identity, row_and_column
+from qaf_core.factorization.algebra.base import Algebra, LinkWeight, identity, row_and_column
 from qaf_core.factorization.structures import Rank
 from qaf_core.factorization.structures import tucker2 as descriptor
 from qaf_core.factorization.subproblem import Quadratic
@@ -123,14 +123,11 @@ class Tucker2Algebra(Algebra):
 
     structure = descriptor.Tucker2()
 
-    def subproblem(
-        self, target: Tensor, rank: Rank, moment: Tensor | None, weight_shape: Shape
-    ) -> Tucker2:
+    def subproblem(self, target: Tensor, rank: Rank, moment: Tensor | None) -> Tucker2:
         """Tucker-2 of the cube."""
-        del weight_shape
         return Tucker2(target, descriptor.pair_of(rank), moment)
 
-    def stored(self, matrices: Sequence[Tensor], weight_shape: Shape) -> list[Tensor]:
+    def stored(self, matrices: Sequence[Tensor]) -> list[Tensor]:
         """The core by ranks and kernel position."""
         outer, core, inner = matrices
         cube = core.reshape(-1, outer.shape[1], inner.shape[1])
@@ -141,32 +138,23 @@ class Tucker2Algebra(Algebra):
         outer, core, inner = scales
         return [outer, core.reshape(1, -1, 1), inner]
 
-    def matrices(self, values: Sequence[Tensor], weight_shape: Shape) -> list[Tensor]:
+    def matrices(self, values: Sequence[Tensor]) -> list[Tensor]:
         """The core's slices stacked."""
         outer, core, inner = values
         return [outer, core.permute(2, 0, 1).reshape(-1, core.shape[1]), inner]
 
-    def reconstruct(self, values: Sequence[Tensor], weight_shape: Shape) -> Tensor:
+    def reconstruct(self, values: Sequence[Tensor]) -> Tensor:
         """``U D_k Vᵀ`` at each position."""
         left = torch.tensordot(values[0], values[1], dims=1)  # (I, Q, K)
-        return torch.einsum("ijk,lj->ilk", left, values[2]).reshape(weight_shape)
+        return torch.einsum("ijk,lj->ilk", left, values[2]).reshape(-1, *self.weight_shape[1:])
 
     def exact(self, weight: Tensor) -> list[Tensor]:
         """Both sides whole."""
         cube = self.target(weight)
         return [identity(cube, 0), cube, identity(cube, 1)]
 
-    def rest_of_chain(self, values: Sequence[Tensor], weight_shape: Shape) -> Tensor:
-        """``D_k Vᵀ``."""
-        del weight_shape
-        _, core, inner = values
-        return torch.einsum("pqk,jq->pjk", core, inner).reshape(len(core), -1)
-
-    def link_weights(
-        self, codes: Sequence[Tensor], scales: Sequence[Tensor], weight_shape: Shape
-    ) -> list[tuple[Tensor, Tensor]]:
+    def link_weights(self, codes: Sequence[Tensor], scales: Sequence[Tensor]) -> list[LinkWeight]:
         """U_in's and the core's column scales go to the first link, U_out's column scales to the core."""
-        del weight_shape
         outer, core, inner = codes
         row, column = row_and_column(scales[0], outer)
         core_row, core_column = row_and_column(scales[1].reshape(scales[1].shape[:2]), core[:, :, 0])

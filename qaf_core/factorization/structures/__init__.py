@@ -23,9 +23,6 @@ __all__ = ["FACTORIZED", "STRUCTURES", "Kernel", "LinkForm", "Rank", "Shape", "S
 
 #: By name, in the order in which they are offered.
 STRUCTURES: Mapping[str, Structure] = MappingProxyType(
-    {
-        structure.name: structure
-        for structure in (Canonical(), Tucker2(), TwoFactors(), Spatial(), Dense())
-    }
+    {structure.name: structure for structure in (Canonical(), Tucker2(), TwoFactors(), Spatial(), Dense())}
 )
 FACTORIZED = tuple(name for name, structure in STRUCTURES.items() if structure.factorizes)

@@ -60,6 +60,7 @@ class Structure(ABC):
         summary: What becomes of a convolution, in a sentence that begins with the label.
         factors: Their letters; factor 0 is on the output side.
         links: In the order they run; a link with a kernel takes the layer's geometry there.
+        dims: How many dimensions its weights have.
     """
 
     name: ClassVar[str]
@@ -67,6 +68,7 @@ class Structure(ABC):
     summary: ClassVar[str]
     factors: ClassVar[tuple[str, ...]]
     links: ClassVar[tuple[LinkForm, ...]]
+    dims: ClassVar[range] = range(2, 6)
 
     @property
     def factorizes(self) -> bool:
@@ -83,7 +85,7 @@ class Structure(ABC):
 
     def can_write(self, weight_shape: Sequence[int]) -> bool:
         """Whether such a weight can be written so at all, also where it is of no use."""
-        return 2 <= len(weight_shape) <= 5
+        return len(weight_shape) in self.dims
 
     def published(self, weight_shape: Sequence[int]) -> bool:
         """Whether the method ``paper`` (arXiv 2308.04595) has it for such a weight."""

@@ -13,15 +13,12 @@ class Canonical(Structure):
 
     name, label, factors = "cp", "CP", ("A", "B", "C")
     summary = "**CP**: a 3×3 convolution becomes three small layers; smallest."
+    dims = range(3, 6)
     links = (LinkForm(1), LinkForm(2, Kernel.WHOLE, depthwise=True), LinkForm(0))
 
     def takes(self, weight_shape: Sequence[int]) -> bool:
         """Weights with a kernel."""
         return math.prod(weight_shape[2:]) > 1
-
-    def can_write(self, weight_shape: Sequence[int]) -> bool:
-        """Convolutions' weights."""
-        return 3 <= len(weight_shape) <= 5
 
     def published(self, weight_shape: Sequence[int]) -> bool:
         """What the paper is about."""

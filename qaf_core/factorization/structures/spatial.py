@@ -16,15 +16,12 @@ class Spatial(Structure):
 
     name, label, factors = "spatial", "Spatial SVD", ("A", "B")
     summary = "**Spatial SVD**: a k×k convolution becomes k×1 and 1×k; two steps, both small."
+    dims = range(4, 5)
     links = (LinkForm(1, Kernel.FIRST), LinkForm(0, Kernel.LAST))
 
     def takes(self, weight_shape: Sequence[int]) -> bool:
         """Kernels of two dimensions, both above 1: others have nothing to split."""
         return len(weight_shape) == 4 and min(weight_shape[2:]) > 1
-
-    def can_write(self, weight_shape: Sequence[int]) -> bool:
-        """Kernels of two dimensions."""
-        return len(weight_shape) == 4
 
     def largest_rank(self, weight_shape: Sequence[int]) -> Rank:
         """The smaller side of the matrix."""

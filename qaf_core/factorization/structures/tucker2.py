@@ -15,15 +15,12 @@ class Tucker2(Structure):
 
     name, label, factors = "tucker2", "Tucker-2", ("U_out", "core", "U_in")
     summary = "**Tucker-2**: three layers with a small full convolution inside; often faster."
+    dims = range(3, 6)
     links = (LinkForm(2), LinkForm(1, Kernel.WHOLE), LinkForm(0))
 
     def takes(self, weight_shape: Sequence[int]) -> bool:
         """Weights with a kernel."""
         return math.prod(weight_shape[2:]) > 1
-
-    def can_write(self, weight_shape: Sequence[int]) -> bool:
-        """Convolutions' weights."""
-        return 3 <= len(weight_shape) <= 5
 
     def largest_rank(self, weight_shape: Sequence[int]) -> Rank:
         """(C_out, C_in)."""

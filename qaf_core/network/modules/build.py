@@ -30,7 +30,7 @@ def build_chain(layer: Layer, factors: Factors) -> FactorizedLayer:
         got = f"groups={layer.operation.groups}"
         raise ModelError("a grouped convolution is not factorized as a whole", got=got)
     kernel = factors.weight_shape[2:]
-    weights = factors.algebra.link_weights(factors.codes, factors.scales, factors.weight_shape)
+    weights = factors.algebra.link_weights(factors.codes, factors.scales)
     links = []
     for part, (codes, scales) in zip(form.links, weights, strict=True):
         outputs = len(codes)

@@ -48,7 +48,7 @@ def as_matrix(weight: Tensor) -> Tensor:
 def test_the_factors_are_those_of_the_definition() -> None:
     outer, inner = draw(SHAPE[0] * SHAPE[3], RANK), draw(SHAPE[1] * SHAPE[2], RANK, seed=1)
     assert STRUCTURES["spatial"].factor_shapes(SHAPE, RANK) == (outer.shape, inner.shape)
-    found = ALGEBRAS["spatial"].reconstruct([outer, inner], SHAPE)
+    found = ALGEBRAS["spatial"](SHAPE).reconstruct([outer, inner])
     torch.testing.assert_close(found, outer_sum(outer, inner))
 
 

@@ -34,11 +34,11 @@ def test_full_ranks_lose_nothing() -> None:
 def test_the_core_is_stored_by_ranks_and_kernel_position() -> None:
     problem = Tucker2(draw(ROWS, COLUMNS, KERNEL), (4, 3))
     outer, core, inner = problem.random_start(torch.Generator())
-    algebra = Tucker2Algebra()
-    stored = algebra.stored([outer, core, inner], (ROWS, COLUMNS, KERNEL))[1]
+    algebra = Tucker2Algebra((ROWS, COLUMNS, KERNEL))
+    stored = algebra.stored([outer, core, inner])[1]
     assert stored.shape == (4, 3, KERNEL)
     for position in range(KERNEL):
         torch.testing.assert_close(stored[:, :, position], core.reshape(KERNEL, 4, 3)[position])
-    assert torch.equal(algebra.matrices([outer, stored, inner], (ROWS, COLUMNS, KERNEL))[1], core)
+    assert torch.equal(algebra.matrices([outer, stored, inner])[1], core)
     by_column = algebra.stored_scales([outer[:1], draw(1, 3), inner[:1]])[1]
     assert by_column.shape == (1, 3, 1)
