@@ -36,7 +36,7 @@ from qaf_core.network.graph.network import chains_in
 from qaf_core.network.modules.quantized import ActivationQuantizer, FactorizedLayer
 from qaf_core.network.plan.cost import plan_cost
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import paper_plan, plan_for_ratio
+from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.pipeline.compress.compress import (
     LARGEST_SAMPLE,
     CompressOptions,
@@ -77,7 +77,7 @@ class Upsampling(nn.Module):
 
 
 BUILDERS: tuple[Callable[[], nn.Module], ...] = (
-    mobilenet, vision_transformer, swin, segmentation, detector, Upsampling,
+    mobilenet, vision_transformer, swin, segmentation, Upsampling,
 )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def images(count: int, seed: int) -> Tensor:
 
 @pytest.mark.parametrize(
     ("build", "method"),
-    [*((build, "joint") for build in BUILDERS), *((build, "dense") for build in (detector, Upsampling))],
+    [*((build, "joint") for build in BUILDERS), (detector, "dense"), (Upsampling, "dense")],
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_a_network_of_its_own_kind_goes_all_the_way(
@@ -148,18 +148,6 @@ def assert_alike(one: nn.Module, other: nn.Module, tolerance: float) -> None:
     for a, b in pairs:
         assert a.shape == b.shape
         assert float((a - b).abs().max()) <= tolerance * float(a.abs().max())
-
-
-def test_a_published_plan_goes_through_a_detector_too() -> None:
-    _, model = built_and_captured(detector)
-    inventory = take_inventory(model, (3, SIDE, SIDE))
-    plan = paper_plan(inventory, model="tests/odd", ratio=2, bits=6)
-    compression = compress_network(
-        model, plan, inventory, method="paper", calibration=images(48, 1), options=QUICK
-    )
-    assert compression.status == "completed"
-    with torch.inference_mode():
-        assert len(compression.model(images(2, 2))) == 2
 
 
 def test_large_images_go_in_small_batches() -> None:
