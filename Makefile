@@ -24,7 +24,7 @@ test: $(STAMP)
 	@browser=$$(command -v chromium || command -v chromium-browser || command -v google-chrome || true); \
 	if [ -n "$$browser" ]; then echo "Browser test: with $$browser."; \
 	else echo "Browser test: skipped, there is no system Chromium (Debian: apt-get install chromium)."; fi
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

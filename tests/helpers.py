@@ -22,6 +22,11 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tens
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
+def draw_double(*shape: int, seed: int = 0) -> Tensor:
+    """The same in double precision."""
+    return draw(*shape, seed=seed, dtype=torch.float64)
+
+
 class Remembered(SolveCache):
     """Solved layers kept in memory, so that tests of what follows do not solve the same layer again."""
 

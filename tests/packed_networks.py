@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -137,10 +138,25 @@ def make_branches() -> nn.Module:
     return model.eval()
 
 
+@functools.cache
+def captured_branches() -> nn.Module:
+    return capture(make_branches(), INPUT_SHAPE)
+
+
 @pytest.fixture
 def branches() -> nn.Module:
-    """The network with its original weights."""
-    return make_branches()
+    """The network with its original weights, captured."""
+    return copy.deepcopy(captured_branches())
+
+
+@pytest.fixture(scope="session")
+def original_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in floating point, as ONNX."""
+    from qaf_core.deploy.onnx_export.ort_quantizer import write_original
+
+    path, network = tmp_path_factory.mktemp("original") / "original.onnx", captured_branches()
+    write_original(network, take_inventory(network, INPUT_SHAPE), path, input_shape=INPUT_SHAPE)
+    return path
 
 
 @pytest.fixture

@@ -14,7 +14,19 @@ ORDER = (
     *("quantization", "factorization", "network", "data", "pipeline", "deploy", "search", "runs", "review"),
     "cli",
 )
-LONGEST_MODULE = 450
+LONGEST_FUNCTION, MOST_PARAMETERS = 60, 8  # lines without the docstring; of commands neither is asked
+# Those that do not keep to it yet; no others may join them. ``solve_layer`` is a contract.
+LONGER_YET = {
+    "qaf_core.factorization.solve.solve_layer",
+    "qaf_core.pipeline.compress.compress.compress_network",
+    "qaf_core.pipeline.compress.compress._calibrate",
+    "qaf_core.runs.jobs.latency.measure_run",
+    "qaf_core.runs.jobs.search.make_auto_plan",
+    "qaf_core.search.candidates.choose_structures",
+    "qaf_core.search.layer_onnx.add_product",
+    "qaf_core.deploy.onnx_export.export.export_onnx",
+    "dashboard.views.explore.controls.bulk_controls",
+}
 LARGEST_ROOM = 14  # modules
 QUICK_MODULES = (
     "qaf_core",
@@ -100,11 +112,30 @@ def test_the_dashboard_holds_no_tensors(path: Path) -> None:
         assert module.split(".")[0] not in HEAVY
 
 
-@pytest.mark.parametrize(
-    "path", CORE_MODULES + DASHBOARD_MODULES, ids=lambda path: str(path.relative_to(ROOT))
-)
-def test_modules_stay_short(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_MODULE
+def test_functions_stay_short_and_take_few_parameters() -> None:
+    found: set[str] = set()
+    for path in CORE_MODULES + DASHBOARD_MODULES:
+        command_line = room_of(path) == "cli" if path in CORE_MODULES else False
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not command_line:
+                many = len(parameters_of(node)) > MOST_PARAMETERS
+                if many or code_lines(node) > LONGEST_FUNCTION:
+                    found.add(f"{module_name(path)}.{node.name}")
+    assert found - LONGER_YET == set()
+
+
+def parameters_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """Names of all parameters, keyword-only ones too, but for the object itself."""
+    given = function.args
+    every = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+    return [one.arg for one in every if one is not None and one.arg not in ("self", "cls")]
+
+
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring."""
+    first, last = function.body[0], function.end_lineno or function.lineno
+    told = ast.get_docstring(function) is not None
+    return last - function.lineno + 1 - (((first.end_lineno or 0) - first.lineno + 1) if told else 0)
 
 
 def test_what_the_first_page_needs_imports_without_torch() -> None:

@@ -16,7 +16,7 @@ import pytest
 from qaf_core.cli import main
 from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import find_model, load_inventory
-from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.network.plan.rules import Plan, plan_for_ratio
 from qaf_core.runs.store.store import Store
 
 QUICK = ("--ratio", "2", "--bits", "4")
@@ -261,14 +261,17 @@ def test_a_users_own_network_comes_by_module_and_factory(
 
 @pytest.mark.parametrize("interrupts", [1, 2])
 def test_ctrl_c_stops_and_keeps_the_run(workspace: Path, tmp_path: Path, interrupts: int) -> None:
-    plan = write_plan(tmp_path / "plan.json", "inspection/resnet20")
-    command = [sys.executable, "-m", "qaf_core.cli", "compress", "inspection/resnet20", "--plan", str(plan)]
+    path = write_plan(tmp_path / "plan.json", "digits/cnn")
+    plan = Plan.from_json(path.read_text())
+    path.write_text(replace(plan, options={**plan.options, "rounding_rounds": 100_000, "patience": 100_000,
+                                           "tolerance": 0.0}).to_json())  # fmt: skip
+    command = [sys.executable, "-m", "qaf_core.cli", "compress", "digits/cnn", "--plan", str(path)]
     with subprocess.Popen(
         [*command, "--images", "64", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if "[3/" in line:
+            if "[2/" in line:  # it goes on until it is stopped
                 break
         for _ in range(interrupts):
             process.send_signal(signal.SIGINT)
@@ -279,7 +282,7 @@ def test_ctrl_c_stops_and_keeps_the_run(workspace: Path, tmp_path: Path, interru
     with Store(workspace) as store:
         (record,) = store.list_runs()
     assert record.status == "cancelled"
-    assert len(record.layers) >= 2
+    assert len(record.layers) >= 1
     if interrupts == 1:
         result = json.loads(out)
         assert result["status"] == "cancelled"

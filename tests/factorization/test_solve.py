@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import draw
 from torch import Tensor
 
 from qaf_core import QuantSpec, SolveResult, SolverOptions, solve_layer
@@ -22,7 +23,7 @@ from qaf_core.quantization.spec import GRANULARITIES
 
 QUICK = SolverOptions(starts=1, start_iterations=40, iterations=4, rounding_rounds=6)
 # The published method may turn in circles for a thousand iterations.
-LIMITED = SolverOptions(inner_iterations=5, time_limit_seconds=0.2)
+LIMITED = SolverOptions(inner_iterations=5, time_limit_seconds=0.1)
 STRUCTURES: dict[str, tuple[tuple[int, ...], Any]] = {
     "cp": ((10, 8, 3, 3), 6),
     "tucker2": ((10, 8, 3, 3), (5, 4)),
@@ -33,10 +34,6 @@ STRUCTURES: dict[str, tuple[tuple[int, ...], Any]] = {
 every_structure = pytest.mark.parametrize("structure", STRUCTURES)
 METHODS = ("joint", "paper", "sequential")
 UNPUBLISHED = (("tucker2", "paper"), ("spatial", "paper"))
-
-
-def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def solve(weight: Tensor, structure: str, rank: Any = None, bits: Any = 4, **options: Any) -> SolveResult:
@@ -87,7 +84,7 @@ def assert_sound(result: SolveResult, weight: Tensor) -> None:
 # Right answers
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("whole_grid", [False, True])
 def test_planted_factors_are_recovered_at_eight_bits(seed: int, dtype: torch.dtype, whole_grid: bool) -> None:
@@ -97,7 +94,7 @@ def test_planted_factors_are_recovered_at_eight_bits(seed: int, dtype: torch.dty
     assert_sound(result, weight)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("bits", [3, 4])
 @pytest.mark.parametrize("whole_grid", [False, True])
 def test_planted_factors_are_recovered_at_few_bits(seed: int, bits: int, whole_grid: bool) -> None:
@@ -322,7 +319,7 @@ ODD_SHAPES: list[tuple[tuple[int, ...], str, Any]] = [
 
 
 @pytest.mark.parametrize(("shape", "structure", "rank"), ODD_SHAPES, ids=str)
-@pytest.mark.parametrize("bits", [2, 8, 32])
+@pytest.mark.parametrize("bits", [2, 32])
 def test_odd_shapes(shape: tuple[int, ...], structure: str, rank: Any, bits: int) -> None:
     weight = draw(*shape)
     for method in METHODS:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from small_networks import SIDE, built_and_captured
 from torch import nn
 
 from qaf_core.network.graph.capture import capture
@@ -43,10 +44,17 @@ def weightless() -> Callable[..., nn.Module]:
 
 @pytest.fixture(scope="session")
 def listed(weightless: Callable[..., nn.Module]) -> Listed:
-    """A torchvision network, captured at 224 × 224, and its inventory, by name; captured once."""
+    """A network, captured once, and its inventory: torchvision's at 224 × 224 by name, small ones by what
+    builds them.
+    """
 
     @functools.cache
-    def make(name: str, **arguments: Any) -> tuple[nn.Module, nn.Module, tuple[LayerInfo, ...]]:
+    def make(
+        name: str | Callable[[], nn.Module], **arguments: Any
+    ) -> tuple[nn.Module, nn.Module, tuple[LayerInfo, ...]]:
+        if not isinstance(name, str):
+            model, captured = built_and_captured(name)
+            return model, captured, take_inventory(captured, (3, SIDE, SIDE))
         model = weightless(name, **arguments)
         captured = capture(model, (3, 224, 224))
         return model, captured, take_inventory(captured, (3, 224, 224))

@@ -10,33 +10,33 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from small_networks import (
+    SIDE,
+    built_and_captured,
+    detector,
+    mobilenet,
+    segmentation,
+    swin,
+    vision_transformer,
+)
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from torchvision.models import VisionTransformer, mobilenet_v3_small
-from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.segmentation.fcn import FCN, FCNHead
-from torchvision.models.swin_transformer import SwinTransformer
 
 from qaf_core.deploy.packed.read import load_packed
 from qaf_core.deploy.packed.write import save_packed
 from qaf_core.factorization.options import SolverOptions
-from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.network import chains_in
 from qaf_core.network.modules.quantized import ActivationQuantizer, FactorizedLayer
 from qaf_core.network.plan.cost import plan_cost
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import paper_plan, plan_for_ratio
+from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.pipeline.compress.compress import (
     LARGEST_SAMPLE,
     CompressOptions,
@@ -45,63 +45,12 @@ from qaf_core.pipeline.compress.compress import (
     compress_network,
 )
 
-SIDE = 32
 CARD = {
     "model": "tests/odd", "architecture": "tests.odd", "method": "joint", "activation_bits": 8, "seed": 0,
     "input_shape": [3, SIDE, SIDE], "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2],
     "classes": ["ok", "scratch", "crack", "pit", "stain", "inclusion", "chipped_edge", "missing_hole"],
 }  # fmt: skip
 QUICK = CompressOptions(solver=SolverOptions(starts=1, start_iterations=5, iterations=2, rounding_rounds=2))
-
-
-def body(width: int = 12) -> nn.Sequential:
-    """A backbone of two stages, with names a feature pyramid can pick."""
-
-    def stage(inputs: int, outputs: int) -> nn.Sequential:
-        return nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
-        )
-
-    return nn.Sequential(
-        OrderedDict(stem=stage(3, width), layer1=stage(width, width), layer2=stage(width, width))
-    )
-
-
-def mobilenet() -> nn.Module:
-    return mobilenet_v3_small(weights=None, num_classes=5, width_mult=0.25)
-
-
-def vision_transformer() -> nn.Module:
-    model = VisionTransformer(
-        image_size=SIDE, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5
-    )
-    nn.init.normal_(model.heads.head.weight)
-    return model
-
-
-def swin() -> nn.Module:
-    return SwinTransformer(
-        patch_size=[4, 4], embed_dim=12, depths=[2, 1], num_heads=[2, 2], window_size=[3, 3], num_classes=5
-    )
-
-
-def segmentation() -> nn.Module:
-    features = IntermediateLayerGetter(body(), {"layer1": "aux", "layer2": "out"})
-    return FCN(features, FCNHead(12, 4), FCNHead(12, 4))
-
-
-def detector() -> nn.Module:
-    pyramid = BackboneWithFPN(body(), {"layer1": "0", "layer2": "1"}, [12, 12], 8)
-    return FasterRCNN(
-        pyramid,
-        min_size=SIDE,
-        max_size=SIDE,
-        rpn_anchor_generator=AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3),
-        rpn_post_nms_top_n_test=20,
-        box_head=TwoMLPHead(8 * 7 * 7, 24),
-        box_predictor=FastRCNNPredictor(24, 3),
-        box_score_thresh=0.0,
-    )
 
 
 class Upsampling(nn.Module):
@@ -128,7 +77,7 @@ class Upsampling(nn.Module):
 
 
 BUILDERS: tuple[Callable[[], nn.Module], ...] = (
-    mobilenet, vision_transformer, swin, segmentation, detector, Upsampling,
+    mobilenet, vision_transformer, swin, segmentation, Upsampling,
 )  # fmt: skip
 
 
@@ -138,15 +87,13 @@ def images(count: int, seed: int) -> Tensor:
 
 @pytest.mark.parametrize(
     ("build", "method"),
-    [*((build, "joint") for build in BUILDERS), *((build, "dense") for build in (detector, Upsampling))],
+    [*((build, "joint") for build in BUILDERS), (detector, "dense"), (Upsampling, "dense")],
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_a_network_of_its_own_kind_goes_all_the_way(
     build: Callable[[], nn.Module], method: str, tmp_path: Path
 ) -> None:
-    torch.manual_seed(0)
-    fresh = build().eval()
-    model = capture(copy.deepcopy(fresh), (3, SIDE, SIDE))
+    fresh, model = built_and_captured(build)
     inventory = take_inventory(model, (3, SIDE, SIDE))
     plan = plan_for_ratio(inventory, model="tests/odd", ratio=1.5, bits=6, method=method)
     compression = compress_network(
@@ -201,19 +148,6 @@ def assert_alike(one: nn.Module, other: nn.Module, tolerance: float) -> None:
     for a, b in pairs:
         assert a.shape == b.shape
         assert float((a - b).abs().max()) <= tolerance * float(a.abs().max())
-
-
-def test_a_published_plan_goes_through_a_detector_too() -> None:
-    torch.manual_seed(0)
-    model = detector().eval()
-    inventory = take_inventory(model, (3, SIDE, SIDE))
-    plan = paper_plan(inventory, model="tests/odd", ratio=2, bits=6)
-    compression = compress_network(
-        model, plan, inventory, method="paper", calibration=images(48, 1), options=QUICK
-    )
-    assert compression.status == "completed"
-    with torch.inference_mode():
-        assert len(compression.model(images(2, 2))) == 2
 
 
 def test_large_images_go_in_small_batches() -> None:

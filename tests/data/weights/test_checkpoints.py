@@ -23,12 +23,6 @@ from qaf_core.errors import WeightsError
 State = dict[str, Tensor]
 
 
-@pytest.fixture
-def uncaptured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks as they are built and loaded: capturing them takes seconds and is tested elsewhere."""
-    monkeypatch.setattr("qaf_core.network.graph.capture.capture", lambda model, _shape: model)
-
-
 @pytest.fixture(scope="module")
 def raw() -> State:
     torch.manual_seed(0)

@@ -17,6 +17,8 @@ from qaf_core.data.weights.load import count_outputs, load_weights, read_weights
 from qaf_core.data.weights.tensor_names import rename
 from qaf_core.errors import QafError, WeightsError
 
+pytestmark = pytest.mark.usefixtures("uncaptured")
+
 
 @pytest.fixture
 def state() -> dict[str, torch.Tensor]:

@@ -1,4 +1,5 @@
 import copy
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +63,8 @@ class Branches(nn.Module):
         return self.head(self.hidden(x.mean((2, 3))).relu())
 
 
-def make_branches(seed: int) -> nn.Module:
+@functools.cache
+def _branches(seed: int) -> nn.Module:
     torch.manual_seed(seed)
     model = Branches()
     for module in model.modules():
@@ -73,6 +75,10 @@ def make_branches(seed: int) -> nn.Module:
                 nn.init.normal_(module.weight, 1.0, 0.5)
                 nn.init.normal_(module.bias)
     return capture(model.eval(), (3, 16, 16))
+
+
+def make_branches(seed: int) -> nn.Module:
+    return copy.deepcopy(_branches(seed))
 
 
 def random_factors(info: LayerInfo, row: LayerPlan, generator: torch.Generator) -> Factors:

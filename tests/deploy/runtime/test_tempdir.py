@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torch import Tensor, nn
+from torch import Tensor
 
-from qaf_core.deploy.onnx_export.ort_quantizer import write_dense_int8, write_original
+from qaf_core.deploy.onnx_export.ort_quantizer import write_dense_int8
 from qaf_core.deploy.runtime import tempdir
 from qaf_core.deploy.runtime.layer_profile import profile_layers
 from qaf_core.deploy.runtime.tempdir import scratch_folder
 from qaf_core.errors import DataError, WorkspaceError
-from qaf_core.network.graph.inventory import take_inventory
 
 FULL = "temporary folder takes no more files; got .*; .*TMPDIR"
 
@@ -48,27 +47,22 @@ def test_a_folder_that_cannot_be_made_is_told(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_quantizer_without_room_does_not_blame_the_model(
-    branches: nn.Module, images: list[Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    original_onnx: Path, images: list[Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = tmp_path / "original.onnx"
-    write_original(branches, take_inventory(branches, (3, 16, 16)), original, input_shape=(3, 16, 16))
-
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("onnxruntime.quantization.quantize_static", fail)
     with pytest.raises(WorkspaceError, match=FULL):
-        write_dense_int8(original, tmp_path / "dense.onnx", images)
+        write_dense_int8(original_onnx, tmp_path / "dense.onnx", images)
     assert not (tmp_path / "dense.onnx").exists()
 
 
 @pytest.mark.parametrize("content", ["[{", None])
 def test_a_profile_that_ends_early_is_told(
-    branches: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+    original_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
 ) -> None:
     """ONNX Runtime says nothing when the disk is full: the profile is cut off, or not there."""
-    original = tmp_path / "original.onnx"
-    write_original(branches, take_inventory(branches, (3, 16, 16)), original, input_shape=(3, 16, 16))
     cut = tmp_path / "profile.json"
     if content is not None:
         cut.write_text(content, encoding="utf-8")
@@ -85,4 +79,4 @@ def test_a_profile_that_ends_early_is_told(
 
     monkeypatch.setattr("qaf_core.deploy.runtime.layer_profile.open_session", lambda *_, **__: Session())
     with pytest.raises(WorkspaceError, match=FULL):
-        profile_layers({"a": original}, np.zeros((1, 3, 16, 16), np.float32), [], threads=1, rounds=1)
+        profile_layers({"a": original_onnx}, np.zeros((1, 3, 16, 16), np.float32), [], threads=1, rounds=1)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers import draw_double as draw
 from torch import Tensor
 
 from qaf_core.factorization.algebra.cp import Canonical, khatri_rao
 
 ROWS, COLUMNS, KERNEL, RANK = 7, 6, 5, 4
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def make(moment: Tensor | None = None) -> Canonical:

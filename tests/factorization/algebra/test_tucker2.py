@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
+from helpers import draw_double as draw
 
 from qaf_core.factorization.algebra.tucker2 import Tucker2, Tucker2Algebra
 
 ROWS, COLUMNS, KERNEL = 7, 6, 5
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def test_the_start_spans_the_leading_subspaces() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_networks import densenet, mobilenet, vision_transformer
 from torch import nn
 
 from qaf_core.errors import PlanError, SolverError
@@ -84,9 +85,9 @@ def test_dense_quantizes_the_covered_layers(resnet18: tuple[LayerInfo, ...]) -> 
     assert all(row.rank is None for row in plan.layers)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "vit_b_16", "densenet121", "squeezenet1_1"])
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", mobilenet, vision_transformer, densenet])
 @pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "auto"])
-def test_made_plans_are_valid(name: str, structure: str, listed: Listed) -> None:
+def test_made_plans_are_valid(name: Any, structure: str, listed: Listed) -> None:
     _, _, inventory = listed(name)
     for ratio in (1, 2, 1e6):
         for bits in (2, 8, 32):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import draw
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -29,10 +30,6 @@ from qaf_core.pipeline.compress.calibrate import (
 )
 
 QUICK = SolverOptions(starts=1, start_iterations=20, iterations=2, rounding_rounds=3)
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def captured(layer: nn.Module, *shape: int) -> Layer:

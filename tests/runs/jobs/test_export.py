@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from packed_networks import pack_at_random
 
 from qaf_core.cli import main
 from qaf_core.data.models.catalogue import build_model, find_model
@@ -35,10 +38,26 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A workspace with a completed run of digits/cnn, its codes at random, and the run's id."""
+    folder = tmp_path_factory.mktemp("made") / "workspace"
+    with Store(folder) as store:
+        return folder, make_run(store, pack_at_random)
+
+
 @pytest.fixture
-def run_id(store: Store, pack: Any) -> str:
-    """A completed run of digits/cnn, its codes at random."""
-    return make_run(store, pack)
+def store(made: tuple[Path, str], workspace: Path) -> Iterator[Store]:
+    """The store of a copy of that workspace."""
+    shutil.copytree(made[0], workspace)
+    with Store(workspace) as opened:
+        yield opened
+
+
+@pytest.fixture
+def run_id(made: tuple[Path, str]) -> str:
+    """The completed run."""
+    return made[1]
 
 
 def make_run(store: Store, pack: Any, activation_bits: int = 8) -> str:

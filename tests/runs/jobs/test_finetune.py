@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -25,15 +28,31 @@ SHORT = {"starts": 1, "start_iterations": 5, "iterations": 2, "rounding_rounds":
 LITTLE = FinetuneOptions(epochs=2)
 
 
-@pytest.fixture
-def parent(store: Store) -> str:
-    """A finished run of few bits, with something left to learn."""
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A workspace with a finished run of few bits, with something left to learn, and the run's id."""
+    folder = tmp_path_factory.mktemp("first") / "workspace"
     inventory = load_inventory(find_model("digits/cnn"))
     plan = plan_for_ratio(inventory, model="digits/cnn", ratio=3.0, bits=3).to_dict()
     request = RunRequest(model="digits/cnn", plan={**plan, "options": SHORT}, images=100, name="first")
-    run_id = store.create_run(request, pid=os.getpid())
-    execute_job(store, run_id)
-    return run_id
+    with Store(folder) as store:
+        run_id = store.create_run(request, pid=os.getpid())
+        execute_job(store, run_id)
+    return folder, run_id
+
+
+@pytest.fixture
+def store(first_run: tuple[Path, str], workspace: Path) -> Iterator[Store]:
+    """The store of a copy of that workspace."""
+    shutil.copytree(first_run[0], workspace)
+    with Store(workspace) as opened:
+        yield opened
+
+
+@pytest.fixture
+def parent(first_run: tuple[Path, str]) -> str:
+    """The finished run."""
+    return first_run[1]
 
 
 def start(store: Store, parent: str, options: FinetuneOptions = LITTLE) -> str:
