@@ -37,8 +37,8 @@ from qaf_core.runs.jobs.export import export_run
 from qaf_core.runs.jobs.exported_models import RANGE_BATCH
 from qaf_core.runs.jobs.images import load_run_images
 from qaf_core.runs.jobs.latency import measure_run
-from qaf_core.runs.jobs.search import AutoRequest, make_auto_plan
-from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.jobs.search import make_auto_plan
+from qaf_core.runs.store.request import PlanRequest, RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import PACKED_NAME
 from qaf_core.runs.worker.execute import execute_job
@@ -58,7 +58,10 @@ def by_bound(
     rows = []
     for bound in bounds:
         began = time.monotonic()
-        auto = AutoRequest(run=request, bits=bits, error_bound=bound, threads=threads)
+        auto = PlanRequest(
+            model=request.model, weights=request.weights, data=request.data, calibration=request.calibration,
+            seed=request.seed, bits=bits, error_bound=bound, threads=threads,
+        )  # fmt: skip
         selection = make_auto_plan(auto, store.workspace)
         planned = time.monotonic() - began
         result = run_plan(store, _with_plan(request, selection.plan))

@@ -14,6 +14,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from dashboard.state import jobs
 from dashboard.widgets import ui
 from qaf_core.errors import QafError
 from qaf_core.runs.store.kinds import PLACES
@@ -30,6 +31,7 @@ def draw(store: Store, monkeypatch: pytest.MonkeyPatch) -> Draw:
     st.cache_data.clear()
     monkeypatch.setattr(ui, "open_store", lambda: store)
     monkeypatch.setattr(ui, "keep_worker", lambda: None)
+    monkeypatch.setattr(jobs, "LONGEST_WAIT_SECONDS", 5.0)
 
     def draw_page(page: str, **query: str) -> AppTest:
         test = AppTest.from_string(f"from dashboard import app\napp.main({page!r})", default_timeout=60)

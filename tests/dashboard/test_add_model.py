@@ -36,7 +36,7 @@ def answer(**fields: Any) -> dict[str, Any]:
     return {
         "model": "cifar/resnet20", "value": 0.91, "ci95": [0.87, 0.94], "n": 256, "findings": [],
         "trials": [], "blind_to_colours": False, "cannot_tell": None, "metric": "top1", "summary": SOUND,
-        "plausible": True, "preview": [row] * 9, **fields,
+        "plausible": True, "preview": [row] * 9, "stored": {}, **fields,
     }  # fmt: skip
 
 
@@ -56,6 +56,13 @@ def judge(job: JobRecord) -> dict[str, Any]:
     wrong = {"value": 0.2, "findings": [finding()], "summary": ""}
     stored = {"weights": asked.weights, "data": asked.data}
     return answer(stored=stored, **({} if asked.preprocessing == FIX else wrong))
+
+
+@pytest.fixture
+def inspected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every network has the layers of the shipped ResNet-20."""
+    rows = find_model("inspection/resnet20").card["inventory"]
+    monkeypatch.setattr(catalogue.jobs, "wait_for", lambda *_: {"layers": rows})
 
 
 @pytest.fixture
@@ -146,20 +153,23 @@ def test_a_check_shows_where_it_was_asked_for_and_the_same_check_is_shared(
     draw: Draw, store: Store, weights: str, tmp_path: Path
 ) -> None:
     first, second = draw("models"), draw("models")
-    asked = check(fill(first, weights, tmp_path), store)
+    (images := tmp_path / "images").mkdir()
+    asked = check(fill(first, weights, images), store)
     assert "The original is right" in shown(first)
     assert "The original is right" not in shown(second.run())
-    fill(second, weights, tmp_path).button(key="check-model").click().run()
+    fill(second, weights, images).button(key="check-model").click().run()
     assert "The original is right" in shown(second.run())
     assert serve(store, judge) == []
     place = "check-add-model"
-    reloaded = draw("models", **{place: first.query_params[place][0]})
+    job = store.last_job("check", asked.model)
+    assert job is not None
+    assert job.id in first.query_params[place]
+    reloaded = draw("models", **{place: job.id})
     assert "The original is right" in shown(reloaded)
-    assert store.last_job("check", asked.model) == store.job(first.query_params[place][0])
 
 
 def test_a_model_that_is_there_is_checked_and_mended(
-    draw: Draw, store: Store, weights: str, tmp_path: Path, workspace: Path
+    draw: Draw, store: Store, inspected: None, weights: str, tmp_path: Path, workspace: Path
 ) -> None:
     names = tmp_path / "names.txt"
     names.write_text("\n".join(find_model("inspection/resnet20").classes))
@@ -259,10 +269,8 @@ def test_every_kind_of_weights_file_may_be_uploaded(draw: Draw) -> None:
 
 
 def test_explore_checks_own_images_before_a_run(
-    draw: Draw, store: Store, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    draw: Draw, store: Store, inspected: None, weights: str, tmp_path: Path
 ) -> None:
-    rows = find_model("inspection/resnet20").card["inventory"]
-    monkeypatch.setattr(catalogue.jobs, "wait_for", lambda *_: {"layers": rows})
     test = draw("explore")
     test.segmented_control(key="mode").set_value("own").run()
     assert test.button(key="check-choice").disabled

@@ -102,7 +102,8 @@ def test_a_search_shows_how_far_it_is_is_found_again_after_a_reload_and_can_be_s
     store.append_event(job_id, RunEvent(kind="stage", data=data))
     assert "Trying forms of {a}, 1 of 2 layers." in shown(test.run())
     place = f"search-{MODEL}"
-    reloaded = draw("explore", model=MODEL, **{place: test.query_params[place][0]})
+    assert job_id in test.query_params[place]
+    reloaded = draw("explore", model=MODEL, **{place: job_id})
     assert "Searching" in shown(reloaded)
     other = draw("explore", model=MODEL)
     assert "Searching" not in shown(other)
