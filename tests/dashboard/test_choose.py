@@ -29,7 +29,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     shipped = find_model(SHIPPED)
     assert shipped.weights is not None
     rows = shipped.card["inventory"]
-    monkeypatch.setattr(catalogue, "run_command", lambda *_, **__: {"layers": rows})
+    monkeypatch.setattr(catalogue.jobs, "wait_for", lambda *_: {"layers": rows})
     return str(shutil.copy(shipped.weights, tmp_path / "mine.safetensors"))
 
 
