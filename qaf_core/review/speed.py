@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from qaf_core.deploy.runtime.model_files import ModelFile
+from qaf_core.factorization.options import Method
 from qaf_core.review import palette
 from qaf_core.review.charts import style, untranslated
 
@@ -34,7 +35,7 @@ def latency_figure(
     names = [name for name in ModelFile if name in latencies]
     medians = [latencies[name]["median_ms"] for name in names]
     colours = [
-        (palette.METHOD_MARKS["joint"] if name.is_compressed else palette.OTHER_MARK).colour(dark)
+        (palette.METHOD_MARKS[Method.JOINT] if name.is_compressed else palette.OTHER_MARK).colour(dark)
         for name in names
     ]
     figure = go.Figure(

@@ -15,6 +15,7 @@ from dashboard.views.explore import controls
 from dashboard.views.explore.choose import Choice
 from dashboard.views.run import live
 from dashboard.widgets import ui
+from qaf_core.factorization.options import Method
 from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.network.plan.rules import Plan
 from qaf_core.review.units import MISSING, percent_text
@@ -30,7 +31,7 @@ TAKEN_KEY = "fastest-taken"
 
 def offer(choice: Choice) -> None:
     """What to set, the button, and what the search found; it fills the plan's table when it is done."""
-    disabled = st.session_state["method"] != "joint" or choice.obstacle is not None
+    disabled = st.session_state["method"] != Method.JOINT or choice.obstacle is not None
     with st.expander(_("Fastest plan on this machine"), icon=":material/speed:"):
         st.caption(
             _(

@@ -16,6 +16,7 @@ from dashboard.text import _
 from dashboard.views.export import speed
 from dashboard.views.run import live
 from dashboard.widgets import ui
+from qaf_core.deploy.onnx_export.report import Precision
 from qaf_core.errors import QafError
 from qaf_core.files import read_json
 from qaf_core.network.plan.cost import layer_cost, original_layer_cost
@@ -110,28 +111,28 @@ def _kinds() -> tuple[Kind, ...]:
             lead=_("The smallest: codes at their own bit-width in one safetensors file, for PyTorch."),
         ),
         Kind(
-            key="int8",
+            key=Precision.INT8,
             title=_("ONNX, integers"),
             lead=_(
                 "Exactly the network that was evaluated, with integer convolutions in plain ONNX Runtime. "
                 "Additions between layers stay in floating point, which takes time."
             ),
-            precision="int8",
+            precision=Precision.INT8,
         ),
         Kind(
-            key="int8-fast",
+            key=Precision.FAST,
             title=_("ONNX, integers, fastest"),
             lead=_(
                 "The same codes, but outputs of layers and additions are rounded to 8 bits too: faster, and "
                 "some answers differ. How many is measured; below 99.5 % the file is refused."
             ),
-            precision="int8-fast",
+            precision=Precision.FAST,
         ),
         Kind(
-            key="fp32",
+            key=Precision.FP32,
             title=_("ONNX, floating point"),
             lead=_("The same factors as floating point, for other runtimes and converters."),
-            precision="fp32",
+            precision=Precision.FP32,
         ),
     )
 

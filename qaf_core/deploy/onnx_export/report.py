@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,26 @@ from qaf_core.files import read_json, write_json
 
 PACKED, ONNX = "packed", "onnx"
 FORMATS = (PACKED, ONNX)
-INT8, FAST, FP32 = "int8", "int8-fast", "fp32"
-PRECISIONS = (INT8, FAST, FP32)
-DIFFERENCES = {
-    INT8: "exact: the evaluated network's outputs; additions between layers in floating point",
-    FAST: "fastest: the same codes, but outputs of layers and additions are rounded to 8 bits too, so that"
-    " some answers differ from the evaluated network's",
-    FP32: "the factors in floating point, activations not rounded",
+
+
+class Precision(StrEnum):
+    """The kinds of ONNX files."""
+
+    INT8 = "int8"
+    FAST = "int8-fast"
+    FP32 = "fp32"
+
+    @property
+    def difference(self) -> str:
+        """How its answers relate to the evaluated network's."""
+        return _DIFFERENCES[self]
+
+
+_DIFFERENCES = {
+    Precision.INT8: "exact: the evaluated network's outputs; additions between layers in floating point",
+    Precision.FAST: "fastest: the same codes, but outputs of layers and additions are rounded to 8 bits too,"
+    " so that some answers differ from the evaluated network's",
+    Precision.FP32: "the factors in floating point, activations not rounded",
 }
 REPORT_VERSION = 1
 _PATTERN = "export-*.json"
@@ -66,7 +80,7 @@ class ExportReport:
         format: ``onnx`` or ``packed``.
         path: The file; it was only written if all checks passed, or by force.
         written: Whether it was written.
-        precision: ``int8``, ``int8-fast`` or ``fp32``, see ``DIFFERENCES``; None for ``packed``.
+        precision: See ``Precision``; None for ``packed``.
         target: The processor its integers are for, ``this`` or ``any``; None without integers.
         size_bytes: Of the file.
         checks: All that was checked; see ``passed``.
@@ -84,7 +98,7 @@ class ExportReport:
     format: str
     path: str
     written: bool
-    precision: str | None
+    precision: Precision | None
     target: str | None
     size_bytes: int
     checks: tuple[Check, ...]
