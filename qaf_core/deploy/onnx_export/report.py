@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from qaf_core.errors import ModelError
 from qaf_core.files import read_json, write_json
+from qaf_core.records import from_plain, to_plain
 
 PACKED, ONNX = "packed", "onnx"
 FORMATS = (PACKED, ONNX)
@@ -117,7 +118,7 @@ class ExportReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types, with ``passed``."""
-        return {**asdict(self), "passed": self.passed}
+        return {**to_plain(self), "passed": self.passed}
 
 
 class ExportRejected(ModelError):
@@ -150,11 +151,15 @@ def keep_report(folder: Path, report: ExportReport) -> Path:
     return path
 
 
-def read_reports(folder: Path) -> tuple[dict[str, Any], ...]:
-    """The reports in a run's folder, as ``ExportReport.to_dict`` gave them; damaged ones are left out."""
-    found = []
-    for path in sorted(folder.glob(_PATTERN)):
-        content = read_json(path)
-        if isinstance(content, dict) and content.get("version") == REPORT_VERSION:
-            found.append(content)
-    return tuple(found)
+def read_report(path: Path) -> ExportReport | None:
+    """A report as ``to_dict`` gave it, written as JSON; None where there is none, or it is damaged."""
+    try:
+        return from_plain(ExportReport, read_json(path))
+    except (TypeError, ValueError):
+        return None
+
+
+def read_reports(folder: Path) -> tuple[ExportReport, ...]:
+    """The reports in a run's folder; damaged ones are left out."""
+    found = (read_report(path) for path in sorted(folder.glob(_PATTERN)))
+    return tuple(report for report in found if report is not None)

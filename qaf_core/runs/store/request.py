@@ -160,7 +160,7 @@ class RunRequest(ImagesRequest):
     """
 
     plan: dict[str, Any] = field(default_factory=dict)
-    method: str = "joint"
+    method: str = Method.JOINT
     name: str | None = None
     check: bool = True
     finetune: dict[str, Any] | None = None
