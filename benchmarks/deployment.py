@@ -33,6 +33,7 @@ from qaf_core.deploy.packed.read import load_packed
 from qaf_core.deploy.runtime.measure_kit import ratio_of, summarise, time_models
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.rules import Plan, plan_for_ratio
+from qaf_core.records import to_plain
 from qaf_core.runs.jobs.export import export_run
 from qaf_core.runs.jobs.exported_models import RANGE_BATCH
 from qaf_core.runs.jobs.images import load_run_images
@@ -73,8 +74,8 @@ def by_bound(
                 "changed_layers": sum(choice.structure != "dense" for choice in selection.choices),
                 "structures": [[c.name, c.structure, c.rank] for c in selection.choices if c.rank],
                 "plan_seconds": round(planned, 1),
-                "planned_ratio": selection.whole and selection.whole["ratio"],
-                "planned_answers": selection.answers,
+                "planned_ratio": selection.whole and to_plain(selection.whole.ratio),
+                "planned_answers": to_plain(selection.answers),
                 "drop_points": round(100 * result["drop"], 2),
                 "drop_ci95_points": [round(100 * edge, 2) for edge in result["drop_ci95"]],
                 "size_bytes": result["file"]["size_bytes"],

@@ -47,6 +47,7 @@ QUICK_MODULES = (
     "qaf_core.runs.worker.supervisor",
     "qaf_core.deploy.onnx_export.code_examples",
     "qaf_core.deploy.onnx_export.report",
+    "qaf_core.deploy.runtime.model_files",
     "qaf_core.review.charts",
     "qaf_core.cli",
 )

@@ -12,6 +12,7 @@ import streamlit as st
 from dashboard.state import rows
 from dashboard.text import _, plural
 from dashboard.widgets import ui
+from qaf_core.factorization.options import METHODS
 from qaf_core.review import charts
 from qaf_core.review.charts import CostAxis
 from qaf_core.review.metrics import metric_help, metric_label
@@ -71,7 +72,7 @@ def _filters(measured: Sequence[RunRecord]) -> list[RunRecord]:
         help=_("Only what is measured on the same images can be compared."),
     )
     runs = [run for run in runs if rows.evaluation_data(run) == data]
-    methods = [m for m in charts.METHOD_ORDER if any(run.method == m for run in runs)]
+    methods = [m for m in METHODS if any(run.method == m for run in runs)]
     wanted = right.pills(
         _("Methods"),
         methods,

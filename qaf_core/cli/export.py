@@ -66,9 +66,7 @@ def export(
 def _print_report(report: ExportReport) -> None:
     print(f"{report.path}: {size_text(report.size_bytes)}, in {duration_text(report.seconds)}")
     if report.precision is not None:
-        from qaf_core.deploy.onnx_export.report import DIFFERENCES
-
-        print(f"  {DIFFERENCES[report.precision]}")
+        print(f"  {report.precision.difference}")
     for check in report.checks:
         print(f"  {'passed' if check.passed else 'FAILED'}  {check.name}: {check.detail}")
     stored = ", ".join(f"{count} as {kind}" for kind, count in sorted(report.weights_stored_as.items()))

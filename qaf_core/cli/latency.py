@@ -14,16 +14,11 @@ from qaf_core.cli.interrupt import stop_on_interrupt
 from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.plans import EXIT_CANCELLED, EXIT_DONE, Batch, Threads
 from qaf_core.cli.text import print_json, print_stage, print_table
+from qaf_core.deploy.runtime.model_files import PROFILED, ModelFile
 from qaf_core.errors import QafError, RunCancelled
 from qaf_core.review.units import energy_text, percent_text, points_text, size_text
 
-TITLES = {
-    "original_fp32": "original, fp32",
-    "dense_int8": "dense INT8",
-    "factorized_fp32": "factorized, fp32",
-    "factorized_int8": "factorized, int8-fast",
-    "factorized_int8_exact": "factorized, int8 (exact)",
-}
+TITLES: dict[str, str] = {file: file.short for file in ModelFile}
 
 
 def latency(
@@ -116,11 +111,11 @@ def print_verdict(result: dict[str, Any]) -> None:
     Args:
         result: As ``measure_run`` and ``read_kit_result`` give it.
     """
-    for name in ("factorized_int8", "factorized_int8_exact"):
+    for name in (ModelFile.FAST, ModelFile.EXACT):
         ratio = (result.get("ratios") or {}).get(name)
         if ratio is not None:
             interval = f"95 %: {ratio['low']:.2f} to {ratio['high']:.2f}"
-            print(f"{TITLES[name]} over dense INT8: {ratio['value']:.2f} ({interval})")
+            print(f"{name.short} over dense INT8: {ratio['value']:.2f} ({interval})")
     print(result["verdict"])
 
 
@@ -154,7 +149,7 @@ def _print_latency(result: dict[str, Any]) -> None:
         (
             str(row["layer"]),
             f"{row['structure'] or ''} {row['rank'] or ''}".strip(),
-            *(f"{row[f'{name}_ms']:.3f}" for name in ("original_fp32", "dense_int8", "factorized_int8")),
+            *(f"{row[f'{name}_ms']:.3f}" for name in PROFILED),
             {True: "slower", False: "faster", None: ""}[row["slower_than_dense"]],
         )
         for row in result["layers"]

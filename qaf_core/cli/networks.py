@@ -11,7 +11,7 @@ from qaf_core.cli.options import (
     Classes,
     Convention,
     Json,
-    Method,
+    MethodName,
     Model,
     PlanFile,
     PreprocessingFile,
@@ -22,6 +22,7 @@ from qaf_core.cli.options import (
     make_plan,
 )
 from qaf_core.cli.text import print_costs, print_json, print_table
+from qaf_core.factorization.options import Method
 from qaf_core.review.units import MISSING, count_text, percent_text, with_prefix
 from qaf_core.runs.store.workspace import default_workspace
 
@@ -88,7 +89,7 @@ def cost(
     bits: Bits = None,
     act_bits: ActBits = None,
     structure: Structure = "cp",
-    method: Method = "joint",
+    method: MethodName = Method.JOINT,
     convention: Convention = "uniform",
     weights: Weights = None,
     classes: Classes = None,
@@ -107,7 +108,7 @@ def cost(
         and plan is None
         and ratio is not None
         and bits is not None
-        and method != "dense"
+        and method != Method.DENSE
     ):
         after = ratio_cost(inventory, ratio, bits, 8 if act_bits is None else act_bits, convention)
     else:

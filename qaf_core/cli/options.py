@@ -10,6 +10,7 @@ import typer
 
 from qaf_core.data.models.torchvision_names import ANNOTATED_SETS, CLASSIFICATION_SETS
 from qaf_core.errors import PlanError
+from qaf_core.factorization.options import METHODS, Method
 from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.quantization.grid import BITS_ACCEPTED
 
@@ -60,7 +61,7 @@ ActBits = Annotated[int | None, typer.Option(help=f"Activation bits: {BITS_ACCEP
 Structure = Annotated[
     str, typer.Option(help=f"Of k×k convolutions: {', '.join(FACTORIZED)}, or auto (see README).")
 ]
-Method = Annotated[str, typer.Option(help="joint, paper, sequential or dense.")]
+MethodName = Annotated[str, typer.Option(help=f"{', '.join(METHODS[:-1])} or {METHODS[-1]}.")]
 Convention = Annotated[str, typer.Option(help="What counts as an operation: uniform or paper.")]
 
 
@@ -87,7 +88,6 @@ def make_plan(
 ) -> Plan:
     """The plan in ``file``, or the one for a ratio and bits."""
     from qaf_core.network.plan.rules import plan_for_ratio
-    from qaf_core.runs.store.request import METHODS
 
     if method not in METHODS:
         raise PlanError("unknown method", got=method, expected=", ".join(METHODS))
@@ -99,10 +99,10 @@ def make_plan(
         plan = read_plan(file)
         plan = plan if act_bits is None else replace(plan, activation_bits=act_bits)
         return plan if seed is None else replace(plan, seed=seed)
-    if method == "dense" and ratio is None:
+    if method == Method.DENSE and ratio is None:
         ratio = 1.0
     if ratio is None or bits is None:
-        needed = "--bits B" if method == "dense" else "--ratio R --bits B"
+        needed = "--bits B" if method == Method.DENSE else "--ratio R --bits B"
         raise PlanError("nothing says how to compress", expected=f"--plan FILE, or {needed}")
     return plan_for_ratio(
         inventory,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +27,10 @@ from qaf_core.cli.text import print_json, print_stage, print_table
 from qaf_core.errors import PlanError, RunCancelled
 from qaf_core.files import write_json
 from qaf_core.runs.store.workspace import default_workspace, open_workspace
+
+if TYPE_CHECKING:
+    from qaf_core.network.plan.rules import Plan
+    from qaf_core.search.selection import Selection
 
 EXIT_DONE, EXIT_CANCELLED = 0, 130
 
@@ -66,28 +70,33 @@ def plan(
     workspace: Workspace = None,
 ) -> int:
     """A plan: by rule, or with auto the fastest structures within bounds on errors and answers."""
-    told: dict[str, Any]
+    selection: Selection | None = None
+    told: dict[str, Any] = {"model": model, "structure": structure}
     if structure == "auto":
-        selection = find_auto_plan(
+        found = find_auto_plan(
             model, ratio, bits, act_bits, error_bound, answer_bound, threads, batch, data, calibration, seed,
             weights, classes, preprocessing, workspace,
         )  # fmt: skip
-        if selection is None:
+        if found is None:
             return EXIT_CANCELLED
-        told = selection
+        from qaf_core.records import from_plain
+        from qaf_core.search.selection import Selection
+
+        told, selection = found, from_plain(Selection, found)
+        chosen = selection.plan
     else:
         from qaf_core.data.models.catalogue import find_model, load_inventory
 
         folder = default_workspace() if workspace is None else workspace
         inventory = load_inventory(find_model(model, weights, classes=classes, workspace=folder))
         chosen = make_plan(model, inventory, None, ratio, bits, act_bits, structure, "joint", seed)
-        told = {"model": model, "structure": structure, "plan": chosen.to_dict(), "choices": []}
+        told |= {"plan": chosen.to_dict(), "choices": []}
     if out is not None:
-        write_json(out.absolute(), told["plan"], for_people=True)
+        write_json(out.absolute(), chosen.to_dict(), for_people=True)
     if as_json:
         print_json(told)
     else:
-        _print_plan(told)
+        _print_plan(chosen, selection)
     return EXIT_DONE
 
 
@@ -144,36 +153,31 @@ def find_auto_plan(
         return None
 
 
-def _print_plan(told: dict[str, Any]) -> None:
-    choices = {row["name"]: row for row in told["choices"]}
+def _print_plan(plan: Plan, found: Selection | None) -> None:
+    choices = {} if found is None else {choice.name: choice for choice in found.choices}
     rows = []
-    for row in told["plan"]["layers"]:
-        choice = choices.get(row["name"])
-        rank, bits = (str(row[key] or "") for key in ("rank", "bits"))
-        times = ("", "", "")
+    for row in plan.layers:
+        choice, times = choices.get(row.name), ("", "", "")
         if choice is not None:
-            error = next(c["output_error"] for c in choice["candidates"] if c["verdict"] == "chosen")
-            times = (
-                f"{choice['latency_ms']:.3f}",
-                f"{choice['dense_ms']:.3f}",
-                "" if error is None else f"{error:.3f}",
-            )
-        rows.append((row["name"], row["structure"], rank, bits, *times))
+            error = "" if choice.output_error is None else f"{choice.output_error:.3f}"
+            times = (f"{choice.latency_ms:.3f}", f"{choice.dense_ms:.3f}", error)
+        told = row.to_dict()
+        rows.append((row.name, row.structure, *(str(told[key] or "") for key in ("rank", "bits")), *times))
     print_table(("layer", "structure", "rank", "bits", "ms", "dense ms", "output error"), rows)
-    whole = told.get("whole")
-    if whole is not None:
-        ratio, before, after = whole["ratio"], whole["dense_ms"], whole["planned_ms"]
-        spread = f"{ratio['low']:.2f} to {ratio['high']:.2f}"
+    if found is None:
+        return
+    if found.whole is not None:
+        ratio, before, after = found.whole.ratio, found.whole.dense_ms, found.whole.planned_ms
         print(
             f"The whole network: {after:.3f} ms as planned, {before:.3f} ms as dense INT8, "
-            f"ratio {ratio['value']:.2f} ({spread})"
+            f"ratio {ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
         )
-    answers = told.get("answers")
-    if answers is not None and answers["changed"] is not None:
-        dense = answers["changed_by_dense"]
+    answers = found.answers
+    if answers is not None and answers.changed is not None:
+        dense = answers.changed_by_dense
         print(
-            f"Answers that change, of {answers['images']} calibration images: {100 * answers['changed']:.1f} "
+            f"Answers that change, of {answers.images} calibration images: {100 * answers.changed:.1f} "
             "% as planned" + (f", {100 * dense:.1f} % in dense INT8" if dense is not None else "")
         )
-    if told.get("note"):
-        print(told["note"])
+    if found.note:
+        print(found.note)

@@ -15,7 +15,7 @@ from qaf_core.cli.options import (
     Classes,
     Data,
     Json,
-    Method,
+    MethodName,
     Model,
     PlanFile,
     PreprocessingFile,
@@ -29,6 +29,7 @@ from qaf_core.cli.options import (
 )
 from qaf_core.cli.plans import AnswerBound, ErrorBound, Threads, find_auto_plan
 from qaf_core.cli.text import print_costs, print_images, print_json, print_table
+from qaf_core.factorization.options import Method
 from qaf_core.review.units import duration_text, percent_text, points_text, size_text
 from qaf_core.runs.store.workspace import default_workspace
 
@@ -50,7 +51,7 @@ def compress(
     error_bound: ErrorBound = None,
     answer_bound: AnswerBound = None,
     threads: Threads = None,
-    method: Method = "joint",
+    method: MethodName = Method.JOINT,
     data: Data = None,
     calibration: Annotated[
         str | None, typer.Option(help="Calibration images [default: part of the data]")

@@ -13,6 +13,18 @@ from qaf_core.quantization.spec import whole_number
 RHO_POLICIES = ("trace",)
 
 
+class Method(StrEnum):
+    """How a weight becomes factors on a grid; see ``solve_layer``."""
+
+    JOINT = "joint"
+    PAPER = "paper"
+    SEQUENTIAL = "sequential"
+    DENSE = "dense"
+
+
+METHODS = tuple(Method)
+
+
 class Status(StrEnum):
     """Why a solve stopped."""
 

@@ -16,7 +16,6 @@ from qaf_core.factorization.baselines import round_factors, solve_paper, tensorl
 from qaf_core.factorization.factors import Factors, as_stored_codes, row_errors
 from qaf_core.factorization.input_weighting import channel_moment, refit_output_side
 from qaf_core.factorization.intake import (
-    METHODS,
     as_target,
     checked_covariance,
     checked_rank,
@@ -34,7 +33,7 @@ from qaf_core.quantization.spec import QuantSpec
 
 #: From here on the error of the whole weight tells by itself that channels are lost.
 HIDING_ERROR = 0.5
-__all__ = ["METHODS", "STRUCTURES", "SolveResult", "relative_error", "solve_layer", "with_factors"]
+__all__ = ["STRUCTURES", "SolveResult", "relative_error", "solve_layer", "with_factors"]
 
 
 @dataclass(frozen=True, kw_only=True)

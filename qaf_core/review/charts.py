@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import plotly.graph_objects as go
 
+from qaf_core.factorization.options import METHODS, Method
 from qaf_core.review import palette
 from qaf_core.review.metrics import metric_label
 from qaf_core.review.palette import Mark
@@ -22,7 +23,6 @@ from qaf_core.review.units import percent_text, size_text, with_prefix
 
 Translate = Callable[[str], str]
 CostAxis = Literal["size", "bops"]
-METHOD_ORDER = ("joint", "paper", "sequential", "dense")
 ROW_HEIGHT_PX = 24
 MOST_TICKS = 6
 NEAR = 0.15  # a metric this far below the best is still shown in a close-up
@@ -67,8 +67,8 @@ def tradeoff_figure(
     """
     figure = go.Figure()
     _add_front(figure, points, axis, dark, _)
-    others = sorted({p.method for p in points} - {*METHOD_ORDER, "original"})
-    for method in (*METHOD_ORDER, *others, "original"):
+    others = sorted({p.method for p in points} - {*METHODS, "original"})
+    for method in (*METHODS, *others, "original"):
         chosen = [p for p in points if p.method == method]
         if chosen:
             figure.add_trace(_run_trace(chosen, method, axis, dark, floor or 0.0, _))
@@ -199,11 +199,11 @@ def _cost_ticks(values: Sequence[float], axis: CostAxis) -> dict[str, Any]:
 
 def method_label(method: str, _: Translate = untranslated) -> str:
     """The name of a method on screens."""
-    labels = {
-        "joint": _("Joint"),
-        "paper": _("Paper"),
-        "sequential": _("Sequential"),
-        "dense": _("Dense"),
+    labels: dict[str, str] = {
+        Method.JOINT: _("Joint"),
+        Method.PAPER: _("Paper"),
+        Method.SEQUENTIAL: _("Sequential"),
+        Method.DENSE: _("Dense"),
         "original": _("Original"),
     }
     return labels.get(method, method)

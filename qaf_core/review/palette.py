@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qaf_core.factorization.options import Method
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
@@ -19,11 +21,11 @@ class Mark:
         return self.dark if dark else self.light
 
 
-METHOD_MARKS = {
-    "joint": Mark(light="#0072B2", dark="#56B4E9", symbol="circle"),
-    "paper": Mark(light="#D55E00", dark="#F0803C", symbol="square"),
-    "sequential": Mark(light="#00805C", dark="#2BC49A", symbol="triangle-up"),
-    "dense": Mark(light="#B0568C", dark="#E39AC6", symbol="diamond"),
+METHOD_MARKS: dict[str, Mark] = {
+    Method.JOINT: Mark(light="#0072B2", dark="#56B4E9", symbol="circle"),
+    Method.PAPER: Mark(light="#D55E00", dark="#F0803C", symbol="square"),
+    Method.SEQUENTIAL: Mark(light="#00805C", dark="#2BC49A", symbol="triangle-up"),
+    Method.DENSE: Mark(light="#B0568C", dark="#E39AC6", symbol="diamond"),
 }
 ORIGINAL_MARK = Mark(light="#1F2937", dark="#F3F4F6", symbol="star")
 OTHER_MARK = Mark(light="#6B7280", dark="#9CA3AF", symbol="x")

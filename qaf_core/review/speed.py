@@ -7,23 +7,18 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from qaf_core.deploy.runtime.model_files import ModelFile
+from qaf_core.factorization.options import Method
 from qaf_core.review import palette
 from qaf_core.review.charts import style, untranslated
 
 Translate = Callable[[str], str]
-ORDER = ("original_fp32", "dense_int8", "factorized_fp32", "factorized_int8", "factorized_int8_exact")
 ROW_HEIGHT_PX = 42
 
 
 def model_labels(_: Translate = untranslated) -> dict[str, str]:
     """The names of the models on screens."""
-    return {
-        "original_fp32": _("Original, 32-bit"),
-        "dense_int8": _("Original, 8-bit by ONNX Runtime"),
-        "factorized_fp32": _("Compressed, 32-bit"),
-        "factorized_int8": _("Compressed, integers, fastest"),
-        "factorized_int8_exact": _("Compressed, integers, exact"),
-    }
+    return {file: _(file.label) for file in ModelFile}
 
 
 def latency_figure(
@@ -37,12 +32,10 @@ def latency_figure(
         _: Translation of texts.
     """
     labels = model_labels(_)
-    names = [name for name in ORDER if name in latencies]
+    names = [name for name in ModelFile if name in latencies]
     medians = [latencies[name]["median_ms"] for name in names]
     colours = [
-        palette.METHOD_MARKS["joint"].colour(dark)
-        if name.startswith("factorized")
-        else palette.OTHER_MARK.colour(dark)
+        (palette.METHOD_MARKS[Method.JOINT] if name.is_compressed else palette.OTHER_MARK).colour(dark)
         for name in names
     ]
     figure = go.Figure(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.errors import PlanError
-from qaf_core.factorization.options import SolverOptions
+from qaf_core.factorization.options import Method, SolverOptions
 from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import layer_of
@@ -106,7 +106,7 @@ def choose_structures(
     check_error_bound(error_bound)
     progress = progress or Progress()
     plan = plan_for_ratio(
-        inventory, model=model_id, ratio=1.0, bits=bits, activation_bits=activation_bits, method="dense",
+        inventory, model=model_id, ratio=1.0, bits=bits, activation_bits=activation_bits, method=Method.DENSE,
         seed=seed,
     )  # fmt: skip
     first = first_convolution(inventory)
@@ -194,7 +194,7 @@ class _Judge:
             rank=rank,
             spec=QuantSpec(bits=self.bits, granularity=GRANULARITY),
             options=self.options,
-            method="joint",
+            method=Method.JOINT,
             seed=self.seed,
             input_covariance=self.moments[info.name],
         )

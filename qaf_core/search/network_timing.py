@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from qaf_core.pipeline.events import Progress
 from qaf_core.search.geometry import LayerGeometry
 from qaf_core.search.graph_surgery import swap_layers, swappable_layers
 from qaf_core.search.refine import Form
-from qaf_core.search.selection import Candidate, Step
+from qaf_core.search.selection import Candidate, Step, WholeTimes
 
 if TYPE_CHECKING:
     import onnx
@@ -223,14 +223,14 @@ def choose_in_place(
     return chosen, forms
 
 
-def compare_whole(network: TimedNetwork, steps: Mapping[str, Step]) -> dict[str, Any]:
-    """The network as planned beside the dense one: ``dense_ms``, ``planned_ms``, and their ``ratio``."""
+def compare_whole(network: TimedNetwork, steps: Mapping[str, Step]) -> WholeTimes:
+    """The network as planned beside the dense one."""
     times = network.time({DENSE: {}, PLANNED: steps})
-    return {
-        "dense_ms": float(np.median(times[DENSE])),
-        "planned_ms": float(np.median(times[PLANNED])),
-        "ratio": ratio_of(times[PLANNED], times[DENSE]).to_dict(),
-    }
+    return WholeTimes(
+        dense_ms=float(np.median(times[DENSE])),
+        planned_ms=float(np.median(times[PLANNED])),
+        ratio=ratio_of(times[PLANNED], times[DENSE]),
+    )
 
 
 def _step_of(row: Candidate) -> Step:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
+from qaf_core.deploy.runtime.measure_kit import Ratio
 from qaf_core.errors import PlanError
 from qaf_core.network.plan.rules import LayerPlan, Plan, Rank, replace_layer
 
@@ -42,16 +42,6 @@ class Candidate:
     output_error: float | None
     verdict: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return {
-            "structure": self.structure,
-            "rank": list(self.rank) if isinstance(self.rank, tuple) else self.rank,
-            "latency_ms": self.latency_ms,
-            "output_error": self.output_error,
-            "verdict": self.verdict,
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
 class LayerChoice:
@@ -72,16 +62,41 @@ class LayerChoice:
                 found.setdefault(row.structure, row)
         return found
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return {
-            "name": self.name,
-            "structure": self.structure,
-            "rank": list(self.rank) if isinstance(self.rank, tuple) else self.rank,
-            "latency_ms": self.latency_ms,
-            "dense_ms": self.dense_ms,
-            "candidates": [candidate.to_dict() for candidate in self.candidates],
-        }
+    @property
+    def tried(self) -> tuple[Candidate, ...]:
+        """What was solved and judged."""
+        return tuple(row for row in self.candidates if row.output_error is not None)
+
+    @property
+    def output_error(self) -> float | None:
+        """That of the chosen candidate, where it was tried."""
+        return next((row.output_error for row in self.tried if row.verdict == CHOSEN), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeTimes:
+    """The whole network in dense INT8 and as planned, and the ratio of the latter's time to the former's."""
+
+    dense_ms: float
+    planned_ms: float
+    ratio: Ratio
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerShares:
+    """Shares of the answers on calibration images that differ from the original's.
+
+    Attributes:
+        changed: As planned; None where it could not be counted.
+        changed_by_dense: In dense INT8; None where that was not run.
+        limit: What may be added to the latter.
+        images: How many were compared.
+    """
+
+    changed: float | None
+    changed_by_dense: float | None
+    limit: float
+    images: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,28 +107,15 @@ class Selection:
         plan: The plan.
         choices: One for each layer that had a choice.
         note: What else is to be said, or empty.
-        whole: Milliseconds of the whole network, ``dense_ms`` and ``planned_ms``, and their ``ratio`` (value,
-            low, high); None where it was not timed.
-        answers: Shares of the answers on calibration images that differ from the original's, ``changed`` as
-            planned and ``changed_by_dense`` in dense INT8 (None where it was not run), the ``limit`` of what
-            may be added to the latter, and how many ``images``; None where they were not counted.
+        whole: None where it was not timed.
+        answers: None where they were not counted.
     """
 
     plan: Plan
     choices: tuple[LayerChoice, ...]
     note: str = ""
-    whole: Mapping[str, Any] | None = None
-    answers: Mapping[str, Any] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        choices = [choice.to_dict() for choice in self.choices]
-        told = {"note": self.note, "whole": _plain(self.whole), "answers": _plain(self.answers)}
-        return {"plan": self.plan.to_dict(), "choices": choices, **told}
-
-
-def _plain(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return None if row is None else dict(row)
+    whole: WholeTimes | None = None
+    answers: AnswerShares | None = None
 
 
 def plan_with(plan: Plan, steps: Mapping[str, Step]) -> Plan:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qaf_core.errors import ModelError, QafError
 from qaf_core.files import ContentCache, digest_of, read_json
 from qaf_core.pipeline.events import Progress
+from qaf_core.records import from_plain, to_plain
 from qaf_core.search.refine import Form, Judge, back_off
 from qaf_core.search.selection import (
     CHANGES_ANSWERS,
     DEFAULT_ANSWER_BOUND,
     DENSE,
+    AnswerShares,
     LayerChoice,
     Selection,
     Step,
+    WholeTimes,
     with_steps,
 )
 
@@ -83,16 +86,16 @@ def choose_as_a_whole(
     fitting = {choice.name: choice.fitting() for choice in selection.choices}
     if not any(fitting.values()):
         return selection
-    rows = {name: {s: row.to_dict() for s, row in found.items()} for name, found in fitting.items()}
+    rows = {name: to_plain(found) for name, found in fitting.items()}
     asked = [WHOLE_VERSION, selection.plan.to_dict(), rows, answer_bound, open_network is None, *machine]
     cache, key = ContentCache(folder), f"whole-{digest_of(asked)}"
-    kept = cache.read(key, lambda path: _told(selection, _read_found(path)))
+    kept = cache.read(key, lambda path: _told(selection, from_plain(_Found, read_json(path))))
     if kept is not None:
         return kept
     progress = progress or Progress()
     progress.check()
     network, steps, kinds, note = _in_place(selection, open_network, progress)
-    found = _Found(timed=sorted(steps), steps=steps, kept=steps, note=note)
+    found = _Found(timed=tuple(sorted(steps)), steps=steps, kept=steps, note=note)
     for choice in selection.choices:  # what was not timed in place goes by its time alone
         if choice.name not in steps and fitting[choice.name]:
             steps[choice.name] = (choice.structure, choice.rank)
@@ -101,12 +104,13 @@ def choose_as_a_whole(
         by_dense = None if network is None else _changed_by_dense(network, answers)
         limit = answer_bound + (by_dense or 0.0)
         found.kept, changed = back_off(steps, kinds, answers, limit, progress=progress)
-        told_of = {"changed": changed, "changed_by_dense": by_dense, "limit": answer_bound}
-        found.answers = {**told_of, "images": answers.images}
+        found.answers = AnswerShares(
+            changed=changed, changed_by_dense=by_dense, limit=answer_bound, images=answers.images
+        )
     progress.check()
     found.whole = _compared(network, found.kept)
     if found.whole is not None or open_network is None:  # otherwise it may be another time
-        cache.keep(key, asdict(found))
+        cache.keep(key, to_plain(found))
     return _told(selection, found)
 
 
@@ -114,12 +118,12 @@ def choose_as_a_whole(
 class _Found:
     """Layers timed in place, steps by time, what is kept of them; ``whole`` and so on as a selection's."""
 
-    timed: Sequence[str]
+    timed: tuple[str, ...]
     steps: Mapping[str, Step]
     kept: Mapping[str, Step]
     note: str
-    whole: Mapping[str, Any] | None = None
-    answers: Mapping[str, Any] | None = None
+    whole: WholeTimes | None = None
+    answers: AnswerShares | None = None
 
 
 def _in_place(
@@ -147,7 +151,7 @@ def _timed_alone(choice: LayerChoice) -> list[Form]:
     return [Form(steps={choice.name: step}, gain_ms=choice.dense_ms - ms) for step, ms in rows.items()]
 
 
-def _compared(network: TimedNetwork | None, steps: Mapping[str, Step]) -> dict[str, Any] | None:
+def _compared(network: TimedNetwork | None, steps: Mapping[str, Step]) -> WholeTimes | None:
     from qaf_core.search.network_timing import compare_whole
 
     try:
@@ -172,32 +176,6 @@ def _told(selection: Selection, found: _Found) -> Selection:
         notes.append(NOT_COUNTED)
     if given_up and all(step == DENSE for step in found.kept.values()):
         notes.append(ALL_DENSE)
-    elif found.whole is not None and not found.whole["ratio"]["high"] < 1.0:
+    elif found.whole is not None and not found.whole.ratio.high < 1.0:
         notes.append(NO_GAIN)
     return replace(chosen, whole=found.whole, answers=found.answers, note=" ".join(filter(None, notes)))
-
-
-def _read_found(path: Path) -> _Found:
-    told = read_json(path)
-    found = _Found(
-        timed=list(told["timed"]),
-        steps=_steps(told["steps"]),
-        kept=_steps(told["kept"]),
-        note=str(told["note"]),
-        whole=told["whole"],
-        answers=told["answers"],
-    )
-    if found.whole is not None:
-        ratio = [found.whole["ratio"][key] for key in ("value", "low", "high")]
-        float(sum([found.whole["dense_ms"], found.whole["planned_ms"], *ratio]))
-    if found.answers is not None:
-        shares = [found.answers[key] or 0.0 for key in ("changed", "changed_by_dense", "limit", "images")]
-        float(sum(shares))
-    return found
-
-
-def _steps(told: Mapping[str, Any]) -> dict[str, Step]:
-    return {
-        name: (structure, tuple(rank) if isinstance(rank, list) else rank)
-        for name, (structure, rank) in told.items()
-    }

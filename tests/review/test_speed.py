@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from qaf_core.review.speed import ORDER, latency_figure, model_labels, speed_sentence
+from qaf_core.deploy.runtime.model_files import ModelFile
+from qaf_core.review.speed import latency_figure, model_labels, speed_sentence
 
 ROW = {"median_ms": 2.0, "p5_ms": 1.5, "p95_ms": 3.0, "n": 100}
 
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_each_model_is_a_bar_with_its_range(dark: bool) -> None:
-    figure = latency_figure(dict.fromkeys(reversed(ORDER), ROW), dark=dark)
+    figure = latency_figure(dict.fromkeys(reversed(ModelFile), ROW), dark=dark)
     (bar,) = figure.data
-    assert list(bar.y) == [model_labels()[name] for name in ORDER]
-    assert list(bar.x) == [2.0] * len(ORDER)
-    assert list(bar.error_x.array) == [1.0] * len(ORDER)
-    assert list(bar.error_x.arrayminus) == [0.5] * len(ORDER)
+    assert list(bar.y) == [model_labels()[name] for name in ModelFile]
+    assert list(bar.x) == [2.0] * len(ModelFile)
+    assert list(bar.error_x.array) == [1.0] * len(ModelFile)
+    assert list(bar.error_x.arrayminus) == [0.5] * len(ModelFile)
 
 
 def test_models_that_were_not_measured_are_left_out() -> None:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from qaf_core.errors import ModelError, RunCancelled
 from qaf_core.network.plan.rules import LayerPlan, Plan
 from qaf_core.pipeline.events import Progress, RunEvent
-from qaf_core.search.selection import Candidate, LayerChoice, Selection, Step
+from qaf_core.records import to_plain
+from qaf_core.search.selection import AnswerShares, Candidate, LayerChoice, Selection, Step
 from qaf_core.search.whole_plan import choose_as_a_whole
 
 SLOWER = "inside the network slower than the chosen one, or as fast with more error"
@@ -103,11 +104,11 @@ def test_structures_are_chosen_once_by_the_time_of_the_whole(tmp_path: Path) -> 
     verdicts = [[candidate.verdict for candidate in choice.candidates] for choice in found.choices]
     assert verdicts == [[SLOWER, SLOWER, "chosen"], [SLOWER, "chosen", SLOWER], [SLOWER, "chosen", SLOWER]]
     assert [event.data["fraction"] for event in told] == [0.0, 0.5, 1.0]
-    assert found.answers == {"changed": 0.0, "changed_by_dense": 0.0, "limit": 0.02, "images": 100}
+    assert found.answers == AnswerShares(changed=0.0, changed_by_dense=0.0, limit=0.02, images=100)
     assert found.whole is not None
-    assert found.to_dict()["whole"]["dense_ms"] == pytest.approx(10.0)
-    assert found.whole["planned_ms"] == pytest.approx(6.0)
-    assert found.whole["ratio"]["low"] <= found.whole["ratio"]["value"] == pytest.approx(0.6, rel=0.01)
+    assert to_plain(found)["whole"]["dense_ms"] == pytest.approx(10.0)
+    assert found.whole.planned_ms == pytest.approx(6.0)
+    assert found.whole.ratio.low <= found.whole.ratio.value == pytest.approx(0.6, rel=0.01)
     again = choose_as_a_whole(chosen("abc"), open_network, SameAnswers(), tmp_path, ["machine"])
     assert again == found
     assert len(opened) == 1
@@ -123,7 +124,7 @@ def test_a_whole_that_cannot_be_timed_keeps_the_plan(tmp_path: Path) -> None:
     assert kept.plan == chosen("ab").plan
     assert kept.note.startswith("Not timed as a whole: the network's outputs cannot be exported")
     assert kept.answers is not None
-    assert (kept.to_dict()["note"], kept.to_dict()["whole"]) == (kept.note, None)
+    assert (to_plain(kept)["note"], to_plain(kept)["whole"]) == (kept.note, None)
     with pytest.raises(RunCancelled):
         choose_as_a_whole(
             chosen("ab"), refuse, SameAnswers(), tmp_path, [], progress=Progress(should_stop=lambda: True)
@@ -186,11 +187,11 @@ def test_what_changes_too_many_answers_is_given_up(tmp_path: Path, as_a_whole: b
     assert [row.structure for row in found.plan.layers] == [choice.structure for choice in found.choices]
     assert [candidate.verdict for candidate in found.choices[0].candidates] == [TOO_MANY, TOO_MANY, "chosen"]
     assert found.answers is not None
-    assert found.to_dict()["answers"]["changed"] == 0.01
+    assert to_plain(found)["answers"]["changed"] == 0.01
     assert (found.whole is not None) == as_a_whole
     assert found.note == ""
     if found.whole is not None:  # that of the plan as it is in the end
-        assert found.whole["planned_ms"] == pytest.approx(8.0)
+        assert found.whole.planned_ms == pytest.approx(8.0)
     compared = len(answers.compared)
     assert choose_as_a_whole(chosen("bc"), open_network, answers, tmp_path, []) == found
     assert len(answers.compared) == compared
@@ -202,7 +203,7 @@ def test_what_dense_int8_changes_is_not_held_against_a_plan(tmp_path: Path) -> N
     answers = SameAnswers(by_layer={"b": 0.03, "c": 0.01}, by_dense=0.03)
     found = choose_as_a_whole(chosen("bc"), Whole, answers, tmp_path, [])
     assert [choice.structure for choice in found.choices] == ["svd", "svd"]
-    assert found.answers == {"changed": 0.04, "changed_by_dense": 0.03, "limit": 0.02, "images": 100}
+    assert found.answers == AnswerShares(changed=0.04, changed_by_dense=0.03, limit=0.02, images=100)
 
 
 def test_where_every_form_changes_too_many_answers_the_plan_is_dense_and_says_so(tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ def test_where_every_form_changes_too_many_answers_the_plan_is_dense_and_says_so
     assert {choice.structure for choice in found.choices} == {"dense"}
     assert found.note.startswith("No faster plan that was tried changes few enough answers")
     assert found.answers is not None
-    assert found.answers["changed"] is None
+    assert found.answers.changed is None
     assert choose_as_a_whole(chosen("bc"), Whole, answers, tmp_path, []) == found
 
 
@@ -237,6 +238,6 @@ def test_what_cannot_be_run_later_on_ends_in_a_plan(tmp_path: Path) -> None:
     assert [choice.structure for choice in found.choices] == ["svd", "svd"]
     assert found.whole is None
     assert found.answers is not None
-    assert found.answers["changed_by_dense"] is None
+    assert found.answers.changed_by_dense is None
     assert not list(tmp_path.glob("whole-*"))  # it may have been a fault that passes
     assert choose_as_a_whole(chosen("bc"), Whole, SameAnswers(), tmp_path, []).whole is not None

@@ -11,14 +11,15 @@ from dashboard.text import _
 from dashboard.views.explore.choose import Choice
 from dashboard.widgets import ui
 from qaf_core.errors import QafError
+from qaf_core.factorization.options import METHODS, Method
 from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import PRESETS, Plan, plan_for_ratio
 from qaf_core.quantization.grid import ACTIVATION_GRID, BITS_ACCEPTED, FLOAT, GRIDS
+from qaf_core.review.charts import method_label
 from qaf_core.runs.store.request import RunRequest
 
 FIRST_PRESET = "balanced"
-METHODS = ("joint", "paper", "sequential", "dense")
 OFFERED = (*FACTORIZED, "auto")
 BASES_KEY, DRAFTS_KEY, VERSION_KEY = "plan-bases", "plan-drafts", "plan-version"
 SETTINGS = ("ratio", "bits", "activation-bits", "structure", "method")
@@ -46,7 +47,7 @@ def take_plan(choice: Choice, plan: Plan) -> None:
 
 def first_settings() -> None:
     ratio, bits = PRESETS[FIRST_PRESET]
-    first = {"ratio": ratio, "bits": bits, "activation-bits": 8, "structure": "cp", "method": "joint"}
+    first = {"ratio": ratio, "bits": bits, "activation-bits": 8, "structure": "cp", "method": Method.JOINT}
     for name in SETTINGS:
         # Written back on every run: the widgets' own memory ends when another page is shown.
         st.session_state[name] = st.session_state.get(name, first[name])
@@ -63,12 +64,11 @@ def choose_method(choice: Choice, inventory: Sequence[LayerInfo]) -> None:
         _("No factorization: only careful rounding of the weights. Strong above 3 bits."),
     ]
     columns = st.columns(4, gap="small")
-    names = {"joint": _("Joint"), "paper": _("Paper"), "sequential": _("Sequential"), "dense": _("Dense")}
     for column, method, caption in zip(columns, METHODS, captions, strict=True):
         chosen = st.session_state["method"] == method
         with column, st.container(key=f"chosen-{method}" if chosen else f"other-{method}", gap=None):
             st.button(
-                names[method],
+                method_label(method, _),
                 key=f"use-{method}",
                 width="stretch",
                 icon=":material/check_circle:" if chosen else None,
@@ -81,12 +81,12 @@ def choose_method(choice: Choice, inventory: Sequence[LayerInfo]) -> None:
 def _set_method(method: str, model: str) -> None:
     before = st.session_state["method"]
     st.session_state["method"] = method
-    if "dense" in (before, method) and before != method:
+    if Method.DENSE in (before, method) and before != method:
         _start_over(model)
 
 
 def bulk_controls(choice: Choice, inventory: Sequence[LayerInfo]) -> None:
-    dense = st.session_state["method"] == "dense"
+    dense = st.session_state["method"] == Method.DENSE
     model = choice.source.id
     labels = {"gentle": _("Gentle"), "balanced": _("Balanced"), "aggressive": _("Aggressive")}
     columns = st.columns([2.9, 1.9, 1.9, 1.3, 1.5, 1.2], gap="small", vertical_alignment="bottom")

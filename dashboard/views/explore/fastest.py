@@ -15,11 +15,13 @@ from dashboard.views.explore import controls
 from dashboard.views.explore.choose import Choice
 from dashboard.views.run import live
 from dashboard.widgets import ui
+from qaf_core.factorization.options import Method
 from qaf_core.factorization.structures import FACTORIZED
-from qaf_core.network.plan.rules import Plan
+from qaf_core.records import from_plain
 from qaf_core.review.units import MISSING, percent_text
 from qaf_core.runs.store.record import COMPLETED
 from qaf_core.runs.store.request import PlanRequest
+from qaf_core.search.selection import AnswerShares, LayerChoice, Selection
 
 BOUNDS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 FIRST_BOUND = 0.1
@@ -30,7 +32,7 @@ TAKEN_KEY = "fastest-taken"
 
 def offer(choice: Choice) -> None:
     """What to set, the button, and what the search found; it fills the plan's table when it is done."""
-    disabled = st.session_state["method"] != "joint" or choice.obstacle is not None
+    disabled = st.session_state["method"] != Method.JOINT or choice.obstacle is not None
     with st.expander(_("Fastest plan on this machine"), icon=":material/speed:"):
         st.caption(
             _(
@@ -103,11 +105,12 @@ def _outcome(choice: Choice, place: str) -> None:
     if job is None or job.status != COMPLETED:
         ui.job_at_work(job, "")
         return
+    found = from_plain(Selection, job.result)
     if st.session_state.get(TAKEN_KEY) != job.id:
         st.session_state[TAKEN_KEY] = job.id
-        controls.take_plan(choice, Plan.from_dict(job.result["plan"]))
+        controls.take_plan(choice, found.plan)
         st.rerun(scope="app")
-    _draw(job.result)
+    _draw(found)
 
 
 @st.fragment(run_every=2.0)
@@ -126,10 +129,10 @@ def _follow(job_id: str) -> None:
     ui.job_at_work(job, f"{text} {told}." if told else text)
 
 
-def _draw(found: Mapping[str, Any]) -> None:
+def _draw(found: Selection) -> None:
     """What was chosen for each layer, and why not something else."""
-    choices = found["choices"]
-    changed = [row for row in choices if row["structure"] in FACTORIZED]
+    choices = found.choices
+    changed = [row for row in choices if row.structure in FACTORIZED]
     if not changed:
         st.warning(
             _(
@@ -140,8 +143,7 @@ def _draw(found: Mapping[str, Any]) -> None:
             icon=":material/warning:",
         )
     else:
-        whole = found.get("whole")
-        gains = whole is None or whole["ratio"]["high"] < 1.0
+        gains = found.whole is None or found.whole.ratio.high < 1.0
         tell, icon = (st.success, "check_circle") if gains else (st.warning, "warning")
         tell(
             plural(
@@ -151,11 +153,11 @@ def _draw(found: Mapping[str, Any]) -> None:
             )
             + " "
             + _speed_text(found)
-            + _answers_text(found.get("answers")),
+            + _answers_text(found.answers),
             icon=f":material/{icon}:",
         )
-    if found.get("note"):
-        st.caption(ui.plain(_(found["note"])))
+    if found.note:
+        st.caption(ui.plain(_(found.note)))
     labels, column = live.structure_labels(), st.column_config
     st.dataframe(
         pd.DataFrame([_row(row, labels) for row in (*changed, *(r for r in choices if r not in changed))]),
@@ -174,46 +176,46 @@ def _draw(found: Mapping[str, Any]) -> None:
     )
 
 
-def _speed_text(found: Mapping[str, Any]) -> str:
+def _speed_text(found: Selection) -> str:
     """The whole network's time as planned; of the layers alone where it could not be timed."""
-    whole = found.get("whole")
-    if whole:
+    whole = found.whole
+    if whole is not None:
         return _(
             "The whole network takes {after:.3f} ms as planned and {before:.3f} ms as plain INT8: "
             "{ratio:.2f} times as long ({low:.2f} to {high:.2f})."
         ).format(
-            before=whole["dense_ms"], after=whole["planned_ms"], ratio=whole["ratio"]["value"],
-            low=whole["ratio"]["low"], high=whole["ratio"]["high"],
+            before=whole.dense_ms, after=whole.planned_ms, ratio=whole.ratio.value,
+            low=whole.ratio.low, high=whole.ratio.high,
         )  # fmt: skip
-    before, after = (sum(row[field] for row in found["choices"]) for field in ("dense_ms", "latency_ms"))
+    before = sum(row.dense_ms for row in found.choices)
+    after = sum(row.latency_ms for row in found.choices)
     return _("The layers alone: {before:.2f} ms as plain INT8, {after:.2f} ms as planned.").format(
         before=before, after=after
     )
 
 
-def _answers_text(answers: Mapping[str, Any] | None) -> str:
+def _answers_text(answers: AnswerShares | None) -> str:
     """How many answers change, where they were counted."""
-    if not answers or answers["changed"] is None:
+    if answers is None or answers.changed is None:
         return ""
     told = " " + _("On {count} calibration images {changed} of the answers change.").format(
-        count=answers["images"], changed=percent_text(answers["changed"], 1)
+        count=answers.images, changed=percent_text(answers.changed, 1)
     )
-    if answers["changed_by_dense"] is None:
+    if answers.changed_by_dense is None:
         return told
     return told + " " + _("Plain INT8 changes {dense}.").format(
-        dense=percent_text(answers["changed_by_dense"], 1)
+        dense=percent_text(answers.changed_by_dense, 1)
     )  # fmt: skip
 
 
-def _row(choice: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
-    tried = [c for c in choice["candidates"] if c["output_error"] is not None]
-    error = next((c["output_error"] for c in tried if c["verdict"] == "chosen"), None)
+def _row(choice: LayerChoice, labels: Mapping[str, str]) -> dict[str, Any]:
+    error = choice.output_error
     return {
-        "layer": choice["name"],
-        "structure": labels.get(choice["structure"], choice["structure"]),
-        "rank": rows.rank_text(choice["rank"]) or None,
-        "chosen_ms": choice["latency_ms"],
-        "dense_ms": choice["dense_ms"],
+        "layer": choice.name,
+        "structure": labels.get(choice.structure, choice.structure),
+        "rank": rows.rank_text(choice.rank) or None,
+        "chosen_ms": choice.latency_ms,
+        "dense_ms": choice.dense_ms,
         "error": None if error is None else 100 * error,
-        "tried": len(tried),
+        "tried": len(choice.tried),
     }

@@ -16,6 +16,7 @@ from dashboard.views.run import live
 from dashboard.views.tradeoffs import bops_help
 from dashboard.widgets import ui
 from qaf_core.errors import QafError
+from qaf_core.factorization.options import Method
 from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.network.plan.cost import Cost
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
@@ -133,7 +134,7 @@ def run_obstacle(choice: Choice, inventory: Sequence[LayerInfo], draft: Draft) -
     if choice.obstacle:
         return choice.obstacle
     shapes = {info.name: info.weight_shape for info in inventory}
-    if st.session_state["method"] == "paper" and any(
+    if st.session_state["method"] == Method.PAPER and any(
         row.structure != KEEP and not STRUCTURES[row.structure].published(shapes[row.name])
         for row in draft.layers
     ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from dashboard.text import _
 from dashboard.views.export import speed
 from dashboard.views.run import live
 from dashboard.widgets import ui
+from qaf_core.deploy.onnx_export.report import ExportReport, Precision, read_report
 from qaf_core.errors import QafError
-from qaf_core.files import read_json
 from qaf_core.network.plan.cost import layer_cost, original_layer_cost
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import Plan
@@ -110,28 +110,28 @@ def _kinds() -> tuple[Kind, ...]:
             lead=_("The smallest: codes at their own bit-width in one safetensors file, for PyTorch."),
         ),
         Kind(
-            key="int8",
+            key=Precision.INT8,
             title=_("ONNX, integers"),
             lead=_(
                 "Exactly the network that was evaluated, with integer convolutions in plain ONNX Runtime. "
                 "Additions between layers stay in floating point, which takes time."
             ),
-            precision="int8",
+            precision=Precision.INT8,
         ),
         Kind(
-            key="int8-fast",
+            key=Precision.FAST,
             title=_("ONNX, integers, fastest"),
             lead=_(
                 "The same codes, but outputs of layers and additions are rounded to 8 bits too: faster, and "
                 "some answers differ. How many is measured; below 99.5 % the file is refused."
             ),
-            precision="int8-fast",
+            precision=Precision.FAST,
         ),
         Kind(
-            key="fp32",
+            key=Precision.FP32,
             title=_("ONNX, floating point"),
             lead=_("The same factors as floating point, for other runtimes and converters."),
-            precision="fp32",
+            precision=Precision.FP32,
         ),
     )
 
@@ -160,7 +160,7 @@ def _packed(run: RunRecord, kind: Kind) -> None:
     )
     if _is_making(run, kind):
         return
-    report = read_json(kind.path(run).with_suffix(".json"))
+    report = read_report(kind.path(run).with_suffix(".json"))
     if report is not None:
         _show_checks(report)
     elif st.button(_("Check it"), key=f"make-{kind.key}", icon=":material/build:", width="stretch"):
@@ -172,7 +172,7 @@ def _made_file(run: RunRecord, kind: Kind) -> None:
     path = kind.path(run)
     if _is_making(run, kind):
         return
-    report = read_json(path.with_suffix(".json"))
+    report = read_report(path.with_suffix(".json"))
     if report is not None and path.is_file():
         _show_report(report)
         _download(run, kind, path)
@@ -191,15 +191,15 @@ def _start_making(run: RunRecord, kind: Kind) -> None:
     st.rerun(scope="fragment")
 
 
-def _show_report(report: Mapping[str, Any]) -> None:
-    size, taken = size_text(report["size_bytes"]), duration_text(report["seconds"])
+def _show_report(report: ExportReport) -> None:
+    size, taken = size_text(report.size_bytes), duration_text(report.seconds)
     st.markdown(_("**{size}**, made and checked in {seconds}.").format(size=size, seconds=taken))
     _show_checks(report)
 
 
-def _show_checks(report: Mapping[str, Any]) -> None:
-    for check in report["checks"]:
-        _check_line(check["passed"], ui.plain(f"{_(check['name'])}: {_(check['detail'])}"))
+def _show_checks(report: ExportReport) -> None:
+    for check in report.checks:
+        _check_line(check.passed, ui.plain(f"{_(check.name)}: {_(check.detail)}"))
 
 
 def _check_line(passed: bool, text: str) -> None:

@@ -14,6 +14,7 @@ import streamlit as st
 from dashboard.text import _
 from dashboard.widgets import ui
 from qaf_core.deploy.runtime.measure_kit import LEAST_AGREEMENT
+from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.errors import QafError
 from qaf_core.review import speed
 from qaf_core.review.metrics import metric_label
@@ -89,9 +90,9 @@ def draw(found: Mapping[str, Any], key: str) -> None:
 
 def _ratios(found: Mapping[str, Any]) -> None:
     """Whether each compressed integer file is faster than the original in 8 bits, the file named."""
-    ratios = found.get("ratios") or {"factorized_int8": found.get("ratio_to_dense_int8")}
+    ratios = found.get("ratios") or {ModelFile.FAST: found.get("ratio_to_dense_int8")}
     labels = speed.model_labels(_)
-    for name in ("factorized_int8", "factorized_int8_exact"):
+    for name in (ModelFile.FAST, ModelFile.EXACT):
         ratio = ratios.get(name)
         if not ratio:
             continue
@@ -177,22 +178,13 @@ def _energy(energy: Mapping[str, Any]) -> None:
 
 def _layers(layers: list[Mapping[str, Any]]) -> None:
     """Which layer is slower than the one it replaced, the worst first."""
-    table = pd.DataFrame(
-        [
-            {
-                "name": row["layer"],
-                "becomes": row.get("structure"),
-                "dense": row.get("dense_int8_ms"),
-                "factorized": row.get("factorized_int8_ms"),
-                "ratio": (
-                    row["factorized_int8_ms"] / row["dense_int8_ms"]
-                    if row.get("factorized_int8_ms") and row.get("dense_int8_ms")
-                    else None
-                ),
-            }
-            for row in layers
-        ]
-    ).sort_values("ratio", ascending=False, na_position="last")
+    cells = []
+    for row in layers:
+        dense, fast = (row.get(f"{file}_ms") for file in (ModelFile.DENSE, ModelFile.FAST))
+        ratio = fast / dense if fast and dense else None
+        cells.append((row["layer"], row.get("structure"), dense, fast, ratio))
+    names = ["name", "becomes", "dense", "factorized", "ratio"]
+    table = pd.DataFrame(cells, columns=names).sort_values("ratio", ascending=False, na_position="last")
     with st.expander(_("Layer by layer"), icon=":material/stacks:"):
         column = st.column_config
         st.dataframe(

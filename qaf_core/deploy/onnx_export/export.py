@@ -19,12 +19,11 @@ from qaf_core.deploy.onnx_export.detectors import without_choice_of_boxes
 from qaf_core.deploy.onnx_export.float_ops import write_float_chain
 from qaf_core.deploy.onnx_export.integer_ops import IntegerWriter
 from qaf_core.deploy.onnx_export.report import (
-    FP32,
-    INT8,
     Agreement,
     Check,
     ExportRejected,
     ExportReport,
+    Precision,
 )
 from qaf_core.deploy.onnx_export.skeleton import CHAIN_DOMAIN, INPUT_NAME, OPSET, parts_of, trace_skeleton
 from qaf_core.deploy.onnx_export.writer import Array, GraphBuilder, chain_of
@@ -107,7 +106,7 @@ def export_onnx(
     began = time.monotonic()
     reference = _reference(model, integer, calibration)
     written = _write_graph(reference, input_shape, integer, card or {}, target)
-    precision = INT8 if integer else FP32
+    precision = Precision.INT8 if integer else Precision.FP32
     return write_checked(
         written, reference, path, precision=precision, images=images, force=force, began=began
     )
@@ -118,7 +117,7 @@ def write_checked(
     reference: nn.Module,
     path: Path,
     *,
-    precision: str,
+    precision: Precision,
     images: Iterable[Tensor] | None,
     force: bool,
     began: float,
@@ -286,7 +285,11 @@ def _write_graph(
             if writer is None
             else writer.write_chain(name, chain, values, rank, site)
         )
-    told = {**card, "precision": INT8 if integer else FP32, "input_shape": list(input_shape)}
+    told = {
+        **card,
+        "precision": Precision.INT8 if integer else Precision.FP32,
+        "input_shape": list(input_shape),
+    }
     graph = builder.finish(skeleton, renamed, {PROPERTY: json.dumps(told, separators=(",", ":"))})
     links = sum(len(parts_of(chain)) for chain in skeleton.chains.values())
     return Written(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from qaf_core.deploy.onnx_export.detectors import without_choice_of_boxes
 from qaf_core.deploy.onnx_export.export import PROPERTY, Written, export_onnx, serialize, write_checked
 from qaf_core.deploy.onnx_export.ort_quantizer import write_factorized_int8
-from qaf_core.deploy.onnx_export.report import FAST, ExportReport
+from qaf_core.deploy.onnx_export.report import ExportReport, Precision
 from qaf_core.deploy.runtime.target import THIS
 from qaf_core.deploy.runtime.tempdir import scratch_folder
 from qaf_core.network.modules.quantized import FactorizedLayer
@@ -66,7 +66,7 @@ def export_fast(
         write_factorized_int8(
             reference, floating, integer, calibration, any_batch=made.any_batch, target=target
         )
-        told = {**(card or {}), "precision": FAST, "input_shape": list(input_shape)}
+        told = {**(card or {}), "precision": Precision.FAST, "input_shape": list(input_shape)}
         content, stored = _with_card(integer.read_bytes(), told)
     chains = [part for part in reference.modules() if isinstance(part, FactorizedLayer)]
     written = Written(
@@ -76,7 +76,9 @@ def export_fast(
         stored=stored,
         target=target,
     )
-    return write_checked(written, reference, path, precision=FAST, images=images, force=force, began=began)
+    return write_checked(
+        written, reference, path, precision=Precision.FAST, images=images, force=force, began=began
+    )
 
 
 def _with_card(content: bytes, card: Mapping[str, Any]) -> tuple[bytes, dict[str, int]]:

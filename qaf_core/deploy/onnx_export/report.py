@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from qaf_core.errors import ModelError
 from qaf_core.files import read_json, write_json
+from qaf_core.records import from_plain, to_plain
 
 PACKED, ONNX = "packed", "onnx"
 FORMATS = (PACKED, ONNX)
-INT8, FAST, FP32 = "int8", "int8-fast", "fp32"
-PRECISIONS = (INT8, FAST, FP32)
-DIFFERENCES = {
-    INT8: "exact: the evaluated network's outputs; additions between layers in floating point",
-    FAST: "fastest: the same codes, but outputs of layers and additions are rounded to 8 bits too, so that"
-    " some answers differ from the evaluated network's",
-    FP32: "the factors in floating point, activations not rounded",
+
+
+class Precision(StrEnum):
+    """The kinds of ONNX files."""
+
+    INT8 = "int8"
+    FAST = "int8-fast"
+    FP32 = "fp32"
+
+    @property
+    def difference(self) -> str:
+        """How its answers relate to the evaluated network's."""
+        return _DIFFERENCES[self]
+
+
+_DIFFERENCES = {
+    Precision.INT8: "exact: the evaluated network's outputs; additions between layers in floating point",
+    Precision.FAST: "fastest: the same codes, but outputs of layers and additions are rounded to 8 bits too,"
+    " so that some answers differ from the evaluated network's",
+    Precision.FP32: "the factors in floating point, activations not rounded",
 }
 REPORT_VERSION = 1
 _PATTERN = "export-*.json"
@@ -66,7 +81,7 @@ class ExportReport:
         format: ``onnx`` or ``packed``.
         path: The file; it was only written if all checks passed, or by force.
         written: Whether it was written.
-        precision: ``int8``, ``int8-fast`` or ``fp32``, see ``DIFFERENCES``; None for ``packed``.
+        precision: See ``Precision``; None for ``packed``.
         target: The processor its integers are for, ``this`` or ``any``; None without integers.
         size_bytes: Of the file.
         checks: All that was checked; see ``passed``.
@@ -84,7 +99,7 @@ class ExportReport:
     format: str
     path: str
     written: bool
-    precision: str | None
+    precision: Precision | None
     target: str | None
     size_bytes: int
     checks: tuple[Check, ...]
@@ -103,7 +118,7 @@ class ExportReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types, with ``passed``."""
-        return {**asdict(self), "passed": self.passed}
+        return {**to_plain(self), "passed": self.passed}
 
 
 class ExportRejected(ModelError):
@@ -136,11 +151,15 @@ def keep_report(folder: Path, report: ExportReport) -> Path:
     return path
 
 
-def read_reports(folder: Path) -> tuple[dict[str, Any], ...]:
-    """The reports in a run's folder, as ``ExportReport.to_dict`` gave them; damaged ones are left out."""
-    found = []
-    for path in sorted(folder.glob(_PATTERN)):
-        content = read_json(path)
-        if isinstance(content, dict) and content.get("version") == REPORT_VERSION:
-            found.append(content)
-    return tuple(found)
+def read_report(path: Path) -> ExportReport | None:
+    """A report as ``to_dict`` gave it, written as JSON; None where there is none, or it is damaged."""
+    try:
+        return from_plain(ExportReport, read_json(path))
+    except (TypeError, ValueError):
+        return None
+
+
+def read_reports(folder: Path) -> tuple[ExportReport, ...]:
+    """The reports in a run's folder; damaged ones are left out."""
+    found = (read_report(path) for path in sorted(folder.glob(_PATTERN)))
+    return tuple(report for report in found if report is not None)

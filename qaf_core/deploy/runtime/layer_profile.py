@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qaf_core.deploy.runtime.measure_kit import one_inference, open_session, time_interleaved
+from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.deploy.runtime.tempdir import scratch_error, scratch_folder
 from qaf_core.factorization.structures import FACTORIZED
 
@@ -121,8 +122,7 @@ def compare_layers(
     """One row a layer: its time in the original, in dense INT8 and factorized, and which is faster.
 
     Args:
-        profiles: As :func:`profile_layers` gives them, of ``original_fp32``, ``dense_int8`` and
-            ``factorized_int8``.
+        profiles: As :func:`profile_layers` gives them, of the files in ``PROFILED``.
         plan_rows: Rows of the plan, in the order of the layers.
 
     Returns:
@@ -134,7 +134,7 @@ def compare_layers(
     for row in rows:
         times = {f"{model}_ms": profile.get(row["name"], 0.0) for model, profile in profiles.items()}
         factorized = row["structure"] in FACTORIZED
-        slower = times["factorized_int8_ms"] > times["dense_int8_ms"] if factorized else None
+        slower = times[f"{ModelFile.FAST}_ms"] > times[f"{ModelFile.DENSE}_ms"] if factorized else None
         found.append(
             {
                 "layer": row["name"],

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from qaf_core.errors import PlanError
+from qaf_core.factorization.options import Method
 from qaf_core.factorization.structures import FACTORIZED, STRUCTURES, Rank, check_ratio
 from qaf_core.network.plan.chains import factor_macs, factor_shapes, max_useful_rank, rank_for_ratio
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo, first_convolution, output_layers
@@ -87,7 +88,7 @@ def plan_for_ratio(
     bits: int,
     activation_bits: int = 8,
     structure: str = "cp",
-    method: str = "joint",
+    method: str = Method.JOINT,
     seed: int = 0,
 ) -> Plan:
     """One ratio and one bit-width for every eligible layer but the first convolution and the classifier.
@@ -115,7 +116,7 @@ def plan_for_ratio(
     check_ratio(ratio)
     check_bits("weight bits", bits)
     check_bits("activation bits", activation_bits)
-    wanted = "dense" if method == "dense" else structure
+    wanted = "dense" if method == Method.DENSE else structure
     spared = "dense" if not Grid.of(activation_bits).is_float else KEEP
     first = first_convolution(inventory)
     edges = {info.name for info in (first, *output_layers(inventory)) if info is not None}

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.errors import DataError, ModelError, PlanError, RunCancelled, WeightsError
-from qaf_core.factorization.solve import METHODS, SolveResult
+from qaf_core.factorization.options import METHODS, Method
+from qaf_core.factorization.solve import SolveResult
 from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import GraphNetwork, layer_of
@@ -40,7 +41,7 @@ __all__ = ["CompressOptions", "Compression", "LayerOutcome", "compress_network"]
 CALIBRATION_BATCH = 32  # images, of up to 224 × 224 pixels; fewer where they are larger
 BATCH_PIXELS = CALIBRATION_BATCH * 224 * 224
 LARGEST_SAMPLE = 80_000_000  # numbers that a layer's fit holds on its input or output side (320 MB)
-FITTED_METHODS = ("joint", "dense")
+FITTED_METHODS = (Method.JOINT, Method.DENSE)
 DENSE_MOMENT_WEIGHT = 0.9  # what is left goes to the identity, for directions that the images do not show
 MOMENT_IMAGES = 128  # second moments over channels settle quickly, and the first layer waits for them
 
@@ -50,7 +51,7 @@ def compress_network(
     plan: Plan,
     inventory: Sequence[LayerInfo],
     *,
-    method: str = "joint",
+    method: str = Method.JOINT,
     calibration: Tensor | None,
     options: CompressOptions | None = None,
     progress: Progress | None = None,
@@ -116,7 +117,7 @@ def compress_network(
     output_errors, status = _calibrate(
         original, compressed, done, inventory, batches, plan, fits, status, progress
     )
-    if method == "paper" and batches and status == "completed":
+    if method == Method.PAPER and batches and status == "completed":
         compressed = choose_batchnorm(original, compressed, batches, options.paper_batchnorm)
     calibrated = time.monotonic()
     outcomes = tuple(
@@ -207,7 +208,7 @@ def _moments(
         return {}
     progress.stage("solving", "input statistics", 0.0)
     few = batches[: math.ceil(MOMENT_IMAGES / len(batches[0]))]
-    moments = collect_moments(original, names, few, per_position=method == "dense")
+    moments = collect_moments(original, names, few, per_position=method == Method.DENSE)
     return {name: shrink(moment, share[name]) for name, moment in moments.items()}
 
 
@@ -221,9 +222,9 @@ def _jobs(
 ) -> list[SolveJob]:
     """What is asked of the solver for each layer."""
     solver = options.solver
-    if method == "paper":
+    if method == Method.PAPER:
         solver = replace(solver, inner_iterations=options.paper_inner_iterations)
-    granularity = "tensor" if method == "paper" else options.granularity
+    granularity = "tensor" if method == Method.PAPER else options.granularity
     jobs = []
     for index, row in enumerate(rows):
         weight = layer_of(original, row.name).rows.detach()
@@ -232,7 +233,7 @@ def _jobs(
             rank=row.rank,
             spec=QuantSpec(bits=row.bits if row.bits is not None else FLOAT.bits, granularity=granularity),
             options=solver,
-            method=method if row.structure in FACTORIZED else "dense",
+            method=method if row.structure in FACTORIZED else Method.DENSE,
             seed=plan.seed,
             input_covariance=moments.get(row.name),
         )

@@ -17,6 +17,7 @@ import numpy as np
 
 from qaf_core.deploy.runtime import measure_kit
 from qaf_core.deploy.runtime.measure_kit import KIT_SCHEMA_VERSION, checksum
+from qaf_core.deploy.runtime.model_files import COMPARED, ModelFile
 from qaf_core.deploy.runtime.target import ANY, THIS
 from qaf_core.errors import WorkspaceError
 from qaf_core.files import write_file
@@ -61,13 +62,6 @@ processor without VNNI, sums of their 8-bit products may be cut off at 16 bits: 
     ANY: """The INT8 files are for any processor: weights stay within 64 steps, or are stored unsigned, so
 that an x86 processor without VNNI gives the right answers too. On one with VNNI, layers of 8-bit codes run
 faster in a kit made with --target this on such a machine.""",
-}
-_TITLES = {
-    "original_fp32": "the original network, 32-bit floating point",
-    "dense_int8": "the original network, quantized by ONNX Runtime's own quantizer",
-    "factorized_fp32": "the factorized network, 32-bit floating point",
-    "factorized_int8": "the factorized network, fast file: outputs of layers and additions in INT8 too",
-    "factorized_int8_exact": "the factorized network, exact file: the evaluated network's outputs",
 }
 
 
@@ -134,11 +128,12 @@ def _fill(
     shutil.copyfile(Path(measure_kit.__file__), folder / SCRIPT)
     np.savez_compressed(folder / INPUTS, allow_pickle=False, **inputs)
     record, count = models.record, len(inputs["codes"])
+    described: dict[str, str] = {file: file.description for file in ModelFile}
     text = _README.format(
         run=record.id,
         model=record.model,
         least=".".join(map(str, measure_kit.LEAST_RUNTIME)),
-        models="".join(f"{file:30} {_TITLES[name]}\n" for name, file in names.items()),
+        models="".join(f"{file:30} {described[name]}\n" for name, file in names.items()),
         inputs=INPUTS,
         count=count,
         batch=batch,
@@ -242,7 +237,7 @@ def read_kit_result(store: Store, run_id: str, path: Path) -> dict[str, Any]:
         "batch": told.get("batch"),
         "input_shape": told.get("input_shape"),
         "latencies": latencies,
-        "ratio_to_dense_int8": ratios.get("factorized_int8"),
+        "ratio_to_dense_int8": ratios.get(ModelFile.FAST),
         "ratios": ratios,
         "peak_memory_bytes": memory if isinstance(memory, dict) else {},
         "same_answers": same,
@@ -316,7 +311,7 @@ def _read_failed(told: Mapping[str, Any]) -> dict[str, str]:
 
 def _read_latencies(told: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     rows = told.get("latencies")
-    if not isinstance(rows, dict) or not {"dense_int8", "factorized_int8"} <= {*rows, *failed}:
+    if not isinstance(rows, dict) or not {*rows, *failed} >= COMPARED:
         raise _not_a_result("no latencies")
     for name, row in rows.items():
         if not isinstance(row, dict) or not all(_is_number(row.get(key)) for key in LATENCY_FIELDS):
@@ -331,8 +326,8 @@ def _read_ratios(told: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str
     ratios = told.get("ratios") or {}
     if not isinstance(ratios, dict):
         raise _not_a_result("damaged ratios")
-    if not {"dense_int8", "factorized_int8"} & set(failed):
-        ratios = {**ratios, "factorized_int8": told.get("ratio_to_dense_int8")}
+    if not COMPARED & set(failed):
+        ratios = {**ratios, ModelFile.FAST: told.get("ratio_to_dense_int8")}
     for name, ratio in ratios.items():
         fields = ("value", "low", "high")
         if not isinstance(ratio, dict) or not all(_is_number(ratio.get(key)) for key in fields):

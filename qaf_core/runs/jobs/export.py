@@ -14,14 +14,12 @@ from qaf_core.data.models.source import ModelSource
 from qaf_core.deploy.onnx_export.export import export_onnx
 from qaf_core.deploy.onnx_export.export_fast import export_fast
 from qaf_core.deploy.onnx_export.report import (
-    FAST,
     FORMATS,
-    INT8,
     PACKED,
-    PRECISIONS,
     Check,
     ExportRejected,
     ExportReport,
+    Precision,
     keep_report,
 )
 from qaf_core.deploy.packed.open import describe_packed, open_packed
@@ -54,7 +52,7 @@ def export_run(
     path: Path,
     *,
     format: str,
-    precision: str = INT8,
+    precision: str = Precision.INT8,
     target: str = THIS,
     force: bool = False,
     progress: Progress | None = None,
@@ -66,7 +64,7 @@ def export_run(
         run_id: A run that has a packed model.
         path: The file to write; written under a temporary name first, and only if the checks pass.
         format: ``packed`` or ``onnx``.
-        precision: Of ONNX: ``int8``, ``int8-fast`` or ``fp32``, see ``DIFFERENCES``.
+        precision: Of ONNX, see ``Precision``.
         target: Of ONNX with integers: for ``this`` machine's processor, or ``any``.
         force: Write the file even if a check fails.
         progress: Told what is being done (stage ``exporting``), and asked whether to stop.
@@ -80,8 +78,8 @@ def export_run(
     """
     if format not in FORMATS:
         raise PlanError("unknown format", got=format, expected=", ".join(FORMATS))
-    if precision not in PRECISIONS:
-        raise PlanError("unknown precision", got=precision, expected=", ".join(PRECISIONS))
+    if precision not in tuple(Precision):
+        raise PlanError("unknown precision", got=precision, expected=", ".join(Precision))
     saturates_for(target)  # refuses what is no target
     record, folder = store.run(run_id), store.run_folder(run_id)
     packed = folder / PACKED_NAME
@@ -201,10 +199,10 @@ def _export_onnx(
         "target": target,
         "force": force,
     }
-    if precision == FAST:
+    if precision == Precision.FAST:
         return export_fast(model, path, calibration=range_images(record, source, store.workspace), **given)
     calibration = _calibration(store, record, source, index["activation_bits"], precision)
-    return export_onnx(model, path, integer=precision == INT8, calibration=calibration, **given)
+    return export_onnx(model, path, integer=precision == Precision.INT8, calibration=calibration, **given)
 
 
 def _source_of(store: Store, record: RunRecord, packed: Path) -> ModelSource:
@@ -231,7 +229,7 @@ def _calibration(
     store: Store, record: RunRecord, source: ModelSource, activation_bits: int, precision: str
 ) -> list[Tensor]:
     """Calibration images, where activation ranges are still to be found."""
-    if precision != INT8 or not Grid.of(activation_bits).is_float:
+    if precision != Precision.INT8 or not Grid.of(activation_bits).is_float:
         return []
     images, _ = load_run_images(record.request, source, store.workspace)
     batches: Iterator[Tensor] = (batch for batch, _ in to_batches(images, source, BATCH_SIZE))

@@ -16,11 +16,13 @@ from qaf_core.deploy.onnx_export.export import export_onnx
 from qaf_core.deploy.onnx_export.ort_quantizer import write_dense_int8, write_factorized_int8, write_original
 from qaf_core.deploy.packed.read import load_packed
 from qaf_core.deploy.runtime.measure_kit import checksum
+from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.deploy.runtime.target import THIS, saturates_for, saturates_products
 from qaf_core.errors import ModelError, WorkspaceError
 from qaf_core.files import read_json, write_json
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.layer_info import LayerInfo
+from qaf_core.quantization.grid import ACTIVATION_GRID
 from qaf_core.runs.jobs.images import load_run_images
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import source_of
@@ -36,10 +38,6 @@ STAMP = "models.json"
 FORMAT = 2
 RANGE_IMAGES = 128
 RANGE_BATCH = 16
-ORIGINAL, DENSE, FLOAT, INTEGER, EXACT = (
-    "original_fp32", "dense_int8", "factorized_fp32", "factorized_int8", "factorized_int8_exact",
-)  # fmt: skip
-MODEL_NAMES = (ORIGINAL, DENSE, FLOAT, INTEGER, EXACT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +48,7 @@ class RunModels:
         record: The run.
         source: Its model.
         inventory: The original's layers.
-        paths: ONNX files by name, see ``MODEL_NAMES``; ``factorized_int8_exact`` only where the activations
-            have 8 bits.
+        paths: ONNX files by name, see ``ModelFile``; the exact one only where activations have 8 bits.
         any_batch: Whether they take any number of images at once, or just one.
     """
 
@@ -104,8 +101,8 @@ def prepare_models(store: Store, run_id: str, *, target: str = THIS) -> RunModel
     if not names or not all((folder / f"{name}.onnx").is_file() for name in names):
         images = range_images(record, source, store.workspace)
         network = load_packed(packed, copy.deepcopy(model))
-        exact = record.plan.get("activation_bits", 8) == 8
-        names = [name for name in MODEL_NAMES if exact or name != EXACT]
+        exact = record.plan.get("activation_bits", ACTIVATION_GRID.bits) == ACTIVATION_GRID.bits
+        names = [file.value for file in ModelFile if exact or file is not ModelFile.EXACT]
         paths = {name: folder / f"{name}.onnx" for name in names}
         any_batch = _write_models(paths, network, model, inventory, images, source.input_shape, target)
         write_json(stamp, {**made_from, "models": names, "any_batch": any_batch})
@@ -132,12 +129,14 @@ def _write_models(
     target: str,
 ) -> bool:
     """Write the files of ``paths``; whether they take any number of images."""
-    any_batch = write_original(model, inventory, paths[ORIGINAL], input_shape=shape)
-    any_batch &= export_onnx(network, paths[FLOAT], input_shape=shape, integer=False).any_batch
-    write_dense_int8(paths[ORIGINAL], paths[DENSE], images, any_batch=any_batch, target=target)
-    write_factorized_int8(network, paths[FLOAT], paths[INTEGER], images, any_batch=any_batch, target=target)
-    if EXACT in paths:
-        export_onnx(network, paths[EXACT], input_shape=shape, target=target)
+    original, floating = paths[ModelFile.ORIGINAL], paths[ModelFile.FLOAT]
+    any_batch = write_original(model, inventory, original, input_shape=shape)
+    any_batch &= export_onnx(network, floating, input_shape=shape, integer=False).any_batch
+    write_dense_int8(original, paths[ModelFile.DENSE], images, any_batch=any_batch, target=target)
+    fast = paths[ModelFile.FAST]
+    write_factorized_int8(network, floating, fast, images, any_batch=any_batch, target=target)
+    if ModelFile.EXACT in paths:
+        export_onnx(network, paths[ModelFile.EXACT], input_shape=shape, target=target)
     return any_batch
 
 

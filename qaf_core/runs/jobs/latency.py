@@ -18,6 +18,7 @@ from qaf_core.deploy.runtime.measure_kit import (
     open_runs,
     time_models,
 )
+from qaf_core.deploy.runtime.model_files import PROFILED, ModelFile
 from qaf_core.deploy.runtime.rapl import energy_per_run
 from qaf_core.errors import WorkspaceError
 from qaf_core.files import read_json, write_json
@@ -41,10 +42,8 @@ ROUNDS = 300
 SECONDS = 60.0
 JUDGED_IMAGES = 500
 MOST_NAMED = 5  # layers in a sentence
-FAST, EXACT = "factorized_int8", "factorized_int8_exact"  # int8-fast and int8 of: qaf export
-FILES = {FAST: "fast file (int8-fast)", EXACT: "exact file (int8)"}
-JUDGED = ("dense_int8", FAST, EXACT)
-PROFILED = ("original_fp32", "dense_int8", "factorized_int8")
+FILES = {ModelFile.FAST: "fast file (int8-fast)", ModelFile.EXACT: "exact file (int8)"}  # of: qaf export
+JUDGED = (ModelFile.ORIGINAL, ModelFile.DENSE, *FILES)
 HERE, DEVICE = "this machine", "device kit"
 
 
@@ -95,7 +94,7 @@ def measure_run(
     progress.step("latency", "Timing the models side by side", 1 / 6)
     times = time_models(models.paths, given, threads=threads, rounds=rounds, seconds=seconds)
     progress.step("latency", "Timing their layers", 2 / 6)
-    profiled = {name: models.paths[name] for name in PROFILED}
+    profiled: dict[str, Path] = {name: models.paths[name] for name in PROFILED}
     names = [info.name for info in models.inventory if info.planned]
     layers = compare_layers(
         profile_layers(profiled, given, names, threads=threads), models.record.plan.get("layers", ())
@@ -164,13 +163,13 @@ def judge_files(store: Store, models: RunModels, limit: int) -> dict[str, Any]:
     targets = task.collate(chosen)
     found: dict[str, Any] = {}
     answers: dict[str, Any] = {}
-    for name in ("original_fp32", *JUDGED):
+    for name in JUDGED:
         if name not in models.paths:
             continue
         network = OnnxNetwork(models.paths[name], any_batch=models.any_batch)
         predictions = predict(task, network, to_batches(chosen, source, BATCH_SIZE))
         answers[name] = predictions
-        original = answers["original_fp32"]
+        original = answers[ModelFile.ORIGINAL]
         measured = task.metric(predictions, targets, chosen.classes)
         drop, interval = task.compare(original, predictions, targets)
         found[name] = {
@@ -182,8 +181,9 @@ def judge_files(store: Store, models: RunModels, limit: int) -> dict[str, Any]:
             "drop_ci95": list(interval),
             "agreement": task.agreement(original, predictions),
         }
-    if EXACT in answers:
-        found[FAST]["agreement_with_exact"] = task.agreement(answers[EXACT], answers[FAST])
+    if ModelFile.EXACT in answers:
+        agreement = task.agreement(answers[ModelFile.EXACT], answers[ModelFile.FAST])
+        found[ModelFile.FAST]["agreement_with_exact"] = agreement
     return found
 
 
@@ -217,7 +217,7 @@ def tell_verdict(
         text += f" In the fast file slower than those they replace: {', '.join(slower[:MOST_NAMED])}{more}."
     if layers and all(row["slower_than_dense"] is None for row in layers):
         text += " No layer is factorized."
-    agreement = accuracy.get(FAST, {}).get("agreement_with_exact")
+    agreement = accuracy.get(ModelFile.FAST, {}).get("agreement_with_exact")
     if agreement is not None:
         text += f" The fast file's answers agree with the evaluated network's to {agreement:.1%}"
         text += "." if agreement >= LEAST_AGREEMENT else ": too little for qaf export, unless forced."

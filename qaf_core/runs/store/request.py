@@ -10,9 +10,9 @@ from typing import Any, Self
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError, PlanError, QafError
+from qaf_core.factorization.options import METHODS, Method
 from qaf_core.search.selection import DEFAULT_ANSWER_BOUND, DEFAULT_ERROR_BOUND
 
-METHODS = ("joint", "paper", "sequential", "dense")
 LONGEST_NAME = 120
 
 
@@ -160,7 +160,7 @@ class RunRequest(ImagesRequest):
     """
 
     plan: dict[str, Any] = field(default_factory=dict)
-    method: str = "joint"
+    method: str = Method.JOINT
     name: str | None = None
     check: bool = True
     finetune: dict[str, Any] | None = None

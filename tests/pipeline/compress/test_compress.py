@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from qaf_core.errors import DataError, PlanError, SolverError, WeightsError
-from qaf_core.factorization.options import SolverOptions
-from qaf_core.factorization.solve import METHODS, relative_error
+from qaf_core.factorization.options import METHODS, SolverOptions
+from qaf_core.factorization.solve import relative_error
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.network import chains_in, observed

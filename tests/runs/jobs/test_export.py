@@ -105,7 +105,7 @@ def test_onnx_is_exported_and_reported(
     assert told["agreement"]["images"] == 40
     assert sum(told["integer_operators"].values()) == 10
     (kept,) = read_reports(store.run_folder(run_id))
-    assert kept["checks"] == told["checks"]
+    assert kept.to_dict() == told
     assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
 
 
@@ -119,8 +119,8 @@ def test_the_packed_file_is_copied_and_checked(
     assert path.read_bytes() == (store.run_folder(run_id) / "model.safetensors").read_bytes()
     open_packed(path)
     (kept,) = read_reports(store.run_folder(run_id))
-    assert kept["format"] == "packed"
-    assert kept["weights_stored_as"] == {"4 bits": 3, "8 bits": 2}
+    assert kept.format == "packed"
+    assert kept.weights_stored_as == {"4 bits": 3, "8 bits": 2}
 
 
 def test_a_damaged_run_is_not_exported(
@@ -150,7 +150,7 @@ def test_a_size_that_was_not_promised_is_a_failed_check(
     assert "size as promised" in line
     assert "9,000 promised" in line
     assert not path.exists()
-    assert not read_reports(store.run_folder(other))[0]["passed"]
+    assert not read_reports(store.run_folder(other))[0].passed
     assert main(["export", other, "--format", "packed", "--out", str(path), "--force"]) == 0
     assert "FAILED" in capsys.readouterr().out
     assert path.exists()
@@ -196,15 +196,15 @@ def test_the_fast_file_is_the_timed_one_and_says_what_differs(
     assert "of 100 evaluation images agree" in out
     with Store(workspace) as store:
         timed = onnx.load(prepare_models(store, run_id).paths["factorized_int8"])
-        (kept,) = [row for row in read_reports(store.run_folder(run_id)) if row["precision"] == "int8-fast"]
+        (kept,) = [row for row in read_reports(store.run_folder(run_id)) if row.precision == "int8-fast"]
     made = onnx.load(path)
     assert list(made.graph.initializer) == list(timed.graph.initializer)
     assert list(made.graph.node) == list(timed.graph.node)
     assert json.loads(made.metadata_props[-1].value)["precision"] == "int8-fast"
-    stored = kept["weights_stored_as"]  # unsigned where this processor would cut off products of signed ones
+    stored = kept.weights_stored_as  # unsigned where this processor would cut off products of signed ones
     assert set(stored) <= ({"int8", "uint8"} if saturates_products() else {"int8"})
     assert sum(stored.values()) == 7
-    assert sum(kept["integer_operators"].values()) >= 7
+    assert sum(kept.integer_operators.values()) >= 7
 
 
 def test_a_fast_file_that_disagrees_is_refused_unless_forced(

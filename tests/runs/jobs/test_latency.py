@@ -11,9 +11,10 @@ import pytest
 from onnx import numpy_helper
 
 from qaf_core.cli import main
+from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.errors import ModelError, RunCancelled, WorkspaceError
 from qaf_core.pipeline.events import Progress, RunEvent
-from qaf_core.runs.jobs.exported_models import FOLDER, MODEL_NAMES, STAMP, prepare_models
+from qaf_core.runs.jobs.exported_models import FOLDER, STAMP, prepare_models
 from qaf_core.runs.jobs.latency import measure_run, read_latency, tell_verdict
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
@@ -28,12 +29,12 @@ def test_a_run_is_measured_and_the_result_kept(finished_run: Run) -> None:
         result = measure_run(store, run_id, threads=1, rounds=20, images=60, progress=Progress(events.append))
         kept, record = read_latency(store.run_folder(run_id)), store.run(run_id)
     assert kept == json.loads(json.dumps(result))
-    assert set(result["latencies"]) == set(MODEL_NAMES)
+    assert set(result["latencies"]) == set(ModelFile)
     assert all(0 < row["p5_ms"] <= row["median_ms"] <= row["p95_ms"] for row in result["latencies"].values())
     assert {row["n"] for row in result["latencies"].values()} == {20}
     assert result["ratios"]["dense_int8"]["value"] == 1.0
     assert result["ratios"]["factorized_int8"] == result["ratio_to_dense_int8"]
-    assert set(result["ratios"]) == set(MODEL_NAMES)
+    assert set(result["ratios"]) == set(ModelFile)
     assert 0.9 < result["accuracy"]["factorized_int8"]["agreement_with_exact"] <= 1.0
     assert all(value > 0 for value in result["peak_memory_bytes"].values())
     assert result["size_bytes"]["dense_int8"] < result["size_bytes"]["original_fp32"]
@@ -53,7 +54,7 @@ def test_a_run_is_measured_and_the_result_kept(finished_run: Run) -> None:
         assert all(row[name] > 0 for row in rows.values()), name  # every layer is found in every model
     assert [event.data["fraction"] for event in events] == pytest.approx([i / 6 for i in range(6)])
     rows_here = [row["model"] for row in record.latencies if row["source"] == "this machine"]
-    assert sorted(rows_here) == sorted(MODEL_NAMES)
+    assert sorted(rows_here) == sorted(ModelFile)
 
 
 def test_models_for_any_processor_have_a_folder_of_their_own(

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from qaf_core.errors import DataError, PlanError, QafError, WorkspaceError
+from qaf_core.factorization.options import METHODS
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.store import schema
 from qaf_core.runs.store.database import DATABASE_NAME
-from qaf_core.runs.store.request import METHODS, RunRequest
+from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
 
 REQUEST = RunRequest(model="digits/cnn", plan={"layers": []}, name="first")
