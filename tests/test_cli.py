@@ -16,6 +16,7 @@ import pytest
 from qaf_core.cli import main
 from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import find_model, load_inventory
+from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import Plan, plan_for_ratio
 from qaf_core.runs.store.store import Store
 
@@ -92,6 +93,12 @@ def test_inspect_tells_layers_without_weights(capsys: pytest.CaptureFixture[str]
     assert "MACs" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def resnet18_rows() -> tuple[LayerInfo, ...]:
+    """The inventory of torchvision's ResNet-18, taken once."""
+    return load_inventory(find_model("torchvision/resnet18"))
+
+
 @pytest.mark.parametrize(
     ("ratio", "bits", "gbops", "percent", "gmacs"),
     [("1.2", "4", "58.30", "3.13", "1.679"), ("2", "4", "38.61", "2.07", "1.064"),
@@ -99,8 +106,10 @@ def test_inspect_tells_layers_without_weights(capsys: pytest.CaptureFixture[str]
      ("3", "8", "48.39", "2.60", "0.756")],
 )  # fmt: skip
 def test_cost_reproduces_the_papers_table(
-    capsys: pytest.CaptureFixture[str], ratio: str, bits: str, gbops: str, percent: str, gmacs: str
-) -> None:
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, resnet18_rows: tuple[LayerInfo, ...],
+    ratio: str, bits: str, gbops: str, percent: str, gmacs: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("qaf_core.data.models.catalogue.load_inventory", lambda _source: resnet18_rows)
     value = run_json(
         capsys, "cost", "torchvision/resnet18", "--ratio", ratio, "--bits", bits, "--act-bits", "8",
         "--convention", "paper",

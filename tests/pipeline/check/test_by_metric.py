@@ -59,7 +59,6 @@ def test_nothing_is_found_when_all_is_right(model_id: str) -> None:
         ("inspection/unet", *PLAIN, "normalisation", "Normalisation seems to be missing: on 48 images miou"),
         ("inspection/unet", (0.0,) * 3, (1 / 255,) * 3, "scale", "on another scale"),
         ("inspection/detector", (0.5,) * 3, (0.5,) * 3, "normalisation", "Normalisation seems to be wrong"),
-        ("inspection/detector", (0.0,) * 3, (1 / 255,) * 3, "scale", "on another scale"),
     ],
 )
 def test_every_wrong_form_is_found_and_named(
