@@ -20,10 +20,8 @@ LONGER_YET = {
     "qaf_core.factorization.solve.solve_layer",
     "qaf_core.pipeline.compress.compress.compress_network",
     "qaf_core.pipeline.compress.compress._calibrate",
-    "qaf_core.runs.jobs.latency.measure_run",
     "qaf_core.runs.jobs.search.make_auto_plan",
     "qaf_core.search.candidates.choose_structures",
-    "qaf_core.search.layer_onnx.add_product",
     "qaf_core.deploy.onnx_export.export.export_onnx",
     "dashboard.views.explore.controls.bulk_controls",
 }

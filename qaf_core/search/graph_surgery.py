@@ -10,8 +10,6 @@ import copy
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from qaf_core.deploy.onnx_export.writer import inputs_of
 from qaf_core.factorization.structures import Rank
 from qaf_core.search.geometry import LayerGeometry, LinkShape
@@ -40,7 +38,7 @@ def swap_layers(
         structures: Structure and rank of the layers to exchange, by name.
     """
     model = copy.deepcopy(dense)
-    graph, generator = LayerGraph(), np.random.default_rng(0)
+    graph = LayerGraph()
     grid = graph.add_grid_constants("swapped")
     nodes: list[NodeProto] = []
     for index, node in enumerate(model.graph.node):
@@ -50,7 +48,7 @@ def swap_layers(
             continue
         graph.nodes.clear()
         chain = geometries[_layer_of(node)].chain(*structure)
-        _write_chain(graph, node, chain, f"swapped{index}", grid, generator)
+        _write_chain(graph, node, chain, f"swapped{index}", grid)
         nodes += graph.nodes
     nodes = _used(nodes, [row.name for row in model.graph.output])
     del model.graph.node[:]
@@ -63,14 +61,13 @@ def swap_layers(
 
 
 def _write_chain(
-    graph: LayerGraph, node: NodeProto, chain: Sequence[LinkShape], name: str, grid: tuple[str, str],
-    generator: np.random.Generator,
+    graph: LayerGraph, node: NodeProto, chain: Sequence[LinkShape], name: str, grid: tuple[str, str]
 ) -> None:  # fmt: skip
     values = node.input[0]
     for index, link in enumerate(chain):
         place, last = f"{name}.{index}", index == len(chain) - 1
         values = add_product(
-            graph, link, values, place, node.op_type, generator,
+            graph, link, values, place, node.op_type,
             bias=last and len(node.input) > 2, output=node.output[0] if last else None, conv=link.attributes,
         )  # fmt: skip
         if not last:

@@ -23,9 +23,10 @@ WEIGHT_STEP = 0.01
 
 
 class LayerGraph:
-    """Nodes and constants as they are added."""
+    """Nodes and constants as they are added, and the generator of random weights."""
 
     def __init__(self) -> None:
+        self.generator = np.random.default_rng(0)
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
 
@@ -67,7 +68,7 @@ def build_layer_model(
     """
     from onnx import TensorProto, helper
 
-    graph, generator = LayerGraph(), np.random.default_rng(0)
+    graph = LayerGraph()
     channels = chain[0].inputs
     shape = [batch * input_hw[0], channels] if linear else [batch, *input_hw, channels]
     grid = graph.add_grid_constants("")
@@ -83,7 +84,7 @@ def build_layer_model(
             "pads": [top, left, top, left],
             "dilations": list(link.dilation),
         }
-        result = add_product(graph, link, values, str(index), operator, generator, bias=True, conv=conv)
+        result = add_product(graph, link, values, str(index), operator, bias=True, conv=conv)
         values = graph.add("QuantizeLinear", [result, *grid], f"codes{index}")
     if not linear:
         values = graph.add("Transpose", [values], "channels_last", perm=[0, 2, 3, 1])
@@ -104,7 +105,6 @@ def add_product(
     values: str,
     place: str,
     operator: str,
-    generator: np.random.Generator,
     *,
     bias: bool,
     conv: Mapping[str, Any],
@@ -113,12 +113,11 @@ def add_product(
     """Multiply values by a link's quantized weight, drawn at random: what ONNX Runtime runs as integers.
 
     Args:
-        graph: Gets the nodes.
+        graph: Gets the nodes, draws the codes.
         link: The link.
         values: Name of the input, dequantized.
         place: Part of all new names.
         operator: ``Conv``, ``Gemm`` (of matrices) or ``MatMul`` (of any dimensions, without bias).
-        generator: Draws the codes.
         bias: Whether there is a bias.
         conv: Attributes of a convolution but its groups.
         output: Name of the output; None for a new one.
@@ -127,7 +126,7 @@ def add_product(
         The name of the output, in floating point.
     """
     shape = (link.outputs, link.inputs // link.groups, *(link.kernel if operator == "Conv" else ()))
-    codes = generator.integers(-127, 128, shape).astype(np.int8)
+    codes = graph.generator.integers(-127, 128, shape).astype(np.int8)
     product = operator == "MatMul"
     # Where such products are cut off, exported files hold codes beyond ±64 unsigned: other instructions.
     kind, zero = (np.uint8, UNSIGNED_ZERO) if saturates_products() else (np.int8, 0)
@@ -141,7 +140,9 @@ def add_product(
     if bias and not product:
         # The bias's grid follows from those of input and weight, as in any integer runtime.
         rows = [
-            graph.constant(f"bias{place}", generator.integers(-999, 1000, link.outputs).astype(np.int32)),
+            graph.constant(
+                f"bias{place}", graph.generator.integers(-999, 1000, link.outputs).astype(np.int32)
+            ),
             graph.constant(f"bias_scales{place}", np.full(link.outputs, STEP * WEIGHT_STEP, np.float32)),
             graph.constant(f"bias_zeros{place}", np.zeros(link.outputs, np.int32)),
         ]
