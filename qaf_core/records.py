@@ -11,6 +11,15 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 T = TypeVar("T")
 
 
+class Record:
+    """A frozen dataclass that crosses processes or is kept in files."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types: a key for each field."""
+        plain: dict[str, Any] = to_plain(self)
+        return plain
+
+
 def to_plain(value: Any) -> Any:
     """A record, or anything made of records, as plain JSON types: a key for each field."""
     if is_dataclass(value):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from qaf_core.deploy.runtime.measure_kit import Ratio
 from qaf_core.errors import PlanError
 from qaf_core.network.plan.rules import LayerPlan, Plan, Rank, replace_layer
+from qaf_core.records import Record
 
 Step = tuple[str, Rank]
 DENSE: Step = ("dense", None)  # what every layer can be
@@ -100,7 +101,7 @@ class AnswerShares:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class Selection(Record):
     """A plan and how it came about.
 
     Attributes:

@@ -6,11 +6,12 @@ Describing it needs no torch, so that a screen can show it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from math import floor, isfinite
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from qaf_core.errors import ModelError
+from qaf_core.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +49,7 @@ class Fit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preprocessing:
+class Preprocessing(Record):
     """What happens to a picture before the model sees it.
 
     Attributes:
@@ -135,12 +136,6 @@ class Preprocessing:
         images = torch.from_numpy(ordered.astype("float32"))
         images = images.div_(self.scale).sub_(torch.tensor(self.mean)).div_(torch.tensor(self.std))
         return images.permute(0, 3, 1, 2)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:

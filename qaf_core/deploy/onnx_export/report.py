@@ -10,7 +10,7 @@ from typing import Any
 
 from qaf_core.errors import ModelError
 from qaf_core.files import read_json, write_json
-from qaf_core.records import from_plain, to_plain
+from qaf_core.records import Record, from_plain
 
 PACKED, ONNX = "packed", "onnx"
 FORMATS = (PACKED, ONNX)
@@ -74,7 +74,7 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportReport:
+class ExportReport(Record):
     """What an export made and what was checked about it.
 
     Attributes:
@@ -118,7 +118,7 @@ class ExportReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types, with ``passed``."""
-        return {**to_plain(self), "passed": self.passed}
+        return {**super().to_dict(), "passed": self.passed}
 
 
 class ExportRejected(ModelError):

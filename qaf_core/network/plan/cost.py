@@ -34,6 +34,7 @@ from qaf_core.network.plan.file_size import (
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.rules import LayerPlan, Plan, paper_plan, plan_for_ratio
 from qaf_core.quantization.grid import FLOAT, Grid
+from qaf_core.records import Record
 
 CONVENTIONS = ("uniform", "paper")
 FLOATS = (FLOAT.bits, FLOAT.bits)  # of weights and activations
@@ -43,7 +44,7 @@ BATCHNORM_BITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
+class Cost(Record):
     """What a layer or network costs, for one image.
 
     Attributes:
@@ -61,17 +62,6 @@ class Cost:
     bops: int
     peak_activation_bytes: int
     energy_joules: float
-
-    def to_dict(self) -> dict[str, float]:
-        """The cost as plain JSON types."""
-        return {
-            "params": self.params,
-            "size_bytes": self.size_bytes,
-            "macs": self.macs,
-            "bops": self.bops,
-            "peak_activation_bytes": self.peak_activation_bytes,
-            "energy_joules": self.energy_joules,
-        }
 
 
 def total_cost(costs: Iterable[Cost], *, container_bytes: int = 0) -> Cost:

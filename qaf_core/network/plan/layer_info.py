@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from math import prod
 from typing import Any
 
 from qaf_core.errors import ModelError
 from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
+from qaf_core.records import Record
 
 Sizes = tuple[int, ...]
 
@@ -18,7 +19,7 @@ PLANNED_KINDS = (*CONVOLUTIONS, "linear")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerInfo:
+class LayerInfo(Record):
     """A weight layer as one forward pass of one image saw it.
 
     Attributes:
@@ -112,12 +113,6 @@ class LayerInfo:
     def weight_numel(self) -> int:
         """Numbers in the weight, without the bias."""
         return prod(self.weight_shape)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The row as plain JSON types."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-        }
 
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> LayerInfo:

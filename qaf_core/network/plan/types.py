@@ -9,6 +9,7 @@ from typing import Any
 
 from qaf_core.errors import PlanError
 from qaf_core.factorization.structures import Rank
+from qaf_core.records import Record
 
 SCHEMA_VERSION = 1
 
@@ -33,7 +34,7 @@ _TYPE_NAMES = {str: "text", int: "a whole number", list: "a list", dict: "an obj
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerPlan:
+class LayerPlan(Record):
     """What one layer becomes.
 
     Attributes:
@@ -48,15 +49,6 @@ class LayerPlan:
     structure: str
     rank: Rank = None
     bits: Bits = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The row as plain JSON types."""
-        return {
-            "name": self.name,
-            "structure": self.structure,
-            "rank": list(self.rank) if isinstance(self.rank, tuple) else self.rank,
-            "bits": list(self.bits) if isinstance(self.bits, tuple) else self.bits,
-        }
 
     @classmethod
     def from_dict(cls, data: Any) -> LayerPlan:

@@ -10,6 +10,7 @@ from typing import Any
 from qaf_core.data.models.source import ModelSource
 from qaf_core.pipeline.check.class_order import ClassOrder
 from qaf_core.pipeline.check.input_forms import CHANNELS_EXCHANGED, InputForm
+from qaf_core.records import Record
 
 #: What only classifiers are checked for beside the form of their inputs.
 TASK, METRIC = "classification", "top1"
@@ -24,7 +25,7 @@ _FORM_FAULTS = ("normalisation", "scale", "bgr", "guessing")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Finding(Record):
     """One thing that seems wrong.
 
     Attributes:
@@ -41,16 +42,9 @@ class Finding:
     serious: bool
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return {
-            "kind": self.kind, "sentence": self.sentence, "remedy": self.remedy, "serious": self.serious,
-            "evidence": dict(self.evidence),
-        }  # fmt: skip
-
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class Trial(Record):
     """Some images in another form.
 
     Attributes:
@@ -69,16 +63,9 @@ class Trial:
     gain_ci95: tuple[float, float]
     agreement: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return {
-            "form": self.form, "n": self.n, "value": self.value, "gain": self.gain,
-            "gain_ci95": list(self.gain_ci95), "agreement": self.agreement,
-        }  # fmt: skip
-
 
 @dataclass(frozen=True, kw_only=True)
-class Plausibility:
+class Plausibility(Record):
     """How good the original is on some images, and what seems wrong with it.
 
     Attributes:
@@ -142,15 +129,9 @@ class Plausibility:
         return next((trial for trial in self.trials if trial.form.startswith(CHANNELS_EXCHANGED)), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return {
-            "metric": self.metric, "value": self.value, "ci95": list(self.ci95), "n": self.n,
-            "findings": [finding.to_dict() for finding in self.findings],
-            "trials": [trial.to_dict() for trial in self.trials],
-            "blind_to_colours": self.blind_to_colours,
-            "cannot_tell": self.cannot_tell,
-            "summary": self.summary,
-        }  # fmt: skip
+        """As plain JSON types, with what follows from the fields."""
+        follows = ("blind_to_colours", "cannot_tell", "summary")
+        return {**super().to_dict(), **{name: getattr(self, name) for name in follows}}
 
 
 def describe_order(order: ClassOrder, classes: Sequence[str], n: int) -> Finding:

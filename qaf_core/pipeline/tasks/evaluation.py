@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from qaf_core.records import Record
 
 Z95 = 1.959963984540054
 RESAMPLES = 1000
@@ -18,7 +19,7 @@ FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(Record):
     """One metric of one network on one set of images; all values are fractions.
 
     Attributes:
@@ -38,13 +39,6 @@ class Evaluation:
     per_class: Mapping[str, float] = field(default_factory=dict)
     agreement: float | None = None
     extra: Mapping[str, float] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return {
-            "metric": self.metric, "value": self.value, "n": self.n, "ci95": list(self.ci95),
-            "per_class": dict(self.per_class), "agreement": self.agreement, "extra": dict(self.extra),
-        }  # fmt: skip
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:

@@ -12,7 +12,6 @@ from qaf_core.factorization.structures import check_ratio
 from qaf_core.network.plan.validation import check_bits
 from qaf_core.pipeline.events import Progress
 from qaf_core.quantization.grid import ACTIVATION_GRID
-from qaf_core.records import to_plain
 from qaf_core.runs.store.request import PlanRequest, source_of
 from qaf_core.search.latency_table import RATIOS, measure_layer_table
 from qaf_core.search.selection import Selection, Step, check_answer_bound, check_error_bound
@@ -122,7 +121,7 @@ def make_auto_plan(
 
 def tell_selection(request: PlanRequest, selection: Selection) -> dict[str, Any]:
     """The object that ``qaf plan --structure auto --json`` prints."""
-    return {"model": request.model, "structure": "auto", **to_plain(selection)}
+    return {"model": request.model, "structure": "auto", **selection.to_dict()}
 
 
 def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
