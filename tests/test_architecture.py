@@ -18,12 +18,8 @@ LONGEST_FUNCTION, MOST_PARAMETERS = 60, 8  # lines without the docstring; of com
 # Those that do not keep to it yet; no others may join them. ``solve_layer`` is a contract.
 LONGER_YET = {
     "qaf_core.factorization.solve.solve_layer",
-    "qaf_core.pipeline.compress.compress.compress_network",
-    "qaf_core.pipeline.compress.compress._calibrate",
     "qaf_core.runs.jobs.search.make_auto_plan",
     "qaf_core.search.candidates.choose_structures",
-    "qaf_core.deploy.onnx_export.export.export_onnx",
-    "dashboard.views.explore.controls.bulk_controls",
 }
 LARGEST_ROOM = 14  # modules
 QUICK_MODULES = (

@@ -85,80 +85,104 @@ def _set_method(method: str, model: str) -> None:
         _start_over(model)
 
 
-def bulk_controls(choice: Choice, inventory: Sequence[LayerInfo]) -> None:
+def bulk_controls(choice: Choice) -> None:
     dense = st.session_state["method"] == Method.DENSE
     model = choice.source.id
-    labels = {"gentle": _("Gentle"), "balanced": _("Balanced"), "aggressive": _("Aggressive")}
     columns = st.columns([2.9, 1.9, 1.9, 1.3, 1.5, 1.2], gap="small", vertical_alignment="bottom")
+    with columns[0]:
+        _preset_control(model)
+    with columns[1]:
+        _ratio_control(model, dense)
+    with columns[2]:
+        _bits_control(model)
+    with columns[3]:
+        _activation_control(model)
+    with columns[4]:
+        _structure_control(model, dense)
+    with columns[5]:
+        _reset_button(model)
+
+
+def _preset_control(model: str) -> None:
+    labels = {"gentle": _("Gentle"), "balanced": _("Balanced"), "aggressive": _("Aggressive")}
     now = (st.session_state["ratio"], st.session_state["bits"])
     preset = next((name for name, values in PRESETS.items() if values == now), None)
-    with columns[0]:
-        st.session_state["preset"] = preset
-        st.segmented_control(
-            _("Preset"),
-            list(PRESETS),
-            format_func=labels.__getitem__,
-            key="preset",
-            on_change=_use_preset,
-            args=(model,),
-            help=_preset_help(labels),
-        )
-    with columns[1]:
-        st.slider(
-            _("Parameter reduction"),
-            1.0,
-            8.0,
-            step=0.1,
-            key="ratio",
-            format="%.1f×",
-            disabled=dense,
-            on_change=_start_over,
-            args=(model,),
-            help=_(
-                "How many times fewer parameters each covered layer gets. It decides the rank: the number of "
-                "components a layer is made of. The first convolution and the classifier are not factorized."
-            ),
-        )
-    with columns[2]:
-        st.select_slider(
-            _("Weight bits"),
-            tuple(GRIDS),
-            key="bits",
-            on_change=_start_over,
-            args=(model,),
-            help=_("Bits per stored weight: {accepted}.").format(accepted=BITS_ACCEPTED),
-        )
-    with columns[3]:
-        st.selectbox(
-            _("Activation bits"),
-            (ACTIVATION_GRID.bits, FLOAT.bits),
-            key="activation-bits",
-            on_change=_start_over,
-            args=(model,),
-            help=_("Bits of the numbers that flow between layers: 8, or 32 for floating point."),
-        )
-    with columns[-1]:
-        st.button(
-            _("Reset"),
-            icon=":material/restart_alt:",
-            key="reset-plan",
-            on_click=reset,
-            args=(model,),
-            width="stretch",
-            help=_("Back to the balanced preset, without edits."),
-        )
-    with columns[4]:
-        names = {name: _(STRUCTURES[name].label) for name in FACTORIZED} | {"auto": _("CP or Tucker-2")}
-        st.selectbox(
-            _("Structure"),
-            OFFERED,
-            format_func=names.__getitem__,
-            key="structure",
-            disabled=dense,
-            on_change=_start_over,
-            args=(model,),
-            help=structure_help(),
-        )
+    st.session_state["preset"] = preset
+    st.segmented_control(
+        _("Preset"),
+        list(PRESETS),
+        format_func=labels.__getitem__,
+        key="preset",
+        on_change=_use_preset,
+        args=(model,),
+        help=_preset_help(labels),
+    )
+
+
+def _ratio_control(model: str, dense: bool) -> None:
+    st.slider(
+        _("Parameter reduction"),
+        1.0,
+        8.0,
+        step=0.1,
+        key="ratio",
+        format="%.1f×",
+        disabled=dense,
+        on_change=_start_over,
+        args=(model,),
+        help=_(
+            "How many times fewer parameters each covered layer gets. It decides the rank: the number of "
+            "components a layer is made of. The first convolution and the classifier are not factorized."
+        ),
+    )
+
+
+def _bits_control(model: str) -> None:
+    st.select_slider(
+        _("Weight bits"),
+        tuple(GRIDS),
+        key="bits",
+        on_change=_start_over,
+        args=(model,),
+        help=_("Bits per stored weight: {accepted}.").format(accepted=BITS_ACCEPTED),
+    )
+
+
+def _activation_control(model: str) -> None:
+    st.selectbox(
+        _("Activation bits"),
+        (ACTIVATION_GRID.bits, FLOAT.bits),
+        key="activation-bits",
+        on_change=_start_over,
+        args=(model,),
+        help=_("Bits of the numbers that flow between layers: 8, or 32 for floating point."),
+    )
+
+
+def _structure_control(model: str, dense: bool) -> None:
+    names = {name: _(STRUCTURES[name].label) for name in FACTORIZED} | {"auto": _("CP or Tucker-2")}
+    st.selectbox(
+        _("Structure"),
+        OFFERED,
+        format_func=names.__getitem__,
+        key="structure",
+        disabled=dense,
+        on_change=_start_over,
+        args=(model,),
+        help=structure_help(),
+    )
+
+
+def _reset_button(model: str) -> None:
+    st.button(
+        _("Reset"),
+        icon=":material/restart_alt:",
+        key="reset-plan",
+        on_click=reset,
+        args=(model,),
+        width="stretch",
+        help=_("Back to the balanced preset, without edits."),
+    )
 
 
 def _preset_help(labels: dict[str, str]) -> str:

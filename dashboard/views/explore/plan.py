@@ -35,7 +35,7 @@ def plan_and_run(choice: Choice, inventory: tuple[LayerInfo, ...]) -> None:
     controls.first_settings()
     st.subheader(_("2 · Plan"), anchor=False)
     controls.choose_method(choice, inventory)
-    controls.bulk_controls(choice, inventory)
+    controls.bulk_controls(choice)
     fastest.offer(choice)
     controls.take_up_edits(choice)
     base = controls.base_plan(choice, inventory)

@@ -32,7 +32,8 @@ from qaf_core.deploy.runtime.target import THIS, saturates_for
 from qaf_core.deploy.runtime.tempdir import scratch_error, scratch_folder
 from qaf_core.errors import ModelError, QafError
 from qaf_core.files import write_file
-from qaf_core.network.modules.quantized import ActivationQuantizer, FactorizedLayer
+from qaf_core.network.graph.network import chains_in
+from qaf_core.network.modules.quantized import ActivationQuantizer, Link
 from qaf_core.pipeline.compress.calibrate import fit_range
 
 if TYPE_CHECKING:
@@ -74,7 +75,6 @@ def export_onnx(
     input_shape: Sequence[int],
     integer: bool = True,
     images: Iterable[Tensor] | None = None,
-    calibration: Sequence[Tensor] = (),
     card: Mapping[str, Any] | None = None,
     target: str = THIS,
     force: bool = False,
@@ -86,11 +86,10 @@ def export_onnx(
             not changed. A one-stage detector is exported up to its heads (``cls_logits`` and others).
         path: The file; written under a temporary name first, and only if the checks pass.
         input_shape: (C, H, W) of one image. Images go in normalised, under the name ``images``.
-        integer: Integer convolutions with our codes and scales and 8-bit activations, or floating-point ones.
+        integer: Integer convolutions with our codes and scales and 8-bit activations, whose ranges the
+            network has (else :func:`with_ranges` gives them), or floating-point ones.
         images: Batches of normalised evaluation images ``(B, C, H, W)`` to compare both networks on; None
             leaves the comparison out.
-        calibration: Batches of calibration images; needed if ``integer`` and the network's activations have
-            no range yet (it was compressed with ``--act-bits 32``).
         card: What the file tells about itself, ready for JSON.
         target: The processor that will run it: ``this`` one, or ``any``.
         force: Write the file even if a check fails.
@@ -104,7 +103,7 @@ def export_onnx(
         WorkspaceError: If the file cannot be written.
     """
     began = time.monotonic()
-    reference = _reference(model, integer, calibration)
+    reference = _reference(model, integer)
     written = _write_graph(reference, input_shape, integer, card or {}, target)
     precision = Precision.INT8 if integer else Precision.FP32
     return write_checked(
@@ -213,28 +212,39 @@ def _run(session: onnxruntime.InferenceSession, batch: Array, any_batch: bool) -
     return np.concatenate([session.run(None, {INPUT_NAME: image[None]})[0] for image in batch])
 
 
-def _reference(model: nn.Module, integer: bool, calibration: Sequence[Tensor]) -> nn.Module:
+def _reference(model: nn.Module, integer: bool) -> nn.Module:
     """The network as it is to be exported: on codes, or without any rounding of activations."""
     reference = without_choice_of_boxes(copy.deepcopy(model).eval().cpu())
-    chains = [part for part in reference.modules() if isinstance(part, FactorizedLayer)]
     if not integer:
-        for chain in chains:
-            for link in chain.chain:
-                link.input_quantizer = ActivationQuantizer()
-            chain.use_codes()
-        return reference
-    open_links = [link for chain in chains for link in chain.chain if link.input_quantizer.qparams is None]
-    if open_links and not calibration:
+        for link in _links_in(reference):
+            link.input_quantizer = ActivationQuantizer()
+    elif any(link.input_quantizer.qparams is None for link in _links_in(reference)):
         raise ModelError(
             "the network's activations have no 8-bit range",
             got="a network compressed with --act-bits 32",
             remedy="export it with --precision fp32, or give calibration images",
         )
-    _fit_ranges(reference, [link.input_quantizer for link in open_links], calibration)
-    for chain in chains:
-        if not chain.runs_on_codes:
+    for chain in chains_in(reference).values():
+        if not (integer and chain.runs_on_codes):
             chain.use_codes()
     return reference
+
+
+def _links_in(model: nn.Module) -> list[Link]:
+    return [link for chain in chains_in(model).values() for link in chain.chain]
+
+
+def with_ranges(model: nn.Module, calibration: Sequence[Tensor]) -> nn.Module:
+    """A copy whose activations have 8-bit ranges, fitted where there were none.
+
+    Args:
+        model: As :func:`export_onnx` takes it.
+        calibration: Batches of calibration images ``(B, C, H, W)``.
+    """
+    twin = copy.deepcopy(model).eval().cpu()
+    quantizers = [link.input_quantizer for link in _links_in(twin)]
+    _fit_ranges(twin, [one for one in quantizers if one.qparams is None], calibration)
+    return twin
 
 
 @torch.inference_mode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,7 +16,7 @@ from qaf_core.factorization.options import METHODS, Method
 from qaf_core.factorization.solve import SolveResult
 from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.network.graph.capture import capture
-from qaf_core.network.graph.network import GraphNetwork, layer_of
+from qaf_core.network.graph.network import GraphNetwork, chains_in, layer_of
 from qaf_core.network.graph.nodes import made_by
 from qaf_core.network.modules.build import build_chain
 from qaf_core.network.modules.quantized import FactorizedLayer, Layer, swap_layer
@@ -56,7 +56,6 @@ def compress_network(
     options: CompressOptions | None = None,
     progress: Progress | None = None,
     cache: SolveCache | None = None,
-    helpers: int = 0,
 ) -> Compression:
     """Compress a network as planned.
 
@@ -70,10 +69,8 @@ def compress_network(
         options: Solver options and granularity.
         progress: Told of all that happens; asked between solver iterations whether to stop, which keeps what
             is done.
-        cache: Where solved layers are looked up and kept, or None.
-        helpers: How many processes may be started to solve small layers beside this one, where there is
-            enough for them to do; 0 for none. They need the cache, and end before the layers are calibrated.
-            The codes are the same with and without.
+        cache: Where solved layers are looked up and kept, or None. Its helpers end before the layers are
+            calibrated.
 
     Raises:
         PlanError: If the method is unknown, or activations cannot be quantized as planned.
@@ -94,42 +91,27 @@ def compress_network(
     compressed = copy.deepcopy(original, {id(weight): weight for weight in given_up})
     batches = [] if calibration is None else list(torch.split(calibration, batch_size(calibration)))
     began = time.monotonic()
-    status = "completed"
-    solved: dict[str, SolveResult] = {}
-    try:
+
+    def jobs() -> list[SolveJob]:
         moments = _moments(original, rows, batches, method, options, progress)
-        solver = LayerSolver(
-            _jobs(original, rows, plan, method, options, moments),
-            rows={row.name: row for row in rows},
-            progress=progress,
-            cache=cache,
-            helpers=helpers,
-        )
-        solved = solver.solved
-        solver.solve_all()
-    except RunCancelled:
-        status = "cancelled"
+        return _jobs(original, rows, plan, method, options, moments)
+
+    solved, status = _solve(jobs, rows, progress, cache)
     factorized = time.monotonic()
     done = [row for row in rows if row.name in solved]
     for row in done:
         swap_layer(compressed, row.name, build_chain(layer_of(original, row.name), solved[row.name].factors))
     fits = method in FITTED_METHODS and options.output_fit
     output_errors, status = _calibrate(
-        original, compressed, done, inventory, batches, plan, fits, status, progress
+        original, compressed, inventory, batches, plan.activation_bits, fits, status, progress
     )
     if method == Method.PAPER and batches and status == "completed":
         compressed = choose_batchnorm(original, compressed, batches, options.paper_batchnorm)
     calibrated = time.monotonic()
-    outcomes = tuple(
-        _outcome(
-            row,
-            solved[row.name],
-            layer_of(original, row.name),
-            compressed.get_submodule(row.name),
-            output_errors.get(row.name),
-        )
-        for row in done
-    )
+    layers = {row.name: (layer_of(original, row.name), compressed.get_submodule(row.name)) for row in done}
+    outcomes = [
+        _outcome(row, solved[row.name], *layers[row.name], output_errors.get(row.name)) for row in done
+    ]
     notes = explain(blamed)
     notes += [f"{row.name}: {finding}" for row in done if (finding := solved[row.name].finding) is not None]
     if batches and status == "completed" and output_errors:
@@ -137,7 +119,7 @@ def compress_network(
         notes += [] if told is None else [told]
     return Compression(
         model=compressed.eval(),
-        layers=outcomes,
+        layers=tuple(outcomes),
         status=status,
         notes=tuple(notes),
         seconds={"factorize": factorized - began, "calibrate": calibrated - factorized},
@@ -248,37 +230,52 @@ def shrink(moment: Tensor, weight: float) -> Tensor:
     return torch.lerp(moment.diagonal().mean() * identity, moment, weight)
 
 
+def _solve(
+    jobs: Callable[[], Sequence[SolveJob]],
+    rows: Sequence[LayerPlan],
+    progress: Progress,
+    cache: SolveCache | None,
+) -> tuple[dict[str, SolveResult], str]:
+    """Solve every layer; what is solved by then, and the status."""
+    solved: dict[str, SolveResult] = {}
+    try:
+        solver = LayerSolver(jobs(), rows={row.name: row for row in rows}, progress=progress, cache=cache)
+        solved = solver.solved
+        solver.solve_all()
+    except RunCancelled:
+        return solved, "cancelled"
+    return solved, "completed"
+
+
 def _calibrate(
     original: nn.Module,
     compressed: nn.Module,
-    rows: Sequence[LayerPlan],
     inventory: Sequence[LayerInfo],
     batches: Sequence[Tensor],
-    plan: Plan,
+    activation_bits: int,
     fit: bool,
     status: str,
     progress: Progress,
 ) -> tuple[dict[str, float], str]:
     """Go through the exchanged layers front to back; returns output errors by layer and the status."""
     errors: dict[str, float] = {}
-    if not batches or not rows:
+    chains = chains_in(compressed)
+    if not batches or not chains:
         return errors, status
-    infos = {info.name: info for info in inventory}
-    counts = {row.name: batches_needed(infos[row.name], len(batches[0])) for row in rows}
-    chosen = {row.name for row in rows if infos[row.name].after_choice}
+    exchanged = [info for info in inventory if info.name in chains]
+    counts = {info.name: batches_needed(info, len(batches[0])) for info in exchanged}
+    chosen = {info.name for info in exchanged if info.after_choice}
 
     def visit(name: str, samples: LayerSamples) -> None:
         if status == "completed":
             progress.check()
-        progress.stage("calibrating", name, len(errors) / len(rows))
-        chain = compressed.get_submodule(name)
-        assert isinstance(chain, FactorizedLayer)
+        progress.stage("calibrating", name, len(errors) / len(chains))
         if not all(bool(values.isfinite().all()) for values in samples.inputs):
             raise ModelError(
                 "numbers that are not finite reach a layer", got=name, remedy="plan this layer as keep"
             )
         errors[name] = calibrate_layer(
-            chain, samples.inputs, samples.targets, activation_bits=plan.activation_bits, fit=fit,
+            chains[name], samples.inputs, samples.targets, activation_bits=activation_bits, fit=fit,
             calls=samples.calls, sites=samples.sites,
         )  # fmt: skip
 

@@ -55,13 +55,15 @@ class SolveCache:
 
     Args:
         folder: Made when the first result is kept.
+        helpers: How many processes a run may start to solve small layers beside its own, where there is
+            enough for them to do. The codes are the same with and without.
 
     Attributes:
-        folder: The same.
+        folder, helpers: The same.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._cache = folder, ContentCache(folder, ".safetensors")
+    def __init__(self, folder: Path, helpers: int = 0) -> None:
+        self.folder, self.helpers, self._cache = folder, helpers, ContentCache(folder, ".safetensors")
 
     def holds(self, key: str) -> bool:
         """Whether a result is kept under ``key``, damaged or not."""

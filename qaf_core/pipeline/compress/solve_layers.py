@@ -40,8 +40,8 @@ class LayerSolver:
         jobs: The layers, front to back.
         rows: Their rows of the plan by name.
         progress: Told of all that happens; asked whether to stop.
-        cache: Where solved layers are looked up and kept, or None.
-        helpers: How many further processes may solve small layers ahead; they end with ``solve_all``.
+        cache: Where solved layers are looked up and kept, or None. Its helpers solve small layers ahead and
+            end with ``solve_all``.
 
     Attributes:
         solved: Results by layer, as they come in; a stop leaves those there that were done.
@@ -54,11 +54,10 @@ class LayerSolver:
         rows: Mapping[str, LayerPlan],
         progress: Progress,
         cache: SolveCache | None,
-        helpers: int = 0,
     ) -> None:
         self.solved: dict[str, SolveResult] = {}
         self._jobs, self._rows, self._progress, self._cache = jobs, rows, progress, cache
-        self._helpers = helpers
+        self._helpers = 0 if cache is None else cache.helpers
 
     def solve_all(self) -> None:
         """Solve every layer.

@@ -140,8 +140,7 @@ def _compress(store: Store, record: RunRecord, subject: Subject, progress: Progr
         calibration=subject.calibration,
         options=subject.options,
         progress=progress.with_listener(keep),
-        cache=SolveCache(store.workspace / "cache" / "layers"),
-        helpers=spare_cores(),
+        cache=SolveCache(store.workspace / "cache" / "layers", helpers=spare_cores()),
     )
     progress.flush()
     if compression.status == CANCELLED and not compression.layers:

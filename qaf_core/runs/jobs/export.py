@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qaf_core.data.load import to_batches
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.models.source import ModelSource
-from qaf_core.deploy.onnx_export.export import export_onnx
+from qaf_core.deploy.onnx_export.export import export_onnx, with_ranges
 from qaf_core.deploy.onnx_export.export_fast import export_fast
 from qaf_core.deploy.onnx_export.report import (
     FORMATS,
@@ -201,8 +201,9 @@ def _export_onnx(
     }
     if precision == Precision.FAST:
         return export_fast(model, path, calibration=range_images(record, source, store.workspace), **given)
-    calibration = _calibration(store, record, source, index["activation_bits"], precision)
-    return export_onnx(model, path, integer=precision == Precision.INT8, calibration=calibration, **given)
+    if calibration := _calibration(store, record, source, index["activation_bits"], precision):
+        model = with_ranges(model, calibration)
+    return export_onnx(model, path, integer=precision == Precision.INT8, **given)
 
 
 def _source_of(store: Store, record: RunRecord, packed: Path) -> ModelSource:

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from qaf_core.data.models.catalogue import build_model, find_model
-from qaf_core.deploy.onnx_export.export import ExportRejected, export_onnx, open_session
+from qaf_core.deploy.onnx_export.export import ExportRejected, export_onnx, open_session, with_ranges
 from qaf_core.deploy.runtime.target import saturates_products
 from qaf_core.errors import ModelError, WorkspaceError
 from qaf_core.network.graph.inventory import take_inventory
@@ -151,7 +151,7 @@ def test_ranges_are_fitted_where_the_run_had_none(
     path = tmp_path / "model.onnx"
     with pytest.raises(ModelError, match="no 8-bit range.*--act-bits 32"):
         export_onnx(model, path, input_shape=INPUT_SHAPE)
-    report = export_onnx(model, path, input_shape=INPUT_SHAPE, images=images, calibration=images[:1])
+    report = export_onnx(with_ranges(model, images[:1]), path, input_shape=INPUT_SHAPE, images=images)
     assert report.passed
     assert not report.float_operators
     assert all(link.input_quantizer.qparams is None for link in links_of(model))

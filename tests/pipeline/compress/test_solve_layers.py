@@ -199,7 +199,7 @@ def test_a_helper_changes_no_code_and_all_is_told(model: nn.Module, tmp_path: Pa
             wait_for(lambda: list(tmp_path.rglob("*.safetensors")))
 
     alone = compress(model)
-    helped = compress(model, cache=SolveCache(tmp_path), helpers=1, progress=Progress(watch))
+    helped = compress(model, cache=SolveCache(tmp_path, helpers=1), progress=Progress(watch))
     assert multiprocessing.active_children() == []
     assert [outcome.name for outcome in helped.layers] == [outcome.name for outcome in alone.layers]
     first, second = alone.model.state_dict(), helped.model.state_dict()
@@ -233,7 +233,7 @@ def test_a_stop_keeps_what_a_helper_has_done(model: nn.Module, tmp_path: Path) -
             time.sleep(0.02)  # and until it has said so
 
     result = compress(
-        model, cache=SolveCache(tmp_path), helpers=1, progress=Progress(watch, lambda: "4" in finished)
+        model, cache=SolveCache(tmp_path, helpers=1), progress=Progress(watch, lambda: "4" in finished)
     )
     assert multiprocessing.active_children() == []
     assert result.status == "cancelled"
@@ -251,6 +251,6 @@ def test_a_library_call_starts_no_process(model: nn.Module, tmp_path: Path) -> N
 
     assert compress(model, cache=SolveCache(tmp_path), progress=Progress(watch)).status == "completed"
     assert (
-        compress(model, helpers=4, progress=Progress(watch)).status == "completed"
+        compress(model, progress=Progress(watch)).status == "completed"
     )  # nowhere to leave results
     assert seen == set()
