@@ -93,7 +93,7 @@ def test_rows_in_range(layer: str, structure: str, rank: Any, bits: Any, row_of:
         ),
         ("kernel", "cpd", 4, 4, "structure", "unknown structure: got cpd"),
         ("pointwise", "cp", 4, 4, "structure", "expected svd, dense, keep"),
-        ("linear", "svd", 9, 4, "rank", "from 1 to 8"),
+        ("linear", "svd", 11, 4, "rank", "from 1 to 10"),
         ("depthwise", "cp", 4, 4, "structure", "depthwise: every output reads one channel only"),
     ],
 )
