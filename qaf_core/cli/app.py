@@ -21,7 +21,6 @@ import typer
 from qaf_core.cli.options import Workspace
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.runs.store.workspace import WORKSPACE_VARIABLE, default_workspace
-from qaf_core.runs.worker.supervisor import Supervisor
 
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
@@ -38,6 +37,8 @@ def app(
     workspace: Workspace = None,
 ) -> int:
     """Open the dashboard in the browser and serve it until Ctrl-C."""
+    from qaf_core.runs.worker.supervisor import Supervisor
+
     page = find_dashboard()
     check_port(host, port)
     # Told to end from outside, tidy up as on Ctrl-C.

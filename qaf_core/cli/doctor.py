@@ -13,7 +13,6 @@ from pathlib import Path
 from qaf_core.cli.options import Json, Workspace
 from qaf_core.cli.text import print_json
 from qaf_core.errors import QafError
-from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import default_workspace
 
 LEAST_FREE_BYTES = 1_000_000_000
@@ -117,6 +116,8 @@ def _check_dashboard() -> str:
 
 
 def _check_workspace(folder: Path) -> str:
+    from qaf_core.runs.store.store import Store
+
     with Store(folder) as store:
         return f"{store.workspace}, {len(store.list_runs())} runs"
 

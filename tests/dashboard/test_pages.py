@@ -279,8 +279,9 @@ def test_a_model_is_taken_to_explore(draw: Draw) -> None:
     assert test.button(key="choose-inspection/vgg").label == "Chosen"
 
 
-def test_a_registered_model_is_listed_compressed_and_removed(draw: Draw) -> None:
+def test_a_registered_model_is_listed_compressed_and_removed(draw: Draw, served: Callable[..., Any]) -> None:
     shipped = find_model("digits/cnn")
+    served(lambda _: {"layers": shipped.card["inventory"]})
     add_model(
         default_workspace(), model_id="my/digits", base="digits/cnn", weights=str(shipped.weights),
         title="My digits",

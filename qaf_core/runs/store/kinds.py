@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import qaf_core
-from qaf_core.data.formats.sources import data_path, torchvision_place
 from qaf_core.data.models.settings import read_settings
 from qaf_core.errors import DataError
 from qaf_core.files import digest_of
@@ -116,12 +115,14 @@ def _stamps(request: JobRequest, workspace: Path) -> Iterator[Any]:
 
 def _files(data: str) -> Iterator[Path]:
     """A place of images and what is in it."""
+    from qaf_core.data.formats.sources import data_path, torchvision_place  # reads pictures: not at once
+
     try:
         named = torchvision_place(data)
         place = data_path(data) if named is None else named.root
     except (DataError, RuntimeError):
         return
-    yield from (place, *islice(place.rglob("*"), MOST_FILES))
+    yield from (place, *sorted(islice(place.rglob("*"), MOST_FILES)))
 
 
 def _stamp(path: Path) -> list[Any] | None:

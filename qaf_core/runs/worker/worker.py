@@ -66,12 +66,12 @@ def main(arguments: list[str] | None = None) -> int:
 def serve_one(store: Store, lane: str = HEAVY) -> int:
     """Wait for a queued job and execute it; in the light lane only while one is queued."""
     pid = os.getpid()
-    if lane == HEAVY:
-        store.put_worker(pid, "starting")
-        for module in _LOADED_AHEAD:
-            importlib.import_module(module)
-        store.put_worker(pid, "ready")
     try:
+        if lane == HEAVY:
+            store.put_worker(pid, "starting")
+            for module in _LOADED_AHEAD:
+                importlib.import_module(module)
+            store.put_worker(pid, "ready")
         while (job_id := store.claim_next(pid, lane)) is None:
             if lane == LIGHT and not store.count_queued(LIGHT):
                 return 0
