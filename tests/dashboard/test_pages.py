@@ -327,10 +327,11 @@ def test_the_report_of_an_export_is_shown(draw: Draw, seeded_store: Store) -> No
     (folder / PACKED_NAME).write_bytes(b"\0" * 1000)
     (folder / EXPORTS_FOLDER / "model-int8.onnx").write_bytes(b"\0" * 2000)
     report = {
-        "size_bytes": 2000,
-        "seconds": 3.0,
+        "format": "onnx", "path": "model-int8.onnx", "written": True, "precision": "int8", "target": "this",
+        "size_bytes": 2000, "agreement": None, "integer_operators": {"ConvInteger": 3}, "float_operators": {},
+        "weights_stored_as": {"int8": 3}, "any_batch": True, "opset": 21, "seconds": 3.0, "passed": True,
         "checks": [{"name": "agreement", "passed": True, "detail": "Same answer on 99.9 % of images."}],
-    }
+    }  # fmt: skip
     (folder / EXPORTS_FOLDER / "model-int8.json").write_text(json.dumps(report))
     text = shown(draw("export", run=run_id))
     assert "Same answer on 99.9 % of images." in text

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dashboard.views.export import speed
+from qaf_core.deploy.onnx_export.report import Check, ExportReport
 from qaf_core.runs.jobs.device_kit import RESULT_NAME
 from qaf_core.runs.jobs.latency import FILE_NAME, SCHEMA_VERSION
 from qaf_core.runs.store.kinds import LIGHT
@@ -84,8 +85,12 @@ def test_the_packed_file_is_checked_by_a_job(draw: Draw, seeded_store: Store) ->
     run_id = finished(seeded_store)
 
     def check(job: JobRecord) -> dict[str, Any]:
-        row = {"name": "checksum", "passed": True, "detail": "every byte is as it was written"}
-        told = {"checks": [row], "size_bytes": 6, "seconds": 1.0}
+        row = Check(name="checksum", passed=True, detail="every byte is as it was written")
+        told = ExportReport(
+            format="packed", path="model", written=True, precision=None, target=None, size_bytes=6,
+            checks=(row,), agreement=None, integer_operators={}, float_operators={}, weights_stored_as={},
+            any_batch=True, opset=None, seconds=1.0,
+        ).to_dict()  # fmt: skip
         path = seeded_store.run_folder(run_id) / EXPORTS_FOLDER / job.request.file_name
         path.parent.mkdir()
         path.with_suffix(".json").write_text(json.dumps(told), encoding="utf-8")

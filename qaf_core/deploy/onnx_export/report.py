@@ -100,7 +100,7 @@ class ExportReport(Record):
     path: str
     written: bool
     precision: Precision | None
-    target: str | None
+    target: str | None = None
     size_bytes: int
     checks: tuple[Check, ...]
     agreement: Agreement | None
