@@ -23,6 +23,14 @@ settings.load_profile("repeatable")
 SEEDED_LAYERS = ("layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "layer2.0.conv2", "layer3.0.conv1")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_workspace_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A test that names no workspace does not use that of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QAF_WORKSPACE", str(tmp_path_factory.mktemp("unnamed") / "workspace"))
+        yield
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty workspace that is also the default one."""

@@ -55,8 +55,8 @@ def store(made: tuple[Path, str], workspace: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def run_id(made: tuple[Path, str]) -> str:
-    """The completed run."""
+def run_id(made: tuple[Path, str], store: Store) -> str:
+    """The completed run, in the store's workspace."""
     return made[1]
 
 
