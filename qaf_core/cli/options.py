@@ -87,7 +87,7 @@ def make_plan(
     seed: int | None,
 ) -> Plan:
     """The plan in ``file``, or the one for a ratio and bits."""
-    from qaf_core.network.plan.rules import plan_for_ratio
+    from qaf_core.network.plan.rules import plan_for_ratio, read_plan
 
     if method not in METHODS:
         raise PlanError("unknown method", got=method, expected=", ".join(METHODS))
@@ -114,15 +114,3 @@ def make_plan(
         method=method,
         seed=seed or 0,
     )
-
-
-def read_plan(file: Path) -> Plan:
-    from qaf_core.network.plan.rules import Plan
-
-    try:
-        return Plan.from_json(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise PlanError(
-            "the plan cannot be read", got=f"{file} ({reason})", remedy="check the path"
-        ) from error

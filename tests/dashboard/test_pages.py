@@ -316,7 +316,7 @@ def test_a_finished_run_is_taken_away(draw: Draw, seeded_store: Store) -> None:
     assert "layer1.0.conv1" in set(table["name"])
     assert set(table["stored"]) <= {"CP", "Dense", "Keep"}
     code = "\n".join(str(block.value) for block in test.code)
-    assert "open_packed" in code
+    assert "from qaf_core import load" in code
     assert "onnxruntime.InferenceSession" in code
 
 

@@ -23,9 +23,9 @@ _PYTORCH = """\
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from qaf_core.deploy.packed.open import open_packed
+from qaf_core import load
 {factory}
-network = open_packed({path!r}{given})
+network = load({path!r}{given})
 {picture}with torch.inference_mode():
     scores = network(torch.from_numpy(images))[0].numpy()
 {answer}"""
@@ -51,7 +51,7 @@ def pytorch_example(source: ModelSource, path: str, picture: str = "picture.png"
     factory = given = ""
     if ":" in source.architecture:  # a user's own code, which no file makes us import
         module, _, name = source.architecture.partition(":")
-        factory, given = f"from {module} import {name}\n", f", factory={name}"
+        factory, given = f"from {module} import {name}\n", f", {name}()"
     return _PYTORCH.format(
         path=path, factory=factory, given=given, picture=_picture(source, picture), answer=_answer(source)
     )

@@ -82,7 +82,7 @@ def export_onnx(
     """Write a compressed network as ONNX and check the file in ONNX Runtime.
 
     Args:
-        model: The evaluated network, as ``open_packed`` or ``load_packed`` return it, BatchNorm folded; it is
+        model: The evaluated network, as ``load`` or ``load_packed`` return it, BatchNorm folded; it is
             not changed. A one-stage detector is exported up to its heads (``cls_logits`` and others).
         path: The file; written under a temporary name first, and only if the checks pass.
         input_shape: (C, H, W) of one image. Images go in normalised, under the name ``images``.

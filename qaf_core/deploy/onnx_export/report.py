@@ -133,7 +133,7 @@ class ExportRejected(ModelError):
         super().__init__(
             f"the exported network failed a check: {failed.name}",
             got=failed.detail,
-            remedy="nothing was written; --force writes it all the same",
+            remedy="nothing was written; --force (in Python force=True) writes it all the same",
         )
         self.report = report
 

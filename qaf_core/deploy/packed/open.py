@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,29 +11,36 @@ from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.models.source import ModelSource
 from qaf_core.deploy.packed.read import load_packed, read_index
 from qaf_core.errors import ModelError, WeightsError
+from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.inference import on_cpu
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def open_packed(path: Path | str, *, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
+def load(path: Path | str, model: nn.Module | None = None) -> nn.Module:
     """The compressed network a packed file holds, ready for inference.
 
     Args:
         path: The file.
-        factory: Builds the original architecture. Networks of a user's own code need it: the file only names
-            their factory, and what a file names is never imported.
+        model: The original network, whatever its weights; it is not changed. Networks of a user's own code
+            need it: the file only names their code, and what a file names is never imported.
 
     Returns:
         The network in evaluation mode, on the CPU.
 
     Raises:
-        WeightsError: If the file is incomplete, altered, of another version, or its architecture cannot be
-            built here, or is a user's own and no factory is given.
+        WeightsError: If the file is incomplete, altered, of another version or for another network, or its
+            architecture cannot be built here, or is a user's own and no model is given.
+        ModelError: If the model given cannot be captured.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     index = read_index(path)
-    return load_packed(path, _build(path, index) if factory is None else factory().float())
+    if model is None:
+        return load_packed(path, _build(path, index))
+    shape = index.get("input_shape")
+    model = on_cpu(model)
+    return load_packed(path, copy.deepcopy(model if shape is None else capture(model, shape)).float())
 
 
 def describe_packed(path: Path | str) -> ModelSource:
@@ -46,13 +53,14 @@ def describe_packed(path: Path | str) -> ModelSource:
 
 
 def _build(path: Path, index: dict[str, Any]) -> nn.Module:
-    source = _source_of(path, index)
-    if ":" in source.architecture:
+    architecture = str(index.get("architecture", ""))
+    if ":" in architecture:
         raise WeightsError(
             "the packed model is of a user's own code, which is not imported because a file names it",
-            got=source.architecture,
-            remedy="if you trust it, import it and pass it: open_packed(path, factory=…)",
+            got=architecture,
+            remedy="if you trust it, import it and pass the network: load(path, model)",
         )
+    source = _source_of(path, index)
     try:
         return build_model(source, with_weights=False)
     except (ModelError, KeyError, ValueError) as error:
@@ -86,5 +94,5 @@ def _source_of(path: Path, index: dict[str, Any]) -> ModelSource:
         raise WeightsError(
             "the packed model does not tell which network it is of",
             got=f"{path} ({type(error).__name__}: {error})",
-            remedy="compress it again, or give the network: load_packed(path, network)",
+            remedy="compress it again, or give the network: load(path, model)",
         ) from error

@@ -172,14 +172,22 @@ def load_packed(path: Path, model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def without_numbers(model: nn.Module) -> nn.Module:
+def without_numbers(model: nn.Module, *, of_code: bool = False) -> nn.Module:
     """A copy of a captured network with other numbers in all that a file is to hold: if a file left something
     out, the network read back would show it.
+
+    Args:
+        model: The network.
+        of_code: A file is to hold what follows from the network's code too: whoever reads it may have the
+            network built otherwise, as at random.
     """
     copied = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     for tensor in kept_outside(copied, ()).values():
         tensor.data = torch.rand(tensor.shape, generator=generator).to(tensor)
+    for key, tensor in (*copied.named_parameters(), *copied.named_buffers()):
+        if of_code and is_fixed(key):
+            tensor.data = (tensor == 0).to(tensor.dtype)
     return copied
 
 

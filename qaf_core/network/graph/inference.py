@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from qaf_core.errors import ModelError
+
 
 def example_images(network: nn.Module, input_shape: Sequence[int], count: int) -> Tensor:
     """Empty images of the network's type, on its device."""
     first = next((p for p in network.parameters() if p.is_floating_point()), torch.zeros(()))
     return torch.zeros(count, *input_shape, device=first.device, dtype=first.dtype)
+
+
+def on_cpu(network: nn.Module) -> nn.Module:
+    """The network, or a copy on the CPU of one that is on another device.
+
+    Raises:
+        ModelError: If it is no network.
+    """
+    if not isinstance(network, nn.Module):
+        raise ModelError("this is no network", got=type(network).__name__, expected="an nn.Module")
+    elsewhere = any(tensor.device.type != "cpu" for tensor in (*network.parameters(), *network.buffers()))
+    return copy.deepcopy(network).cpu() if elsewhere else network
 
 
 @contextlib.contextmanager

@@ -5,8 +5,9 @@ The types live in ``types``, the checks in ``validation``, the ranks in ``chains
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from qaf_core.errors import PlanError
 from qaf_core.factorization.options import Method
@@ -28,9 +29,11 @@ __all__ = [
     "factor_shapes",
     "max_useful_rank",
     "paper_plan",
+    "plan_done",
     "plan_for_ratio",
     "plan_layer",
     "rank_for_ratio",
+    "read_plan",
     "replace_layer",
     "validate_plan",
 ]
@@ -165,3 +168,25 @@ def replace_layer(plan: Plan, row: LayerPlan) -> Plan:
     """
     plan.layer(row.name)
     return replace(plan, layers=tuple(row if row.name == old.name else old for old in plan.layers))
+
+
+def plan_done(plan: Plan, names: Iterable[str]) -> Plan:
+    """The plan as far as it was carried out: layers not among ``names`` stay as they were."""
+    solved = set(names)
+    rows = (row if row.name in solved else LayerPlan(name=row.name, structure="keep") for row in plan.layers)
+    return replace(plan, layers=tuple(rows))
+
+
+def read_plan(file: Path) -> Plan:
+    """The plan in a file.
+
+    Raises:
+        PlanError: If it cannot be read, or is malformed.
+    """
+    try:
+        return Plan.from_json(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise PlanError(
+            "the plan cannot be read", got=f"{file} ({reason})", remedy="check the path"
+        ) from error

@@ -40,6 +40,12 @@ class Evaluation(Record):
     agreement: float | None = None
     extra: Mapping[str, float] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """The value, its interval and the agreement, for people."""
+        low, high = self.ci95
+        told = f"{self.metric} {self.value:.4f} ({low:.4f} to {high:.4f}) on {self.n} images"
+        return told if self.agreement is None else f"{told}, agreement with the original {self.agreement:.4f}"
+
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     """The 95 % score interval of a proportion (Wilson 1927)."""

@@ -10,6 +10,7 @@ from qaf_core.deploy.packed.read import load_packed, without_numbers
 from qaf_core.deploy.packed.write import save_packed
 from qaf_core.errors import RunCancelled
 from qaf_core.network.plan.cost import original_cost, plan_cost
+from qaf_core.network.plan.rules import plan_done
 from qaf_core.pipeline.check.equivalence import file_differs
 from qaf_core.pipeline.compress.compress import LayerOutcome, compress_network
 from qaf_core.pipeline.compress.solve_cache import SolveCache
@@ -25,7 +26,6 @@ from qaf_core.runs.jobs.inputs import (
     compare_networks,
     load_subject,
     packed_card,
-    plan_done,
     result_header,
 )
 from qaf_core.runs.store.record import CANCELLED, COMPLETED, JobRecord, RunRecord

@@ -22,7 +22,7 @@ from qaf_core.deploy.onnx_export.report import (
     Precision,
     keep_report,
 )
-from qaf_core.deploy.packed.open import describe_packed, open_packed
+from qaf_core.deploy.packed.open import describe_packed, load
 from qaf_core.deploy.packed.read import verify_packed
 from qaf_core.deploy.runtime.target import THIS, saturates_for
 from qaf_core.errors import PlanError, WeightsError, WorkspaceError
@@ -219,11 +219,11 @@ def _source_of(store: Store, record: RunRecord, packed: Path) -> ModelSource:
 
 def _open(packed: Path, source: ModelSource) -> nn.Module:
     if ":" not in source.architecture:
-        return open_packed(packed)
+        return load(packed)
     from qaf_core.data.models.catalogue import build_model
 
     # A registered factory is found through the workspace's settings, which the file cannot know.
-    return open_packed(packed, factory=lambda: build_model(source, with_weights=False))
+    return load(packed, build_model(source, with_weights=False))
 
 
 def _calibration(

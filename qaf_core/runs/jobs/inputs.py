@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.models.source import ModelSource
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import LayerPlan, Plan, validate_plan
+from qaf_core.network.plan.rules import Plan, validate_plan
 from qaf_core.pipeline.check.classifier import TASK as CHECKED_TASK
 from qaf_core.pipeline.compress.calibrate import LEAST_IMAGES
 from qaf_core.pipeline.compress.result import CompressOptions, read_options
@@ -177,13 +176,6 @@ def _predict(
     count = -(-len(images) // BATCH_SIZE)
     batches = to_batches(images, subject.source, BATCH_SIZE)
     return predict(subject.task, model, progress.track(batches, count, stage, message))
-
-
-def plan_done(plan: Plan, names: Iterable[str]) -> Plan:
-    """The plan as far as it was carried out: layers not among ``names`` stay as they were."""
-    solved = set(names)
-    rows = (row if row.name in solved else LayerPlan(name=row.name, structure="keep") for row in plan.layers)
-    return replace(plan, layers=tuple(rows))
 
 
 def packed_card(record: RunRecord, subject: Subject) -> dict[str, Any]:

@@ -90,4 +90,4 @@ def test_the_lines_prepare_a_picture_as_the_loader_does(
 def test_a_users_own_network_is_imported_by_the_lines_themselves() -> None:
     text = pytorch_example(replace(find_model("digits/cnn"), architecture="mine.parts:make"), "model")
     assert "from mine.parts import make\n" in text
-    assert "open_packed('model', factory=make)" in text
+    assert "load('model', make())" in text

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.data.models.catalogue import build_model, find_model
-from qaf_core.deploy.packed.open import describe_packed, open_packed
+from qaf_core.deploy.packed.open import describe_packed, load
 from qaf_core.errors import WeightsError
 
 INPUT_SHAPE = (3, 16, 16)
@@ -36,7 +36,7 @@ def test_the_file_alone_gives_the_network(tmp_path: Path, model_id: str, pack: A
     model = pack(path, build_model(source), rows, input_shape=source.input_shape, card=card_of(model_id))
     told = describe_packed(path)
     assert (told.id, told.classes, told.input_shape) == (source.id, source.classes, source.input_shape)
-    opened = open_packed(path)
+    opened = load(path)
     images = torch.randn(3, *source.input_shape)
     with torch.inference_mode():
         assert torch.equal(opened(images), model(images))
@@ -62,11 +62,11 @@ def test_a_users_own_network_is_given_and_never_imported(
 
     card["input_shape"] = list(INPUT_SHAPE)
     model = pack(path, Net(), CONVOLUTION, card=card)
-    with pytest.raises(WeightsError, match="not imported.*own_network_of_a_test:make.*factory="):
-        open_packed(path)
+    with pytest.raises(WeightsError, match="not imported.*own_network_of_a_test:make.*load.path, model"):
+        load(path)
     images = torch.randn(2, 3, 16, 16)
     with torch.inference_mode():
-        assert torch.equal(open_packed(path, factory=Net)(images), model(images))
+        assert torch.equal(load(path, Net())(images), model(images))
 
 
 def test_a_file_that_does_not_tell_its_network_is_refused(tmp_path: Path, pack: Any) -> None:
@@ -75,15 +75,15 @@ def test_a_file_that_does_not_tell_its_network_is_refused(tmp_path: Path, pack: 
     path = tmp_path / "model.safetensors"
     pack(path, network, CONVOLUTION)
     with pytest.raises(WeightsError, match="does not tell which network.*classes"):
-        open_packed(path)
+        load(path)
     card = {**card_of("inspection/resnet20"), "architecture": "resnet9000", "input_shape": list(INPUT_SHAPE)}
     pack(path, network, CONVOLUTION, card=card)
     with pytest.raises(WeightsError, match="cannot be built here.*resnet9000.*update qaf"):
-        open_packed(path)
+        load(path)
     steps = {**find_model("digits/cnn").preprocessing.to_dict(), "crop": [8, 8]}
     pack(path, network, CONVOLUTION, card={**card, "preprocessing": steps})
     with pytest.raises(WeightsError, match="preprocessing for .8, 8, 1., input_shape .3, 16, 16."):
-        open_packed(path)
+        load(path)
 
 
 def test_an_altered_file_is_refused(tmp_path: Path, pack: Any) -> None:
@@ -95,10 +95,10 @@ def test_an_altered_file_is_refused(tmp_path: Path, pack: Any) -> None:
     content[-100] ^= 4
     path.write_bytes(content)
     with pytest.raises(WeightsError, match="altered or damaged.*checksum"):
-        open_packed(path)
+        load(path)
     path.write_bytes(content[:-100])
     with pytest.raises(WeightsError, match="no complete packed model"):
-        open_packed(path)
+        load(path)
 
 
 def test_chains_compute_on_codes_close_to_the_floating_point_way(

@@ -250,7 +250,5 @@ def test_a_library_call_starts_no_process(model: nn.Module, tmp_path: Path) -> N
         seen.update(child.pid or 0 for child in multiprocessing.active_children() if child not in before)
 
     assert compress(model, cache=SolveCache(tmp_path), progress=Progress(watch)).status == "completed"
-    assert (
-        compress(model, progress=Progress(watch)).status == "completed"
-    )  # nowhere to leave results
+    assert compress(model, progress=Progress(watch)).status == "completed"  # nowhere to leave results
     assert seen == set()

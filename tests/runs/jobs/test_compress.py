@@ -16,14 +16,13 @@ from qaf_core.data.load import load_images, to_batches
 from qaf_core.data.models.catalogue import build_model, find_model, load_inventory
 from qaf_core.deploy.packed.read import load_packed
 from qaf_core.errors import DataError, PlanError, SolverError
-from qaf_core.network.plan.rules import Plan, plan_for_ratio
+from qaf_core.network.plan.rules import Plan, plan_done, plan_for_ratio
 from qaf_core.pipeline.compress.result import read_options
 from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.pipeline.tasks import find_task, predict
 from qaf_core.runs.jobs import compress, inputs
 from qaf_core.runs.jobs.baseline import PredictionCache, predictions_key
 from qaf_core.runs.jobs.environment import describe_environment, peak_memory_bytes
-from qaf_core.runs.jobs.inputs import plan_done
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.worker.execute import JobFailed, execute_job

@@ -19,7 +19,7 @@ from packed_networks import pack_at_random
 from qaf_core.cli import main
 from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.deploy.onnx_export.report import read_reports
-from qaf_core.deploy.packed.open import open_packed
+from qaf_core.deploy.packed.open import load
 from qaf_core.deploy.runtime.target import saturates_products
 from qaf_core.errors import PlanError
 from qaf_core.network.graph.inventory import take_inventory
@@ -117,7 +117,7 @@ def test_the_packed_file_is_copied_and_checked(
     told = capsys.readouterr().out
     assert told.count("passed") == 3
     assert path.read_bytes() == (store.run_folder(run_id) / "model.safetensors").read_bytes()
-    open_packed(path)
+    load(path)
     (kept,) = read_reports(store.run_folder(run_id))
     assert kept.format == "packed"
     assert kept.weights_stored_as == {"4 bits": 3, "8 bits": 2}

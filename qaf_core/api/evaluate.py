@@ -1,0 +1,79 @@
+"""How good a network is on labelled images, and how far a compressed one answers as its original."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from qaf_core.api.compress import Compressed
+from qaf_core.api.images import Images, labelled_batches
+from qaf_core.data.images.image_set import ImageSet
+from qaf_core.errors import DataError
+from qaf_core.network.graph.inference import example_images, inference
+from qaf_core.pipeline.tasks import Arrays, find_task, predict
+from qaf_core.pipeline.tasks.evaluation import Evaluation
+
+_TASKS = {1: "classification", 3: "segmentation"}  # by the dimensions of the labels
+
+
+def evaluate(
+    network: nn.Module | Compressed,
+    images: Images,
+    labels: Any = None,
+    *,
+    classes: Sequence[str] = (),
+) -> Evaluation:
+    """Measure a network on labelled images, with a 95 % interval.
+
+    Args:
+        network: Any network, or what `compress` made: that is compared with its original on the same images
+            too (`agreement`, and in `extra` the `drop` of the metric and the ends of its paired interval).
+        images: As the network takes them in, normalised.
+        labels: Class numbers (N,), or masks (N, H, W) with 255 where a pixel has no label; None where
+            images are batches of pairs (images, labels).
+        classes: Names of the classes, for `per_class`; numbers when there are none.
+
+    Raises:
+        DataError: If images and labels do not go together, or the outputs are not class scores.
+    """
+    networks = [network.network, network.original] if isinstance(network, Compressed) else [network]
+    answers: list[list[Arrays]] = [[] for _ in networks]
+    seen: list[NDArray[np.int64]] = []
+    for batch, wanted in labelled_batches(images, labels):
+        seen.append(wanted)
+        task = find_task(_TASKS[wanted.ndim])
+        for part, found in zip(networks, answers, strict=True):
+            with inference(part):  # afterwards it is in the mode that it was in
+                found.append(predict(task, part, [(batch.to(example_images(part, (), 1)), None)]))
+    if not seen:
+        raise DataError("there are no images to evaluate on", got=0, expected="at least one")
+    predictions, *original = (_joined(found) for found in answers)
+    targets = task.collate(_image_set(np.concatenate(seen)))
+    count = max(int(values.max()) for part in (predictions, targets) for values in part.values()) + 1
+    measured = task.metric(predictions, targets, classes or tuple(map(str, range(count))))
+    for before in original:
+        drop, (low, high) = task.compare(before, predictions, targets)
+        extra = {**measured.extra, "drop": drop, "drop_low": low, "drop_high": high}
+        measured = replace(measured, agreement=task.agreement(before, predictions), extra=extra)
+    return measured
+
+
+def _joined(parts: Sequence[Arrays]) -> Arrays:
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def _image_set(labels: NDArray[np.int64]) -> ImageSet:
+    """Labels or masks as tasks look for them."""
+    masks = labels.astype(np.uint8) if labels.ndim == 3 else None
+    return ImageSet(
+        name="the images",
+        images=np.zeros((len(labels), 1, 1, 1), np.uint8),
+        labels=labels,
+        classes=(),
+        targets={} if masks is None else {"masks": masks},
+    )
