@@ -171,7 +171,7 @@ def errors(expected: Sequence[Tensor], found: Sequence[Tensor]) -> dict[str, flo
     return {"relative_error": of_size, "error_of_variation": of_variation}
 
 
-def round_plainly(model: nn.Module, calibration: Tensor) -> nn.Module:
+def round_to_nearest(model: nn.Module, calibration: Tensor) -> nn.Module:
     """The captured network with 8-bit weights and inputs in its layers, by their extremes."""
     import torch
     from torch import nn
@@ -252,7 +252,7 @@ def measure(model_id: str, images: int | None, fit: bool, stages: Stages) -> dic
             expected = scores_of(model, batches)
             found = errors(expected, scores_of(packed, batches))
         with stages.stage("plain rounding"):
-            rounded = round_plainly(model, smooth_pictures(count, source, 1))
+            rounded = round_to_nearest(model, smooth_pictures(count, source, 1))
             plain = errors(expected, scores_of(rounded, batches))["relative_error"]
         with stages.stage("onnx"):
             onnx = measure_onnx(packed, Path(folder) / "net.onnx", source, batches, card)

@@ -31,8 +31,8 @@ from qaf_core.errors import RunCancelled
 from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
 from qaf_core.factorization.rounding import (
     cholesky_with_lift,
-    descend_codes,
-    round_with_feedback,
+    coordinate_descent,
+    gptq_round,
     solve_gram,
 )
 from qaf_core.factorization.subproblem import Quadratic, Subproblem
@@ -43,7 +43,7 @@ OnEvent = Callable[[SolveEvent], None]
 NOISE_FACTOR = (
     1.75  # error feedback leaves a smaller error but moves more than plain rounding; flat between 1.5 and 2.5
 )
-FIRST_LIFT = 0.6  # the raise of the Gram's diagonal at the first start sweep; it falls geometrically
+FIRST_DAMPING = 0.6  # the raise of the Gram's diagonal at the first start sweep; it falls geometrically
 FALL_SHARE = 0.6  # share of the start sweeps over which it falls
 START_EVENT_EVERY = 10
 # Floating-point operations, and least and most sweeps, where the options leave them open.
@@ -191,7 +191,7 @@ def solve_joint(
         )
         for name, sweep, limit in on_the_grid if quantized
     ]  # fmt: skip
-    round_plainly(state)
+    round_to_nearest(state)
     status = iterate(state, phases, layer=layer, on_event=on_event)
     if not state.best.codes:  # not one iterate was finite
         zeros = [torch.zeros_like(v) for v in state.values]
@@ -244,8 +244,8 @@ def iterate(
                 if limit is not None and time.monotonic() - began > limit:
                     return Status.TIME_LIMIT
             if phase.name == "start":
-                state.values = orient_columns(state.structure, state.values, state.bits)
-                round_plainly(state)
+                state.values = align_signs(state.structure, state.values, state.bits)
+                round_to_nearest(state)
     except RunCancelled:
         return Status.CANCELLED
     return status
@@ -255,7 +255,7 @@ def _report(state: State, layer: str, elapsed_seconds: float, on_event: OnEvent 
     if on_event is None:
         return
     if math.isinf(state.quantized_error):
-        round_plainly(state)
+        round_to_nearest(state)
     on_event(
         SolveEvent(
             layer=layer,
@@ -279,13 +279,13 @@ def start_sweep(limit: int, *, warm: bool) -> Callable[[State, int], None]:
         noise = [NOISE_FACTOR * Grid.of(b).relative_noise for b in state.bits]
         progress = 1.0 if warm else min(1.0, step / (FALL_SHARE * limit))
         for mode in state.structure.order:
-            final = max(state.structure.lift(noise, mode), 1e-7)
-            lift = FIRST_LIFT ** (1.0 - progress) * final**progress if final < FIRST_LIFT else final
+            final = max(state.structure.damping(noise, mode), 1e-7)
+            damping = FIRST_DAMPING ** (1.0 - progress) * final**progress if final < FIRST_DAMPING else final
             problem = state.structure.quadratic(state.values, mode)
-            state.values[mode] = problem.solution(lift)
+            state.values[mode] = problem.solution(damping)
         # The last factor visited is A: its rows are never coupled, so the error costs no further product.
         norm_squared = state.structure.target_norm_squared
-        squared = problem.squared_error_at_solution(state.values[0], lift, norm_squared)
+        squared = problem.squared_error_at_solution(state.values[0], damping, norm_squared)
         state.values = state.structure.balance(state.values)
         state.float_error = state.relative(squared)
         state.float_values = list(state.values)
@@ -294,7 +294,7 @@ def start_sweep(limit: int, *, warm: bool) -> Callable[[State, int], None]:
     return sweep
 
 
-def orient_columns(structure: Subproblem, values: Sequence[Tensor], bits: Sequence[int]) -> list[Tensor]:
+def align_signs(structure: Subproblem, values: Sequence[Tensor], bits: Sequence[int]) -> list[Tensor]:
     """Turn the signs of columns, two factors at a time, to where plain rounding loses least.
 
     A grid reaches one step further below zero than above it: a quarter of its levels at two bits.
@@ -322,7 +322,7 @@ def column_losses(values: Tensor, bits: int) -> Tensor:
     return lost / values.square().sum(dim=0).clamp_min(torch.finfo(values.dtype).tiny)
 
 
-def round_plainly(state: State) -> None:
+def round_to_nearest(state: State) -> None:
     """Round each factor to its own grid, without feedback: the quantized error of a floating-point
     iterate.
     """
@@ -417,8 +417,9 @@ def rounding_sweep(state: State, step: int) -> None:
         before, bits = state.values[mode], state.bits[mode]
         target = problem.solution()
         scales = state.fit_scales(target, mode)
-        codes = round_with_feedback(target, problem.gram, scales, bits)
-        codes = descend_codes(codes, target, problem.gram, scales, bits, sweeps=state.options.descent_sweeps)
+        codes = gptq_round(target, problem.gram, scales, bits)
+        sweeps = state.options.descent_sweeps
+        codes = coordinate_descent(codes, target, problem.gram, scales, bits, sweeps=sweeps)
         state.codes[mode], state.scales[mode], state.values[mode] = codes, scales, codes * scales
         primal += float((state.values[mode] - target).square().sum())
         dual += float((state.values[mode] - before).square().sum())

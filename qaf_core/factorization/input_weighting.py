@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qaf_core.factorization.admm import fit_factor_scales
 from qaf_core.factorization.factors import Factors, as_stored_codes
-from qaf_core.factorization.rounding import damped, descend_codes, round_with_feedback, solve_gram
+from qaf_core.factorization.rounding import coordinate_descent, damped, gptq_round, solve_gram
 
 UNSEEN = 1e-3  # how much directions that no input shows count, relative to the mean
 DESCENT_SWEEPS = 3
@@ -52,8 +52,8 @@ def refit_output_side(
     wanted = solve_gram(gram, linear)
     fitted = fit_factor_scales(wanted.reshape_as(outer), bits, granularity, 0, shared_rows)
     by_row = fitted.expand_as(outer).reshape_as(wanted)
-    rounded = round_with_feedback(wanted, gram, by_row, bits)
-    rounded = descend_codes(rounded, wanted, gram, by_row, bits, sweeps=DESCENT_SWEEPS)
+    rounded = gptq_round(wanted, gram, by_row, bits)
+    rounded = coordinate_descent(rounded, wanted, gram, by_row, bits, sweeps=DESCENT_SWEEPS)
 
     def error(factor: Tensor) -> float:
         return float((factor * (factor @ gram - 2.0 * linear)).sum(dtype=torch.float64))

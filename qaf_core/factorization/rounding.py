@@ -24,8 +24,8 @@ GRAM_FLOOR = 1e-6  # relative raise of every Gram that is solved with
 def damped(gram: Tensor, relative: float = GRAM_FLOOR) -> Tensor:
     """``gram (P, P)``, its diagonal raised by ``relative`` of its mean: it factorizes even when singular."""
     diagonal = gram.diagonal()
-    lift = relative * diagonal.mean().clamp_min(torch.finfo(gram.dtype).tiny ** 0.5)
-    return gram + torch.diag(lift.expand_as(diagonal))
+    damping = relative * diagonal.mean().clamp_min(torch.finfo(gram.dtype).tiny ** 0.5)
+    return gram + torch.diag(damping.expand_as(diagonal))
 
 
 def cholesky_with_lift(gram: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def feedback_matrix(gram: Tensor) -> Tensor:
     return factor * upper.diagonal()[:, None]
 
 
-def round_with_feedback(target: Tensor, gram: Tensor, scales: Tensor, bits: int) -> Tensor:
+def gptq_round(target: Tensor, gram: Tensor, scales: Tensor, bits: int) -> Tensor:
     """Codes of ``target`` that keep ``tr((A - T) G (A - T)ᵀ)`` small, columns of most weight first.
 
     Args:
@@ -94,7 +94,7 @@ def round_with_feedback(target: Tensor, gram: Tensor, scales: Tensor, bits: int)
     return result.mT.contiguous()
 
 
-def descend_codes(
+def coordinate_descent(
     codes: Tensor, target: Tensor, gram: Tensor, scales: Tensor, bits: int, *, sweeps: int
 ) -> Tensor:
     """Coordinate descent on the codes: each moves to its best value with the others fixed.
@@ -180,8 +180,8 @@ def round_rows(
         if gram is None:
             image = codes = grid.round(target, scales)
         else:
-            codes = round_with_feedback(target, gram, scales, bits)
-            codes = descend_codes(codes, target, gram, scales, bits, sweeps=sweeps)
+            codes = gptq_round(target, gram, scales, bits)
+            codes = coordinate_descent(codes, target, gram, scales, bits, sweeps=sweeps)
             image = codes @ gram
         size = (image * codes).sum(dim=1, keepdim=True)
         fitted = (image * target).sum(dim=1, keepdim=True) / size.clamp_min(torch.finfo(target.dtype).tiny)

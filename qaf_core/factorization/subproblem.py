@@ -26,9 +26,9 @@ class Quadratic:
     linear: Tensor
     row_gram: Tensor | None = None
 
-    def solution(self, lift: float = 0.0) -> Tensor:
-        """The least-squares factor ``H⁻¹ F (G + lift·diag G)⁻¹``, ``(N, P)``."""
-        gram = self.gram + torch.diag(lift * self.gram.diagonal()) if lift > 0 else self.gram
+    def solution(self, damping: float = 0.0) -> Tensor:
+        """The least-squares factor ``H⁻¹ F (G + damping·diag G)⁻¹``, ``(N, P)``."""
+        gram = self.gram + torch.diag(damping * self.gram.diagonal()) if damping > 0 else self.gram
         solved = solve_gram(gram, self.linear)
         return self.solve_rows(solved)
 
@@ -52,10 +52,10 @@ class Quadratic:
         change = (factor * (image - 2.0 * self.linear)).sum(dtype=torch.float64)
         return max(constant + float(change), 0.0)
 
-    def squared_error_at_solution(self, factor: Tensor, lift: float, constant: float) -> float:
-        """The squared error at ``solution(lift)``, at no product: ``A (G + lift·diag G) = F`` there."""
+    def squared_error_at_solution(self, factor: Tensor, damping: float, constant: float) -> float:
+        """The squared error at ``solution(damping)``, at no product: ``A (G + damping·diag G) = F`` there."""
         diagonal = self.gram.diagonal()
-        raise_by = lift * diagonal + GRAM_FLOOR * (1 + lift) * diagonal.mean()
+        raise_by = damping * diagonal + GRAM_FLOOR * (1 + damping) * diagonal.mean()
         raised = (factor.square().sum(dim=0, dtype=torch.float64) * raise_by).sum()
         return max(constant - float((factor * self.linear).sum(dtype=torch.float64) + raised), 0.0)
 
@@ -98,7 +98,7 @@ class Subproblem(Protocol):
     def sweep_operations(self) -> float:
         """Floating-point operations of one sweep over the factors, roughly."""
 
-    def lift(self, noise: Sequence[float], mode: int) -> float:
+    def damping(self, noise: Sequence[float], mode: int) -> float:
         """Relative raise of the Gram's diagonal when the *other* factors carry relative noise ``noise``."""
 
     def resume(self, values: Sequence[Tensor], seed: int) -> list[Tensor]:

@@ -17,11 +17,11 @@ from qaf_core.factorization.admm import (
     START_WORK,
     State,
     admm_sweep,
+    align_signs,
     automatic_sweeps,
     column_losses,
     fit_factor_scales,
-    orient_columns,
-    round_plainly,
+    round_to_nearest,
     rounding_sweep,
     solve_joint,
     start_sweep,
@@ -351,7 +351,7 @@ def test_finer_scales_round_better(granularity: str) -> None:
 def test_turned_columns_keep_the_tensor_and_lose_less(name: str, bits: int) -> None:
     problem, norm = make(name), make(name).target_norm_squared
     values = problem.random_start(torch.Generator().manual_seed(4))
-    oriented = orient_columns(problem, values, (bits,) * len(values))
+    oriented = align_signs(problem, values, (bits,) * len(values))
     errors = [problem.quadratic(each, 0).squared_error(each[0], norm) for each in (values, oriented)]
     assert errors[1] == pytest.approx(errors[0], rel=1e-9)
     lost, kept = (
@@ -360,17 +360,17 @@ def test_turned_columns_keep_the_tensor_and_lose_less(name: str, bits: int) -> N
     )
     assert bool((kept <= lost * (1 + 1e-9)).all())
     assert float(kept.sum()) < float(lost.sum())
-    again = orient_columns(problem, oriented, (bits,) * len(values))
+    again = align_signs(problem, oriented, (bits,) * len(values))
     assert all(torch.equal(a, b) for a, b in zip(oriented, again, strict=True))
 
 
 def test_columns_turn_to_where_the_grid_reaches_further() -> None:
     left, right = torch.tensor([[2.0], [-1.0], [0.0]]), torch.tensor([[2.0], [-1.0]])
     problem = Canonical(left @ right.mT, 1)
-    oriented = orient_columns(problem, [left, right], (2, 2))
+    oriented = align_signs(problem, [left, right], (2, 2))
     assert torch.equal(oriented[0], -left)
     assert torch.equal(oriented[1], -right)
-    floating = orient_columns(problem, [left, right], (32, 32))
+    floating = align_signs(problem, [left, right], (32, 32))
     assert torch.equal(floating[0], left)
 
 
@@ -378,14 +378,14 @@ def test_dead_columns_are_turned_without_harm() -> None:
     problem = make("cp")
     values = problem.random_start(torch.Generator().manual_seed(4))
     values[1][:, 2] = 0.0
-    oriented = orient_columns(problem, values, (4, 4, 4))
+    oriented = align_signs(problem, values, (4, 4, 4))
     assert all(bool(torch.isfinite(factor).all()) for factor in oriented)
 
 
 def test_plain_rounding_notes_its_error() -> None:
     problem = make("cp")
     state = state_of(problem, problem.random_start(torch.Generator().manual_seed(0)), bits=4)
-    round_plainly(state)
+    round_to_nearest(state)
     assert state.quantized_error == state.best.error
     assert state.best.error == pytest.approx(rebuilt_error(state, state.codes, state.scales), rel=1e-9)
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from qaf_core.factorization.rounding import (
     BLOCK,
     cholesky_with_lift,
-    descend_codes,
+    coordinate_descent,
     feedback_matrix,
+    gptq_round,
     round_rows,
-    round_with_feedback,
     solve_gram,
 )
 from qaf_core.quantization.grid import FLOAT, Grid
@@ -79,9 +79,9 @@ def plain_feedback(target: Tensor, gram: Tensor, scales: Tensor, bits: int) -> T
 def test_codes_are_on_the_grid(seed: int, bits: int, rows: int, columns: int) -> None:
     target, gram = problem(seed, rows, columns, dtype=torch.float32)
     scales = Grid.of(bits).fit_scales(target, dims=(0,))
-    codes = round_with_feedback(target, gram, scales, bits)
+    codes = gptq_round(target, gram, scales, bits)
     assert on_grid(codes, bits)
-    assert on_grid(descend_codes(codes, target, gram, scales, bits, sweeps=3), bits)
+    assert on_grid(coordinate_descent(codes, target, gram, scales, bits, sweeps=3), bits)
     row_codes, row_scales = round_rows(target, gram, bits)
     assert on_grid(row_codes, bits)
     assert row_scales.shape == (rows, 1)
@@ -94,8 +94,8 @@ def test_a_diagonal_gram_leaves_nothing_to_feed_back(seed: int, bits: int) -> No
     gram = torch.diag(torch.rand(9, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.1)
     scales = Grid.of(bits).fit_scales(target, dims=(0,))
     plain = Grid.of(bits).round(target, scales)
-    assert torch.equal(round_with_feedback(target, gram, scales, bits), plain)
-    assert torch.equal(descend_codes(plain, target, gram, scales, bits, sweeps=2), plain)
+    assert torch.equal(gptq_round(target, gram, scales, bits), plain)
+    assert torch.equal(coordinate_descent(plain, target, gram, scales, bits, sweeps=2), plain)
 
 
 @pytest.mark.parametrize(("bits", "columns"), [(2, 2), (2, 4), (3, 3), (3, 4)])
@@ -106,8 +106,8 @@ def test_against_every_combination_of_codes(bits: int, columns: int) -> None:
         scale = float(Grid.of(bits).fit_scales(target, dims=(0, 1)))
         scales = target.new_full((1, 1), scale)
         lowest = best_codes(target, gram, scale, bits)
-        codes = round_with_feedback(target, gram, scales, bits)
-        codes = descend_codes(codes, target, gram, scales, bits, sweeps=5)
+        codes = gptq_round(target, gram, scales, bits)
+        codes = coordinate_descent(codes, target, gram, scales, bits, sweeps=5)
         found = objective(codes, target, gram, scales).numpy()
         assert (found >= lowest * (1 - 1e-9) - 1e-12).all()
         totals += found.sum(), lowest.sum()
@@ -121,7 +121,7 @@ def test_against_every_combination_of_codes(bits: int, columns: int) -> None:
 def test_blocks_change_nothing(columns: int, bits: int) -> None:
     target, gram = problem(columns, 11, columns)
     scales = Grid.of(bits).fit_scales(target, dims=(0,))
-    codes = round_with_feedback(target, gram, scales, bits)
+    codes = gptq_round(target, gram, scales, bits)
     expected = plain_feedback(target, gram, scales, bits)
     # The lift of the diagonal moves a value by a millionth: a code next to a half may differ.
     assert int((codes != expected).sum()) <= 0.01 * codes.numel()
@@ -143,7 +143,7 @@ def test_descent_in_blocks_is_descent_one_by_one(columns: int) -> None:
         for j in range(columns):
             slope = (expected * scales - target) @ gram[:, j]
             expected[:, j] = (expected[:, j] - slope / (gram[j, j] * scales[0, j])).round().clamp(low, high)
-    assert torch.equal(descend_codes(codes, target, gram, scales, 3, sweeps=2), expected)
+    assert torch.equal(coordinate_descent(codes, target, gram, scales, 3, sweeps=2), expected)
 
 
 @given(seeds, widths, st.floats(0.0, 5.0), st.integers(1, 80))
@@ -154,7 +154,7 @@ def test_descent_never_raises_the_error_of_any_row(seed: int, bits: int, spread:
     for _ in range(3):
         after = objective(codes, target, gram, scales)
         assert before is None or bool((after <= before * (1 + 1e-9)).all())
-        before, codes = after, descend_codes(codes, target, gram, scales, bits, sweeps=1)
+        before, codes = after, coordinate_descent(codes, target, gram, scales, bits, sweeps=1)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
@@ -163,7 +163,7 @@ def test_feedback_beats_plain_rounding_where_columns_are_alike(bits: int, dtype:
     target, gram = problem(3, 50, 40, spread=2.0, dtype=dtype)
     scales = Grid.of(bits).fit_scales(target, dims=(0,))
     plain = objective(Grid.of(bits).round(target, scales), target, gram, scales).sum()
-    fed_back = objective(round_with_feedback(target, gram, scales, bits), target, gram, scales).sum()
+    fed_back = objective(gptq_round(target, gram, scales, bits), target, gram, scales).sum()
     assert float(fed_back) < 0.8 * float(plain)
 
 
@@ -235,9 +235,9 @@ def test_singular_grams_of_any_size_are_taken(rank: int, columns: int, size: flo
     gram = inputs.mT @ inputs
     assert bool(torch.isfinite(cholesky_with_lift(gram)).all())
     scales = Grid.of(4).fit_scales(target, dims=(0,))
-    codes = round_with_feedback(target, gram, scales, 4)
+    codes = gptq_round(target, gram, scales, 4)
     assert on_grid(codes, 4)
-    assert on_grid(descend_codes(codes, target, gram, scales, 4, sweeps=2), 4)
+    assert on_grid(coordinate_descent(codes, target, gram, scales, 4, sweeps=2), 4)
     row_codes, row_scales = round_rows(target, gram, 4)
     assert on_grid(row_codes, 4)
     assert bool((row_scales > 0).all())
@@ -250,8 +250,8 @@ def test_dead_columns_do_not_disturb_the_living() -> None:
     target, gram = problem(2, 6, 10)
     gram[:, 7:], gram[7:] = 0.0, 0.0
     scales = Grid.of(4).fit_scales(target, dims=(0,))
-    codes = round_with_feedback(target, gram, scales, 4)
-    living = round_with_feedback(target[:, :7], gram[:7, :7], scales[:, :7], 4)
+    codes = gptq_round(target, gram, scales, 4)
+    living = gptq_round(target[:, :7], gram[:7, :7], scales[:, :7], 4)
     assert torch.equal(codes[:, :7], living)
     assert torch.equal(codes[:, 7:], Grid.of(4).round(target[:, 7:], scales[:, 7:]))
 
@@ -259,9 +259,9 @@ def test_dead_columns_do_not_disturb_the_living() -> None:
 def test_floating_point_is_left_alone() -> None:
     target, gram = problem(0, 4, 5)
     scales = torch.full((1, 5), 2.0, dtype=torch.float64)
-    values = round_with_feedback(target, gram, scales, FLOAT.bits)
+    values = gptq_round(target, gram, scales, FLOAT.bits)
     assert torch.equal(values * scales, target)
-    assert torch.equal(descend_codes(values, target, gram, scales, FLOAT.bits, sweeps=3), values)
+    assert torch.equal(coordinate_descent(values, target, gram, scales, FLOAT.bits, sweeps=3), values)
     codes, row_scales = round_rows(target, gram, FLOAT.bits)
     assert torch.equal(codes * row_scales, target)
 

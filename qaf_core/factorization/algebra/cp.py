@@ -145,7 +145,7 @@ class Canonical:
         """Two for each of the target's numbers, components and factors."""
         return 2.0 * self.target.ndim * self.target.numel() * self.rank
 
-    def lift(self, noise: Sequence[float], mode: int) -> float:
+    def damping(self, noise: Sequence[float], mode: int) -> float:
         """The raise that independent relative noise of the other factors means: ``Π(1 + noise) - 1``."""
         return math.prod(1.0 + noise[other] for other in range(len(noise)) if other != mode) - 1.0
 

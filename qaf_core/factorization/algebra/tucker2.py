@@ -96,7 +96,7 @@ class Tucker2:
         core = self._core(factors) * outer_norm[:, None] * inner_norm
         return [factors[0] / outer_norm, core.reshape(-1, self.ranks[1]), factors[2] / inner_norm]
 
-    def lift(self, noise: Sequence[float], mode: int) -> float:
+    def damping(self, noise: Sequence[float], mode: int) -> float:
         """The raise that independent noise of the other factors means: about ``Π(1 + noise) - 1``."""
         return math.prod(1.0 + noise[other] for other in range(len(noise)) if other != mode) - 1.0
 

@@ -19,7 +19,7 @@ from qaf_core.factorization.rounding import round_rows, solve_gram
 from qaf_core.network.modules.quantized import ActivationQuantizer, FactorizedLayer, Link
 from qaf_core.quantization.grid import Grid
 
-HELD_BACK_SHARE = 8  # one batch in eight judges the fits, the last of them if there are fewer
+VALIDATION_SHARE = 8  # one batch in eight judges the fits, the last of them if there are fewer
 RANGE_SAMPLES = 50_000
 PIECE = 1024  # values searched for outliers at a time
 ROW_SAMPLES = 400_000  # output positions a fit looks at; more do not change it
@@ -146,7 +146,7 @@ def _beyond(values: Tensor, low: float, high: float) -> Tensor:
     return few[(few < low) | (few > high)]
 
 
-def equalise_channels(first: Link, middle: Link, outputs: Sequence[Tensor]) -> list[Tensor]:
+def equalize_across_layers(first: Link, middle: Link, outputs: Sequence[Tensor]) -> list[Tensor]:
     """Give the channels between a 1×1 and a depthwise link like ranges by moving scale between the two.
 
     Args:
@@ -205,10 +205,10 @@ def calibrate_layer(
         values = [link(v, place) for v, place in zip(values, places, strict=True)]
         following = chain[position + 1]
         if following.operation.dims and following.operation.groups == len(link.codes) > 1:
-            values = equalise_channels(link, following, values)
+            values = equalize_across_layers(link, following, values)
     last = chain[-1]
     fixed = last.operation.groups != 1 or last.operation.transposed
-    if fixed or not fit or not _held_back(len(values), calls):  # of a single batch nothing can judge a fit
+    if fixed or not fit or not _validation_indices(len(values), calls):  # none of a single batch
         return output_error(last, values, targets, calls, places)
     return fit_last_link(last, *_collect(last, values, targets, calls, places))
 
@@ -221,10 +221,10 @@ def output_error(
     places: Sequence[int] | None = None,
 ) -> float:
     """Mean squared error of a link's outputs on the held-back batches, relative to the targets' variance."""
-    judging = sorted(_held_back(len(values), calls) or set(range(len(values))))
+    validation = sorted(_validation_indices(len(values), calls) or set(range(len(values))))
     rows, sites = link.operation.output_rows, places or [0] * len(values)
     n, error, total, square = 0, torch.zeros(()).double(), torch.zeros(()).double(), torch.zeros(()).double()
-    for index in judging:
+    for index in validation:
         found, wanted = rows(link(values[index], sites[index])), rows(targets[index])
         for some, aims in zip(torch.split(found, ERROR_ROWS), torch.split(wanted, ERROR_ROWS), strict=True):
             aims = aims.double()
@@ -235,11 +235,11 @@ def output_error(
     return float(error / floored(variance, square.sum()))
 
 
-def _held_back(count: int, calls: int) -> set[int]:
+def _validation_indices(count: int, calls: int) -> set[int]:
     """The tensors that judge the fits, whole batches of ``calls`` tensors; none of a single batch."""
     batches = count // calls
-    chosen = set(range(HELD_BACK_SHARE - 1, batches, HELD_BACK_SHARE))
-    if 1 < batches < HELD_BACK_SHARE:
+    chosen = set(range(VALIDATION_SHARE - 1, batches, VALIDATION_SHARE))
+    if 1 < batches < VALIDATION_SHARE:
         chosen = {batches - 1}
     return {index for index in range(count) if index // calls in chosen}
 
@@ -252,7 +252,7 @@ def _collect(
     parts = [OutputMoments.empty(inputs, outputs, link.codes.device) for _ in range(2)]
     positions = sum(t.numel() // outputs for t in targets)
     generator = torch.Generator().manual_seed(0)
-    held_back = _held_back(len(values), calls)
+    held_back = _validation_indices(len(values), calls)
     for index, (value, target) in enumerate(zip(values, targets, strict=True)):
         operation = link.operations[places[index]]
         aims = operation.output_rows(target)
@@ -271,7 +271,7 @@ def _weight_and_bias(link: Link) -> tuple[Tensor, Tensor]:
     return weight, link.bias if link.bias is not None else weight.new_zeros(len(weight))
 
 
-def fit_last_link(link: Link, fitting: OutputMoments, judging: OutputMoments) -> float:
+def fit_last_link(link: Link, fitting: OutputMoments, validation: OutputMoments) -> float:
     """Fit a link's codes, row scales and bias to outputs; kept only if the held-back samples agree.
 
     The held-back samples choose how strongly the fit is drawn to the old weight, and whether codes, or only
@@ -280,7 +280,7 @@ def fit_last_link(link: Link, fitting: OutputMoments, judging: OutputMoments) ->
     Args:
         link: Changed in place.
         fitting: Moments to fit on.
-        judging: Moments of the held-back samples.
+        validation: Moments of the held-back samples.
 
     Returns:
         The relative squared output error on the held-back samples, of what was chosen there.
@@ -289,17 +289,17 @@ def fit_last_link(link: Link, fitting: OutputMoments, judging: OutputMoments) ->
     trials: list[tuple[float, float]] = []
     for ridge in RIDGES:
         target, _ = _ridge_target(fitting, old_weight, ridge)
-        trials.append((judging.error(target, _fitted_bias(fitting, target)), ridge))
+        trials.append((validation.error(target, _fitted_bias(fitting, target)), ridge))
     ridge = min(trials)[1]
     codes, scales = _rounded(fitting, old_weight, ridge, link)
     weight = codes * scales
     errors = {
-        "nothing": judging.error(old_weight, old_bias),
-        "bias": judging.error(old_weight, _fitted_bias(fitting, old_weight)),
-        "codes": judging.error(weight, _fitted_bias(fitting, weight)),
+        "nothing": validation.error(old_weight, old_bias),
+        "bias": validation.error(old_weight, _fitted_bias(fitting, old_weight)),
+        "codes": validation.error(weight, _fitted_bias(fitting, weight)),
     }
     chosen = min(errors, key=lambda name: errors[name])
-    everything = fitting.joined(judging)
+    everything = fitting.joined(validation)
     if chosen == "codes":
         codes, scales = _rounded(everything, old_weight, ridge, link)
         link.codes.copy_(codes.reshape(link.codes.shape))

@@ -24,7 +24,7 @@ from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.rules import LayerPlan, Plan
 from qaf_core.pipeline.check.equivalence import explain, layers_to_blame, unexpected_disagreement
 from qaf_core.pipeline.compress.batchnorm import choose_batchnorm
-from qaf_core.pipeline.compress.calibrate import HELD_BACK_SHARE, LEAST_IMAGES, ROW_SAMPLES, calibrate_layer
+from qaf_core.pipeline.compress.calibrate import LEAST_IMAGES, ROW_SAMPLES, VALIDATION_SHARE, calibrate_layer
 from qaf_core.pipeline.compress.histograms import factor_histograms
 from qaf_core.pipeline.compress.input_moments import collect_moments
 from qaf_core.pipeline.compress.result import Compression, CompressOptions, LayerOutcome
@@ -289,10 +289,10 @@ def _calibrate(
 def batch_size(images: Tensor) -> int:
     """How many calibration images ``(N, C, H, W)`` go through the network at once.
 
-    Few enough for one batch in ``HELD_BACK_SHARE`` to judge the fits.
+    Few enough for one batch in ``VALIDATION_SHARE`` to judge the fits.
     """
     by_pixels = max(BATCH_PIXELS // max(images[0, 0].numel(), 1), 1)
-    return min(by_pixels, CALIBRATION_BATCH, max(len(images) // HELD_BACK_SHARE, 1))
+    return min(by_pixels, CALIBRATION_BATCH, max(len(images) // VALIDATION_SHARE, 1))
 
 
 def batches_needed(info: LayerInfo, size: int = CALIBRATION_BATCH) -> int:

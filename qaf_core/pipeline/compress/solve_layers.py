@@ -17,7 +17,7 @@ from qaf_core.factorization.solve import SolveResult
 from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.network.plan.rules import LayerPlan
 from qaf_core.pipeline.compress.solve_cache import SolveCache, SolveTask
-from qaf_core.pipeline.compress.solver_pool import Ahead, News, SolveJob
+from qaf_core.pipeline.compress.solver_pool import News, SolveJob, SolverPool
 from qaf_core.pipeline.events import Progress
 
 SMALL_SWEEP = 5e8  # floating-point operations of a solver sweep below which one thread is faster
@@ -74,20 +74,20 @@ class LayerSolver:
         if helpers > 0:
             # Large layers last, when the helpers are through: they are solved with all cores.
             order.sort(key=lambda job: not is_small(job.weight, job.task.rank))
-        with Ahead(order, shared=shared, cache=self._cache, helpers=helpers) as ahead:
+        with SolverPool(order, shared=shared, cache=self._cache, helpers=helpers) as pool:
             while len(self.solved) < len(jobs):
                 self._progress.check()
-                job = ahead.take()
+                job = pool.take()
                 if job is not None:
-                    self._solve(job, ahead)
-                self._relay(ahead, WAIT_SECONDS if job is None else 0.0)
+                    self._solve(job, pool)
+                self._relay(pool, WAIT_SECONDS if job is None else 0.0)
 
-    def _solve(self, job: SolveJob, ahead: Ahead) -> None:
+    def _solve(self, job: SolveJob, pool: SolverPool) -> None:
         """Solve a layer in this process, passing on meanwhile what helpers tell."""
 
         def on_event(event: SolveEvent) -> None:
             self._progress.solver_event(event)
-            self._relay(ahead)
+            self._relay(pool)
 
         share = len(self.solved) / len(self._jobs)
         self._progress.stage("solving", job.name, share)
@@ -102,11 +102,11 @@ class LayerSolver:
             raise RunCancelled  # a layer that was stopped is not finished: it keeps its original weight
         self._tell_finished(job, result)
 
-    def _relay(self, ahead: Ahead, wait_seconds: float = 0.0) -> None:
-        for news in ahead.news(wait_seconds):
-            self._pass_on(news, ahead)
+    def _relay(self, pool: SolverPool, wait_seconds: float = 0.0) -> None:
+        for news in pool.news(wait_seconds):
+            self._pass_on(news, pool)
 
-    def _pass_on(self, news: News, ahead: Ahead) -> None:
+    def _pass_on(self, news: News, pool: SolverPool) -> None:
         if news.kind == "started":
             self._tell_started(news.job)
         elif news.event is not None:
@@ -114,7 +114,7 @@ class LayerSolver:
         elif news.kind == "solved":
             result = None if self._cache is None else self._cache.load(news.job.key)
             if result is None:  # it was not kept: the disk is full, or the weight not finite
-                ahead.give_back(news.job)
+                pool.give_back(news.job)
             else:
                 self._tell_finished(news.job, result)
 

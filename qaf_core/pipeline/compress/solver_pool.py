@@ -81,7 +81,7 @@ def spare_cores() -> int:
     return max(0, min(torch.get_num_threads(), cores) - 1)
 
 
-class Ahead:
+class SolverPool:
     """The layers still open, shared with helpers while the ``with`` block lasts; no helper outlives it.
 
     Only the main process's thread may call its methods.
@@ -106,7 +106,7 @@ class Ahead:
         self._processes: list[SpawnProcess] = []
         self._threads: list[threading.Thread] = []
 
-    def __enter__(self) -> Ahead:
+    def __enter__(self) -> SolverPool:
         # A daemon process may not have children.
         if self._cache is not None and not multiprocessing.current_process().daemon:
             with contextlib.suppress(OSError):

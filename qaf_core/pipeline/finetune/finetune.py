@@ -26,7 +26,7 @@ from qaf_core.pipeline.finetune.trainable import TrainableNetwork
 
 COMPLETED, TIME_LIMIT, CANCELLED, DIVERGED = "completed", "time_limit", "cancelled", "diverged"
 MOST_BATCH = 64
-HELD_BACK_SHARE = 8
+VALIDATION_SHARE = 8
 GAIN_RATE = 1e-3  # learning rate of the logarithms of scales, and of biases in units of their size
 CODE_RATE = 5e-3  # of codes, in steps of the grid
 FALL = 0.01  # the learning rate's last share of its first
@@ -89,28 +89,28 @@ def finetune_network(
         DataError: If there are too few images to hold some back.
     """
     options = options or FinetuneOptions()
-    learnt, jury = _split(images)
+    learnt, validation = _split(images)
     original, compressed = original.eval(), compressed.eval()
     with TrainableNetwork(compressed, trains_codes=options.trains == CODES) as network:
         run = _Training(
-            original=original, network=network, images=learnt, jury=jury, options=options,
+            original=original, network=network, images=learnt, validation=validation, options=options,
             progress=progress or Progress(),
         )  # fmt: skip
         result = run.carry_out()
     return result
 
 
-def _split(images: Tensor) -> tuple[Tensor, Jury]:
+def _split(images: Tensor) -> tuple[Tensor, Validation]:
     """Images to learn from, and those that judge."""
     if len(images) < 2:
         raise DataError("too few images to fine-tune on", got=len(images), expected="at least 2")
-    held = torch.arange(len(images)) % HELD_BACK_SHARE == HELD_BACK_SHARE - 1
+    held = torch.arange(len(images)) % VALIDATION_SHARE == VALIDATION_SHARE - 1
     if not bool(held.any()):
         held[-1] = True
-    return images[~held], Jury(list(torch.split(images[held], MOST_BATCH)))
+    return images[~held], Validation(list(torch.split(images[held], MOST_BATCH)))
 
 
-class Jury:
+class Validation:
     """Images that are not learnt from, as they are and mixed with each other.
 
     Few images are near a border between classes; mixed ones are, and make the measure steadier. But what
@@ -136,13 +136,13 @@ class _Training:
     """One fine-tuning from its first pass to the state that is kept."""
 
     def __init__(
-        self, *, original: nn.Module, network: TrainableNetwork, images: Tensor, jury: Jury,
+        self, *, original: nn.Module, network: TrainableNetwork, images: Tensor, validation: Validation,
         options: FinetuneOptions, progress: Progress,
     ) -> None:  # fmt: skip
         self._original, self._network, self._options = original, network, options
-        self._images, self._jury = images, jury
+        self._images, self._jury = images, validation
         self._progress = progress
-        count = len(images) + sum(map(len, jury.plain))
+        count = len(images) + sum(map(len, validation.plain))
         self._message = f"Learning from the original on {count:,} images"
         self._generator = torch.Generator().manual_seed(options.seed)
         self._gains = [*network.gains(), *network.norms()]

@@ -71,4 +71,4 @@ def test_the_lift_is_what_independent_noise_adds_to_the_gram(order: int) -> None
             for factor, share in zip(factors, noise, strict=True)
         ]
         mean += problem.quadratic(noisy, 0).gram.diagonal() / rounds
-    torch.testing.assert_close(mean, (1 + problem.lift(noise, 0)) * plain, rtol=0.03, atol=0.0)
+    torch.testing.assert_close(mean, (1 + problem.damping(noise, 0)) * plain, rtol=0.03, atol=0.0)

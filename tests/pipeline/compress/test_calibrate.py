@@ -23,7 +23,7 @@ from qaf_core.pipeline.compress import calibrate
 from qaf_core.pipeline.compress.calibrate import (
     OutputMoments,
     calibrate_layer,
-    equalise_channels,
+    equalize_across_layers,
     fit_last_link,
     fit_range,
     output_error,
@@ -165,7 +165,7 @@ def test_equal_channels_keep_the_function(spread: float) -> None:
     values = draw(4, 5, 8, 8).double()
     with torch.no_grad():
         before, made = chain(values), [first(values)]
-        changed = equalise_channels(first, middle, made)
+        changed = equalize_across_layers(first, middle, made)
         torch.testing.assert_close(chain(values), before)
         torch.testing.assert_close(first(values), changed[0])
         sizes = changed[0].square().mean(dim=(0, 2, 3)).sqrt()
@@ -180,7 +180,7 @@ def test_dead_channels_keep_their_scale() -> None:
     first.codes[3] = 0
     scale = float(first.scales[3])
     with torch.no_grad():
-        equalise_channels(first, middle, [first(draw(2, 5, 8, 8))])
+        equalize_across_layers(first, middle, [first(draw(2, 5, 8, 8))])
     assert float(first.scales[3]) == scale
     assert bool(torch.isfinite(middle.scales).all())
 
@@ -264,11 +264,11 @@ def test_in_floating_point_the_fit_is_least_squares(monkeypatch: pytest.MonkeyPa
 def test_a_fit_is_never_worse_on_held_back_samples(bits: int, seed: int) -> None:
     z = draw(80, 9, seed=seed) @ draw(9, 9, seed=seed + 10)
     y = z @ random_link(8).weight.mT + draw(80, 4, seed=seed + 1) * (1 + seed)
-    judging = moments_of(z[60:], y[60:])
+    validation = moments_of(z[60:], y[60:])
     link = random_link(bits)
     assert link.bias is not None
-    before = judging.error(link.weight, link.bias)
-    assert fit_last_link(link, moments_of(z[:60], y[:60]), judging) <= before
+    before = validation.error(link.weight, link.bias)
+    assert fit_last_link(link, moments_of(z[:60], y[:60]), validation) <= before
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

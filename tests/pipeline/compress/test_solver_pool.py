@@ -13,7 +13,7 @@ import torch
 
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.pipeline.compress.solve_cache import SolveCache, SolveTask
-from qaf_core.pipeline.compress.solver_pool import Ahead, News, SolveJob
+from qaf_core.pipeline.compress.solver_pool import News, SolveJob, SolverPool
 from qaf_core.quantization.spec import QuantSpec
 
 PATIENCE_SECONDS = 90.0
@@ -28,12 +28,12 @@ def make_job(cache: SolveCache, index: int, task: SolveTask = TASK, **kind: torc
     return SolveJob(name=f"layer{index}", index=index, weight=weight, task=task, key=cache.key(weight, task))
 
 
-def gather(ahead: Ahead, enough: Callable[[list[News]], bool]) -> list[News]:
+def gather(pool: SolverPool, enough: Callable[[list[News]], bool]) -> list[News]:
     told: list[News] = []
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not enough(told):
         assert time.monotonic() < deadline, "waited in vain"
-        told.extend(ahead.news(0.1))
+        told.extend(pool.news(0.1))
     return told
 
 
@@ -57,12 +57,12 @@ def test_a_helper_leaves_the_codes_that_this_process_would_find(tmp_path: Path) 
         make_job(cache, 5),
     ]
     shared = [job.name for job in jobs[:-1]]
-    with Ahead(jobs, shared=shared, cache=cache, helpers=1) as ahead:
-        told = gather(ahead, lambda told: sum(news.kind in ("solved", "lost") for news in told) == 5)
-        pids = ahead.process_ids
-        assert not ahead.waiting
+    with SolverPool(jobs, shared=shared, cache=cache, helpers=1) as pool:
+        told = gather(pool, lambda told: sum(news.kind in ("solved", "lost") for news in told) == 5)
+        pids = pool.process_ids
+        assert not pool.waiting
         # What no helper may take, or could not solve, is left to this process.
-        left = [ahead.take(), ahead.take(), ahead.take()]
+        left = [pool.take(), pool.take(), pool.take()]
     assert [job.name if job else None for job in left] == ["layer3", "layer5", None]
     assert [news.job.name for news in told if news.kind == "started"] == shared[::-1]
     assert [news.job.name for news in told if news.kind == "lost"] == ["layer3"]
@@ -85,18 +85,18 @@ def test_a_helper_leaves_the_codes_that_this_process_would_find(tmp_path: Path) 
 def test_a_dead_helper_gives_its_layer_back_and_a_working_one_ends_with_the_block(tmp_path: Path) -> None:
     cache = SolveCache(tmp_path)
     jobs = [make_job(cache, index, replace(TASK, options=ENDLESS)) for index in range(3)]
-    with Ahead(jobs, shared=[job.name for job in jobs], cache=cache, helpers=2) as ahead:
-        first = ahead.take()
+    with SolverPool(jobs, shared=[job.name for job in jobs], cache=cache, helpers=2) as pool:
+        first = pool.take()
         assert first is jobs[0]
-        gather(ahead, lambda told: len({news.job.name for news in told if news.event is not None}) == 2)
-        assert ahead.take() is None
-        killed, working = ahead.process_ids
+        gather(pool, lambda told: len({news.job.name for news in told if news.event is not None}) == 2)
+        assert pool.take() is None
+        killed, working = pool.process_ids
         os.kill(killed, signal.SIGKILL)
-        (lost,) = (news for news in gather(ahead, lambda told: any(n.kind == "lost" for n in told))
+        (lost,) = (news for news in gather(pool, lambda told: any(n.kind == "lost" for n in told))
                    if news.kind == "lost")  # fmt: skip
-        assert ahead.waiting
-        assert ahead.take() is lost.job
-        assert ahead.take() is None
+        assert pool.waiting
+        assert pool.take() is lost.job
+        assert pool.take() is None
         began = time.monotonic()
     assert time.monotonic() - began < 10.0
     assert is_gone(killed)
@@ -107,10 +107,10 @@ def test_a_dead_helper_gives_its_layer_back_and_a_working_one_ends_with_the_bloc
 def test_without_helpers_the_layers_come_in_order(tmp_path: Path) -> None:
     cache = SolveCache(tmp_path)
     jobs = [make_job(cache, index) for index in range(3)]
-    with Ahead(jobs, shared=(), cache=None, helpers=2) as ahead:
-        assert ahead.process_ids == ()
-        assert [ahead.take() for _ in range(4)] == [*jobs, None]
-        ahead.give_back(jobs[1])
-        assert ahead.take() is jobs[1]
-        assert list(ahead.news()) == []
-        assert not ahead.waiting
+    with SolverPool(jobs, shared=(), cache=None, helpers=2) as pool:
+        assert pool.process_ids == ()
+        assert [pool.take() for _ in range(4)] == [*jobs, None]
+        pool.give_back(jobs[1])
+        assert pool.take() is jobs[1]
+        assert list(pool.news()) == []
+        assert not pool.waiting

@@ -111,9 +111,9 @@ def test_damage_is_made_good_on_unseen_images_too(
 def test_the_network_is_left_in_the_best_state(networks: tuple[nn.Module, nn.Module]) -> None:
     original, model = networks[0], copy.deepcopy(networks[1])
     found = finetune_network(original, model, images(), FinetuneOptions(epochs=4))
-    _, jury = finetune._split(images())
-    assert jury.verdict(original, model).mean == pytest.approx(found.after, rel=1e-3)
-    assert jury.verdict(original, model).plain <= jury.verdict(original, networks[1]).plain
+    _, validation = finetune._split(images())
+    assert validation.verdict(original, model).mean == pytest.approx(found.after, rel=1e-3)
+    assert validation.verdict(original, model).plain <= validation.verdict(original, networks[1]).plain
 
 
 def test_a_network_that_only_gets_worse_stays_to_the_last_bit(
