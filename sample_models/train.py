@@ -145,7 +145,6 @@ def training_batches(source: ModelSource, recipe: Recipe, epoch: int) -> Iterato
     images, targets = training_images(source, recipe, epoch)
     generator = np.random.default_rng((SEED, epoch))
     order = generator.permutation(len(images))
-    mean, std = torch.tensor(source.mean), torch.tensor(source.std)
     for start in range(0, len(images) - recipe.batch_size + 1, recipe.batch_size):
         chosen = order[start : start + recipe.batch_size]
         batch, wanted = images[chosen], targets[chosen]
@@ -153,8 +152,7 @@ def training_batches(source: ModelSource, recipe: Recipe, epoch: int) -> Iterato
             batch = shift(batch, generator)
         else:
             batch, wanted = turn(batch, wanted, generator)
-        pixels = (torch.from_numpy(np.ascontiguousarray(batch)).float() / 255 - mean) / std
-        yield pixels.permute(0, 3, 1, 2), torch.from_numpy(np.ascontiguousarray(wanted)).long()
+        yield source.preprocessing.normalise(batch), torch.from_numpy(np.ascontiguousarray(wanted)).long()
 
 
 def training_images(
@@ -267,8 +265,8 @@ def describe(source: ModelSource, training: dict[str, Any]) -> dict[str, Any]:
         "data": {"name": source.default_data, "description": data[source.default_data or "inspection"]},
         "input_shape": list(source.input_shape),
         "classes": list(source.classes),
-        "mean": list(source.mean),
-        "std": list(source.std),
+        "mean": list(source.preprocessing.mean),
+        "std": list(source.preprocessing.std),
         "metric": {
             "name": found.metric,
             "value": round(found.value, 6),

@@ -28,6 +28,7 @@ from qaf_core.pipeline.check.equivalence import file_differs
 from qaf_core.pipeline.compress.compress import compress_network
 from qaf_core.pipeline.compress.result import LayerOutcome, read_options
 from qaf_core.pipeline.events import Progress, RunEvent
+from qaf_core.quantization.grid import Grid
 
 if TYPE_CHECKING:
     from qaf_core.deploy.onnx_export.report import ExportReport
@@ -125,23 +126,26 @@ class Compressed:
             ExportRejected: If a check fails, without `force`.
             WorkspaceError: If the file cannot be written.
         """
-        from qaf_core.deploy.onnx_export.export import export_onnx
+        from qaf_core.deploy.onnx_export.export import export_onnx, with_ranges
         from qaf_core.deploy.onnx_export.export_fast import export_fast
         from qaf_core.deploy.onnx_export.report import Precision
 
         if precision not in list(Precision):
             raise ModelError("unknown precision", got=precision, expected=", ".join(Precision))
+        calibration, network = torch.split(self.calibration, BATCH_SIZE), self.network
         given: dict[str, Any] = {
             "input_shape": tuple(self.calibration.shape[1:]),
             "images": (batch for batch, _ in each_batch(self.calibration if images is None else images)),
-            "calibration": torch.split(self.calibration, BATCH_SIZE),
             "card": {"model": self.plan.model},
             "force": force,
         }
         file = Path(path).expanduser().absolute()
         if precision == Precision.FAST:
-            return export_fast(self.network, file, **given)
-        return export_onnx(self.network, file, integer=precision == Precision.INT8, **given)
+            return export_fast(network, file, calibration=calibration, **given)
+        integer = precision == Precision.INT8
+        if integer and Grid.of(self.plan.activation_bits).is_float:
+            network = with_ranges(network, calibration)
+        return export_onnx(network, file, integer=integer, **given)
 
 
 class PlanSettings(TypedDict, total=False):
