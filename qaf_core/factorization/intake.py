@@ -50,21 +50,24 @@ def as_target(weight: Tensor, structure: str, method: str) -> Tensor:
         raise SolverError("unknown method", got=method, expected=", ".join(METHODS))
     if structure not in STRUCTURES:
         raise SolverError("unknown structure", got=structure, expected=", ".join(STRUCTURES))
-    form = STRUCTURES[structure]
-    if not form.can_write(weight.shape):
+    if not STRUCTURES[structure].can_write(weight.shape):
         raise SolverError(
             f"structure {structure} takes convolution weights",
             got=tuple(weight.shape),
             remedy="use structure svd",
         )
-    if method == "paper" and not form.published(weight.shape):
+    work = weight if weight.dtype in (torch.float32, torch.float64) else weight.to(torch.float32)
+    return ALGEBRAS[structure](work.shape).target(work)
+
+
+def check_published(structure: str, method: str, weight_shape: Sequence[int]) -> None:
+    """Raise SolverError if the published method is asked for what it does not have."""
+    if method == "paper" and not STRUCTURES[structure].published(weight_shape):
         raise SolverError(
             "the published method solves CP only",
             got=f"{structure} of a k×k kernel",
             remedy="use structure cp or method joint",
         )
-    work = weight if weight.dtype in (torch.float32, torch.float64) else weight.to(torch.float32)
-    return ALGEBRAS[structure](work.shape).target(work)
 
 
 def checked_rank(rank: object, structure: str, weight_shape: Sequence[int]) -> Rank:

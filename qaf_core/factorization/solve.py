@@ -17,6 +17,7 @@ from qaf_core.factorization.factors import Factors, as_stored_codes, row_errors
 from qaf_core.factorization.input_weighting import channel_moment, refit_output_side
 from qaf_core.factorization.intake import (
     as_target,
+    check_published,
     checked_covariance,
     checked_rank,
     checked_seed,
@@ -132,6 +133,7 @@ def solve_layer(
         outcome = _solve_dense(target, covariance, spec, options)
         factors = _as_factors(weight, structure, outcome.codes, outcome.scales, spec)
     else:
+        check_published(structure, method, weight.shape)
         moment = None
         if covariance is not None and method == "joint":
             moment = channel_moment(covariance, weight.shape[1])
