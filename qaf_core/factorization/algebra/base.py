@@ -73,7 +73,8 @@ class Algebra(ABC):
         outer, *others = values
         size = outer.numel() // self.weight_shape[0]
         unit = torch.eye(size, dtype=outer.dtype, device=outer.device).reshape(-1, outer.shape[1])
-        return self.reconstruct([unit, *others]).reshape(size, -1)
+        rest = self.reconstruct([unit, *others]).reshape(size, -1)
+        return rest.mT.contiguous().mT  # products round by how numbers lie: P lie beside each other
 
     @abstractmethod
     def link_weights(self, codes: Sequence[Tensor], scales: Sequence[Tensor]) -> list[LinkWeight]:

@@ -153,6 +153,10 @@ class Tucker2Algebra(Algebra):
         cube = self.target(weight)
         return [identity(cube, 0), cube, identity(cube, 1)]
 
+    def rest_of_chain(self, values: Sequence[Tensor]) -> Tensor:
+        """Here the ``J·K`` of a row lie beside each other."""
+        return super().rest_of_chain(values).contiguous()
+
     def link_weights(self, codes: Sequence[Tensor], scales: Sequence[Tensor]) -> list[LinkWeight]:
         """U_in's and the core's column scales go to the first link, U_out's column scales to the core."""
         outer, core, inner = codes
