@@ -299,6 +299,20 @@ def test_ctrl_c_stops_and_keeps_the_run(workspace: Path, tmp_path: Path, interru
         assert result["cost"]["size_bytes"] > 0
 
 
+@pytest.mark.parametrize("outcome", ["return 130", "raise KeyboardInterrupt"])
+def test_ctrl_c_while_a_command_ends_changes_no_exit_code(outcome: str) -> None:
+    script = (
+        "import atexit, os, signal\n"
+        "from qaf_core.cli import entry\n"
+        f"def main():\n    {outcome}\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        "entry.main = main\n"
+        "entry.run()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 # Bad input
 
 

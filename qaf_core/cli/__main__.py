@@ -1,7 +1,5 @@
 """``python -m qaf_core.cli`` is ``qaf``."""
 
-import sys
+from qaf_core.cli.entry import run
 
-from qaf_core.cli.entry import main
-
-sys.exit(main())
+run()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 import typer
 
@@ -68,6 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except Exception as error:
         return _tell_other(error)
+
+
+def run() -> NoReturn:
+    """The ``qaf`` process: one command, then its exit code, even where Ctrl-C is pressed once more meanwhile."""
+    try:
+        code = main()
+    except KeyboardInterrupt:  # while the outcome was being told
+        code = EXIT_CANCELLED
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def _tell_other(error: Exception) -> int:
