@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import threading
 import time
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from qaf_core.errors import WorkspaceError
+
+_log = logging.getLogger("qaf_core")
 
 UNUSED_SECONDS = 90 * 86_400  # what a cache was not asked for so long goes
 
@@ -104,12 +107,18 @@ class ContentCache:
         path = self.path(key)
         if not path.is_file():
             return None
-        with contextlib.suppress(Exception):  # each format has its own ways to be damaged
+        try:
             found = parse(path)
-            if found is not None:
-                with contextlib.suppress(OSError):
-                    os.utime(path)
-                return found
+        except (OSError, MemoryError) as error:  # of the machine, and it may pass
+            _log.warning("%s cannot be read now: %s", path, error)
+            return None
+        except Exception as error:  # each format has its own ways to be damaged
+            _log.warning("%s is damaged and is dropped: %s", path, error)
+            found = None
+        if found is not None:
+            with contextlib.suppress(OSError):
+                os.utime(path)
+            return found
         with contextlib.suppress(OSError):
             path.unlink()
         return None

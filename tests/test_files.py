@@ -37,6 +37,16 @@ def test_a_place_that_cannot_be_written_to_is_told(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_what_the_machine_cannot_read_now_is_not_thrown_away(tmp_path: Path) -> None:
+    def parse(_path: Path) -> Any:
+        raise MemoryError
+
+    cache = ContentCache(tmp_path)
+    cache.keep("k", {"a": 1})
+    assert cache.read("k", parse) is None
+    assert cache.read("k") == {"a": 1}
+
+
 def test_what_fails_on_the_way_leaves_nothing(tmp_path: Path) -> None:
     def fail() -> None:
         with appearing(tmp_path / "a.bin") as temporary:

@@ -200,14 +200,25 @@ def compress(
         chosen = _plan_by_rule(kind.__name__, inventory, ratio, bits, method, settings)
     else:
         chosen = _given_plan(plan, ratio, bits, settings)
-    given = asdict(options) if isinstance(options, SolverOptions) else options or {}
-    chosen = replace(chosen, options={**chosen.options, **given})
+    chosen = replace(chosen, options={**chosen.options, **_named_options(options)})
     validate_plan(chosen, inventory)
     card = {
         "model": chosen.model, "architecture": f"{kind.__module__}:{kind.__qualname__}", "method": method,
         "activation_bits": chosen.activation_bits, "seed": chosen.seed, "input_shape": shape,
     }  # fmt: skip
     return _compress(original, inventory, chosen, calibration, card)
+
+
+def _named_options(options: object) -> dict[str, Any]:
+    """By name; of a `SolverOptions` those that differ from its defaults, which a plan's go before."""
+    if isinstance(options, SolverOptions):
+        usual = asdict(SolverOptions())
+        return {name: value for name, value in asdict(options).items() if value != usual[name]}
+    if options is None or isinstance(options, Mapping):
+        return dict(options or {})
+    raise PlanError(
+        "these are no options", got=type(options).__name__, expected="SolverOptions, or values by name"
+    )
 
 
 def _plan_by_rule(

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from qaf_core.api.compress import Compressed
 from qaf_core.api.images import Images, labelled_batches
 from qaf_core.data.images.image_set import ImageSet
-from qaf_core.errors import DataError
-from qaf_core.network.graph.inference import example_images, inference
+from qaf_core.data.images.targets import UNLABELLED
+from qaf_core.data.models.outputs import plain_scores
+from qaf_core.errors import DataError, ModelError
+from qaf_core.network.graph.inference import as_network, example_images, inference
 from qaf_core.pipeline.tasks import Arrays, find_task, predict
 from qaf_core.pipeline.tasks.evaluation import Evaluation
 
@@ -39,28 +41,57 @@ def evaluate(
         classes: Names of the classes, for `per_class`; numbers when there are none.
 
     Raises:
-        DataError: If images and labels do not go together, or the outputs are not class scores.
+        DataError: If images and labels do not go together, labels or classes are not those of the outputs, or
+            the outputs are not class scores.
+        ModelError: If it is no network, or does not run on the images.
     """
-    networks = [network.network, network.original] if isinstance(network, Compressed) else [network]
+    networks = (
+        [network.network, network.original] if isinstance(network, Compressed) else [as_network(network)]
+    )
     answers: list[list[Arrays]] = [[] for _ in networks]
+    outputs = 0
     seen: list[NDArray[np.int64]] = []
     for batch, wanted in labelled_batches(images, labels):
         seen.append(wanted)
         task = find_task(_TASKS[wanted.ndim])
         for part, found in zip(networks, answers, strict=True):
             with inference(part):  # afterwards it is in the mode that it was in
-                found.append(predict(task, part, [(batch.to(example_images(part, (), 1)), None)]))
+                placed = batch.to(example_images(part, (), 1))
+                outputs = outputs or _count_outputs(part, placed[:1], by_pixel=wanted.ndim == 3)
+                found.append(predict(task, part, [(placed, None)]))
+        _check_labels(wanted, outputs, classes)
     if not seen:
         raise DataError("there are no images to evaluate on", got=0, expected="at least one")
     predictions, *original = (_joined(found) for found in answers)
     targets = task.collate(_image_set(np.concatenate(seen)))
-    count = max(int(values.max()) for part in (predictions, targets) for values in part.values()) + 1
-    measured = task.metric(predictions, targets, classes or tuple(map(str, range(count))))
+    measured = task.metric(predictions, targets, classes or tuple(map(str, range(outputs))))
     for before in original:
         drop, (low, high) = task.compare(before, predictions, targets)
         extra = {**measured.extra, "drop": drop, "drop_low": low, "drop_high": high}
         measured = replace(measured, agreement=task.agreement(before, predictions), extra=extra)
     return measured
+
+
+def _count_outputs(network: nn.Module, image: Tensor, *, by_pixel: bool) -> int:
+    try:
+        answer = network(image)
+    except Exception as error:  # the network's own code
+        raise ModelError(
+            "the network does not run on these images",
+            got=f"{type(error).__name__}: {error}",
+            expected=f"images it takes in; these are {tuple(image.shape[1:])} each",
+        ) from error
+    return plain_scores(answer, 1, by_pixel=by_pixel).shape[1]
+
+
+def _check_labels(labels: NDArray[np.int64], outputs: int, classes: Sequence[str]) -> None:
+    given = labels[labels != UNLABELLED] if labels.ndim == 3 else labels
+    if given.max(initial=0) >= outputs:
+        raise DataError(
+            "a label is beyond the network's outputs", got=int(given.max()), expected=f"0 to {outputs - 1}"
+        )
+    if classes and len(classes) != outputs:
+        raise DataError("classes and outputs differ in number", got=f"{len(classes)} names", expected=outputs)
 
 
 def _joined(parts: Sequence[Arrays]) -> Arrays:

@@ -213,42 +213,48 @@ def iterate(
     began: float | None = None,
 ) -> Status:
     """Run the phases one after another; each ends when done, all end on a limit, a cancellation or a
-    divergence.
+    divergence. What the start found is rounded also where it ends early.
 
     Time counts from ``began``, a reading of ``time.monotonic``, or from now.
     """
     began = time.monotonic() if began is None else began
     status = Status.MAX_ITERATIONS
-    try:
-        for phase in phases:
-            previous, idle = math.inf, 0
-            for step in range(phase.limit):
-                phase.sweep(state, step)
-                state.iteration += 1
-                current = state.quantized_error if phase.watches_quantized else state.float_error
-                status = Status.MAX_ITERATIONS
-                if not all(bool(torch.isfinite(v).all()) for v in state.values):
-                    return Status.DIVERGED
-                idle = 0 if current <= state.best.error or not phase.watches_quantized else idle + 1
-                if phase.watches_quantized or step % START_EVENT_EVERY == 0 or step == phase.limit - 1:
-                    _report(state, layer, time.monotonic() - began, on_event)
-                settled = phase.settled(previous, current)
-                previous = current
-                if settled and (phase.watches_quantized or step > FALL_SHARE * phase.limit):
-                    status = Status.CONVERGED
-                    break
-                if phase.patience is not None and idle >= phase.patience:
-                    status = Status.STAGNATED
-                    break
-                limit = state.options.time_limit_seconds
-                if limit is not None and time.monotonic() - began > limit:
-                    return Status.TIME_LIMIT
-            if phase.name == "start":
-                state.values = align_signs(state.structure, state.values, state.bits)
-                round_to_nearest(state)
-    except RunCancelled:
-        return Status.CANCELLED
+    for phase in phases:
+        try:
+            status = _run_phase(state, phase, layer=layer, on_event=on_event, began=began)
+        except RunCancelled:
+            status = Status.CANCELLED
+        if status is Status.DIVERGED:
+            return status
+        if phase.name == "start":
+            state.values = align_signs(state.structure, state.values, state.bits)
+            round_to_nearest(state)
+        if status in (Status.CANCELLED, Status.TIME_LIMIT):
+            return status
     return status
+
+
+def _run_phase(state: State, phase: Phase, *, layer: str, on_event: OnEvent | None, began: float) -> Status:
+    previous, idle = math.inf, 0
+    for step in range(phase.limit):
+        phase.sweep(state, step)
+        state.iteration += 1
+        current = state.quantized_error if phase.watches_quantized else state.float_error
+        if not all(bool(torch.isfinite(v).all()) for v in state.values):
+            return Status.DIVERGED
+        idle = 0 if current <= state.best.error or not phase.watches_quantized else idle + 1
+        if phase.watches_quantized or step % START_EVENT_EVERY == 0 or step == phase.limit - 1:
+            _report(state, layer, time.monotonic() - began, on_event)
+        settled = phase.settled(previous, current)
+        previous = current
+        if settled and (phase.watches_quantized or step > FALL_SHARE * phase.limit):
+            return Status.CONVERGED
+        if phase.patience is not None and idle >= phase.patience:
+            return Status.STAGNATED
+        limit = state.options.time_limit_seconds
+        if limit is not None and time.monotonic() - began > limit:
+            return Status.TIME_LIMIT
+    return Status.MAX_ITERATIONS
 
 
 def _report(state: State, layer: str, elapsed_seconds: float, on_event: OnEvent | None) -> None:

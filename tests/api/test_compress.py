@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import re
@@ -154,6 +155,8 @@ def test_a_plan_file_does_the_same_and_progress_is_logged(
             {"plan": FOREIGN},
             "unknown layers a",
         ),
+        (IMAGES, {"ratio": "2", "bits": 4}, "ratio out of range; got '2'"),
+        (IMAGES, {"ratio": 2, "bits": 4, "options": 5}, "these are no options; got int"),
         (IMAGES[:0], {"ratio": 2, "bits": 4}, "no calibration images"),
         (IMAGES[:, :2], {"ratio": 2, "bits": 4}, r"does not run on an input of shape \(1, 2, 12, 12\)"),
     ],
@@ -161,6 +164,31 @@ def test_a_plan_file_does_the_same_and_progress_is_logged(
 def test_what_cannot_be_meant_is_refused_in_one_line(images: Any, given: Any, message: str) -> None:
     with pytest.raises(QafError, match=message):
         compress(Own(), images, **given)
+
+
+def test_a_plan_that_factorizes_is_no_matter_of_rounding(own: tuple[Own, Compressed]) -> None:
+    model, small = own
+    with pytest.raises(QafError, match="rounds weights as they are, and the plan factorizes some; got cp"):
+        compress(model, IMAGES, plan=small.plan, method="dense")
+
+
+def test_options_left_at_their_defaults_do_not_undo_the_plans(own: tuple[Own, Compressed]) -> None:
+    plan = replace(own[1].plan, options={"iterations": 3, "starts": 1})
+    small = compress(own[0], IMAGES, plan=plan, options=SolverOptions(iterations=2))
+    assert small.plan.options == {"iterations": 2, "starts": 1}
+
+
+def test_double_precision_is_taken_as_single(own: tuple[Own, Compressed]) -> None:
+    small = compress(copy.deepcopy(own[0]).double(), IMAGES, bits=8, method="dense")
+    with torch.no_grad():
+        assert torch.allclose(small.original(IMAGES), own[0](IMAGES), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_without_numbers_is_refused() -> None:
+    with torch.device("meta"):
+        model = Own()
+    with pytest.raises(QafError, match="weights are not loaded"):
+        compress(model, IMAGES, ratio=2, bits=4)
 
 
 def test_a_models_name_is_no_network() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from qaf_core.api.compress import Compressed
 from qaf_core.api.evaluate import evaluate
-from qaf_core.errors import DataError
+from qaf_core.errors import DataError, QafError
 from qaf_core.network.plan.cost import total_cost
 from qaf_core.network.plan.types import Plan
 from qaf_core.pipeline.tasks.evaluation import wilson_interval
@@ -61,6 +61,20 @@ def test_masks_are_measured_by_their_overlap() -> None:
     found = evaluate(nn.Identity(), scores, masks)
     assert (found.metric, found.value, found.n) == ("miou", 1.0, 6)
     assert np.isclose(sum(found.per_class.values()), 3)
+
+
+@pytest.mark.parametrize(
+    ("network", "labels", "classes", "message"),
+    [
+        (nn.Flatten(), LABELS + 1, (), "a label is beyond the network's outputs; got 3; expected 0 to 2"),
+        (nn.Flatten(), LABELS, ("a", "b"), "classes and outputs differ in number; got 2 names; expected 3"),
+        (nn.Conv2d(9, 3, 1), LABELS, (), "the network does not run on these images"),
+        (5, LABELS, (), "this is no network; got int"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(network: Any, labels: Any, classes: Any, message: str) -> None:
+    with pytest.raises(QafError, match=message):
+        evaluate(network, SCORES, labels, classes=classes)
 
 
 def test_no_images_are_refused() -> None:

@@ -233,6 +233,13 @@ def test_a_time_limit_gives_a_sound_result(method: str) -> None:
     assert_sound(result, weight)
 
 
+def test_a_start_cut_short_is_rounded_whether_anyone_listens_or_not() -> None:
+    weight, options = draw(12, 10, 3, 3), SolverOptions(time_limit_seconds=1e-9, starts=1)
+    alone = solve(weight, "cp", 40, options=options)
+    watched = solve(weight, "cp", 40, options=options, on_event=lambda _event: None)
+    assert alone.relative_error == watched.relative_error < 1.0
+
+
 def test_other_factors_come_with_their_own_error() -> None:
     weight = draw(8, 6)
     rough, fine = solve(weight, "svd", 3, 2), solve(weight, "svd", 5, 8)

@@ -156,7 +156,9 @@ def check_ratio(ratio: Any) -> None:
         or not (math.isfinite(ratio) and ratio >= 1)
     ):
         raise PlanError(
-            "ratio out of range", got=ratio, expected="a number of at least 1 (parameters before over after)"
+            "ratio out of range",
+            got=repr(ratio),
+            expected="a number of at least 1 (parameters before over after)",
         )
 
 

@@ -19,14 +19,28 @@ def example_images(network: nn.Module, input_shape: Sequence[int], count: int) -
     return torch.zeros(count, *input_shape, device=first.device, dtype=first.dtype)
 
 
-def on_cpu(network: nn.Module) -> nn.Module:
-    """The network, or a copy on the CPU of one that is on another device.
+def as_network(network: object) -> nn.Module:
+    """The network.
 
     Raises:
-        ModelError: If it is no network.
+        ModelError: If it is none, or holds no numbers.
     """
     if not isinstance(network, nn.Module):
         raise ModelError("this is no network", got=type(network).__name__, expected="an nn.Module")
+    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+        raise ModelError(
+            "the network's weights are not loaded", got="tensors on the meta device", remedy="load them first"
+        )
+    return network
+
+
+def on_cpu(network: object) -> nn.Module:
+    """The network, or a copy on the CPU of one that is on another device.
+
+    Raises:
+        ModelError: As :func:`as_network`.
+    """
+    network = as_network(network)
     elsewhere = any(tensor.device.type != "cpu" for tensor in (*network.parameters(), *network.buffers()))
     return copy.deepcopy(network).cpu() if elsewhere else network
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from qaf_core.errors import PlanError
-from qaf_core.factorization.structures import STRUCTURES
+from qaf_core.factorization.options import METHODS, Method
+from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
 from qaf_core.network.plan.chains import max_useful_rank
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.types import LayerPlan, Plan, is_whole, listing
@@ -52,6 +53,25 @@ def validate_plan(plan: Plan, inventory: Sequence[LayerInfo], *, model: str | No
     for row in plan.layers:
         for field, message in check_layer_plan(infos[row.name], row):
             raise PlanError(f"layer {row.name}, {field}: {message}")
+
+
+def check_method(method: str, structures: Iterable[str]) -> None:
+    """Raise PlanError unless a plan of such structures can be solved by a method.
+
+    Args:
+        method: One of ``METHODS``.
+        structures: Of its layers.
+    """
+    if method not in METHODS:
+        raise PlanError("unknown method", got=method, expected=", ".join(METHODS))
+    factorized = sorted(set(FACTORIZED).intersection(structures))
+    if method == Method.DENSE and factorized:
+        raise PlanError(
+            "the method dense rounds weights as they are, and the plan factorizes some",
+            got=", ".join(factorized),
+            expected="dense or keep in every row",
+            remedy="choose another method, or make the plan for dense",
+        )
 
 
 def check_bits(what: str, bits: Any) -> None:

@@ -8,6 +8,7 @@ expect, and the file against the network it was written from.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +25,8 @@ from qaf_core.network.modules.quantized import FactorizedLayer, Layer, swap_laye
 from qaf_core.network.passes.batchnorm_folding import fold_batchnorm
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import LayerPlan
+
+_log = logging.getLogger("qaf_core")
 
 _Difference = Callable[[Sequence[LayerPlan]], float]
 LARGEST_FILE_DIFFERENCE = 0.1  # of the scores: half precision of scales moves some values to the next code
@@ -64,7 +67,10 @@ def layers_to_blame(
             swap_layer(changed, row.name, exact_chain(layer_of(changed, row.name), row.structure))
         try:
             return answers.difference(changed)
-        except Exception:  # Python beside the captured parts needs the layer as it was
+        except MemoryError:
+            raise
+        except Exception as error:  # Python beside the captured parts needs the layer as it was
+            _log.info("with %d layers exchanged the network ends in an error: %s", len(chosen), error)
             return math.inf
 
     if difference(rows, fold=True) <= TOLERANCE:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.errors import DataError, ModelError, PlanError, RunCancelled, WeightsError
-from qaf_core.factorization.options import METHODS, Method
+from qaf_core.factorization.options import Method
 from qaf_core.factorization.solve import SolveResult
 from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.network.graph.capture import capture
@@ -22,6 +22,7 @@ from qaf_core.network.modules.build import build_chain
 from qaf_core.network.modules.quantized import FactorizedLayer, Layer, swap_layer
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.rules import LayerPlan, Plan
+from qaf_core.network.plan.validation import check_method
 from qaf_core.pipeline.check.equivalence import explain, layers_to_blame, unexpected_disagreement
 from qaf_core.pipeline.compress.batchnorm import choose_batchnorm
 from qaf_core.pipeline.compress.calibrate import LEAST_IMAGES, ROW_SAMPLES, VALIDATION_SHARE, calibrate_layer
@@ -132,8 +133,7 @@ def _twin(model: nn.Module) -> nn.Module:
 
 
 def _check_request(plan: Plan, method: str, calibration: Tensor | None) -> None:
-    if method not in METHODS:
-        raise PlanError("unknown method", got=method, expected=", ".join(METHODS))
+    check_method(method, [row.structure for row in plan.layers])
     if plan.activation_bits not in (ACTIVATION_GRID.bits, FLOAT.bits):
         raise PlanError(
             "activations are quantized to 8 bits or not at all",

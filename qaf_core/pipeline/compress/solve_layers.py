@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from qaf_core.network.plan.rules import LayerPlan
 from qaf_core.pipeline.compress.solve_cache import SolveCache, SolveTask
 from qaf_core.pipeline.compress.solver_pool import News, SolveJob, SolverPool
 from qaf_core.pipeline.events import Progress
+
+_log = logging.getLogger("qaf_core")
 
 SMALL_SWEEP = 5e8  # floating-point operations of a solver sweep below which one thread is faster
 # What a solve takes on one thread, measured from 16 to 512 channels: small layers all get as many sweeps as
@@ -162,15 +165,16 @@ def placed(weight: Tensor, rank: int | tuple[int, int] | None) -> Tensor:
 def solve_where_placed(
     task: SolveTask, weight: Tensor, *, layer: str, on_event: Callable[[SolveEvent], None]
 ) -> SolveResult:
-    """Solve on the weight's device; if a GPU fails (its memory is full), on the processor. Factors come back
+    """Solve on the weight's device; if the memory of a GPU is full, on the processor. Factors come back
     on the processor.
     """
     try:
         with threads_for(weight, task.rank):
             result = task.solve(weight, layer=layer, on_event=on_event)
-    except RuntimeError:
+    except torch.OutOfMemoryError:
         if weight.device.type == "cpu":
             raise
+        _log.warning("%s: the GPU's memory is full; solved on the processor", layer)
         weight = weight.cpu()
         with threads_for(weight, task.rank):
             result = task.solve(weight, layer=layer, on_event=on_event)

@@ -9,8 +9,9 @@ from typing import Any, Self
 
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.models.source import ModelSource
-from qaf_core.errors import DataError, PlanError, QafError
-from qaf_core.factorization.options import METHODS, Method
+from qaf_core.errors import DataError, QafError
+from qaf_core.factorization.options import Method
+from qaf_core.network.plan.validation import check_method
 from qaf_core.search.selection import DEFAULT_ANSWER_BOUND, DEFAULT_ERROR_BOUND
 
 LONGEST_NAME = 120
@@ -166,8 +167,8 @@ class RunRequest(ImagesRequest):
     finetune: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise PlanError("unknown method", got=self.method, expected=", ".join(METHODS))
+        rows = [row for row in self.plan.get("layers") or () if isinstance(row, dict)]
+        check_method(self.method, [str(row.get("structure")) for row in rows])
         super().__post_init__()
         if self.name is not None and len(self.name) > LONGEST_NAME:
             raise QafError(
