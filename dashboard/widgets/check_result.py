@@ -14,9 +14,10 @@ from dashboard.state import jobs
 from dashboard.state.overrides import keep_class_names
 from dashboard.text import _, plural
 from dashboard.widgets import predictions, ui
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.metrics import metric_help, metric_label
 from qaf_core.review.units import MISSING, duration_text, percent_text
-from qaf_core.runs.store.record import CANCELLED, COMPLETED, JobRecord
+from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.request import CheckRequest
 
 MADE_TO_BE_SHOWN: dict[str, Any] = {"images": 256, "preview": True}  # fields of requests of pages
@@ -70,9 +71,9 @@ def show(
         return
     if not job.is_final:
         _watch(job.id)
-    elif job.status == CANCELLED:
+    elif job.status == RunStatus.CANCELLED:
         st.info(_("The check was stopped."), icon=":material/stop_circle:")
-    elif job.status != COMPLETED:
+    elif job.status != RunStatus.COMPLETED:
         ui.say_error(job.error or ui.status_label(job.status))
     else:
         found, checked = job.result, replace(job.request, **job.result["stored"], uploads={})

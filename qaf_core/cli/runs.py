@@ -30,6 +30,7 @@ from qaf_core.cli.options import (
 from qaf_core.cli.plans import AnswerBound, ErrorBound, Threads, find_auto_plan
 from qaf_core.cli.text import print_costs, print_images, print_json, print_table
 from qaf_core.factorization.options import Method
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.units import duration_text, percent_text, points_text, size_text
 from qaf_core.runs.store.workspace import default_workspace
 
@@ -116,7 +117,7 @@ def compress(
         print_json(result)
     else:
         print_result(result)
-    return EXIT_CANCELLED if result["status"] == "cancelled" else EXIT_DONE
+    return EXIT_CANCELLED if result["status"] == RunStatus.CANCELLED else EXIT_DONE
 
 
 def print_progress(event: RunEvent) -> None:

@@ -12,11 +12,12 @@ from dashboard.text import _
 from dashboard.views.run import live
 from dashboard.widgets import ui
 from qaf_core.errors import QafError
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.pipeline.finetune.options import CODES, SCALES, FinetuneOptions
 from qaf_core.review.metrics import metric_label
 from qaf_core.review.units import MISSING, duration_text, percent_text, points_text
 from qaf_core.runs.jobs.finetune import finetune_request
-from qaf_core.runs.store.record import COMPLETED, RunRecord
+from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.workspace import PACKED_NAME
 
 MINUTES = (1, 2, 4, 8, 15, 30, 60)
@@ -27,7 +28,7 @@ MOST_EPOCHS = 1000  # the time limit ends it
 def offer(run: RunRecord) -> None:
     """What to set, and the button that begins it; nothing where there is no network to begin with."""
     store = ui.open_store()
-    if run.status != COMPLETED or not (store.run_folder(run.id) / PACKED_NAME).is_file():
+    if run.status != RunStatus.COMPLETED or not (store.run_folder(run.id) / PACKED_NAME).is_file():
         return
     with st.expander(_("Fine-tune"), icon=":material/model_training:"):
         st.caption(

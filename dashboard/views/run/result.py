@@ -14,6 +14,7 @@ from dashboard.state import rows
 from dashboard.text import _, plural
 from dashboard.views.run import finetune, live
 from dashboard.widgets import check_result, predictions, ui
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.review import charts
 from qaf_core.review.metrics import metric_help, metric_label
 from qaf_core.review.units import (
@@ -26,7 +27,7 @@ from qaf_core.review.units import (
     with_prefix,
 )
 from qaf_core.runs.jobs.preview import read_preview
-from qaf_core.runs.store.record import CANCELLED, FAILED, INTERRUPTED, RunRecord
+from qaf_core.runs.store.record import RunRecord
 
 # How a run's error begins to tell of its command-line option; here there is a button for it.
 NO_CHECK = "To compress it all the same"
@@ -51,9 +52,9 @@ def show(run: RunRecord) -> None:
 
 def _banner(run: RunRecord) -> None:
     planned = len(rows.solved_layers(run.plan))
-    if run.status == FAILED:
+    if run.status == RunStatus.FAILED:
         _failure(run)
-    elif run.status == INTERRUPTED:
+    elif run.status == RunStatus.INTERRUPTED:
         st.warning(
             _(
                 "The process that worked on this run ended before it was done (the machine was "
@@ -64,12 +65,12 @@ def _banner(run: RunRecord) -> None:
         )
         if run.error:
             st.caption(ui.plain(_(run.error)))
-    elif run.status == CANCELLED and run.compressed and run.request.finetune is not None:
+    elif run.status == RunStatus.CANCELLED and run.compressed and run.request.finetune is not None:
         st.info(
             _("Stopped on request: the best state until then was kept and measured."),
             icon=":material/stop_circle:",
         )
-    elif run.status == CANCELLED and run.compressed:
+    elif run.status == RunStatus.CANCELLED and run.compressed:
         done = plural("{count} layer was compressed", "{count} layers were compressed", len(run.layers))
         st.info(
             _(
@@ -79,7 +80,7 @@ def _banner(run: RunRecord) -> None:
             ).format(total=planned, done=done),
             icon=":material/stop_circle:",
         )
-    elif run.status == CANCELLED:
+    elif run.status == RunStatus.CANCELLED:
         st.info(
             _("Stopped before the first layer was done: there is nothing to measure."),
             icon=":material/stop_circle:",

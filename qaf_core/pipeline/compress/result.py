@@ -11,6 +11,7 @@ from qaf_core.errors import PlanError
 from qaf_core.factorization.factors import Factors
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.plan.types import Plan
+from qaf_core.pipeline.events import RunStatus
 
 PAPER_BATCHNORM = ("better", "keep", "reestimate")
 
@@ -103,7 +104,7 @@ class Compression:
 
     model: nn.Module
     layers: tuple[LayerOutcome, ...]
-    status: str
+    status: RunStatus
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
 

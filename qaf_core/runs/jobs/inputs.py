@@ -19,7 +19,7 @@ from qaf_core.network.plan.rules import Plan, validate_plan
 from qaf_core.pipeline.check.classifier import TASK as CHECKED_TASK
 from qaf_core.pipeline.compress.calibrate import LEAST_IMAGES
 from qaf_core.pipeline.compress.result import CompressOptions, read_options
-from qaf_core.pipeline.events import Progress
+from qaf_core.pipeline.events import Progress, RunStatus
 from qaf_core.pipeline.tasks import Arrays, Task, find_task, predict
 from qaf_core.runs.jobs.baseline import PredictionCache, predictions_key
 from qaf_core.runs.jobs.images import BATCH_SIZE, load_evaluation_images, load_run_images
@@ -65,7 +65,7 @@ class Made:
 
     model: nn.Module
     layers: tuple[dict[str, Any], ...]
-    status: str
+    status: RunStatus
     seconds: dict[str, float]
     told: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -199,7 +199,7 @@ def packed_card(record: RunRecord, subject: Subject) -> dict[str, Any]:
     }
 
 
-def result_header(record: RunRecord, status: str) -> dict[str, Any]:
+def result_header(record: RunRecord, status: RunStatus) -> dict[str, Any]:
     """What a run's result begins with."""
     request = record.request
     return {

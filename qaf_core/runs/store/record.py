@@ -7,17 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qaf_core.pipeline.events import RunEvent
+from qaf_core.pipeline.events import RunEvent, RunStatus
 from qaf_core.runs.store.request import RunRequest
-
-QUEUED = "queued"
-RUNNING = "running"
-COMPLETED = "completed"
-FAILED = "failed"
-CANCELLED = "cancelled"
-INTERRUPTED = "interrupted"
-STATUSES = (QUEUED, RUNNING, COMPLETED, FAILED, CANCELLED, INTERRUPTED)
-FINAL_STATUSES = (COMPLETED, FAILED, CANCELLED, INTERRUPTED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +26,7 @@ class JobRecord:
     Attributes:
         id: Sortable by time, safe in a URL.
         kind: One of ``KINDS``.
-        status: One of ``STATUSES``.
+        status: How far it is, or how it ended.
         created_at, started_at, finished_at: Seconds since 1970, UTC; None if not yet.
         request: What was asked for, of its kind's class.
         result: What came of it, ready for JSON; files are named, not held. Empty until completed.
@@ -45,7 +36,7 @@ class JobRecord:
 
     id: str
     kind: str
-    status: str
+    status: RunStatus
     created_at: float
     started_at: float | None = None
     finished_at: float | None = None
@@ -57,7 +48,7 @@ class JobRecord:
     @property
     def is_final(self) -> bool:
         """Whether nothing more will happen to it."""
-        return self.status in FINAL_STATUSES
+        return self.status.is_final
 
     @property
     def elapsed_seconds(self) -> float:
