@@ -15,8 +15,8 @@ from qaf_core.api.images import Images, labelled_batches
 from qaf_core.data.images.image_set import ImageSet
 from qaf_core.errors import DataError
 from qaf_core.network.graph.inference import example_images, inference
+from qaf_core.pipeline.results import Evaluation
 from qaf_core.pipeline.tasks import Arrays, find_task, predict
-from qaf_core.pipeline.tasks.evaluation import Evaluation
 
 _TASKS = {1: "classification", 3: "segmentation"}  # by the dimensions of the labels
 

@@ -178,10 +178,10 @@ def show_result(run: RunRecord) -> None:
 
 
 def _parent_card(run: RunRecord, parent: RunRecord | None) -> None:
-    before = (parent.compressed or {}).get("value") if parent is not None else None
-    after = (run.compressed or {}).get("value")
+    before = parent.compressed.value if parent is not None and parent.compressed else None
+    after = run.compressed.value if run.compressed else None
     known = before is not None and after is not None
-    metric = metric_label((run.compressed or {}).get("metric"), _)
+    metric = metric_label(run.compressed.metric if run.compressed else None, _)
     ui.metric_card(
         _("{metric}, change by fine-tuning").format(metric=metric),
         _("{points} points").format(points=points_text(after - before)) if known else MISSING,  # type: ignore[operator]

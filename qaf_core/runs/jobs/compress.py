@@ -12,7 +12,7 @@ from qaf_core.errors import RunCancelled
 from qaf_core.network.plan.cost import original_cost, plan_cost
 from qaf_core.network.plan.rules import plan_done
 from qaf_core.pipeline.check.equivalence import file_differs
-from qaf_core.pipeline.compress.compress import LayerOutcome, compress_network
+from qaf_core.pipeline.compress.compress import compress_network
 from qaf_core.pipeline.compress.solve_cache import SolveCache
 from qaf_core.pipeline.compress.solver_pool import spare_cores
 from qaf_core.pipeline.events import Progress, RunEvent, RunStatus
@@ -121,7 +121,7 @@ def _check(
         on_batch=progress.check,
     )
     refuse_serious(found)
-    return found
+    return found.to_dict()
 
 
 def _compress(store: Store, record: RunRecord, subject: Subject, progress: Progress) -> Made:
@@ -147,15 +147,11 @@ def _compress(store: Store, record: RunRecord, subject: Subject, progress: Progr
         raise RunCancelled
     for outcome in compression.layers:
         details = {"histograms": outcome.histograms}
-        store.put_layer(record.id, positions[outcome.name], _layer_row(outcome), details)
+        store.put_layer(record.id, positions[outcome.name], outcome.row.to_dict(), details)
     return Made(
         model=compression.model,
-        layers=tuple(_layer_row(outcome) for outcome in compression.layers),
+        layers=tuple(outcome.row.to_dict() for outcome in compression.layers),
         status=compression.status,
         seconds=compression.seconds,
         notes=compression.notes,
     )
-
-
-def _layer_row(outcome: LayerOutcome) -> dict[str, Any]:
-    return {key: value for key, value in outcome.to_dict().items() if key != "histograms"}

@@ -100,7 +100,7 @@ def _keep_layers(
     from qaf_core.pipeline.compress.histograms import code_histogram
 
     rows = []
-    for position, row in enumerate(map(dict, parent.layers)):
+    for position, row in enumerate(map(dict, parent.layer_rows)):
         name = str(row["name"])
         details, chain = store.layer_details(parent.id, name), model.get_submodule(name)
         if changed and isinstance(chain, FactorizedLayer) and "histograms" in details:

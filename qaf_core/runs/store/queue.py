@@ -249,7 +249,7 @@ def insert_job(
 
 
 def job_fields(row: tuple[Any, ...], what: str, layers: Sequence[str] = ()) -> dict[str, Any]:
-    """The fields of a ``JobRecord`` from ``COLUMNS``; and ``layers``, of a run.
+    """The fields of a ``JobRecord`` from ``COLUMNS``; and ``layer_rows``, of a run.
 
     Raises:
         WorkspaceError: If what was asked for, or the result, cannot be read.
@@ -259,7 +259,7 @@ def job_fields(row: tuple[Any, ...], what: str, layers: Sequence[str] = ()) -> d
         fields["status"] = RunStatus(fields["status"])
         fields["request"] = KINDS[fields["kind"]].request.from_json(fields["request"])
         fields["result"] = json.loads(fields["result"] or "{}")
-        more = {"layers": tuple(map(json.loads, layers))} if layers else {}
+        more = {"layer_rows": tuple(map(json.loads, layers))} if layers else {}
     except (QafError, ValueError, KeyError) as problem:
         raise WorkspaceError(
             f"a {what} in the store is damaged", got=f"{fields['id']} ({problem})"
