@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
     from qaf_core.factorization.solve import SolveResult, solve_layer
     from qaf_core.network.plan.types import LayerPlan, Plan
-    from qaf_core.pipeline.tasks.evaluation import Evaluation
+    from qaf_core.pipeline.results import Evaluation
     from qaf_core.quantization.spec import QuantSpec
 
 __version__ = "0.1.0"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import cache
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -41,12 +42,17 @@ def from_plain(kind: type[T], value: Any) -> T:
     return found
 
 
+@cache
+def _type_hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
 def _read(kind: Any, value: Any) -> Any:
     origin, parts = get_origin(kind) or kind, get_args(kind)
     if kind is Any:
         return value
     if is_dataclass(kind):
-        known = get_type_hints(kind)
+        known: dict[str, Any] = _type_hints(kind)  # type: ignore[arg-type]  # a class, which is hashable
         given = {field.name: value[field.name] for field in fields(kind) if field.name in value}
         make: Any = kind
         return make(**{name: _read(known[name], part) for name, part in given.items()})

@@ -35,6 +35,7 @@ QUICK_MODULES = (
     "qaf_core.data.inspection.dataset",
     "qaf_core.data.workspace.registry",
     "qaf_core.data.models.settings",
+    "qaf_core.pipeline.check.plausibility",
     "qaf_core.pipeline.events",
     "qaf_core.runs.store.request",
     "qaf_core.runs.store.store",

@@ -125,7 +125,23 @@ def test_cost_follows_the_plan_and_the_method(capsys: pytest.CaptureFixture[str]
     assert joint["cost"]["params"] < dense["cost"]["params"]
     assert run_json(capsys, "cost", "digits/cnn", "--plan", str(plan_file))["cost"] == joint["cost"]
     assert main(["cost", "digits/cnn", *QUICK]) == 0
-    assert "bit operations" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "bit operations" in told.out
+    assert told.err == ""
+
+
+def test_a_rank_that_makes_a_layer_larger_is_a_warning(
+    capsys: pytest.CaptureFixture[str], plan_file: Path
+) -> None:
+    plan = json.loads(plan_file.read_text())
+    row = next(row for row in plan["layers"] if row["structure"] == "cp")
+    row["rank"] = 250
+    plan_file.write_text(json.dumps(plan))
+    assert main(["cost", "digits/cnn", "--plan", str(plan_file), "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["model"] == "digits/cnn"
+    warning = f"warning: rank 250 of layer {row['name']} holds more numbers than the layer itself"
+    assert told.err.splitlines() == [warning]
 
 
 # Runs

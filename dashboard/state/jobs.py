@@ -10,7 +10,8 @@ from typing import Any
 import streamlit as st
 
 from qaf_core.errors import QafError
-from qaf_core.runs.store.record import COMPLETED, JobRecord
+from qaf_core.pipeline.events import RunStatus
+from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.request import JobRequest
 from qaf_core.runs.store.store import Store
 
@@ -30,7 +31,7 @@ def wait_for(workspace: Path, request: JobRequest, *, anew: bool = False) -> Map
             if time.monotonic() > deadline:
                 raise QafError("it took too long", remedy="try again when less is at work")
             time.sleep(POLL_SECONDS)
-    if job.status != COMPLETED:
+    if job.status != RunStatus.COMPLETED:
         raise QafError(job.error or "stopped")
     return job.result
 

@@ -6,6 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from qaf_core.network.plan.layer_info import KEEP
+from qaf_core.network.plan.types import Plan
+from qaf_core.pipeline.results import Evaluation, LayerRow
+from qaf_core.records import from_plain
 from qaf_core.runs.store.record import StoredEvent
 
 # How much of the whole is done when a stage begins; solving takes most of it.
@@ -37,7 +41,7 @@ class LayerProgress:
     state: str = WAITING
     started_at: float = 0.0
     seconds: float | None = None
-    data: dict[str, Any] = field(default_factory=dict)
+    row: LayerRow
 
 
 @dataclass(kw_only=True)
@@ -77,7 +81,7 @@ class RunProgress:
     current: str | None = None
     curve_layer: str | None = None
     curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)
     stage_starts: dict[str, float] = field(default_factory=dict)
     starts: Mapping[str, float] = field(default_factory=lambda: STAGE_STARTS)
     finetune_points: list[dict[str, Any]] = field(default_factory=list)
@@ -100,7 +104,8 @@ class RunProgress:
     def _on_layer_started(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
         if layer is None:
             return
-        self.layers[layer] = LayerProgress(name=layer, state=SOLVING, started_at=elapsed, data=dict(data))
+        row = from_plain(LayerRow, {"name": layer, **data})
+        self.layers[layer] = LayerProgress(name=layer, state=SOLVING, started_at=elapsed, row=row)
         self.total = int(data.get("total") or self.total)
         self.current = layer
         self.curves.pop(layer, None)  # a layer may be solved anew
@@ -129,17 +134,18 @@ class RunProgress:
     def _on_layer_finished(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
         if layer is None:
             return
-        progress = self.layers.setdefault(layer, LayerProgress(name=layer, started_at=elapsed))
+        begun = LayerProgress(name=layer, started_at=elapsed, row=LayerRow(name=layer))
+        progress = self.layers.setdefault(layer, begun)
         progress.state = DONE
         progress.seconds = float(data.get("seconds") or elapsed - progress.started_at)
-        progress.data.update(data)
+        progress.row = from_plain(LayerRow, {**progress.row.to_dict(), **data})
         self._choose_curve()
 
     def _on_finetune(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
         self.finetune_points.append(dict(data))
 
     def _on_evaluated(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
-        self.evaluations[str(data.get("which"))] = dict(data)
+        self.evaluations[str(data.get("which"))] = from_plain(Evaluation, data)
 
     @property
     def done(self) -> tuple[LayerProgress, ...]:
@@ -203,13 +209,12 @@ class RunProgress:
         return done, current, rest
 
 
-def estimated_work(plan: Mapping[str, Any]) -> dict[str, float]:
+def estimated_work(plan: Plan) -> dict[str, float]:
     """A rough measure of each layer's solve time, from its rank alone; layers without one go quickly."""
     work = {}
-    for row in plan.get("layers") or ():
-        if row.get("structure") != "keep":
-            rank = row.get("rank")
-            size = max(rank) if isinstance(rank, (list, tuple)) else rank
+    for row in plan.layers:
+        if row.structure != KEEP:
+            size = max(row.rank) if isinstance(row.rank, tuple) else row.rank
             # Every solve has its fixed part; the rest grows with the rank, and faster for large ones.
-            work[str(row["name"])] = 20.0 + size + size**2 / 1000 if size else 1.0
+            work[row.name] = 20.0 + size + size**2 / 1000 if size else 1.0
     return work

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qaf_core.network.plan.layer_info import KEEP
+from qaf_core.network.plan.types import Plan
+from qaf_core.pipeline.results import LayerRow
 from qaf_core.review.charts import LayerErrors
-from qaf_core.review.points import RunPoint, digest_plan, original_point, run_point
+from qaf_core.review.points import RunPoint, original_point, run_point
 from qaf_core.runs.store.record import RunRecord
 
 
-def solved_layers(plan: Mapping[str, Any]) -> tuple[str, ...]:
+def solved_layers(plan: Plan) -> tuple[str, ...]:
     """The names of the layers a plan changes, in forward order."""
-    return tuple(str(row["name"]) for row in plan.get("layers") or () if row.get("structure") != "keep")
+    return tuple(row.name for row in plan.layers if row.structure != KEEP)
 
 
 def rank_text(rank: object) -> str:
@@ -46,23 +49,6 @@ def class_rows(before: Mapping[str, float], after: Mapping[str, float]) -> list[
     ]
 
 
-def plan_summary(run: RunRecord) -> str:
-    """A run's plan in one short line."""
-    return digest_plan(run.plan).text()
-
-
-def as_mapping(run: RunRecord) -> dict[str, Any]:
-    """The fields of a run that points are made of."""
-    return {
-        "run_id": run.id,
-        "method": run.method,
-        "baseline": run.baseline,
-        "compressed": run.compressed,
-        "cost": run.cost,
-        "baseline_cost": run.baseline_cost,
-    }
-
-
 def tradeoff_points(runs: Sequence[RunRecord], titles: Mapping[str, str], original: str) -> list[RunPoint]:
     """The points of the trade-off charts: every run with a result, and the original of each evaluation.
 
@@ -71,28 +57,33 @@ def tradeoff_points(runs: Sequence[RunRecord], titles: Mapping[str, str], origin
         titles: The name of each run, by id.
         original: What the original is called.
     """
-    points = [run_point(as_mapping(run), title=titles[run.id], summary=plan_summary(run)) for run in runs]
+    points = [run_point(run, title=titles[run.id]) for run in runs]
     originals = {
         (point.value, point.size_bytes): point
         for run in runs
-        if (point := original_point(as_mapping(run), title=original)) is not None
+        if (point := original_point(run, title=original)) is not None
     }
     return [point for point in points if point is not None] + list(originals.values())
 
 
 def layer_errors(run: RunRecord, title: str) -> LayerErrors:
-    """The errors of a run's layers, in forward order; planned ones without a result stay empty."""
-    rows = {str(row["name"]): row for row in run.layers}
-    names = tuple(dict.fromkeys((*solved_layers(run.plan), *rows)))
+    """The errors of a run's layers, in forward order."""
+    names = (*solved_layers(run.plan), *(row.name for row in run.layers))
+    return errors_of(run.layers, tuple(dict.fromkeys(names)), title)
+
+
+def errors_of(layers: Sequence[LayerRow], names: tuple[str, ...], title: str = "") -> LayerErrors:
+    """The errors of the layers of these names; those without a result stay empty."""
+    known = {row.name: row for row in layers}
+    found = [known.get(name, LayerRow(name=name)) for name in names]
     return LayerErrors(
         title=title,
         names=names,
-        float_errors=tuple(rows.get(name, {}).get("float_relative_error") for name in names),
-        quantized_errors=tuple(rows.get(name, {}).get("relative_error") for name in names),
+        float_errors=tuple(row.float_relative_error for row in found),
+        quantized_errors=tuple(row.relative_error for row in found),
     )
 
 
 def evaluation_data(run: RunRecord) -> str:
     """What a run was evaluated on, in words; only runs of the same have accuracies to compare."""
-    named = (run.result.get("data") or {}).get("evaluation")
-    return str(named or run.request.data)
+    return run.images.evaluation or run.request.data

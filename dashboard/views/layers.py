@@ -13,7 +13,9 @@ from dashboard.state import rows
 from dashboard.text import _
 from dashboard.views.run import live
 from dashboard.widgets import ui
+from qaf_core.pipeline.results import LayerRow
 from qaf_core.review import charts, histograms
+from qaf_core.review.points import plan_text
 from qaf_core.review.units import MISSING
 from qaf_core.runs.store.record import RunRecord
 
@@ -26,7 +28,7 @@ def page() -> None:
         _("Layers"),
         _("How well each layer's weights were kept, and how its factors use their integer grids."),
     )
-    runs = [run for run in ui.open_store().list_runs() if run.layers]
+    runs = [run for run in ui.open_store().list_runs() if run.layer_rows]
     if not runs:
         ui.empty_state(
             "stacks",
@@ -70,7 +72,7 @@ def _choose(runs: Sequence[RunRecord]) -> tuple[RunRecord, RunRecord | None]:
 def _label(run: RunRecord) -> str:
     title = ui.run_title(run)
     model = "" if run.model in title else f" · {run.model}"
-    return f"{title}{model} · {charts.method_label(run.method, _)} · {rows.plan_summary(run)}"
+    return f"{title}{model} · {charts.method_label(run.method, _)} · {plan_text(run.plan)}"
 
 
 def _errors(runs: Sequence[RunRecord]) -> None:
@@ -89,7 +91,7 @@ def _errors(runs: Sequence[RunRecord]) -> None:
         for run, title in zip(runs, titles, strict=True):
             st.markdown(f"**{ui.plain(title)}**")
             st.dataframe(
-                live.layer_frame([dict(row) for row in run.layers]),
+                live.layer_frame(run.layers),
                 hide_index=True,
                 column_config=live.layer_columns(),
                 placeholder=MISSING,
@@ -109,8 +111,8 @@ def _distinct_titles(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _choose_layer(runs: Sequence[RunRecord]) -> str:
-    names = list(dict.fromkeys(str(row["name"]) for run in runs for row in run.layers))
-    worst = max(runs[0].layers, key=lambda row: row.get("relative_error") or 0.0)["name"]
+    names = list(dict.fromkeys(row.name for run in runs for row in run.layers))
+    worst = max(runs[0].layers, key=lambda row: row.relative_error or 0.0).name
     st.subheader(_("Inside a layer"), anchor=False)
     return st.selectbox(
         _("Layer"),
@@ -122,7 +124,7 @@ def _choose_layer(runs: Sequence[RunRecord]) -> str:
 
 
 def _details(run: RunRecord, layer: str, *, titled: bool) -> None:
-    row = next((row for row in run.layers if row["name"] == layer), None)
+    row = next((row for row in run.layers if row.name == layer), None)
     if titled:
         st.markdown(f"**{ui.plain(ui.run_title(run))}**")
     if row is None:
@@ -137,22 +139,19 @@ def _details(run: RunRecord, layer: str, *, titled: bool) -> None:
     _solve_course(run, layer)
 
 
-def _facts(row: Mapping[str, Any]) -> None:
+def _facts(row: LayerRow) -> None:
     labels, ends = live.structure_labels(), live.solve_labels()
-    parts = [labels.get(str(row.get("structure")), str(row.get("structure")))]
-    if rows.rank_text(row.get("rank")):
-        parts.append(_("rank {rank}").format(rank=rows.rank_text(row["rank"])))
-    if rows.bits_text(row.get("bits")):
-        parts.append(_("{bits} bits").format(bits=rows.bits_text(row["bits"])))
-    if row.get("relative_error") is not None:
-        parts.append(_("error {error:.1f} %").format(error=100 * row["relative_error"]))
-    if row.get("output_error") is not None:
-        parts.append(
-            _("error of its output {error:.1f} %").format(
-                error=100 * math.sqrt(max(0.0, row["output_error"]))
-            )
-        )
-    parts.append(ends.get(str(row.get("status")), str(row.get("status"))))
+    parts = [labels.get(row.structure, row.structure)]
+    if rank := rows.rank_text(row.rank):
+        parts.append(_("rank {rank}").format(rank=rank))
+    if bits := rows.bits_text(row.bits):
+        parts.append(_("{bits} bits").format(bits=bits))
+    if row.relative_error is not None:
+        parts.append(_("error {error:.1f} %").format(error=100 * row.relative_error))
+    if row.output_error is not None:
+        error = 100 * math.sqrt(max(0.0, row.output_error))
+        parts.append(_("error of its output {error:.1f} %").format(error=error))
+    parts.append(ends.get(row.status, row.status))
     st.caption(" · ".join(parts))
 
 

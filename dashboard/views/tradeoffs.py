@@ -16,7 +16,7 @@ from qaf_core.factorization.options import METHODS
 from qaf_core.review import charts
 from qaf_core.review.charts import CostAxis
 from qaf_core.review.metrics import metric_help, metric_label
-from qaf_core.review.points import RunPoint
+from qaf_core.review.points import RunPoint, plan_text
 from qaf_core.review.units import MISSING, points_text
 from qaf_core.runs.store.record import RunRecord
 
@@ -182,20 +182,23 @@ def _front_ids(points: Sequence[RunPoint]) -> set[str]:
 
 
 def _table_row(run: RunRecord, best: set[str]) -> dict[str, Any]:
-    compressed, cost, original = run.compressed or {}, run.cost or {}, run.baseline_cost or {}
-    low, high = compressed["ci95"]
+    compressed, cost, original = run.compressed, run.cost, run.baseline_cost
+    assert compressed is not None
+    assert cost is not None
+    low, high = compressed.ci95
+    size = run.size_bytes or cost.size_bytes
     return {
         "best": "★" if run.id in best else "",
         "run": ui.run_title(run),
         "method": charts.method_label(run.method, _),
-        "plan": rows.plan_summary(run),
-        "accuracy": 100 * compressed["value"],
+        "plan": plan_text(run.plan),
+        "accuracy": 100 * compressed.value,
         "interval": f"{100 * low:.1f} – {100 * high:.1f}",
         "drop": points_text(-run.drop) if run.drop is not None else None,
-        "size": cost["size_bytes"] / 1e6,
-        "smaller": original["size_bytes"] / cost["size_bytes"] if original else None,
-        "bops": cost["bops"] / 1e9,
-        "share": 100 * cost["bops"] / original["bops"] if original else None,
+        "size": size / 1e6,
+        "smaller": original.size_bytes / size if original else None,
+        "bops": cost.bops / 1e9,
+        "share": 100 * cost.bops / original.bops if original else None,
         "status": ui.status_label(run.status),
     }
 

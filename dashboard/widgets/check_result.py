@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +14,13 @@ from dashboard.state import jobs
 from dashboard.state.overrides import keep_class_names
 from dashboard.text import _, plural
 from dashboard.widgets import predictions, ui
+from qaf_core.pipeline.check.plausibility import METRIC, Finding, Plausibility
+from qaf_core.pipeline.events import RunStatus
+from qaf_core.pipeline.results import ImagesUsed
+from qaf_core.records import from_plain
 from qaf_core.review.metrics import metric_help, metric_label
 from qaf_core.review.units import MISSING, duration_text, percent_text
-from qaf_core.runs.store.record import CANCELLED, COMPLETED, JobRecord
+from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.request import CheckRequest
 
 MADE_TO_BE_SHOWN: dict[str, Any] = {"images": 256, "preview": True}  # fields of requests of pages
@@ -70,16 +74,17 @@ def show(
         return
     if not job.is_final:
         _watch(job.id)
-    elif job.status == CANCELLED:
+    elif job.status == RunStatus.CANCELLED:
         st.info(_("The check was stopped."), icon=":material/stop_circle:")
-    elif job.status != COMPLETED:
+    elif job.status != RunStatus.COMPLETED:
         ui.say_error(job.error or ui.status_label(job.status))
     else:
-        found, checked = job.result, replace(job.request, **job.result["stored"], uploads={})
+        found = from_plain(Plausibility, job.result)
+        checked = replace(job.request, **job.result["stored"], uploads={})
         _headline(found)
         _findings(place, found, None if on_fix is None else lambda evidence: on_fix(checked, evidence))
-        predictions.show(found.get("preview") or [])
-        show_images_used(found)
+        predictions.show(job.result.get("preview") or [])
+        show_images_used(from_plain(ImagesUsed, job.result))
         if then is not None:
             then(checked)
 
@@ -112,28 +117,21 @@ def _watch(job_id: str) -> None:
     )
 
 
-def _headline(found: Mapping[str, Any]) -> None:
-    metric = found.get("metric") or "top1"
-    texts = {"value": percent_text(found["value"]), "n": f"{found['n']:,}", "interval": ""}
-    if found.get("ci95"):
-        low, high = found["ci95"]
-        texts["interval"] = _("95 % interval {low} to {high}").format(
-            low=percent_text(low), high=percent_text(high)
-        )
-    if metric == "top1":
+def _headline(found: Plausibility) -> None:
+    low, high = map(percent_text, found.ci95)
+    texts = {"value": percent_text(found.value), "n": f"{found.n:,}"}
+    texts["interval"] = _("95 % interval {low} to {high}").format(low=low, high=high)
+    if found.metric == METRIC:
         text = _("**The original is right on {value}** of {n} images ({interval}).")
     else:
-        texts["metric"] = ui.plain(metric_label(metric, _))
+        texts["metric"] = ui.plain(metric_label(found.metric, _))
         text = _("**{metric} of the original: {value}** on {n} images ({interval}).")
-    st.markdown(text.format(**texts).replace(" ()", ""), help=metric_help(metric, _) or None)
+    st.markdown(text.format(**texts), help=metric_help(found.metric, _) or None)
 
 
-def _findings(
-    place: str, found: Mapping[str, Any], on_fix: Callable[[Mapping[str, Any]], None] | None
-) -> None:
-    findings = found.get("findings") or []
-    show_findings(findings)
-    evidence = next((e for e in (row.get("evidence") or {} for row in findings) if mends(e)), None)
+def _findings(place: str, found: Plausibility, on_fix: Callable[[Mapping[str, Any]], None] | None) -> None:
+    show_findings(found.findings)
+    evidence = next((row.evidence for row in found.findings if mends(row.evidence)), None)
     if on_fix is not None and evidence is not None:
         st.button(
             _("Use what was found"),
@@ -143,14 +141,13 @@ def _findings(
             args=(evidence,),
             help=_("Fills it in above and checks again."),
         )
-    unknown, summary = found.get("cannot_tell"), found.get("summary")
-    if findings and unknown:
+    unknown, summary = found.cannot_tell, found.summary
+    if found.findings and unknown:
         st.caption(ui.plain(_(unknown)))
     elif unknown:
         st.info(ui.plain(f"{_(unknown)} {_(summary or '')}"), icon=":material/info:")
-    elif not findings:
-        text = summary or "Nothing is wrong, as far as these images tell."
-        st.success(ui.plain(_(text)), icon=":material/check_circle:")
+    elif summary:
+        st.success(ui.plain(_(summary)), icon=":material/check_circle:")
 
 
 def mended(request: CheckRequest, evidence: Mapping[str, Any]) -> CheckRequest:
@@ -165,11 +162,11 @@ def mends(evidence: Mapping[str, Any]) -> bool:
     return bool(evidence.get("preprocessing") or evidence.get("order"))
 
 
-def show_findings(findings: list[Mapping[str, Any]]) -> None:
+def show_findings(findings: Sequence[Finding]) -> None:
     """What a check found, the serious as warnings, the rest as notes."""
     for finding in findings:
-        text = ui.plain(f"{_(finding['sentence'])} {on_screen(_(finding.get('remedy') or ''))}")
-        if finding.get("serious"):
+        text = ui.plain(f"{_(finding.sentence)} {on_screen(_(finding.remedy))}")
+        if finding.serious:
             st.warning(text, icon=":material/warning:")
         else:
             st.info(text, icon=":material/info:")
@@ -180,21 +177,20 @@ def on_screen(remedy: str) -> str:
     return _OPTIONS.sub("", remedy)
 
 
-def show_images_used(told: Mapping[str, Any]) -> None:
+def show_images_used(used: ImagesUsed) -> None:
     """How the images were told apart, and which were left out and why; nothing where that is not known."""
-    if told.get("split"):
-        sentence = _(told["split"])
+    if used.split:
+        sentence = _(used.split)
         st.caption(ui.plain(sentence[:1].upper() + sentence[1:]))
-    skipped = told.get("skipped") or []
-    count = told.get("skipped_count") or len(skipped)
+    count = used.skipped_count or len(used.skipped)
     if not count:
         return
     st.caption(plural("{count} image was left out:", "{count} images were left out:", count))
     column = st.column_config
     st.dataframe(
-        pd.DataFrame([{"name": row.get("name"), "reason": _(row.get("reason") or "")} for row in skipped]),
+        pd.DataFrame([{"name": row.name, "reason": _(row.reason)} for row in used.skipped]),
         hide_index=True,
         placeholder=MISSING,
-        height="content" if len(skipped) < 8 else 290,
+        height="content" if len(used.skipped) < 8 else 290,
         column_config={"name": column.TextColumn(_("Image")), "reason": column.TextColumn(_("Why"))},
     )

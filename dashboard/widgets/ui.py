@@ -15,8 +15,9 @@ import streamlit as st
 
 from dashboard.text import _
 from qaf_core.errors import QafError, WorkspaceError
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.units import duration_text
-from qaf_core.runs.store.record import FAILED, INTERRUPTED, RUNNING, JobRecord, RunRecord
+from qaf_core.runs.store.record import JobRecord, RunRecord
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import default_workspace
 from qaf_core.runs.worker.supervisor import Supervisor
@@ -79,10 +80,10 @@ def job_at_work(job: JobRecord | None, text: str) -> bool:
         text: What it is about; ``{time}`` is how long it has taken.
     """
     if job is None or job.is_final:
-        if job is not None and job.status in (FAILED, INTERRUPTED):
+        if job is not None and job.status in (RunStatus.FAILED, RunStatus.INTERRUPTED):
             say_error(job.error or status_label(job.status))
         return False
-    text = text if job.status == RUNNING else _("Waiting for a free place") + " · {time}"
+    text = text if job.status == RunStatus.RUNNING else _("Waiting for a free place") + " · {time}"
     told, stop = st.columns([4, 1], vertical_alignment="center")
     told.info(text.format(time=duration_text(job.elapsed_seconds)), icon=":material/hourglass_top:")
     stop.button(
@@ -198,12 +199,12 @@ def status_label(status: str) -> str:
 
 def _status_looks() -> dict[str, tuple[str, str, str]]:
     return {
-        "queued": (_("Waiting"), "schedule", "gray"),
-        "running": (_("Running"), "play_circle", "blue"),
-        "completed": (_("Finished"), "check_circle", "green"),
-        "failed": (_("Failed"), "error", "red"),
-        "cancelled": (_("Stopped"), "stop_circle", "orange"),
-        "interrupted": (_("Interrupted"), "power_off", "orange"),
+        RunStatus.QUEUED: (_("Waiting"), "schedule", "gray"),
+        RunStatus.RUNNING: (_("Running"), "play_circle", "blue"),
+        RunStatus.COMPLETED: (_("Finished"), "check_circle", "green"),
+        RunStatus.FAILED: (_("Failed"), "error", "red"),
+        RunStatus.CANCELLED: (_("Stopped"), "stop_circle", "orange"),
+        RunStatus.INTERRUPTED: (_("Interrupted"), "power_off", "orange"),
     }
 
 

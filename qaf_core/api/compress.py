@@ -66,13 +66,12 @@ class Compressed:
 
     def report(self) -> dict[str, Any]:
         """All numbers as plain JSON types, under the keys that `qaf compress --json` prints."""
-        rows = [outcome.to_dict() for outcome in self.layers]
         return {
             "model": self.plan.model,
             "plan": self.plan.to_dict(),
             "cost": self.cost.to_dict(),
             "baseline_cost": self.baseline_cost.to_dict(),
-            "layers": [{key: row[key] for key in row if key != "histograms"} for row in rows],
+            "layers": [outcome.row.to_dict() for outcome in self.layers],
             "seconds": dict(self.seconds),
             "notes": list(self.notes),
             "file": {"size_bytes": len(self.content)},

@@ -17,8 +17,8 @@ from qaf_core.data.images.targets import UNLABELLED
 from qaf_core.data.models.outputs import plain_scores
 from qaf_core.errors import DataError, ModelError
 from qaf_core.network.graph.inference import as_network, example_images, inference
+from qaf_core.pipeline.results import Evaluation
 from qaf_core.pipeline.tasks import Arrays, find_task, predict
-from qaf_core.pipeline.tasks.evaluation import Evaluation
 
 _TASKS = {1: "classification", 3: "segmentation"}  # by the dimensions of the labels
 

@@ -11,6 +11,7 @@ from qaf_core.cli.interrupt import stop_on_interrupt
 from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.runs import EXIT_CANCELLED, EXIT_DONE, print_progress, print_result
 from qaf_core.cli.text import print_json
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.pipeline.finetune.options import FinetuneOptions
 
 
@@ -57,7 +58,7 @@ def finetune(
     else:
         _print_gain(result)
         print_result(result)
-    return EXIT_CANCELLED if result["status"] == "cancelled" else EXIT_DONE
+    return EXIT_CANCELLED if result["status"] == RunStatus.CANCELLED else EXIT_DONE
 
 
 def _print_gain(result: dict[str, Any]) -> None:

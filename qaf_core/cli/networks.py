@@ -20,6 +20,7 @@ from qaf_core.cli.options import (
     Weights,
     Workspace,
     make_plan,
+    warn_of_ranks,
 )
 from qaf_core.cli.text import print_costs, print_json, print_table
 from qaf_core.factorization.options import Method
@@ -114,6 +115,7 @@ def cost(
     else:
         chosen = make_plan(model, inventory, plan, ratio, bits, act_bits, structure, method, None)
         validate_plan(chosen, inventory, model=model)
+        warn_of_ranks(chosen, inventory)
         after = plan_cost(inventory, chosen, convention)
     before = original_cost(inventory, convention)
     if as_json:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -73,6 +75,14 @@ def lasting_weights(weights: str | None) -> str | None:
     if weights is None or is_published_name(weights) or looks_like_tag(weights):
         return weights
     return str(Path(weights).expanduser().absolute())
+
+
+def warn_of_ranks(plan: Plan, inventory: Sequence[LayerInfo]) -> None:
+    """A line on stderr for each rank that makes its layer larger."""
+    from qaf_core.network.plan.validation import oversized_ranks
+
+    for warning in oversized_ranks(plan, inventory):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def make_plan(

@@ -22,6 +22,7 @@ from qaf_core.cli.options import (
     Workspace,
     lasting_weights,
     make_plan,
+    warn_of_ranks,
 )
 from qaf_core.cli.text import print_json, print_stage, print_table
 from qaf_core.errors import PlanError, RunCancelled
@@ -90,6 +91,7 @@ def plan(
         folder = default_workspace() if workspace is None else workspace
         inventory = load_inventory(find_model(model, weights, classes=classes, workspace=folder))
         chosen = make_plan(model, inventory, None, ratio, bits, act_bits, structure, "joint", seed)
+        warn_of_ranks(chosen, inventory)
         told |= {"plan": chosen.to_dict(), "choices": []}
     if out is not None:
         write_json(out.absolute(), chosen.to_dict(), for_people=True)

@@ -26,10 +26,12 @@ from qaf_core.cli.options import (
     Workspace,
     lasting_weights,
     make_plan,
+    warn_of_ranks,
 )
 from qaf_core.cli.plans import AnswerBound, ErrorBound, Threads, find_auto_plan
 from qaf_core.cli.text import print_costs, print_images, print_json, print_table
 from qaf_core.factorization.options import Method
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.units import duration_text, percent_text, points_text, size_text
 from qaf_core.runs.store.workspace import default_workspace
 
@@ -91,6 +93,7 @@ def compress(
     else:
         chosen = make_plan(model, inventory, plan, ratio, bits, act_bits, structure, method, seed)
     validate_plan(chosen, inventory, model=model)
+    warn_of_ranks(chosen, inventory)
     request = RunRequest(
         model=model,
         plan=chosen.to_dict(),
@@ -116,7 +119,7 @@ def compress(
         print_json(result)
     else:
         print_result(result)
-    return EXIT_CANCELLED if result["status"] == "cancelled" else EXIT_DONE
+    return EXIT_CANCELLED if result["status"] == RunStatus.CANCELLED else EXIT_DONE
 
 
 def print_progress(event: RunEvent) -> None:
@@ -160,7 +163,8 @@ def print_result(result: dict[str, Any]) -> None:
     if after.get("agreement") is not None:
         print(f"agreement with the original {percent_text(after['agreement'])}")
     print_images(result.get("data") or {})
-    print_costs(result["baseline_cost"], result["cost"])
+    size = (result.get("file") or result["cost"])["size_bytes"]  # of the file; its prediction is in "cost"
+    print_costs(result["baseline_cost"], {**result["cost"], "size_bytes": size})
     peak = size_text(result["peak_memory_bytes"])
     print(f"in {duration_text(result['seconds']['total'])}, peak memory {peak}")
 
@@ -192,8 +196,8 @@ def _record_row(record: RunRecord) -> dict[str, Any]:
         "name": record.request.name,
         "model": record.model,
         "method": record.method,
-        "plan": dict(record.plan),
-        "layers": [dict(layer) for layer in record.layers],
+        "plan": dict(record.plan_row),
+        "layers": [dict(layer) for layer in record.layer_rows],
         **record.result,
         "created_at": record.created_at,
         "started_at": record.started_at,
@@ -210,9 +214,9 @@ def _record_cells(record: RunRecord) -> tuple[str, ...]:
         record.status,
         record.model,
         record.method,
-        "–" if compressed is None else f"{compressed['metric']} {percent_text(compressed['value'])}",
+        "–" if compressed is None else f"{compressed.metric} {percent_text(compressed.value)}",
         "–" if drop is None else points_text(drop),
-        "–" if record.cost is None else size_text(record.cost["size_bytes"]),
+        "–" if record.size_bytes is None else size_text(record.size_bytes),
         record.request.name or record.error or "",
     )
 
@@ -251,19 +255,19 @@ def show(
             percent_text(row["relative_error"]),
             str(row["status"]),
         )
-        for row in record.layers
+        for row in record.layer_rows
     ]
     if rows:
         print()
         print_table(("layer", "structure", "rank", "bits", "error", "status"), rows)
-    if record.compressed is not None and record.compressed.get("per_class"):
+    if record.compressed is not None and record.compressed.per_class:
         print()
         print_table(("class", "original", "compressed"), _class_cells(record))
 
 
 def _class_cells(record: RunRecord) -> list[tuple[str, str, str]]:
-    before = (record.baseline or {}).get("per_class", {})
-    after = (record.compressed or {}).get("per_class", {})
+    before = record.baseline.per_class if record.baseline else {}
+    after = record.compressed.per_class if record.compressed else {}
     return [
         (name, percent_text(before[name]) if name in before else "–", percent_text(value))
         for name, value in after.items()

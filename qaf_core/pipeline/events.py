@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qaf_core.errors import RunCancelled
@@ -18,6 +19,22 @@ ITERATIONS_PER_SECOND = 20  # of each layer
 STAGE_SECONDS = 0.25  # between two words on how far one stage has come
 
 Item = TypeVar("Item")
+
+
+class RunStatus(StrEnum):
+    """How far a run, or another job, is, or how it ended."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will happen."""
+        return self not in (RunStatus.QUEUED, RunStatus.RUNNING)
 
 
 @dataclass(frozen=True, kw_only=True)

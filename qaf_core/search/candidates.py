@@ -36,19 +36,13 @@ from qaf_core.pipeline.compress.solve_layers import placed, solve_where_placed
 from qaf_core.pipeline.events import Progress
 from qaf_core.quantization.spec import QuantSpec
 from qaf_core.search.selection import (
-    CHOSEN,
     DEFAULT_ERROR_BOUND,
     DENSE,
-    NOT_TRIED,
-    OVER_BOUND,
-    RANK_TOO_SMALL,
-    SLOWER_THAN_CHOSEN,
-    SLOWER_THAN_DENSE,
-    WITHIN_BOUND,
     Candidate,
     LayerChoice,
     Selection,
     Step,
+    Verdict,
     check_error_bound,
 )
 
@@ -61,7 +55,7 @@ MOMENT_WEIGHT = 0.5
 GRANULARITY = "rank_row"
 TIMED_KINDS = ("conv2d", "linear")  # that the table of latencies knows
 
-Verdict = tuple[float | None, str]
+Tried = tuple[float | None, Verdict]  # output error; none where no solve could be within the bound
 
 
 def choose_structures(
@@ -258,7 +252,7 @@ def _choose(info: LayerInfo, latencies: Mapping[Step, float], judge: _Judge, bou
     dense_ms = latencies[DENSE]
     limit = dense_ms * (1 - LEAST_GAIN)
     chosen = DENSE
-    verdicts: dict[Step, Verdict] = {}
+    verdicts: dict[Step, Tried] = {}
     ladders = [_ladder(latencies, name, info) for name in (*FACTORIZED[1:], FACTORIZED[0])]
     if any(latencies[step] < limit for ladder in ladders for step in ladder):
         judge.begin(info)
@@ -291,7 +285,7 @@ def _choose(info: LayerInfo, latencies: Mapping[Step, float], judge: _Judge, bou
 
 
 def _fastest_within(
-    info: LayerInfo, steps: Sequence[Step], judge: _Judge, bound: float, verdicts: dict[Step, Verdict]
+    info: LayerInfo, steps: Sequence[Step], judge: _Judge, bound: float, verdicts: dict[Step, Tried]
 ) -> Step | None:
     """The first of the steps within the bound, or None; what was tried goes into ``verdicts``.
 
@@ -301,7 +295,7 @@ def _fastest_within(
     low, high, probe = 0, len(steps), 0
     while low < high:
         error, verdict = verdicts[steps[probe]] = _try(info, steps[probe], judge, bound)
-        if verdict == WITHIN_BOUND:
+        if verdict == Verdict.WITHIN_BOUND:
             high = probe
         else:
             low = probe + 1
@@ -324,30 +318,30 @@ def _ladder(latencies: Mapping[Step, float], structure: str, info: LayerInfo) ->
     return ladder[::-1]
 
 
-def _try(info: LayerInfo, step: Step, judge: _Judge, bound: float) -> Verdict:
+def _try(info: LayerInfo, step: Step, judge: _Judge, bound: float) -> Tried:
     """Output error and verdict; no error where no solve could be within the bound."""
     if judge.least_error(info, *step) > bound:
-        return None, RANK_TOO_SMALL
+        return None, Verdict.RANK_TOO_SMALL
     chain, error = judge.fit(info, *step)
     if error > bound:
-        return error, OVER_BOUND
+        return error, Verdict.OVER_BOUND
     if judge.on_fitting is not None:
         judge.on_fitting(info.name, step, chain)
-    return error, WITHIN_BOUND
+    return error, Verdict.WITHIN_BOUND
 
 
 def _verdict(
     step: Step,
     chosen: Step,
     latencies: Mapping[Step, float],
-    tried: Mapping[Step, Verdict],
-) -> str:
+    tried: Mapping[Step, Tried],
+) -> Verdict:
     if step == chosen:
-        return CHOSEN
-    if step in tried and tried[step][1] != WITHIN_BOUND:
+        return Verdict.CHOSEN
+    if step in tried and tried[step][1] != Verdict.WITHIN_BOUND:
         return tried[step][1]
     if step[0] in FACTORIZED and latencies[step] >= latencies[DENSE] * (1 - LEAST_GAIN):
-        return SLOWER_THAN_DENSE
+        return Verdict.SLOWER_THAN_DENSE
     if latencies[step] >= latencies[chosen]:
-        return SLOWER_THAN_CHOSEN
-    return NOT_TRIED
+        return Verdict.SLOWER_THAN_CHOSEN
+    return Verdict.NOT_TRIED

@@ -19,7 +19,7 @@ from qaf_core.pipeline.compress.compress import batch_size, compress_network
 from qaf_core.pipeline.compress.result import read_options
 from qaf_core.pipeline.compress.solve_cache import SolveCache
 from qaf_core.pipeline.divergence import divergence
-from qaf_core.pipeline.events import Progress
+from qaf_core.pipeline.events import Progress, RunStatus
 from qaf_core.pipeline.tasks.base import Arrays, Task, predict
 from qaf_core.search.selection import Step, plan_with
 
@@ -107,7 +107,7 @@ class Answers:
             progress=self._progress,
             cache=self._cache,
         )
-        if found.status != "completed":
+        if found.status != RunStatus.COMPLETED:
             raise RunCancelled
 
         try:

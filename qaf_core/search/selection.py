@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from qaf_core.deploy.runtime.measure_kit import Ratio
 from qaf_core.errors import PlanError
@@ -15,15 +16,19 @@ DENSE: Step = ("dense", None)  # what every layer can be
 
 DEFAULT_ERROR_BOUND, DEFAULT_ANSWER_BOUND = 0.1, 0.02
 
-CHOSEN = "chosen"
-WITHIN_BOUND = "within the bound"
-OVER_BOUND = "error over the bound"
-RANK_TOO_SMALL = "rank too small for the outputs"
-SLOWER_THAN_CHOSEN = "slower than the chosen one"
-SLOWER_THAN_DENSE = "not faster than dense"
-PASSED_OVER = "inside the network slower than the chosen one, or as fast with more error"
-CHANGES_ANSWERS = "too many answers would change, or slower than the chosen one"
-NOT_TRIED = "a larger rank is as fast, or over the bound"
+
+class Verdict(StrEnum):
+    """What became of a candidate: chosen, or why not."""
+
+    CHOSEN = "chosen"
+    WITHIN_BOUND = "within the bound"
+    OVER_BOUND = "error over the bound"
+    RANK_TOO_SMALL = "rank too small for the outputs"
+    SLOWER_THAN_CHOSEN = "slower than the chosen one"
+    SLOWER_THAN_DENSE = "not faster than dense"
+    PASSED_OVER = "inside the network slower than the chosen one, or as fast with more error"
+    CHANGES_ANSWERS = "too many answers would change, or slower than the chosen one"
+    NOT_TRIED = "a larger rank is as fast, or over the bound"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +46,7 @@ class Candidate:
     rank: Rank
     latency_ms: float
     output_error: float | None
-    verdict: str
+    verdict: Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +64,7 @@ class LayerChoice:
         """By structure the fastest candidate that was found within the bound."""
         found: dict[str, Candidate] = {}
         for row in self.candidates:
-            if row.output_error is not None and row.verdict != OVER_BOUND:
+            if row.output_error is not None and row.verdict != Verdict.OVER_BOUND:
                 found.setdefault(row.structure, row)
         return found
 
@@ -71,7 +76,7 @@ class LayerChoice:
     @property
     def output_error(self) -> float | None:
         """That of the chosen candidate, where it was tried."""
-        return next((row.output_error for row in self.tried if row.verdict == CHOSEN), None)
+        return next((row.output_error for row in self.tried if row.verdict == Verdict.CHOSEN), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +133,9 @@ def plan_with(plan: Plan, steps: Mapping[str, Step]) -> Plan:
     return plan
 
 
-def with_steps(selection: Selection, steps: Mapping[str, Step], verdict: str = PASSED_OVER) -> Selection:
+def with_steps(
+    selection: Selection, steps: Mapping[str, Step], verdict: Verdict = Verdict.PASSED_OVER
+) -> Selection:
     """The selection with other structures for some layers.
 
     Args:
@@ -143,11 +150,11 @@ def with_steps(selection: Selection, steps: Mapping[str, Step], verdict: str = P
     return replace(selection, plan=plan_with(selection.plan, steps), choices=tuple(choices))
 
 
-def _rechosen(choice: LayerChoice, step: Step, verdict: str) -> LayerChoice:
+def _rechosen(choice: LayerChoice, step: Step, verdict: Verdict) -> LayerChoice:
     timed = {DENSE, *((row.structure, row.rank) for row in choice.fitting().values())}
     found = {(candidate.structure, candidate.rank): candidate for candidate in choice.candidates}
     for other in timed.intersection(found):
-        found[other] = replace(found[other], verdict=CHOSEN if other == step else verdict)
+        found[other] = replace(found[other], verdict=Verdict.CHOSEN if other == step else verdict)
     return replace(
         choice, structure=step[0], rank=step[1], latency_ms=found[step].latency_ms,
         candidates=tuple(found.values()),

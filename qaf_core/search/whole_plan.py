@@ -13,13 +13,13 @@ from qaf_core.pipeline.events import Progress
 from qaf_core.records import from_plain, to_plain
 from qaf_core.search.refine import Form, Judge, back_off
 from qaf_core.search.selection import (
-    CHANGES_ANSWERS,
     DEFAULT_ANSWER_BOUND,
     DENSE,
     AnswerShares,
     LayerChoice,
     Selection,
     Step,
+    Verdict,
     WholeTimes,
     with_steps,
 )
@@ -170,7 +170,7 @@ def _changed_by_dense(network: TimedNetwork, answers: AnswerJudge) -> float | No
 def _told(selection: Selection, found: _Found) -> Selection:
     timed = {name: found.steps[name] for name in found.timed}
     given_up = {name: step for name, step in found.kept.items() if step != found.steps[name]}
-    chosen = with_steps(with_steps(selection, timed), given_up, CHANGES_ANSWERS)
+    chosen = with_steps(with_steps(selection, timed), given_up, Verdict.CHANGES_ANSWERS)
     notes = [found.note]
     if found.answers is None:
         notes.append(NOT_COUNTED)

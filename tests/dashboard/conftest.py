@@ -17,8 +17,9 @@ from streamlit.testing.v1 import AppTest
 from dashboard.state import jobs
 from dashboard.widgets import ui
 from qaf_core.errors import QafError
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.runs.store.kinds import PLACES
-from qaf_core.runs.store.record import COMPLETED, FAILED, JobRecord
+from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.store import Store
 
 Draw = Callable[..., AppTest]
@@ -72,9 +73,9 @@ def serve(store: Store, answer: Answer) -> list[JobRecord]:
         assert job is not None
         served.append(job)
         try:
-            store.finish(job_id, COMPLETED, answer(job))
+            store.finish(job_id, RunStatus.COMPLETED, answer(job))
         except QafError as error:
-            store.finish(job_id, FAILED, error=str(error))
+            store.finish(job_id, RunStatus.FAILED, error=str(error))
     return served
 
 

@@ -203,9 +203,9 @@ def test_edit_run_and_compare(page: Any, app: tuple[str, Path]) -> None:
     page.get_by_text("Change against the original").wait_for(timeout=120_000)
     run = saved(workspace, run_id)
     assert run.status == "completed"
-    rows = {row["name"]: row for row in run.plan["layers"]}
-    assert (rows["features.3"]["rank"], rows["features.3"]["bits"]) == (40, 6)
-    assert rows["features.7"]["bits"] == 8
+    rows = {row.name: row for row in run.plan.layers}
+    assert (rows["features.3"].rank, rows["features.3"].bits) == (40, 6)
+    assert rows["features.7"].bits == 8
 
     # It stands on the Trade-offs page, and a click on its point opens it.
     page.get_by_role("link", name="Compare with other runs").click()

@@ -39,7 +39,7 @@ def point(epoch: int, held_back: float, best: float) -> dict[str, Any]:
 def begin(store: Store, parent: str) -> str:
     """A fine-tuning at work in this very process, three passes on."""
     fields = {"run": parent, **asdict(FinetuneOptions(trains="codes"))}
-    request = RunRequest(model="inspection/resnet20", plan=dict(store.run(parent).plan), finetune=fields)
+    request = RunRequest(model="inspection/resnet20", plan=dict(store.run(parent).plan_row), finetune=fields)
     run_id = store.create_run(request, pid=os.getpid())
     stage = {"stage": "finetuning", "fraction": 0.3, "message": "Learning"}
     store.append_event(run_id, RunEvent(kind="stage", data=stage, elapsed_seconds=1.0))
@@ -91,14 +91,14 @@ def test_the_result_says_what_was_gained(draw: Draw, seeded_store: Store, best_e
     run_id = begin(seeded_store, parent)
     before = seeded_store.run(parent)
     assert before.compressed is not None
-    value = before.compressed["value"] + (0.013 if best_epoch else 0.0)
+    value = before.compressed.value + (0.013 if best_epoch else 0.0)
     asked, after = seeded_store.run(run_id).request.finetune or {}, 0.1 if best_epoch else 0.2
     told = {
         **asked, "before": 0.2, "after": after,
         "best_epoch": best_epoch, "epochs": 3, "status": "completed", "seconds": 10.0,
     }  # fmt: skip
     result = {**before.result, "run_id": run_id, "finetune": told}
-    result["compressed"] = {**before.compressed, "value": value}
+    result["compressed"] = {**before.compressed.to_dict(), "value": value}
     seeded_store.finish(run_id, "completed", result)
     text = shown(draw("run", run=run_id))
     assert "pass 2 of 3 kept" in text or not best_epoch

@@ -198,7 +198,7 @@ def test_explore_starts_with_a_plan_that_can_be_run(draw: Draw, store: Store) ->
     run = store.list_runs()[0]
     assert run.model == "digits/cnn"
     assert run.method == "joint"
-    assert [row["bits"] for row in run.plan["layers"]] == [8, 4, 4, 4, 8]
+    assert [row.bits for row in run.plan.layers] == [8, 4, 4, 4, 8]
 
 
 def test_a_run_can_be_taken_up_again(draw: Draw, store: Store) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dashboard.state.progress import RunProgress, estimated_work
+from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.store.record import StoredEvent
 from qaf_core.runs.store.store import Store
@@ -19,9 +20,10 @@ def events(*rows: tuple[str, str | None, dict[str, Any], float]) -> list[StoredE
     ]
 
 
+ORIGINAL = {"metric": "top1", "value": 0.9, "n": 100, "ci95": [0.8, 0.95]}
 STARTED = [
     ("stage", None, {"stage": "baseline", "message": "Measuring"}, 0.5),
-    ("evaluated", None, {"which": "original", "value": 0.9, "ci95": [0.8, 0.95]}, 1.0),
+    ("evaluated", None, {"which": "original", **ORIGINAL}, 1.0),
     ("stage", None, {"stage": "solving"}, 1.0),
     ("layer_started", "a", {"index": 0, "total": 3, "rank": 10}, 1.0),
     ("iteration", "a", {"iteration": 1, "quantized_error": 0.5}, 2.0),
@@ -39,8 +41,8 @@ def test_fold() -> None:
     assert progress.current == "b"
     assert [row["quantized_error"] for row in progress.iterations] == [0.7]
     assert [layer.name for layer in progress.done] == ["a"]
-    assert progress.layers["a"].data["rank"] == 10
-    assert progress.evaluations["original"]["value"] == 0.9
+    assert progress.layers["a"].row.rank == 10
+    assert progress.evaluations["original"].value == 0.9
     assert dict(progress.stage_states())["baseline"] == "done"
     assert dict(progress.stage_states())["solving"] == "now"
 
@@ -124,6 +126,6 @@ def test_unknown_events_are_passed_over() -> None:
 
 
 def test_estimated_work_leaves_kept_layers_out() -> None:
-    rows = [{"name": "a", "structure": "keep"}, {"name": "b", "structure": "dense", "rank": None},
-            {"name": "c", "structure": "tucker2", "rank": [3, 5]}]  # fmt: skip
-    assert estimated_work({"layers": rows}) == {"b": 1.0, "c": 25.025}
+    rows = (LayerPlan(name="a", structure="keep"), LayerPlan(name="b", structure="dense"),
+            LayerPlan(name="c", structure="tucker2", rank=(3, 5)))  # fmt: skip
+    assert estimated_work(Plan(model="m", layers=rows)) == {"b": 1.0, "c": 25.025}

@@ -46,9 +46,13 @@ def test_how_the_images_were_used_is_told(draw: Draw, seeded_store: Store) -> No
     assert test.header[0].value == "!\\[x\\](https\\:\u2060//evil.example/a.png)"
 
 
+MEASURED = {"metric": "top1", "value": 0.7, "ci95": [0.6, 0.8], "n": 100}
+
+
 def test_notes_of_the_check_are_told(draw: Draw, seeded_store: Store) -> None:
     note = {"kind": "below", "sentence": "Few images are right: 70.0 %.", "remedy": "Look at the images."}
-    test = draw("run", run=finished(seeded_store, checks={"findings": [{**note, "serious": False}]}))
+    checks = {**MEASURED, "findings": [{**note, "serious": False}]}
+    test = draw("run", run=finished(seeded_store, checks=checks))
     assert "Few images are right: 70.0 %. Look at the images." in shown(test)
     assert not test.warning
 
@@ -74,7 +78,7 @@ def test_some_images_are_shown_with_both_answers(draw: Draw, seeded_store: Store
 
 
 def test_a_run_the_check_stopped_can_be_run_all_the_same(draw: Draw, seeded_store: Store) -> None:
-    plan = dict(seeded_store.list_runs()[0].plan)
+    plan = dict(seeded_store.list_runs()[0].plan_row)
     asked = RunRequest(
         model="inspection/resnet20", plan=plan, data="/my/images", preprocessing={"scale": 1.0}, name="mine"
     )

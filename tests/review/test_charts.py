@@ -9,10 +9,24 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 
+from qaf_core.network.plan.types import LayerPlan, Plan
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.review import charts, histograms
 from qaf_core.review.charts import LayerErrors
 from qaf_core.review.palette import METHOD_MARKS
-from qaf_core.review.points import RunPoint, digest_plan, original_point, run_point
+from qaf_core.review.points import RunPoint, original_point, plan_text, run_point
+from qaf_core.runs.store.record import RunRecord
+from qaf_core.runs.store.request import RunRequest
+
+MEASURED = {"metric": "top1", "value": 0.9, "n": 100, "ci95": [0.8, 0.95]}
+COST = {"params": 5, "size_bytes": 10, "macs": 3, "bops": 20, "peak_activation_bytes": 9, "energy_joules": 1}
+
+
+def a_run(**result: Any) -> RunRecord:
+    asked = RunRequest(model="digits/cnn")
+    return RunRecord(
+        id="x", kind="compress", status=RunStatus.COMPLETED, created_at=0.0, request=asked, result=result
+    )
 
 
 def point(run_id: str, method: str, value: float, size: float) -> RunPoint:
@@ -96,8 +110,9 @@ def test_the_axis_and_the_hover_name_what_was_measured() -> None:
     assert figure.layout.yaxis.title.text == "Mean IoU (%)"
     assert "Mean IoU 91.0 %" in trace(figure, "Dense").hovertext[0]
     assert charts.tradeoff_figure(POINTS, axis="size").layout.yaxis.title.text == "Accuracy (%)"
-    run = {"compressed": {"metric": "map50", "value": 0.5}, "cost": {"size_bytes": 1, "bops": 1}}
-    assert run_point(run, title="one").metric == "map50"
+    made = run_point(a_run(compressed={**MEASURED, "metric": "map50"}, cost=COST), title="one")
+    assert made is not None
+    assert made.metric == "map50"
 
 
 def test_texts_are_translated() -> None:
@@ -150,24 +165,20 @@ def test_weight_histogram_puts_bars_between_the_edges() -> None:
 
 
 def test_points_of_unfinished_runs_are_none() -> None:
-    assert run_point({"run_id": "x", "compressed": None, "cost": None}, title="x") is None
-    done = {"run_id": "x", "method": "joint", "compressed": {"value": 0.9, "ci95": [0.8, 0.95]},
-            "cost": {"size_bytes": 10, "bops": 20}}  # fmt: skip
+    assert run_point(a_run(compressed=None, cost=None), title="x") is None
+    assert run_point(a_run(compressed=MEASURED, cost={"size_bytes": 10}), title="x") is None
+    done = a_run(compressed=MEASURED, cost=COST)
     made = run_point(done, title="mine")
     assert made is not None
     assert (made.low, made.high, made.size_bytes) == (0.8, 0.95, 10)
     assert original_point(done, title="o") is None
 
 
-def test_plan_digest() -> None:
-    plan = {"activation_bits": 8, "layers": [
-        {"structure": "dense", "rank": None, "bits": 8}, {"structure": "cp", "rank": 12, "bits": 4},
-        {"structure": "cp", "rank": 134, "bits": [4, 4, 8]},
-        {"structure": "tucker2", "rank": [8, 16], "bits": 4},
-        {"structure": "keep", "rank": None, "bits": None},
-    ]}  # fmt: skip
-    digest = digest_plan(plan)
-    assert digest.ranks == (8, 134)
-    assert digest.bits == (4, 8)
-    assert digest.text() == "cp 2, dense 1, tucker2 1, keep 1 · R 8–134 · W4/8 · A8"
-    assert digest_plan({}).text() == ""
+def test_a_plan_in_a_line() -> None:
+    rows = [("dense", None, 8), ("cp", 12, 4), ("cp", 134, (4, 4, 8)), ("tucker2", (8, 16), 4),
+            ("keep", None, None)]  # fmt: skip
+    layers = [LayerPlan(name="a", structure=name, rank=rank, bits=bits) for name, rank, bits in rows]
+    plan = Plan(model="m", layers=tuple(layers))
+    assert plan_text(plan) == "cp 2, dense 1, tucker2 1, keep 1 · R 8–134 · W4/8 · A8"
+    assert plan_text(replace(plan, layers=plan.layers[:1])) == "dense 1 · W8 · A8"
+    assert plan_text(Plan(model="m", layers=())) == ""

@@ -19,14 +19,9 @@ from qaf_core.pipeline.compress.compress import CompressOptions, compress_networ
 from qaf_core.pipeline.compress.solve_cache import SolveCache
 from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.search.candidates import (
-    CHOSEN,
     MOMENT_WEIGHT,
-    NOT_TRIED,
-    OVER_BOUND,
-    RANK_TOO_SMALL,
-    SLOWER_THAN_CHOSEN,
-    SLOWER_THAN_DENSE,
     Selection,
+    Verdict,
     choose_structures,
     output_tails,
 )
@@ -121,12 +116,12 @@ def test_the_fastest_within_the_bound_is_chosen_and_noise_stays_dense(
     assert (planted.structure, planted.rank, planted.latency_ms) == ("tucker2", (4, 4), 0.4)
     assert (full.structure, full.rank, full.latency_ms) == ("dense", None, 1.0)
     told = verdicts(selection, "planted")
-    assert told["tucker2(4,4)"] == CHOSEN
-    assert told["tucker2(2,2)"] in (RANK_TOO_SMALL, OVER_BOUND)
-    assert told["cp2"] in (RANK_TOO_SMALL, OVER_BOUND, NOT_TRIED)
-    assert told["cp40"] == told["dense"] == told["tucker2(6,6)"] == SLOWER_THAN_CHOSEN
-    assert told["tucker2(8,8)"] == told["cp80"] == SLOWER_THAN_DENSE  # one percent is within the noise
-    assert all(c.output_error is None for c in planted.candidates if c.verdict == RANK_TOO_SMALL)
+    assert told["tucker2(4,4)"] == Verdict.CHOSEN
+    assert told["tucker2(2,2)"] in (Verdict.RANK_TOO_SMALL, Verdict.OVER_BOUND)
+    assert told["cp2"] in (Verdict.RANK_TOO_SMALL, Verdict.OVER_BOUND, Verdict.NOT_TRIED)
+    assert told["cp40"] == told["dense"] == told["tucker2(6,6)"] == Verdict.SLOWER_THAN_CHOSEN
+    assert told["tucker2(8,8)"] == told["cp80"] == Verdict.SLOWER_THAN_DENSE  # 1 % is within the noise
+    assert all(c.output_error is None for c in planted.candidates if c.verdict == Verdict.RANK_TOO_SMALL)
     assert all(c.output_error > 0.02 for c in full.candidates if c.output_error is not None)
     assert [c.latency_ms for c in planted.candidates] == sorted(c.latency_ms for c in planted.candidates)
 

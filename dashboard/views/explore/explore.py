@@ -41,7 +41,7 @@ def _reuse_run() -> None:
     if run is None:
         return
     try:
-        earlier = Plan.from_dict(dict(run.plan))
+        earlier = Plan.from_dict(dict(run.plan_row))
     except QafError as error:
         st.warning(ui.plain(_(str(error))), icon=":material/warning:")
         return

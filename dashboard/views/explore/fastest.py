@@ -17,9 +17,9 @@ from dashboard.views.run import live
 from dashboard.widgets import ui
 from qaf_core.factorization.options import Method
 from qaf_core.factorization.structures import FACTORIZED
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.records import from_plain
 from qaf_core.review.units import MISSING, percent_text
-from qaf_core.runs.store.record import COMPLETED
 from qaf_core.runs.store.request import PlanRequest
 from qaf_core.search.selection import AnswerShares, LayerChoice, Selection
 
@@ -102,7 +102,7 @@ def _outcome(choice: Choice, place: str) -> None:
     if job is not None and not job.is_final:
         _follow(job.id)
         return
-    if job is None or job.status != COMPLETED:
+    if job is None or job.status != RunStatus.COMPLETED:
         ui.job_at_work(job, "")
         return
     found = from_plain(Selection, job.result)

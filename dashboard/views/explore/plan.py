@@ -20,6 +20,7 @@ from qaf_core.factorization.options import Method
 from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.network.plan.cost import Cost
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
+from qaf_core.network.plan.validation import oversized_ranks
 from qaf_core.quantization.grid import BITS_ACCEPTED
 from qaf_core.review.units import MISSING, percent_text, size_text, times_text, with_prefix
 from qaf_core.runs.store.request import RunRequest
@@ -196,6 +197,8 @@ def _table(inventory: Sequence[LayerInfo], draft: Draft, key: str) -> None:
             + lines,
             icon=":material/error:",
         )
+    for warning in oversized_ranks(draft.plan, inventory):
+        st.warning(ui.plain(_(warning)), icon=":material/warning:")
 
 
 def _columns() -> dict[str, Any]:

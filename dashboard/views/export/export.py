@@ -22,6 +22,7 @@ from qaf_core.network.plan.cost import layer_cost, original_layer_cost
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import Plan
 from qaf_core.review.charts import method_label
+from qaf_core.review.points import plan_text
 from qaf_core.review.units import MISSING, duration_text, percent_text, size_text, times_text
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import ExportRequest
@@ -98,8 +99,8 @@ def run_label(run: RunRecord) -> str:
     """A run in one line: its name, model, method, plan and accuracy."""
     title = ui.run_title(run)
     model = "" if run.model in title else f" · {run.model}"
-    accuracy = percent_text(run.compressed["value"]) if run.compressed else MISSING
-    return f"{title}{model} · {method_label(run.method, _)} · {rows.plan_summary(run)} · {accuracy}"
+    accuracy = percent_text(run.compressed.value) if run.compressed else MISSING
+    return f"{title}{model} · {method_label(run.method, _)} · {plan_text(run.plan)} · {accuracy}"
 
 
 def _kinds() -> tuple[Kind, ...]:
@@ -151,8 +152,8 @@ def _files(run: RunRecord) -> None:
 
 def _packed(run: RunRecord, kind: Kind) -> None:
     path = packed_file(run)
-    size = path.stat().st_size
-    before = (run.baseline_cost or {}).get("size_bytes", 0)
+    size = run.size_bytes or path.stat().st_size
+    before = run.baseline_cost.size_bytes if run.baseline_cost else 0
     st.markdown(
         _("**{size}**, {times} smaller than {before} of 32-bit weights.").format(
             size=size_text(size), times=times_text(before, size), before=size_text(before)
@@ -225,7 +226,7 @@ def _download(run: RunRecord, kind: Kind, path: Path) -> None:
 def _contents(run: RunRecord) -> None:
     st.subheader(_("What the file holds"), anchor=False)
     try:
-        plan = Plan.from_dict(dict(run.plan))
+        plan = Plan.from_dict(dict(run.plan_row))
         given = given_in(run.request)
         source = catalogue.open_model(run.model, ui.workspace(), given)
         with st.spinner(_("Looking into the model…"), show_time=True):
@@ -233,7 +234,7 @@ def _contents(run: RunRecord) -> None:
     except QafError as error:
         st.warning(ui.plain(_(str(error))), icon=":material/warning:")
         return
-    table = pd.DataFrame(content_rows(inventory, plan, {str(row["name"]) for row in run.layers}))
+    table = pd.DataFrame(content_rows(inventory, plan, {row.name for row in run.layers}))
     st.dataframe(
         table,
         hide_index=True,

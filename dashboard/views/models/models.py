@@ -175,7 +175,7 @@ def _facts(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
 
 def draw_network(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
     """The drawing with its controls: what the widths stand for, and which run's errors colour it."""
-    runs = [run for run in ui.open_store().list_runs() if run.model == source.id and run.layers]
+    runs = [run for run in ui.open_store().list_runs() if run.model == source.id and run.layer_rows]
     amounts = {"params": _("Parameters"), "bops": _("Bit-operations")}
     left, right = st.columns([1, 2], vertical_alignment="bottom")
     with left:
@@ -222,11 +222,7 @@ def _run_label(run: RunRecord) -> str:
 
 def layer_errors(run: RunRecord) -> dict[str, float]:
     """Relative error of each layer a run has solved."""
-    return {
-        str(row["name"]): float(row["relative_error"])
-        for row in run.layers
-        if row.get("relative_error") is not None
-    }
+    return {row.name: row.relative_error for row in run.layers if row.relative_error is not None}
 
 
 def _layer_row(info: LayerInfo) -> dict[str, Any]:

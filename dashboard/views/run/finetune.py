@@ -12,11 +12,12 @@ from dashboard.text import _
 from dashboard.views.run import live
 from dashboard.widgets import ui
 from qaf_core.errors import QafError
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.pipeline.finetune.options import CODES, SCALES, FinetuneOptions
 from qaf_core.review.metrics import metric_label
 from qaf_core.review.units import MISSING, duration_text, percent_text, points_text
 from qaf_core.runs.jobs.finetune import finetune_request
-from qaf_core.runs.store.record import COMPLETED, RunRecord
+from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.workspace import PACKED_NAME
 
 MINUTES = (1, 2, 4, 8, 15, 30, 60)
@@ -27,7 +28,7 @@ MOST_EPOCHS = 1000  # the time limit ends it
 def offer(run: RunRecord) -> None:
     """What to set, and the button that begins it; nothing where there is no network to begin with."""
     store = ui.open_store()
-    if run.status != COMPLETED or not (store.run_folder(run.id) / PACKED_NAME).is_file():
+    if run.status != RunStatus.COMPLETED or not (store.run_folder(run.id) / PACKED_NAME).is_file():
         return
     with st.expander(_("Fine-tune"), icon=":material/model_training:"):
         st.caption(
@@ -177,10 +178,10 @@ def show_result(run: RunRecord) -> None:
 
 
 def _parent_card(run: RunRecord, parent: RunRecord | None) -> None:
-    before = (parent.compressed or {}).get("value") if parent is not None else None
-    after = (run.compressed or {}).get("value")
+    before = parent.compressed.value if parent is not None and parent.compressed else None
+    after = run.compressed.value if run.compressed else None
     known = before is not None and after is not None
-    metric = metric_label((run.compressed or {}).get("metric"), _)
+    metric = metric_label(run.compressed.metric if run.compressed else None, _)
     ui.metric_card(
         _("{metric}, change by fine-tuning").format(metric=metric),
         _("{points} points").format(points=points_text(after - before)) if known else MISSING,  # type: ignore[operator]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -13,8 +15,8 @@ from dashboard.state.progress import DONE, RunProgress
 from dashboard.text import _, plural
 from dashboard.widgets import ui
 from qaf_core.factorization.structures import STRUCTURES
+from qaf_core.pipeline.results import LayerRow
 from qaf_core.review import charts
-from qaf_core.review.charts import LayerErrors
 from qaf_core.review.metrics import metric_label
 from qaf_core.review.units import MISSING, duration_text, percent_text
 from qaf_core.runs.store.record import RunRecord
@@ -82,11 +84,7 @@ def _numbers(run: RunRecord, progress: RunProgress, elapsed: float) -> None:
     columns = st.columns(4)
     left = progress.seconds_left(elapsed)
     original = progress.evaluations.get("original")
-    errors = [
-        layer.data["relative_error"]
-        for layer in progress.done
-        if layer.data.get("relative_error") is not None
-    ]
+    errors = [each.row.relative_error for each in progress.done if each.row.relative_error is not None]
     total = progress.total or len(rows.solved_layers(run.plan))
     with columns[0]:
         ui.metric_card(
@@ -97,10 +95,11 @@ def _numbers(run: RunRecord, progress: RunProgress, elapsed: float) -> None:
     with columns[1]:
         ui.metric_card(_("Layers done"), f"{len(progress.done)} / {total}", progress.current or "–")
     with columns[2]:
-        low, high = original["ci95"] if original else (0.0, 0.0)
+        low, high = original.ci95 if original else (0.0, 0.0)
+        metric = metric_label(original.metric if original else None, _)
         ui.metric_card(
-            _("{metric} of the original").format(metric=metric_label((original or {}).get("metric"), _)),
-            percent_text(original["value"]) if original else MISSING,
+            _("{metric} of the original").format(metric=metric),
+            percent_text(original.value) if original else MISSING,
             f"{percent_text(low)} – {percent_text(high)}" if original else _("measured after the layers"),
             _("Measured before compression on the same images; the range holds it with 95 % confidence."),
         )
@@ -132,8 +131,8 @@ def _convergence(progress: RunProgress) -> None:
     if progress.stage != "solving" or progress.curve_layer not in progress.layers:
         return
     layer = progress.layers[progress.curve_layer]
-    structure = structure_labels().get(str(layer.data.get("structure")), "")
-    rank, bits = rows.rank_text(layer.data.get("rank")), rows.bits_text(layer.data.get("bits"))
+    structure = structure_labels().get(layer.row.structure, "")
+    rank, bits = rows.rank_text(layer.row.rank), rows.bits_text(layer.row.bits)
     facts = [
         structure,
         _("rank {rank}").format(rank=rank) if rank else "",
@@ -192,13 +191,7 @@ def _finished_layers(run: RunRecord, progress: RunProgress) -> None:
     if not progress.done:
         return
     names = tuple(dict.fromkeys((*rows.solved_layers(run.plan), *progress.layers)))
-    known = {layer.name: layer.data for layer in progress.done}
-    errors = LayerErrors(
-        title="",
-        names=names,
-        float_errors=tuple(known.get(name, {}).get("float_relative_error") for name in names),
-        quantized_errors=tuple(known.get(name, {}).get("relative_error") for name in names),
-    )
+    errors = rows.errors_of([layer.row for layer in progress.done], names)
     left, right = st.columns([4, 6], gap="medium")
     with left:
         st.markdown(f"**{_('Errors of the finished layers')}**", help=layer_error_help())
@@ -217,14 +210,11 @@ def _finished_layers(run: RunRecord, progress: RunProgress) -> None:
         )
 
 
-def _progress_rows(progress: RunProgress) -> list[dict[str, Any]]:
+def _progress_rows(progress: RunProgress) -> list[LayerRow]:
     return [
-        {
-            "name": layer.name,
-            **layer.data,
-            "seconds": layer.seconds,
-            "status": layer.data.get("status") if layer.state == DONE else "solving",
-        }
+        replace(
+            layer.row, seconds=layer.seconds, status=layer.row.status if layer.state == DONE else "solving"
+        )
         for layer in reversed(progress.layers.values())
     ]
 
@@ -234,20 +224,20 @@ def table_height(rows_shown: int, most: int = 18) -> int | str:
     return "content" if rows_shown <= most else 36 * (most + 1)
 
 
-def layer_frame(layers: list[dict[str, Any]]) -> pd.DataFrame:
+def layer_frame(layers: Sequence[LayerRow]) -> pd.DataFrame:
     """Layer rows as a table; also used by the finished run."""
     labels, statuses = structure_labels(), solve_labels()
     return pd.DataFrame(
         [
             {
-                "layer": row["name"],
-                "structure": labels.get(str(row.get("structure")), row.get("structure")),
-                "rank": rows.rank_text(row.get("rank")) or None,
-                "bits": rows.bits_text(row.get("bits")) or None,
-                "error": _percent(row.get("relative_error")),
-                "float": _percent(row.get("float_relative_error")),
-                "seconds": row.get("seconds"),
-                "status": statuses.get(str(row.get("status")), str(row.get("status") or "")),
+                "layer": row.name,
+                "structure": labels.get(row.structure, row.structure),
+                "rank": rows.rank_text(row.rank) or None,
+                "bits": rows.bits_text(row.bits) or None,
+                "error": _percent(row.relative_error),
+                "float": _percent(row.float_relative_error),
+                "seconds": row.seconds,
+                "status": statuses.get(row.status, row.status),
             }
             for row in layers
         ]

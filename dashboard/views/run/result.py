@@ -14,8 +14,10 @@ from dashboard.state import rows
 from dashboard.text import _, plural
 from dashboard.views.run import finetune, live
 from dashboard.widgets import check_result, predictions, ui
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.review import charts
 from qaf_core.review.metrics import metric_help, metric_label
+from qaf_core.review.points import plan_text
 from qaf_core.review.units import (
     MISSING,
     duration_text,
@@ -26,7 +28,7 @@ from qaf_core.review.units import (
     with_prefix,
 )
 from qaf_core.runs.jobs.preview import read_preview
-from qaf_core.runs.store.record import CANCELLED, FAILED, INTERRUPTED, RunRecord
+from qaf_core.runs.store.record import RunRecord
 
 # How a run's error begins to tell of its command-line option; here there is a button for it.
 NO_CHECK = "To compress it all the same"
@@ -51,9 +53,9 @@ def show(run: RunRecord) -> None:
 
 def _banner(run: RunRecord) -> None:
     planned = len(rows.solved_layers(run.plan))
-    if run.status == FAILED:
+    if run.status == RunStatus.FAILED:
         _failure(run)
-    elif run.status == INTERRUPTED:
+    elif run.status == RunStatus.INTERRUPTED:
         st.warning(
             _(
                 "The process that worked on this run ended before it was done (the machine was "
@@ -64,12 +66,12 @@ def _banner(run: RunRecord) -> None:
         )
         if run.error:
             st.caption(ui.plain(_(run.error)))
-    elif run.status == CANCELLED and run.compressed and run.request.finetune is not None:
+    elif run.status == RunStatus.CANCELLED and run.compressed and run.request.finetune is not None:
         st.info(
             _("Stopped on request: the best state until then was kept and measured."),
             icon=":material/stop_circle:",
         )
-    elif run.status == CANCELLED and run.compressed:
+    elif run.status == RunStatus.CANCELLED and run.compressed:
         done = plural("{count} layer was compressed", "{count} layers were compressed", len(run.layers))
         st.info(
             _(
@@ -79,7 +81,7 @@ def _banner(run: RunRecord) -> None:
             ).format(total=planned, done=done),
             icon=":material/stop_circle:",
         )
-    elif run.status == CANCELLED:
+    elif run.status == RunStatus.CANCELLED:
         st.info(
             _("Stopped before the first layer was done: there is nothing to measure."),
             icon=":material/stop_circle:",
@@ -108,8 +110,8 @@ def _run_unchecked(run: RunRecord) -> None:
 
 def _notes(run: RunRecord) -> None:
     """What the check of the original noted, and what made the measurement uncertain."""
-    check_result.show_findings((run.result.get("checks") or {}).get("findings") or [])
-    for warning in (run.result.get("data") or {}).get("warnings") or []:
+    check_result.show_findings(run.checks.findings if run.checks else ())
+    for warning in run.images.warnings:
         st.info(ui.plain(_(warning)), icon=":material/info:")
 
 
@@ -122,21 +124,22 @@ def _pictures(run: RunRecord) -> None:
 
 
 def _headline(run: RunRecord) -> None:
-    compressed, cost = run.compressed or {}, run.cost or {}
-    baseline, original = run.baseline or {}, run.baseline_cost or {}
+    compressed, cost, baseline, original = run.compressed, run.cost, run.baseline, run.baseline_cost
+    assert compressed is not None
+    assert cost is not None
     columns = st.columns(4)
     with columns[0]:
-        low, high = compressed["ci95"]
+        low, high = compressed.ci95
         ui.metric_card(
-            metric_label(compressed.get("metric"), _),
-            percent_text(compressed["value"]),
-            _("was {before}").format(before=percent_text(baseline["value"])) if baseline else "–",
-            metric_help(compressed.get("metric"), _)
+            metric_label(compressed.metric, _),
+            percent_text(compressed.value),
+            _("was {before}").format(before=percent_text(baseline.value)) if baseline else "–",
+            metric_help(compressed.metric, _)
             + " "
             + _(
                 "Measured on {count} images. The compressed network lies between {low} and {high} with "
                 "95 % confidence."
-            ).format(count=f"{compressed['n']:,}", low=percent_text(low), high=percent_text(high)),
+            ).format(count=f"{compressed.n:,}", low=percent_text(low), high=percent_text(high)),
         )
     with columns[1]:
         ui.metric_card(
@@ -146,7 +149,7 @@ def _headline(run: RunRecord) -> None:
             _("Percentage points, compressed against original on the same images, with the 95 % interval."),
         )
     with columns[2]:
-        size, before = cost["size_bytes"], original.get("size_bytes", 0)
+        size, before = run.size_bytes or 0, original.size_bytes if original else 0
         ui.metric_card(
             _("Size"),
             _("{times} smaller").format(times=times_text(before, size)),
@@ -157,7 +160,7 @@ def _headline(run: RunRecord) -> None:
             ),
         )
     with columns[3]:
-        bops, before = cost["bops"], original.get("bops", 0)
+        bops, before = cost.bops, original.bops if original else 0
         ui.metric_card(
             _("Bit-operations"),
             percent_text(bops / before) if before else MISSING,
@@ -199,7 +202,7 @@ def _layers(run: RunRecord) -> None:
     with right:
         st.markdown(f"**{_('Layers')}**")
         st.dataframe(
-            live.layer_frame([dict(row) for row in run.layers]),
+            live.layer_frame(run.layers),
             hide_index=True,
             column_config=live.layer_columns(),
             placeholder=MISSING,
@@ -209,19 +212,18 @@ def _layers(run: RunRecord) -> None:
 
 def _classes(run: RunRecord) -> None:
     """The metric of each class before and after, and what else was measured."""
-    before, after = run.baseline or {}, run.compressed or {}
-    classes = rows.class_rows(before.get("per_class") or {}, after.get("per_class") or {})
-    if not classes:
+    before, after = run.baseline, run.compressed
+    if before is None or after is None or not after.per_class:
         return
+    classes = rows.class_rows(before.per_class, after.per_class)
     with st.expander(_("By class"), icon=":material/category:"):
         others = [
-            f"{metric_label(name, _)}: {percent_text(before['extra'][name])} → {percent_text(value)}"
-            for name, value in (after.get("extra") or {}).items()
+            f"{metric_label(name, _)}: {percent_text(before.extra[name])} → {percent_text(value)}"
+            for name, value in after.extra.items()
         ]
-        if after.get("agreement") is not None:
-            others.append(
-                _("Same answers as the original: {share}").format(share=percent_text(after["agreement"]))
-            )
+        if after.agreement is not None:
+            share = percent_text(after.agreement)
+            others.append(_("Same answers as the original: {share}").format(share=share))
         if others:
             st.caption(ui.plain(" · ".join(others)))
         column = st.column_config
@@ -243,7 +245,7 @@ def _facts(run: RunRecord) -> None:
     facts = _seconds(run.seconds)
     if run.peak_memory_bytes:
         facts.append((_("Peak memory"), size_text(run.peak_memory_bytes)))
-    facts += [(_("Plan"), rows.plan_summary(run)), (_("Data"), rows.evaluation_data(run))]
+    facts += [(_("Plan"), plan_text(run.plan)), (_("Data"), rows.evaluation_data(run))]
     if run.request.weights:
         facts.append((_("Weights"), run.request.weights))
     if run.request.preprocessing:
@@ -255,10 +257,9 @@ def _facts(run: RunRecord) -> None:
         left, right = st.columns(2)
         left.markdown("\n".join(f"- {name}: **{ui.plain(value)}**" for name, value in facts if value))
         right.markdown("\n".join(f"- {ui.plain(name)}: {ui.plain(v)}" for name, v in run.environment.items()))
-        check_result.show_images_used(run.result.get("data") or {})
-        unknown = (run.result.get("checks") or {}).get("cannot_tell")
-        if unknown:
-            st.caption(ui.plain(_(unknown)))
+        check_result.show_images_used(run.images)
+        if run.checks and run.checks.cannot_tell:
+            st.caption(ui.plain(_(run.checks.cannot_tell)))
 
 
 def _seconds(seconds: Any) -> list[tuple[str, str]]:

@@ -10,8 +10,9 @@ from dashboard.state.progress import FINETUNE_STAGE_STARTS, STAGE_STARTS, RunPro
 from dashboard.text import _
 from dashboard.views.run import finetune, live, result, run_list
 from dashboard.widgets import ui
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.charts import method_label
-from qaf_core.runs.store.record import QUEUED, RunRecord
+from qaf_core.runs.store.record import RunRecord
 
 REFRESH_SECONDS = 0.5
 LAST_RUN_KEY = "last_run"
@@ -96,7 +97,7 @@ def _watch(run_id: str) -> None:
         st.rerun(scope="app")
     progress = _progress_of(run)
     progress.absorb(store.events_since(run_id, progress.seq))
-    if run.status == QUEUED:
+    if run.status == RunStatus.QUEUED:
         live.show_queued(progress, ahead=store.count_ahead(run.id), ready=ui.worker_ready())
     elif run.request.finetune is not None:
         finetune.show_running(run, progress, stopping=store.cancel_requested(run_id))

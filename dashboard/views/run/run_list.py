@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard.state import rows
 from dashboard.text import _
 from dashboard.widgets import ui
 from qaf_core.review.charts import method_label
+from qaf_core.review.points import plan_text
 from qaf_core.review.units import MISSING, points_text
 from qaf_core.runs.store.record import RunRecord
 
@@ -43,16 +43,16 @@ def show() -> None:
 
 
 def _row(run: RunRecord) -> dict[str, Any]:
-    size, before = (run.cost or {}).get("size_bytes"), (run.baseline_cost or {}).get("size_bytes")
+    before, after = run.baseline_cost, run.size_bytes
     return {
         "status": ui.status_label(run.status),
         "run": ui.run_title(run),
         "model": run.model,
         "method": method_label(run.method, _),
-        "plan": rows.plan_summary(run),
-        "accuracy": 100 * run.compressed["value"] if run.compressed else None,
+        "plan": plan_text(run.plan),
+        "accuracy": 100 * run.compressed.value if run.compressed else None,
         "change": points_text(-run.drop) if run.drop is not None else None,
-        "smaller": before / size if size and before else None,
+        "smaller": before.size_bytes / after if before and after else None,
         "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at)),
     }
 

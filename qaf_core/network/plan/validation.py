@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from qaf_core.errors import PlanError
 from qaf_core.factorization.options import METHODS, Method
 from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
-from qaf_core.network.plan.chains import max_useful_rank
+from qaf_core.network.plan.chains import factor_shapes, max_useful_rank
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.types import LayerPlan, Plan, is_whole, listing
 from qaf_core.quantization.grid import BITS_ACCEPTED, GRIDS
@@ -72,6 +73,18 @@ def check_method(method: str, structures: Iterable[str]) -> None:
             expected="dense or keep in every row",
             remedy="choose another method, or make the plan for dense",
         )
+
+
+def oversized_ranks(plan: Plan, inventory: Sequence[LayerInfo]) -> tuple[str, ...]:
+    """Warnings, one for each layer whose factors hold more numbers than its weight: allowed, and no gain."""
+    infos = {info.name: info for info in inventory}
+    return tuple(
+        f"rank {_listed(row.rank)} of layer {row.name} holds more numbers than the layer itself"
+        for row in plan.layers
+        if row.rank is not None
+        and sum(map(math.prod, factor_shapes(infos[row.name], row.structure, row.rank)))
+        > infos[row.name].weight_numel
+    )
 
 
 def check_bits(what: str, bits: Any) -> None:
@@ -166,6 +179,9 @@ def _known_bits(bits: Any) -> bool:
 
 
 def _say(what: str, got: Any, expected: str, why: str | None = None) -> str:
-    if isinstance(got, tuple):
-        got = ", ".join(map(str, got))
-    return f"{what}: got {'none' if got is None else got}, expected {expected}" + (f" ({why})" if why else "")
+    told = "none" if got is None else _listed(got)
+    return f"{what}: got {told}, expected {expected}" + (f" ({why})" if why else "")
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

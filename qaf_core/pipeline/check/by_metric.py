@@ -17,8 +17,9 @@ from qaf_core.data.load import ImageSet
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError
 from qaf_core.pipeline.check.class_order import SIGNIFICANCE, least_right, mends
-from qaf_core.pipeline.check.findings import Finding, Plausibility, Trial, describe_form, describe_value
-from qaf_core.pipeline.check.input_forms import CHANNELS_EXCHANGED, InputForm, usual_forms
+from qaf_core.pipeline.check.findings import describe_form, describe_value
+from qaf_core.pipeline.check.input_forms import InputForm, usual_forms
+from qaf_core.pipeline.check.plausibility import CHANNELS_EXCHANGED, Finding, Plausibility, Trial
 from qaf_core.pipeline.tasks import Arrays, Task, find_task, predict
 from qaf_core.pipeline.tasks.evaluation import Z95
 

@@ -3,7 +3,7 @@
 The most common faults are outputs in another order than the labels, and images in another form than the
 network was trained with (not normalised, 0 to 255 for 0 to 1, blue before red). Both show when the same
 images are tried another way: what is right is then clearly better, and nothing is when all is right.
-Here stands the check of classifiers; other tasks are checked by their own metric in `metric_check`.
+Here stands the check of classifiers; other tasks are checked by their own metric in `by_metric`.
 """
 
 from __future__ import annotations
@@ -29,19 +29,10 @@ from qaf_core.pipeline.check.class_order import (
     mends,
     paired_p_value,
 )
-from qaf_core.pipeline.check.findings import (
-    METRIC,
-    TASK,
-    Plausibility,
-    Trial,
-    describe_form,
-    describe_order,
-    describe_value,
-)
-from qaf_core.pipeline.check.input_forms import CHANNELS_EXCHANGED, InputForm, usual_forms
+from qaf_core.pipeline.check.findings import describe_form, describe_order, describe_value
+from qaf_core.pipeline.check.input_forms import InputForm, usual_forms
+from qaf_core.pipeline.check.plausibility import CHANNELS_EXCHANGED, METRIC, TASK, Plausibility, Trial
 from qaf_core.pipeline.tasks.evaluation import paired_drop, wilson_interval
-
-__all__ = ["TASK", "Plausibility", "check_original", "sample_sizes"]
 
 MOST_IMAGES = 384
 SCREENED_IMAGES = 64

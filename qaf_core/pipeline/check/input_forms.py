@@ -11,11 +11,8 @@ from numpy.typing import NDArray
 
 from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.models.source import ModelSource
+from qaf_core.pipeline.check.plausibility import CHANNELS_EXCHANGED, FindingKind
 
-#: What is wrong when another form fits better.
-InputFault = Literal["normalisation", "scale", "bgr"]
-
-CHANNELS_EXCHANGED = "red and blue exchanged"
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CIFAR = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 _CAFFE_MEAN = (103.939, 116.779, 123.68)
@@ -52,14 +49,14 @@ class InputForm:
         first, second = self.extremes, other.extremes
         return bool(np.abs(first - second).max() < _SAME * (first[1] - first[0]).max())
 
-    def fault_to(self, other: InputForm) -> InputFault:
+    def fault_to(self, other: InputForm) -> FindingKind:
         """What is wrong with this form where the other one is right."""
         own, right = np.ptp(self.extremes), np.ptp(other.extremes)
         if not 1 / _OTHER_SCALE < own / right < _OTHER_SCALE:
-            return "scale"
+            return FindingKind.SCALE
         if self.steps.channel_order != other.steps.channel_order:
-            return "bgr"
-        return "normalisation"
+            return FindingKind.CHANNEL_ORDER
+        return FindingKind.NORMALISATION
 
     def range_text(self) -> str:
         """The range it makes, for people."""

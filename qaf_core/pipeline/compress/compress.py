@@ -33,7 +33,7 @@ from qaf_core.pipeline.compress.samples import LayerSamples, walk_layers
 from qaf_core.pipeline.compress.solve_cache import SolveCache, SolveTask
 from qaf_core.pipeline.compress.solve_layers import LayerSolver, placed
 from qaf_core.pipeline.compress.solver_pool import SolveJob
-from qaf_core.pipeline.events import Progress
+from qaf_core.pipeline.events import Progress, RunStatus
 from qaf_core.quantization.grid import ACTIVATION_GRID, FLOAT, Grid
 from qaf_core.quantization.spec import QuantSpec
 
@@ -106,7 +106,7 @@ def compress_network(
     output_errors, status = _calibrate(
         original, compressed, inventory, batches, plan.activation_bits, fits, status, progress
     )
-    if method == Method.PAPER and batches and status == "completed":
+    if method == Method.PAPER and batches and status == RunStatus.COMPLETED:
         compressed = choose_batchnorm(original, compressed, batches, options.paper_batchnorm)
     calibrated = time.monotonic()
     layers = {row.name: (layer_of(original, row.name), compressed.get_submodule(row.name)) for row in done}
@@ -115,7 +115,7 @@ def compress_network(
     ]
     notes = explain(blamed)
     notes += [f"{row.name}: {finding}" for row in done if (finding := solved[row.name].finding) is not None]
-    if batches and status == "completed" and output_errors:
+    if batches and status == RunStatus.COMPLETED and output_errors:
         told = unexpected_disagreement(original, compressed, batches[0], output_errors)
         notes += [] if told is None else [told]
     return Compression(
@@ -235,7 +235,7 @@ def _solve(
     rows: Sequence[LayerPlan],
     progress: Progress,
     cache: SolveCache | None,
-) -> tuple[dict[str, SolveResult], str]:
+) -> tuple[dict[str, SolveResult], RunStatus]:
     """Solve every layer; what is solved by then, and the status."""
     solved: dict[str, SolveResult] = {}
     try:
@@ -243,8 +243,8 @@ def _solve(
         solved = solver.solved
         solver.solve_all()
     except RunCancelled:
-        return solved, "cancelled"
-    return solved, "completed"
+        return solved, RunStatus.CANCELLED
+    return solved, RunStatus.COMPLETED
 
 
 def _calibrate(
@@ -254,9 +254,9 @@ def _calibrate(
     batches: Sequence[Tensor],
     activation_bits: int,
     fit: bool,
-    status: str,
+    status: RunStatus,
     progress: Progress,
-) -> tuple[dict[str, float], str]:
+) -> tuple[dict[str, float], RunStatus]:
     """Go through the exchanged layers front to back; returns output errors by layer and the status."""
     errors: dict[str, float] = {}
     chains = chains_in(compressed)
@@ -267,7 +267,7 @@ def _calibrate(
     chosen = {info.name for info in exchanged if info.after_choice}
 
     def visit(name: str, samples: LayerSamples) -> None:
-        if status == "completed":
+        if status == RunStatus.COMPLETED:
             progress.check()
         progress.stage("calibrating", name, len(errors) / len(chains))
         if not all(bool(values.isfinite().all()) for values in samples.inputs):
@@ -282,7 +282,7 @@ def _calibrate(
     try:
         walk_layers(original, compressed, batches, counts, visit, after_choice=chosen)
     except RunCancelled:
-        status = "cancelled"
+        status = RunStatus.CANCELLED
     return errors, status
 
 

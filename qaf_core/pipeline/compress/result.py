@@ -11,6 +11,8 @@ from qaf_core.errors import PlanError
 from qaf_core.factorization.factors import Factors
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.plan.types import Plan
+from qaf_core.pipeline.events import RunStatus
+from qaf_core.pipeline.results import LayerRow
 
 PAPER_BATCHNORM = ("better", "keep", "reestimate")
 
@@ -51,41 +53,24 @@ class CompressOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerOutcome:
-    """What became of one planned layer; errors are relative Frobenius norms of its weight.
+class LayerOutcome(LayerRow):
+    """What became of one planned layer, with its factors; ``output_error`` is None without images."""
 
-    ``output_error`` is the relative squared error of its outputs on held-back calibration images (None
-    without images).
-    """
-
-    name: str
-    structure: str
-    rank: int | tuple[int, int] | None
-    bits: int | tuple[int, ...] | None
     relative_error: float
     float_relative_error: float
-    status: str
     iterations: int
     seconds: float
-    output_error: float | None
     histograms: dict[str, Any]
     factors: Factors
 
+    @property
+    def row(self) -> LayerRow:
+        """What tables show of it."""
+        return LayerRow(**{item.name: getattr(self, item.name) for item in fields(LayerRow)})
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types, without the factors."""
-        return {
-            "name": self.name,
-            "structure": self.structure,
-            "rank": list(self.rank) if isinstance(self.rank, tuple) else self.rank,
-            "bits": list(self.bits) if isinstance(self.bits, tuple) else self.bits,
-            "relative_error": self.relative_error,
-            "float_relative_error": self.float_relative_error,
-            "status": self.status,
-            "iterations": self.iterations,
-            "seconds": self.seconds,
-            "output_error": self.output_error,
-            "histograms": self.histograms,
-        }
+        return {**self.row.to_dict(), "histograms": self.histograms}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +88,7 @@ class Compression:
 
     model: nn.Module
     layers: tuple[LayerOutcome, ...]
-    status: str
+    status: RunStatus
     seconds: dict[str, float]
     notes: tuple[str, ...] = ()
 

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,6 @@ from qaf_core.pipeline.events import Progress
 from qaf_core.pipeline.finetune.options import CODES, FinetuneOptions
 from qaf_core.pipeline.finetune.trainable import TrainableNetwork
 
-COMPLETED, TIME_LIMIT, CANCELLED, DIVERGED = "completed", "time_limit", "cancelled", "diverged"
 MOST_BATCH = 64
 VALIDATION_SHARE = 8
 GAIN_RATE = 1e-3  # learning rate of the logarithms of scales, and of biases in units of their size
@@ -35,6 +35,15 @@ LARGEST_SHIFT = 1 / 8  # of the image's side
 LARGEST_NORM = 1.0  # of the gradient, per parameter group
 MIXED_SHARE = 1.0  # of the batches
 MIXED_VIEWS = 2  # of every held-back image, beside it as it is
+
+
+class FinetuneStatus(StrEnum):
+    """Why a fine-tuning ended."""
+
+    COMPLETED = "completed"
+    TIME_LIMIT = "time_limit"
+    CANCELLED = "cancelled"
+    DIVERGED = "diverged"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +62,7 @@ class Finetuning:
         before, after: Mean divergence on the held-back images; ``after`` is never above ``before``.
         best_epoch: The pass whose state was kept; 0: nothing was gained, nothing changed.
         epochs: Passes done.
-        status: ``completed``, ``time_limit``, ``cancelled`` or ``diverged``.
+        status: Why it ended.
         seconds: Wall-clock time.
     """
 
@@ -61,7 +70,7 @@ class Finetuning:
     after: float
     best_epoch: int
     epochs: int
-    status: str
+    status: FinetuneStatus
     seconds: float
 
 
@@ -164,23 +173,23 @@ class _Training:
             parameter.requires_grad_(True)
         first = self._judge()
         before = best = first.mean
-        kept, best_epoch, epoch, status = self._state(), 0, 0, COMPLETED
+        kept, best_epoch, epoch, status = self._state(), 0, 0, FinetuneStatus.COMPLETED
         self._tell(0, None, before, best)
         try:
             for epoch in range(1, self._options.epochs + 1):
                 loss = self._learn(epoch - 1)
                 found = self._judge()
                 if not math.isfinite(loss) or not math.isfinite(found.mean):
-                    status = DIVERGED
+                    status = FinetuneStatus.DIVERGED
                     break
                 if found.mean < best and found.plain <= first.plain:
                     best, best_epoch, kept = found.mean, epoch, self._state()
                 self._tell(epoch, loss, found.mean, best)
                 if self._late():
-                    status = TIME_LIMIT
+                    status = FinetuneStatus.TIME_LIMIT
                     break
         except RunCancelled:
-            status, epoch = CANCELLED, epoch - 1
+            status, epoch = FinetuneStatus.CANCELLED, epoch - 1
         self._restore(kept)
         if best_epoch:
             self._network.write_back()

@@ -9,8 +9,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from qaf_core.data.models.outputs import plain_scores
+from qaf_core.pipeline.results import Evaluation
 from qaf_core.pipeline.tasks.base import Arrays, check_finite, class_name
-from qaf_core.pipeline.tasks.evaluation import Evaluation, paired_drop, wilson_interval
+from qaf_core.pipeline.tasks.evaluation import paired_drop, wilson_interval
 
 if TYPE_CHECKING:
     from qaf_core.data.load import ImageSet

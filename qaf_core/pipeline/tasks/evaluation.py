@@ -1,50 +1,18 @@
-"""The result of measuring a network on images, and the intervals that go with it."""
+"""The intervals that go with what is measured on images."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-
-from qaf_core.records import Record
 
 Z95 = 1.959963984540054
 RESAMPLES = 1000
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation(Record):
-    """One metric of one network on one set of images; all values are fractions.
-
-    Attributes:
-        metric: Short name: ``top1``, ``miou``, ``map50``, or what a task of the user's own calls it.
-        value: The metric; higher is better.
-        n: Number of images.
-        ci95: Interval of ``value``, 95 %.
-        per_class: The metric by class name, for the classes that occur.
-        agreement: How far the predictions are the original's, 0 to 1, or None.
-        extra: Further metrics by short name, such as ``top5``.
-    """
-
-    metric: str
-    value: float
-    n: int
-    ci95: tuple[float, float]
-    per_class: Mapping[str, float] = field(default_factory=dict)
-    agreement: float | None = None
-    extra: Mapping[str, float] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        """The value, its interval and the agreement, for people."""
-        low, high = self.ci95
-        told = f"{self.metric} {self.value:.4f} ({low:.4f} to {high:.4f}) on {self.n} images"
-        return told if self.agreement is None else f"{told}, agreement with the original {self.agreement:.4f}"
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:

@@ -13,8 +13,9 @@ from torch.nn import functional
 from qaf_core.data.images.targets import UNLABELLED
 from qaf_core.data.models.outputs import plain_scores
 from qaf_core.errors import DataError
+from qaf_core.pipeline.results import Evaluation
 from qaf_core.pipeline.tasks.base import Arrays, check_finite, class_name, needed
-from qaf_core.pipeline.tasks.evaluation import Evaluation, FloatArray, bootstrap_interval
+from qaf_core.pipeline.tasks.evaluation import FloatArray, bootstrap_interval
 
 if TYPE_CHECKING:
     from qaf_core.data.load import ImageSet

@@ -12,10 +12,12 @@ from qaf_core.data.load import Split, has_parts, load_images
 from qaf_core.data.models.catalogue import build_model
 from qaf_core.data.workspace.registry import add_weights
 from qaf_core.errors import DataError
-from qaf_core.files import ContentCache, digest_of
+from qaf_core.files import ContentCache, digest_of, read_json
 from qaf_core.network.graph.inventory import take_inventory
-from qaf_core.pipeline.check.classifier import MOST_IMAGES, TASK, check_original
+from qaf_core.pipeline.check.classifier import MOST_IMAGES, check_original
+from qaf_core.pipeline.check.plausibility import TASK, Plausibility
 from qaf_core.pipeline.events import Progress
+from qaf_core.records import from_plain
 from qaf_core.runs.jobs.baseline import predictions_key
 from qaf_core.runs.store.request import CheckRequest, source_of
 
@@ -62,19 +64,16 @@ def check_model(request: CheckRequest, workspace: Path, progress: Progress | Non
     images = load_images(chosen, source, split=split, limit=limit, cache=cache)
     network = build_model(source)
     macs = sum(row.macs for row in take_inventory(network, source.input_shape))
-    found = check_original(
-        network, source, images, macs=macs, images=limit, on_batch=progress.check
-    ).to_dict()
-    plausible = not any(finding["serious"] for finding in found["findings"])
+    found = check_original(network, source, images, macs=macs, images=limit, on_batch=progress.check)
     told = {
         "model": request.model,
         "data": images.name,
-        "plausible": plausible,
+        "plausible": found.serious is None,
         "split": _SPLITS[split] if has_parts(chosen, cache) else "",
         "skipped": [asdict(image) for image in images.skipped[:MOST_SKIPPED_NAMED]],
         "skipped_count": len(images.skipped),
         "weights_note": source.weights_note,
-        **found,
+        **found.to_dict(),
     }
     if request.preview:
         told["preview"] = preview_predictions(network, source, images) if source.task == TASK else []
@@ -130,7 +129,7 @@ def checked(
     *,
     macs: int,
     on_batch: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+) -> Plausibility:
     """What `check_original` finds, from an earlier check of the same or carried out now.
 
     Args:
@@ -139,9 +138,6 @@ def checked(
         images: Labelled images.
         macs: Multiplications for one image.
         on_batch: Called before every batch; may raise to end the check.
-
-    Returns:
-        `Plausibility.to_dict`.
     """
     targets = [
         part
@@ -150,20 +146,19 @@ def checked(
     ]
     asked = [_FORMAT, source.classes, source.accuracy, macs, predictions_key(model, source, images)]
     cache, key = ContentCache(workspace / "cache" / "checks"), digest_of(asked, *targets)
-    found: dict[str, Any] | None = cache.read(key)
+    found = cache.read(key, lambda path: from_plain(Plausibility, read_json(path)))
     if found is None:
-        found = check_original(model, source, images, macs=macs, on_batch=on_batch).to_dict()
-        cache.keep(key, found)
+        found = check_original(model, source, images, macs=macs, on_batch=on_batch)
+        cache.keep(key, found.to_dict())
     return found
 
 
-def refuse_serious(found: dict[str, Any]) -> None:
+def refuse_serious(found: Plausibility) -> None:
     """Stop a run whose original is not what it should be.
 
     Raises:
         DataError: With the first serious finding and what to do about it.
     """
-    for finding in found["findings"]:
-        if finding["serious"]:
-            remedy = f"{finding['remedy']} To compress it all the same, pass --no-check"
-            raise DataError(finding["sentence"], remedy=remedy)
+    if found.serious is not None:
+        remedy = f"{found.serious.remedy} To compress it all the same, pass --no-check"
+        raise DataError(found.serious.sentence, remedy=remedy)

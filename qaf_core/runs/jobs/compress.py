@@ -12,10 +12,10 @@ from qaf_core.errors import RunCancelled
 from qaf_core.network.plan.cost import original_cost, plan_cost
 from qaf_core.network.plan.rules import plan_done
 from qaf_core.pipeline.check.equivalence import file_differs
-from qaf_core.pipeline.compress.compress import LayerOutcome, compress_network
+from qaf_core.pipeline.compress.compress import compress_network
 from qaf_core.pipeline.compress.solve_cache import SolveCache
 from qaf_core.pipeline.compress.solver_pool import spare_cores
-from qaf_core.pipeline.events import Progress, RunEvent
+from qaf_core.pipeline.events import Progress, RunEvent, RunStatus
 from qaf_core.runs.jobs.check import checked, needs_check, refuse_serious
 from qaf_core.runs.jobs.environment import describe_environment, peak_memory_bytes
 from qaf_core.runs.jobs.finetune import finetune_parent
@@ -28,7 +28,7 @@ from qaf_core.runs.jobs.inputs import (
     packed_card,
     result_header,
 )
-from qaf_core.runs.store.record import CANCELLED, COMPLETED, JobRecord, RunRecord
+from qaf_core.runs.store.record import JobRecord, RunRecord
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import PACKED_NAME
@@ -50,7 +50,7 @@ def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any
     try:
         return _execute(store, record, progress)
     except RunCancelled:
-        return {**result_header(record, CANCELLED), "seconds": {"total": progress.elapsed_seconds}}
+        return {**result_header(record, RunStatus.CANCELLED), "seconds": {"total": progress.elapsed_seconds}}
 
 
 def _execute(store: Store, record: RunRecord, progress: Progress) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _execute(store: Store, record: RunRecord, progress: Progress) -> dict[str, A
     comparison["data"]["warnings"] = [*comparison["data"]["warnings"], *notes]
     done = plan_done(subject.plan, [str(row["name"]) for row in made.layers])
     return {
-        **result_header(record, CANCELLED if made.status == CANCELLED else COMPLETED),
+        **result_header(record, made.status),
         **comparison,
         "checks": checks,
         "cost": plan_cost(subject.inventory, done).to_dict(),
@@ -121,7 +121,7 @@ def _check(
         on_batch=progress.check,
     )
     refuse_serious(found)
-    return found
+    return found.to_dict()
 
 
 def _compress(store: Store, record: RunRecord, subject: Subject, progress: Progress) -> Made:
@@ -143,19 +143,15 @@ def _compress(store: Store, record: RunRecord, subject: Subject, progress: Progr
         cache=SolveCache(store.workspace / "cache" / "layers", helpers=spare_cores()),
     )
     progress.flush()
-    if compression.status == CANCELLED and not compression.layers:
+    if compression.status == RunStatus.CANCELLED and not compression.layers:
         raise RunCancelled
     for outcome in compression.layers:
         details = {"histograms": outcome.histograms}
-        store.put_layer(record.id, positions[outcome.name], _layer_row(outcome), details)
+        store.put_layer(record.id, positions[outcome.name], outcome.row.to_dict(), details)
     return Made(
         model=compression.model,
-        layers=tuple(_layer_row(outcome) for outcome in compression.layers),
+        layers=tuple(outcome.row.to_dict() for outcome in compression.layers),
         status=compression.status,
         seconds=compression.seconds,
         notes=compression.notes,
     )
-
-
-def _layer_row(outcome: LayerOutcome) -> dict[str, Any]:
-    return {key: value for key, value in outcome.to_dict().items() if key != "histograms"}

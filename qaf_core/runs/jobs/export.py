@@ -119,7 +119,7 @@ def _export_packed(store: Store, record: RunRecord, packed: Path, path: Path, fo
     began = time.monotonic()
     index = verify_packed(packed)
     content = packed.read_bytes()
-    promised = None if record.cost is None else int(record.cost["size_bytes"])
+    promised = None if record.cost is None else record.cost.size_bytes
     checks = [
         Check(name="checksum", passed=True, detail="every byte is as it was written"),
         _opens(store, record, packed),

@@ -101,7 +101,7 @@ def prepare_models(store: Store, run_id: str, *, target: str = THIS) -> RunModel
     if not names or not all((folder / f"{name}.onnx").is_file() for name in names):
         images = range_images(record, source, store.workspace)
         network = load_packed(packed, copy.deepcopy(model))
-        exact = record.plan.get("activation_bits", ACTIVATION_GRID.bits) == ACTIVATION_GRID.bits
+        exact = record.plan.activation_bits == ACTIVATION_GRID.bits
         names = [file.value for file in ModelFile if exact or file is not ModelFile.EXACT]
         paths = {name: folder / f"{name}.onnx" for name in names}
         any_batch = _write_models(paths, network, model, inventory, images, source.input_shape, target)

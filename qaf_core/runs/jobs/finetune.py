@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from qaf_core.errors import WorkspaceError
 from qaf_core.factorization.structures import STRUCTURES
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.pipeline.finetune.options import CODES, FinetuneOptions
-from qaf_core.runs.store.record import CANCELLED, COMPLETED, RunRecord
+from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.workspace import PACKED_NAME
 
@@ -72,7 +73,7 @@ def finetune_parent(store: Store, record: RunRecord, subject: Subject, progress:
     """
     from qaf_core.deploy.packed.read import load_packed
     from qaf_core.network.passes.batchnorm_folding import fold_batchnorm
-    from qaf_core.pipeline.finetune.finetune import finetune_network
+    from qaf_core.pipeline.finetune.finetune import FinetuneStatus, finetune_network
     from qaf_core.runs.jobs.inputs import Made
 
     parent_id, options = read_finetune_options(record.request.finetune or {})
@@ -85,7 +86,7 @@ def finetune_parent(store: Store, record: RunRecord, subject: Subject, progress:
     return Made(
         model=model,
         layers=rows,
-        status=CANCELLED if found.status == CANCELLED else COMPLETED,
+        status=RunStatus.CANCELLED if found.status == FinetuneStatus.CANCELLED else RunStatus.COMPLETED,
         seconds={"finetune": found.seconds},
         told={"finetune": {"run": parent.id, **asdict(options), **asdict(found)}},
     )
@@ -99,7 +100,7 @@ def _keep_layers(
     from qaf_core.pipeline.compress.histograms import code_histogram
 
     rows = []
-    for position, row in enumerate(map(dict, parent.layers)):
+    for position, row in enumerate(map(dict, parent.layer_rows)):
         name = str(row["name"])
         details, chain = store.layer_details(parent.id, name), model.get_submodule(name)
         if changed and isinstance(chain, FactorizedLayer) and "histograms" in details:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,11 @@ from qaf_core.data.models.source import ModelSource
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import Plan, validate_plan
-from qaf_core.pipeline.check.classifier import TASK as CHECKED_TASK
+from qaf_core.pipeline.check.plausibility import TASK as CHECKED_TASK
 from qaf_core.pipeline.compress.calibrate import LEAST_IMAGES
 from qaf_core.pipeline.compress.result import CompressOptions, read_options
-from qaf_core.pipeline.events import Progress
+from qaf_core.pipeline.events import Progress, RunStatus
+from qaf_core.pipeline.results import ImagesUsed
 from qaf_core.pipeline.tasks import Arrays, Task, find_task, predict
 from qaf_core.runs.jobs.baseline import PredictionCache, predictions_key
 from qaf_core.runs.jobs.images import BATCH_SIZE, load_evaluation_images, load_run_images
@@ -65,7 +66,7 @@ class Made:
 
     model: nn.Module
     layers: tuple[dict[str, Any], ...]
-    status: str
+    status: RunStatus
     seconds: dict[str, float]
     told: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -136,7 +137,7 @@ def compare_networks(
     if task.name == CHECKED_TASK:
         write_preview(store.run_folder(record.id), subject.model, packed, subject.source, images)
     return {
-        "data": _describe_images(images, subject.calibration_set),
+        "data": _describe_images(images, subject.calibration_set).to_dict(),
         "baseline": before,
         "compressed": after,
         "drop": drop,
@@ -144,29 +145,29 @@ def compare_networks(
     }
 
 
-def _describe_images(images: ImageSet, calibration: ImageSet) -> dict[str, Any]:
+def _describe_images(images: ImageSet, calibration: ImageSet) -> ImagesUsed:
     """Which images were used, how they were told apart, and which could not be read."""
-    skipped = [asdict(image) for image in (*images.skipped, *calibration.skipped)]
-    return {
-        "evaluation": images.name,
-        "calibration": f"{calibration.name}, {len(calibration):,} images",
-        "split": images.split or describe_split(len(images), len(calibration), "drawn separately"),
-        "warnings": _few_images(len(calibration)),
-        "skipped": skipped[:MOST_SKIPPED_NAMED],
-        "skipped_count": len(skipped),
-    }
+    skipped = (*images.skipped, *calibration.skipped)
+    return ImagesUsed(
+        evaluation=images.name,
+        calibration=f"{calibration.name}, {len(calibration):,} images",
+        split=images.split or describe_split(len(images), len(calibration), "drawn separately"),
+        warnings=_few_images(len(calibration)),
+        skipped=skipped[:MOST_SKIPPED_NAMED],
+        skipped_count=len(skipped),
+    )
 
 
-def _few_images(calibration: int) -> list[str]:
+def _few_images(calibration: int) -> tuple[str, ...]:
     """What is to be said of so many calibration images."""
     if calibration >= LEAST_IMAGES:
-        return []
+        return ()
     told = "one calibration image" if calibration == 1 else f"{calibration} calibration images"
     rest = "no layer was fitted to outputs" if calibration == 1 else "fits of outputs are uncertain"
-    return [
+    return (
         f"Only {told}: activation ranges are uncertain and {rest}. Give at least {LEAST_IMAGES}; "
-        "they need no labels."
-    ]
+        "they need no labels.",
+    )
 
 
 def _predict(
@@ -199,7 +200,7 @@ def packed_card(record: RunRecord, subject: Subject) -> dict[str, Any]:
     }
 
 
-def result_header(record: RunRecord, status: str) -> dict[str, Any]:
+def result_header(record: RunRecord, status: RunStatus) -> dict[str, Any]:
     """What a run's result begins with."""
     request = record.request
     return {

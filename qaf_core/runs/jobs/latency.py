@@ -97,7 +97,7 @@ def measure_run(
     profiled: dict[str, Path] = {name: models.paths[name] for name in PROFILED}
     names = [info.name for info in models.inventory if info.planned]
     layers = compare_layers(
-        profile_layers(profiled, given, names, threads=threads), models.record.plan.get("layers", ())
+        profile_layers(profiled, given, names, threads=threads), models.record.plan_row.get("layers", ())
     )
     progress.step("latency", "Measuring their memory", 3 / 6)
     memory = {n: measure_peak_memory(p, given, threads=threads) for n, p in models.paths.items()}
@@ -135,10 +135,9 @@ def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any
 
 def _modelled_energy(record: RunRecord) -> dict[str, Any]:
     """Joules for one image by the cost model, of the original and the compressed network."""
-    before, after = record.baseline_cost or {}, record.cost or {}
-    return {
-        "original": before.get("energy_joules"), "compressed": after.get("energy_joules"), "source": MODELLED
-    }  # fmt: skip
+    costs = {"original": record.baseline_cost, "compressed": record.cost}
+    told = {name: None if cost is None else cost.energy_joules for name, cost in costs.items()}
+    return {**told, "source": MODELLED}
 
 
 def _timing_images(shape: tuple[int, int, int], batch: int) -> NDArray[np.float32]:

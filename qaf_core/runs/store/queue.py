@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qaf_core.errors import QafError, WorkspaceError
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.runs.store.database import Database
 from qaf_core.runs.store.kinds import (
     ALONE,
@@ -22,15 +23,7 @@ from qaf_core.runs.store.kinds import (
     kinds_in,
 )
 from qaf_core.runs.store.processes import is_alive, process_token
-from qaf_core.runs.store.record import (
-    CANCELLED,
-    COMPLETED,
-    FINAL_STATUSES,
-    INTERRUPTED,
-    QUEUED,
-    RUNNING,
-    JobRecord,
-)
+from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.request import JobRequest
 
 LOST_WORKER = "The process working on this {what} ended before it was done."
@@ -54,7 +47,7 @@ class Queue(Database):
         """
         self.mark_interrupted()
         digest = digest_request(request, self.workspace)
-        shared = (QUEUED, RUNNING) if anew else (QUEUED, RUNNING, COMPLETED)
+        shared = [RunStatus.QUEUED, RunStatus.RUNNING, *(() if anew else (RunStatus.COMPLETED,))]
         with self.transaction() as connection:
             known = connection.execute(
                 f"SELECT id FROM runs WHERE digest = ? AND cancel = 0 AND status IN ({_marks(shared)})"
@@ -94,7 +87,7 @@ class Queue(Database):
         count = self.rows(
             "SELECT COUNT(*) FROM runs WHERE created_at < ? AND status IN (?,?)"
             f" AND kind IN ({_marks(kinds)})",
-            (rows[0][1], QUEUED, RUNNING, *kinds),
+            (rows[0][1], RunStatus.QUEUED, RunStatus.RUNNING, *kinds),
         )
         return int(count[0][0])
 
@@ -102,7 +95,7 @@ class Queue(Database):
         """How many jobs of a lane wait."""
         kinds = kinds_in(lane)
         query = f"SELECT COUNT(*) FROM runs WHERE status = ? AND kind IN ({_marks(kinds)})"
-        return int(self.rows(query, (QUEUED, *kinds))[0][0])
+        return int(self.rows(query, (RunStatus.QUEUED, *kinds))[0][0])
 
     def claim_next(self, pid: int, lane: str = HEAVY) -> str | None:
         """Make the oldest queued job of a lane the running one of process ``pid``.
@@ -118,7 +111,7 @@ class Queue(Database):
             busy = [
                 kind
                 for kind, other, token in connection.execute(
-                    "SELECT kind, pid, pid_token FROM runs WHERE status = ?", (RUNNING,)
+                    "SELECT kind, pid, pid_token FROM runs WHERE status = ?", (RunStatus.RUNNING,)
                 ).fetchall()
                 if is_alive(other, token)
             ]
@@ -127,13 +120,13 @@ class Queue(Database):
             row = connection.execute(
                 f"SELECT id, kind FROM runs WHERE status = ? AND kind IN ({_marks(kinds)})"
                 " ORDER BY created_at, id LIMIT 1",
-                (QUEUED, *kinds),
+                (RunStatus.QUEUED, *kinds),
             ).fetchone()
             if row is None or (busy and not {row[1], *busy}.isdisjoint(ALONE)):
                 return None
             connection.execute(
                 "UPDATE runs SET status = ?, started_at = ?, pid = ?, pid_token = ? WHERE id = ?",
-                (RUNNING, time.time(), pid, process_token(pid), row[0]),
+                (RunStatus.RUNNING, time.time(), pid, process_token(pid), row[0]),
             )
             return str(row[0])
 
@@ -146,10 +139,10 @@ class Queue(Database):
         with self.transaction() as connection:
             changed = connection.execute(
                 "UPDATE runs SET cancel = 1, status = ?, finished_at = ? WHERE id = ? AND status = ?",
-                (CANCELLED, time.time(), run_id, QUEUED),
+                (RunStatus.CANCELLED, time.time(), run_id, RunStatus.QUEUED),
             ).rowcount
             changed += connection.execute(
-                "UPDATE runs SET cancel = 1 WHERE id = ? AND status = ?", (run_id, RUNNING)
+                "UPDATE runs SET cancel = 1 WHERE id = ? AND status = ?", (run_id, RunStatus.RUNNING)
             ).rowcount
         return changed > 0
 
@@ -159,24 +152,28 @@ class Queue(Database):
         return bool(rows and rows[0][0])
 
     def finish(
-        self, run_id: str, status: str, result: Mapping[str, Any] | None = None, error: str | None = None
+        self,
+        run_id: str,
+        status: RunStatus,
+        result: Mapping[str, Any] | None = None,
+        error: str | None = None,
     ) -> None:
         """Write how a run ended. A run that has ended stays as it is.
 
         Args:
             run_id: The run.
-            status: One of ``FINAL_STATUSES``.
+            status: A final one.
             result: The JSON object of ``qaf compress --json``.
             error: One line, if it failed.
         """
-        if status not in FINAL_STATUSES:
-            raise WorkspaceError("not a status to end with", got=status, expected=", ".join(FINAL_STATUSES))
+        if not RunStatus(status).is_final:
+            raise WorkspaceError("not a status to end with", got=status)
         text = None if result is None else json.dumps(result, separators=(",", ":"))
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE runs SET status = ?, result = ?, error = ?, finished_at = ?"
                 " WHERE id = ? AND status IN (?,?)",
-                (status, text, error, time.time(), run_id, QUEUED, RUNNING),
+                (status, text, error, time.time(), run_id, RunStatus.QUEUED, RunStatus.RUNNING),
             )
 
     def mark_interrupted(self) -> tuple[str, ...]:
@@ -185,16 +182,18 @@ class Queue(Database):
         Returns:
             Their ids.
         """
-        running = self.rows("SELECT id, kind, pid, pid_token FROM runs WHERE status = ?", (RUNNING,))
+        running = self.rows(
+            "SELECT id, kind, pid, pid_token FROM runs WHERE status = ?", (RunStatus.RUNNING,)
+        )
         dead = {str(row_id): kind for row_id, kind, pid, token in running if not is_alive(pid, token)}
         for row_id, kind in dead.items():
             what = "run" if kind in RUN_KINDS else "job"
-            self.finish(row_id, INTERRUPTED, error=LOST_WORKER.format(what=what))
+            self.finish(row_id, RunStatus.INTERRUPTED, error=LOST_WORKER.format(what=what))
         return tuple(dead)
 
     def running_of(self, pid: int) -> tuple[str, ...]:
         """The jobs that a process is at work on."""
-        rows = self.rows("SELECT id FROM runs WHERE status = ? AND pid = ?", (RUNNING, pid))
+        rows = self.rows("SELECT id FROM runs WHERE status = ? AND pid = ?", (RunStatus.RUNNING, pid))
         return tuple(str(row[0]) for row in rows)
 
     def worker_of(self, run_id: str) -> int | None:
@@ -232,7 +231,7 @@ def insert_job(
 ) -> str:
     """Queue a job, or make it at once the running one of a process; its id."""
     now, kind = time.time(), kind_of(request).name
-    status, started = (QUEUED, None) if pid is None else (RUNNING, now)
+    status, started = (RunStatus.QUEUED, None) if pid is None else (RunStatus.RUNNING, now)
     token = None if pid is None else process_token(pid)
     job_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{secrets.token_hex(3)}"
     connection.execute(
@@ -250,16 +249,17 @@ def insert_job(
 
 
 def job_fields(row: tuple[Any, ...], what: str, layers: Sequence[str] = ()) -> dict[str, Any]:
-    """The fields of a ``JobRecord`` from ``COLUMNS``; and ``layers``, of a run.
+    """The fields of a ``JobRecord`` from ``COLUMNS``; and ``layer_rows``, of a run.
 
     Raises:
         WorkspaceError: If what was asked for, or the result, cannot be read.
     """
     fields = dict(zip(COLUMNS.split(", "), row, strict=True))
     try:
+        fields["status"] = RunStatus(fields["status"])
         fields["request"] = KINDS[fields["kind"]].request.from_json(fields["request"])
         fields["result"] = json.loads(fields["result"] or "{}")
-        more = {"layers": tuple(map(json.loads, layers))} if layers else {}
+        more = {"layer_rows": tuple(map(json.loads, layers))} if layers else {}
     except (QafError, ValueError, KeyError) as problem:
         raise WorkspaceError(
             f"a {what} in the store is damaged", got=f"{fields['id']} ({problem})"

@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
-from qaf_core.pipeline.events import RunEvent
+from qaf_core.errors import PlanError
+from qaf_core.network.plan.cost import Cost
+from qaf_core.network.plan.types import Plan
+from qaf_core.pipeline.check.plausibility import Plausibility
+from qaf_core.pipeline.events import RunEvent, RunStatus
+from qaf_core.pipeline.results import Evaluation, ImagesUsed, LayerRow
+from qaf_core.records import from_plain
 from qaf_core.runs.store.request import RunRequest
 
-QUEUED = "queued"
-RUNNING = "running"
-COMPLETED = "completed"
-FAILED = "failed"
-CANCELLED = "cancelled"
-INTERRUPTED = "interrupted"
-STATUSES = (QUEUED, RUNNING, COMPLETED, FAILED, CANCELLED, INTERRUPTED)
-FINAL_STATUSES = (COMPLETED, FAILED, CANCELLED, INTERRUPTED)
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class JobRecord:
     Attributes:
         id: Sortable by time, safe in a URL.
         kind: One of ``KINDS``.
-        status: One of ``STATUSES``.
+        status: How far it is, or how it ended.
         created_at, started_at, finished_at: Seconds since 1970, UTC; None if not yet.
         request: What was asked for, of its kind's class.
         result: What came of it, ready for JSON; files are named, not held. Empty until completed.
@@ -45,7 +45,7 @@ class JobRecord:
 
     id: str
     kind: str
-    status: str
+    status: RunStatus
     created_at: float
     started_at: float | None = None
     finished_at: float | None = None
@@ -57,7 +57,7 @@ class JobRecord:
     @property
     def is_final(self) -> bool:
         """Whether nothing more will happen to it."""
-        return self.status in FINAL_STATUSES
+        return self.status.is_final
 
     @property
     def elapsed_seconds(self) -> float:
@@ -67,37 +67,15 @@ class JobRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord(JobRecord):
-    """Everything the screens show of one run: what they show of a job, and this.
+    """Everything the screens show of one run; what an older version kept in another form reads as not known.
 
     Attributes:
-        schema_version: Of the store's tables when the record was read.
-        plan: The plan as plain data.
-        layers: A row per layer finished so far: name, structure, rank, bits, relative_error,
-            float_relative_error, status, iterations, seconds, output_error.
-        cost, baseline_cost: params, size_bytes, macs, bops, … of the compressed network and the original.
-        baseline, compressed: metric, value, n, ci95 (fractions) of both; None if not evaluated.
-        drop, drop_ci95: Baseline minus compressed and its 95 % interval, fractions.
-        seconds: factorize, calibrate, evaluate, total.
-        peak_memory_bytes: Largest resident size of the process that worked on it.
-        environment: Versions, processor, threads.
-        latencies: Measured rows, empty until measured.
+        layer_rows: A row per layer finished so far, as it is stored.
         result: The whole JSON object of ``qaf compress --json``, empty until finished.
     """
 
-    schema_version: int
     request: RunRequest
-    plan: Mapping[str, Any] = field(default_factory=dict)
-    layers: tuple[Mapping[str, Any], ...] = ()
-    cost: Mapping[str, Any] | None = None
-    baseline_cost: Mapping[str, Any] | None = None
-    baseline: Mapping[str, Any] | None = None
-    compressed: Mapping[str, Any] | None = None
-    drop: float | None = None
-    drop_ci95: tuple[float, float] | None = None
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    peak_memory_bytes: int | None = None
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    latencies: tuple[Mapping[str, Any], ...] = ()
+    layer_rows: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def model(self) -> str:
@@ -108,3 +86,95 @@ class RunRecord(JobRecord):
     def method(self) -> str:
         """Method asked for."""
         return self.request.method
+
+    @property
+    def plan_row(self) -> Mapping[str, Any]:
+        """The plan as plain data."""
+        return self.result.get("plan") or self.request.plan
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan; one without layers where it cannot be read."""
+        try:
+            return Plan.from_dict(dict(self.plan_row))
+        except PlanError:
+            return Plan(model=self.model, layers=())
+
+    @cached_property
+    def layers(self) -> tuple[LayerRow, ...]:
+        """The layers finished so far."""
+        return tuple(from_plain(LayerRow, row) for row in self.layer_rows)
+
+    @cached_property
+    def cost(self) -> Cost | None:
+        """Of the compressed network."""
+        return self._part("cost", Cost)
+
+    @cached_property
+    def baseline_cost(self) -> Cost | None:
+        """Of the original."""
+        return self._part("baseline_cost", Cost)
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Of the packed file; as predicted where there is none, which differs by less than a percent."""
+        predicted = None if self.cost is None else self.cost.size_bytes
+        return (self.result.get("file") or {}).get("size_bytes", predicted)
+
+    @cached_property
+    def compressed(self) -> Evaluation | None:
+        """The compressed network, measured; None if it was not."""
+        return self._part("compressed", Evaluation)
+
+    @cached_property
+    def baseline(self) -> Evaluation | None:
+        """The original, measured; None if it was not."""
+        return self._part("baseline", Evaluation)
+
+    @cached_property
+    def checks(self) -> Plausibility | None:
+        """What the check of the original found; None where there was none."""
+        return self._part("checks", Plausibility)
+
+    @cached_property
+    def images(self) -> ImagesUsed:
+        """The images it was calibrated and measured with."""
+        return self._part("data", ImagesUsed) or ImagesUsed()
+
+    @property
+    def drop(self) -> float | None:
+        """Baseline minus compressed, a fraction."""
+        return self.result.get("drop")
+
+    @property
+    def drop_ci95(self) -> tuple[float, float] | None:
+        """The 95 % interval of the drop."""
+        interval = self.result.get("drop_ci95")
+        return None if interval is None else (interval[0], interval[1])
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """By stage: factorize, calibrate, evaluate, total."""
+        return self.result.get("seconds") or {}
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """Largest resident size of the process that worked on it."""
+        return self.result.get("peak_memory_bytes")
+
+    @property
+    def environment(self) -> Mapping[str, Any]:
+        """Versions, processor, threads."""
+        return self.result.get("environment") or {}
+
+    @property
+    def latencies(self) -> tuple[Mapping[str, Any], ...]:
+        """Measured rows, empty until measured."""
+        return tuple(self.result.get("latencies") or ())
+
+    def _part(self, key: str, kind: type[Part]) -> Part | None:
+        told = self.result.get(key)
+        try:
+            return from_plain(kind, told) if told else None
+        except (TypeError, ValueError):
+            return None

@@ -12,7 +12,6 @@ from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.store.queue import COLUMNS, IS_RUN, Queue, insert_job, job_fields
 from qaf_core.runs.store.record import RunRecord, StoredEvent
 from qaf_core.runs.store.request import RunRequest
-from qaf_core.runs.store.schema import SCHEMA_VERSION
 
 
 class Store(Queue):
@@ -52,7 +51,7 @@ class Store(Queue):
                 remedy="list them with: qaf runs",
             )
         layers = self.rows("SELECT row FROM layers WHERE run_id = ? ORDER BY position", (run_id,))
-        return _to_record(rows[0], [row[0] for row in layers])
+        return RunRecord(**job_fields(rows[0], "run", [row[0] for row in layers]))
 
     def find(self, beginning: str) -> RunRecord:
         """The run whose id begins like this, if it is the only one.
@@ -81,7 +80,7 @@ class Store(Queue):
             f"SELECT run_id, row FROM layers{scope} ORDER BY run_id, position", values
         ):
             layers.setdefault(run_id, []).append(row)
-        return tuple(_to_record(row, layers.get(row[0], [])) for row in rows)
+        return tuple(RunRecord(**job_fields(row, "run", layers.get(row[0], []))) for row in rows)
 
     def add_to_result(self, run_id: str, values: Mapping[str, Any]) -> None:
         """Add what was found out after a run had ended, such as latencies; the same keys are replaced."""
@@ -152,18 +151,3 @@ class Store(Queue):
             )
             for number, kind, of_layer, data, elapsed in self.rows(query + " ORDER BY seq", values)
         )
-
-
-def _to_record(row: tuple[Any, ...], layers: list[str]) -> RunRecord:
-    fields = job_fields(row, "run", layers)
-    request, result = fields["request"], fields["result"]
-    told = ("cost", "baseline_cost", "baseline", "compressed", "drop", "seconds", "peak_memory_bytes")
-    interval = result.get("drop_ci95")
-    return RunRecord(
-        **fields,
-        **{name: result[name] for name in (*told, "environment") if result.get(name) is not None},
-        schema_version=SCHEMA_VERSION,
-        plan=result.get("plan") or request.plan,
-        drop_ci95=None if interval is None else (interval[0], interval[1]),
-        latencies=tuple(result.get("latencies") or ()),
-    )

@@ -8,9 +8,8 @@ from typing import Any
 
 from qaf_core.errors import QafError, RunCancelled
 from qaf_core.files import write_file
-from qaf_core.pipeline.events import Progress
+from qaf_core.pipeline.events import Progress, RunStatus
 from qaf_core.runs.store.kinds import KINDS
-from qaf_core.runs.store.record import CANCELLED, COMPLETED, FAILED
 from qaf_core.runs.store.recorder import record_progress
 from qaf_core.runs.store.store import Store
 
@@ -43,19 +42,21 @@ def execute_job(store: Store, job_id: str, progress: Progress | None = None) -> 
         work = getattr(importlib.import_module(f"qaf_core.runs.jobs.{module}"), function)
         result: dict[str, Any] = work(store, job, progress)
     except RunCancelled:
-        store.finish(job_id, CANCELLED)
+        store.finish(job_id, RunStatus.CANCELLED)
         raise
     except QafError as error:
-        store.finish(job_id, FAILED, error=str(error))
+        store.finish(job_id, RunStatus.FAILED, error=str(error))
         raise
     except Exception as error:
         message = _keep_traceback(store, job_id, error)
-        store.finish(job_id, FAILED, error=message)
+        store.finish(job_id, RunStatus.FAILED, error=message)
         raise JobFailed(message) from error
     except KeyboardInterrupt:
-        store.finish(job_id, CANCELLED, error="Stopped before the layers done so far could be evaluated.")
+        store.finish(
+            job_id, RunStatus.CANCELLED, error="Stopped before the layers done so far could be evaluated."
+        )
         raise
-    store.finish(job_id, result.get("status", COMPLETED), result)
+    store.finish(job_id, RunStatus(result.get("status", RunStatus.COMPLETED)), result)
     return result
 
 

@@ -20,8 +20,8 @@ from types import FrameType
 from typing import NoReturn
 
 from qaf_core.errors import QafError, RunCancelled
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.runs.store.kinds import HEAVY, KINDS, LIGHT, RUN_KINDS
-from qaf_core.runs.store.record import CANCELLED, FAILED, INTERRUPTED
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.worker.execute import JobFailed, execute_job
 
@@ -101,10 +101,10 @@ def _end_in_time(store: Store, job_id: str) -> None:
             if asked_at is None and store.cancel_requested(job_id):
                 asked_at = now
             if asked_at is not None and now - asked_at > LAST_WORDS_SECONDS:
-                store.finish(job_id, CANCELLED)
+                store.finish(job_id, RunStatus.CANCELLED)
                 os._exit(0)
             if limit is not None and now - began > limit:
-                store.finish(job_id, FAILED, error=TOO_LONG)
+                store.finish(job_id, RunStatus.FAILED, error=TOO_LONG)
                 os._exit(0)
 
 
@@ -114,7 +114,7 @@ def _mark_own_job(workspace: Path) -> None:
         for job_id in store.running_of(os.getpid()):
             job = store.job(job_id)
             is_run = job is None or job.kind in RUN_KINDS
-            store.finish(job_id, INTERRUPTED, error=_INTERRUPTED if is_run else JOB_INTERRUPTED)
+            store.finish(job_id, RunStatus.INTERRUPTED, error=_INTERRUPTED if is_run else JOB_INTERRUPTED)
 
 
 def _raise_terminated(_number: int, _frame: FrameType | None) -> NoReturn:

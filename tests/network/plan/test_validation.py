@@ -13,7 +13,7 @@ from qaf_core.errors import PlanError
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.network.plan.types import LayerPlan, Plan
-from qaf_core.network.plan.validation import check_bits, check_layer_plan, validate_plan
+from qaf_core.network.plan.validation import check_bits, check_layer_plan, oversized_ranks, validate_plan
 
 RowOf = Callable[[nn.Module, tuple[int, ...]], LayerInfo]
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
@@ -109,6 +109,18 @@ def test_rows_out_of_range(
 def test_both_faults_of_a_row_are_told(row_of: RowOf) -> None:
     row = LayerPlan(name="0", structure="cp", rank=0, bits=1)
     assert [field for field, _ in check_layer_plan(row_of(*LAYERS["kernel"]), row)] == ["rank", "bits"]
+
+
+def test_a_rank_that_makes_the_layer_larger_is_told_and_allowed(row_of: RowOf) -> None:
+    infos = [replace(row_of(*LAYERS[name]), name=name) for name in ("kernel", "linear")]
+    rows = [LayerPlan(name="kernel", structure="cp", bits=4), LayerPlan(name="linear", structure="keep")]
+    for rank, more in ((80, False), (81, True), (144, True)):  # 57 numbers each, 4,608 in all
+        plan = Plan(model="m", layers=(replace(rows[0], rank=rank), rows[1]))
+        validate_plan(plan, infos)
+        told = f"rank {rank} of layer kernel holds more numbers than the layer itself"
+        assert oversized_ranks(plan, infos) == ((told,) if more else ())
+    pair = (LayerPlan(name="kernel", structure="tucker2", rank=(32, 16), bits=4),)
+    assert oversized_ranks(Plan(model="m", layers=pair), infos)[0].startswith("rank 32, 16 of layer kernel")
 
 
 @pytest.mark.parametrize("bits", [1, 9, 31, 0, -4, 4.0, "4", None, True])

@@ -17,7 +17,8 @@ from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError
 from qaf_core.pipeline import tasks
-from qaf_core.pipeline.check.classifier import Plausibility, check_original
+from qaf_core.pipeline.check.classifier import check_original
+from qaf_core.pipeline.check.plausibility import Plausibility
 from qaf_core.pipeline.tasks import Arrays, ScoredTask, register_task
 from tests.model_sources import fed
 

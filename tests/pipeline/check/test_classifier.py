@@ -17,7 +17,8 @@ from torch.nn import functional
 from qaf_core.data.load import ImageSet, load_images, to_batches
 from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.data.models.source import ModelSource
-from qaf_core.pipeline.check.classifier import Plausibility, check_original, sample_sizes
+from qaf_core.pipeline.check.classifier import check_original, sample_sizes
+from qaf_core.pipeline.check.plausibility import Plausibility
 from tests.model_sources import fed
 
 REAL_DATA = os.environ.get("QAF_REAL_DATA")

@@ -66,7 +66,7 @@ def test_a_run_is_told_stored_and_packed(store: Store, plan: Plan) -> None:
     ]  # fmt: skip
     assert [event.data["which"] for event in told if event.kind == "evaluated"] == ["original", "compressed"]
     changed = [row.name for row in plan.layers if row.structure != "keep"]
-    assert [row["name"] for row in record.layers] == changed
+    assert [row.name for row in record.layers] == changed
     assert [event.layer for event in told if event.kind == "layer_finished"] == changed
     histograms = store.layer_details(run_id, "features.3")["histograms"]
     assert histograms["weight"]["counts"]
@@ -136,7 +136,7 @@ def test_a_stopped_run_keeps_the_layers_done(
     assert record.status == result["status"] == "cancelled"
     assert solved <= len(record.layers) <= solved + 1
     if solved:
-        done = plan_done(plan, [str(row["name"]) for row in record.layers])
+        done = plan_done(plan, [row.name for row in record.layers])
         assert result["cost"]["params"] > 0
         assert result["compressed"]["n"] == 100
         assert sum(row.structure != "keep" for row in done.layers) == len(record.layers)

@@ -144,7 +144,7 @@ def test_a_size_that_was_not_promised_is_a_failed_check(
     packed = store.run_folder(other) / "model.safetensors"
     packed.parent.mkdir(parents=True)
     packed.write_bytes((store.run_folder(run_id) / "model.safetensors").read_bytes())
-    store.finish(other, "completed", {"cost": {"size_bytes": 9_000}})
+    store.finish(other, "completed", {"cost": {**store.run(run_id).result["cost"], "size_bytes": 9_000}})
     path = tmp_path / "model.safetensors"
     line = bad_input(capsys, other, "--format", "packed", "--out", str(path))
     assert "size as promised" in line

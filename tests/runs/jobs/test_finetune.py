@@ -89,7 +89,7 @@ def test_a_fine_tuned_network_is_a_run_of_its_own(store: Store, parent: str, tra
     }
     assert abs(file.stat().st_size - (store.run_folder(parent) / PACKED_NAME).stat().st_size) < 200
     same = [
-        store.layer_details(parent, str(row["name"])) == store.layer_details(run_id, str(row["name"]))
+        store.layer_details(parent, row.name) == store.layer_details(run_id, row.name)
         for row in after.layers
     ]
     assert all(same) or trains == "codes"

@@ -38,7 +38,7 @@ def test_a_run_goes_from_queued_to_running_to_completed(store: Store) -> None:
     assert record.is_final
     assert record.request == REQUEST
     assert record.drop_ci95 == (0.0, 0.02)
-    assert record.layers[0]["relative_error"] == 0.1
+    assert record.layers[0].relative_error == 0.1
     assert record.created_at <= record.started_at <= record.finished_at
     assert store.layer_details(run_id, "conv1") == {"histograms": {}}
     assert store.layer_details(run_id, "none") == {}

@@ -55,7 +55,7 @@ def test_a_run_starts_within_a_second_can_be_stopped_and_the_next_one_finishes(
         store.request_cancel(run_id)
         wait_for(lambda: store.run(run_id).is_final)
         assert store.run(run_id).status == "cancelled"
-        assert [row["name"] for row in store.run(run_id).layers][:1] == ["features.0"]
+        assert [row.name for row in store.run(run_id).layers][:1] == ["features.0"]
         following = store.create_run(request(**SHORT))
         wait_for(lambda: store.run(following).is_final)
         record = store.run(following)
@@ -94,7 +94,7 @@ def test_a_worker_told_to_end_leaves_its_run_interrupted(workspace: Path, store:
     wait_for(lambda: store.run(run_id).is_final, 20)
     record = store.run(run_id)
     assert record.status == "interrupted"
-    assert record.layers[0]["name"] == "features.0"
+    assert record.layers[0].name == "features.0"
     wait_for(lambda: store.worker_states() == {}, 20)
 
 
