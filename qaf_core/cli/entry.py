@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run() -> NoReturn:
-    """The ``qaf`` process: one command, then its exit code, even where Ctrl-C is pressed once more meanwhile."""
+    """The ``qaf`` process: one command, then its exit code, even if Ctrl-C is pressed once more meanwhile."""
     try:
         code = main()
     except KeyboardInterrupt:  # while the outcome was being told

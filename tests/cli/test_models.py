@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from qaf_core.cli import main
+from qaf_core.cli.entry import main
 from qaf_core.data.models.architectures import build_architecture
 
 
