@@ -1,23 +1,16 @@
-"""The dashboard's entry: ``streamlit run dashboard/app.py``, which ``qaf app`` does."""
+"""The script that draws the dashboard, once for every session; ``serve.py`` serves it."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+import streamlit as st
 
-ROOT = str(Path(__file__).resolve().parent.parent)
-if ROOT not in sys.path:
-    sys.path.insert(0, ROOT)  # Streamlit puts only this file's own folder there
-
-import streamlit as st  # noqa: E402
-
-from dashboard.text import _  # noqa: E402
-from dashboard.views import layers, tradeoffs  # noqa: E402
-from dashboard.views.explore import explore  # noqa: E402
-from dashboard.views.export import export  # noqa: E402
-from dashboard.views.models import models  # noqa: E402
-from dashboard.views.run import run  # noqa: E402
-from dashboard.widgets import ui  # noqa: E402
+from dashboard.text import _
+from dashboard.views import layers, tradeoffs
+from dashboard.views.explore import explore
+from dashboard.views.export import export
+from dashboard.views.models import models
+from dashboard.views.run import run
+from dashboard.widgets import ui
 
 
 def main(first_page: str = "explore") -> None:

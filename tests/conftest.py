@@ -28,6 +28,7 @@ def _no_workspace_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A test that names no workspace does not use that of whoever runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QAF_WORKSPACE", str(tmp_path_factory.mktemp("unnamed") / "workspace"))
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         yield
 
 

@@ -44,7 +44,7 @@ QUICK_MODULES = (
     "qaf_core.deploy.onnx_export.report",
     "qaf_core.deploy.runtime.model_files",
     "qaf_core.review.charts",
-    "qaf_core.cli",
+    "qaf_core.cli.entry",
 )
 HEAVY = ("torch", "torchvision", "timm", "tensorly", "sklearn", "onnx", "onnxruntime")
 CORE_MODULES = sorted((ROOT / "qaf_core").rglob("*.py"))

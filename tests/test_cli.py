@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qaf_core.cli import main
+from qaf_core.cli.entry import main
 from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.network.plan.layer_info import LayerInfo

@@ -21,8 +21,10 @@ from qaf_core.data.models.catalogue import find_model, list_models, load_invento
 from qaf_core.data.models.listed import sketch_timm
 from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.models.published import is_published_name
+from qaf_core.data.models.settings import read_settings
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY
+from qaf_core.data.workspace.trust import check_trusted
 from qaf_core.errors import QafError
 from qaf_core.network.plan.layer_info import LayerInfo, inventory_from_rows
 from qaf_core.runs.store.kinds import digest_request
@@ -81,18 +83,25 @@ def open_model(model_id: str, workspace: Path, given: Given = NOTHING) -> ModelS
 
 
 def listed_model(model_id: str, workspace: Path) -> ModelSource:
-    """A model as far as it is known at once: of timm's networks only what stands in the list.
+    """A model as far as it is known at once: of timm's networks what stands in the list, of code its name.
 
     Raises:
         ModelError: If there is no such model.
     """
     if model_id.startswith(TIMM_FAMILY):
         return sketch_timm(model_id)
+    if ":" in model_id:  # a user's own code, which this process never runs
+        steps = Preprocessing(crop=(224, 224), mean=(0.5,) * 3, std=(0.5,) * 3)
+        return ModelSource(
+            id=model_id, title=model_id, architecture=model_id, preprocessing=steps, classes=()
+        )
     return find_model(model_id, workspace=workspace)
 
 
 def _told_elsewhere(listed: ModelSource, given: Given) -> bool:
-    """Whether only a process with torch knows the model: a network of timm, or published weights."""
+    """Whether only a process with torch knows the model: of timm, own code, or with published weights."""
+    if ":" in listed.id:
+        return True
     if listed.architecture.startswith(TIMM_ARCHITECTURE):
         return not listed.registered or given.weights is not None
     return is_published_name(given.weights) and listed.architecture.startswith("torchvision.")
@@ -109,6 +118,7 @@ def _as_told(source: ModelSource, workspace: Path, given: Given) -> ModelSource:
         classes=tuple(told["classes"]),
         preprocessing=Preprocessing.from_dict(told["preprocessing"]),
         accuracy=told["accuracy"],
+        task=told.get("task", source.task),
         weights=Path(told["weights"]) if told["weights"] else None,
         weights_url=told["weights_url"],
     )
@@ -147,10 +157,19 @@ def _look_into(workspace: Path, request: InspectRequest) -> Mapping[str, Any]:
     Raises:
         QafError: In its own words when it refuses.
     """
+    _check_code(workspace, request.model)
     found, refusal = _answer(digest_request(request, workspace), workspace, request)
     if refusal:
         raise QafError(refusal)
     return found
+
+
+def _check_code(workspace: Path, model: str) -> None:
+    """Refuse to have code run that the workspace names and the user has not trusted."""
+    entry = read_settings(workspace).model(model)
+    factory, code_path = (model, None) if entry is None else (entry.base, entry.code_path)
+    if ":" in factory:
+        check_trusted(factory, code_path, model)
 
 
 @st.cache_data(show_spinner=False, max_entries=64, ttl=REFUSAL_SECONDS)

@@ -14,6 +14,7 @@ from typing import Any, ParamSpec
 import streamlit as st
 
 from dashboard.text import _
+from qaf_core.data.workspace.trust import UntrustedCode, trust
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.units import duration_text
@@ -149,7 +150,7 @@ def guarded(draw: Callable[Arguments, None]) -> Callable[Arguments, None]:
         try:
             draw(*args, **kwargs)
         except QafError as error:
-            say_error(str(error))
+            say_error(error)
         except Exception:
             LOG.exception("a page could not be drawn")
             st.error(
@@ -174,9 +175,22 @@ def plain(text: object) -> str:
     return _MARKS.sub(lambda found: "\\" + found.group(), line)
 
 
-def say_error(text: str) -> None:
-    """What went wrong, in its own words."""
-    st.error(plain(_(text)), icon=":material/error:")
+def say_error(problem: QafError | str) -> None:
+    """What went wrong, in its own words; for code that is not trusted yet, with a way to trust it."""
+    if not isinstance(problem, UntrustedCode):
+        st.error(plain(_(str(problem))), icon=":material/error:")
+        return
+    st.warning(
+        _(
+            "This workspace names code: {factory} in {folder}. It can do whatever you can do on this "
+            "computer. If you do not know where it comes from, do not run it."
+        ).format(factory=plain(problem.factory), folder=plain(problem.folder)),
+        icon=":material/gpp_maybe:",
+    )
+    st.button(
+        _("I trust this code, run it"), key=f"trust-{problem.factory}",
+        on_click=trust, args=(problem.factory, problem.code_path),
+    )  # fmt: skip
 
 
 def page_title(title: str, lead: str) -> None:

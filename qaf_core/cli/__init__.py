@@ -1,5 +1,1 @@
 """The command line: ``qaf --help``."""
-
-from qaf_core.cli.entry import main
-
-__all__ = ["main"]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+import ipaddress
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 import webbrowser
 from importlib.util import find_spec
@@ -18,20 +20,20 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from qaf_core.children import child_environment
 from qaf_core.cli.options import Workspace
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.runs.store.workspace import WORKSPACE_VARIABLE, default_workspace
 
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
-UPLOAD_LIMIT_MB = 512
-_LOCAL_HOSTS = ("", "0.0.0.0", "::", "localhost", "127.0.0.1", "::1")
+_WILDCARDS = ("", "0.0.0.0", "::")
 
 
 def app(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to serve on.")] = 8501,
     host: Annotated[
-        str, typer.Option(help="Address to serve on; 0.0.0.0 lets other machines in.")
+        str, typer.Option(help="Address to serve on; 0.0.0.0 lets other machines in, with a token.")
     ] = "127.0.0.1",
     browser: Annotated[bool, typer.Option(help="Open a browser window.")] = True,
     workspace: Workspace = None,
@@ -39,22 +41,28 @@ def app(
     """Open the dashboard in the browser and serve it until Ctrl-C."""
     from qaf_core.runs.worker.supervisor import Supervisor
 
-    page = find_dashboard()
+    find_dashboard()
     check_port(host, port)
     # Told to end from outside, tidy up as on Ctrl-C.
     signal.signal(signal.SIGTERM, _raise_interrupt)
     supervisor = Supervisor(default_workspace() if workspace is None else workspace)
     server: subprocess.Popen[bytes] | None = None
     try:
-        environment = {**os.environ, WORKSPACE_VARIABLE: str(supervisor.workspace)}
-        server = subprocess.Popen(
-            server_command(page, host, port), env=environment, stdout=subprocess.DEVNULL
-        )
-        address = f"http://{'localhost' if host in _LOCAL_HOSTS else host}:{port}"
-        _wait_until_served(server, address)
+        environment = {**child_environment(), WORKSPACE_VARIABLE: str(supervisor.workspace)}
+        token = None if is_loopback(host) else secrets.token_urlsafe(24)
+        if token is not None:
+            environment["QAF_TOKEN"] = token
+        command = [sys.executable, "-m", "dashboard.serve", "--host", host, "--port", str(port)]
+        command += ["--parent", str(os.getpid())]
+        server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        _wait_until_served(server, f"http://{_in_address(_nearest(host))}:{port}")
+        address = f"http://{_in_address(_public(host))}:{port}"
+        address += "" if token is None else f"/?token={token}"
         print(
             f"The dashboard is at {address} (workspace {supervisor.workspace}). Ctrl-C ends it.", flush=True
         )
+        if token is not None:
+            print("Whoever has this address can use it; without the token it asks for it.", flush=True)
         if browser and _has_display():
             webbrowser.open(address)
         return 0 if server.wait() == 0 else 1
@@ -70,8 +78,38 @@ def app(
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server on an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, or all addresses
+        return False
+
+
+def _public(host: str) -> str:
+    """How others, or only this machine, may write the address of a server."""
+    if is_loopback(host):
+        return host if host not in ("127.0.0.1", "::1") else "localhost"
+    if host not in _WILDCARDS:
+        return host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent: it chooses the address that leads outside
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
+
+
+def _nearest(host: str) -> str:
+    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def _in_address(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
 def find_dashboard() -> Path:
-    """The dashboard's entry script, installed or in a checkout.
+    """The dashboard's script, installed or in a checkout.
 
     Raises:
         QafError: If it or Streamlit is missing.
@@ -108,22 +146,6 @@ def check_port(host: str, port: int) -> None:
         ) from error
 
 
-def server_command(page: Path, host: str, port: int) -> list[str]:
-    """The command that serves ``page``, without any outside connection."""
-    flags = {
-        "server.port": port,
-        "server.address": host,
-        "server.headless": "true",
-        "server.fileWatcherType": "none",
-        "server.maxUploadSize": UPLOAD_LIMIT_MB,
-        "browser.gatherUsageStats": "false",
-        # Besides being noise, the welcome asks an outside service for this machine's address.
-        "logger.hideWelcomeMessage": "true",
-    }
-    options = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
-    return [sys.executable, "-m", "streamlit", "run", str(page), *options]
-
-
 def _wait_until_served(server: subprocess.Popen[bytes], address: str) -> None:
     deadline = time.monotonic() + START_SECONDS
     # Straight to the server, whatever proxy the environment names.
@@ -135,9 +157,14 @@ def _wait_until_served(server: subprocess.Popen[bytes], address: str) -> None:
                 got=f"exit code {server.returncode}",
                 remedy="see the lines above",
             )
-        with contextlib.suppress(OSError), opener.open(f"{address}/_stcore/health", timeout=2) as answer:
-            if answer.status == 200:
+        try:
+            with opener.open(f"{address}/_stcore/health", timeout=2):
                 return
+        except urllib.error.HTTPError as answer:
+            if answer.code == 401:  # it asks for the token
+                return
+        except OSError:
+            pass
         time.sleep(0.1)
     raise QafError(
         "the dashboard did not answer",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+from qaf_core.children import child_environment
 from qaf_core.cli.options import Json, Workspace
 from qaf_core.cli.text import print_json
 from qaf_core.errors import QafError
@@ -84,6 +85,7 @@ def _check_torch() -> str:
     try:
         probe = subprocess.run(
             [sys.executable, "-c", _TORCH_PROBE],
+            env=child_environment(),
             capture_output=True,
             text=True,
             timeout=TORCH_SECONDS,

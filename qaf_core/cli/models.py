@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 def models(
     add: Annotated[str | None, typer.Option(metavar="ID", help="Register a model under this id.")] = None,
     remove: Annotated[str | None, typer.Option(metavar="ID", help="Take a registered model off.")] = None,
+    trust: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Let the code of a registered model, or MODULE:NAME here, run."),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="With --add: the named model it is made like.")
     ] = None,
@@ -40,9 +44,12 @@ def models(
 ) -> None:
     """What can be compressed here; --add and --remove change the models registered in the workspace."""
     folder = default_workspace() if workspace is None else workspace
-    if add is not None and remove is not None:
-        raise ModelError("--add and --remove stand alone", expected="one of the two")
-    if add is not None:
+    if sum(value is not None for value in (add, remove, trust)) > 1:
+        raise ModelError("--add, --remove and --trust stand alone", expected="one of them")
+    if trust is not None:
+        code = _trust(folder, trust)
+        _tell(as_json, {"trusted": code}, f"Trusted {code}.")
+    elif add is not None:
         from qaf_core.data.models.overrides import read_preprocessing
 
         given = {
@@ -79,6 +86,22 @@ def _add(
         "nothing says which network to register" if model is None else "--model and --factory stand alone",
         expected="--model NAME, as in qaf models, or --factory package.module:factory",
     )
+
+
+def _trust(folder: Path, named: str) -> str:
+    from qaf_core.data.models.settings import read_settings
+    from qaf_core.data.workspace.trust import trust
+
+    if ":" in named:
+        trust(named, None)
+        return named
+    entry = read_settings(folder).model(named)
+    if entry is None or ":" not in entry.base:
+        raise ModelError(
+            "no code is known under this name", got=named, expected="a registered model of your own code"
+        )
+    trust(entry.base, entry.code_path)
+    return entry.base
 
 
 def _tell(as_json: bool, row: dict[str, Any], line: str) -> None:

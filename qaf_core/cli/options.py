@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qaf_core.data.models.torchvision_names import ANNOTATED_SETS, CLASSIFICATION_SETS
+from qaf_core.data.workspace.trust import trust
 from qaf_core.errors import PlanError
 from qaf_core.factorization.options import METHODS, Method
 from qaf_core.factorization.structures import FACTORIZED
@@ -20,7 +21,18 @@ if TYPE_CHECKING:
     from qaf_core.network.plan.layer_info import LayerInfo
     from qaf_core.network.plan.rules import Plan
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model id, as in: qaf models.")]
+
+
+def _named(model: str) -> str:
+    """A model as it is; code that is named on the command line is trusted."""
+    if ":" in model:
+        trust(model, None)
+    return model
+
+
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Model id, as in: qaf models.", callback=_named)
+]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Workspace = Annotated[

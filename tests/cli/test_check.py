@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qaf_core.cli import main
+from qaf_core.cli.entry import main
 from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import find_model
 

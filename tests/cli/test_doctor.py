@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from qaf_core.cli import doctor, main
+from qaf_core.cli import doctor
+from qaf_core.cli.entry import main
 
 
 def test_a_sound_installation_is_called_sound(capsys: pytest.CaptureFixture[str], workspace: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from qaf_core.cli import main
+from qaf_core.cli.entry import main
 from qaf_core.data.models.architectures import build_architecture
 
 
@@ -64,7 +64,7 @@ def test_people_read_a_line(capsys: pytest.CaptureFixture[str], workspace: Path)
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--add", "a", "--remove", "b"), "--add and --remove stand alone"),
+        (("--add", "a", "--remove", "b"), "--add, --remove and --trust stand alone"),
         (("--add", "a"), "nothing says which network to register"),
         (("--add", "a", "--model", "digits/cnn", "--factory", "x:y"), "--model and --factory stand alone"),
         (("--add", "my/n", "--model", "digits/cnn", "--data", "/nowhere/x"), "data not found: /nowhere/x"),

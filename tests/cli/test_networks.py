@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qaf_core.cli import main
+from qaf_core.cli.entry import main
 
 PECULIAR = """
 import torch

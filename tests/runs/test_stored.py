@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qaf_core.cli import main
+from qaf_core.cli.entry import main
 from qaf_core.data.load import to_batches
 from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.deploy.packed.read import load_packed, read_index, verify_packed

@@ -29,7 +29,7 @@ def page() -> None:
         with st.spinner(_("Looking into the model…"), show_time=True):
             inventory = catalogue.inventory_of(choice.source, ui.workspace(), choice.given)
     except QafError as error:
-        ui.say_error(str(error))
+        ui.say_error(error)
         return
     plan.plan_and_run(choice, inventory)
 

@@ -232,7 +232,7 @@ def _contents(run: RunRecord) -> None:
         with st.spinner(_("Looking into the model…"), show_time=True):
             inventory = catalogue.inventory_of(source, ui.workspace(), given)
     except QafError as error:
-        st.warning(ui.plain(_(str(error))), icon=":material/warning:")
+        ui.say_error(error)
         return
     table = pd.DataFrame(content_rows(inventory, plan, {row.name for row in run.layers}))
     st.dataframe(

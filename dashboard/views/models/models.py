@@ -112,7 +112,7 @@ def _remove(source: ModelSource) -> None:
     try:
         remove_registered(ui.workspace(), source.id)
     except QafError as error:
-        ui.say_error(str(error))
+        ui.say_error(error)
         return
     st.rerun()
 
@@ -138,7 +138,7 @@ def _study(source: ModelSource) -> None:
         with st.spinner(_("Looking into the model…"), show_time=True):
             inventory = catalogue.inventory_of(source, ui.workspace())
     except QafError as error:
-        ui.say_error(str(error))
+        ui.say_error(error)
         return
     _facts(source, inventory)
     check_model.show(source)

@@ -21,6 +21,7 @@ from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.models.settings import RegisteredModel, Settings, read_settings
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY, has_timm
+from qaf_core.data.workspace.trust import check_trusted
 from qaf_core.errors import ModelError, WeightsError
 
 if TYPE_CHECKING:
@@ -336,11 +337,13 @@ def build_network(source: ModelSource) -> nn.Module:
     """The network as its author wrote it, with freshly drawn weights, not captured.
 
     Raises:
-        ModelError: When the user's factory fails.
+        ModelError: When the user's factory fails, or a workspace names it and nobody has trusted it.
     """
     if ":" in source.architecture:
         from qaf_core.data.models.factories import call_factory
 
+        if source.registered:
+            check_trusted(source.architecture, source.code_path, source.id)
         return call_factory(source.architecture, source.code_path)
     from qaf_core.data.models.architectures import build_architecture
 

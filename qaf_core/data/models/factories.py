@@ -28,7 +28,7 @@ def call_factory(name: str, code_path: str | None = None) -> nn.Module:
 
     Args:
         name: Package, module and factory.
-        code_path: Where the package can be imported from, besides the working directory.
+        code_path: Where the package can be imported from; None for the working directory.
 
     Raises:
         ModelError: When the module or the factory is missing, fails, or returns something else.
@@ -109,9 +109,9 @@ def _declared_output(factory: Callable[[], Any]) -> str | None:
 
 def _find_factory(name: str, code_path: str | None = None) -> Callable[[], Any]:
     module_name, _, attribute = name.partition(":")
-    for folder in (os.getcwd(), code_path):  # the user's own code lies where the command is given
-        if folder is not None and folder not in sys.path:
-            sys.path.append(folder)
+    folder = code_path or os.getcwd()  # the user's own code lies where the command is given
+    if folder not in sys.path:
+        sys.path.append(folder)
     try:
         module = import_module(module_name)
     except Exception as error:  # importing runs the user's code, which may raise anything

@@ -22,6 +22,7 @@ from qaf_core.data.models.settings import RegisteredModel, Settings, change_sett
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY
 from qaf_core.data.weights.header import read_header
+from qaf_core.data.workspace.trust import trust
 from qaf_core.data.workspace.uploads import MODELS_FOLDER, delete_upload, uploads_of
 from qaf_core.errors import DataError, ModelError, WeightsError, WorkspaceError
 
@@ -89,6 +90,7 @@ def add_factory(
     """
     if ":" not in factory:
         raise ModelError("a factory is malformed", got=factory, expected="package.module:factory")
+    trust(factory, None)  # by name, on the command line
     source = find_model(factory, weights, classes=classes, preprocessing=preprocessing, workspace=workspace)
     return _add(workspace, model_id, factory, source, data, title, os.getcwd())
 

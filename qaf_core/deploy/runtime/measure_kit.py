@@ -186,7 +186,14 @@ def measure_peak_memory(model: Path, images: NDArray[np.float32], *, threads: in
     shape = ",".join(map(str, images.shape))
     command = [sys.executable, str(Path(__file__).resolve()), "--memory", str(model), shape, str(threads)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=True)
+        done = subprocess.run(
+            command,
+            env={**os.environ, "PYTHONSAFEPATH": "1"},
+            capture_output=True,
+            text=True,
+            timeout=PROBE_SECONDS,
+            check=True,
+        )
         return int(done.stdout.split()[-1])
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None

@@ -29,6 +29,7 @@ from typing import Literal, NoReturn
 import torch
 from torch import Tensor
 
+from qaf_core.children import safe_spawning
 from qaf_core.factorization.options import SolveEvent
 from qaf_core.pipeline.compress.solve_cache import SolveCache, SolveTask
 
@@ -167,7 +168,7 @@ class SolverPool:
         ours, theirs = context.Pipe()
         process = context.Process(target=help_out, args=(theirs, folder), name="qaf-helper", daemon=True)
         try:
-            with _interrupts_held():
+            with safe_spawning(), _interrupts_held():
                 process.start()
         except BaseException:
             ours.close()

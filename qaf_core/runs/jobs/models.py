@@ -35,6 +35,7 @@ def _source_row(source: ModelSource) -> dict[str, Any]:
     return {
         "title": source.title,
         "architecture": source.architecture,
+        "task": source.task,
         "classes": list(source.classes),
         "input_shape": list(source.input_shape),
         "preprocessing": source.preprocessing.to_dict(),

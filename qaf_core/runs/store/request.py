@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.models.source import ModelSource
+from qaf_core.data.workspace.trust import check_trusted
 from qaf_core.errors import DataError, QafError
 from qaf_core.factorization.options import Method
 from qaf_core.network.plan.validation import check_method
@@ -228,8 +229,10 @@ def source_of(request: InspectRequest, workspace: Path) -> ModelSource:
     """The model that is asked for, its images prepared as said.
 
     Raises:
-        QafError: If there is none, or its weights or classes cannot be used.
+        QafError: If there is none, its weights or classes cannot be used, or it is code not trusted yet.
     """
+    if ":" in request.model:
+        check_trusted(request.model, None, request.model)
     return find_model(
         request.model,
         request.weights,

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import IO
 
+from qaf_core.children import child_environment
 from qaf_core.errors import WorkspaceError
 from qaf_core.runs.store.kinds import HEAVY, LIGHT, PLACES
 from qaf_core.runs.store.store import Store
@@ -190,5 +191,10 @@ def start_worker(workspace: Path, lane: str = HEAVY) -> subprocess.Popen[bytes]:
     ]
     with log.open("ab") as messages:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, start_new_session=True
+            command,
+            env=child_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=messages,
+            stderr=messages,
+            start_new_session=True,
         )

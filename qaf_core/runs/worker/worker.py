@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from qaf_core.children import LAST_WORDS_SECONDS, PARENT_POLL_SECONDS, end_with
 from qaf_core.errors import QafError, RunCancelled
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.runs.store.kinds import HEAVY, KINDS, LIGHT, RUN_KINDS
@@ -26,8 +27,6 @@ from qaf_core.runs.store.store import Store
 from qaf_core.runs.worker.execute import JobFailed, execute_job
 
 POLL_SECONDS = 0.05
-PARENT_POLL_SECONDS = 0.5
-LAST_WORDS_SECONDS = 5.0
 _LOADED_AHEAD = ("torch", "torchvision", "qaf_core.runs.jobs.compress")
 TOO_LONG = "It took too long."
 JOB_INTERRUPTED = "The application ended before this job was done."
@@ -51,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Ctrl-C in the terminal of the application reaches it, not us: it then tells us to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if options.parent is not None:
-        threading.Thread(target=_end_with_parent, args=(options.parent,), daemon=True).start()
+        end_with(options.parent)
     try:
         with Store(options.workspace) as store:
             return serve_one(store, options.lane)
@@ -120,14 +119,6 @@ def _mark_own_job(workspace: Path) -> None:
 def _raise_terminated(_number: int, _frame: FrameType | None) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated
-
-
-def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(PARENT_POLL_SECONDS)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(LAST_WORDS_SECONDS)
-    os._exit(1)
 
 
 if __name__ == "__main__":

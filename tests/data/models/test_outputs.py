@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qaf_core.cli import main
+from qaf_core.cli.entry import main
 from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.data.models.outputs import attach_reading, count_classes, plain_scores, scores_in
 from qaf_core.data.models.preprocessing import Preprocessing

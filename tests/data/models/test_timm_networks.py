@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from benchmarks.zoo_networks import TIMM_NETWORKS
-from qaf_core.cli import main
+from qaf_core.cli.entry import main
 from qaf_core.data.images.decode import fit_picture
 from qaf_core.data.models import timm_networks
 from qaf_core.data.models.catalogue import build_model, find_model, list_models, load_inventory, search_models

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from qaf_core.cli import main
+from qaf_core.cli.entry import main
 from qaf_core.data.models.architectures import build_architecture
 from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.data.weights.checkpoints import pick_weights, split_part

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qaf_core.cli import main
+from qaf_core.cli.entry import main
 from qaf_core.deploy.runtime import measure_kit
 from qaf_core.deploy.runtime.measure_kit import checksum, result_checksum
 from qaf_core.errors import WorkspaceError

@@ -16,7 +16,7 @@ import torch
 from onnx import numpy_helper
 from packed_networks import pack_at_random
 
-from qaf_core.cli import main
+from qaf_core.cli.entry import main
 from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.deploy.onnx_export.report import read_reports
 from qaf_core.deploy.packed.open import load
@@ -32,7 +32,7 @@ from qaf_core.runs.store.store import Store
 
 FULL_DISK = """
 import resource, sys
-from qaf_core.cli import main
+from qaf_core.cli.entry import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
 sys.exit(main(sys.argv[2:]))
 """

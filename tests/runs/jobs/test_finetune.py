@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qaf_core.cli import main
+from qaf_core.cli.entry import main
 from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.deploy.packed.read import read_index, verify_packed
 from qaf_core.errors import PlanError, WorkspaceError

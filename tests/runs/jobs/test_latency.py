@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from qaf_core.cli import main
+from qaf_core.cli.entry import main
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.errors import ModelError, RunCancelled, WorkspaceError
 from qaf_core.pipeline.events import Progress, RunEvent

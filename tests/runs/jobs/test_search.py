@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from qaf_core.cli import main
+from qaf_core.cli.entry import main
 from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.errors import PlanError, RunCancelled
 from qaf_core.network.plan.rules import Plan
