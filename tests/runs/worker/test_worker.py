@@ -103,9 +103,10 @@ def test_helpers_go_with_their_worker(workspace: Path, store: Store, monkeypatch
     if not Path("/proc/self/task").exists() or len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core has none to spare for a helper")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    # A network with work for a helper, solved at once: no moments of inputs before.
     inventory = load_inventory(find_model("inspection/resnet20"))
-    plan = plan_for_ratio(inventory, model="inspection/resnet20", ratio=2.0, bits=4)
-    long = replace(plan, options=LONG)
+    plan = plan_for_ratio(inventory, model="inspection/resnet20", ratio=2.0, bits=4, activation_bits=32)
+    long = replace(plan, options={**LONG, "output_fit": False, "moment_weight": 0.0})
     run_id = store.create_run(RunRequest(model=plan.model, plan=long.to_dict(), images=10))
     process = start_worker(workspace)
     try:
