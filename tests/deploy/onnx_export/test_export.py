@@ -17,7 +17,6 @@ from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.deploy.onnx_export.export import ExportRejected, export_onnx, open_session, with_ranges
 from qaf_core.deploy.runtime.target import saturates_products
 from qaf_core.errors import ModelError, WorkspaceError
-from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.modules.quantized import FactorizedLayer
 
@@ -215,7 +214,7 @@ def test_an_export_that_disagrees_is_not_written(
 
 def test_detectors_are_exported_up_to_their_heads(tmp_path: Path, pack: Any) -> None:
     source = find_model("inspection/detector")
-    model = capture(build_model(source), source.input_shape)
+    model = build_model(source)
     inventory = take_inventory(model, source.input_shape)
     rows = {row.name: ("dense", None, 8) for row in inventory if "dense" in row.structures}
     packed = pack(tmp_path / "model.safetensors", model, rows, input_shape=source.input_shape)
