@@ -230,9 +230,9 @@ def test_a_shipped_model_comes_with_weights_and_an_honest_card(model_id: str) ->
     ("model_id", "limit"),
     [
         ("digits/cnn", None),
-        ("inspection/resnet20", 240),
-        ("inspection/resnet18", 240),
-        ("inspection/vgg", 240),
+        ("inspection/resnet20", 120),
+        ("inspection/resnet18", 120),
+        ("inspection/vgg", 120),
     ],
 )
 def test_a_shipped_model_does_as_well_as_its_card_says(model_id: str, limit: int | None) -> None:

@@ -21,7 +21,7 @@ from qaf_core.pipeline.check.classifier import Plausibility, check_original, sam
 from tests.model_sources import fed
 
 REAL_DATA = os.environ.get("QAF_REAL_DATA")
-SHIPPED = ("digits/cnn", "inspection/resnet20", "inspection/vgg", "inspection/resnet18")
+SHIPPED = ("digits/cnn", "inspection/resnet20", "inspection/vgg")
 REAL = "cifar/resnet20"
 needs_real_data = pytest.mark.skipif(
     not REAL_DATA, reason="QAF_REAL_DATA names no folder with real checkpoints and images"

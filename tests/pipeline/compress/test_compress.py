@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.network import chains_in, observed
 from qaf_core.network.graph.program import Execution
 from qaf_core.network.modules.quantized import FactorizedLayer, Layer
+from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import LayerPlan, Plan, plan_for_ratio, replace_layer
 from qaf_core.pipeline.compress.compress import (
     FITTED_METHODS,
@@ -96,16 +98,24 @@ def make_network() -> Network:
     return network.eval()
 
 
-@pytest.fixture(scope="module")
-def captured() -> nn.Module:
-    """The network, captured once."""
+@functools.cache
+def captured_network() -> nn.Module:
     return capture(make_network(), SHAPE)
 
 
+@functools.cache
+def rows_of_network() -> tuple[LayerInfo, ...]:
+    return take_inventory(captured_network(), SHAPE)
+
+
+def rows_of(model: nn.Module) -> tuple[LayerInfo, ...]:
+    return rows_of_network() if hasattr(model, "pointwise") else take_inventory(model, SHAPE)
+
+
 @pytest.fixture
-def model(captured: nn.Module) -> nn.Module:
-    """A copy of that."""
-    return copy.deepcopy(captured)
+def model() -> nn.Module:
+    """A copy of the network, captured once."""
+    return copy.deepcopy(captured_network())
 
 
 def images(count: int = 160, seed: int = 0) -> Tensor:
@@ -117,14 +127,14 @@ SOLVED = Remembered()  # what a run does with solved layers is the same, whoever
 
 def plan_of(model: nn.Module, **options: Any) -> Plan:
     options = {"ratio": 1.5, "bits": 4, "activation_bits": 8, **options}
-    return plan_for_ratio(take_inventory(model, SHAPE), model="test/network", **options)
+    return plan_for_ratio(rows_of(model), model="test/network", **options)
 
 
 def run(model: nn.Module, plan: Plan | None = None, **options: Any) -> Compression:
     plan = plan_of(model, method=options.get("method", "joint")) if plan is None else plan
     quick = QUICK_PAPER if options.get("method") == "paper" else QUICK
     options = {"calibration": images(), "options": quick, "cache": SOLVED, **options}
-    return compress_network(model, plan, take_inventory(model, SHAPE), **options)
+    return compress_network(model, plan, rows_of(model), **options)
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
@@ -446,7 +456,7 @@ def test_a_changed_row_solves_one_layer(model: nn.Module, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("method", "count"),
-    [("paper", 1), ("sequential", 1), *((name, n) for name in FITTED_METHODS for n in (1, 2, 33, 65))],
+    [("paper", 1), ("sequential", 1), *((name, n) for name in FITTED_METHODS for n in (1, 33))],
 )
 def test_few_images_are_enough(model: nn.Module, method: str, count: int) -> None:
     result = run(model, method=method, calibration=images(count))
