@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from qaf_core.pipeline.events import RunEvent
+from qaf_core.runs.jobs import images
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
 
@@ -29,6 +30,15 @@ def _no_workspace_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Itera
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QAF_WORKSPACE", str(tmp_path_factory.mktemp("unnamed") / "workspace"))
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _few_calibration_images() -> Iterator[None]:
+    """As many images as a fit needs at least: what jobs do with them does not depend on their number."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("CALIBRATION_IMAGES", "CALIBRATION_IMAGES_GIVEN"):
+            patch.setattr(images, name, 128)
         yield
 
 

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -51,9 +52,20 @@ CORE_MODULES = sorted((ROOT / "qaf_core").rglob("*.py"))
 DASHBOARD_MODULES = sorted((ROOT / "dashboard").rglob("*.py"))
 
 
-def imported_modules(path: Path) -> Iterator[str]:
+@cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    """All nodes of a file's syntax tree."""
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
+def imported_modules(path: Path) -> tuple[str, ...]:
     """Every module a file imports, also inside functions."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    return tuple(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[str]:
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -112,7 +124,7 @@ def test_functions_stay_short_and_take_few_parameters() -> None:
     found: set[str] = set()
     for path in CORE_MODULES + DASHBOARD_MODULES:
         command_line = room_of(path) == "cli" if path in CORE_MODULES else False
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes_of(path):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not command_line:
                 many = len(parameters_of(node)) > MOST_PARAMETERS
                 if many or code_lines(node) > LONGEST_FUNCTION:
@@ -182,7 +194,7 @@ def test_only_descriptors_and_algebra_branch_on_a_structures_name() -> None:
         name = str(path.relative_to(ROOT))
         if name.startswith(KNOW_STRUCTURES):
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in nodes_of(path):
             if isinstance(node, ast.Compare | ast.MatchValue) and "method" not in ast.unparse(node):
                 parts = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)}
                 if parts & STRUCTURES.keys():

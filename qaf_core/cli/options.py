@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from qaf_core.network.plan.rules import Plan
 
 
-
 def _named(model: str) -> str:
     """A model as it is; code that is named on the command line is trusted."""
     if ":" in model:
@@ -30,9 +29,7 @@ def _named(model: str) -> str:
     return model
 
 
-Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Model id, as in: qaf models.", callback=_named)
-]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model id, as in: qaf models.", callback=_named)]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Workspace = Annotated[

@@ -83,13 +83,13 @@ def test_preparation_is_given_by_a_file(
 def test_masks_are_checked_by_their_metric_and_colours_that_do_not_show_are_told(
     capsys: pytest.CaptureFixture[str], workspace: Path
 ) -> None:
-    assert main(["check", "inspection/unet", "--images", "64"]) == 0
+    assert main(["check", "inspection/unet", "--images", "24"]) == 0
     shown = capsys.readouterr().out
     assert "miou" in shown.splitlines()[0]
     assert "images: the part that calibrates is looked at; runs are evaluated on the other one." in shown
     assert "Cannot tell whether red and blue are exchanged: this network answers the same with" in shown
     assert "Only whether red and blue are exchanged is not known" in shown.splitlines()[-1]
-    assert main(["check", "inspection/unet", "--images", "64", "--json", "--preview"]) == 0
+    assert main(["check", "inspection/unet", "--images", "24", "--json", "--preview"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["metric"], found["plausible"], found["preview"]) == ("miou", True, [])
     assert found["cannot_tell"] in shown

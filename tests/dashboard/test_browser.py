@@ -34,6 +34,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 # Columns of the layer table, counted from the layer's name.
 RANK_COLUMN, BITS_COLUMN = 6, 7
 UPLOAD_BYTES = 20_000_000
+IMAGES, SIDE = 32, 768
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def wait_for_server(address: str, server: subprocess.Popen[bytes], log: Path) ->
 @pytest.fixture
 def page(browser: Any, app: tuple[str, Path]) -> Iterator[Any]:
     """A browser page that fails the test if it asks anything of another machine."""
-    context = browser.new_context(viewport={"width": 1440, "height": 1500})
+    context = browser.new_context(viewport={"width": 1440, "height": 1500}, reduced_motion="reduce")
     opened = context.new_page()
     opened.set_default_timeout(60_000)
     asked: list[str] = []
@@ -222,11 +223,11 @@ def test_edit_run_and_compare(page: Any, app: tuple[str, Path]) -> None:
 
 def image_zip(path: Path, size_bytes: int) -> Path:
     """A zip of at least this size: shipped images, enlarged and with noise, in one folder a class."""
-    images = load_images("builtin", find_model("inspection/resnet20"), split="evaluation", limit=64)
-    noise = np.random.default_rng(0).integers(-12, 13, (512, 512, 3))
+    images = load_images("builtin", find_model("inspection/resnet20"), split="evaluation", limit=IMAGES)
+    noise = np.random.default_rng(0).integers(-12, 13, (SIDE, SIDE, 3))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as opened:
         for number, (pixels, label) in enumerate(zip(images.images, images.labels, strict=True)):
-            large = np.asarray(Image.fromarray(pixels).resize((512, 512))).astype(int) + noise
+            large = np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE))).astype(int) + noise
             stream = io.BytesIO()
             Image.fromarray(large.clip(0, 255).astype(np.uint8)).save(stream, "PNG", compress_level=1)
             opened.writestr(f"parts/{images.classes[int(label)]}/{number}.png", stream.getvalue())
@@ -278,7 +279,7 @@ def test_upload_check_and_add(page: Any, app: tuple[str, Path], tmp_path: Path) 
     assert added.classes == source.classes
     assert added.weights is not None
     assert added.weights.parent == workspace / "models"
-    assert len(list((workspace / "data").glob("parts-*/*/*.png"))) == 64
+    assert len(list((workspace / "data").glob("parts-*/*/*.png"))) == IMAGES
     settle(page)  # what is drawn anew would close it again
     page.get_by_text("Uploaded files").click()
     page.get_by_text("used by my/parts").first.wait_for()

@@ -162,9 +162,12 @@ from pathlib import Path
 from types import ModuleType
 import dashboard.app, dashboard.state.catalogue as c
 from dashboard.state.overrides import Given
-from qaf_core.runs.worker.supervisor import Supervisor
+import subprocess
+from qaf_core.runs.worker import supervisor as supervision
 workspace = Path({str(tmp_path / "workspace")!r})
-supervisor = Supervisor(workspace)
+real, idle = supervision.start_worker, [sys.executable, "-c", "import time; time.sleep(600)"]
+supervision.start_worker = lambda folder, *light: real(folder, *light) if light else subprocess.Popen(idle)
+supervisor = supervision.Supervisor(workspace)
 c.shipped_models()
 c.sample_strip("digits/cnn", 6)
 assert len(c.open_model("torchvision/resnet18", workspace, Given(weights={str(weights)!r})).classes) == 10

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from qaf_core.data.formats.builtin import read_digits
 from qaf_core.data.load import ImageSet, load_images, load_pair, to_batches
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.models.preprocessing import Preprocessing
@@ -71,6 +72,15 @@ def test_the_seed_moves_the_calibration_images_but_never_the_evaluation_images()
     assert not keys_of(first) & keys_of(second)
     first, second = (load_images("builtin", source, split="evaluation", limit=32, seed=s) for s in (0, 1))
     assert keys_of(first) == keys_of(second)
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    from sklearn.datasets import load_digits
+
+    images, digits = read_digits()
+    expected = load_digits()
+    assert np.array_equal(images, expected.images)
+    assert np.array_equal(digits, expected.target)
 
 
 def test_digits_use_the_whole_range_of_grey() -> None:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from helpers import draw
 from torch import Tensor
 
 from qaf_core.errors import RunCancelled
@@ -24,10 +25,6 @@ from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
 from qaf_core.quantization.grid import Grid
 
 PAPER = SolverOptions(inner_iterations=10)
-
-
-def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def planted(rank: int = 3) -> Tensor:

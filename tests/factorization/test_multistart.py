@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from helpers import draw
 
 from qaf_core import QuantSpec, SolverOptions, solve_layer
 from qaf_core.errors import RunCancelled
@@ -16,11 +16,7 @@ from qaf_core.factorization.algebra.tucker2 import Tucker2
 from qaf_core.factorization.multistart import SEED_STEP, automatic_starts, solve_from_starts
 from qaf_core.factorization.options import SolveEvent, Status
 
-QUICK: dict[str, Any] = {"start_iterations": 40, "iterations": 4, "rounding_rounds": 6}
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+QUICK: dict[str, Any] = {"start_iterations": 20, "iterations": 2, "rounding_rounds": 3}
 
 
 def run(bits: int, starts: int | None = 3, **given: Any) -> tuple[Any, Status, int]:
@@ -29,7 +25,7 @@ def run(bits: int, starts: int | None = 3, **given: Any) -> tuple[Any, Status, i
     return solve_from_starts(problem, (bits,) * 3, granularity="rank", options=options, seed=5, **given)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 6])
+@pytest.mark.parametrize("bits", [2, 3, 6])
 def test_the_best_of_the_starts_is_kept(bits: int) -> None:
     problem, options = Canonical(draw(12, 10, 9), 8), SolverOptions(**QUICK)
     errors = [
@@ -54,8 +50,7 @@ def test_events_of_all_starts_count_on_and_end_at_the_kept_error(bits: int) -> N
     assert {event.layer for event in events} == {"conv1"}
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("share", [0.1, 0.45, 0.7, 0.95])
+@pytest.mark.parametrize(("bits", "share"), [(4, 0.1), (8, 0.45), (4, 0.7), (8, 0.95)])
 def test_a_stop_in_any_start_ends_the_solve(bits: int, share: float) -> None:
     seen: list[SolveEvent] = []
     run(bits, on_event=seen.append)
@@ -74,15 +69,13 @@ def test_a_stop_in_any_start_ends_the_solve(bits: int, share: float) -> None:
 
 
 def test_all_starts_share_one_time_limit() -> None:
-    problem = Canonical(draw(48, 48, 9), 80)
-    began_one = solve_layer(draw(48, 48, 3, 3), "cp", 80, QuantSpec(bits=8), SolverOptions(starts=1)).seconds
+    weight, spec = draw(32, 32, 3, 3), QuantSpec(bits=8)
+    began_one = solve_layer(weight, "cp", 40, spec, SolverOptions(starts=1)).seconds
     result = solve_layer(
-        draw(48, 48, 3, 3), "cp", 80, QuantSpec(bits=8),
-        SolverOptions(starts=50, time_limit_seconds=max(0.2, began_one / 2)),
-    )  # fmt: skip
+        weight, "cp", 40, spec, SolverOptions(starts=50, time_limit_seconds=max(0.2, began_one / 2))
+    )
     assert result.status is Status.TIME_LIMIT
     assert result.seconds < 10 * max(0.2, began_one)
-    assert automatic_starts(problem) >= 1
 
 
 def test_a_given_start_is_the_only_one() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import draw
 from torch import Tensor
 
 from qaf_core import QuantSpec, SolverOptions, solve_layer
@@ -18,10 +19,6 @@ from qaf_core.factorization.baselines import round_factors, tensorly_factors
 from qaf_core.network.plan.rules import plan_for_ratio
 
 QUICK = SolverOptions(starts=1, start_iterations=40, iterations=4, rounding_rounds=6)
-
-
-def draw(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def planned_layers(model_id: str) -> dict[str, tuple[Tensor, str, Any]]:
@@ -49,7 +46,7 @@ def test_joint_never_loses_more_than_sequential(model_id: str, layer: str) -> No
     for bits in (3, 8):
         spec = QuantSpec(bits=bits, granularity="rank_row")
         joint, sequential = (
-            solve_layer(weight, structure, rank, spec, method=method).relative_error
+            solve_layer(weight, structure, rank, spec, SolverOptions(starts=1), method=method).relative_error
             for method in ("joint", "sequential")
         )
         assert joint <= sequential, f"{bits} bits"
@@ -65,7 +62,7 @@ def test_joint_never_loses_more_than_sequential_from_the_same_start(structure: s
     target = draw(12, 10, 9) if structure != "svd" else draw(12, 10)
     problem: Canonical | Tucker2 = Tucker2(target, (5, 4)) if structure == "tucker2" else Canonical(target, 6)
     start, _ = tensorly_factors(problem, seed=0)
-    for bits in (2, 3, 4, 6, 8):
+    for bits in (2, 4, 8):
         widths = (bits,) * len(start)
         codes, scales = round_factors(start, widths, granularity)
         rounded = [code * scale for code, scale in zip(codes, scales, strict=True)]
@@ -74,7 +71,7 @@ def test_joint_never_loses_more_than_sequential_from_the_same_start(structure: s
         assert state.best.error <= math.sqrt(squared / problem.target_norm_squared)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_smallest_kernel_is_met_no_worse_than_by_the_published_method(seed: int) -> None:
     weight = torch.randn(1, 1, 3, 3, generator=torch.Generator().manual_seed(seed))
     ours, theirs = (

@@ -6,6 +6,7 @@ import itertools
 import math
 import warnings
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,9 @@ from qaf_core.factorization.solve import relative_error, with_factors
 from qaf_core.quantization.grid import Grid
 from qaf_core.quantization.spec import GRANULARITIES
 
-QUICK = SolverOptions(starts=1, start_iterations=40, iterations=4, rounding_rounds=6)
+QUICK = SolverOptions(starts=1, start_iterations=12, iterations=2, rounding_rounds=2)
 # The published method may turn in circles for a thousand iterations.
-LIMITED = SolverOptions(inner_iterations=5, time_limit_seconds=0.1)
+LIMITED = SolverOptions(inner_iterations=5, time_limit_seconds=0.05)
 STRUCTURES: dict[str, tuple[tuple[int, ...], Any]] = {
     "cp": ((10, 8, 3, 3), 6),
     "tucker2": ((10, 8, 3, 3), (5, 4)),
@@ -40,6 +41,13 @@ def solve(weight: Tensor, structure: str, rank: Any = None, bits: Any = 4, **opt
     options.setdefault("options", LIMITED if options.get("method") == "paper" else QUICK)
     spec = QuantSpec(bits=bits, granularity=options.pop("granularity", "rank"))
     return solve_layer(weight, structure=structure, rank=rank, spec=spec, **options)
+
+
+@cache
+def usual(structure: str, dtype: torch.dtype = torch.float32) -> SolveResult:
+    """The result for the structure's usual weight, rank and width, with which others are compared."""
+    shape, rank = STRUCTURES[structure]
+    return solve(draw(*shape, dtype=dtype), structure, rank)
 
 
 def planted(shape: tuple[int, ...], rank: int, bits: int, seed: int, *, whole_grid: bool = False) -> Tensor:
@@ -84,10 +92,11 @@ def assert_sound(result: SolveResult, weight: Tensor) -> None:
 # Right answers
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("seed", "whole_grid"), [(0, False), (1, True)])
+@pytest.mark.parametrize(
+    ("seed", "dtype", "whole_grid"), [(0, torch.float32, False), (1, torch.float64, True)]
+)
 def test_planted_factors_are_recovered_at_eight_bits(seed: int, dtype: torch.dtype, whole_grid: bool) -> None:
-    weight = planted((16, 12, 3, 3), 4, 8, seed, whole_grid=whole_grid).to(dtype)
+    weight = planted((12, 10, 3, 3), 4, 8, seed, whole_grid=whole_grid).to(dtype)
     result = solve_layer(weight, "cp", 4, QuantSpec(bits=8))
     assert result.relative_error < 1e-3
     assert_sound(result, weight)
@@ -96,14 +105,14 @@ def test_planted_factors_are_recovered_at_eight_bits(seed: int, dtype: torch.dty
 @pytest.mark.parametrize("bits", [3, 4])
 @pytest.mark.parametrize(("seed", "whole_grid"), [(0, False), (1, True)])
 def test_planted_factors_are_recovered_at_few_bits(seed: int, bits: int, whole_grid: bool) -> None:
-    weight = planted((16, 12, 3, 3), 2, bits, seed, whole_grid=whole_grid).float()
+    weight = planted((12, 10, 3, 3), 2, bits, seed, whole_grid=whole_grid).float()
     assert solve_layer(weight, "cp", 2, QuantSpec(bits=bits)).relative_error < 1e-2
 
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_planted_component_is_recovered_in_two_factors(bits: int) -> None:
     weight = planted((16, 12), 1, bits, 0).float()
-    assert solve_layer(weight, "svd", 1, QuantSpec(bits=bits)).relative_error < 1e-3
+    assert solve(weight, "svd", 1, bits).relative_error < 1e-3
 
 
 @pytest.mark.parametrize("rank", [1, 4, 9])
@@ -169,7 +178,7 @@ def test_each_factor_may_have_its_own_width(structure: str, bits: tuple[int, ...
 @every_structure
 def test_the_same_seed_gives_the_same_codes(structure: str) -> None:
     shape, rank = STRUCTURES[structure]
-    first, again = (solve(draw(*shape), structure, rank, seed=3) for _ in range(2))
+    first, again = usual(structure), solve(draw(*shape), structure, rank)
     for a, b in zip(first.factors.codes, again.factors.codes, strict=True):
         assert torch.equal(a, b)
     for a, b in zip(first.factors.scales, again.factors.scales, strict=True):
@@ -178,11 +187,11 @@ def test_the_same_seed_gives_the_same_codes(structure: str) -> None:
 
 
 @every_structure
-@pytest.mark.parametrize("exponent", [-80, -10, 3, 80])
+@pytest.mark.parametrize("exponent", [-80, 3, 80])
 def test_codes_do_not_depend_on_the_size_of_the_weight(structure: str, exponent: int) -> None:
     shape, rank = STRUCTURES[structure]
     weight = draw(*shape)
-    plain, scaled = solve(weight, structure, rank), solve(2.0**exponent * weight, structure, rank)
+    plain, scaled = usual(structure), solve(2.0**exponent * weight, structure, rank)
     for a, b in zip(plain.factors.codes, scaled.factors.codes, strict=True):
         assert torch.equal(a, b)
     assert scaled.relative_error == pytest.approx(plain.relative_error, rel=1e-6)
@@ -338,20 +347,19 @@ def test_odd_shapes(shape: tuple[int, ...], structure: str, rank: Any, bits: int
 
 @pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "dense"])  # spatial takes flat kernels alone
 @pytest.mark.parametrize("shape", [(8, 6, 3), (8, 6, 2, 3, 2)], ids=["one", "three"])
-@pytest.mark.parametrize("per_position", [False, True])
-@pytest.mark.parametrize("kept", [False, True], ids=["plain", "covariance"])
+@pytest.mark.parametrize("moment", [None, "channels", "positions"])
 def test_kernels_of_other_dimensions_are_solved_like_flat_ones(
-    structure: str, shape: tuple[int, ...], per_position: bool, kept: bool
+    structure: str, shape: tuple[int, ...], moment: str | None
 ) -> None:
     """Where a kernel's positions lie does not matter: the codes are those of the kernel in one row."""
     rank = {"cp": 3, "tucker2": (3, 3), "svd": 3, "dense": None}[structure]
     weight = draw(*shape)
-    inputs = draw(200, weight[0].numel() if per_position else shape[1], seed=1)
-    covariance = inputs.mT @ inputs / 200 if kept else None
+    inputs = draw(200, weight[0].numel() if moment == "positions" else shape[1], seed=1)
+    covariance = None if moment is None else inputs.mT @ inputs / 200
     first = solve(weight, structure, rank, input_covariance=covariance)
     flat = solve(weight.reshape(*shape[:2], 1, -1), structure, rank, input_covariance=covariance)
     assert_sound(first, weight)
-    assert first.factors.reconstruct().shape == shape
+    assert torch.equal(first.factors.reconstruct().flatten(), flat.factors.reconstruct().flatten())
     for a, b in zip(first.factors.codes, flat.factors.codes, strict=True):
         assert torch.equal(a, b)
 
@@ -365,7 +373,7 @@ def test_other_precisions(structure: str, dtype: torch.dtype) -> None:
     assert_sound(result, weight)
     expected = torch.float64 if dtype == torch.float64 else torch.float32
     assert result.factors.scales[0].dtype == expected
-    plain = solve(draw(*shape), structure, rank).relative_error
+    plain = usual(structure).relative_error
     assert result.relative_error == pytest.approx(plain, rel=0.05)
 
 
@@ -375,7 +383,7 @@ def test_other_precisions(structure: str, dtype: torch.dtype) -> None:
 def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
     plain = solve(draw(10, 8, 3, 3), "cp", 6, seed=3)
     spec = QuantSpec(bits=np.int64(4))  # type: ignore[arg-type]
-    options = replace(QUICK, iterations=np.int32(4), tolerance=np.float32(QUICK.tolerance))
+    options = replace(QUICK, iterations=np.int32(QUICK.iterations), tolerance=np.float32(QUICK.tolerance))
     same = solve_layer(draw(10, 8, 3, 3), "cp", np.int64(6), spec, options, seed=np.int64(3))  # type: ignore[arg-type]
     assert all(map(torch.equal, plain.factors.codes, same.factors.codes))
     assert all(type(bits) is int for bits in same.factors.bits)
@@ -392,11 +400,11 @@ def test_seeds_that_are_no_whole_numbers_are_refused(seed: Any) -> None:
 
 
 @every_structure
-@pytest.mark.parametrize("size", [1e-300, 1e-60, 1e60, 1e300])
+@pytest.mark.parametrize("size", [1e-300, 1e-60, 1e300])
 def test_double_precision_beyond_single_precision(structure: str, size: float) -> None:
     shape, rank = STRUCTURES[structure]
     weight = draw(*shape, dtype=torch.float64)
-    plain, scaled = solve(weight, structure, rank), solve(weight * size, structure, rank)
+    plain, scaled = usual(structure, torch.float64), solve(weight * size, structure, rank)
     assert scaled.relative_error == pytest.approx(plain.relative_error, rel=0.05)
     rebuilt = scaled.factors.reconstruct()
     assert bool(rebuilt.isfinite().all())
@@ -420,7 +428,7 @@ def strided(shape: tuple[int, ...]) -> list[Tensor]:
 @every_structure
 def test_where_a_weight_lies_in_memory_is_no_matter(structure: str) -> None:
     shape, rank = STRUCTURES[structure]
-    first, *others = (solve(weight, structure, rank) for weight in strided(shape))
+    first, others = usual(structure), [solve(weight, structure, rank) for weight in strided(shape)[1:]]
     for other in others:
         assert all(map(torch.equal, first.factors.codes, other.factors.codes))
         assert not any(scales.requires_grad for scales in other.factors.scales)
@@ -568,18 +576,6 @@ def test_the_largest_useful_rank_is_taken() -> None:
 def test_tensors_that_cannot_be_factorized_are_refused(weight: Any, structure: str, message: str) -> None:
     with pytest.raises(SolverError, match=message):
         solve(weight, structure, 2)
-
-
-@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "dense"])
-@pytest.mark.parametrize("kernel", [(6,), (3, 1, 2)])
-def test_kernels_of_one_and_three_dimensions_are_solved_as_flat_ones(
-    structure: str, kernel: tuple[int, ...]
-) -> None:
-    weight, rank = draw(8, 6, *kernel), {"tucker2": (5, 4), "dense": None}.get(structure, 5)
-    found = solve(weight, structure, rank)
-    flat = solve(weight.reshape(8, 6, 6, 1), structure, rank)
-    assert found.factors.reconstruct().shape == weight.shape
-    assert torch.equal(found.factors.reconstruct().flatten(), flat.factors.reconstruct().flatten())
 
 
 def test_the_published_method_takes_no_kernel_in_two_factors() -> None:

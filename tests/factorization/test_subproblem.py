@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers import draw_double as draw
 from torch import Tensor
 
 from qaf_core.factorization.algebra import ALGEBRAS
@@ -18,10 +19,6 @@ Problem = Canonical | Tucker2
 every_problem = pytest.mark.parametrize(
     "name", ["cp", "svd", "tucker2", "cp moment", "svd moment", "tucker2 moment"]
 )
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def make(name: str) -> Problem:

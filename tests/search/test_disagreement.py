@@ -33,8 +33,8 @@ SVD: Step = ("svd", 3)
 OPTIONS = SolverOptions(starts=1, iterations=5)
 
 
-@pytest.fixture
-def network() -> nn.Module:
+@pytest.fixture(scope="module")
+def captured() -> nn.Module:
     """Answers with all five classes."""
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -44,6 +44,12 @@ def network() -> nn.Module:
     with torch.no_grad():
         model[-1].bias -= model(images()).mean(dim=0)
     return capture(model, SHAPE)
+
+
+@pytest.fixture
+def network(captured: nn.Module) -> nn.Module:
+    """A copy of it."""
+    return copy.deepcopy(captured)
 
 
 def images(count: int = 160) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,6 +71,19 @@ class ConstantBeside(SharedLinear):
         return super().forward(images), self.head.bias * 2
 
 
+IMAGES = torch.rand(24, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+@functools.cache
+def compressed(build: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    model = capture(build().eval(), SHAPE)
+    inventory = take_inventory(model, SHAPE)
+    plan = plan_for_ratio(inventory, model="tests/graph", ratio=1.0, bits=8, method="dense")
+    made = compress_network(model, plan, inventory, method="dense", calibration=IMAGES, options=QUICK)
+    return made.model
+
+
 @pytest.mark.parametrize("integer", [True, False], ids=["integer", "float"])
 @pytest.mark.parametrize(
     "build", [SharedLinear, TwoStrides, Bag, ConstantBeside], ids=lambda build: build.__name__
@@ -77,14 +91,8 @@ class ConstantBeside(SharedLinear):
 def test_every_form_of_a_network_is_written_as_it_computes(
     build: Callable[[], nn.Module], integer: bool, tmp_path: Path
 ) -> None:
-    torch.manual_seed(0)
-    model = capture(build().eval(), SHAPE)
-    images = torch.rand(24, *SHAPE, generator=torch.Generator().manual_seed(1))
-    inventory = take_inventory(model, SHAPE)
-    plan = plan_for_ratio(inventory, model="tests/graph", ratio=1.0, bits=8, method="dense")
-    made = compress_network(model, plan, inventory, method="dense", calibration=images, options=QUICK)
     report = export_onnx(
-        made.model, tmp_path / "model.onnx", input_shape=SHAPE, integer=integer, images=[images[:8]]
+        compressed(build), tmp_path / "model.onnx", input_shape=SHAPE, integer=integer, images=[IMAGES[:8]]
     )
     assert report.passed
     assert report.agreement is not None

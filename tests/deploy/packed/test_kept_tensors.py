@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -133,9 +135,14 @@ def images(count: int) -> Tensor:
     return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(1))
 
 
-def captured(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+@functools.cache
+def _captured(build: Callable[[], nn.Module], seed: int) -> nn.Module:
     torch.manual_seed(seed)
     return capture(build().eval(), SHAPE)
+
+
+def captured(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    return copy.deepcopy(_captured(build, seed))
 
 
 KINDS = (

@@ -208,7 +208,7 @@ def test_the_predicted_size_is_the_files_size(
     tmp_path: Path, model_id: str, ratio: float, bits: int, activation_bits: int, method: str, structure: str
 ) -> None:
     source = find_model(model_id)
-    model = build_model(source, with_weights=False)
+    model = build_model(source)
     inventory = take_inventory(model, source.input_shape)
     plan = plan_for_ratio(
         inventory, model=model_id, ratio=ratio, bits=bits, activation_bits=activation_bits, method=method,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import draw
 from torch import Tensor, nn
 
 from qaf_core.errors import SolverError
@@ -21,10 +22,6 @@ from qaf_core.quantization.spec import QuantSpec
 
 SHAPE, RANK = (8, 6, 3, 5), 5
 QUICK = SolverOptions(start_iterations=60, iterations=4, rounding_rounds=6)
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def solve(weight: Tensor, bits: int, rank: int = RANK, **options: Any) -> SolveResult:

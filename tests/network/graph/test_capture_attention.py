@@ -131,8 +131,9 @@ def test_one_attention_in_two_places_is_one() -> None:
 
 @pytest.mark.parametrize("kind", [ShiftedWindowAttention, ShiftedWindowAttentionV2])
 # Whole windows, some to be filled up, a side that one window covers; moved windows or not.
-@pytest.mark.parametrize(("size", "shift"), [((8, 9), [2, 1]), ((7, 10), [0, 1]), ((3, 2), [2, 1])])
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("size", "shift", "bias"), [((8, 9), [2, 1], True), ((7, 10), [0, 1], False), ((3, 2), [2, 1], True)]
+)
 def test_windowed_attention_shows_its_layers(
     kind: type[ShiftedWindowAttention], size: tuple[int, int], shift: list[int], bias: bool
 ) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_networks import SIDE, mobilenet, vision_transformer
+from small_networks import SIDE, built_and_captured, mobilenet, vision_transformer
 from torch import nn
 
-from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.weightless import Weightless
 
@@ -38,5 +37,5 @@ def test_a_network_without_weights_has_the_same_layers(build: Callable[[], nn.Mo
     with Weightless():
         weightless = build()
     assert sum(parameter.is_meta for parameter in weightless.parameters()) > 20
-    model = capture(build(), (3, SIDE, SIDE), prove=False)
-    assert take_inventory(weightless, (3, SIDE, SIDE)) == take_inventory(model, (3, SIDE, SIDE))
+    _, captured = built_and_captured(build)
+    assert take_inventory(weightless, (3, SIDE, SIDE)) == take_inventory(captured, (3, SIDE, SIDE))

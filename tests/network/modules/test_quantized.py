@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import draw_double as draw
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -32,10 +33,6 @@ from qaf_core.network.modules.quantized import (
 
 OUTPUTS, INPUTS, RANK, RANKS = 6, 5, 4, (3, 2)
 SCALE_KINDS = ("one", "columns", "outer")
-
-
-def draw(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def scales_of(shape: tuple[int, ...], kind: str, seed: int, *, rows: bool) -> Tensor:

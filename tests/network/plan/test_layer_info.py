@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from small_networks import convnext, densenet, mobilenet, second_swin, segmentation, swin, vision_transformer
+from small_networks import densenet, second_swin, segmentation, swin, vision_transformer
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -111,7 +111,7 @@ def counted_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
     return total
 
 
-@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("name", ["squeezenet1_1", "shufflenet_v2_x0_5"])
 def test_macs_agree_with_a_count_on_a_real_pass(name: str) -> None:
     model = torchvision.models.get_model(name, weights=None)
     inventory = take_inventory(model, (3, 64, 64))
@@ -125,7 +125,7 @@ def test_macs_agree_with_a_count_on_a_real_pass(name: str) -> None:
         ("resnet18", {}),
         ("squeezenet1_1", {}),
         ("googlenet", {"init_weights": False}),
-        *((build, {}) for build in (mobilenet, vision_transformer, densenet, swin, second_swin, convnext)),
+        *((build, {}) for build in (vision_transformer, densenet, swin, second_swin)),
     ],
 )
 def test_every_parameter_of_a_network_is_in_one_row(

@@ -63,15 +63,16 @@ def test_hidden_linear_layers_are_covered(weightless: Weightless) -> None:
     assert rows["classifier.6"].structure == "dense"
 
 
-def test_layers_that_cannot_be_factorized_are_quantized(weightless: Weightless) -> None:
-    inventory = take_inventory(weightless("mobilenet_v2"), (3, 224, 224))
-    rows = {row.name: row for row in plan_for_ratio(inventory, model="m", ratio=2, bits=4).layers}
-    assert rows["features.1.conv.0.0"] == LayerPlan(name="features.1.conv.0.0", structure="dense", bits=8)
-    assert rows["features.2.conv.0.0"].structure == "svd"
+def test_layers_that_cannot_be_factorized_are_quantized(listed: Listed) -> None:
+    plan = plan_for_ratio(listed(mobilenet)[2], model="m", ratio=2, bits=4)
+    rows = {row.name: row for row in plan.layers}
+    depthwise, expansion = "features.2.block.1.0", "features.2.block.0.0"
+    assert rows[depthwise] == LayerPlan(name=depthwise, structure="dense", bits=8)
+    assert rows[expansion].structure == "svd"
 
 
-def test_layers_that_never_run_are_kept(weightless: Weightless) -> None:
-    inventory = take_inventory(weightless("googlenet", init_weights=False), (3, 224, 224))
+def test_layers_that_never_run_are_kept(listed: Listed) -> None:
+    inventory = listed("googlenet", init_weights=False)[2]
     plan = plan_for_ratio(inventory, model="m", ratio=2, bits=4)
     assert {row.structure for row in plan.layers if row.name.startswith("aux")} == {"keep"}
     assert plan.layer("fc").structure == "dense"

@@ -23,6 +23,7 @@ from qaf_core.pipeline.tasks import Arrays, ScoredTask, register_task
 from tests.model_sources import fed
 
 SHIPPED = ("inspection/unet", "inspection/detector")
+IMAGES = {"inspection/unet": 32, "inspection/detector": 16}
 PLAIN = ((0.0,) * 3, (1.0,) * 3)
 
 Case = tuple[nn.Module, ModelSource, ImageSet]
@@ -31,7 +32,8 @@ Case = tuple[nn.Module, ModelSource, ImageSet]
 @cache
 def case(model_id: str) -> Case:
     source = find_model(model_id)
-    return build_model(source), source, load_images("builtin", source, split="evaluation", limit=48)
+    images = load_images("builtin", source, split="evaluation", limit=IMAGES[model_id])
+    return build_model(source), source, images
 
 
 @cache
@@ -46,7 +48,7 @@ def test_nothing_is_found_when_all_is_right(model_id: str) -> None:
     found = check(model_id)
     assert found.findings == ()
     assert found.metric == {"inspection/unet": "miou", "inspection/detector": "map50"}[model_id]
-    assert found.n == 48
+    assert found.n == IMAGES[model_id]
     assert found.ci95[0] < found.value < found.ci95[1]
     assert found.value > 0.6
     assert max(trial.gain for trial in found.trials) < 0.05
@@ -57,7 +59,7 @@ def test_nothing_is_found_when_all_is_right(model_id: str) -> None:
 @pytest.mark.parametrize(
     ("model_id", "mean", "std", "kind", "told"),
     [
-        ("inspection/unet", *PLAIN, "normalisation", "Normalisation seems to be missing: on 48 images miou"),
+        ("inspection/unet", *PLAIN, "normalisation", "Normalisation seems to be missing: on 32 images miou"),
         ("inspection/unet", (0.0,) * 3, (1 / 255,) * 3, "scale", "on another scale"),
         ("inspection/detector", (0.5,) * 3, (0.5,) * 3, "normalisation", "Normalisation seems to be wrong"),
     ],
@@ -73,12 +75,12 @@ def test_every_wrong_form_is_found_and_named(
 
 
 def test_the_best_forms_are_tried_on_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qaf_core.pipeline.check.classifier.SCREENED_IMAGES", 20)
+    monkeypatch.setattr("qaf_core.pipeline.check.classifier.SCREENED_IMAGES", 12)
     model, source, images = case("inspection/unet")
     found = check_original(model, fed(source, mean=PLAIN[0], std=PLAIN[1]), images)
     assert [finding.kind for finding in found.findings] == ["normalisation"]
-    assert {trial.n for trial in found.trials} == {20, 48}
-    whole = next(trial for trial in found.trials if trial.n == 48 and "ImageNet" in trial.form)
+    assert {trial.n for trial in found.trials} == {12, 32}
+    whole = next(trial for trial in found.trials if trial.n == 32 and "ImageNet" in trial.form)
     again = check_original(model, source, images)
     assert whole.gain == pytest.approx(whole.value - found.value)
     assert again.value == pytest.approx(check("inspection/unet").value), "in whatever order images are taken"
@@ -89,7 +91,7 @@ def test_a_value_far_below_the_stated_one_is_a_note() -> None:
     masks = np.roll(images.targets["masks"], 12, axis=1)
     found = check_original(model, source, replace(images, targets={"masks": masks}))
     assert [(finding.kind, finding.serious) for finding in found.findings] == [("below", False)]
-    assert found.findings[0].sentence.startswith("The network does worse than stated: on 48 images miou is")
+    assert found.findings[0].sentence.startswith("The network does worse than stated: on 32 images miou is")
 
 
 class Redness(ScoredTask):

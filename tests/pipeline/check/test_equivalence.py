@@ -51,13 +51,18 @@ class Mixed(nn.Module):
         return found
 
 
-@pytest.fixture
-def network() -> nn.Module:
+@pytest.fixture(scope="module")
+def captured() -> nn.Module:
     torch.manual_seed(0)
     model = Mixed().train()
     with torch.no_grad():
         model(images(64))
     return capture(model.eval(), SHAPE)
+
+
+@pytest.fixture
+def network(captured: nn.Module) -> nn.Module:
+    return copy.deepcopy(captured)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import math
@@ -41,12 +42,12 @@ from qaf_core.pipeline.events import EVENT_KINDS, Progress, RunEvent
 SHAPE = (3, 12, 12)
 QUICK = CompressOptions(
     solver=SolverOptions(
-        starts=1, start_iterations=20, iterations=2, rounding_rounds=3, time_limit_seconds=20.0
+        starts=1, start_iterations=8, iterations=1, rounding_rounds=2, time_limit_seconds=20.0
     ),
     paper_inner_iterations=3,
 )
 # The published method may turn in circles until its time is up.
-QUICK_PAPER = replace(QUICK, solver=replace(QUICK.solver, time_limit_seconds=0.2))
+QUICK_PAPER = replace(QUICK, solver=replace(QUICK.solver, time_limit_seconds=0.05))
 
 
 class Block(nn.Module):
@@ -89,8 +90,7 @@ FACTORIZED = ("block.conv1", "block.conv2", "down", "pointwise", "hidden")
 ALL_LAYERS = ("stem", "block.conv1", "block.conv2", "down", "depthwise", "pointwise", "hidden", "classifier")
 
 
-@pytest.fixture
-def model() -> Network:
+def make_network() -> Network:
     torch.manual_seed(0)
     network = Network().train()
     for _ in range(3):  # BatchNorm statistics of its own
@@ -98,17 +98,28 @@ def model() -> Network:
     return network.eval()
 
 
-def images(count: int = 160, seed: int = 0) -> Tensor:
-    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(seed))
+@functools.cache
+def captured_network() -> nn.Module:
+    return capture(make_network(), SHAPE)
 
 
 @functools.cache
 def rows_of_network() -> tuple[LayerInfo, ...]:
-    return take_inventory(Network().eval(), SHAPE)
+    return take_inventory(captured_network(), SHAPE)
 
 
 def rows_of(model: nn.Module) -> tuple[LayerInfo, ...]:
-    return rows_of_network() if isinstance(model, Network) else take_inventory(model, SHAPE)
+    return rows_of_network() if hasattr(model, "pointwise") else take_inventory(model, SHAPE)
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    """A copy of the network, captured once."""
+    return copy.deepcopy(captured_network())
+
+
+def images(count: int = 160, seed: int = 0) -> Tensor:
+    return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(seed))
 
 
 SOLVED = Remembered()  # what a run does with solved layers is the same, whoever solved them
@@ -146,7 +157,7 @@ def agreement(original: nn.Module, compressed: nn.Module) -> float:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("activation_bits", "calibrated"), [(8, True), (32, True), (32, False)])
 def test_every_method_compresses_what_the_plan_names(
-    model: Network, method: str, activation_bits: int, calibrated: bool
+    model: nn.Module, method: str, activation_bits: int, calibrated: bool
 ) -> None:
     plan = plan_of(model, activation_bits=activation_bits, method=method, bits=6)
     result = run(model, plan, method=method, calibration=images() if calibrated else None)
@@ -171,8 +182,8 @@ def test_every_method_compresses_what_the_plan_names(
         assert bool(torch.isfinite(result.model(images(3))).all())
 
 
-def test_the_original_is_not_changed_and_not_shared(model: Network) -> None:
-    model.train()
+def test_the_original_is_not_changed_and_not_shared() -> None:
+    model = make_network().train()
     before, modes = state(model), [module.training for module in model.modules()]
     result = run(model)
     assert same_state(state(model), before)
@@ -182,7 +193,7 @@ def test_the_original_is_not_changed_and_not_shared(model: Network) -> None:
     assert not own & {tensor.data_ptr() for tensor in result.model.parameters()}
 
 
-def test_kept_layers_stay_as_they_are(model: Network) -> None:
+def test_kept_layers_stay_as_they_are(model: nn.Module) -> None:
     plan = plan_of(model)
     for name in ("stem", "down", "classifier"):
         plan = replace_layer(plan, LayerPlan(name=name, structure="keep"))
@@ -194,7 +205,7 @@ def test_kept_layers_stay_as_they_are(model: Network) -> None:
     assert not {"stem", "down", "classifier"} & {outcome.name for outcome in result.layers}
 
 
-def test_an_empty_plan_gives_the_original(model: Network) -> None:
+def test_an_empty_plan_gives_the_original(model: nn.Module) -> None:
     plan = plan_of(model, activation_bits=32)
     rows = tuple(LayerPlan(name=row.name, structure="keep") for row in plan.layers)
     result = run(model, replace(plan, layers=rows))
@@ -203,14 +214,14 @@ def test_an_empty_plan_gives_the_original(model: Network) -> None:
         assert torch.equal(result.model(images(4)), model(images(4)))
 
 
-def test_eight_bits_lose_almost_nothing(model: Network) -> None:
+def test_eight_bits_lose_almost_nothing(model: nn.Module) -> None:
     result = run(model, plan_of(model, method="dense", bits=8), method="dense")
     assert agreement(model, result.model) > 0.97
     assert all(outcome.relative_error < 0.02 for outcome in result.layers)
 
 
 @pytest.mark.parametrize("method", ["joint", "dense"])
-def test_fitting_outputs_brings_the_scores_closer(model: Network, method: str) -> None:
+def test_fitting_outputs_brings_the_scores_closer(model: nn.Module, method: str) -> None:
     plan = plan_of(model, method=method, bits=3, ratio=2.0)
     fitted = run(model, plan, method=method)
     unfitted = run(model, plan, method=method, options=replace(QUICK, output_fit=False))
@@ -218,13 +229,13 @@ def test_fitting_outputs_brings_the_scores_closer(model: Network, method: str) -
     assert divergence(model, fitted.model, batches) < 0.7 * divergence(model, unfitted.model, batches)
 
 
-def test_the_same_seed_gives_the_same_network(model: Network) -> None:
+def test_the_same_seed_gives_the_same_network(model: nn.Module) -> None:
     first, again, other = (run(model, replace(plan_of(model), seed=seed), cache=None) for seed in (0, 0, 1))
     assert same_state(state(first.model), state(again.model))
     assert not same_state(state(first.model), state(other.model))
 
 
-def test_each_factor_may_have_its_own_width(model: Network) -> None:
+def test_each_factor_may_have_its_own_width(model: nn.Module) -> None:
     plan = replace_layer(plan_of(model), LayerPlan(name="down", structure="cp", rank=10, bits=(8, 4, 6)))
     result = run(model, plan)
     outcome = next(outcome for outcome in result.layers if outcome.name == "down")
@@ -235,7 +246,7 @@ def test_each_factor_may_have_its_own_width(model: Network) -> None:
     assert outcome.to_dict()["bits"] == [8, 4, 6]
 
 
-def test_tucker_layers_run_too(model: Network) -> None:
+def test_tucker_layers_run_too(model: nn.Module) -> None:
     result = run(model, plan_of(model, structure="tucker2", bits=8))
     assert {outcome.structure for outcome in result.layers} == {"tucker2", "svd", "dense"}
     outcome = next(outcome for outcome in result.layers if outcome.structure == "tucker2")
@@ -244,7 +255,7 @@ def test_tucker_layers_run_too(model: Network) -> None:
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_kernels_in_two_factors_run_too(model: Network, weight: float) -> None:
+def test_kernels_in_two_factors_run_too(model: nn.Module, weight: float) -> None:
     plan = plan_of(model, structure="svd", bits=8)
     options = replace(QUICK, moment_weight=weight)
     fitted, plain = (run(model, plan, options=replace(options, output_fit=fit)) for fit in (True, False))
@@ -255,7 +266,7 @@ def test_kernels_in_two_factors_run_too(model: Network, weight: float) -> None:
     assert errors[0] < errors[1]
 
 
-def test_outcomes_are_ready_for_json_with_a_histogram_per_factor(model: Network) -> None:
+def test_outcomes_are_ready_for_json_with_a_histogram_per_factor(model: nn.Module) -> None:
     for outcome in run(model).layers:
         told = json.loads(json.dumps(outcome.to_dict(), allow_nan=False))
         assert set(told["histograms"]) == {"weight", *outcome.factors.names}
@@ -282,7 +293,7 @@ def test_a_layer_that_stands_in_two_places_is_compressed_in_both() -> None:
     assert made.count("1") == 2
 
 
-def test_a_compressed_network_takes_images_of_another_size(model: Network) -> None:
+def test_a_compressed_network_takes_images_of_another_size(model: nn.Module) -> None:
     """Its program for that size is captured anew, with the chains where the layers were."""
     result = run(model, plan_of(model, bits=8, ratio=1.0, method="dense"), method="dense")
     larger = torch.randn(3, 3, 17, 20, generator=torch.Generator().manual_seed(1))
@@ -309,7 +320,7 @@ def test_without_images_the_shape_is_the_networks_own(captured: bool) -> None:
 # Events
 
 
-def test_events_tell_the_run_in_order(model: Network) -> None:
+def test_events_tell_the_run_in_order(model: nn.Module) -> None:
     events: list[RunEvent] = []
     run(model, progress=Progress(events.append), cache=None)
     assert {event.kind for event in events} <= set(EVENT_KINDS)
@@ -328,7 +339,7 @@ def test_events_tell_the_run_in_order(model: Network) -> None:
     assert {event.data["total"] for event in started} == {len(ALL_LAYERS)}
 
 
-def test_iterations_come_between_start_and_finish_of_their_layer(model: Network) -> None:
+def test_iterations_come_between_start_and_finish_of_their_layer(model: nn.Module) -> None:
     events: list[RunEvent] = []
     result = run(model, progress=Progress(events.append), cache=None)
     current, seen = None, 0
@@ -362,14 +373,14 @@ def stop_after(count: int) -> Callable[[], bool]:
     return should_stop
 
 
-def test_a_stop_before_anything_gives_the_original(model: Network) -> None:
+def test_a_stop_before_anything_gives_the_original(model: nn.Module) -> None:
     result = run(model, progress=Progress(should_stop=lambda: True), cache=None)
     assert (result.status, result.layers) == ("cancelled", ())
     with torch.no_grad():
         assert torch.equal(result.model(images(4)), model(images(4)))
 
 
-def test_a_stop_keeps_the_layers_that_are_done(model: Network) -> None:
+def test_a_stop_keeps_the_layers_that_are_done(model: nn.Module) -> None:
     finished: list[str] = []
 
     def watch(event: RunEvent) -> None:
@@ -391,8 +402,8 @@ def test_a_stop_keeps_the_layers_that_are_done(model: Network) -> None:
     assert all(outcome.output_error is not None for outcome in result.layers)
 
 
-@pytest.mark.parametrize("count", [1, 5, 12, 25])
-def test_a_stop_at_any_time_gives_a_network_that_runs(model: Network, count: int) -> None:
+@pytest.mark.parametrize("count", [1, 8, 25])
+def test_a_stop_at_any_time_gives_a_network_that_runs(model: nn.Module, count: int) -> None:
     result = run(model, progress=Progress(should_stop=stop_after(count)), cache=None)
     assert result.status == "cancelled"
     with torch.no_grad():
@@ -402,7 +413,7 @@ def test_a_stop_at_any_time_gives_a_network_that_runs(model: Network, count: int
     assert not any("forward" in vars(module) for module in result.model.modules())
 
 
-def test_a_stop_while_calibrating_keeps_all_layers(model: Network) -> None:
+def test_a_stop_while_calibrating_keeps_all_layers(model: nn.Module) -> None:
     stage = ""
 
     def watch(event: RunEvent) -> None:
@@ -419,7 +430,7 @@ def test_a_stop_while_calibrating_keeps_all_layers(model: Network) -> None:
 # Solved layers
 
 
-def test_solved_layers_are_found_again(model: Network, tmp_path: Path) -> None:
+def test_solved_layers_are_found_again(model: nn.Module, tmp_path: Path) -> None:
     cache, events = SolveCache(tmp_path), []
     first = run(model, cache=cache)
     again = run(model, cache=cache, progress=Progress(events.append))
@@ -427,7 +438,7 @@ def test_solved_layers_are_found_again(model: Network, tmp_path: Path) -> None:
     assert same_state(state(first.model), state(again.model))
 
 
-def test_a_changed_row_solves_one_layer(model: Network, tmp_path: Path) -> None:
+def test_a_changed_row_solves_one_layer(model: nn.Module, tmp_path: Path) -> None:
     cache, plan = SolveCache(tmp_path), plan_of(model)
     run(model, plan, cache=cache)
     events: list[RunEvent] = []
@@ -445,9 +456,9 @@ def test_a_changed_row_solves_one_layer(model: Network, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("method", "count"),
-    [("paper", 1), ("sequential", 1), *((name, n) for name in FITTED_METHODS for n in (1, 2, 33, 65))],
+    [("paper", 1), ("sequential", 1), *((name, n) for name in FITTED_METHODS for n in (1, 33))],
 )
-def test_few_images_are_enough(model: Network, method: str, count: int) -> None:
+def test_few_images_are_enough(model: nn.Module, method: str, count: int) -> None:
     result = run(model, method=method, calibration=images(count))
     assert result.status == "completed"
     for outcome in result.layers:
@@ -457,13 +468,13 @@ def test_few_images_are_enough(model: Network, method: str, count: int) -> None:
         assert bool(torch.isfinite(result.model(images(3))).all())
 
 
-def test_images_that_are_all_black_are_survived(model: Network) -> None:
+def test_images_that_are_all_black_are_survived(model: nn.Module) -> None:
     result = run(model, calibration=torch.zeros(40, *SHAPE))
     with torch.no_grad():
         assert bool(torch.isfinite(result.model(torch.zeros(2, *SHAPE))).all())
 
 
-def test_a_layer_of_zeros_stays_zero(model: Network) -> None:
+def test_a_layer_of_zeros_stays_zero(model: nn.Module) -> None:
     with torch.no_grad():
         model.down.weight.zero_()
         model.depthwise.weight.zero_()
@@ -477,14 +488,14 @@ def test_a_layer_of_zeros_stays_zero(model: Network) -> None:
 
 
 @pytest.mark.parametrize("name", ["stem", "pointwise", "classifier"])
-def test_weights_that_are_not_finite_are_told_by_layer(model: Network, name: str) -> None:
+def test_weights_that_are_not_finite_are_told_by_layer(model: nn.Module, name: str) -> None:
     with torch.no_grad():
         model.get_submodule(name).get_parameter("weight").view(-1)[3] = math.nan
     with pytest.raises(WeightsError, match=f"NaN or infinite.*{name}"):
         run(model)
 
 
-def test_requests_that_cannot_be_met_are_told(model: Network) -> None:
+def test_requests_that_cannot_be_met_are_told(model: nn.Module) -> None:
     with pytest.raises(PlanError, match="unknown method; got magic; expected joint"):
         run(model, plan_of(model), method="magic")
     with pytest.raises(PlanError, match="need calibration images.*act-bits 32"):
@@ -497,7 +508,7 @@ def test_requests_that_cannot_be_met_are_told(model: Network) -> None:
         run(model, calibration=torch.full((40, *SHAPE), math.nan))
 
 
-def test_options_that_are_not_known_are_told(model: Network) -> None:
+def test_options_that_are_not_known_are_told(model: nn.Module) -> None:
     with pytest.raises(SolverError, match="granularity; got channel"):
         run(model, options=replace(QUICK, granularity="channel"))
     with pytest.raises(SolverError, match="inner_iterations"):
@@ -505,7 +516,7 @@ def test_options_that_are_not_known_are_told(model: Network) -> None:
 
 
 @pytest.mark.parametrize("choice", ["keep", "reestimate", "better"])
-def test_batchnorm_of_the_published_method_is_a_choice(model: Network, choice: str) -> None:
+def test_batchnorm_of_the_published_method_is_a_choice(model: nn.Module, choice: str) -> None:
     result = run(model, method="paper", options=replace(QUICK_PAPER, paper_batchnorm=choice))
     kept = torch.equal(
         result.model.get_submodule("block.bn1").get_buffer("running_mean"), model.block.bn1.running_mean

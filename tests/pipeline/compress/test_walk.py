@@ -238,10 +238,15 @@ def captured(model: nn.Module) -> nn.Module:
     return capture(model.eval(), SHAPE)
 
 
-@pytest.fixture
-def network() -> nn.Module:
+@pytest.fixture(scope="module")
+def captured_once() -> nn.Module:
     torch.manual_seed(0)
     return captured(Network())
+
+
+@pytest.fixture
+def network(captured_once: nn.Module) -> nn.Module:
+    return copy.deepcopy(captured_once)
 
 
 def only_segment(model: nn.Module, images: list[Tensor]) -> Segment:

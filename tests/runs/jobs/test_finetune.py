@@ -89,8 +89,7 @@ def test_a_fine_tuned_network_is_a_run_of_its_own(store: Store, parent: str, tra
     }
     assert abs(file.stat().st_size - (store.run_folder(parent) / PACKED_NAME).stat().st_size) < 200
     same = [
-        store.layer_details(parent, row.name) == store.layer_details(run_id, row.name)
-        for row in after.layers
+        store.layer_details(parent, row.name) == store.layer_details(run_id, row.name) for row in after.layers
     ]
     assert all(same) or trains == "codes"
 
@@ -99,10 +98,13 @@ def test_batchnorm_folded_by_the_first_run_stays_folded(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A network with BatchNorm: what the second file holds computes what was trained."""
-    monkeypatch.setattr(images, "CALIBRATION_IMAGES", 96)  # what is proved does not need more
+    monkeypatch.setattr(images, "CALIBRATION_IMAGES", 64)  # what is proved does not need more
     inventory = load_inventory(find_model("inspection/resnet20"))
     plan = plan_for_ratio(inventory, model="inspection/resnet20", ratio=1.0, bits=8, method="dense")
-    request = RunRequest(model="inspection/resnet20", plan=plan.to_dict(), method="dense", images=64)
+    options = {"descent_sweeps": 0, "output_fit": False}
+    request = RunRequest(
+        model=plan.model, plan={**plan.to_dict(), "options": options}, method="dense", images=64
+    )
     parent = store.create_run(request, pid=os.getpid())
     first = execute_job(store, parent)
     second = execute_job(store, start(store, parent, FinetuneOptions(epochs=1, time_limit_seconds=1.0)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import pytest
 from onnx import numpy_helper
 
 from qaf_core.cli.entry import main
+from qaf_core.deploy.onnx_export.ort_quantizer import write_dense_int8, write_original
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.errors import ModelError, RunCancelled, WorkspaceError
+from qaf_core.files import write_file
 from qaf_core.pipeline.events import Progress, RunEvent
+from qaf_core.runs.jobs import exported_models
 from qaf_core.runs.jobs.exported_models import FOLDER, STAMP, prepare_models
 from qaf_core.runs.jobs.latency import measure_run, read_latency, tell_verdict
 from qaf_core.runs.store.request import RunRequest
@@ -57,10 +61,29 @@ def test_a_run_is_measured_and_the_result_kept(finished_run: Run) -> None:
     assert sorted(rows_here) == sorted(ModelFile)
 
 
+@pytest.fixture
+def sparing_run(finished_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A copy of that run, of whose models the two are written that one of its own tests looks into."""
+
+    def write_two(
+        paths: dict[str, Path], _net: Any, model: Any, inventory: Any, images: Any, shape: Any, target: str
+    ) -> bool:
+        for path in paths.values():
+            write_file(path, b"not looked into")
+        write_original(model, inventory, paths["original_fp32"], input_shape=shape)
+        write_dense_int8(
+            paths["original_fp32"], paths["dense_int8"], images[:1], any_batch=True, target=target
+        )
+        return True
+
+    monkeypatch.setattr(exported_models, "_write_models", write_two)
+    return shutil.copytree(finished_run[0], tmp_path / "copy"), finished_run[1]
+
+
 def test_models_for_any_processor_have_a_folder_of_their_own(
-    finished_run: Run, monkeypatch: pytest.MonkeyPatch
+    sparing_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace, run_id = finished_run
+    workspace, run_id = sparing_run
     for name in ("qaf_core.deploy.runtime.target", "qaf_core.runs.jobs.exported_models"):
         monkeypatch.setattr(f"{name}.saturates_products", lambda: False)
     with Store(workspace) as store:
@@ -77,8 +100,8 @@ def test_models_for_any_processor_have_a_folder_of_their_own(
     assert largest == {"any": 64, "moved": 64}
 
 
-def test_models_are_written_once(finished_run: Run) -> None:
-    workspace, run_id = finished_run
+def test_models_are_written_once(sparing_run: Run) -> None:
+    workspace, run_id = sparing_run
     with Store(workspace) as store:
         first = prepare_models(store, run_id)
         written = {path: path.stat().st_mtime_ns for path in first.paths.values()}
