@@ -221,7 +221,8 @@ def iterate(
     status = Status.MAX_ITERATIONS
     for phase in phases:
         try:
-            status = _run_phase(state, phase, layer=layer, on_event=on_event, began=began)
+            if phase.limit:
+                status = _run_phase(state, phase, layer=layer, on_event=on_event, began=began)
         except RunCancelled:
             status = Status.CANCELLED
         if status is Status.DIVERGED:
