@@ -18,7 +18,7 @@ from qaf_core.runs.store.store import Store
 pytest_plugins = ["packed_networks"]
 
 # The same examples on every machine, and no fault for a machine that is busy.
-settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("repeatable")
 
 SEEDED_LAYERS = ("layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "layer2.0.conv2", "layer3.0.conv1")

@@ -195,9 +195,9 @@ def test_fetching_keeps_the_limit_and_says_what_else_is_wrong(
 
 def test_a_copy_torch_already_has_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    kept = tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    kept = tmp_path / "torch" / "hub" / "checkpoints" / "squeezenet1_1-b8a52dc0.pth"
     kept.parent.mkdir(parents=True)
-    torch.save(torchvision_models.resnet18().state_dict(), kept)
-    source = find_model("torchvision/resnet18", "DEFAULT", workspace=tmp_path)
+    torch.save(torchvision_models.squeezenet1_1().state_dict(), kept)
+    source = find_model("torchvision/squeezenet1_1", "DEFAULT", workspace=tmp_path)
     assert source.weights == kept
-    assert build_model(source).get_parameter("fc.weight").shape[0] == 1000
+    assert build_model(source).get_parameter("classifier.1.weight").shape[0] == 1000

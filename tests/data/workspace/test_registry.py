@@ -88,15 +88,20 @@ def test_a_factory_is_found_from_anywhere_and_listed_without_running_it(
     add_factory(workspace, model_id="own", factory="own_registered:make")
     script = (
         "import sys; from pathlib import Path\n"
-        "from qaf_core.data.models.catalogue import build_model, find_model, list_models, load_inventory\n"
+        "from qaf_core.data.models.catalogue import find_model, list_models\n"
         "workspace = Path(sys.argv[1])\n"
         "source = find_model('own', workspace=workspace)\n"
         "assert source in list_models(workspace) and source.classes == ('good', 'bad'), source\n"
         "assert not {'torch', 'own_registered'} & set(sys.modules)\n"
-        "assert len(load_inventory(source)) == 2 and build_model(source)\n"
     )
     command = [sys.executable, "-c", script, str(workspace)]
     subprocess.run(command, check=True, timeout=60, cwd=tmp_path, env={**os.environ})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(folder))])
+    monkeypatch.delitem(sys.modules, "own_registered", raising=False)
+    source = find_model("own", workspace=workspace)
+    assert len(load_inventory(source)) == 2
+    assert build_model(source)
 
 
 def test_pages_cannot_register_code(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from qaf_core.runs.store.store import Store
 from qaf_core.runs.worker import worker
 from qaf_core.runs.worker.supervisor import Supervisor, start_worker
 
-START_SECONDS = 60
+START_SECONDS = 240  # on a machine that has much else to do
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = START_SECONDS) -> None:
