@@ -12,7 +12,7 @@ import pandas as pd
 
 from dashboard.state.rows import bits_text, rank_text
 from dashboard.text import _
-from qaf_core.network.plan.cost import Cost, layer_cost, original_cost, original_layer_cost, plan_cost
+from qaf_core.network.plan.cost import Cost, layer_cost, original_cost, original_layer_cost
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.rules import LayerPlan, Plan, check_layer_plan, rank_for_ratio
 from qaf_core.quantization.grid import BITS_ACCEPTED
@@ -143,11 +143,6 @@ def _single(numbers: tuple[int, ...]) -> Any:
 def cost_before(inventory: tuple[LayerInfo, ...]) -> Cost:
     """The cost of the network as it is."""
     return original_cost(inventory)
-
-
-def preview_cost(inventory: Sequence[LayerInfo], plan: Plan) -> Cost:
-    """The predicted cost of a plan."""
-    return plan_cost(inventory, plan)
 
 
 @lru_cache(maxsize=8192)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -115,59 +116,48 @@ def solve_layer(
         SolverError: For a tensor, rank, structure, method or covariance that cannot be taken.
     """
     began = time.monotonic()
-    spec, options = spec or QuantSpec(), options or SolverOptions()
-    if method == "dense":
-        structure = "dense"
+    structure = "dense" if method == "dense" else structure
     weight, seed = checked_weight(weight), checked_seed(seed)
     target = as_target(weight, structure, method)
-    rank = checked_rank(rank, structure, weight.shape)
+    task = _Task(
+        weight=weight, structure=structure, rank=checked_rank(rank, structure, weight.shape),
+        spec=spec or QuantSpec(), options=options or SolverOptions(), method=method, seed=seed, layer=layer,
+        on_event=on_event, start=start,
+    )  # fmt: skip
     if not bool(torch.isfinite(target).all()):
-        return _trivial(weight, target, structure, rank, spec, Status.NONFINITE, began)
+        return _trivial(task, target, Status.NONFINITE, began)
     if not bool(target.any()):
-        return _trivial(weight, target, structure, rank, spec, Status.CONVERGED, began)
+        return _trivial(task, target, Status.CONVERGED, began)
     covariance = checked_covariance(input_covariance, weight, target)
     # A power of two, so that the codes do not depend on the size and no square over- or underflows.
     size = 2.0 ** math.floor(math.log2(float(target.abs().max())))
-    target = target / size
-    if not STRUCTURES[structure].factorizes:
-        outcome = _solve_dense(target, covariance, spec, options)
-        factors = _as_factors(weight, structure, outcome.codes, outcome.scales, spec)
-    else:
-        check_published(structure, method, weight.shape)
-        moment = None
-        if covariance is not None and method == "joint":
-            moment = channel_moment(covariance, weight.shape[1])
-        algebra = ALGEBRAS[structure](weight.shape)
-        problem = algebra.subproblem(target, rank, moment)
-        warm = None if start is None else warm_values(problem, structure, start, size, seed)
-        outcome = _solve_factors(problem, spec, options, method, seed, layer, on_event, warm)
-        outcome = replace(
-            outcome, codes=algebra.stored(outcome.codes), scales=algebra.stored_scales(outcome.scales),
-            floats=algebra.stored(outcome.floats),
+    solve = _factorize if STRUCTURES[structure].factorizes else _round
+    outcome, factors = solve(task, target / size, covariance, size)
+    return _result(task, outcome, factors, size, began)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """How a weight is to be solved; all of it checked."""
+
+    weight: Tensor
+    structure: str
+    rank: Rank
+    spec: QuantSpec
+    options: SolverOptions
+    method: str
+    seed: int
+    layer: str
+    on_event: OnEvent | None
+    start: Factors | None
+
+    def factors(self, codes: list[Tensor], scales: list[Tensor], spec: QuantSpec | None = None) -> Factors:
+        """Factors of the weight, on grids as asked for unless others are given."""
+        bits = (spec or self.spec).bits_of(len(codes))
+        return Factors(
+            structure=self.structure, weight_shape=tuple(self.weight.shape), bits=bits, scales=tuple(scales),
+            codes=tuple(as_stored_codes(c, b) for c, b in zip(codes, bits, strict=True)),
         )  # fmt: skip
-        factors = _as_factors(weight, structure, outcome.codes, outcome.scales, spec)
-        per_position = covariance is not None and moment is not None and len(moment) < len(covariance)
-        if covariance is not None and per_position and outcome.status not in ENDED_EARLY:
-            factors = refit_output_side(
-                weight.to(target) / size, covariance, factors, spec.granularity, problem.shared_rows
-            )
-    factors = replace(factors, scales=(factors.scales[0] * size, *factors.scales[1:]))
-    if not bool(torch.isfinite(factors.scales[0]).all()):
-        kind = str(target.dtype).removeprefix("torch.")
-        raise SolverError(
-            f"the scales of weight are beyond {kind}",
-            got=f"weights of {size:.0e}",
-            remedy="divide the weight",
-        )
-    floats = [outcome.floats[0] * size, *outcome.floats[1:]]
-    spec = QuantSpec(bits=FLOAT.bits)
-    unrounded = _as_factors(weight, structure, floats, [f.new_ones(1) for f in floats], spec)
-    errors = row_errors(weight, factors)
-    return SolveResult(
-        factors=factors, relative_error=errors.total, worst_row_error=errors.worst, lost_rows=errors.lost,
-        float_relative_error=relative_error(weight, unrounded), status=outcome.status,
-        iterations=outcome.iterations, seconds=time.monotonic() - began,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,50 +171,88 @@ class _Outcome:
     iterations: int
 
 
-def _solve_factors(
-    problem: Subproblem,
-    spec: QuantSpec,
-    options: SolverOptions,
-    method: str,
-    seed: int,
-    layer: str,
-    on_event: OnEvent | None,
-    start: list[Tensor] | None,
-) -> _Outcome:
-    bits = spec.bits_of(len(problem.order))
-    if method == "paper":
-        state, status = solve_paper(problem, bits, options=options, seed=seed, layer=layer, on_event=on_event)
+def _factorize(
+    task: _Task, target: Tensor, covariance: Tensor | None, size: float
+) -> tuple[_Outcome, Factors]:
+    """Factors of ``target``, the weight over ``size``."""
+    shape = task.weight.shape
+    check_published(task.structure, task.method, shape)
+    moment = None
+    if covariance is not None and task.method == "joint":
+        moment = channel_moment(covariance, shape[1])
+    algebra = ALGEBRAS[task.structure](shape)
+    problem = algebra.subproblem(target, task.rank, moment)
+    warm = None if task.start is None else warm_values(problem, task.structure, task.start, size, task.seed)
+    outcome = _solve_factors(task, problem, warm)
+    outcome = replace(
+        outcome, codes=algebra.stored(outcome.codes), scales=algebra.stored_scales(outcome.scales),
+        floats=algebra.stored(outcome.floats),
+    )  # fmt: skip
+    factors = task.factors(outcome.codes, outcome.scales)
+    per_position = covariance is not None and moment is not None and len(moment) < len(covariance)
+    if covariance is not None and per_position and outcome.status not in ENDED_EARLY:
+        weight = task.weight.to(target) / size
+        factors = refit_output_side(weight, covariance, factors, task.spec.granularity, problem.shared_rows)
+    return outcome, factors
+
+
+def _solve_factors(task: _Task, problem: Subproblem, start: list[Tensor] | None) -> _Outcome:
+    bits = task.spec.bits_of(len(problem.order))
+    told: dict[str, Any] = {
+        "options": task.options, "seed": task.seed, "layer": task.layer, "on_event": task.on_event
+    }  # fmt: skip
+    if task.method == "paper":
+        state, status = solve_paper(problem, bits, **told)
         iterations = state.iteration
-    elif method == "sequential":
-        floats, status = tensorly_factors(problem, seed, options.time_limit_seconds)
-        codes, scales = round_factors(floats, bits, spec.granularity, problem.shared_rows)
+    elif task.method == "sequential":
+        floats, status = tensorly_factors(problem, task.seed, task.options.time_limit_seconds)
+        codes, scales = round_factors(floats, bits, task.spec.granularity, problem.shared_rows)
         return _Outcome(codes=codes, scales=scales, floats=floats, status=status, iterations=0)
     else:
         state, status, iterations = solve_from_starts(
-            problem, bits, granularity=spec.granularity, options=options, seed=seed, layer=layer,
-            on_event=on_event, start=start,
-        )  # fmt: skip
+            problem, bits, granularity=task.spec.granularity, start=start, **told
+        )
     return _Outcome(
         codes=state.best.codes, scales=state.best.scales, floats=state.float_values, status=status,
         iterations=iterations,
     )  # fmt: skip
 
 
-def _solve_dense(
-    target: Tensor, covariance: Tensor | None, spec: QuantSpec, options: SolverOptions
-) -> _Outcome:
+def _round(task: _Task, target: Tensor, covariance: Tensor | None, _size: float) -> tuple[_Outcome, Factors]:
+    """The weight itself on the grid."""
     began = time.monotonic()
-    (bits,) = spec.bits_of(1)
+    (bits,) = task.spec.bits_of(1)
     matrix = target.reshape(target.shape[0], -1)
     if covariance is None or covariance.shape[0] == matrix.shape[1]:
         gram = covariance
     else:
         gram = torch.kron(covariance, torch.eye(target.shape[2], device=matrix.device, dtype=matrix.dtype))
-    limit = options.time_limit_seconds
+    limit = task.options.time_limit_seconds
     codes, scales = round_rows(matrix, gram, bits, deadline=None if limit is None else began + limit)
     late = limit is not None and time.monotonic() > began + limit
     status = Status.TIME_LIMIT if late else Status.CONVERGED
-    return _Outcome(codes=[codes], scales=[scales], floats=[matrix], status=status, iterations=1)
+    outcome = _Outcome(codes=[codes], scales=[scales], floats=[matrix], status=status, iterations=1)
+    return outcome, task.factors(outcome.codes, outcome.scales)
+
+
+def _result(task: _Task, outcome: _Outcome, factors: Factors, size: float, began: float) -> SolveResult:
+    """The factors at the weight's own size, with what they lose."""
+    factors = replace(factors, scales=(factors.scales[0] * size, *factors.scales[1:]))
+    if not bool(torch.isfinite(factors.scales[0]).all()):
+        kind = str(factors.scales[0].dtype).removeprefix("torch.")
+        raise SolverError(
+            f"the scales of weight are beyond {kind}",
+            got=f"weights of {size:.0e}",
+            remedy="divide the weight",
+        )
+    floats = [outcome.floats[0] * size, *outcome.floats[1:]]
+    unrounded = task.factors(floats, [f.new_ones(1) for f in floats], QuantSpec(bits=FLOAT.bits))
+    errors = row_errors(task.weight, factors)
+    return SolveResult(
+        factors=factors, relative_error=errors.total, worst_row_error=errors.worst, lost_rows=errors.lost,
+        float_relative_error=relative_error(task.weight, unrounded), status=outcome.status,
+        iterations=outcome.iterations, seconds=time.monotonic() - began,
+    )  # fmt: skip
 
 
 def relative_error(weight: Tensor, factors: Factors) -> float:
@@ -232,36 +260,17 @@ def relative_error(weight: Tensor, factors: Factors) -> float:
     return row_errors(weight, factors).total
 
 
-def _as_factors(
-    weight: Tensor, structure: str, codes: list[Tensor], scales: list[Tensor], spec: QuantSpec
-) -> Factors:
-    bits = spec.bits_of(len(codes))
-    return Factors(
-        structure=structure, weight_shape=tuple(weight.shape), bits=bits, scales=tuple(scales),
-        codes=tuple(as_stored_codes(c, b) for c, b in zip(codes, bits, strict=True)),
-    )  # fmt: skip
-
-
-def _trivial(
-    weight: Tensor,
-    target: Tensor,
-    structure: str,
-    rank: Rank,
-    spec: QuantSpec,
-    status: Status,
-    began: float,
-) -> SolveResult:
+def _trivial(task: _Task, target: Tensor, status: Status, began: float) -> SolveResult:
     """Zero factors, for weights that are all zero or not finite."""
-    form = STRUCTURES[structure]
-    codes = [target.new_zeros(shape) for shape in form.factor_shapes(weight.shape, rank)]
+    form = STRUCTURES[task.structure]
+    codes = [target.new_zeros(shape) for shape in form.factor_shapes(task.weight.shape, task.rank)]
     scales = [target.new_ones(1, part.shape[1], *[1] * (part.ndim - 2)) for part in codes]
     if not form.factorizes:
         scales = [target.new_ones(len(target), 1)]
-    factors = _as_factors(weight, structure, codes, scales, spec)
     error = math.nan if status is Status.NONFINITE else 0.0
     return SolveResult(
-        factors=factors, relative_error=error, float_relative_error=error, status=status, iterations=0,
-        seconds=time.monotonic() - began,
+        factors=task.factors(codes, scales), relative_error=error, float_relative_error=error, status=status,
+        iterations=0, seconds=time.monotonic() - began,
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from qaf_core.deploy.runtime.measure_kit import (
 )
 from qaf_core.factorization.structures import FACTORIZED, Rank
 from qaf_core.files import ContentCache, digest_of, read_json
-from qaf_core.network.plan.chains import factor_shapes, rank_for_ratio
+from qaf_core.network.plan.chains import holds_too_much, rank_for_ratio
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.pipeline.events import Progress
 from qaf_core.search.geometry import LayerGeometry
@@ -51,14 +51,10 @@ def list_candidates(info: LayerInfo, ratios: Sequence[float] = RATIOS) -> tuple[
         if structure in FACTORIZED:
             for ratio in ratios:
                 rank = _rounded_rank(rank_for_ratio(info, structure, ratio), round)
-                if _holds_too_much(info, structure, rank):
+                if holds_too_much(info, structure, rank):
                     rank = _rounded_rank(rank_for_ratio(info, structure, ratio), math.floor)
                 found[structure, rank] = None
     return tuple(found)
-
-
-def _holds_too_much(info: LayerInfo, structure: str, rank: Rank) -> bool:
-    return sum(math.prod(shape) for shape in factor_shapes(info, structure, rank)) > info.weight_numel
 
 
 def _rounded_rank(rank: Rank, rounding: Callable[[float], int]) -> Rank:

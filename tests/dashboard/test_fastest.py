@@ -73,8 +73,8 @@ def test_the_plan_it_finds_fills_the_table(draw: Draw, store: Store) -> None:
     assert next(row for row in plan.layers if row.name == LAYER).structure == "tucker2"
     test.button(key="start-run").click().run()
     queued = store.list_runs()[0]
-    chosen = [row for row in queued.plan["layers"] if row["structure"] == "tucker2"]
-    assert [row["name"] for row in chosen] == [LAYER]
+    chosen = [row for row in queued.plan.layers if row.structure == "tucker2"]
+    assert [row.name for row in chosen] == [LAYER]
 
 
 def test_what_went_wrong_is_said(draw: Draw, store: Store) -> None:

@@ -62,7 +62,7 @@ def test_a_queued_run_waits(draw: Draw, store: Store) -> None:
 
 
 def test_a_running_run_shows_layer_curve_and_stop(draw: Draw, seeded_store: Store) -> None:
-    run_id = start_run(seeded_store, dict(seeded_store.list_runs()[0].plan))
+    run_id = start_run(seeded_store, dict(seeded_store.list_runs()[0].plan_row))
     test = draw("run", run=run_id)
     text = shown(test)
     assert "0 / 5" in text

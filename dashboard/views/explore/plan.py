@@ -18,7 +18,7 @@ from dashboard.widgets import ui
 from qaf_core.errors import QafError
 from qaf_core.factorization.options import Method
 from qaf_core.factorization.structures import STRUCTURES
-from qaf_core.network.plan.cost import Cost
+from qaf_core.network.plan.cost import Cost, plan_cost
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.validation import oversized_ranks
 from qaf_core.quantization.grid import BITS_ACCEPTED
@@ -52,7 +52,7 @@ def plan_and_run(choice: Choice, inventory: tuple[LayerInfo, ...]) -> None:
 
 
 def _prediction(choice: Choice, inventory: tuple[LayerInfo, ...], draft: Draft) -> None:
-    before, after = plan_draft.cost_before(inventory), plan_draft.preview_cost(inventory, draft.plan)
+    before, after = plan_draft.cost_before(inventory), plan_cost(inventory, draft.plan)
     columns = st.columns([1, 1, 1, 1, 1.05], gap="small")
     with columns[0]:
         ui.metric_card(

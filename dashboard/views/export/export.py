@@ -152,7 +152,7 @@ def _files(run: RunRecord) -> None:
 
 def _packed(run: RunRecord, kind: Kind) -> None:
     path = packed_file(run)
-    size = run.size_bytes or path.stat().st_size
+    size = path.stat().st_size
     before = run.baseline_cost.size_bytes if run.baseline_cost else 0
     st.markdown(
         _("**{size}**, {times} smaller than {before} of 32-bit weights.").format(

@@ -97,11 +97,6 @@ class Operation:
         """A 1×1 operation with as many dimensions: what mixes channels and leaves positions alone."""
         return pointwise(self.dims)
 
-    def with_groups(self, groups: int) -> Operation:
-        """The same geometry with other groups."""
-        values = {**self.__dict__, "groups": groups}
-        return Operation(**values)
-
     def output_shape(self, shape: Sequence[int], rows_shape: Sequence[int]) -> list[int]:
         """The shape it makes of an input's shape."""
         if self.dims == 0:

@@ -23,6 +23,11 @@ def factor_shapes(info: LayerInfo, structure: str, rank: Rank) -> tuple[tuple[in
     return found.factor_shapes(info.weight_shape, rank)
 
 
+def holds_too_much(info: LayerInfo, structure: str, rank: Rank) -> bool:
+    """Whether a layer's factors hold more numbers than its weight."""
+    return sum(map(math.prod, factor_shapes(info, structure, rank))) > info.weight_numel
+
+
 def factor_macs(info: LayerInfo, structure: str, rank: Rank) -> tuple[int, ...]:
     """Multiply-accumulates per image of each factor's link, all calls, in the order of ``factor_shapes``."""
     found = chain_structure(structure, rank)

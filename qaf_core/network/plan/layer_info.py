@@ -139,13 +139,8 @@ def possible_structures(weight_shape: Sequence[int]) -> tuple[str, ...]:
     return (*(name for name, structure in STRUCTURES.items() if structure.takes(weight_shape)), KEEP)
 
 
-def inventory_to_rows(inventory: Iterable[LayerInfo]) -> list[dict[str, Any]]:
-    """The inventory as plain JSON types."""
-    return [info.to_dict() for info in inventory]
-
-
 def inventory_from_rows(rows: Iterable[Mapping[str, Any]]) -> tuple[LayerInfo, ...]:
-    """Read rows written by ``inventory_to_rows``.
+    """Read rows written by ``LayerInfo.to_dict``.
 
     Raises:
         ModelError: If a row is damaged.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from qaf_core.errors import PlanError
 from qaf_core.factorization.options import METHODS, Method
 from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
-from qaf_core.network.plan.chains import factor_shapes, max_useful_rank
+from qaf_core.network.plan.chains import holds_too_much, max_useful_rank
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.types import LayerPlan, Plan, is_whole, listing
 from qaf_core.quantization.grid import BITS_ACCEPTED, GRIDS
@@ -81,9 +80,7 @@ def oversized_ranks(plan: Plan, inventory: Sequence[LayerInfo]) -> tuple[str, ..
     return tuple(
         f"rank {_listed(row.rank)} of layer {row.name} holds more numbers than the layer itself"
         for row in plan.layers
-        if row.rank is not None
-        and sum(map(math.prod, factor_shapes(infos[row.name], row.structure, row.rank)))
-        > infos[row.name].weight_numel
+        if row.rank is not None and holds_too_much(infos[row.name], row.structure, row.rank)
     )
 
 

@@ -108,8 +108,6 @@ def test_other_forms_of_an_operation() -> None:
     operation = convolution(2, stride=2, padding=(1, 0), groups=2, transposed=True)
     assert operation.pointwise() == pointwise(2) == convolution(2)
     assert pointwise(0) == LINEAR
-    apart = operation.with_groups(6)
-    assert (apart.groups, apart.stride, apart.padding, apart.transposed) == (6, (2, 2), (1, 0), True)
     assert hash(convolution(1, stride=3)) == hash(convolution(1, stride=(3,)))
 
 

@@ -22,7 +22,6 @@ from qaf_core.network.plan.layer_info import (
     classifier,
     first_convolution,
     inventory_from_rows,
-    inventory_to_rows,
     output_layers,
 )
 
@@ -473,7 +472,7 @@ def test_networks_that_cannot_be_listed(
 
 
 def test_rows_survive_json(resnet18: tuple[LayerInfo, ...]) -> None:
-    assert inventory_from_rows(json.loads(json.dumps(inventory_to_rows(resnet18)))) == resnet18
+    assert inventory_from_rows(json.loads(json.dumps([info.to_dict() for info in resnet18]))) == resnet18
 
 
 def test_damaged_rows_are_refused(resnet18: tuple[LayerInfo, ...]) -> None:
