@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -42,14 +41,14 @@ from qaf_core.runs.jobs.search import make_auto_plan
 from qaf_core.runs.store.request import PlanRequest, RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import PACKED_NAME
-from qaf_core.runs.worker.execute import execute_job
+from qaf_core.runs.worker.execute import execute_in_turn
 
 LARGE = 224
 
 
 def run_plan(store: Store, request: RunRequest) -> dict[str, Any]:
     """Execute a request in this process."""
-    return execute_job(store, store.create_run(request, pid=os.getpid()))
+    return execute_in_turn(store, request)
 
 
 def by_bound(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from qaf_core.factorization.options import SolverOptions, Status
 from qaf_core.factorization.solve import SolveResult
 from qaf_core.pipeline.compress.solve_cache import SolveCache
+from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.store import Store
 
 # One random start and a few sweeps: sound factors, though not the best ones.
 QUICK_SOLVER = SolverOptions(starts=1, start_iterations=20, iterations=2, rounding_rounds=3)
@@ -25,6 +28,13 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tens
 def draw_double(*shape: int, seed: int = 0) -> Tensor:
     """The same in double precision."""
     return draw(*shape, seed=seed, dtype=torch.float64)
+
+
+def begun_run(store: Store, request: RunRequest) -> str:
+    """A run that this very process is at work on."""
+    run_id = store.ask_for_own(request, os.getpid())
+    assert store.claim_next(os.getpid(), own=run_id) == run_id
+    return run_id
 
 
 class Remembered(SolveCache):

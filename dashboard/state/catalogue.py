@@ -174,9 +174,11 @@ def _check_code(workspace: Path, model: str) -> None:
 
 @st.cache_data(show_spinner=False, max_entries=64, ttl=REFUSAL_SECONDS)
 def _answer(digest: str, _workspace: Path, _request: InspectRequest) -> tuple[Mapping[str, Any], str]:
-    """A job's answer, or why there is none: kept for a while, as a page is drawn again at every click."""
+    """A job's answer, or why it is refused: kept for a while, as a page is drawn again at every click."""
     try:
         return jobs.wait_for(_workspace, _request), ""
+    except jobs.NoAnswerYet:
+        raise
     except QafError as error:
         return {}, str(error)
 

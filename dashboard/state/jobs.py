@@ -19,17 +19,24 @@ POLL_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 120.0
 
 
+class NoAnswerYet(QafError):
+    """A job that is still to be done, and may be."""
+
+
 def wait_for(workspace: Path, request: JobRequest, *, anew: bool = False) -> Mapping[str, Any]:
     """The result of a short job, waited for; what was found before is not sought again, unless ``anew``.
 
     Raises:
-        QafError: In its own words when it is refused, or when it takes too long.
+        NoAnswerYet: If it takes too long, or no process comes up that would do it.
+        QafError: In its own words when it is refused.
     """
     with Store(workspace) as store:
         job_id, deadline = store.ask(request, anew=anew), time.monotonic() + LONGEST_WAIT_SECONDS
         while (job := store.job(job_id)) is None or not job.is_final:
+            if job is not None and (problem := store.problem_of(job.kind)):
+                raise NoAnswerYet(problem)
             if time.monotonic() > deadline:
-                raise QafError("it took too long", remedy="try again when less is at work")
+                raise NoAnswerYet("it took too long", remedy="try again when less is at work")
             time.sleep(POLL_SECONDS)
     if job.status != RunStatus.COMPLETED:
         raise QafError(job.error or "stopped")

@@ -101,6 +101,7 @@ def _watch(job_id: str) -> None:
         "images": _("Unpacking the images"),
         "check": _("Running the original on the images"),
     }
+    ui.say_problem(job)
     text = steps.get(job.stage.get("stage", ""), _("Waiting for a free place"))
     left, right = st.columns([5, 1], vertical_alignment="center")
     left.progress(

@@ -84,6 +84,7 @@ def job_at_work(job: JobRecord | None, text: str) -> bool:
         if job is not None and job.status in (RunStatus.FAILED, RunStatus.INTERRUPTED):
             say_error(job.error or status_label(job.status))
         return False
+    say_problem(job)
     text = text if job.status == RunStatus.RUNNING else _("Waiting for a free place") + " · {time}"
     told, stop = st.columns([4, 1], vertical_alignment="center")
     told.info(text.format(time=duration_text(job.elapsed_seconds)), icon=":material/hourglass_top:")
@@ -93,6 +94,13 @@ def job_at_work(job: JobRecord | None, text: str) -> bool:
         disabled=open_store().cancel_requested(job.id),
     )  # fmt: skip
     return True
+
+
+def say_problem(job: JobRecord) -> None:
+    """Why a job that waits is not begun, where no process for it comes up."""
+    problem = open_store().problem_of(job.kind)
+    if problem is not None and job.status == RunStatus.QUEUED:
+        st.warning(plain(_(problem)), icon=":material/warning:")
 
 
 def find_run(run_id: str) -> RunRecord | None:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Any
 
 import typer
 
-from qaf_core.cli.options import Classes, Data, Json, Model, PreprocessingFile, Weights, Workspace
+from qaf_core.cli.interrupt import execute
+from qaf_core.cli.options import (
+    Classes,
+    Data,
+    Json,
+    Model,
+    PreprocessingFile,
+    Weights,
+    Workspace,
+    lasting_weights,
+)
 from qaf_core.cli.text import print_images, print_json, print_table
+from qaf_core.errors import WorkspaceError
 from qaf_core.review.units import percent_text, points_text
 from qaf_core.runs.store.workspace import default_workspace
 
@@ -24,20 +36,31 @@ def check(
     workspace: Workspace = None,
 ) -> None:
     """Find wrong class order (of classifiers) and wrong preparation of images before compressing."""
+    from qaf_core.data.formats.sources import absolute_data
     from qaf_core.data.models.overrides import read_preprocessing
-    from qaf_core.runs.jobs.check import check_model
     from qaf_core.runs.store.request import CheckRequest
+    from qaf_core.runs.store.store import Store
 
     request = CheckRequest(
         model=model,
-        weights=weights,
-        classes=None if classes is None else str(classes),
+        weights=lasting_weights(weights),
+        classes=None if classes is None else str(classes.absolute()),
         preprocessing=None if preprocessing is None else read_preprocessing(preprocessing),
-        data=data,
+        data=None if data is None else absolute_data(data),
         images=images,
         preview=preview and as_json,
     )
-    found = check_model(request, default_workspace() if workspace is None else workspace)
+    folder, store = default_workspace() if workspace is None else workspace, None
+    with contextlib.suppress(WorkspaceError):  # nothing need be kept
+        store = Store(folder)
+    if store is None:
+        from qaf_core.runs.jobs.check import check_model
+
+        found = check_model(request, folder)
+    else:
+        with store:
+            found = execute(store, request)
+        del found["stored"]
     if as_json:
         print_json(found)
     else:

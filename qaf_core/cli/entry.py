@@ -22,7 +22,7 @@ from qaf_core.cli.models import models
 from qaf_core.cli.networks import cost, inspect
 from qaf_core.cli.plans import plan
 from qaf_core.cli.runs import compress, runs, show
-from qaf_core.errors import QafError
+from qaf_core.errors import QafError, RunCancelled
 from qaf_core.files import write_file
 from qaf_core.runs.store.workspace import default_workspace
 
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return outcome if isinstance(outcome, int) else EXIT_DONE
     except QafError as error:
         return _tell(str(error), EXIT_BAD_INPUT)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, RunCancelled):
         return _tell("Cancelled.", EXIT_CANCELLED)
     except BrokenPipeError:
         # Whoever read our output has seen enough; keep the interpreter from flushing into the closed pipe.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qaf_core.cli.interrupt import execute
 from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.text import print_json, print_stage
 from qaf_core.review.units import duration_text, size_text
@@ -41,26 +42,22 @@ def export(
 ) -> None:
     """Write a run's compressed network as a file to deploy, and check that it says what the run said."""
     from qaf_core.pipeline.events import Progress
+    from qaf_core.runs.store.request import ExportRequest
     from qaf_core.runs.store.store import Store
 
     with Store(workspace) as store:
-        record = store.find(run)
-        from qaf_core.runs.jobs.export import export_run
-
-        report = export_run(
-            store,
-            record.id,
-            out.expanduser().absolute(),
-            format=format,
-            precision=precision,
-            target=target,
-            force=force,
-            progress=Progress(print_stage),
-        )
+        request = ExportRequest(
+            run=store.find(run).id, format=format, precision=precision, target=target, force=force,
+            path=str(out.expanduser().absolute()),
+        )  # fmt: skip
+        report = execute(store, request, Progress(print_stage))
     if as_json:
-        print_json(report.to_dict())
+        print_json(report)
     else:
-        _print_report(report)
+        from qaf_core.deploy.onnx_export.report import ExportReport
+        from qaf_core.records import from_plain
+
+        _print_report(from_plain(ExportReport, report))
 
 
 def _print_report(report: ExportReport) -> None:

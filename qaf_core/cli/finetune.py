@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import typer
 
-from qaf_core.cli.interrupt import stop_on_interrupt
+from qaf_core.cli.interrupt import execute, stop_on_interrupt
 from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.runs import EXIT_CANCELLED, EXIT_DONE, print_progress, print_result
 from qaf_core.cli.text import print_json
@@ -49,10 +48,7 @@ def finetune(
             calibration=None if calibration is None else absolute_data(calibration),
             name=name,
         )
-        run_id = store.create_run(request, pid=os.getpid())
-        from qaf_core.runs.worker.execute import execute_job
-
-        result = execute_job(store, run_id, progress)
+        result = execute(store, request, progress)
     if as_json:
         print_json(result)
     else:

@@ -1,4 +1,4 @@
-"""Ctrl-C as a request to stop."""
+"""A command's work in its turn, and Ctrl-C as a request to stop."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from qaf_core.pipeline.events import Progress, RunEvent
+
+if TYPE_CHECKING:
+    from qaf_core.runs.store.request import JobRequest
+    from qaf_core.runs.store.store import Store
 
 
 @contextlib.contextmanager
@@ -33,3 +38,14 @@ def stop_on_interrupt(kept: str, tell: Callable[[RunEvent], None]) -> Iterator[P
         yield Progress(tell, lambda: asked)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def execute(store: Store, request: JobRequest, progress: Progress | None = None) -> dict[str, Any]:
+    """Execute a job here, in its turn in the workspace's queue; raises as ``execute_in_turn``."""
+    from qaf_core.runs.worker.execute import execute_in_turn
+
+    return execute_in_turn(store, request, progress, _tell_waiting)
+
+
+def _tell_waiting() -> None:
+    print("Waiting until other work in this workspace has ended. Press Ctrl-C to leave.", file=sys.stderr)

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from qaf_core.cli.export import Target
-from qaf_core.cli.interrupt import stop_on_interrupt
+from qaf_core.cli.interrupt import execute, stop_on_interrupt
 from qaf_core.cli.options import Json, Run, Workspace
-from qaf_core.cli.plans import EXIT_CANCELLED, EXIT_DONE, Batch, Threads
+from qaf_core.cli.plans import Batch, Threads
 from qaf_core.cli.text import print_json, print_stage, print_table
 from qaf_core.deploy.runtime.model_files import PROFILED, ModelFile
-from qaf_core.errors import QafError, RunCancelled
+from qaf_core.errors import QafError
 from qaf_core.review.units import energy_text, percent_text, points_text, size_text
 
 TITLES: dict[str, str] = {file: file.short for file in ModelFile}
@@ -31,32 +31,21 @@ def latency(
     seconds: Annotated[float, typer.Option(min=0.0, help="At most so long, of timing.")] = 60.0,
     as_json: Json = False,
     workspace: Workspace = None,
-) -> int:
+) -> None:
     """Time a run's models side by side: original, dense INT8, factorized fp32 and INT8; and by layer."""
+    from qaf_core.runs.store.request import LatencyRequest
     from qaf_core.runs.store.store import Store
 
-    try:
-        with Store(workspace) as store, stop_on_interrupt("nothing is kept", print_stage) as progress:
-            record = store.find(run)
-            from qaf_core.runs.jobs.latency import measure_run
-
-            result = measure_run(
-                store,
-                record.id,
-                threads=threads or os.cpu_count() or 1,
-                batch=batch,
-                images=images,
-                seconds=seconds,
-                progress=progress,
-            )
-    except RunCancelled:
-        print("Cancelled.", file=sys.stderr)
-        return EXIT_CANCELLED
+    with Store(workspace) as store, stop_on_interrupt("nothing is kept", print_stage) as progress:
+        request = LatencyRequest(
+            run=store.find(run).id, threads=threads or os.cpu_count() or 1, batch=batch, images=images,
+            seconds=seconds,
+        )  # fmt: skip
+        result = execute(store, request, progress)
     if as_json:
         print_json(result)
     else:
         _print_latency(result)
-    return EXIT_DONE
 
 
 def device_kit(
@@ -71,20 +60,22 @@ def device_kit(
     workspace: Workspace = None,
 ) -> None:
     """A folder that measures a run's models on another device; --result reads its result.json back."""
+    from qaf_core.runs.store.request import DeviceKitRequest
     from qaf_core.runs.store.store import Store
 
     if (out is None) == (result is None):
         raise QafError("say what to do with the kit", expected="--out DIR, or --result FILE")
     with Store(workspace) as store:
         record = store.find(run)
-        from qaf_core.runs.jobs.device_kit import read_kit_result, write_kit
-
         if result is not None:
+            from qaf_core.runs.jobs.device_kit import read_kit_result
+
             told = read_kit_result(store, record.id, result.expanduser())
         else:
             assert out is not None
-            folder = out.expanduser().absolute()
-            told = {**write_kit(store, record.id, folder, batch=batch, target=target), "folder": str(folder)}
+            folder = str(out.expanduser().absolute())
+            request = DeviceKitRequest(run=record.id, batch=batch, target=target, folder=folder)
+            told = execute(store, request)
     if as_json:
         print_json(told)
     elif result is not None:

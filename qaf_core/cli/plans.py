@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qaf_core.cli.interrupt import stop_on_interrupt
+from qaf_core.cli.interrupt import execute, stop_on_interrupt
 from qaf_core.cli.options import (
     ActBits,
     Bits,
@@ -25,15 +24,13 @@ from qaf_core.cli.options import (
     warn_of_ranks,
 )
 from qaf_core.cli.text import print_json, print_stage, print_table
-from qaf_core.errors import PlanError, RunCancelled
+from qaf_core.errors import PlanError
 from qaf_core.files import write_json
-from qaf_core.runs.store.workspace import default_workspace, open_workspace
+from qaf_core.runs.store.workspace import default_workspace
 
 if TYPE_CHECKING:
     from qaf_core.network.plan.rules import Plan
     from qaf_core.search.selection import Selection
-
-EXIT_DONE, EXIT_CANCELLED = 0, 130
 
 ErrorBound = Annotated[
     float | None,
@@ -69,7 +66,7 @@ def plan(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the plan here, as JSON.")] = None,
     as_json: Json = False,
     workspace: Workspace = None,
-) -> int:
+) -> None:
     """A plan: by rule, or with auto the fastest structures within bounds on errors and answers."""
     selection: Selection | None = None
     told: dict[str, Any] = {"model": model, "structure": structure}
@@ -78,8 +75,6 @@ def plan(
             model, ratio, bits, act_bits, error_bound, answer_bound, threads, batch, data, calibration, seed,
             weights, classes, preprocessing, workspace,
         )  # fmt: skip
-        if found is None:
-            return EXIT_CANCELLED
         from qaf_core.records import from_plain
         from qaf_core.search.selection import Selection
 
@@ -99,7 +94,6 @@ def plan(
         print_json(told)
     else:
         _print_plan(chosen, selection)
-    return EXIT_DONE
 
 
 def find_auto_plan(
@@ -118,17 +112,17 @@ def find_auto_plan(
     classes: Path | None,
     preprocessing: Path | None,
     workspace: Path | None,
-) -> dict[str, Any] | None:
-    """The automatic plan for what a command was given, as plain data; None if Ctrl-C stopped it."""
+) -> dict[str, Any]:
+    """The automatic plan for what a command was given, as plain data."""
     if bits is None:
         raise PlanError("nothing says how many bits", expected="--bits B")
     from qaf_core.data.formats.sources import absolute_data
     from qaf_core.data.models.catalogue import find_model
     from qaf_core.data.models.overrides import read_preprocessing
-    from qaf_core.runs.jobs.search import make_auto_plan, tell_selection
     from qaf_core.runs.store.request import PlanRequest
+    from qaf_core.runs.store.store import Store
 
-    folder = open_workspace(default_workspace() if workspace is None else workspace)
+    folder = default_workspace() if workspace is None else workspace
     steps = None if preprocessing is None else read_preprocessing(preprocessing)
     source = find_model(model, weights, classes=classes, preprocessing=steps, workspace=folder)
     given: dict[str, Any] = {
@@ -147,12 +141,9 @@ def find_auto_plan(
         batch=batch,
         **{name: value for name, value in given.items() if value is not None},
     )
-    try:
-        with stop_on_interrupt("what was timed and solved is kept", print_stage) as progress:
-            return tell_selection(request, make_auto_plan(request, folder, progress))
-    except RunCancelled:
-        print("Cancelled.", file=sys.stderr)
-        return None
+    kept = "what was timed and solved is kept"
+    with Store(folder) as store, stop_on_interrupt(kept, print_stage) as progress:
+        return execute(store, request, progress)
 
 
 def _print_plan(plan: Plan, found: Selection | None) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qaf_core.cli.interrupt import stop_on_interrupt
+from qaf_core.cli.interrupt import execute, stop_on_interrupt
 from qaf_core.cli.options import (
     ActBits,
     Bits,
@@ -87,8 +86,6 @@ def compress(
             model, ratio, bits, act_bits, error_bound, answer_bound, threads, 1, data, calibration, seed,
             weights, classes, preprocessing, workspace,
         )  # fmt: skip
-        if found is None:
-            return EXIT_CANCELLED
         chosen = Plan.from_dict(found["plan"])
     else:
         chosen = make_plan(model, inventory, plan, ratio, bits, act_bits, structure, method, seed)
@@ -109,10 +106,7 @@ def compress(
         check=check,
     )
     with Store(workspace) as store, stop_on_interrupt("finished layers are kept", print_progress) as progress:
-        run_id = store.create_run(request, pid=os.getpid())
-        from qaf_core.runs.worker.execute import execute_job
-
-        result = execute_job(store, run_id, progress)
+        result = execute(store, request, progress)
     for finding in (result.get("checks") or {}).get("findings", ()):
         print(f"warning: {finding['sentence']} {finding['remedy']}", file=sys.stderr)
     if as_json:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import threading
 import zipfile
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from PIL import Image
 from qaf_core.cli.entry import main
 from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import find_model
+from qaf_core.runs.store.request import CheckRequest, LatencyRequest
+from qaf_core.runs.store.store import Store
 
 
 def test_a_sound_model_is_told_to_be_so(capsys: pytest.CaptureFixture[str], workspace: Path) -> None:
@@ -141,6 +145,27 @@ def test_a_zip_is_unpacked_in_the_workspace(
     found = json.loads(capsys.readouterr().out)
     assert (found["n"], found["plausible"]) == (40, True)
     assert len(list((workspace / "cache" / "archives").iterdir())) == 1
+
+
+def test_a_check_takes_its_turn_and_pages_find_its_result(
+    capsys: pytest.CaptureFixture[str], store: Store
+) -> None:
+    speed = store.ask(LatencyRequest(run="a", threads=1))
+    assert store.claim_next(os.getpid()) == speed
+    threading.Timer(0.5, store.finish, (speed, "completed", {})).start()
+    assert main(["check", "digits/cnn", "--images", "64", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "Waiting until other work in this workspace has ended. Press Ctrl-C to leave.\n"
+    kept = store.find_job(CheckRequest(model="digits/cnn", images=64))
+    assert kept is not None
+    assert {key: value for key, value in kept.result.items() if key != "stored"} == json.loads(captured.out)
+
+
+def test_a_check_needs_no_workspace(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for command in (("check", "digits/cnn", "--images", "64"), ("inspect", "digits/cnn")):
+        assert main([*command, "--workspace", str(tmp_path / "file")]) == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

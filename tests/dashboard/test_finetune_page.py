@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import begun_run
 
 from dashboard.state.progress import FINETUNE_STAGE_STARTS, RunProgress
 from qaf_core.pipeline.events import RunEvent
@@ -40,7 +40,7 @@ def begin(store: Store, parent: str) -> str:
     """A fine-tuning at work in this very process, three passes on."""
     fields = {"run": parent, **asdict(FinetuneOptions(trains="codes"))}
     request = RunRequest(model="inspection/resnet20", plan=dict(store.run(parent).plan_row), finetune=fields)
-    run_id = store.create_run(request, pid=os.getpid())
+    run_id = begun_run(store, request)
     stage = {"stage": "finetuning", "fraction": 0.3, "message": "Learning"}
     store.append_event(run_id, RunEvent(kind="stage", data=stage, elapsed_seconds=1.0))
     for epoch, held_back, best in ((0, 0.2, 0.2), (1, 0.16, 0.16), (2, 0.1, 0.1), (3, 0.12, 0.1)):

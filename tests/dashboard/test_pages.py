@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import begun_run
 
 from dashboard.state import catalogue
 from qaf_core.data.load import load_images
@@ -29,7 +29,7 @@ def run_with(store: Store, status: str) -> str:
 
 def start_run(store: Store, plan: dict[str, object]) -> str:
     """A run at work in this very process."""
-    run_id = store.create_run(RunRequest(model="inspection/resnet20", plan=plan), pid=os.getpid())
+    run_id = begun_run(store, RunRequest(model="inspection/resnet20", plan=plan))
     store.append_event(run_id, RunEvent(kind="stage", data={"stage": "solving"}, elapsed_seconds=1.0))
     started = {"index": 0, "total": 5, "structure": "cp", "rank": 20, "bits": 4}
     store.append_event(run_id, RunEvent(kind="layer_started", layer="layer1.0.conv1", data=started))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import begun_run
 
 from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.errors import DataError, ModelError
@@ -137,7 +137,7 @@ def run(store: Store, model: str, data: str, **fields: Any) -> dict[str, Any]:
     inventory = load_inventory(find_model(model))
     plan = plan_for_ratio(inventory, model=model, ratio=1.5, bits=4)
     request = RunRequest(model=model, plan={**plan.to_dict(), "options": SHORT}, data=data, **fields)
-    return execute_job(store, store.create_run(request, pid=os.getpid()))
+    return execute_job(store, begun_run(store, request))
 
 
 @pytest.mark.parametrize(

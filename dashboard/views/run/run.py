@@ -98,6 +98,7 @@ def _watch(run_id: str) -> None:
     progress = _progress_of(run)
     progress.absorb(store.events_since(run_id, progress.seq))
     if run.status == RunStatus.QUEUED:
+        ui.say_problem(run)
         live.show_queued(progress, ahead=store.count_ahead(run.id), ready=ui.worker_ready())
     elif run.request.finetune is not None:
         finetune.show_running(run, progress, stopping=store.cancel_requested(run_id))

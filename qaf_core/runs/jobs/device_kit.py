@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from qaf_core.pipeline.events import Progress
     from qaf_core.runs.jobs.exported_models import RunModels
     from qaf_core.runs.store.record import JobRecord
+    from qaf_core.runs.store.request import DeviceKitRequest
     from qaf_core.runs.store.store import Store
 
 MANIFEST, INPUTS, SCRIPT, README = "manifest.json", "inputs.npz", "measure.py", "README.txt"
@@ -154,13 +155,17 @@ def _fill(
 
 
 def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
-    """The job ``device_kit``: one zip in the run's folder of exports, its name as ``file``."""
+    """The job ``device_kit``: a folder, or one zip in the run's folder of exports, its name as ``file``."""
+    asked: DeviceKitRequest = job.request
     progress.step("kit", "Writing the models, and their answers on this machine")
-    exports = store.run_folder(job.request.run) / EXPORTS_FOLDER
+    if asked.folder is not None:
+        manifest = write_kit(store, asked.run, Path(asked.folder), batch=asked.batch, target=asked.target)
+        return {**manifest, "folder": asked.folder}
+    exports = store.run_folder(asked.run) / EXPORTS_FOLDER
     exports.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=exports) as temporary:
         folder = Path(temporary) / "device-kit"
-        write_kit(store, job.request.run, folder)
+        write_kit(store, asked.run, folder, batch=asked.batch, target=asked.target)
         progress.step("kit", "Packing the kit")
         packed = shutil.make_archive(str(Path(temporary) / "kit"), "zip", temporary, folder.name)
         for old in exports.glob("device-kit*.zip"):

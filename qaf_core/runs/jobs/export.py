@@ -105,13 +105,15 @@ def export_run(
 
 
 def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
-    """The job ``export``: the file lies in the run's folder of exports, with its report as JSON beside it."""
+    """The job ``export``."""
     asked: ExportRequest = job.request
-    path = store.run_folder(asked.run) / EXPORTS_FOLDER / asked.file_name
+    path = Path(asked.path or store.run_folder(asked.run) / EXPORTS_FOLDER / asked.file_name)
     told = export_run(
-        store, asked.run, path, format=asked.format, precision=asked.precision, progress=progress
-    ).to_dict()
-    write_json(path.with_suffix(".json"), told)
+        store, asked.run, path, format=asked.format, precision=asked.precision, target=asked.target,
+        force=asked.force, progress=progress,
+    ).to_dict()  # fmt: skip
+    if asked.path is None:
+        write_json(path.with_suffix(".json"), told)
     return told
 
 

@@ -24,6 +24,7 @@ from qaf_core.errors import WorkspaceError
 from qaf_core.files import read_json, write_json
 from qaf_core.network.plan.energy_model import MODELLED
 from qaf_core.pipeline.events import Progress
+from qaf_core.runs.store.request import LatencyRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,14 +34,11 @@ if TYPE_CHECKING:
     from qaf_core.data.load import ImageSet
     from qaf_core.runs.jobs.exported_models import RunModels
     from qaf_core.runs.store.record import JobRecord, RunRecord
-    from qaf_core.runs.store.request import LatencyRequest
     from qaf_core.runs.store.store import Store
 
 SCHEMA_VERSION = 1
 FILE_NAME = "latency.json"
 ROUNDS = 300
-SECONDS = 60.0
-JUDGED_IMAGES = 500
 MOST_NAMED = 5  # layers in a sentence
 FILES = {ModelFile.FAST: "fast file (int8-fast)", ModelFile.EXACT: "exact file (int8)"}  # of: qaf export
 JUDGED = (ModelFile.ORIGINAL, ModelFile.DENSE, *FILES)
@@ -54,8 +52,8 @@ def measure_run(
     threads: int,
     batch: int = 1,
     rounds: int = ROUNDS,
-    seconds: float = SECONDS,
-    images: int = JUDGED_IMAGES,
+    seconds: float = LatencyRequest.seconds,
+    images: int = LatencyRequest.images,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Time the models of a finished run side by side, and keep the result with the run.
@@ -130,7 +128,10 @@ def measure_run(
 def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
     """The job ``latency``."""
     asked: LatencyRequest = job.request
-    return measure_run(store, asked.run, threads=asked.threads, batch=asked.batch, progress=progress)
+    return measure_run(
+        store, asked.run, threads=asked.threads, batch=asked.batch, seconds=asked.seconds,
+        images=asked.images, progress=progress,
+    )  # fmt: skip
 
 
 def _modelled_energy(record: RunRecord) -> dict[str, Any]:

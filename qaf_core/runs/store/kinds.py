@@ -6,7 +6,7 @@ import functools
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import islice
@@ -30,11 +30,11 @@ from qaf_core.runs.store.request import (
 )
 from qaf_core.runs.store.workspace import PACKED_NAME
 
-HEAVY, LIGHT = "heavy", "light"
+HEAVY, LIGHT, QUICK = "heavy", "light", "quick"
 # How many jobs of a lane are at work at once: nobody waits an hour to look at a model.
-PLACES = {HEAVY: 1, LIGHT: 2}
+PLACES = {HEAVY: 1, LIGHT: 2, QUICK: 2}
 RUN_KINDS = ("compress", "finetune")  # what is a run: these are listed and have pages
-ALONE = ("latency",)  # light work beside it would be measured too
+ALONE = ("latency",)  # heavy or light work beside it would be measured too
 MOST_FILES = 20_000
 _LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy")
 
@@ -47,8 +47,8 @@ class Kind:
         name: As in the store.
         request: What it is asked with.
         work: Module of ``qaf_core.runs.jobs`` and its function ``(store, job, progress) -> result``.
-        lane: ``heavy`` or ``light``: the queue it waits in.
-        limit_seconds: Longest time at work; None for no limit.
+        lane: The queue it waits in, one of ``PLACES``.
+        limit_seconds: Longest time at work in a worker; None for no limit.
     """
 
     name: str
@@ -68,8 +68,8 @@ KINDS = {
         Kind("export", ExportRequest, "export:carry_out", LIGHT, 900.0),
         Kind("device_kit", DeviceKitRequest, "device_kit:carry_out", LIGHT, 900.0),
         Kind("check", CheckRequest, "check:carry_out", LIGHT, 1800.0),
-        Kind("inspect", InspectRequest, "models:carry_out_inspection", LIGHT, 120.0),
-        Kind("register", RegisterRequest, "models:carry_out_registering", LIGHT, 600.0),
+        Kind("inspect", InspectRequest, "models:carry_out_inspection", QUICK, 120.0),
+        Kind("register", RegisterRequest, "models:carry_out_registering", QUICK, 600.0),
     )
 }
 
@@ -79,6 +79,25 @@ def kind_of(request: JobRequest) -> Kind:
     if isinstance(request, RunRequest):
         return KINDS["compress" if request.finetune is None else "finetune"]
     return next(kind for kind in KINDS.values() if kind.request is type(request))
+
+
+def must_wait(name: str, at_work: Sequence[str], before: Sequence[str]) -> bool:
+    """Whether a job's turn has not come: its lane is taken, or it or another is to be alone.
+
+    Args:
+        name: Its kind.
+        at_work: Kinds of the jobs at work.
+        before: Kinds of the queued jobs that were asked for before it, in this order.
+    """
+    lane, lanes = KINDS[name].lane, [KINDS[other].lane for other in at_work]
+    if lanes.count(lane) >= PLACES[lane] or any(KINDS[other].lane == lane for other in before):
+        return True
+    beside = {other for other, its in zip(at_work, lanes, strict=True) if its != QUICK}
+    if lane == QUICK or name in ALONE:
+        return lane != QUICK and bool(beside)
+    if HEAVY not in lanes:  # what is next there only waits for light jobs to end: no more of these begin
+        beside.update([other for other in before if KINDS[other].lane == HEAVY][:1])
+    return not beside.isdisjoint(ALONE)
 
 
 def kinds_in(lane: str) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.runs.store.database import Database
 from qaf_core.runs.store.kinds import (
-    ALONE,
     HEAVY,
     KINDS,
     PLACES,
@@ -21,10 +20,11 @@ from qaf_core.runs.store.kinds import (
     digest_request,
     kind_of,
     kinds_in,
+    must_wait,
 )
 from qaf_core.runs.store.processes import is_alive, process_token
 from qaf_core.runs.store.record import JobRecord
-from qaf_core.runs.store.request import JobRequest
+from qaf_core.runs.store.request import JobRequest, RunRequest
 
 LOST_WORKER = "The process working on this {what} ended before it was done."
 MOST_JOBS_KEPT = 500  # that are no runs
@@ -55,6 +55,12 @@ class Queue(Database):
                 (digest, *shared),
             ).fetchone()
             return str(known[0]) if known else insert_job(connection, request, digest=digest)
+
+    def ask_for_own(self, request: JobRequest, pid: int) -> str:
+        """Queue a job that only process ``pid`` is to claim, for as long as it lives; the job's id."""
+        digest = None if isinstance(request, RunRequest) else digest_request(request, self.workspace)
+        with self.transaction() as connection:
+            return insert_job(connection, request, pid=pid, digest=digest)
 
     def job(self, job_id: str) -> JobRecord | None:
         """One job of any kind; None if there is none with this id, or it was long ago."""
@@ -92,46 +98,57 @@ class Queue(Database):
         return int(count[0][0])
 
     def count_queued(self, lane: str) -> int:
-        """How many jobs of a lane wait."""
+        """How many jobs of a lane wait for a worker."""
         kinds = kinds_in(lane)
-        query = f"SELECT COUNT(*) FROM runs WHERE status = ? AND kind IN ({_marks(kinds)})"
+        query = f"SELECT COUNT(*) FROM runs WHERE status = ? AND pid IS NULL AND kind IN ({_marks(kinds)})"
         return int(self.rows(query, (RunStatus.QUEUED, *kinds))[0][0])
 
-    def claim_next(self, pid: int, lane: str = HEAVY) -> str | None:
-        """Make the oldest queued job of a lane the running one of process ``pid``.
+    def claim_next(self, pid: int, lane: str = HEAVY, own: str | None = None) -> str | None:
+        """Make the next job of a lane the running one of process ``pid``, if its turn has come.
+
+        It waits for those before it that somebody will do: a live process its own, or a worker.
+
+        Args:
+            pid: The process.
+            lane: Where a worker looks.
+            own: The job that this process asked for with `ask_for_own`, instead of the next for workers.
 
         Returns:
-            Its id; None if nothing is queued, live processes have all places of the lane, or one is at work
-            that must be alone.
+            Its id; None if there is none, or it must wait.
         """
-        if not self.count_queued(lane):
+        if own is None and not self.count_queued(lane):
             return None
-        kinds = kinds_in(lane)
+        served = set(PLACES if self.worker_states() else (lane,) if own is None else ())
         with self.transaction() as connection:
-            busy = [
-                kind
-                for kind, other, token in connection.execute(
-                    "SELECT kind, pid, pid_token FROM runs WHERE status = ?", (RunStatus.RUNNING,)
+            live = [
+                (job_id, kind, status, owner)
+                for job_id, kind, status, owner, token in connection.execute(
+                    "SELECT id, kind, status, pid, pid_token FROM runs WHERE status IN (?,?)"
+                    " ORDER BY created_at, id",
+                    (RunStatus.QUEUED, RunStatus.RUNNING),
                 ).fetchall()
-                if is_alive(other, token)
+                if kind in KINDS
+                and (is_alive(owner, token) or (owner is None and KINDS[kind].lane in served))
             ]
-            if sum(kind in kinds for kind in busy) >= PLACES[lane]:
+            at_work = [kind for _, kind, status, _ in live if status == RunStatus.RUNNING]
+            before: list[str] = []
+            for job_id, kind, status, owner in live:
+                if status == RunStatus.QUEUED:
+                    if job_id == own or (own is None and owner is None and KINDS[kind].lane == lane):
+                        break
+                    before.append(kind)
+            else:
                 return None
-            row = connection.execute(
-                f"SELECT id, kind FROM runs WHERE status = ? AND kind IN ({_marks(kinds)})"
-                " ORDER BY created_at, id LIMIT 1",
-                (RunStatus.QUEUED, *kinds),
-            ).fetchone()
-            if row is None or (busy and not {row[1], *busy}.isdisjoint(ALONE)):
+            if must_wait(kind, at_work, before):
                 return None
             connection.execute(
                 "UPDATE runs SET status = ?, started_at = ?, pid = ?, pid_token = ? WHERE id = ?",
-                (RunStatus.RUNNING, time.time(), pid, process_token(pid), row[0]),
+                (RunStatus.RUNNING, time.time(), pid, process_token(pid), job_id),
             )
-            return str(row[0])
+            return str(job_id)
 
     def request_cancel(self, run_id: str) -> bool:
-        """Ask a run to stop: a queued one is cancelled at once, a running one keeps what is done.
+        """Ask a job to stop: a queued one is cancelled at once, a running run keeps what is done.
 
         Returns:
             Whether there was anything to stop.
@@ -147,7 +164,7 @@ class Queue(Database):
         return changed > 0
 
     def cancel_requested(self, run_id: str) -> bool:
-        """Whether someone asked this run to stop."""
+        """Whether someone asked this job to stop."""
         rows = self.rows("SELECT cancel FROM runs WHERE id = ?", (run_id,))
         return bool(rows and rows[0][0])
 
@@ -158,12 +175,12 @@ class Queue(Database):
         result: Mapping[str, Any] | None = None,
         error: str | None = None,
     ) -> None:
-        """Write how a run ended. A run that has ended stays as it is.
+        """Write how a job ended. One that has ended stays as it is.
 
         Args:
-            run_id: The run.
+            run_id: The job's id.
             status: A final one.
-            result: The JSON object of ``qaf compress --json``.
+            result: What came of it; of a run the JSON object of ``qaf compress --json``.
             error: One line, if it failed.
         """
         if not RunStatus(status).is_final:
@@ -177,15 +194,16 @@ class Queue(Database):
             )
 
     def mark_interrupted(self) -> tuple[str, ...]:
-        """Mark the running jobs of dead processes as interrupted.
+        """Mark the jobs of dead processes as interrupted, those at work and those they waited for.
 
         Returns:
             Their ids.
         """
-        running = self.rows(
-            "SELECT id, kind, pid, pid_token FROM runs WHERE status = ?", (RunStatus.RUNNING,)
+        held = self.rows(
+            "SELECT id, kind, pid, pid_token FROM runs WHERE status = ? OR (status = ? AND pid IS NOT NULL)",
+            (RunStatus.RUNNING, RunStatus.QUEUED),
         )
-        dead = {str(row_id): kind for row_id, kind, pid, token in running if not is_alive(pid, token)}
+        dead = {str(row_id): kind for row_id, kind, pid, token in held if not is_alive(pid, token)}
         for row_id, kind in dead.items():
             what = "run" if kind in RUN_KINDS else "job"
             self.finish(row_id, RunStatus.INTERRUPTED, error=LOST_WORKER.format(what=what))
@@ -211,6 +229,18 @@ class Queue(Database):
                 (pid, process_token(pid), state, time.time()),
             )
 
+    def put_problem(self, lane: str, problem: str | None) -> None:
+        """Note why no worker of a lane comes up, in words; None for no more."""
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM problems WHERE lane = ?", (lane,))
+            if problem is not None:
+                connection.execute("INSERT INTO problems VALUES (?,?)", (lane, problem))
+
+    def problem_of(self, kind: str) -> str | None:
+        """Why no worker comes up that would do a kind of jobs; None if all is well."""
+        rows = self.rows("SELECT problem FROM problems WHERE lane = ?", (KINDS[kind].lane,))
+        return str(rows[0][0]) if rows else None
+
     def remove_worker(self, pid: int) -> None:
         """Forget a worker that ended."""
         with self.transaction() as connection:
@@ -229,15 +259,14 @@ def _marks(values: Sequence[str]) -> str:
 def insert_job(
     connection: sqlite3.Connection, request: JobRequest, *, pid: int | None = None, digest: str | None = None
 ) -> str:
-    """Queue a job, or make it at once the running one of a process; its id."""
+    """Queue a job, for a process of its own or for any worker; its id."""
     now, kind = time.time(), kind_of(request).name
-    status, started = (RunStatus.QUEUED, None) if pid is None else (RunStatus.RUNNING, now)
     token = None if pid is None else process_token(pid)
     job_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{secrets.token_hex(3)}"
     connection.execute(
-        "INSERT INTO runs (id, kind, digest, model, status, request, created_at, started_at, pid, pid_token)"
-        " VALUES (?,?,?,?,?,?,?,?,?,?)",
-        (job_id, kind, digest, request.about, status, request.to_json(), now, started, pid, token),
+        "INSERT INTO runs (id, kind, digest, model, status, request, created_at, pid, pid_token)"
+        " VALUES (?,?,?,?,?,?,?,?,?)",
+        (job_id, kind, digest, request.about, RunStatus.QUEUED, request.to_json(), now, pid, token),
     )
     old = connection.execute(
         f"SELECT id FROM runs WHERE NOT {IS_RUN} AND finished_at IS NOT NULL"

@@ -187,11 +187,15 @@ class LatencyRequest(JobRequest):
         run: Its id.
         threads: Threads of one operation.
         batch: Images at a time.
+        images: Evaluation images that the INT8 files are judged on; 0 leaves that out.
+        seconds: At most so long, of timing.
     """
 
     run: str
     threads: int
     batch: int = 1
+    images: int = 500
+    seconds: float = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,9 +204,15 @@ class DeviceKitRequest(JobRequest):
 
     Attributes:
         run: Its id.
+        batch: Images at a time.
+        target: The device's processor, ``this`` machine's or ``any``.
+        folder: A new folder for the kit; None for a zip in the run's folder of exports.
     """
 
     run: str
+    batch: int = 1
+    target: str = "any"
+    folder: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,11 +223,17 @@ class ExportRequest(JobRequest):
         run: Its id.
         format: ``packed`` or ``onnx``.
         precision: Of ONNX: ``int8``, ``int8-fast`` or ``fp32``.
+        target: The processor for integers, ``this`` machine's or ``any``.
+        force: Write the file even if a check fails.
+        path: The file; None for one in the run's folder of exports, with its report as JSON beside it.
     """
 
     run: str
     format: str
     precision: str = "int8"
+    target: str = "this"
+    force: bool = False
+    path: str | None = None
 
     @property
     def file_name(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from qaf_core.errors import WorkspaceError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL);
@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS layers (
     details TEXT NOT NULL, PRIMARY KEY (run_id, name));
 CREATE TABLE IF NOT EXISTS workers (
     pid INTEGER PRIMARY KEY, pid_token TEXT, state TEXT NOT NULL, since REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS problems (lane TEXT PRIMARY KEY, problem TEXT NOT NULL);
 """
 
 
@@ -42,8 +43,13 @@ def _add_kinds(connection: sqlite3.Connection) -> None:
     )
 
 
+def _add_problems(connection: sqlite3.Connection) -> None:
+    """Why no worker of a lane comes up."""
+    connection.execute("CREATE TABLE problems (lane TEXT PRIMARY KEY, problem TEXT NOT NULL)")
+
+
 # What leads from version n (the key) to n + 1, run inside one transaction.
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _add_kinds}
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _add_kinds, 2: _add_problems}
 
 
 def prepare_schema(connection: sqlite3.Connection) -> None:

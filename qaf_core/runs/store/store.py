@@ -23,18 +23,10 @@ class Store(Queue):
 
     # Runs
 
-    def create_run(self, request: RunRequest, *, pid: int | None = None) -> str:
-        """Queue a run.
-
-        Args:
-            request: What is asked for.
-            pid: If given, the run is not queued but at once the running one of that process.
-
-        Returns:
-            The run's id, sortable by time and safe in a URL.
-        """
+    def create_run(self, request: RunRequest) -> str:
+        """Queue a run; its id, sortable by time and safe in a URL."""
         with self.transaction() as connection:
-            return insert_job(connection, request, pid=pid)
+            return insert_job(connection, request)
 
     def run(self, run_id: str) -> RunRecord:
         """One run.

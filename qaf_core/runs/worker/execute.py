@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import os
+import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from qaf_core.errors import QafError, RunCancelled
 from qaf_core.files import write_file
 from qaf_core.pipeline.events import Progress, RunStatus
-from qaf_core.runs.store.kinds import KINDS
+from qaf_core.runs.store.kinds import KINDS, RUN_KINDS
 from qaf_core.runs.store.recorder import record_progress
+from qaf_core.runs.store.request import JobRequest
 from qaf_core.runs.store.store import Store
+
+POLL_SECONDS = 0.1
+STOPPED_RUN = "Stopped before the layers done so far could be evaluated."
 
 
 class JobFailed(Exception):
@@ -34,10 +41,9 @@ def execute_job(store: Store, job_id: str, progress: Progress | None = None) -> 
         RunCancelled: If a job that keeps nothing was stopped; it is ``cancelled``.
         JobFailed: If anything else goes wrong; the job is ``failed``, the traceback in its folder.
     """
-    progress = record_progress(store, job_id, progress)
+    progress, job = record_progress(store, job_id, progress), store.job(job_id)
+    assert job is not None
     try:
-        job = store.job(job_id)
-        assert job is not None
         module, _, function = KINDS[job.kind].work.partition(":")
         work = getattr(importlib.import_module(f"qaf_core.runs.jobs.{module}"), function)
         result: dict[str, Any] = work(store, job, progress)
@@ -52,12 +58,48 @@ def execute_job(store: Store, job_id: str, progress: Progress | None = None) -> 
         store.finish(job_id, RunStatus.FAILED, error=message)
         raise JobFailed(message) from error
     except KeyboardInterrupt:
-        store.finish(
-            job_id, RunStatus.CANCELLED, error="Stopped before the layers done so far could be evaluated."
-        )
+        store.finish(job_id, RunStatus.CANCELLED, error=STOPPED_RUN if job.kind in RUN_KINDS else None)
         raise
     store.finish(job_id, RunStatus(result.get("status", RunStatus.COMPLETED)), result)
     return result
+
+
+def execute_in_turn(
+    store: Store,
+    request: JobRequest,
+    progress: Progress | None = None,
+    on_waiting: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Execute a job in this process, once it is its turn in the queue.
+
+    Args:
+        store: The run store.
+        request: What is to be done.
+        progress: As of `execute_job`; asked while waiting, too.
+        on_waiting: Called if others must end first.
+
+    Returns:
+        The job's result, as `execute_job`.
+
+    Raises:
+        RunCancelled: Also if it was stopped while it waited.
+        QafError, JobFailed: As `execute_job`.
+    """
+    pid, waits = os.getpid(), False
+    job_id = store.ask_for_own(request, pid)
+    try:
+        while store.claim_next(pid, own=job_id) is None:
+            job = store.job(job_id)
+            if (progress is not None and progress.stopped()) or job is None or job.status != RunStatus.QUEUED:
+                raise RunCancelled
+            if not waits:
+                waits = True
+                on_waiting()
+            time.sleep(POLL_SECONDS)
+    except BaseException:
+        store.finish(job_id, RunStatus.CANCELLED)
+        raise
+    return execute_job(store, job_id, progress)
 
 
 def _keep_traceback(store: Store, job_id: str, error: Exception) -> str:

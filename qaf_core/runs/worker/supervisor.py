@@ -15,7 +15,7 @@ from typing import IO
 
 from qaf_core.children import child_environment
 from qaf_core.errors import WorkspaceError
-from qaf_core.runs.store.kinds import HEAVY, LIGHT, PLACES
+from qaf_core.runs.store.kinds import HEAVY, PLACES
 from qaf_core.runs.store.store import Store
 
 POLL_SECONDS = 0.1
@@ -25,14 +25,13 @@ STOP_SECONDS = 5.0
 # A worker that dies while starting (no memory, a broken installation) is tried again ever more slowly.
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 60.0
-LIGHT_RETRY_SECONDS = 5.0
 LOCK_NAME = "supervisor.lock"
 LOG_NAME = "worker.log"
 LOG_LIMIT_BYTES = 4_000_000
 
 
 class Supervisor:
-    """Keeps one worker process ready in a workspace, starts others for light jobs, tidies up after the dead.
+    """Keeps one worker ready in a workspace, starts others for lighter jobs, tidies up after the dead.
 
     Only one is at work per workspace: a second one starts no workers and takes over when the first ends.
 
@@ -48,11 +47,10 @@ class Supervisor:
         self.workspace = self._store.workspace
         self._stop = threading.Event()
         self._lock_file: IO[str] | None = None
-        self._workers: list[subprocess.Popen[bytes]] = []
-        self._light: list[subprocess.Popen[bytes]] = []
-        self._next_start = self._next_light = 0.0
-        self._problem: str | None = None
-        self._retry_seconds = FIRST_RETRY_SECONDS
+        self._workers: dict[str, list[subprocess.Popen[bytes]]] = {lane: [] for lane in PLACES}
+        self._next_start = dict.fromkeys(PLACES, 0.0)
+        self._retry_seconds = dict.fromkeys(PLACES, FIRST_RETRY_SECONDS)
+        self._problems: dict[str, str | None] = {}  # as the store has them
         self._thread = threading.Thread(target=self._watch, name="qaf-supervisor", daemon=True)
         self._thread.start()
 
@@ -60,11 +58,6 @@ class Supervisor:
     def in_charge(self) -> bool:
         """Whether this supervisor, not another, keeps the workers of the workspace."""
         return self._lock_file is not None
-
-    @property
-    def problem(self) -> str | None:
-        """Why no worker comes up, in one line; None if all is well."""
-        return self._problem
 
     def ready(self) -> bool:
         """Whether a worker waits with everything loaded."""
@@ -85,10 +78,10 @@ class Supervisor:
             return
         self._stop.set()
         self._thread.join(timeout=2 * STOP_SECONDS)
-        for worker in (*self._workers, *self._light):
-            self._end(worker)
-        self._workers.clear()
-        self._light.clear()
+        for workers in self._workers.values():
+            for worker in workers:
+                self._end(worker)
+            workers.clear()
         with contextlib.suppress(WorkspaceError):
             self._store.mark_interrupted()
         if self._lock_file is not None:
@@ -120,45 +113,49 @@ class Supervisor:
         return True
 
     def _tend(self) -> None:
-        self._collect_ended()
+        for lane in PLACES:
+            self._collect_ended(lane)
+            self._start_wanted(lane)
         self._store.mark_interrupted()
-        self._tend_light()
-        states = self._store.worker_states()
-        if any(states.get(worker.pid) == "ready" for worker in self._workers):
-            self._retry_seconds = FIRST_RETRY_SECONDS
-            self._problem = None
-        at_work = [worker for worker in self._workers if states.get(worker.pid) == "running"]
-        if len(self._workers) > len(at_work):
-            self._next_start = time.monotonic() + STANDBY_DELAY_SECONDS
-        elif time.monotonic() >= self._next_start:
-            self._workers.append(start_worker(self.workspace))
 
-    def _tend_light(self) -> None:
-        """Start a worker for a light job that waits, unless one is on its way to it."""
-        on_way = sum(not self._store.running_of(worker.pid) for worker in self._light)
-        room = len(self._light) < PLACES[LIGHT] and time.monotonic() >= self._next_light
-        if room and self._store.count_queued(LIGHT) > on_way:
-            self._light.append(start_worker(self.workspace, LIGHT))
+    def _start_wanted(self, lane: str) -> None:
+        """Start the worker that is to stand by, or one for a job that waits unless it is on its way."""
+        workers, states = self._workers[lane], self._store.worker_states()
+        at_work = sum(bool(self._store.running_of(worker.pid)) for worker in workers)
+        if at_work or lane not in self._problems or any(states.get(w.pid) == "ready" for w in workers):
+            self._tell_problem(lane, None)
+            self._retry_seconds[lane] = FIRST_RETRY_SECONDS
+        on_way = len(workers) - at_work
+        if lane == HEAVY and on_way:
+            self._next_start[lane] = time.monotonic() + STANDBY_DELAY_SECONDS
+        wanted = 1 if lane == HEAVY else min(self._store.count_queued(lane), PLACES[lane] - at_work)
+        if on_way < wanted and time.monotonic() >= self._next_start[lane]:
+            workers.append(start_worker(self.workspace, lane))
 
-    def _collect_ended(self) -> None:
-        for worker in [worker for worker in self._light if worker.poll() is not None]:
-            self._light.remove(worker)
-            if worker.returncode != 0:
-                self._problem = self._describe(worker.returncode)
-                self._next_light = time.monotonic() + LIGHT_RETRY_SECONDS
-        for worker in [worker for worker in self._workers if worker.poll() is not None]:
-            self._workers.remove(worker)
+    def _collect_ended(self, lane: str) -> None:
+        for worker in [worker for worker in self._workers[lane] if worker.poll() is not None]:
+            self._workers[lane].remove(worker)
             self._store.remove_worker(worker.pid)
-            failed = worker.returncode != 0
-            self._problem = self._describe(worker.returncode) if failed else None
-            self._next_start = time.monotonic() + (self._retry_seconds if failed else 0.0)
-            self._retry_seconds = (
-                min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS) if failed else FIRST_RETRY_SECONDS
+            failed, retry = worker.returncode != 0, self._retry_seconds[lane]
+            if failed and not self._store.running_of(worker.pid):  # else its job tells
+                self._tell_problem(lane, self._describe(worker.returncode))
+            self._next_start[lane] = time.monotonic() + (retry if failed else 0.0)
+            self._retry_seconds[lane] = (
+                min(2 * retry, LONGEST_RETRY_SECONDS) if failed else FIRST_RETRY_SECONDS
             )
+
+    def _tell_problem(self, lane: str, problem: str | None) -> None:
+        if self._problems.get(lane, "") != problem:
+            self._store.put_problem(lane, problem)
+            self._problems[lane] = problem
 
     def _describe(self, code: int) -> str:
         log = self.workspace / "logs" / LOG_NAME
-        return f"The worker process ended with code {code} and is started again; its messages are in {log}."
+        return (
+            f"The process that is to do this cannot start (it ended with code {code}) and is tried again and "
+            f"again. Its messages are in {log}. Free some memory; if that does not help, install qaf again: "
+            "make app."
+        )
 
     def _end(self, worker: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(ProcessLookupError):

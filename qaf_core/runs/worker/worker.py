@@ -1,7 +1,7 @@
 """The process that executes one queued job: ``python -m qaf_core.runs.worker.worker --workspace DIR``.
 
 In the heavy lane it loads torch first and says it is ready, so that a run starts the moment it is queued; and
-it ends after that run, so that the peak memory it reports is the run's own. In the light lane it is started
+it ends after that run, so that the peak memory it reports is the run's own. In the other lanes it is started
 when a job waits.
 """
 
@@ -22,7 +22,7 @@ from typing import NoReturn
 from qaf_core.children import LAST_WORDS_SECONDS, PARENT_POLL_SECONDS, end_with
 from qaf_core.errors import QafError, RunCancelled
 from qaf_core.pipeline.events import RunStatus
-from qaf_core.runs.store.kinds import HEAVY, KINDS, LIGHT, RUN_KINDS
+from qaf_core.runs.store.kinds import HEAVY, KINDS, PLACES, RUN_KINDS
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.worker.execute import JobFailed, execute_job
 
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--parent", type=int, default=None, help="end when this process is no longer the parent"
     )
-    parser.add_argument("--lane", choices=(HEAVY, LIGHT), default=HEAVY)
+    parser.add_argument("--lane", choices=(*PLACES,), default=HEAVY)
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _raise_terminated)
     # Ctrl-C in the terminal of the application reaches it, not us: it then tells us to end.
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def serve_one(store: Store, lane: str = HEAVY) -> int:
-    """Wait for a queued job and execute it; in the light lane only while one is queued."""
+    """Wait for a queued job and execute it; but in the heavy lane only while one is queued."""
     pid = os.getpid()
     try:
         if lane == HEAVY:
@@ -72,7 +72,7 @@ def serve_one(store: Store, lane: str = HEAVY) -> int:
                 importlib.import_module(module)
             store.put_worker(pid, "ready")
         while (job_id := store.claim_next(pid, lane)) is None:
-            if lane == LIGHT and not store.count_queued(LIGHT):
+            if lane != HEAVY and not store.count_queued(lane):
                 return 0
             time.sleep(POLL_SECONDS)
         if lane == HEAVY:

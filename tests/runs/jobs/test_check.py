@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import begun_run
 
 from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import build_model, find_model, load_inventory
@@ -37,7 +37,7 @@ def start(store: Store, data: Path, **fields: Any) -> str:
     request = RunRequest(
         model="digits/cnn", plan=replace(plan, options=SHORT).to_dict(), data=str(data), images=200, **fields
     )
-    return store.create_run(request, pid=os.getpid())
+    return begun_run(store, request)
 
 
 def test_a_sound_original_is_checked_and_compressed(store: Store, digits: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_run_of_another_task_is_checked_by_its_metric(store: Store, tmp_path: 
         preprocessing={"mean": [0, 0, 0], "std": [1, 1, 1]},
     )
     with pytest.raises(DataError, match="Normalisation .* missing: on 48 images miou is.*--no-check"):
-        execute_job(store, store.create_run(request, pid=os.getpid()))
+        execute_job(store, begun_run(store, request))
 
 
 def test_what_needs_no_check() -> None:

@@ -1,6 +1,5 @@
 import copy
 import io
-import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import begun_run
 from PIL import Image
 
 from qaf_core.data.load import load_images, to_batches
@@ -38,7 +38,7 @@ def plan() -> Plan:
 
 def start(store: Store, plan: Plan, **fields: Any) -> str:
     request = RunRequest(model="digits/cnn", plan=plan.to_dict(), images=100, **fields)
-    return store.create_run(request, pid=os.getpid())
+    return begun_run(store, request)
 
 
 def stop_at(kind: str, layer: str | None = None) -> tuple[Callable[[RunEvent], None], Callable[[], bool]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers import begun_run
 
 from qaf_core.cli.entry import main
 from qaf_core.data.models.catalogue import find_model, load_inventory
@@ -36,7 +36,7 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     plan = plan_for_ratio(inventory, model="digits/cnn", ratio=3.0, bits=3).to_dict()
     request = RunRequest(model="digits/cnn", plan={**plan, "options": SHORT}, images=100, name="first")
     with Store(folder) as store:
-        run_id = store.create_run(request, pid=os.getpid())
+        run_id = begun_run(store, request)
         execute_job(store, run_id)
     return folder, run_id
 
@@ -57,7 +57,7 @@ def parent(first_run: tuple[Path, str]) -> str:
 
 def start(store: Store, parent: str, options: FinetuneOptions = LITTLE) -> str:
     request = finetune_request(store, store.run(parent), options, name="second")
-    return store.create_run(request, pid=os.getpid())
+    return begun_run(store, request)
 
 
 @pytest.mark.parametrize("trains", ["scales", "codes"])
@@ -105,7 +105,7 @@ def test_batchnorm_folded_by_the_first_run_stays_folded(
     request = RunRequest(
         model=plan.model, plan={**plan.to_dict(), "options": options}, method="dense", images=64
     )
-    parent = store.create_run(request, pid=os.getpid())
+    parent = begun_run(store, request)
     first = execute_job(store, parent)
     second = execute_job(store, start(store, parent, FinetuneOptions(epochs=1, time_limit_seconds=1.0)))
     assert first["compressed"]["value"] == pytest.approx(second["compressed"]["value"], abs=0.04)

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from helpers import begun_run
 
 from qaf_core.errors import DataError, PlanError, QafError, WorkspaceError
 from qaf_core.factorization.options import METHODS
@@ -79,8 +80,9 @@ def test_claims_are_atomic_between_connections(workspace: Path) -> None:
 
 
 def test_runs_of_dead_processes_become_interrupted(store: Store) -> None:
-    lost = store.create_run(REQUEST, pid=dead_process())
-    alive = store.create_run(REQUEST, pid=os.getpid())
+    lost = store.create_run(REQUEST)
+    assert store.claim_next(dead_process()) == lost
+    alive = begun_run(store, REQUEST)
     assert store.mark_interrupted() == (lost,)
     record = store.run(lost)
     assert record.status == "interrupted"
@@ -89,9 +91,11 @@ def test_runs_of_dead_processes_become_interrupted(store: Store) -> None:
 
 
 def test_a_dead_process_does_not_block_the_queue(store: Store) -> None:
-    store.create_run(REQUEST, pid=dead_process())
-    queued = store.create_run(REQUEST)
+    store.create_run(REQUEST)
+    queued, waiting = store.create_run(REQUEST), store.ask_for_own(REQUEST, dead_process())
+    assert store.claim_next(dead_process()) is not None
     assert store.claim_next(os.getpid()) == queued
+    assert waiting in store.mark_interrupted()
 
 
 def test_stopping_a_queued_run_cancels_it_at_once(store: Store) -> None:
@@ -103,7 +107,7 @@ def test_stopping_a_queued_run_cancels_it_at_once(store: Store) -> None:
 
 
 def test_stopping_a_running_run_leaves_a_request(store: Store) -> None:
-    run_id = store.create_run(REQUEST, pid=os.getpid())
+    run_id = begun_run(store, REQUEST)
     assert not store.cancel_requested(run_id)
     assert store.request_cancel(run_id)
     assert store.run(run_id).status == "running"

@@ -11,17 +11,24 @@ import pytest
 
 from qaf_core.errors import DataError, RunCancelled
 from qaf_core.pipeline.events import Progress, RunEvent
-from qaf_core.runs.jobs import models
-from qaf_core.runs.store.kinds import LIGHT
+from qaf_core.runs.jobs import export, models
+from qaf_core.runs.store.kinds import kind_of
 from qaf_core.runs.store.record import JobRecord
-from qaf_core.runs.store.request import CheckRequest, InspectRequest, JobRequest, RegisterRequest
+from qaf_core.runs.store.request import (
+    CheckRequest,
+    ExportRequest,
+    InspectRequest,
+    JobRequest,
+    LatencyRequest,
+    RegisterRequest,
+)
 from qaf_core.runs.store.store import Store
-from qaf_core.runs.worker.execute import JobFailed, execute_job
+from qaf_core.runs.worker.execute import JobFailed, execute_in_turn, execute_job
 
 
 def claimed(store: Store, request: JobRequest) -> str:
     job_id = store.ask(request)
-    assert store.claim_next(os.getpid(), LIGHT) == job_id
+    assert store.claim_next(os.getpid(), kind_of(request).lane) == job_id
     return job_id
 
 
@@ -127,3 +134,55 @@ def test_faults_and_stops_are_stored(
     job = ended(store, job_id)
     assert job.status == status
     assert message in (job.error or "")
+
+
+SPEED = LatencyRequest(run="a", threads=1)
+EXPORT = ExportRequest(run="a", format="packed")
+
+
+def test_a_job_is_executed_here_once_what_must_be_alone_has_ended(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "carry_out", lambda *_: {"size": 1})
+    speed = claimed(store, SPEED)
+    waited: list[bool] = []
+
+    def end_speed() -> None:
+        waited.append(ended_at_once(store, EXPORT))
+        store.finish(speed, "completed", {})
+
+    assert execute_in_turn(store, EXPORT, on_waiting=end_speed) == {"size": 1}
+    assert waited == [False]
+    kept = store.find_job(EXPORT)
+    assert kept is not None
+    assert (kept.status, kept.result) == ("completed", {"size": 1})
+    assert execute_in_turn(store, EXPORT, on_waiting=end_speed) == {"size": 1}
+    assert waited == [False]
+
+
+def ended_at_once(store: Store, request: JobRequest) -> bool:
+    job = store.find_job(request)
+    assert job is not None
+    return job.status != "queued"
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "Ctrl-C twice", "stopped by a page"])
+def test_who_waits_may_leave(store: Store, how: str) -> None:
+    claimed(store, SPEED)
+    asked = False
+
+    def leave() -> None:
+        nonlocal asked
+        job = store.find_job(EXPORT)
+        assert job is not None
+        if how == "stopped by a page":
+            store.request_cancel(job.id)
+        elif how == "Ctrl-C twice":
+            raise KeyboardInterrupt
+        asked = how == "Ctrl-C"
+
+    with pytest.raises(KeyboardInterrupt if how == "Ctrl-C twice" else RunCancelled):
+        execute_in_turn(store, EXPORT, Progress(should_stop=lambda: asked), leave)
+    job = store.find_job(EXPORT)
+    assert job is not None
+    assert (job.status, job.started_at) == ("cancelled", None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qaf_core.runs.store.kinds import HEAVY
+from qaf_core.runs.store.kinds import HEAVY, QUICK
 from qaf_core.runs.store.request import CheckRequest, InspectRequest, RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.worker import supervisor as supervision
@@ -117,23 +117,37 @@ def test_stopping_ends_the_workers_and_what_they_work_on(supervisor: Supervisor,
     supervisor.stop()
 
 
-def test_a_worker_that_cannot_start_is_tried_ever_more_slowly_and_told(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lane", [HEAVY, QUICK])
+def test_a_lane_whose_workers_cannot_start_is_tried_ever_more_slowly_and_told_until_they_do(
+    workspace: Path, store: Store, monkeypatch: pytest.MonkeyPatch, lane: str
 ) -> None:
     starts: list[float] = []
+    broken = True
+    kind, other = ("compress", "inspect") if lane == HEAVY else ("inspect", "compress")
 
-    def start(_: Path) -> subprocess.Popen[bytes]:
-        starts.append(time.monotonic())
-        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+    def start(folder: Path, of: str) -> subprocess.Popen[bytes]:
+        if of == lane:
+            starts.append(time.monotonic())
+        script = "raise SystemExit(1)" if broken and of == lane else STUB
+        return subprocess.Popen([sys.executable, "-c", script, str(folder), of], start_new_session=True)
 
     monkeypatch.setattr(supervision, "start_worker", start)
     monkeypatch.setattr(supervision, "FIRST_RETRY_SECONDS", 0.2)
+    store.put_problem(lane, "told by a supervisor that died")
+    if lane == QUICK:
+        store.ask(InspectRequest(model="digits/cnn"))
     supervisor = Supervisor(workspace)
     try:
-        assert supervisor.problem is None
+        wait_for(lambda: store.problem_of(kind) is None)
         wait_for(lambda: len(starts) >= 3)
         assert starts[2] - starts[1] > starts[1] - starts[0]
-        assert "worker.log" in str(supervisor.problem)
+        assert "cannot start (it ended with code 1)" in str(store.problem_of(kind))
+        assert "worker.log. Free some memory" in str(store.problem_of(kind))
+        assert store.problem_of(other) is None
+        wait_for(lambda: lane == HEAVY or supervisor.ready())  # which tells nothing of the other lane
+        assert store.problem_of(kind) is not None
+        broken = False
+        wait_for(lambda: store.problem_of(kind) is None)
     finally:
         supervisor.stop()
 

@@ -14,7 +14,7 @@ import pytest
 
 from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.network.plan.rules import plan_for_ratio
-from qaf_core.runs.store.kinds import LIGHT
+from qaf_core.runs.store.kinds import LIGHT, QUICK
 from qaf_core.runs.store.processes import process_token
 from qaf_core.runs.store.request import CheckRequest, InspectRequest, RunRequest
 from qaf_core.runs.store.store import Store
@@ -127,9 +127,9 @@ def test_a_failed_run_ends_the_worker_in_peace(
     assert capfd.readouterr().err == ""
 
 
-def test_a_light_worker_does_one_job_and_another_finds_nothing(workspace: Path, store: Store) -> None:
+def test_a_quick_worker_does_one_job_and_another_finds_nothing(workspace: Path, store: Store) -> None:
     job_id = store.ask(InspectRequest(model="digits/cnn"))
-    workers = [start_worker(workspace, LIGHT) for _ in range(2)]
+    workers = [start_worker(workspace, QUICK) for _ in range(2)]
     assert all(f"--parent {os.getpid()}" in " ".join(map(str, process.args)) for process in workers)
     assert [process.wait(START_SECONDS) for process in workers] == [0, 0]
     job = store.job(job_id)
@@ -160,7 +160,7 @@ from qaf_core.runs.worker import worker
 models.carry_out_inspection = lambda *_: time.sleep(600)
 worker.LAST_WORDS_SECONDS = 0.2
 object.__setattr__(kinds.KINDS["inspect"], "limit_seconds", float(sys.argv[2]))
-sys.exit(worker.main(["--workspace", sys.argv[1], "--lane", "light", *sys.argv[3:]]))
+sys.exit(worker.main(["--workspace", sys.argv[1], "--lane", "quick", *sys.argv[3:]]))
 """
 # A parent that starts such a worker and dies without a word.
 MORTAL = """
