@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -178,7 +177,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     from qaf_core.network.plan.rules import plan_for_ratio, replace_layer
     from qaf_core.runs.store.request import RunRequest
     from qaf_core.runs.store.store import Store
-    from qaf_core.runs.worker.execute import execute_job
+    from qaf_core.runs.worker.execute import execute_in_turn
 
     workspace = tmp_path_factory.mktemp("workspace")
     inventory = load_inventory(find_model("digits/cnn"))
@@ -187,8 +186,5 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     options = {"starts": 1, "iterations": 1, "rounding_rounds": 2, "start_iterations": 10}
     plan = replace(replace_layer(plan, row), options=options)
     with Store(workspace) as store:
-        run_id = store.create_run(
-            RunRequest(model="digits/cnn", plan=plan.to_dict(), images=100), pid=os.getpid()
-        )
-        execute_job(store, run_id)
-    return workspace, run_id
+        result = execute_in_turn(store, RunRequest(model="digits/cnn", plan=plan.to_dict(), images=100))
+    return workspace, result["run_id"]
