@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def serve_one(store: Store, lane: str = HEAVY) -> int:
-    """Wait for a queued job and execute it; but in the heavy lane only while one is queued."""
+    """Wait for a queued job and execute it; outside the heavy lane only while one is queued."""
     pid = os.getpid()
     try:
         if lane == HEAVY:
