@@ -31,8 +31,9 @@ def answer(job: JobRecord, **more: Any) -> dict[str, Any]:
     candidates = [
         {key: row[key] for key in ("structure", "rank", "latency_ms")}
         | {"output_error": 0.04, "verdict": "chosen"},
-        {"structure": "dense", "rank": None, "latency_ms": 0.5, "output_error": None, "verdict": "slower"},
-    ]
+        {"structure": "dense", "rank": None, "latency_ms": 0.5, "output_error": None,
+         "verdict": "slower than the chosen one"},
+    ]  # fmt: skip
     return {"plan": plan.to_dict(), "choices": [{**row, "candidates": candidates}], **more}
 
 

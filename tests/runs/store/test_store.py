@@ -44,6 +44,23 @@ def test_a_run_goes_from_queued_to_running_to_completed(store: Store) -> None:
     assert store.layer_details(run_id, "none") == {}
 
 
+def test_what_is_kept_in_an_unknown_form_reads_as_not_known(store: Store) -> None:
+    run_id = store.create_run(RunRequest(model="digits/cnn", plan={"schema_version": 9, "layers": []}))
+    whole = {"params": 5, "size_bytes": 10, "macs": 3, "bops": 2, "peak_activation_bytes": 9}
+    whole["energy_joules"] = 1
+    store.put_layer(run_id, 0, {"name": "a", "rank": [2, 3], "later": True}, {})
+    store.finish(run_id, "completed", {"cost": whole, "baseline_cost": {"params": 5}, "checks": {"n": 1}})
+    record = store.run(run_id)
+    assert (record.plan.model, record.plan.layers) == ("digits/cnn", ())
+    assert (record.baseline_cost, record.checks, record.compressed) == (None, None, None)
+    assert record.cost is not None
+    assert record.cost.to_dict() == whole
+    assert record.size_bytes == 10
+    assert [(row.name, row.rank, row.seconds) for row in record.layers] == [("a", (2, 3), None)]
+    store.add_to_result(run_id, {"file": {"size_bytes": 11}})
+    assert store.run(run_id).size_bytes == 11
+
+
 def test_ids_are_safe_in_urls_and_lists_are_newest_first(store: Store) -> None:
     ids = [store.create_run(REQUEST) for _ in range(3)]
     other = store.create_run(RunRequest(model="inspection/vgg"))
