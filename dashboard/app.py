@@ -39,7 +39,10 @@ def main(first_page: str = "explore") -> None:
         for name, (view, title, icon) in views.items()
     }
     st.session_state[ui.PAGES_KEY] = pages
-    chosen = st.navigation(list(pages.values()), position="top")
+    # The bare address is the first page's; links by its name find it too.
+    view, title, _icon = views[first_page]
+    named = st.Page(view, title=title, url_path=first_page, visibility="hidden")
+    chosen = st.navigation([*pages.values(), named], position="top")
     ui.inject_style()
     _draw(chosen)
 

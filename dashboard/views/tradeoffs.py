@@ -16,7 +16,7 @@ from qaf_core.factorization.options import METHODS
 from qaf_core.review import charts
 from qaf_core.review.charts import CostAxis
 from qaf_core.review.metrics import metric_help, metric_label
-from qaf_core.review.points import RunPoint, plan_text
+from qaf_core.review.points import RunPoint
 from qaf_core.review.units import MISSING, points_text
 from qaf_core.runs.store.record import RunRecord
 
@@ -47,21 +47,33 @@ def page() -> None:
             )
         return
     chosen = _filters(measured)
+    if chosen is None:
+        return
     if not chosen:
         st.info(_("No run matches these filters."), icon=":material/filter_alt_off:")
         return
-    titles = {run.id: html.escape(ui.run_title(run)) for run in chosen}
+    titles = {run.id: html.escape(_point_title(run)) for run in chosen}
     points = rows.tradeoff_points(chosen, titles, _("Original"))
     _charts(points)
     _table(chosen, points)
 
 
-def _filters(measured: Sequence[RunRecord]) -> list[RunRecord]:
-    """Widgets that choose model, data, methods and the largest loss; the runs that pass."""
+def _filters(measured: Sequence[RunRecord]) -> list[RunRecord] | None:
+    """Widgets that choose model, data, methods and largest loss; the runs that pass, None for no model."""
     left, middle, right, last = st.columns([2, 2, 3, 2], vertical_alignment="bottom")
     models = list(dict.fromkeys(run.model for run in measured))
-    asked = st.query_params.get("model")
-    model = left.selectbox(_("Model"), models, index=models.index(asked) if asked in models else 0)
+    asked = st.query_params.get("model", models[0])
+    if asked not in models:
+        ui.say_error(_("No run of {model} has been measured in this workspace.").format(model=asked))
+    model = left.selectbox(
+        _("Model"),
+        models,
+        index=models.index(asked) if asked in models else None,
+        placeholder=_("Choose a model"),
+    )
+    if model is None:
+        return None
+    st.query_params["model"] = model
     runs = [run for run in measured if run.model == model]
     kinds = list(dict.fromkeys(rows.evaluation_data(run) for run in runs))
     data = middle.selectbox(
@@ -89,6 +101,10 @@ def _filters(measured: Sequence[RunRecord]) -> list[RunRecord]:
         for run in runs
         if run.method in wanted and (limit is None or (run.drop is not None and run.drop <= limit))
     ]
+
+
+def _point_title(run: RunRecord) -> str:
+    return f"{ui.run_title(run)} ({rows.part_done(run)})" if run.is_partial else ui.run_title(run)
 
 
 def method_help() -> str:
@@ -135,6 +151,8 @@ def _charts(points: Sequence[RunPoint]) -> None:
     )
     if floor is not None:
         note += " " + _("Open marks with an arrow belong further down.")
+    if any(point.is_partial for point in points):
+        note += " " + _("Open marks with a dot: only a part of the layers is compressed.")
     st.caption(note)
 
 
@@ -191,7 +209,7 @@ def _table_row(run: RunRecord, best: set[str]) -> dict[str, Any]:
         "best": "★" if run.id in best else "",
         "run": ui.run_title(run),
         "method": charts.method_label(run.method, _),
-        "plan": plan_text(run.plan),
+        "plan": rows.plan_summary(run),
         "accuracy": 100 * compressed.value,
         "interval": f"{100 * low:.1f} – {100 * high:.1f}",
         "drop": points_text(-run.drop) if run.drop is not None else None,

@@ -178,9 +178,9 @@ def compress(
         bits: Weight bits of these layers, 2 to 8, or 32 for floating point.
         method: `joint`, `paper`, `sequential` or `dense`.
         options: The solver's, or by name as in plan files; they go before the plan's.
-        settings: `structure` of k×k convolutions, `cp` when not given, `tucker2`, `svd`, or `auto` for the
-            one with fewer operations; `activation_bits`, 8 when not given, or 32 for floating point; `seed`
-            of all that is drawn at random.
+        settings: `structure` of k×k convolutions, `cp` when not given, `tucker2`, `svd`, `spatial`, or
+            `cp-or-tucker2` for CP unless it needs more operations than the layer; `activation_bits`, 8 when
+            not given, or 32 for floating point; `seed` of all that is drawn at random.
 
     Raises:
         ModelError: If the network does not run on the images, or cannot be captured.

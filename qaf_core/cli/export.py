@@ -61,6 +61,9 @@ def export(
         print_json(report.to_dict())
     else:
         _print_report(report)
+        if record.is_partial:
+            done, planned = len(record.layers), len(record.planned_layers)
+            print(f"  {done} of {planned} layers are compressed: the run ended before the others")
 
 
 def _print_report(report: ExportReport) -> None:

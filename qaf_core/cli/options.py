@@ -14,7 +14,7 @@ from qaf_core.data.models.torchvision_names import ANNOTATED_SETS, CLASSIFICATIO
 from qaf_core.data.workspace.trust import trust
 from qaf_core.errors import PlanError
 from qaf_core.factorization.options import METHODS, Method
-from qaf_core.factorization.structures import FACTORIZED
+from qaf_core.network.plan.rules import KERNEL_STRUCTURES, MEASURED
 from qaf_core.quantization.grid import BITS_ACCEPTED
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ Ratio = Annotated[float | None, typer.Option(help="Parameters before over after,
 Bits = Annotated[int | None, typer.Option(help=f"Weight bits of the covered layers: {BITS_ACCEPTED}.")]
 ActBits = Annotated[int | None, typer.Option(help=f"Activation bits: {BITS_ACCEPTED} [default: 8]")]
 Structure = Annotated[
-    str, typer.Option(help=f"Of k×k convolutions: {', '.join(FACTORIZED)}, or auto (see README).")
+    str,
+    typer.Option(help=f"Of k×k convolutions: {', '.join(KERNEL_STRUCTURES)}, or {MEASURED} (see README)."),
 ]
 MethodName = Annotated[str, typer.Option(help=f"{', '.join(METHODS[:-1])} or {METHODS[-1]}.")]
 Convention = Annotated[str, typer.Option(help="What counts as an operation: uniform or paper.")]

@@ -27,6 +27,7 @@ from qaf_core.cli.options import (
 from qaf_core.cli.text import print_json, print_stage, print_table
 from qaf_core.errors import PlanError, RunCancelled
 from qaf_core.files import write_json
+from qaf_core.network.plan.rules import MEASURED
 from qaf_core.runs.store.workspace import default_workspace, open_workspace
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def plan(
     ratio: Ratio = None,
     bits: Bits = None,
     act_bits: ActBits = None,
-    structure: Structure = "auto",
+    structure: Structure = MEASURED,
     error_bound: ErrorBound = None,
     answer_bound: AnswerBound = None,
     threads: Threads = None,
@@ -73,7 +74,7 @@ def plan(
     """A plan: by rule, or with auto the fastest structures within bounds on errors and answers."""
     selection: Selection | None = None
     told: dict[str, Any] = {"model": model, "structure": structure}
-    if structure == "auto":
+    if structure == MEASURED:
         found = find_auto_plan(
             model, ratio, bits, act_bits, error_bound, answer_bound, threads, batch, data, calibration, seed,
             weights, classes, preprocessing, workspace,

@@ -72,7 +72,7 @@ def compress(
     from qaf_core.data.formats.sources import absolute_data
     from qaf_core.data.models.catalogue import find_model, load_inventory
     from qaf_core.data.models.overrides import read_preprocessing
-    from qaf_core.network.plan.rules import Plan, validate_plan
+    from qaf_core.network.plan.rules import MEASURED, Plan, validate_plan
     from qaf_core.runs.store.request import RunRequest
     from qaf_core.runs.store.store import Store
 
@@ -82,7 +82,7 @@ def compress(
     if source.weights_note is not None:
         print(f"note: {source.weights_note}", file=sys.stderr)
     inventory = load_inventory(source)
-    if structure == "auto" and method == "joint" and plan is None:
+    if structure == MEASURED and method == Method.JOINT and plan is None:
         found = find_auto_plan(
             model, ratio, bits, act_bits, error_bound, answer_bound, threads, 1, data, calibration, seed,
             weights, classes, preprocessing, workspace,
@@ -107,6 +107,9 @@ def compress(
         seed=chosen.seed,
         name=name,
         check=check,
+        controls=None
+        if ratio is None or structure == MEASURED
+        else {"ratio": ratio, "bits": bits, "structure": structure},
     )
     with Store(workspace) as store, stop_on_interrupt("finished layers are kept", print_progress) as progress:
         run_id = store.create_run(request, pid=os.getpid())
@@ -207,11 +210,16 @@ def _record_row(record: RunRecord) -> dict[str, Any]:
     return {**row, "status": record.status}
 
 
+def part_done(record: RunRecord) -> str:
+    """How many layers of its plan a run has compressed."""
+    return f"{len(record.layers)} of {len(record.planned_layers)} layers"
+
+
 def _record_cells(record: RunRecord) -> tuple[str, ...]:
     compressed, drop = record.compressed, record.drop
     return (
         record.id,
-        record.status,
+        f"{record.status}, {part_done(record)}" if record.is_partial else str(record.status),
         record.model,
         record.method,
         "–" if compressed is None else f"{compressed.metric} {percent_text(compressed.value)}",
@@ -242,6 +250,8 @@ def show(
     print(f"{record.model}, {record.method}" + (f", {record.request.name}" if record.request.name else ""))
     if record.error:
         print(record.error)
+    if record.is_partial:
+        print(f"{part_done(record)} compressed, the others as they were")
     print_result({"run_id": record.id, "status": record.status, **record.result})
     for speed in filter(None, speeds):
         print(f"speed, {speed['source']}, {speed['machine']['processor']}, {speed['threads']} threads:")

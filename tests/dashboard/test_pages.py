@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -213,6 +214,33 @@ def test_a_run_can_be_taken_up_again(draw: Draw, store: Store) -> None:
     again.button(key="start-run").click().run()
     assert store.list_runs()[0].plan == run.plan
     assert len(store.list_runs()) == 2
+
+
+def test_a_run_taken_up_again_has_its_controls_and_its_edits_marked(draw: Draw, store: Store) -> None:
+    test = draw("explore")
+    test.button(key="choose-digits/cnn").click().run()
+    test.slider(key="ratio").set_value(3.1).run()
+    test.selectbox(key="structure").set_value("svd").run()
+    assert not [slider.label for slider in test.slider if "Custom" in slider.label]
+    test.button(key="start-run").click().run()
+    run = store.list_runs()[0]
+    plan: dict[str, Any] = json.loads(json.dumps(dict(run.plan_row)))
+    plan["layers"][1] |= {"rank": 7, "bits": 5}
+    plan["seed"] = 4
+    edited = store.create_run(replace(run.request, plan=plan, seed=4))
+    again = draw("explore", run=edited)
+    state = again.session_state
+    assert (state["ratio"], state["structure"], state["bits"]) == (3.1, "svd", 4)
+    assert again.slider(key="ratio").label == "Parameter reduction · Custom"
+    assert [control.label for control in again.select_slider if "Custom" in control.label] == [
+        "Weight bits · Custom"
+    ]
+    assert again.selectbox(key="structure").label == "Structure"
+    marked = [name for name in again.dataframe[-1].value["layer"] if name.startswith("✎")]
+    assert marked == ["✎ " + plan["layers"][1]["name"]]
+    again.button(key="start-run").click().run()
+    repeated = next(found for found in store.list_runs() if found.id not in (run.id, edited))
+    assert (repeated.plan_row, repeated.request.seed) == (plan, 4)
 
 
 def test_bulk_controls_change_the_prediction(draw: Draw) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import streamlit as st
 
@@ -14,15 +14,17 @@ from qaf_core.errors import QafError
 from qaf_core.factorization.options import METHODS, Method
 from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import PRESETS, Plan, plan_for_ratio
+from qaf_core.network.plan.rules import BY_OPERATIONS, KERNEL_STRUCTURES, PRESETS, Plan, plan_for_ratio
 from qaf_core.quantization.grid import ACTIVATION_GRID, BITS_ACCEPTED, FLOAT, GRIDS
 from qaf_core.review.charts import method_label
 from qaf_core.runs.store.request import RunRequest
 
 FIRST_PRESET = "balanced"
-OFFERED = (*FACTORIZED, "auto")
+OFFERED = KERNEL_STRUCTURES
 BASES_KEY, DRAFTS_KEY, VERSION_KEY = "plan-bases", "plan-drafts", "plan-version"
-SETTINGS = ("ratio", "bits", "activation-bits", "structure", "method")
+RESTORED = ("ratio", "bits", "structure")  # kept with a run: what its plan was made from before edits
+SETTINGS = (*RESTORED, "activation-bits", "method")
+LEAST_RATIO, LARGEST_RATIO = 1.0, 8.0
 
 
 def use(request: RunRequest, plan: Plan) -> None:
@@ -30,9 +32,16 @@ def use(request: RunRequest, plan: Plan) -> None:
     first_settings()
     st.session_state["method"] = request.method
     st.session_state["activation-bits"] = plan.activation_bits
+    told = request.controls or {}
+    bits, structure, ratio = told.get("bits"), told.get("structure"), told.get("ratio")
+    # Of a plan made otherwise the controls take what most rows have; the table marks the others.
     common_bits = Counter(row.bits for row in plan.layers if row.bits in GRIDS).most_common(1)
-    if common_bits:
-        st.session_state["bits"] = common_bits[0][0]
+    common = Counter(row.structure for row in plan.layers if row.structure in FACTORIZED).most_common(1)
+    st.session_state["bits"] = bits if bits in GRIDS else common_bits[0][0] if common_bits else 8
+    if structure in OFFERED or common:
+        st.session_state["structure"] = structure if structure in OFFERED else common[0][0]
+    if isinstance(ratio, int | float) and LEAST_RATIO <= ratio <= LARGEST_RATIO:
+        st.session_state["ratio"] = float(ratio)
     st.session_state[BASES_KEY] = {**st.session_state.get(BASES_KEY, {}), request.model: plan}
     st.session_state[VERSION_KEY] += 1
 
@@ -85,31 +94,42 @@ def _set_method(method: str, model: str) -> None:
         _start_over(model)
 
 
-def bulk_controls(choice: Choice) -> None:
+def bulk_controls(choice: Choice, custom: Container[str] = ()) -> None:
+    """The controls that set all layers at once.
+
+    Args:
+        choice: The model.
+        custom: What differs in rows from what they say: ``structure``, ``rank``, ``bits``.
+    """
     dense = st.session_state["method"] == Method.DENSE
     model = choice.source.id
     columns = st.columns([2.9, 1.9, 1.9, 1.3, 1.5, 1.2], gap="small", vertical_alignment="bottom")
     with columns[0]:
-        _preset_control(model)
+        _preset_control(model, bool(custom))
     with columns[1]:
-        _ratio_control(model, dense)
+        _ratio_control(model, dense, "rank" in custom)
     with columns[2]:
-        _bits_control(model)
+        _bits_control(model, "bits" in custom)
     with columns[3]:
         _activation_control(model)
     with columns[4]:
-        _structure_control(model, dense)
+        _structure_control(model, dense, "structure" in custom)
     with columns[5]:
         _reset_button(model)
 
 
-def _preset_control(model: str) -> None:
+def _label(name: str, is_custom: bool) -> str:
+    """A control's name, and that rows differ from what it says."""
+    return _("{name} · Custom").format(name=name) if is_custom else name
+
+
+def _preset_control(model: str, is_custom: bool) -> None:
     labels = {"gentle": _("Gentle"), "balanced": _("Balanced"), "aggressive": _("Aggressive")}
     now = (st.session_state["ratio"], st.session_state["bits"])
     preset = next((name for name, values in PRESETS.items() if values == now), None)
-    st.session_state["preset"] = preset
+    st.session_state["preset"] = None if is_custom else preset
     st.segmented_control(
-        _("Preset"),
+        _label(_("Preset"), is_custom),
         list(PRESETS),
         format_func=labels.__getitem__,
         key="preset",
@@ -119,11 +139,11 @@ def _preset_control(model: str) -> None:
     )
 
 
-def _ratio_control(model: str, dense: bool) -> None:
+def _ratio_control(model: str, dense: bool, is_custom: bool) -> None:
     st.slider(
-        _("Parameter reduction"),
-        1.0,
-        8.0,
+        _label(_("Parameter reduction"), is_custom),
+        LEAST_RATIO,
+        LARGEST_RATIO,
         step=0.1,
         key="ratio",
         format="%.1f×",
@@ -137,9 +157,9 @@ def _ratio_control(model: str, dense: bool) -> None:
     )
 
 
-def _bits_control(model: str) -> None:
+def _bits_control(model: str, is_custom: bool) -> None:
     st.select_slider(
-        _("Weight bits"),
+        _label(_("Weight bits"), is_custom),
         tuple(GRIDS),
         key="bits",
         on_change=_start_over,
@@ -159,10 +179,10 @@ def _activation_control(model: str) -> None:
     )
 
 
-def _structure_control(model: str, dense: bool) -> None:
-    names = {name: _(STRUCTURES[name].label) for name in FACTORIZED} | {"auto": _("CP or Tucker-2")}
+def _structure_control(model: str, dense: bool, is_custom: bool) -> None:
+    names = {name: _(STRUCTURES[name].label) for name in FACTORIZED} | {BY_OPERATIONS: _("CP or Tucker-2")}
     st.selectbox(
-        _("Structure"),
+        _label(_("Structure"), is_custom),
         OFFERED,
         format_func=names.__getitem__,
         key="structure",
@@ -242,16 +262,11 @@ def take_up_edits(choice: Choice) -> None:
         st.session_state[VERSION_KEY] += 1
 
 
-def base_plan(choice: Choice, inventory: Sequence[LayerInfo]) -> Plan | None:
-    """The plan the table starts from: kept from before, or made from the bulk controls."""
+def plan_of_controls(choice: Choice, inventory: Sequence[LayerInfo]) -> Plan | None:
+    """The plan the bulk controls stand for; None, with the reason shown, where they stand for none."""
     state = st.session_state
-    kept = state[BASES_KEY].get(choice.source.id)
-    if kept is not None and {row.name for row in kept.layers} == {
-        info.name for info in inventory if info.planned
-    }:
-        return kept
     try:
-        plan = plan_for_ratio(
+        return plan_for_ratio(
             inventory,
             model=choice.source.id,
             ratio=state["ratio"],
@@ -263,5 +278,13 @@ def base_plan(choice: Choice, inventory: Sequence[LayerInfo]) -> Plan | None:
     except QafError as error:
         ui.say_error(str(error))
         return None
-    state[BASES_KEY] = {**state[BASES_KEY], choice.source.id: plan}
-    return plan
+
+
+def base_plan(choice: Choice, reference: Plan) -> Plan:
+    """The plan the table starts from: kept from before, or that of the bulk controls."""
+    state = st.session_state
+    kept = state[BASES_KEY].get(choice.source.id)
+    if kept is not None and {row.name for row in kept.layers} == {row.name for row in reference.layers}:
+        return kept
+    state[BASES_KEY] = {**state[BASES_KEY], choice.source.id: reference}
+    return reference

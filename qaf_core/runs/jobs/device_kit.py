@@ -223,6 +223,9 @@ def read_kit_result(store: Store, run_id: str, path: Path) -> dict[str, Any]:
     failed = _read_failed(told)
     latencies = _read_latencies(told, failed)
     ratios = _read_ratios(told, failed)
+    others = told.get("others_share")  # kits of earlier versions do not tell
+    if others is not None and not (isinstance(others, int | float) and 0 <= others <= 1):
+        raise _not_a_result("a damaged share of the processors")
     same = _read_answers(told)
     memory = told.get("peak_memory_bytes")
     machine = told.get("machine")
@@ -239,12 +242,13 @@ def read_kit_result(store: Store, run_id: str, path: Path) -> dict[str, Any]:
         "latencies": latencies,
         "ratio_to_dense_int8": ratios.get(ModelFile.FAST),
         "ratios": ratios,
+        "others_share": others,
         "peak_memory_bytes": memory if isinstance(memory, dict) else {},
         "same_answers": same,
         "compared_images": told.get("compared_images"),
         "failed": failed,
         "layers": [],
-        "verdict": tell_verdict(ratios),
+        "verdict": tell_verdict(ratios, others_share=others),
         "machine": machine,
     }
     keep_latency(store, record.id, result, RESULT_NAME)

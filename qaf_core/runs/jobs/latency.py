@@ -11,7 +11,9 @@ import numpy as np
 
 from qaf_core.deploy.runtime.layer_profile import compare_layers, profile_layers
 from qaf_core.deploy.runtime.measure_kit import (
+    BUSY_SHARE,
     LEAST_AGREEMENT,
+    Load,
     compare,
     describe_machine,
     measure_peak_memory,
@@ -40,7 +42,7 @@ SCHEMA_VERSION = 1
 FILE_NAME = "latency.json"
 ROUNDS = 300
 SECONDS = 60.0
-JUDGED_IMAGES = 500
+JUDGED_SECONDS = 300.0  # for judging: of more images than that allows, as many as it does
 MOST_NAMED = 5  # layers in a sentence
 FILES = {ModelFile.FAST: "fast file (int8-fast)", ModelFile.EXACT: "exact file (int8)"}  # of: qaf export
 JUDGED = (ModelFile.ORIGINAL, ModelFile.DENSE, *FILES)
@@ -55,7 +57,7 @@ def measure_run(
     batch: int = 1,
     rounds: int = ROUNDS,
     seconds: float = SECONDS,
-    images: int = JUDGED_IMAGES,
+    images: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Time the models of a finished run side by side, and keep the result with the run.
@@ -66,7 +68,8 @@ def measure_run(
         threads: Threads of one operation, at least 1.
         batch: Images at a time, at least 1.
         rounds, seconds: As in ``time_interleaved``.
-        images: Evaluation images that the INT8 files are judged on; 0 leaves that out.
+        images: At most so many evaluation images judge the INT8 files, 0 for none; None for those the run
+            was measured on, or as many as ``JUDGED_SECONDS`` allow.
         progress: Told what is measured (stage ``latency``), and asked between whether to stop.
 
     Returns:
@@ -92,7 +95,9 @@ def measure_run(
     models.check_batch(batch)
     given = _timing_images(models.source.input_shape, batch)
     progress.step("latency", "Timing the models side by side", 1 / 6)
+    load = Load()
     times = time_models(models.paths, given, threads=threads, rounds=rounds, seconds=seconds)
+    told = compare(times, load.others_share())
     progress.step("latency", "Timing their layers", 2 / 6)
     profiled: dict[str, Path] = {name: models.paths[name] for name in PROFILED}
     names = [info.name for info in models.inventory if info.planned]
@@ -105,7 +110,10 @@ def measure_run(
     energy = energy_per_run(open_runs(models.paths, given, threads=threads))
     energy["modelled"] = _modelled_energy(models.record)
     progress.step("latency", "Judging the INT8 models on evaluation images", 5 / 6)
-    told, accuracy = compare(times), judge_files(store, models, images) if images else {}
+    if images is None:
+        seconds_each = sum(row["median_ms"] for row in told["latencies"].values()) / 1e3 / batch
+        images = max(1, int(JUDGED_SECONDS / seconds_each))
+    accuracy = judge_files(store, models, images) if images else {}
     result = {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
@@ -120,7 +128,7 @@ def measure_run(
         "energy": {**energy, "images": batch},
         "accuracy": accuracy,
         "layers": layers,
-        "verdict": tell_verdict(told["ratios"], layers, accuracy),
+        "verdict": tell_verdict(told["ratios"], layers, accuracy, told["others_share"]),
         "machine": describe_machine(threads),
     }
     keep_latency(store, run_id, result, FILE_NAME)
@@ -130,7 +138,10 @@ def measure_run(
 def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
     """The job ``latency``."""
     asked: LatencyRequest = job.request
-    return measure_run(store, asked.run, threads=asked.threads, batch=asked.batch, progress=progress)
+    return measure_run(
+        store, asked.run, threads=asked.threads, batch=asked.batch, seconds=asked.seconds,
+        images=asked.images, progress=progress,
+    )  # fmt: skip
 
 
 def _modelled_energy(record: RunRecord) -> dict[str, Any]:
@@ -198,6 +209,7 @@ def tell_verdict(
     ratios: Mapping[str, Mapping[str, float]],
     layers: Sequence[Mapping[str, Any]] = (),
     accuracy: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    others_share: float | None = None,
 ) -> str:
     """Whether each factorized INT8 file is faster than dense INT8, and which layers are not, in words.
 
@@ -206,6 +218,7 @@ def tell_verdict(
             the two files are not looked at.
         layers: Rows of :func:`compare_layers`, measured on the fast file; empty where they were not.
         accuracy: As :func:`judge_files` gives it.
+        others_share: What others used of the processors meanwhile, as a share; None where that is unknown.
     """
     text = " ".join(_tell_ratio(FILES[name], ratios[name]) for name in FILES if name in ratios)
     if not text:
@@ -220,6 +233,11 @@ def tell_verdict(
     if agreement is not None:
         text += f" The fast file's answers agree with the evaluated network's to {agreement:.1%}"
         text += "." if agreement >= LEAST_AGREEMENT else ": too little for qaf export, unless forced."
+    if (others_share or 0.0) > BUSY_SHARE:
+        text += (
+            f" Other programs used {others_share:.0%} of the processors meanwhile: the intervals are wider "
+            "for it. Measure again when the machine is quiet."
+        )
     return text
 
 

@@ -27,6 +27,7 @@ from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.request import JobRequest
 
 LOST_WORKER = "The process working on this {what} ended before it was done."
+DISCARD, DISCARDED = 2, "Discarded on request: nothing was kept."  # what stands under ``cancel``
 MOST_JOBS_KEPT = 500  # that are no runs
 COLUMNS = "id, kind, status, request, result, error, created_at, started_at, finished_at"
 IS_RUN = f"kind IN ({', '.join(map(repr, RUN_KINDS))})"
@@ -55,6 +56,12 @@ class Queue(Database):
                 (digest, *shared),
             ).fetchone()
             return str(known[0]) if known else insert_job(connection, request, digest=digest)
+
+    def begin(self, request: JobRequest, pid: int) -> str:
+        """Put a job on record as the running one of a process that carries it out itself; the job's id."""
+        digest = digest_request(request, self.workspace)
+        with self.transaction() as connection:
+            return insert_job(connection, request, pid=pid, digest=digest)
 
     def job(self, job_id: str) -> JobRecord | None:
         """One job of any kind; None if there is none with this id, or it was long ago."""
@@ -150,6 +157,34 @@ class Queue(Database):
         """Whether someone asked this run to stop."""
         rows = self.rows("SELECT cancel FROM runs WHERE id = ?", (run_id,))
         return bool(rows and rows[0][0])
+
+    def discard(self, run_id: str) -> None:
+        """End a run at once and keep nothing that was done; the process at work on it ends itself.
+
+        Once more after that, it takes away what the process has left meanwhile.
+        """
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE runs SET cancel = ?, status = ?, error = ?, finished_at = ?"
+                " WHERE id = ? AND status IN (?,?)",
+                (
+                    DISCARD,
+                    RunStatus.CANCELLED,
+                    DISCARDED,
+                    time.time(),
+                    run_id,
+                    RunStatus.QUEUED,
+                    RunStatus.RUNNING,
+                ),
+            )
+            connection.execute(
+                "DELETE FROM layers WHERE run_id IN (SELECT id FROM runs WHERE id = ? AND cancel = ?)",
+                (run_id, DISCARD),
+            )
+
+    def discarded(self, run_id: str) -> bool:
+        """Whether someone discarded this run."""
+        return bool(self.rows("SELECT 1 FROM runs WHERE id = ? AND cancel = ?", (run_id, DISCARD)))
 
     def finish(
         self,

@@ -156,6 +156,8 @@ class RunRequest(ImagesRequest):
         check: Look first whether the original does what it should, and stop if not.
         finetune: None to compress; else ``run``, the run whose network is fine-tuned, and the fields of
             ``FinetuneOptions``. Everything else is then that run's.
+        controls: ``ratio``, ``bits`` and ``structure`` that the plan was made from before edits; None for a
+            plan made otherwise.
 
     Raises:
         QafError: If a field is out of range.
@@ -166,6 +168,7 @@ class RunRequest(ImagesRequest):
     name: str | None = None
     check: bool = True
     finetune: dict[str, Any] | None = None
+    controls: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         rows = [row for row in self.plan.get("layers") or () if isinstance(row, dict)]
@@ -187,11 +190,15 @@ class LatencyRequest(JobRequest):
         run: Its id.
         threads: Threads of one operation.
         batch: Images at a time.
+        images: At most so many evaluation images judge the files; None for those the run was measured on.
+        seconds: At most so long, of timing.
     """
 
     run: str
     threads: int
     batch: int = 1
+    images: int | None = None
+    seconds: float = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +151,15 @@ class Store(Queue):
             )
             for number, kind, of_layer, data, elapsed in self.rows(query + " ORDER BY seq", values)
         )
+
+    def stage_starts(self, run_ids: Sequence[str]) -> dict[str, dict[str, float]]:
+        """When each stage of some runs began, in seconds since the run did."""
+        found: dict[str, dict[str, float]] = {}
+        marks = ",".join("?" * len(run_ids))
+        for run_id, stage, began in self.rows(
+            "SELECT run_id, json_extract(data, '$.stage') AS stage, MIN(elapsed_seconds) FROM events"
+            f" WHERE kind = 'stage' AND json_valid(data) AND run_id IN ({marks}) GROUP BY run_id, stage",
+            run_ids,
+        ):
+            found.setdefault(run_id, {})[str(stage)] = began
+        return found

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import multiprocessing
+import os
+import shutil
+import threading
 import traceback
+from collections.abc import Iterator
 from typing import Any
 
 from qaf_core.errors import QafError, RunCancelled
@@ -13,18 +19,24 @@ from qaf_core.runs.store.kinds import KINDS
 from qaf_core.runs.store.recorder import record_progress
 from qaf_core.runs.store.store import Store
 
+DISCARD_POLL_SECONDS = 0.5
+EXIT_DISCARDED = 130  # as of other commands that are stopped
+
 
 class JobFailed(Exception):
     """A fault of ours, not of the input; says in one line what happened and where the traceback lies."""
 
 
-def execute_job(store: Store, job_id: str, progress: Progress | None = None) -> dict[str, Any]:
-    """Execute a claimed job and store how it ended.
+def execute_job(
+    store: Store, job_id: str, progress: Progress | None = None, *, discarded_code: int = EXIT_DISCARDED
+) -> dict[str, Any]:
+    """Execute a claimed job and store how it ended; a run that is discarded meanwhile ends this process.
 
     Args:
         store: The run store.
         job_id: A job this process has claimed.
         progress: Told of every event kept; another reason to stop than a request in the store.
+        discarded_code: What this process then ends with.
 
     Returns:
         The job's result: of a run the object that ``qaf compress --json`` prints, also where it was stopped.
@@ -34,7 +46,11 @@ def execute_job(store: Store, job_id: str, progress: Progress | None = None) -> 
         RunCancelled: If a job that keeps nothing was stopped; it is ``cancelled``.
         JobFailed: If anything else goes wrong; the job is ``failed``, the traceback in its folder.
     """
-    progress = record_progress(store, job_id, progress)
+    with _heeding_discard(store, job_id, discarded_code):
+        return _execute(store, job_id, record_progress(store, job_id, progress))
+
+
+def _execute(store: Store, job_id: str, progress: Progress) -> dict[str, Any]:
     try:
         job = store.job(job_id)
         assert job is not None
@@ -58,6 +74,28 @@ def execute_job(store: Store, job_id: str, progress: Progress | None = None) -> 
         raise
     store.finish(job_id, RunStatus(result.get("status", RunStatus.COMPLETED)), result)
     return result
+
+
+@contextlib.contextmanager
+def _heeding_discard(store: Store, job_id: str, code: int) -> Iterator[None]:
+    """Meanwhile end this process and its helpers when its run is discarded: no step is waited for."""
+    ended = threading.Event()
+    threading.Thread(target=_end_when_discarded, args=(store, job_id, ended, code), daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _end_when_discarded(store: Store, job_id: str, ended: threading.Event, code: int) -> None:
+    while not ended.wait(DISCARD_POLL_SECONDS):
+        with contextlib.suppress(QafError):
+            if store.discarded(job_id):
+                store.discard(job_id)
+                shutil.rmtree(store.run_folder(job_id), ignore_errors=True)
+                for helper in multiprocessing.active_children():
+                    helper.kill()
+                os._exit(code)
 
 
 def _keep_traceback(store: Store, job_id: str, error: Exception) -> str:
