@@ -34,12 +34,15 @@ def main(first_page: str = "explore") -> None:
         "layers": (layers.page, _("Layers"), "stacks"),
         "export": (export.page, _("Export"), "download"),
     }
+    # Streamlit finds the first page by the bare address alone: links by its name have a page of their own.
+    paths = {name: name for name in views} | {first_page: "first"}
     pages = {
-        name: st.Page(view, title=title, icon=f":material/{icon}:", url_path=name, default=name == first_page)
+        name: st.Page(
+            view, title=title, icon=f":material/{icon}:", url_path=paths[name], default=name == first_page
+        )
         for name, (view, title, icon) in views.items()
     }
     st.session_state[ui.PAGES_KEY] = pages
-    # The bare address is the first page's; links by its name find it too.
     view, title, _icon = views[first_page]
     named = st.Page(view, title=title, url_path=first_page, visibility="hidden")
     chosen = st.navigation([*pages.values(), named], position="top")
