@@ -9,8 +9,13 @@ from dashboard.views import layers, tradeoffs
 from dashboard.views.explore import explore
 from dashboard.views.export import export
 from dashboard.views.models import models
-from dashboard.views.run import run
+from dashboard.views.run import run as run_page
 from dashboard.widgets import ui
+from qaf_core.data.models.settings import read_settings
+from qaf_core.errors import WorkspaceError
+from qaf_core.runs.store.store import Store
+
+MOST_DAMAGED = 3  # named above each page; all stand in the list of runs
 
 
 def main(first_page: str = "explore") -> None:
@@ -29,7 +34,7 @@ def main(first_page: str = "explore") -> None:
     views = {
         "models": (models.page, _("Models"), "deployed_code"),
         "explore": (explore.page, _("Explore"), "tune"),
-        "run": (run.page, _("Live run"), "monitoring"),
+        "run": (run_page.page, _("Live run"), "monitoring"),
         "tradeoffs": (tradeoffs.page, _("Trade-offs"), "scatter_plot"),
         "layers": (layers.page, _("Layers"), "stacks"),
         "export": (export.page, _("Export"), "download"),
@@ -52,9 +57,24 @@ def main(first_page: str = "explore") -> None:
 
 @ui.guarded
 def _draw(page: st.Page) -> None:
-    ui.open_store()
+    store = ui.open_store()
+    store.check_there()
+    if store.read_only:
+        st.info(_("This workspace can only be read: its runs can be looked at, nothing new can be run."))
+    for error in _damages(store)[:MOST_DAMAGED]:
+        st.warning(ui.plain(_(error)), icon=":material/warning:")
     ui.keep_worker()
     page.run()
+
+
+def _damages(store: Store) -> list[str]:
+    """What of the workspace cannot be read and is left out."""
+    found = [run.error or "" for run in store.list_runs() if run.damaged]
+    try:
+        read_settings(store.workspace)
+    except WorkspaceError as problem:
+        found.insert(0, str(problem))
+    return found
 
 
 if __name__ == "__main__":

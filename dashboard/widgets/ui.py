@@ -193,6 +193,13 @@ def say_error(problem: QafError | str) -> None:
     )  # fmt: skip
 
 
+def tell_damaged(path: Path) -> None:
+    """Name a file of a run that is there and could not be read; the rest of the page goes on without it."""
+    if path.is_file():
+        text = _("{file} of this run is damaged and left out.").format(file=plain(path.name))
+        st.warning(text, icon=":material/warning:")
+
+
 def page_title(title: str, lead: str) -> None:
     """A page's heading and one sentence on what it is for."""
     with st.container(gap=None):

@@ -243,7 +243,11 @@ def show(
     with Store(workspace) as store:
         store.mark_interrupted()
         record = store.find(run)
-        speeds = [read_latency(store.run_folder(record.id), name) for name in (FILE_NAME, RESULT_NAME)]
+        folder = store.run_folder(record.id)
+        speeds = {name: read_latency(folder, name) for name in (FILE_NAME, RESULT_NAME)}
+    for name, speed in speeds.items():
+        if speed is None and (folder / name).exists():
+            print(f"warning: {name} of this run is damaged and left out", file=sys.stderr)
     if as_json:
         print_json(_record_row(record))
         return
@@ -253,17 +257,17 @@ def show(
     if record.is_partial:
         print(f"{part_done(record)} compressed, the others as they were")
     print_result({"run_id": record.id, "status": record.status, **record.result})
-    for speed in filter(None, speeds):
+    for speed in filter(None, speeds.values()):
         print(f"speed, {speed['source']}, {speed['machine']['processor']}, {speed['threads']} threads:")
         print_verdict(speed)
     rows = [
         (
             str(row["name"]),
-            str(row["structure"]),
-            str(row["rank"] or ""),
-            str(row["bits"]),
-            percent_text(row["relative_error"]),
-            str(row["status"]),
+            str(row.get("structure", "–")),
+            str(row.get("rank") or ""),
+            str(row.get("bits", "–")),
+            "–" if row.get("relative_error") is None else percent_text(row["relative_error"]),
+            str(row.get("status", "–")),
         )
         for row in record.layer_rows
     ]

@@ -158,6 +158,8 @@ def _packed(run: RunRecord, kind: Kind, can_make: bool) -> None:
     if _is_making(run, kind):
         return
     report = read_report(kind.path(run).with_suffix(".json"))
+    if report is None:
+        ui.tell_damaged(kind.path(run).with_suffix(".json"))
     if report is not None:
         _show_checks(report)
     elif can_make and st.button(
@@ -172,6 +174,8 @@ def _made_file(run: RunRecord, kind: Kind, can_make: bool) -> None:
     if _is_making(run, kind):
         return
     report = read_report(path.with_suffix(".json"))
+    if report is None:
+        ui.tell_damaged(path.with_suffix(".json"))
     if report is not None and path.is_file():
         _show_report(report)
         _download(run, kind, path)

@@ -64,9 +64,12 @@ def _outcome(run: RunRecord) -> None:
 
 
 def _draw_kept(run: RunRecord, key: str, file_name: str) -> None:
-    found = read_latency(ui.open_store().run_folder(run.id), file_name)
+    folder = ui.open_store().run_folder(run.id)
+    found = read_latency(folder, file_name)
     if found is not None:
         draw(found, key, run.compressed.n if run.compressed else None)
+    else:
+        ui.tell_damaged(folder / file_name)
 
 
 def draw(found: Mapping[str, Any], key: str, images: int | None = None) -> None:

@@ -26,7 +26,7 @@ from qaf_core.review.units import (
     times_text,
     with_prefix,
 )
-from qaf_core.runs.jobs.preview import read_preview
+from qaf_core.runs.jobs.preview import PREVIEW_NAME, read_preview
 from qaf_core.runs.store.record import RunRecord
 
 # How a run's error begins to tell of its command-line option; here there is a button for it.
@@ -116,8 +116,11 @@ def _notes(run: RunRecord) -> None:
 
 def _pictures(run: RunRecord) -> None:
     """A few evaluation images with what both networks say, where the run has kept them."""
-    preview = read_preview(ui.open_store().run_folder(run.id))
-    if preview:
+    folder = ui.open_store().run_folder(run.id)
+    preview = read_preview(folder)
+    if not preview:
+        ui.tell_damaged(folder / PREVIEW_NAME)
+    else:
         with st.expander(_("Some of the images"), icon=":material/photo_library:", expanded=True):
             predictions.show(preview)
 

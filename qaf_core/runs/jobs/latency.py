@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from qaf_core.errors import WorkspaceError
 from qaf_core.files import read_json, write_json
 from qaf_core.network.plan.energy_model import MODELLED
 from qaf_core.pipeline.events import Progress
+from qaf_core.records import from_plain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -270,4 +272,77 @@ def keep_latency(store: Store, run_id: str, result: Mapping[str, Any], file_name
 def read_latency(folder: Path, file_name: str = FILE_NAME) -> dict[str, Any] | None:
     """The measurement kept in a run's folder; None if there is none or it is damaged."""
     told = read_json(folder / file_name)
-    return told if isinstance(told, dict) and told.get("schema_version") == SCHEMA_VERSION else None
+    try:
+        from_plain(_Measurement, told)
+    except (TypeError, ValueError):
+        return None
+    return dict(told) if told["schema_version"] == SCHEMA_VERSION else None
+
+
+# What screens read of a measurement.
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Times:
+    median_ms: float
+    p5_ms: float
+    p95_ms: float
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ratio:
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    value: float
+    n: int
+    metric: str | None = None
+    drop: float | None = None
+    agreement_with_exact: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    layer: str
+    structure: str | None = None
+    dense_int8_ms: float | None = None
+    factorized_int8_ms: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Energy:
+    joules: Mapping[str, float] | None = None
+    reason: str | None = None
+    modelled: Mapping[str, float | str | None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Machine:
+    processor: str
+    onnxruntime: str
+    threads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measurement:
+    schema_version: int
+    source: str
+    threads: int
+    batch: int
+    verdict: str
+    machine: _Machine
+    latencies: Mapping[str, _Times]
+    ratios: Mapping[str, _Ratio] | None = None
+    ratio_to_dense_int8: _Ratio | None = None
+    peak_memory_bytes: Mapping[str, int | None] | None = None
+    accuracy: Mapping[str, _Judged] | None = None
+    energy: _Energy | None = None
+    layers: tuple[_Layer, ...] | None = None
+    failed: Mapping[str, str] | None = None
+    same_answers: Mapping[str, float] | None = None
+    compared_images: int | None = None

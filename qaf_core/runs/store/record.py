@@ -74,10 +74,12 @@ class RunRecord(JobRecord):
     Attributes:
         layer_rows: A row per layer finished so far, as it is stored.
         result: The whole JSON object of ``qaf compress --json``, empty until finished.
+        damaged: Whether its entry in the store cannot be read.
     """
 
     request: RunRequest
     layer_rows: tuple[Mapping[str, Any], ...] = ()
+    damaged: bool = False
 
     @property
     def model(self) -> str:

@@ -11,7 +11,7 @@ from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.workspace.trust import check_trusted
 from qaf_core.errors import DataError, QafError
-from qaf_core.factorization.options import Method
+from qaf_core.factorization.options import LARGEST_SEED, Method
 from qaf_core.network.plan.validation import check_method
 from qaf_core.search.selection import DEFAULT_ANSWER_BOUND, DEFAULT_ERROR_BOUND
 
@@ -117,8 +117,8 @@ class ImagesRequest(InspectRequest):
             raise DataError(
                 "number of images out of range", got=self.images, expected="a whole number, at least 1"
             )
-        if not _is_count(self.seed, 0):
-            raise QafError("seed out of range", got=self.seed, expected="a whole number, at least 0")
+        if not _is_count(self.seed, 0) or self.seed > LARGEST_SEED:
+            raise QafError("seed out of range", got=self.seed, expected="a whole number of at most 63 bits")
 
 
 @dataclass(frozen=True, kw_only=True)
