@@ -9,12 +9,13 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard.state import rows
+from dashboard.state import expectations, rows
 from dashboard.text import _, plural
 from dashboard.widgets import ui
 from qaf_core.factorization.options import METHODS
 from qaf_core.review import charts
 from qaf_core.review.charts import CostAxis
+from qaf_core.review.expected import expected_figure, expected_sentence
 from qaf_core.review.metrics import metric_help, metric_label
 from qaf_core.review.points import RunPoint
 from qaf_core.review.units import MISSING, points_text
@@ -55,6 +56,7 @@ def page() -> None:
     titles = {run.id: html.escape(_point_title(run)) for run in chosen}
     points = rows.tradeoff_points(chosen, titles, _("Original"))
     _charts(points)
+    _expectations(chosen)
     _table(chosen, points)
 
 
@@ -154,6 +156,19 @@ def _charts(points: Sequence[RunPoint]) -> None:
     if any(point.is_partial for point in points):
         note += " " + _("Open marks with a dot: only a part of the layers is compressed.")
     st.caption(note)
+
+
+def _expectations(runs: Sequence[RunRecord]) -> None:
+    """What was expected of these runs against what they measured, where the model was explored."""
+    points = expectations.of_runs(ui.open_store(), runs)
+    if not points:
+        return
+    with st.expander(_("Expected against measured"), icon=":material/insights:"):
+        figure = expected_figure(points, dark=ui.is_dark(), _=_)
+        st.plotly_chart(
+            figure, key="expected", config={"displayModeBar": False}, alt=_("Measured against expected")
+        )
+        st.caption(ui.plain(expected_sentence(points, _)))
 
 
 def bops_help() -> str:
