@@ -1,13 +1,16 @@
-"""How well plans are predicted and found: real ResNet-20 and ResNet-32 with their CIFAR-10 weights.
+"""How well plans are predicted and found: real ResNet-20, ResNet-32 (CIFAR-10) and MobileNetV2 (ImageNet).
 
     QAF_REAL_DATA=FOLDER python benchmarks/search.py predict --plans 24
     QAF_REAL_DATA=FOLDER python benchmarks/search.py budgets --budget size=30kB --budget bops=0.012x
+    QAF_REAL_DATA=FOLDER python benchmarks/search.py budgets --mobilenet mobilenet_v2-b0353104.pth \
+        --budget size=2484kB --budget size=2000kB --budget size=1600kB --methods found dense --seed 0
 
 ``predict`` draws random mixed plans of many sizes, says what is expected of each before it is run, runs it,
 and compares: rank correlation, share inside the interval, half-widths, both without any run and with those
 before it. ``budgets`` sets the plan that is found beside the best uniform joint plan and ``dense`` with its
-bits allocated. Calibration images choose everything; the 2,000 evaluation images only measure. Rows are
-appended to a file, and what is there is not done again.
+bits allocated. Calibration images choose everything; the evaluation images only measure (of MobileNetV2's
+1,000 photographs 750, another 750 with each seed). Rows are appended to a file, and what is there is not done
+again.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("predict", "budgets"))
     parser.add_argument("--depth", type=int, default=20)
+    parser.add_argument("--mobilenet", type=Path, help="torchvision's weights; measured instead of a ResNet")
     parser.add_argument("--plans", type=int, default=24)
     parser.add_argument("--budget", action="append", default=[])
     parser.add_argument("--methods", nargs="+", default=["found", "dense", "joint"])
@@ -47,15 +51,8 @@ def main() -> None:
     parser.add_argument("--time-limit", type=float, default=600.0)
     parser.add_argument("--workspace", type=Path, default=Path("/tmp/qaf-benchmark-search"))
     given = parser.parse_args()
-    folder = real_data_folder()
-    fields = {
-        "model": f"cifar/resnet{given.depth}",
-        "weights": str(folder / f"cifar10_resnet{given.depth}.safetensors"),
-        "data": str(folder / "cifar10_eval_2000.npz"),
-        "calibration": str(folder / "cifar10_calibration_1024.npz"),
-        "seed": given.seed,
-    }
-    rows = given.workspace / f"{given.what}-{given.depth}.jsonl"
+    fields, name = measured_network(given)
+    rows = given.workspace / f"{given.what}-{name}.jsonl"
     with Store(given.workspace) as store:
         began = time.process_time()
         knowledge = find_knowledge(SearchRequest(**fields).explored, store.workspace, Progress())
@@ -67,6 +64,25 @@ def main() -> None:
             measure_predictions(store, knowledge, fields, given.plans, rows)
         else:
             measure_budgets(store, knowledge, fields, given, rows)
+
+
+def measured_network(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """The fields of requests about the network that is measured, and its name in files."""
+    folder = real_data_folder()
+    if given.mobilenet is not None:
+        return {
+            "model": "torchvision/mobilenet_v2",
+            "weights": str(given.mobilenet.absolute()),
+            "data": str(folder / "imagenet_1000"),
+            "seed": given.seed,
+        }, f"mobilenet-{given.seed}"
+    return {
+        "model": f"cifar/resnet{given.depth}",
+        "weights": str(folder / f"cifar10_resnet{given.depth}.safetensors"),
+        "data": str(folder / "cifar10_eval_2000.npz"),
+        "calibration": str(folder / "cifar10_calibration_1024.npz"),
+        "seed": given.seed,
+    }, f"{given.depth}"
 
 
 def measure_predictions(
@@ -134,7 +150,8 @@ def measure_budgets(
             spent = time.process_time() - began
             result = run(store, fields, plan, f"{method} {budget}")
             row = {
-                "budget": budget, "method": method, "value": result["compressed"]["value"],
+                "budget": budget, "method": method, "baseline": result["baseline"]["value"],
+                "value": result["compressed"]["value"],
                 "agreement": result["compressed"]["agreement"], "drop": result["drop"],
                 "size": result["cost"]["size_bytes"],
                 "bops_share": result["cost"]["bops"] / result["baseline_cost"]["bops"],

@@ -76,18 +76,17 @@ def of_runs(store: Store, runs: Sequence[RunRecord]) -> list[ExpectedPoint]:
     for run in runs:
         request = explored_by(run)
         found = known(store, request)
-        if found is not None and teaches(run, request):
+        if found is not None and run.compressed is not None and teaches(run, request):
             knowledge = found[0]
             cold = Predictor(knowledge.sensitivity, knowledge.curve, knowledge.baseline)
-            expected = cold.predict(Plan.from_dict(dict(run.plan)))
-            measured = float((run.compressed or {})["value"])
+            expected = cold.predict(run.plan)
             points.append(
                 ExpectedPoint(
                     title=run.request.name or run.id,
                     expected=expected.value,
                     low=expected.ci95[0],
                     high=expected.ci95[1],
-                    measured=measured,
+                    measured=run.compressed.value,
                 )
             )
     return points

@@ -103,8 +103,7 @@ def _measure(request: SearchRequest, workspace: Path | None) -> dict[str, Any] |
     with Store(workspace) as store:
         earlier = measured_point(store, request)
         if earlier is not None:
-            names = ("compressed", "drop", "cost", "baseline_cost")
-            return _point(request, earlier.id, {name: getattr(earlier, name) for name in names})
+            return _point(request, earlier.id, dict(earlier.result))
         with stop_on_interrupt("what was measured is kept", print_stage) as progress:
             found = search_plan(request, store, progress)
     made = run_here(run_request(request, found.plan.to_dict()), workspace)

@@ -165,3 +165,14 @@ def test_where_plain_rounding_is_better_the_page_says_so(draw: Draw, store: Stor
     test.session_state["plan-bases"] = {MODEL: replace(plan, layers=rows)}
     test.session_state["plan-version"] += 1
     assert "Plain rounding, its bits spread over the layers, is expected to lose" in shown(test.run())
+
+
+def test_a_front_is_asked_for_once_and_can_be_stopped(draw: Draw, store: Store) -> None:
+    test = draw("explore", model=MODEL)
+    test.button(key="measure-front").click().run()
+    assert "0 of 10 searches are done" in shown(test)
+    test.button(key="measure-front").click().run()
+    assert store.count_queued("heavy") == 10
+    test.button(key="stop-front").click().run()
+    assert "10 of 10 searches are done" in shown(test)
+    assert store.count_queued("heavy") == 0

@@ -17,10 +17,10 @@ from dashboard.views.explore.choose import Choice
 from dashboard.views.run import live
 from dashboard.widgets import ui
 from qaf_core.network.plan.rules import replace_layer
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.metrics import metric_label
 from qaf_core.review.units import MISSING, percent_text, points_text
 from qaf_core.runs.jobs.plans.knowledge import LEARNT_METHODS
-from qaf_core.runs.store.record import COMPLETED
 from qaf_core.runs.store.request import SensitivityRequest
 from qaf_core.search.budget.predict import Prediction, Predictor
 from qaf_core.search.sensitivity.settings import Setting
@@ -56,7 +56,7 @@ def _offer(choice: Choice, request: SensitivityRequest) -> None:
     if job is not None and job.request == request and not job.is_final:
         ui.follow_job(job.id, _("Exploring the model, {time} so far. You may plan meanwhile."))
         return
-    if job is not None and job.request == request and job.status != COMPLETED:
+    if job is not None and job.request == request and job.status != RunStatus.COMPLETED:
         ui.job_at_work(job, "")
     left, right = st.columns([1, 3], vertical_alignment="center")
     if left.button(_("Predict accuracy"), icon=":material/insights:", key="explore-model", width="stretch"):

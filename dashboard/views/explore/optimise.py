@@ -14,8 +14,9 @@ from dashboard.views.explore.choose import Choice
 from dashboard.widgets import ui
 from qaf_core.factorization.options import Method
 from qaf_core.network.plan.rules import Plan
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.units import percent_text, size_text
-from qaf_core.runs.store.record import COMPLETED
+from qaf_core.runs.jobs.plans.sweep import BUDGETS, METHODS, front_requests
 from qaf_core.runs.store.request import SearchRequest
 from qaf_core.search.budget.budgets import lock_text
 
@@ -68,6 +69,39 @@ def offer(choice: Choice, draft: Draft) -> None:
             jobs.remember(place, ui.open_store().ask(_request(choice, budgets, locks, EFFORTS[effort])))
             st.session_state[TAKEN_KEY] = None
         _outcome(choice, place)
+        _front(choice, disabled=disabled, seconds=EFFORTS[effort])
+
+
+def _front(choice: Choice, *, disabled: bool, seconds: float) -> None:
+    """A search for each of several sizes, found and dense, each followed by a run; in the background."""
+    key, store = f"front-{choice.source.id}", ui.open_store()
+    left, right = st.columns([1.2, 3.6], gap="medium", vertical_alignment="center")
+    begin = left.button(
+        _("Measure a front"),
+        icon=":material/ssid_chart:",
+        key="measure-front",
+        width="stretch",
+        disabled=disabled,
+    )
+    if begin:
+        asked = front_requests(controls.request_of(choice), BUDGETS, METHODS, seconds)
+        st.session_state[key] = [store.ask(request) for request in asked]
+    searches = [job for job_id in st.session_state.get(key, ()) if (job := store.job(job_id)) is not None]
+    if not searches:
+        right.caption(
+            _(
+                "Five sizes, each with the best plan and with plain rounding, measured one after another in "
+                "the background: points appear on Trade-offs as they finish. What was measured before counts."
+            )
+        )
+        return
+    done = sum(job.is_final for job in searches)
+    text = _("{done} of {count} searches are done; their runs appear on Trade-offs.")
+    right.info(text.format(done=done, count=len(searches)), icon=":material/ssid_chart:")
+    if done < len(searches) and right.button(_("Stop the front"), key="stop-front"):
+        for job in searches:
+            store.request_cancel(job.id)
+        st.rerun()
 
 
 def _budgets() -> tuple[str, ...]:
@@ -122,7 +156,7 @@ def _outcome(choice: Choice, place: str) -> None:
     if job is not None and not job.is_final:
         ui.follow_job(job.id, _("Searching, {time} so far. You may look at other pages meanwhile."))
         return
-    if job is None or job.status != COMPLETED:
+    if job is None or job.status != RunStatus.COMPLETED:
         ui.job_at_work(job, "")
         return
     if st.session_state.get(TAKEN_KEY) != job.id:

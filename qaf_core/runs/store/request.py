@@ -181,8 +181,8 @@ class SearchRequest(SensitivityRequest):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.method not in (FOUND, *METHODS):
-            raise PlanError("unknown method", got=self.method, expected=", ".join((FOUND, *METHODS)))
+        if self.method != FOUND:
+            check_method(self.method, ())
 
     @property
     def explored(self) -> SensitivityRequest:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from qaf_core.files import ContentCache
 from qaf_core.network.plan.layer_info import LayerInfo, inventory_from_rows, inventory_to_rows
-from qaf_core.network.plan.types import Plan
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.runs.store.kinds import digest_request
-from qaf_core.runs.store.record import COMPLETED, RunRecord
+from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import ImagesRequest, SensitivityRequest, source_of
 from qaf_core.search.budget.predict import (
     Curve,
@@ -228,7 +228,7 @@ def _curve(
 def explored_by(run: RunRecord) -> SensitivityRequest:
     """What would be asked to explore a run's model on its images."""
     fields_of = {item.name: getattr(run.request, item.name) for item in fields(ImagesRequest)}
-    return SensitivityRequest(**fields_of, activation_bits=int(run.plan.get("activation_bits", 8)))
+    return SensitivityRequest(**fields_of, activation_bits=run.plan.activation_bits)
 
 
 def teaches(run: RunRecord, request: SensitivityRequest) -> bool:
@@ -239,22 +239,23 @@ def teaches(run: RunRecord, request: SensitivityRequest) -> bool:
     )
     return (
         same
-        and run.status == COMPLETED
+        and run.status == RunStatus.COMPLETED
         and run.compressed is not None
         and asked.finetune is None
         and asked.method in LEARNT_METHODS
-        and run.plan.get("activation_bits") == request.activation_bits
+        and bool(run.plan.layers)
+        and run.plan.activation_bits == request.activation_bits
     )
 
 
 def _observed(run: RunRecord, predictor: Predictor) -> Observation:
-    compressed = run.compressed or {}
-    agreement, base = compressed.get("agreement"), float((run.baseline or {}).get("value") or 0.0)
+    agreement = None if run.compressed is None else run.compressed.agreement
+    base = 0.0 if run.baseline is None else run.baseline.value
     return Observation(
-        harm=predictor.harm(Plan.from_dict(dict(run.plan))),
-        changed=None if agreement is None else 1.0 - float(agreement),
+        harm=predictor.harm(run.plan),
+        changed=None if agreement is None else 1.0 - agreement,
         drop=None if run.drop is None or base <= 0 else run.drop / base,
-        images=int(compressed.get("n") or 0),
+        images=0 if run.compressed is None else run.compressed.n,
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
-from qaf_core.runs.store.record import COMPLETED, RunRecord
+from qaf_core.pipeline.events import RunStatus
+from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import (
     FOUND,
     ImagesRequest,
@@ -62,6 +63,6 @@ def measured_point(store: Store, request: SearchRequest) -> RunRecord | None:
         same = all(
             getattr(run.request, item.name) == getattr(request, item.name) for item in fields(ImagesRequest)
         )
-        if same and run.status == COMPLETED and run.request.name == point_name(request):
+        if same and run.status == RunStatus.COMPLETED and run.request.name == point_name(request):
             return run
     return None
