@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qaf_core.cli import main
+from qaf_core.cli.entry import main
 from qaf_core.network.plan.types import Plan
 from qaf_core.runs.store.store import Store
 from qaf_core.search.sensitivity import curvature, measure, settings
