@@ -164,6 +164,21 @@ def guarded(draw: Callable[Arguments, None]) -> Callable[Arguments, None]:
     return draw_or_explain
 
 
+@st.fragment(run_every=2.0)
+@guarded
+def follow_job(job_id: str, text: str) -> None:
+    """How long a job has taken and what it does; drawn again and again only while it runs.
+
+    A part that was always drawn anew would end the drawing of the plan around it early now and then, and
+    what an edit had made untrue stayed on the screen.
+    """
+    job = open_store().job(job_id)
+    if job is None or job.is_final:
+        st.rerun(scope="app")
+    told = plain(job.stage.get("message") or "").replace("{", "{{").replace("}", "}}")
+    job_at_work(job, f"{text} {told}." if told else text)
+
+
 def plain(text: object) -> str:
     """Text from outside for Streamlit's Markdown: it is shown as it stands, in one line.
 

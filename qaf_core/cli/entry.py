@@ -19,9 +19,10 @@ from qaf_core.cli.export import export
 from qaf_core.cli.finetune import finetune
 from qaf_core.cli.latency import device_kit, latency
 from qaf_core.cli.models import models
-from qaf_core.cli.networks import cost, inspect
+from qaf_core.cli.networks import cost, inspect, predict, sensitivity
 from qaf_core.cli.plans import plan
-from qaf_core.cli.runs import compress, runs, show
+from qaf_core.cli.runs import compress, runs, search, show
+from qaf_core.cli.sweep import sweep
 from qaf_core.errors import QafError
 from qaf_core.files import write_file
 from qaf_core.runs.store.workspace import default_workspace
@@ -40,8 +41,8 @@ program = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    app, models, inspect, cost, check, plan, compress, finetune, runs, show, export, latency, device_kit,
-    doctor,
+    app, models, inspect, cost, check, sensitivity, predict, search, sweep, plan, compress, finetune, runs,
+    show, export, latency, device_kit, doctor,
 ):  # fmt: skip
     program.command()(command)
 

@@ -1,34 +1,46 @@
-"""Commands about networks: ``inspect``, ``cost``."""
+"""Commands about networks: ``inspect``, ``cost``, ``sensitivity``, ``predict``."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from qaf_core.cli.interrupt import stop_on_interrupt
 from qaf_core.cli.options import (
     ActBits,
     Bits,
+    Calibration,
     Classes,
     Convention,
+    Data,
     Json,
     MethodName,
     Model,
     PlanFile,
     PreprocessingFile,
     Ratio,
+    Seed,
     Structure,
     Weights,
     Workspace,
+    image_fields,
     make_plan,
     warn_of_ranks,
 )
-from qaf_core.cli.text import print_costs, print_json, print_table
+from qaf_core.cli.text import print_costs, print_json, print_prediction, print_stage, print_table
+from qaf_core.errors import RunCancelled
 from qaf_core.factorization.options import Method
 from qaf_core.review.units import MISSING, count_text, percent_text, with_prefix
-from qaf_core.runs.store.workspace import default_workspace
+from qaf_core.runs.store.workspace import default_workspace, open_workspace
 
 if TYPE_CHECKING:
     from qaf_core.network.plan.layer_info import LayerInfo
+    from qaf_core.runs.jobs.plans.knowledge import Knowledge
+    from qaf_core.runs.store.request import SensitivityRequest
+
+EXIT_DONE, EXIT_CANCELLED = 0, 130
 
 
 def inspect(
@@ -133,3 +145,109 @@ def cost(
         return
     print(f"{model}, {convention} convention")
     print_costs(before.to_dict(), after.to_dict())
+
+
+def sensitivity(
+    model: Model,
+    act_bits: ActBits = None,
+    data: Data = None,
+    calibration: Calibration = None,
+    seed: Seed = 0,
+    weights: Weights = None,
+    classes: Classes = None,
+    preprocessing: PreprocessingFile = None,
+    as_json: Json = False,
+    workspace: Workspace = None,
+) -> int:
+    """What every setting of every layer is expected to harm, and its size and bit operations."""
+    from qaf_core.runs.jobs.plans.knowledge import tell_sensitivity
+
+    folder = open_workspace(default_workspace() if workspace is None else workspace)
+    _, fields = image_fields(model, data, calibration, seed, weights, classes, preprocessing, folder)
+    known = _known(fields, 8 if act_bits is None else act_bits, folder)
+    if known is None:
+        return EXIT_CANCELLED
+    told = tell_sensitivity(known[0], model)
+    if as_json:
+        print_json(told)
+    else:
+        _print_sensitivity(told)
+    return EXIT_DONE
+
+
+def _print_sensitivity(told: dict[str, Any]) -> None:
+    rows = []
+    for layer in told["layers"]:
+        quantized = [row for row in layer["settings"] if row["bits"] is not None]
+        dense = {row["bits"]: row for row in quantized if row["rank"] is None}
+        others = [row for row in quantized if row["rank"] is not None]
+        best = min(others, key=lambda row: row["harm"] * row["size_bytes"], default=None)
+        cells = [f"{dense[bits]['harm']:.2g}" if bits in dense else MISSING for bits in (8, 4, 3, 2)]
+        named = (
+            ("", "")
+            if best is None
+            else (f"{best['structure']} {best['rank']}, {best['bits']} bits", f"{best['harm']:.2g}")
+        )
+        rows.append((layer["name"], *cells, *named))
+    print_table(("layer", "8 bits", "4 bits", "3 bits", "2 bits", "factorized", "harm"), rows)
+    print(
+        f"harm: expected {told['unit']} of the outputs, by {told['how']}; "
+        f"of the whole network at 8 bits {told['floor']:.2g}"
+    )
+
+
+def predict(
+    model: Model,
+    plan: PlanFile = None,
+    ratio: Ratio = None,
+    bits: Bits = None,
+    act_bits: ActBits = None,
+    structure: Structure = "cp",
+    data: Data = None,
+    calibration: Calibration = None,
+    seed: Seed = 0,
+    weights: Weights = None,
+    classes: Classes = None,
+    preprocessing: PreprocessingFile = None,
+    as_json: Json = False,
+    workspace: Workspace = None,
+) -> int:
+    """The metric expected of a plan, with its interval, before any run."""
+    from qaf_core.data.models.catalogue import load_inventory
+    from qaf_core.network.plan.rules import validate_plan
+    from qaf_core.runs.jobs.plans.search import predict_plan
+    from qaf_core.runs.store.store import Store
+
+    folder = open_workspace(default_workspace() if workspace is None else workspace)
+    source, fields = image_fields(model, data, calibration, seed, weights, classes, preprocessing, folder)
+    inventory = load_inventory(source)
+    chosen = make_plan(model, inventory, plan, ratio, bits, act_bits, structure, Method.JOINT, seed)
+    validate_plan(chosen, inventory, model=model)
+    known = _known(fields, chosen.activation_bits, folder)
+    if known is None:
+        return EXIT_CANCELLED
+    knowledge, request = known
+    with Store(workspace) as store:
+        told = predict_plan(knowledge, knowledge.predictor(store, request), chosen)
+    if as_json:
+        print_json(told)
+    else:
+        print_prediction(told["predicted"])
+        print_costs(told["baseline_cost"], told["cost"])
+    return EXIT_DONE
+
+
+def _known(
+    fields: dict[str, Any], activation_bits: int, folder: Path
+) -> tuple[Knowledge, SensitivityRequest] | None:
+    """What is known of a model, measured now if need be; None if Ctrl-C stopped it."""
+    from qaf_core.runs.jobs.plans.knowledge import find_knowledge
+    from qaf_core.runs.store.request import SensitivityRequest
+
+    request = SensitivityRequest(**fields, activation_bits=activation_bits)
+    try:
+        with stop_on_interrupt("finished layers are kept", print_stage) as progress:
+            return find_knowledge(request, folder, progress), request
+    except RunCancelled:
+        print("Cancelled.", file=sys.stderr)
+        return None

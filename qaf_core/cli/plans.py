@@ -20,7 +20,7 @@ from qaf_core.cli.options import (
     Structure,
     Weights,
     Workspace,
-    lasting_weights,
+    image_fields,
     make_plan,
     warn_of_ranks,
 )
@@ -123,31 +123,20 @@ def find_auto_plan(
     """The automatic plan for what a command was given, as plain data; None if Ctrl-C stopped it."""
     if bits is None:
         raise PlanError("nothing says how many bits", expected="--bits B")
-    from qaf_core.data.formats.sources import absolute_data
-    from qaf_core.data.models.catalogue import find_model
-    from qaf_core.data.models.overrides import read_preprocessing
     from qaf_core.runs.jobs.search import make_auto_plan, tell_selection
     from qaf_core.runs.store.request import PlanRequest
 
     folder = open_workspace(default_workspace() if workspace is None else workspace)
-    steps = None if preprocessing is None else read_preprocessing(preprocessing)
-    source = find_model(model, weights, classes=classes, preprocessing=steps, workspace=folder)
+    _, images = image_fields(model, data, calibration, seed, weights, classes, preprocessing, folder)
     given: dict[str, Any] = {
-        "activation_bits": act_bits, "error_bound": error_bound, "answer_bound": answer_bound, "seed": seed
-    }  # fmt: skip
+        "activation_bits": act_bits,
+        "error_bound": error_bound,
+        "answer_bound": answer_bound,
+    }
     request = PlanRequest(
-        model=model,
-        weights=lasting_weights(weights),
-        classes=None if classes is None else str(classes.absolute()),
-        preprocessing=steps,
-        data=absolute_data(data or source.data or "builtin"),
-        calibration=None if calibration is None else absolute_data(calibration),
-        bits=bits,
-        least_ratio=ratio,
-        threads=threads,
-        batch=batch,
+        **images, bits=bits, least_ratio=ratio, threads=threads, batch=batch,
         **{name: value for name, value in given.items() if value is not None},
-    )
+    )  # fmt: skip
     try:
         with stop_on_interrupt("what was timed and solved is kept", print_stage) as progress:
             return tell_selection(request, make_auto_plan(request, folder, progress))

@@ -7,6 +7,7 @@ from collections.abc import Container, Sequence
 
 import streamlit as st
 
+from dashboard.state import expectations
 from dashboard.text import _
 from dashboard.views.explore.choose import Choice
 from dashboard.widgets import ui
@@ -17,7 +18,7 @@ from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import BY_OPERATIONS, KERNEL_STRUCTURES, PRESETS, Plan, plan_for_ratio
 from qaf_core.quantization.grid import ACTIVATION_GRID, BITS_ACCEPTED, FLOAT, GRIDS
 from qaf_core.review.charts import method_label
-from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.request import RunRequest, SensitivityRequest
 
 FIRST_PRESET = "balanced"
 OFFERED = KERNEL_STRUCTURES
@@ -25,6 +26,7 @@ BASES_KEY, DRAFTS_KEY, VERSION_KEY = "plan-bases", "plan-drafts", "plan-version"
 RESTORED = ("ratio", "bits", "structure")  # kept with a run: what its plan was made from before edits
 SETTINGS = (*RESTORED, "activation-bits", "method")
 LEAST_RATIO, LARGEST_RATIO = 1.0, 8.0
+PRESET_DROPS = {"gentle": 0.003, "balanced": 0.01, "aggressive": 0.03}  # of the metric, expected
 
 
 def use(request: RunRequest, plan: Plan) -> None:
@@ -44,6 +46,13 @@ def use(request: RunRequest, plan: Plan) -> None:
         st.session_state["ratio"] = float(ratio)
     st.session_state[BASES_KEY] = {**st.session_state.get(BASES_KEY, {}), request.model: plan}
     st.session_state[VERSION_KEY] += 1
+
+
+def request_of(choice: Choice) -> SensitivityRequest:
+    """What is asked to explore the chosen model."""
+    return expectations.request_for(
+        choice.source.id, choice.given, choice.data, choice.calibration, st.session_state["activation-bits"]
+    )
 
 
 def take_plan(choice: Choice, plan: Plan) -> None:
@@ -105,7 +114,7 @@ def bulk_controls(choice: Choice, custom: Container[str] = ()) -> None:
     model = choice.source.id
     columns = st.columns([2.9, 1.9, 1.9, 1.3, 1.5, 1.2], gap="small", vertical_alignment="bottom")
     with columns[0]:
-        _preset_control(model, bool(custom))
+        _preset_control(choice, bool(custom))
     with columns[1]:
         _ratio_control(model, dense, "rank" in custom)
     with columns[2]:
@@ -123,7 +132,7 @@ def _label(name: str, is_custom: bool) -> str:
     return _("{name} · Custom").format(name=name) if is_custom else name
 
 
-def _preset_control(model: str, is_custom: bool) -> None:
+def _preset_control(choice: Choice, is_custom: bool) -> None:
     labels = {"gentle": _("Gentle"), "balanced": _("Balanced"), "aggressive": _("Aggressive")}
     now = (st.session_state["ratio"], st.session_state["bits"])
     preset = next((name for name, values in PRESETS.items() if values == now), None)
@@ -134,7 +143,7 @@ def _preset_control(model: str, is_custom: bool) -> None:
         format_func=labels.__getitem__,
         key="preset",
         on_change=_use_preset,
-        args=(model,),
+        args=(choice,),
         help=_preset_help(labels),
     )
 
@@ -206,13 +215,16 @@ def _reset_button(model: str) -> None:
 
 
 def _preset_help(labels: dict[str, str]) -> str:
-    return "\n".join(
+    lines = "\n".join(
         "- "
         + _("**{name}**: {ratio:g} times fewer parameters, {bits} bits").format(
             name=labels[name], ratio=ratio, bits=bits
         )
         for name, (ratio, bits) in PRESETS.items()
     )
+    drops = ", ".join(f"{100 * drop:g}" for drop in PRESET_DROPS.values())
+    text = _("Of an explored model: the smallest plan that is expected to lose at most {drops} points.")
+    return f"{lines}\n\n{text.format(drops=drops)}"
 
 
 def structure_help() -> str:
@@ -227,11 +239,20 @@ def structure_help() -> str:
     )
 
 
-def _use_preset(model: str) -> None:
+def _use_preset(choice: Choice) -> None:
+    """One ratio and one bit-width; of an explored model a point on its expected front."""
     chosen = st.session_state.get("preset")
-    if chosen in PRESETS:
-        st.session_state["ratio"], st.session_state["bits"] = PRESETS[chosen]
-        _start_over(model)
+    if chosen not in PRESETS:
+        return
+    st.session_state["ratio"], st.session_state["bits"] = PRESETS[chosen]
+    _start_over(choice.source.id)
+    if st.session_state["method"] != Method.JOINT or choice.obstacle is not None:
+        return
+    found = expectations.known(ui.open_store(), request_of(choice))
+    rows = None if found is None else expectations.smallest_within(found, PRESET_DROPS[chosen])
+    if rows is not None:
+        bits = st.session_state["activation-bits"]
+        take_plan(choice, Plan(model=choice.source.id, layers=rows, activation_bits=bits))
 
 
 def reset(model: str) -> None:

@@ -11,7 +11,7 @@ from dashboard.state import plan_draft
 from dashboard.state.estimates import history_of
 from dashboard.state.plan_draft import Draft
 from dashboard.text import _, plural
-from dashboard.views.explore import controls, fastest
+from dashboard.views.explore import controls, expected, fastest, optimise
 from dashboard.views.explore.choose import Choice
 from dashboard.views.run import live
 from dashboard.views.tradeoffs import bops_help
@@ -53,7 +53,9 @@ def plan_and_run(choice: Choice, inventory: tuple[LayerInfo, ...]) -> None:
     edited = plan_draft.differing(draft, reference)
     with place:
         controls.bulk_controls(choice, frozenset().union(*edited.values()))
+    optimise.offer(choice, draft)
     _prediction(choice, inventory, draft)
+    expected.show(choice, draft)
     _table(inventory, draft, key, edited)
     if edits:
         st.session_state[controls.DRAFTS_KEY][choice.source.id] = draft.plan

@@ -27,6 +27,8 @@ from qaf_core.runs.store.request import (
     PlanRequest,
     RegisterRequest,
     RunRequest,
+    SearchRequest,
+    SensitivityRequest,
 )
 from qaf_core.runs.store.workspace import PACKED_NAME
 
@@ -64,6 +66,8 @@ KINDS = {
         Kind("compress", RunRequest, "compress:carry_out", HEAVY, None),
         Kind("finetune", RunRequest, "compress:carry_out", HEAVY, None),
         Kind("plan", PlanRequest, "search:carry_out", HEAVY, 3600.0),
+        Kind("sensitivity", SensitivityRequest, "plans.knowledge:carry_out", HEAVY, 3600.0),
+        Kind("search", SearchRequest, "plans.search:carry_out", HEAVY, None),
         Kind("latency", LatencyRequest, "latency:carry_out", HEAVY, 900.0),
         Kind("export", ExportRequest, "export:carry_out", LIGHT, 900.0),
         Kind("device_kit", DeviceKitRequest, "device_kit:carry_out", LIGHT, 900.0),

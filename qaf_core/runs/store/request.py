@@ -16,6 +16,7 @@ from qaf_core.network.plan.validation import check_method
 from qaf_core.search.selection import DEFAULT_ANSWER_BOUND, DEFAULT_ERROR_BOUND
 
 LONGEST_NAME = 120
+FOUND = "found"  # by a search, structures and bits mixed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +144,52 @@ class PlanRequest(ImagesRequest):
     answer_bound: float = DEFAULT_ANSWER_BOUND
     threads: int | None = None
     batch: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivityRequest(ImagesRequest):
+    """A model whose layers' settings are to be explored.
+
+    Attributes:
+        activation_bits: Of the plans to come.
+    """
+
+    activation_bits: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest(SensitivityRequest):
+    """A plan that is to be found under budgets; only calibration images are looked at.
+
+    Attributes:
+        budgets: As ``size=0.2x``, ``size=60kB``, ``bops=0.02x``, ``drop=1pp`` or ``latency=0.5x``.
+        locks: As ``LAYER=keep``, ``LAYER=dense:4``, ``LAYER=cp:32:4``.
+        method: ``found``; or for comparison ``dense``, its bits allocated in the same way, or the best
+            uniform plan of ``joint``, ``paper`` or ``sequential``.
+        time_limit: Seconds after which no further refinement begins; 0 for none.
+        run: Queue a run of what is found.
+
+    Raises:
+        PlanError: If there is no such method.
+    """
+
+    budgets: tuple[str, ...] = ()
+    locks: tuple[str, ...] = ()
+    method: str = FOUND
+    time_limit: float = 600.0
+    run: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method != FOUND:
+            check_method(self.method, ())
+
+    @property
+    def explored(self) -> SensitivityRequest:
+        """What the search looks at first."""
+        return SensitivityRequest(
+            **{item.name: getattr(self, item.name) for item in fields(SensitivityRequest)}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
