@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qaf_core.files import ContentCache
-from qaf_core.network.plan.layer_info import LayerInfo, inventory_from_rows, inventory_to_rows
+from qaf_core.network.plan.layer_info import LayerInfo, inventory_from_rows
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.runs.store.kinds import digest_request
 from qaf_core.runs.store.record import RunRecord
@@ -264,7 +264,7 @@ def _told(knowledge: Knowledge) -> dict[str, Any]:
         "sensitivity": knowledge.sensitivity.to_dict(),
         "curve": knowledge.curve.to_dict(),
         "baseline": dict(knowledge.baseline),
-        "inventory": inventory_to_rows(knowledge.inventory),
+        "inventory": [info.to_dict() for info in knowledge.inventory],
     }
 
 
