@@ -120,7 +120,7 @@ def test_time_left_follows_the_layers_as_they_go() -> None:
     share = (2.0 + 0.5) / 8.0
     rest = (1 - share) * ((1 - share) * 8.0 + 5.0)
     assert progress.seconds_left(6.0) == pytest.approx(rest + later, rel=0.05)
-    known = [*STARTED[2:], ("evaluated", None, {"which": "original", **MEASURED}, 5.0)]
+    known = [*STARTED[2:], ("evaluated", None, {"which": "original", **ORIGINAL}, 5.0)]
     progress.absorb(events(*known)[-1:])
     assert progress.seconds_left(6.0) == pytest.approx(rest + later - 2.0, rel=0.05), "no baseline to measure"
 
