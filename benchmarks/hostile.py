@@ -520,6 +520,10 @@ def attack_pages(workspace: Path, run_id: str, count: int, first: int = 0) -> li
     found = damages(workspace, run_id, random.Random(first))
     for number in range(count):
         what = next(found)
+        for command in (["runs"], ["show", run_id]):
+            told = try_command([*command, "--workspace", str(workspace)])
+            if told is not None:
+                faults.append({"number": number, "damage": what, "page": command[0], "fault": told})
         for page in PAGES:
             st.cache_resource.clear()
             st.cache_data.clear()
@@ -527,10 +531,10 @@ def attack_pages(workspace: Path, run_id: str, count: int, first: int = 0) -> li
             test = AppTest.from_string(f"from dashboard import app\napp.main({page!r})", default_timeout=120)
             test.query_params["run"] = run_id
             test.run()
-            told = [element.value for kind in (test.error, test.exception) for element in kind]
+            shown = [element.value for kind in (test.error, test.exception) for element in kind]
             faults += [
                 {"number": number, "damage": what, "page": page, "fault": str(text)[:300]}
-                for text in told
+                for text in shown
                 if "could not be drawn" in str(text) or text in [one.value for one in test.exception]
             ]
     next(found)

@@ -201,7 +201,6 @@ def test_a_damaged_store_is_told_with_the_remedy(workspace: Path) -> None:
         "request = '{'",
         "request = '[]'",
         "request = '{\"model\":\"digits/cnn\",\"plan\":[3]}'",
-        "request = '{\"model\":\"digits/cnn\",\"plan\":{\"layers\":[1]}}'",
         "status = 'wild'",
         "created_at = 'yesterday'",
         "id = '../../elsewhere'",
