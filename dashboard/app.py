@@ -48,8 +48,10 @@ def main(first_page: str = "explore") -> None:
         for name, (view, title, icon) in views.items()
     }
     st.session_state[ui.PAGES_KEY] = pages
-    view, title, _icon = views[first_page]
-    named = st.Page(view, title=title, url_path=first_page, visibility="hidden")
+    named = st.Page(
+        lambda: ui.go_to(first_page, **st.query_params), title=views[first_page][1], url_path=first_page,
+        visibility="hidden",
+    )  # fmt: skip
     chosen = st.navigation([*pages.values(), named], position="top")
     ui.inject_style()
     _draw(chosen)

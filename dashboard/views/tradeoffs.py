@@ -155,7 +155,7 @@ def _charts(points: Sequence[RunPoint]) -> None:
     if floor is not None:
         note += " " + _("Open marks with an arrow belong further down.")
     if any(point.is_partial for point in points):
-        note += " " + _("Open marks with a dot: only a part of the layers is compressed.")
+        note += " " + _("Open marks without an arrow: only a part of the layers is compressed.")
     st.caption(note)
 
 

@@ -146,7 +146,10 @@ def _run_trace(
         name=_("Original") if original else method_label(method, _),
         marker={
             "color": colour,
-            "symbol": [_symbol(mark, p, out) for p, out in zip(points, below, strict=True)],
+            "symbol": [
+                f"{mark.symbol}-open" if out or p.is_partial else mark.symbol
+                for p, out in zip(points, below, strict=True)
+            ],
             "size": 15 if original else 11,
             "line": {"width": 1, "color": "#0F151E" if dark else "#FFFFFF"},
         },
@@ -156,13 +159,6 @@ def _run_trace(
         selected={"marker": {"opacity": 1}},
         unselected={"marker": {"opacity": 1}},
     )
-
-
-def _symbol(mark: palette.Mark, point: RunPoint, out_of_sight: bool) -> str:
-    """Open for what belongs further down, open with a dot for what is compressed only in part."""
-    if point.is_partial:
-        return f"{mark.symbol}-open-dot"
-    return f"{mark.symbol}-open" if out_of_sight else mark.symbol
 
 
 def _hover(point: RunPoint, _: Translate) -> str:

@@ -116,8 +116,9 @@ def test_its_progress_has_its_own_stages() -> None:
         ("stage", {"stage": "finetuning", "fraction": 0.5}),
     ]
     seen = []
-    for number, (kind, data) in enumerate(rows, 1):
-        progress.absorb([StoredEvent(seq=number, event=RunEvent(kind=kind, data=data, elapsed_seconds=1.0))])
+    for number, (moment, (kind, data)) in enumerate(zip((1.0, 1.0, 5.0), rows, strict=True), 1):
+        event = RunEvent(kind=kind, data=data, elapsed_seconds=moment)
+        progress.absorb([StoredEvent(seq=number, event=event)])
         seen.append(progress.fraction())
     assert seen == sorted(seen)
     assert 0 < seen[-1] < 1

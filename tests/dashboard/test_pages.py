@@ -232,7 +232,7 @@ def test_a_run_taken_up_again_has_its_controls_and_its_edits_marked(draw: Draw, 
     again = draw("explore", run=edited)
     state = again.session_state
     assert (state["ratio"], state["structure"], state["bits"]) == (3.1, "svd", 4)
-    assert again.slider(key="ratio").label == "Parameter reduction · Custom"
+    assert again.slider(key="ratio").label == "Reduction · Custom"
     assert [control.label for control in again.select_slider if "Custom" in control.label] == [
         "Weight bits · Custom"
     ]

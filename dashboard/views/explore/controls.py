@@ -150,7 +150,7 @@ def _preset_control(choice: Choice, is_custom: bool) -> None:
 
 def _ratio_control(model: str, dense: bool, is_custom: bool) -> None:
     st.slider(
-        _label(_("Parameter reduction"), is_custom),
+        _label(_("Reduction") if is_custom else _("Parameter reduction"), is_custom),
         LEAST_RATIO,
         LARGEST_RATIO,
         step=0.1,
