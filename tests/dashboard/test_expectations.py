@@ -12,6 +12,7 @@ from dashboard.state import expectations
 from dashboard.state.overrides import NOTHING
 from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.files import ContentCache
+from qaf_core.network.plan.cost import plan_cost
 from qaf_core.network.plan.rules import LayerPlan, plan_for_ratio, replace_layer
 from qaf_core.runs.jobs.plans import knowledge as subject
 from qaf_core.runs.jobs.plans.knowledge import Knowledge
@@ -132,7 +133,7 @@ def test_trade_offs_hold_runs_against_what_was_expected(draw: Draw, store: Store
     for method in ("joint", "paper"):
         run_id = store.create_run(RunRequest(model=MODEL, plan=plan.to_dict(), method=method), pid=1)
         told = {"metric": "top1", "n": 1000, "ci95": [0.93, 0.96], "value": 0.95, "agreement": 0.97}
-        cost = {"size_bytes": 60_000, "bops": 2, "params": 1, "macs": 1}
+        cost = plan_cost(load_inventory(find_model(MODEL)), plan).to_dict()
         store.finish(
             run_id,
             "completed",

@@ -167,7 +167,7 @@ class SearchRequest(SensitivityRequest):
         method: ``found``; or for comparison ``dense``, its bits allocated in the same way, or the best
             uniform plan of ``joint``, ``paper`` or ``sequential``.
         time_limit: Seconds after which no further refinement begins; 0 for none.
-        run: Queue a run of what is found.
+        then_run: Queue a run of what is found.
 
     Raises:
         PlanError: If there is no such method.
@@ -177,7 +177,7 @@ class SearchRequest(SensitivityRequest):
     locks: tuple[str, ...] = ()
     method: str = FOUND
     time_limit: float = 600.0
-    run: bool = False
+    then_run: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -102,7 +102,7 @@ def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any
     """The job ``search``: finds the plan; a run of it is a job of its own."""
     request = job.request
     found = search_plan(request, store, progress).to_dict()
-    if request.run:
+    if request.then_run:
         found["run"] = store.create_run(run_request(request, found["plan"]))
     return found
 

@@ -38,7 +38,7 @@ def front_requests(
             budgets=tuple(budget.split(TOGETHER)),
             method=method,
             time_limit=time_limit,
-            run=True,
+            then_run=True,
         )
         for budget in budgets
         for method in methods

@@ -12,7 +12,8 @@ from qaf_core.pipeline.events import Progress
 from qaf_core.runs.jobs.plans import knowledge as subject
 from qaf_core.runs.jobs.plans.knowledge import Knowledge, tell_sensitivity
 from qaf_core.runs.jobs.plans.latency import layer_latencies
-from qaf_core.runs.jobs.plans.search import predict_plan, search_plan
+from qaf_core.runs.jobs.plans.search import carry_out, predict_plan, search_plan
+from qaf_core.runs.jobs.plans.sweep import front_requests
 from qaf_core.runs.store.kinds import digest_request
 from qaf_core.runs.store.request import RunRequest, SearchRequest, SensitivityRequest
 from qaf_core.runs.store.store import Store
@@ -128,3 +129,22 @@ def test_several_budgets_latency_among_them(
     assert [row.structure for row in found.plan.layers] == ["cp", "dense"]
     with pytest.raises(PlanError, match="latency"):
         search_plan(SearchRequest(model=MODEL, budgets=("latency=0.1x",)), store, Progress())
+
+
+def test_a_search_of_a_sweep_queues_the_run_of_what_it_found(
+    store: Store, known: Knowledge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qaf_core.runs.jobs.plans.search.find_knowledge", lambda *_: known)
+    monkeypatch.setattr("qaf_core.runs.jobs.plans.search.load_inventory", lambda _: known.inventory)
+    for request in front_requests(REQUEST, ["size=0.3x+bops=0.3x"], ["found", "dense", "joint"], 0.0):
+        job = store.job(store.ask(request))
+        assert job is not None
+        assert job.request.about == MODEL
+        told = carry_out(store, job, Progress())
+        run = store.run(told["run"])
+        assert (run.method, run.request.name) == (
+            "dense" if request.method == "dense" else "joint", f"{request.method}, size=0.3x+bops=0.3x"
+        )  # fmt: skip
+        assert run.plan.to_dict() == told["plan"]
+        assert told["cost"]["size_bytes"] <= 0.3 * told["baseline_cost"]["size_bytes"]
+        assert request.method != "dense" or all(row.rank is None for row in run.plan.layers)
