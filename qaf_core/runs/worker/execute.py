@@ -39,7 +39,7 @@ def execute_job(store: Store, job_id: str, progress: Progress | None = None) -> 
         job = store.job(job_id)
         assert job is not None
         module, _, function = KINDS[job.kind].work.partition(":")
-        work = getattr(importlib.import_module(f"qaf_core.runs.jobs.{module}"), function)
+        work = getattr(importlib.import_module(f"qaf_core.runs.{module}"), function)
         result: dict[str, Any] = work(store, job, progress)
     except RunCancelled:
         store.finish(job_id, RunStatus.CANCELLED)
