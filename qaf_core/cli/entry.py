@@ -13,14 +13,14 @@ from typing import NoReturn
 import typer
 
 from qaf_core.cli.app import app
-from qaf_core.cli.check import check
 from qaf_core.cli.doctor import doctor
 from qaf_core.cli.export import export
 from qaf_core.cli.finetune import finetune
 from qaf_core.cli.latency import device_kit, latency
 from qaf_core.cli.models import models
-from qaf_core.cli.networks import cost, inspect
+from qaf_core.cli.networks import check, cost, inspect
 from qaf_core.cli.plans import plan
+from qaf_core.cli.report import import_evidence, report
 from qaf_core.cli.runs import compress, runs, show
 from qaf_core.errors import QafError
 from qaf_core.files import write_file
@@ -41,9 +41,10 @@ program = typer.Typer(
 )
 for command in (
     app, models, inspect, cost, check, plan, compress, finetune, runs, show, export, latency, device_kit,
-    doctor,
+    report, doctor,
 ):  # fmt: skip
     program.command()(command)
+program.command("import")(import_evidence)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
