@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.text import _
+from dashboard.text import _, choose_language
 from dashboard.views import layers, tradeoffs
+from dashboard.views.decide import decide
 from dashboard.views.explore import explore
 from dashboard.views.export import export
 from dashboard.views.models import models
 from dashboard.views.run import run
+from dashboard.views.start import start
 from dashboard.widgets import ui
 
 
-def main(first_page: str = "explore") -> None:
+def main(first_page: str = "start") -> None:
     """Draw the page the address asks for.
 
     Args:
@@ -23,16 +25,19 @@ def main(first_page: str = "explore") -> None:
         page_title="QAF Workbench",
         page_icon=str(ui.ASSETS / "favicon.png"),
         layout="wide",
+        initial_sidebar_state="collapsed",
         menu_items={"About": _("Joint tensor factorization and quantization of trained neural networks.")},
     )
     st.logo(str(ui.ASSETS / "logo.svg"), size="large")
     views = {
+        "start": (start.page, _("Start"), "flag"),
         "models": (models.page, _("Models"), "deployed_code"),
         "explore": (explore.page, _("Explore"), "tune"),
         "run": (run.page, _("Live run"), "monitoring"),
         "tradeoffs": (tradeoffs.page, _("Trade-offs"), "scatter_plot"),
         "layers": (layers.page, _("Layers"), "stacks"),
         "export": (export.page, _("Export"), "download"),
+        "decide": (decide.page, _("Decide"), "gavel"),
     }
     pages = {
         name: st.Page(view, title=title, icon=f":material/{icon}:", url_path=name, default=name == first_page)
@@ -40,6 +45,7 @@ def main(first_page: str = "explore") -> None:
     }
     st.session_state[ui.PAGES_KEY] = pages
     chosen = st.navigation(list(pages.values()), position="top")
+    choose_language()
     ui.inject_style()
     _draw(chosen)
 
