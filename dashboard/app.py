@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.text import _
+from dashboard.text import _, choose_language
 from dashboard.views import layers, tradeoffs
+from dashboard.views.decide import decide
 from dashboard.views.explore import explore
 from dashboard.views.export import export
 from dashboard.views.models import models
 from dashboard.views.run import run as run_page
+from dashboard.views.start import start
 from dashboard.widgets import ui
 from qaf_core.data.models.settings import read_settings
 from qaf_core.errors import WorkspaceError
@@ -18,7 +20,7 @@ from qaf_core.runs.store.store import Store
 MOST_DAMAGED = 3  # named above each page; all stand in the list of runs
 
 
-def main(first_page: str = "explore") -> None:
+def main(first_page: str = "start") -> None:
     """Draw the page the address asks for.
 
     Args:
@@ -28,16 +30,19 @@ def main(first_page: str = "explore") -> None:
         page_title="QAF Workbench",
         page_icon=str(ui.ASSETS / "favicon.png"),
         layout="wide",
+        initial_sidebar_state="collapsed",
         menu_items={"About": _("Joint tensor factorization and quantization of trained neural networks.")},
     )
     st.logo(str(ui.ASSETS / "logo.svg"), size="large")
     views = {
+        "start": (start.page, _("Start"), "flag"),
         "models": (models.page, _("Models"), "deployed_code"),
         "explore": (explore.page, _("Explore"), "tune"),
         "run": (run_page.page, _("Live run"), "monitoring"),
         "tradeoffs": (tradeoffs.page, _("Trade-offs"), "scatter_plot"),
         "layers": (layers.page, _("Layers"), "stacks"),
         "export": (export.page, _("Export"), "download"),
+        "decide": (decide.page, _("Decide"), "gavel"),
     }
     # Streamlit finds the first page by the bare address alone: links by its name have a page of their own.
     paths = {name: name for name in views} | {first_page: "first"}
@@ -53,6 +58,7 @@ def main(first_page: str = "explore") -> None:
         visibility="hidden",
     )  # fmt: skip
     chosen = st.navigation([*pages.values(), named], position="top")
+    choose_language()
     ui.inject_style()
     _draw(chosen)
 

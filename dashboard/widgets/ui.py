@@ -120,7 +120,7 @@ def link_to(page: str, label: str, icon: str, **query: str) -> None:
 
 def run_title(run: RunRecord) -> str:
     """The name people see: the one they gave, else model and time."""
-    return run.request.name or f"{run.model} · {run.id[4:6]}-{run.id[6:8]} {run.id[9:11]}:{run.id[11:13]}"
+    return run.title
 
 
 def empty_state(icon: str, title: str, body: str, link: tuple[str, str] | None = None) -> None:
@@ -262,6 +262,8 @@ def inject_style() -> None:
         "mute": "#9AA8BA",
         "accent": "#7CB8F2",
         "good": "#2BC49A",
+        "bad": "#F07167",
+        "warn": "#E6A93C",
     }
     if not is_dark():
         ground = {
@@ -271,6 +273,8 @@ def inject_style() -> None:
             "mute": "#5B6B7F",
             "accent": "#0B5CAD",
             "good": "#00805C",
+            "bad": "#C0392B",
+            "warn": "#B7791F",
         }
     variables = ";".join(f"--qaf-{name}:{colour}" for name, colour in ground.items())
     st.html(f"<style>:root{{{variables}}}{_style_sheet()}</style>")

@@ -13,14 +13,14 @@ from typing import NoReturn
 import typer
 
 from qaf_core.cli.app import app
-from qaf_core.cli.check import check
 from qaf_core.cli.doctor import doctor
 from qaf_core.cli.export import export
 from qaf_core.cli.finetune import finetune
 from qaf_core.cli.latency import device_kit, latency
 from qaf_core.cli.models import models
-from qaf_core.cli.networks import cost, inspect, predict, sensitivity
+from qaf_core.cli.networks import check, cost, inspect, predict, sensitivity
 from qaf_core.cli.plans import plan
+from qaf_core.cli.report import import_evidence, report
 from qaf_core.cli.runs import compress, runs, search, show
 from qaf_core.cli.sweep import sweep
 from qaf_core.errors import QafError
@@ -42,9 +42,10 @@ program = typer.Typer(
 )
 for command in (
     app, models, inspect, cost, check, sensitivity, predict, search, sweep, plan, compress, finetune, runs,
-    show, export, latency, device_kit, doctor,
+    show, export, latency, device_kit, report, doctor,
 ):  # fmt: skip
     program.command()(command)
+program.command("import")(import_evidence)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,11 +1,13 @@
-"""Commands about networks: ``inspect``, ``cost``, ``sensitivity``, ``predict``."""
+"""Commands about networks: ``inspect``, ``cost``, ``check``, ``sensitivity``, ``predict``."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from qaf_core.cli.interrupt import stop_on_interrupt
 from qaf_core.cli.options import (
@@ -29,10 +31,17 @@ from qaf_core.cli.options import (
     make_plan,
     warn_of_ranks,
 )
-from qaf_core.cli.text import print_costs, print_json, print_prediction, print_stage, print_table
+from qaf_core.cli.text import (
+    print_costs,
+    print_images,
+    print_json,
+    print_prediction,
+    print_stage,
+    print_table,
+)
 from qaf_core.errors import RunCancelled
 from qaf_core.factorization.options import Method
-from qaf_core.review.units import MISSING, count_text, percent_text, with_prefix
+from qaf_core.review.units import MISSING, count_text, percent_text, points_text, with_prefix
 from qaf_core.runs.store.workspace import default_workspace, open_workspace
 
 if TYPE_CHECKING:
@@ -251,3 +260,64 @@ def _known(
     except RunCancelled:
         print("Cancelled.", file=sys.stderr)
         return None
+
+
+def check(
+    model: Model,
+    data: Data = None,
+    weights: Weights = None,
+    classes: Classes = None,
+    preprocessing: PreprocessingFile = None,
+    images: Annotated[int | None, typer.Option(min=1, help="At most so many images [default: 384]")] = None,
+    preview: Annotated[bool, typer.Option(help="With --json: nine images and their predictions.")] = False,
+    as_json: Json = False,
+    workspace: Workspace = None,
+) -> None:
+    """Find wrong class order (of classifiers) and wrong preparation of images before compressing."""
+    from qaf_core.data.models.overrides import read_preprocessing
+    from qaf_core.runs.jobs.check import check_model
+    from qaf_core.runs.store.request import CheckRequest
+
+    request = CheckRequest(
+        model=model,
+        weights=weights,
+        classes=None if classes is None else str(classes),
+        preprocessing=None if preprocessing is None else read_preprocessing(preprocessing),
+        data=data,
+        images=images,
+        preview=preview and as_json,
+    )
+    found = check_model(request, default_workspace() if workspace is None else workspace)
+    if as_json:
+        print_json(found)
+    else:
+        _print_check(model, found["data"], found)
+
+
+def _print_check(model: str, data: str, found: dict[str, Any]) -> None:
+    low, high = map(percent_text, found["ci95"])
+    value, n, right = percent_text(found["value"]), f"{found['n']:,}", found["metric"] == "top1"
+    told = f"{value} of {n} images are right" if right else f"{found['metric']} {value} on {n} images"
+    print(f"{model} on {data}: {told} (95 %: {low} to {high})")
+    print_images(found)
+    print()
+    rows = [
+        (
+            trial["form"],
+            percent_text(trial["value"]),
+            f"{points_text(trial['gain'])} ({points_text(trial['gain_ci95'][0])}"
+            f" to {points_text(trial['gain_ci95'][1])})",
+            str(trial["n"]),
+        )
+        for trial in found["trials"]
+    ]
+    print_table(("the same images as", "right" if right else found["metric"], "points more", "images"), rows)
+    print()
+    for finding in found["findings"]:
+        print(f"{'FAULT' if finding['serious'] else 'note'}: {finding['sentence']}\n    {finding['remedy']}")
+    if found["weights_note"]:
+        print(f"note: {found['weights_note']}")
+    if found["cannot_tell"]:
+        print(f"note: {found['cannot_tell']}")
+    if found["summary"]:
+        print(found["summary"])

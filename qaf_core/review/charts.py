@@ -7,7 +7,7 @@ grounds are left to the page the figure stands on; only the colours of the serie
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,8 +20,8 @@ from qaf_core.review.palette import Mark
 from qaf_core.review.pareto import pareto_front
 from qaf_core.review.points import RunPoint
 from qaf_core.review.units import percent_text, size_text, with_prefix
+from qaf_core.text.said import Translate, untranslated
 
-Translate = Callable[[str], str]
 CostAxis = Literal["size", "bops"]
 ROW_HEIGHT_PX = 24
 MOST_TICKS = 6
@@ -36,11 +36,6 @@ class LayerErrors:
     names: tuple[str, ...]
     float_errors: tuple[float | None, ...]
     quantized_errors: tuple[float | None, ...]
-
-
-def untranslated(text: str) -> str:
-    """The translation function of those who want English."""
-    return text
 
 
 def tradeoff_figure(

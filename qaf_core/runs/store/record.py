@@ -87,6 +87,12 @@ class RunRecord(JobRecord):
         return self.request.model
 
     @property
+    def title(self) -> str:
+        """The name people see: the one they gave, else model and time."""
+        when = self.id
+        return self.request.name or f"{self.model} · {when[4:6]}-{when[6:8]} {when[9:11]}:{when[11:13]}"
+
+    @property
     def method(self) -> str:
         """Method asked for."""
         return self.request.method

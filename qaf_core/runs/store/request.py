@@ -17,6 +17,8 @@ from qaf_core.search.selection import DEFAULT_ANSWER_BOUND, DEFAULT_ERROR_BOUND
 
 LONGEST_NAME = 120
 FOUND = "found"  # by a search, structures and bits mixed
+ROBUSTNESS_IMAGES = 1000
+STABILITY_MINUTES = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,6 +279,45 @@ class ExportRequest(JobRequest):
     def file_name(self) -> str:
         """Of the file, in the run's folder of exports."""
         return "model.safetensors" if self.format == "packed" else f"model-{self.precision}.onnx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswersRequest(JobRequest):
+    """A run of an earlier version whose networks are to be asked again, image by image.
+
+    Attributes:
+        run: Its id.
+    """
+
+    run: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessRequest(JobRequest):
+    """A run whose networks are to be tried on disturbed and odd images.
+
+    Attributes:
+        run: Its id.
+        images: At most so many.
+    """
+
+    run: str
+    images: int = ROBUSTNESS_IMAGES
+
+
+@dataclass(frozen=True, kw_only=True)
+class StabilityRequest(JobRequest):
+    """A run whose exported model is to be tried in operation.
+
+    Attributes:
+        run: Its id.
+        minutes: Length of the soak.
+        file: Which of the exported models.
+    """
+
+    run: str
+    minutes: float = STABILITY_MINUTES
+    file: str = "factorized_int8"
 
 
 def source_of(request: InspectRequest, workspace: Path) -> ModelSource:

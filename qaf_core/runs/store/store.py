@@ -46,6 +46,31 @@ class Store(Queue):
         with self.transaction() as connection:
             return insert_job(connection, request, pid=pid)
 
+    def take_run(self, run: Mapping[str, Any]) -> None:
+        """Add a run that ended in another workspace.
+
+        Args:
+            run: ``id``, ``kind``, ``status``, the three times, ``request``, ``result`` and ``layers``.
+        """
+        request: RunRequest = run["request"]
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT INTO runs (id, kind, model, status, request, result, created_at, started_at,"
+                " finished_at) VALUES (?,?,?,?,?,?,?,?,?)",
+                (
+                    run["id"], run["kind"], request.model, run["status"], request.to_json(),
+                    json.dumps(run["result"]), run["created_at"], run["started_at"], run["finished_at"],
+                ),
+            )  # fmt: skip
+            connection.executemany(
+                "INSERT INTO layers VALUES (?,?,?,?,'{}')",
+                [(run["id"], row["name"], place, json.dumps(row)) for place, row in enumerate(run["layers"])],
+            )
+
+    def has_job(self, job_id: str) -> bool:
+        """Whether a run or another job has this id."""
+        return bool(self.rows("SELECT 1 FROM runs WHERE id = ?", (job_id,)))
+
     def run(self, run_id: str) -> RunRecord:
         """One run; of one that cannot be read what is left of it, ``failed``, its damage as the error.
 

@@ -55,7 +55,7 @@ def _execute(store: Store, job_id: str, progress: Progress) -> dict[str, Any]:
         job = store.job(job_id)
         assert job is not None
         module, _, function = KINDS[job.kind].work.partition(":")
-        work = getattr(importlib.import_module(f"qaf_core.runs.jobs.{module}"), function)
+        work = getattr(importlib.import_module(f"qaf_core.runs.{module}"), function)
         result: dict[str, Any] = work(store, job, progress)
     except RunCancelled:
         store.finish(job_id, RunStatus.CANCELLED)
