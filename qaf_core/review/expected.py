@@ -9,8 +9,9 @@ import plotly.graph_objects as go
 
 from qaf_core.factorization.options import Method
 from qaf_core.review import palette
-from qaf_core.review.charts import style, untranslated
+from qaf_core.review.charts import style
 from qaf_core.review.units import percent_text
+from qaf_core.text.said import untranslated
 
 Translate = Callable[[str], str]
 
