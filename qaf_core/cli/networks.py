@@ -100,7 +100,7 @@ def cost(
     """Predicted size, operations and energy under a plan. Needs no weights."""
     from qaf_core.data.models.catalogue import find_model, load_inventory
     from qaf_core.network.plan.cost import original_cost, plan_cost, ratio_cost
-    from qaf_core.network.plan.rules import validate_plan
+    from qaf_core.network.plan.validation import validate_plan
 
     folder = default_workspace() if workspace is None else workspace
     inventory = load_inventory(find_model(model, weights, classes=classes, workspace=folder))

@@ -30,7 +30,7 @@ from qaf_core.files import write_json
 from qaf_core.runs.store.workspace import default_workspace, open_workspace
 
 if TYPE_CHECKING:
-    from qaf_core.network.plan.rules import Plan
+    from qaf_core.network.plan.types import Plan
     from qaf_core.search.selection import Selection
 
 EXIT_DONE, EXIT_CANCELLED = 0, 130

@@ -72,7 +72,8 @@ def compress(
     from qaf_core.data.formats.sources import absolute_data
     from qaf_core.data.models.catalogue import find_model, load_inventory
     from qaf_core.data.models.overrides import read_preprocessing
-    from qaf_core.network.plan.rules import Plan, validate_plan
+    from qaf_core.network.plan.types import Plan
+    from qaf_core.network.plan.validation import validate_plan
     from qaf_core.runs.store.request import RunRequest
     from qaf_core.runs.store.store import Store
 
