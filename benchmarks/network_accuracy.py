@@ -23,7 +23,8 @@ from real_data import load_network, load_sets
 from qaf_core.data.load import to_batches
 from qaf_core.network.plan.cost import original_cost, plan_cost
 from qaf_core.network.plan.rules import plan_for_ratio
-from qaf_core.pipeline.compress.compress import CompressOptions, compress_network
+from qaf_core.pipeline.compress.compress import compress_network
+from qaf_core.pipeline.compress.result import CompressOptions
 from qaf_core.pipeline.compress.solve_cache import SolveCache
 from qaf_core.pipeline.intervals import paired_drop
 from qaf_core.pipeline.tasks import find_task, predict

@@ -27,7 +27,7 @@ import numpy as np
 from real_data import real_data_folder
 from scipy.stats import spearmanr
 
-from qaf_core.network.plan.rules import Plan
+from qaf_core.network.plan.types import Plan
 from qaf_core.pipeline.events import Progress
 from qaf_core.runs.jobs.plans.knowledge import Knowledge, find_knowledge
 from qaf_core.runs.jobs.plans.search import search_plan

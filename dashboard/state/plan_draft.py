@@ -12,9 +12,11 @@ import pandas as pd
 
 from dashboard.state.rows import bits_text, rank_text
 from dashboard.text import _
+from qaf_core.network.plan.chains import rank_for_ratio
 from qaf_core.network.plan.cost import Cost, layer_cost, original_cost, original_layer_cost
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
-from qaf_core.network.plan.rules import LayerPlan, Plan, check_layer_plan, rank_for_ratio
+from qaf_core.network.plan.types import LayerPlan, Plan
+from qaf_core.network.plan.validation import check_layer_plan
 from qaf_core.quantization.grid import BITS_ACCEPTED
 from qaf_core.review.units import MISSING
 

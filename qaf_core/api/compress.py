@@ -23,7 +23,9 @@ from qaf_core.network.graph.inference import on_cpu
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.cost import Cost, original_cost, plan_cost
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import Plan, plan_done, plan_for_ratio, read_plan, validate_plan
+from qaf_core.network.plan.rules import plan_done, plan_for_ratio, read_plan
+from qaf_core.network.plan.types import Plan
+from qaf_core.network.plan.validation import validate_plan
 from qaf_core.pipeline.check.equivalence import file_differs
 from qaf_core.pipeline.compress.compress import compress_network
 from qaf_core.pipeline.compress.result import LayerOutcome, read_options

@@ -121,7 +121,7 @@ def cost(
     """Predicted size, operations and energy under a plan. Needs no weights."""
     from qaf_core.data.models.catalogue import find_model, load_inventory
     from qaf_core.network.plan.cost import original_cost, plan_cost, ratio_cost
-    from qaf_core.network.plan.rules import validate_plan
+    from qaf_core.network.plan.validation import validate_plan
 
     folder = default_workspace() if workspace is None else workspace
     inventory = load_inventory(find_model(model, weights, classes=classes, workspace=folder))
@@ -223,7 +223,7 @@ def predict(
 ) -> int:
     """The metric expected of a plan, with its interval, before any run."""
     from qaf_core.data.models.catalogue import load_inventory
-    from qaf_core.network.plan.rules import validate_plan
+    from qaf_core.network.plan.validation import validate_plan
     from qaf_core.runs.jobs.plans.search import predict_plan
     from qaf_core.runs.store.store import Store
 

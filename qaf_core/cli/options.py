@@ -20,7 +20,7 @@ from qaf_core.quantization.grid import BITS_ACCEPTED
 if TYPE_CHECKING:
     from qaf_core.data.models.source import ModelSource
     from qaf_core.network.plan.layer_info import LayerInfo
-    from qaf_core.network.plan.rules import Plan
+    from qaf_core.network.plan.types import Plan
 
 
 def _named(model: str) -> str:

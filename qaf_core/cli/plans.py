@@ -31,7 +31,7 @@ from qaf_core.network.plan.rules import MEASURED
 from qaf_core.runs.store.workspace import default_workspace, open_workspace
 
 if TYPE_CHECKING:
-    from qaf_core.network.plan.rules import Plan
+    from qaf_core.network.plan.types import Plan
     from qaf_core.search.selection import Selection
 
 EXIT_DONE, EXIT_CANCELLED = 0, 130

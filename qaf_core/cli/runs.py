@@ -95,7 +95,9 @@ def compress(
 ) -> int:
     """Compress a model, evaluate it and store the run."""
     from qaf_core.data.models.catalogue import load_inventory
-    from qaf_core.network.plan.rules import MEASURED, Plan, validate_plan
+    from qaf_core.network.plan.rules import MEASURED
+    from qaf_core.network.plan.types import Plan
+    from qaf_core.network.plan.validation import validate_plan
     from qaf_core.runs.store.request import RunRequest
 
     folder = default_workspace() if workspace is None else workspace

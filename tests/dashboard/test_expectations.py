@@ -13,7 +13,8 @@ from dashboard.state.overrides import NOTHING
 from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.files import ContentCache
 from qaf_core.network.plan.cost import plan_cost
-from qaf_core.network.plan.rules import LayerPlan, plan_for_ratio, replace_layer
+from qaf_core.network.plan.rules import plan_for_ratio, replace_layer
+from qaf_core.network.plan.types import LayerPlan
 from qaf_core.runs.jobs.plans import knowledge as subject
 from qaf_core.runs.jobs.plans.knowledge import Knowledge
 from qaf_core.runs.store.kinds import digest_request

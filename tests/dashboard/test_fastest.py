@@ -9,7 +9,8 @@ import pytest
 
 from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.errors import QafError
-from qaf_core.network.plan.rules import LayerPlan, plan_for_ratio, replace_layer
+from qaf_core.network.plan.rules import plan_for_ratio, replace_layer
+from qaf_core.network.plan.types import LayerPlan
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.store import Store

@@ -15,7 +15,8 @@ from qaf_core.errors import QafError
 from qaf_core.factorization.options import METHODS, Method
 from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import BY_OPERATIONS, KERNEL_STRUCTURES, PRESETS, Plan, plan_for_ratio
+from qaf_core.network.plan.rules import BY_OPERATIONS, KERNEL_STRUCTURES, PRESETS, plan_for_ratio
+from qaf_core.network.plan.types import Plan
 from qaf_core.quantization.grid import ACTIVATION_GRID, BITS_ACCEPTED, FLOAT, GRIDS
 from qaf_core.review.charts import method_label
 from qaf_core.runs.store.request import RunRequest, SensitivityRequest

@@ -9,7 +9,7 @@ from dashboard.text import _
 from dashboard.views.explore import choose, controls, plan
 from dashboard.widgets import run_choice, ui
 from qaf_core.errors import QafError
-from qaf_core.network.plan.rules import Plan
+from qaf_core.network.plan.types import Plan
 
 
 def page() -> None:

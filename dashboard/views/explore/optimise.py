@@ -13,7 +13,7 @@ from dashboard.views.explore import controls
 from dashboard.views.explore.choose import Choice
 from dashboard.widgets import ui
 from qaf_core.factorization.options import Method
-from qaf_core.network.plan.rules import Plan
+from qaf_core.network.plan.types import Plan
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.units import percent_text, size_text
 from qaf_core.runs.jobs.plans.sweep import BUDGETS, METHODS, front_requests

@@ -21,7 +21,7 @@ from qaf_core.deploy.onnx_export.report import ExportReport, Precision, read_rep
 from qaf_core.errors import QafError
 from qaf_core.network.plan.cost import layer_cost, original_layer_cost
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import Plan
+from qaf_core.network.plan.types import Plan
 from qaf_core.review.units import MISSING, duration_text, size_text, times_text
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import ExportRequest

@@ -1,7 +1,4 @@
-"""Making and editing plans: structure, rank and bits of every layer. Free of torch.
-
-The types live in ``types``, the checks in ``validation``, the ranks in ``chains``; all are offered here.
-"""
+"""Making and editing plans: structure, rank and bits of every layer. Free of torch."""
 
 from __future__ import annotations
 
@@ -11,32 +8,12 @@ from pathlib import Path
 
 from qaf_core.errors import PlanError
 from qaf_core.factorization.options import Method
-from qaf_core.factorization.structures import FACTORIZED, STRUCTURES, Rank, check_ratio
-from qaf_core.network.plan.chains import factor_macs, factor_shapes, max_useful_rank, rank_for_ratio
+from qaf_core.factorization.structures import FACTORIZED, STRUCTURES, check_ratio
+from qaf_core.network.plan.chains import factor_macs, rank_for_ratio
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo, first_convolution, output_layers
-from qaf_core.network.plan.types import SCHEMA_VERSION, Bits, LayerPlan, Plan
-from qaf_core.network.plan.validation import check_bits, check_layer_plan, validate_plan
+from qaf_core.network.plan.types import LayerPlan, Plan
+from qaf_core.network.plan.validation import check_bits
 from qaf_core.quantization.grid import Grid
-
-__all__ = [
-    "PRESETS",
-    "SCHEMA_VERSION",
-    "Bits",
-    "LayerPlan",
-    "Plan",
-    "Rank",
-    "check_layer_plan",
-    "factor_shapes",
-    "max_useful_rank",
-    "paper_plan",
-    "plan_done",
-    "plan_for_ratio",
-    "plan_layer",
-    "rank_for_ratio",
-    "read_plan",
-    "replace_layer",
-    "validate_plan",
-]
 
 BY_OPERATIONS, TO_CHOOSE_FROM = "cp-or-tucker2", ("cp", "tucker2")
 KERNEL_STRUCTURES = (*FACTORIZED, BY_OPERATIONS)

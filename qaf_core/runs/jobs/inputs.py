@@ -15,7 +15,8 @@ from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.models.source import ModelSource
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import Plan, validate_plan
+from qaf_core.network.plan.types import Plan
+from qaf_core.network.plan.validation import validate_plan
 from qaf_core.pipeline.check.plausibility import TASK as CHECKED_TASK
 from qaf_core.pipeline.compress.calibrate import LEAST_IMAGES
 from qaf_core.pipeline.compress.result import CompressOptions, read_options

@@ -17,9 +17,11 @@ from qaf_core.files import ContentCache, digest_of
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import first_tensors, layer_of, layers_in
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
-from qaf_core.network.plan.rules import LayerPlan, Plan, plan_for_ratio
-from qaf_core.pipeline.compress.compress import CompressOptions, compress_network
+from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.network.plan.types import LayerPlan, Plan
+from qaf_core.pipeline.compress.compress import compress_network
 from qaf_core.pipeline.compress.input_moments import InputStatistics, collect_moments, collect_statistics
+from qaf_core.pipeline.compress.result import CompressOptions
 from qaf_core.pipeline.divergence import class_scores
 from qaf_core.pipeline.events import Progress
 from qaf_core.quantization.grid import FLOAT

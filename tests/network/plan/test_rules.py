@@ -16,20 +16,11 @@ from qaf_core.factorization.factors import exact_factors
 from qaf_core.factorization.intake import checked_rank
 from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.network.graph.inventory import take_inventory
-from qaf_core.network.plan.chains import factor_macs
+from qaf_core.network.plan.chains import factor_macs, max_useful_rank, rank_for_ratio
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import (
-    PRESETS,
-    LayerPlan,
-    check_layer_plan,
-    max_useful_rank,
-    paper_plan,
-    plan_for_ratio,
-    plan_layer,
-    rank_for_ratio,
-    replace_layer,
-    validate_plan,
-)
+from qaf_core.network.plan.rules import PRESETS, paper_plan, plan_for_ratio, plan_layer, replace_layer
+from qaf_core.network.plan.types import LayerPlan
+from qaf_core.network.plan.validation import check_layer_plan, validate_plan
 
 Weightless = Callable[..., nn.Module]
 Listed = Callable[..., tuple[nn.Module, nn.Module, tuple[LayerInfo, ...]]]
