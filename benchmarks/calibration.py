@@ -19,7 +19,8 @@ import torch
 from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.rules import plan_for_ratio
-from qaf_core.pipeline.compress.compress import CompressOptions, batch_size, compress_network
+from qaf_core.pipeline.compress.compress import batch_size, compress_network
+from qaf_core.pipeline.compress.result import CompressOptions
 
 
 def measure(model_id: str, count: int, plain: bool) -> dict[str, object]:

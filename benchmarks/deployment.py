@@ -31,7 +31,8 @@ from qaf_core.deploy.onnx_export.ort_quantizer import write_dense_int8, write_fa
 from qaf_core.deploy.packed.read import load_packed
 from qaf_core.deploy.runtime.measure_kit import ratio_of, summarise, time_models
 from qaf_core.network.graph.inventory import take_inventory
-from qaf_core.network.plan.rules import Plan, plan_for_ratio
+from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.network.plan.types import Plan
 from qaf_core.records import to_plain
 from qaf_core.runs.jobs.export import export_run
 from qaf_core.runs.jobs.exported_models import RANGE_BATCH

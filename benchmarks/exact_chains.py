@@ -36,7 +36,8 @@ from qaf_core.network.modules.build import build_chain
 from qaf_core.network.modules.quantized import swap_layer
 from qaf_core.network.plan.cost import original_cost, plan_cost
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import plan_for_ratio, validate_plan
+from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.network.plan.validation import validate_plan
 
 NETWORKS = (
     *("resnet18", "resnet34", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "vgg16_bn"),

@@ -27,8 +27,8 @@ from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.pipeline.compress.compress import compress_network
 from qaf_core.pipeline.finetune.finetune import finetune_network
 from qaf_core.pipeline.finetune.options import FinetuneOptions
+from qaf_core.pipeline.intervals import paired_drop
 from qaf_core.pipeline.tasks import find_task, predict
-from qaf_core.pipeline.tasks.evaluation import paired_drop
 
 
 def measure(ratio: float, bits: int, seed: int, options: FinetuneOptions) -> dict[str, Any]:

@@ -23,10 +23,11 @@ from real_data import load_network, load_sets
 from qaf_core.data.load import to_batches
 from qaf_core.network.plan.cost import original_cost, plan_cost
 from qaf_core.network.plan.rules import plan_for_ratio
-from qaf_core.pipeline.compress.compress import CompressOptions, compress_network
+from qaf_core.pipeline.compress.compress import compress_network
+from qaf_core.pipeline.compress.result import CompressOptions
 from qaf_core.pipeline.compress.solve_cache import SolveCache
+from qaf_core.pipeline.intervals import paired_drop
 from qaf_core.pipeline.tasks import find_task, predict
-from qaf_core.pipeline.tasks.evaluation import paired_drop
 
 CASES = (
     "joint:2:4,joint:1.5:4,joint:2:6,joint:2:3,joint:3:4,joint:3:3,"

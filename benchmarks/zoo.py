@@ -221,8 +221,10 @@ def measure(model_id: str, images: int | None, fit: bool, stages: Stages) -> dic
     from qaf_core.deploy.packed.write import save_packed
     from qaf_core.network.graph.inventory import take_inventory
     from qaf_core.network.plan.cost import original_cost
-    from qaf_core.network.plan.rules import plan_for_ratio, validate_plan
-    from qaf_core.pipeline.compress.compress import CompressOptions, compress_network
+    from qaf_core.network.plan.rules import plan_for_ratio
+    from qaf_core.network.plan.validation import validate_plan
+    from qaf_core.pipeline.compress.compress import compress_network
+    from qaf_core.pipeline.compress.result import CompressOptions
     from qaf_core.pipeline.tasks import find_task, predict
 
     with stages.stage("build"):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import logging
 import os
+import re
+import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -17,9 +20,48 @@ from qaf_core.errors import WorkspaceError
 
 _log = logging.getLogger("qaf_core")
 
+_user_mask = os.umask(0o077)  # can only be read by setting it
+os.umask(_user_mask)
+_private: set[Path] = set()
+PART = ".part"  # ends the names of files that are being written
+STILL_SECONDS = 60.0
 UNUSED_SECONDS = 90 * 86_400  # what a cache was not asked for so long goes
 
 T = TypeVar("T")
+
+
+def keep_private(folder: Path) -> None:
+    """From now on whatever this process makes is its user's alone; files outside such folders are shared."""
+    os.umask(0o077)
+    _private.add(folder)
+
+
+def share(path: Path) -> None:
+    """Give what this process made, a folder with all in it too, the rights the user's files usually have."""
+    if not any(path.is_relative_to(folder) for folder in _private):
+        for made in (path, *path.rglob("*")):
+            made.chmod((0o777 if made.is_dir() else 0o666) & ~_user_mask)
+
+
+def sweep_parts(paths: Iterable[Path]) -> None:
+    """Delete those that a process left half written when it was killed."""
+    for path in paths:
+        writer = re.fullmatch(rf".*\.(\d+)(-\d+)?{re.escape(PART)}", path.name)
+        with contextlib.suppress(OSError):
+            # Of a process in another container no number is known here: what still grows is left alone.
+            still = path.stat().st_mtime < time.time() - STILL_SECONDS
+            if writer is not None and still and not _lives(int(writer[1])):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextlib.contextmanager
@@ -29,10 +71,17 @@ def appearing(path: Path) -> Iterator[Path]:
     Raises:
         WorkspaceError: If the disk is full or the folder cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PART}")
+    except ValueError as error:
+        raise WorkspaceError("a file needs a name", got=str(path)) from error
+    try:
+        if path.exists() and not path.is_file():  # a folder, or a device that would be gone
+            raise WorkspaceError("a file cannot be written", got=f"{path}, which is no file")
         path.parent.mkdir(parents=True, exist_ok=True)
+        sweep_parts(path.parent.glob(f".{glob.escape(path.name)}.*{PART}"))
         yield temporary
+        share(temporary)
         temporary.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):

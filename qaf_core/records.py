@@ -9,6 +9,7 @@ from functools import cache
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+LARGEST_WHOLE = 2**1000  # larger ones are no floats
 T = TypeVar("T")
 
 
@@ -52,6 +53,8 @@ def _read(kind: Any, value: Any) -> Any:
     if kind is Any:
         return value
     if is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise TypeError(f"{value!r:.60} is no object")
         known: dict[str, Any] = _type_hints(kind)  # type: ignore[arg-type]  # a class, which is hashable
         given = {field.name: value[field.name] for field in fields(kind) if field.name in value}
         make: Any = kind
@@ -65,7 +68,7 @@ def _read(kind: Any, value: Any) -> Any:
         return _read_one_of(parts, value)
     if issubclass(kind, Enum):
         return kind(value)
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < LARGEST_WHOLE:
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise TypeError(f"{value!r:.60} is no {kind.__name__}")

@@ -14,7 +14,7 @@ from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.proof import largest_difference
-from qaf_core.network.plan.rules import LayerPlan
+from qaf_core.network.plan.types import LayerPlan
 from qaf_core.pipeline.check.equivalence import layers_to_blame
 
 SHAPE = (3, 8, 8)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from qaf_core.factorization.options import SolverOptions, Status
 from qaf_core.factorization.solve import SolveResult
 from qaf_core.pipeline.compress.solve_cache import SolveCache
+from qaf_core.runs.evidence.predictions import PairedPredictions
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
 
@@ -53,3 +55,28 @@ class Remembered(SolveCache):
     def keep(self, key: str, result: SolveResult) -> None:
         if result.status not in (Status.CANCELLED, Status.TIME_LIMIT, Status.NONFINITE):
             self.results[key] = result
+
+
+def paired_answers(
+    n: int, lost: int, gained: int, classes: tuple[str, ...] = ("ok", "crack", "pit"), seed: int = 0
+) -> PairedPredictions:
+    """Two made-up classifiers: of ``n`` images the first alone is right on some, the second on others."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(n) % len(classes)
+    right = np.stack([labels, (labels + 1) % len(classes)], axis=1)
+    wrong = right[:, ::-1]
+    order = generator.permutation(n)
+    before, after = right.copy(), right.copy()
+    before[order[lost : lost + gained]] = wrong[order[lost : lost + gained]]
+    after[order[:lost]] = wrong[order[:lost]]
+    both = order[lost + gained : lost + gained + n // 20]
+    before[both], after[both] = wrong[both], wrong[both]
+
+    def answers(ranked: np.ndarray) -> dict[str, np.ndarray]:
+        first = generator.uniform(0.5, 1.0, n).astype(np.float32)
+        return {"ranked": ranked.astype(np.int32), "confidence": np.stack([first, 1 - first], axis=1)}
+
+    return PairedPredictions(
+        task="classification", classes=classes, images="made up", data_sha256="0" * 64,
+        original=answers(before), compressed=answers(after), targets={"labels": labels},
+    )  # fmt: skip

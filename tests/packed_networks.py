@@ -23,7 +23,7 @@ from qaf_core.network.modules.build import build_chain
 from qaf_core.network.modules.quantized import FactorizedLayer, swap_layer
 from qaf_core.network.plan.chains import factor_shapes
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import LayerPlan, Plan
+from qaf_core.network.plan.types import LayerPlan, Plan
 
 INPUT_SHAPE = (3, 16, 16)
 CARD = {"model": "tests/net", "architecture": "net", "input_shape": list(INPUT_SHAPE), "method": "joint"}

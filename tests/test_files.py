@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,13 @@ import pytest
 
 from qaf_core.errors import WorkspaceError
 from qaf_core.files import (
+    STILL_SECONDS,
     UNUSED_SECONDS,
     ContentCache,
     appearing,
     digest_of,
     read_json,
+    sweep_parts,
     write_file,
     write_json,
 )
@@ -115,3 +119,28 @@ def test_what_nobody_asks_for_goes_in_time(tmp_path: Path) -> None:
     cache.keep("new", 2)
     left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"asked.json", "new.json"}
+
+
+def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    dead, alive = f".{done.pid}-7.part", f".{os.getpid()}-7.part"
+    names = (f".a.json{dead}", f".b.json{dead}", f".a.json{alive}", "a.part")
+    long_ago = time.time() - 2 * STILL_SECONDS
+    for name in names:
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    (tmp_path / f".kit.{done.pid}.part").mkdir()
+    os.utime(tmp_path / f".kit.{done.pid}.part", (long_ago, long_ago))
+    (tmp_path / f".young.{done.pid}-7.part").write_text("")
+    write_file(tmp_path / "a.json", b"")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*names[1:], f".kit.{done.pid}.part", f".young.{done.pid}-7.part", "a.json"}
+    sweep_parts(tmp_path.iterdir())
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*names[2:], f".young.{done.pid}-7.part", "a.json"}
+
+
+def test_a_path_without_a_name_is_told() -> None:
+    with pytest.raises(WorkspaceError, match="a file needs a name; got /"):
+        write_file(Path("/"), b"")

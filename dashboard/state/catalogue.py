@@ -25,7 +25,7 @@ from qaf_core.data.models.settings import read_settings
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY
 from qaf_core.data.workspace.trust import check_trusted
-from qaf_core.errors import QafError
+from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.network.plan.layer_info import LayerInfo, inventory_from_rows
 from qaf_core.runs.store.kinds import digest_request
 from qaf_core.runs.store.request import InspectRequest
@@ -44,12 +44,17 @@ def shipped_models() -> tuple[ModelSource, ...]:
 
 
 def registered_models(workspace: Path) -> tuple[ModelSource, ...]:
-    """The user's own models, as the workspace's settings list them.
+    """The user's own models, as the workspace's settings list them; none where these cannot be read."""
+    return tuple(source for source in list_models(_with_settings(workspace)) if source.registered)
 
-    Raises:
-        WorkspaceError: If the settings cannot be read.
-    """
-    return tuple(source for source in list_models(workspace) if source.registered)
+
+def _with_settings(workspace: Path) -> Path | None:
+    """The workspace, or None where its settings are damaged: what is always here can be used all the same."""
+    try:
+        read_settings(workspace)
+    except WorkspaceError:
+        return None
+    return workspace
 
 
 def other_models() -> tuple[str, ...]:
@@ -78,7 +83,7 @@ def open_model(model_id: str, workspace: Path, given: Given = NOTHING) -> ModelS
         given.weights,
         classes=given.classes,
         preprocessing=given.preprocessing,
-        workspace=workspace,
+        workspace=_with_settings(workspace),
     )
 
 
@@ -95,7 +100,7 @@ def listed_model(model_id: str, workspace: Path) -> ModelSource:
         return ModelSource(
             id=model_id, title=model_id, architecture=model_id, preprocessing=steps, classes=()
         )
-    return find_model(model_id, workspace=workspace)
+    return find_model(model_id, workspace=_with_settings(workspace))
 
 
 def _told_elsewhere(listed: ModelSource, given: Given) -> bool:

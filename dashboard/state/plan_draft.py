@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -12,12 +12,15 @@ import pandas as pd
 
 from dashboard.state.rows import bits_text, rank_text
 from dashboard.text import _
+from qaf_core.network.plan.chains import rank_for_ratio
 from qaf_core.network.plan.cost import Cost, layer_cost, original_cost, original_layer_cost
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
-from qaf_core.network.plan.rules import LayerPlan, Plan, check_layer_plan, rank_for_ratio
+from qaf_core.network.plan.types import LayerPlan, Plan
+from qaf_core.network.plan.validation import check_layer_plan
 from qaf_core.quantization.grid import BITS_ACCEPTED
 from qaf_core.review.units import MISSING
 
+EDITED = "✎"
 _SEPARATOR = re.compile(r"[\s,;/×x*]+")
 
 
@@ -78,6 +81,17 @@ def make_draft(
         if found:
             problems[planned.name] = found
     return Draft(base=base, rows=tuple(rows), shown=tuple(shown), layers=tuple(layers), problems=problems)
+
+
+def differing(draft: Draft, reference: Plan) -> dict[str, frozenset[str]]:
+    """The rows that are other than the controls' plan: what differs (``structure``, ``rank``, ``bits``)."""
+    found = {}
+    for row in draft.layers:
+        given, wanted = row.to_dict(), reference.layer(row.name).to_dict()
+        names = frozenset(name for name in given if given[name] != wanted[name])
+        if names or row.name in draft.problems:
+            found[row.name] = names
+    return found
 
 
 def _edited_row(info: LayerInfo, planned: LayerPlan, edit: Mapping[str, Any], ratio: float) -> DraftRow:
@@ -152,7 +166,9 @@ def _layer_share(info: LayerInfo, planned: LayerPlan | None, activation_bits: in
     return cost.size_bytes, cost.bops
 
 
-def plan_frame(inventory: Sequence[LayerInfo], draft: Draft, kinds: Mapping[str, str]) -> pd.DataFrame:
+def plan_frame(
+    inventory: Sequence[LayerInfo], draft: Draft, kinds: Mapping[str, str], edited: Container[str] = ()
+) -> pd.DataFrame:
     """The table of layers.
 
     The cells a user may edit (structure, rank, bits) hold ``draft.shown``: the editor lays the edits on top.
@@ -162,6 +178,7 @@ def plan_frame(inventory: Sequence[LayerInfo], draft: Draft, kinds: Mapping[str,
         inventory: The network.
         draft: The plan as far as it is made.
         kinds: The name of each kind of layer on screens.
+        edited: The rows that are to be marked.
     """
     infos = {info.name: info for info in inventory}
     params = sum(info.params for info in inventory) or 1
@@ -174,7 +191,7 @@ def plan_frame(inventory: Sequence[LayerInfo], draft: Draft, kinds: Mapping[str,
         messages = draft.problems.get(planned.name, ())
         frame.append(
             {
-                "layer": planned.name,
+                "layer": f"{EDITED} {planned.name}" if planned.name in edited else planned.name,
                 "kind": kind_label(info, kinds),
                 "shape": shape_label(info),
                 "params": 100 * info.params / params,

@@ -6,41 +6,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qaf_core.network.plan.layer_info import KEEP
-from qaf_core.network.plan.types import Plan
 from qaf_core.pipeline.results import Evaluation, LayerRow
 from qaf_core.records import from_plain
+from qaf_core.runs.estimate import STAGES, History, Work
 from qaf_core.runs.store.record import StoredEvent
 
-# How much of the whole is done when a stage begins; solving takes most of it.
-STAGE_STARTS = {
-    "loading": 0.0,
-    "solving": 0.06,
-    "calibrating": 0.75,
-    "saving": 0.88,
-    "baseline": 0.89,
-    "evaluating": 0.94,
-}
-FINETUNE_STAGE_STARTS = {
-    "loading": 0.0,
-    "finetuning": 0.05,
-    "saving": 0.86,
-    "baseline": 0.87,
-    "evaluating": 0.9,
-}
 WAITING, SOLVING, DONE = "waiting", "solving", "done"
-# Below this share of its expected time a layer's rest is no longer guessed down.
-LEAST_LAYER_REST = 0.1
+# Below this share of its expected time the rest of a layer, or a stage, is no longer guessed down.
+LEAST_REST = 0.1
+DOUBT = 0.3  # of the whole: so much of what was expected keeps its weight against how it goes
+STOP_MARGIN, STOP_SECONDS = 1.5, 5.0
 
 
 @dataclass(kw_only=True)
 class LayerProgress:
-    """Where one layer stands; errors are relative (0.4 is 40 %)."""
+    """Where one layer stands: what its solver took, and what passed here; errors are relative (0.4: 40 %)."""
 
     name: str
     state: str = WAITING
     started_at: float = 0.0
     seconds: float | None = None
+    took: float = 0.0
     row: LayerRow
 
 
@@ -50,11 +36,12 @@ class RunProgress:
 
     Attributes:
         run_id: The run.
-        weights: Expected work per layer, any unit; layers without one count as the mean.
+        history: What earlier runs tell of this one.
+        work: What it has to do; None while that is unknown.
         seq: Number of the last event taken in.
         stage: The latest stage, or None before the first.
         message: What that stage says about itself.
-        stage_fraction: How much of that stage is done, as it says itself.
+        stage_fraction, told_at: How much of that stage is done, as it says itself, and when.
         furthest: The largest fraction of the whole shown so far.
         elapsed_seconds: Of the latest event, since the run began.
         layers: By name, in the plan's order.
@@ -64,16 +51,18 @@ class RunProgress:
             then the one begun last.
         curves: Iterations by layer, of those being solved and ``curve_layer``.
         evaluations: ``original`` and ``compressed`` as they arrive.
-        starts: The run's stages, and how much of the whole is done when each begins.
+        stages: The run's stages, in the usual order.
         finetune_points: Where fine-tuning stood after each pass.
     """
 
     run_id: str
-    weights: Mapping[str, float] = field(default_factory=dict)
+    history: History = field(default_factory=lambda: History(pace={}))
+    work: Work | None = None
     seq: int = 0
     stage: str | None = None
     message: str = ""
     stage_fraction: float = 0.0
+    told_at: float = 0.0
     furthest: float = 0.0
     elapsed_seconds: float = 0.0
     layers: dict[str, LayerProgress] = field(default_factory=dict)
@@ -83,7 +72,7 @@ class RunProgress:
     curves: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     stage_starts: dict[str, float] = field(default_factory=dict)
-    starts: Mapping[str, float] = field(default_factory=lambda: STAGE_STARTS)
+    stages: tuple[str, ...] = STAGES
     finetune_points: list[dict[str, Any]] = field(default_factory=list)
 
     def absorb(self, events: Iterable[StoredEvent]) -> None:
@@ -98,8 +87,11 @@ class RunProgress:
     def _on_stage(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
         self.stage = str(data.get("stage"))
         self.message = str(data.get("message") or "")
-        self.stage_fraction = float(data.get("fraction") or 0.0)
+        self.stage_fraction, self.told_at = float(data.get("fraction") or 0.0), elapsed
         self.stage_starts.setdefault(self.stage, elapsed)
+
+    def _on_work(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
+        self.work = from_plain(Work, data)
 
     def _on_layer_started(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
         if layer is None:
@@ -136,7 +128,7 @@ class RunProgress:
             return
         begun = LayerProgress(name=layer, started_at=elapsed, row=LayerRow(name=layer))
         progress = self.layers.setdefault(layer, begun)
-        progress.state = DONE
+        progress.state, progress.took = DONE, elapsed - progress.started_at
         progress.seconds = float(data.get("seconds") or elapsed - progress.started_at)
         progress.row = from_plain(LayerRow, {**progress.row.to_dict(), **data})
         self._choose_curve()
@@ -158,63 +150,81 @@ class RunProgress:
         seen = {*self.stage_starts, *(("baseline",) if "original" in self.evaluations else ())}
         return tuple(
             (stage, "now" if stage == self.stage else "done" if stage in seen else "later")
-            for stage in self.starts
+            for stage in self.stages
         )
 
     def fraction(self, elapsed_seconds: float | None = None) -> float:
-        """How much of the whole is done, 0 to 1; it never falls, in whatever order the stages come."""
-        start = self.starts.get(self.stage or "", 0.0)
-        end = min((later for later in self.starts.values() if later > start), default=1.0)
-        within = self.stage_fraction
-        if self.stage == "solving":
-            done, current, rest = self._work(
-                self.elapsed_seconds if elapsed_seconds is None else elapsed_seconds
-            )
-            whole = done + current + rest
-            within = done / whole if whole > 0 else 0.0
-        self.furthest = max(self.furthest, start + (end - start) * min(1.0, max(0.0, within)))
-        return self.furthest
+        """How much of the time has passed, 0 to 1; it never falls."""
+        elapsed = self.elapsed_seconds if elapsed_seconds is None else elapsed_seconds
+        left = self.seconds_left(elapsed)
+        if left is not None:
+            self.furthest = max(self.furthest, elapsed / max(elapsed + left, 1e-9))
+        return min(1.0, self.furthest)
 
     def seconds_left(self, elapsed_seconds: float) -> float | None:
-        """A guess at the time the layers still need, or None while there is nothing to guess from.
-
-        The time per unit of work so far is carried over to what is left, shared among as many layers as are
-        at work now.
-        """
-        if self.stage != "solving" or not self.total or not self.done:
+        """A guess at the time the whole run still needs, or None while there is nothing to guess from."""
+        if self.work is None:
             return None
-        done, current, rest = self._work(elapsed_seconds)
-        spent = sum(layer.seconds or 0.0 for layer in self.done)
-        abreast = max(1, sum(layer.state == SOLVING for layer in self.layers.values()))
-        return (current + rest) * spent / done / abreast if done > 0 else None
+        expected = self.history.seconds(self.work)
+        rest = self._rest_of_stage(expected, elapsed_seconds)
+        return rest + self._drift(expected, elapsed_seconds) * sum(expected[name] for name in self._later())
+
+    def seconds_to_stop(self, elapsed_seconds: float) -> float | None:
+        """The time a stop takes at most, about: what is done by then is fitted and measured."""
+        left = self.seconds_left(elapsed_seconds)
+        if left is None or self.work is None:
+            return None
+        if self.stage in (None, "loading", "solving", "finetuning"):
+            expected = self.history.seconds(self.work)
+            share = len(self.done) / max(self.total, 1)
+            ends = sum(expected[name] for name in ("saving", "baseline", "evaluating"))
+            solved = share * expected.get("calibrating", 0.0)
+            left = ends + solved if self.done or self.stage == "finetuning" else 0.0
+        return STOP_MARGIN * left + STOP_SECONDS
+
+    def _later(self) -> list[str]:
+        """The stages that are still to begin."""
+        names = list(self.stages)
+        position = names.index(self.stage) + 1 if self.stage in names else 1
+        known = {"baseline"} if "original" in self.evaluations else set()
+        return [name for name in names[position:] if name not in {*self.stage_starts, *known}]
+
+    def _rest_of_stage(self, expected: Mapping[str, float], elapsed: float) -> float:
+        """Of the stage at hand: as expected at first, as it goes the further it is."""
+        stage = self.stage if self.stage in expected else self.stages[0]
+        whole, began = expected[stage], self.stage_starts.get(stage, 0.0)
+        share, moment = self.stage_fraction, max(self.told_at, began)
+        if stage == "solving":
+            done, current, rest = self._work(elapsed)
+            share, moment = (done / (done + current + rest) if done > 0 else 0.0), elapsed
+        if stage == "loading" or share <= 0:
+            share, moment = 0.0, began
+        rest = (1 - share) * ((1 - share) * whole + moment - began)
+        return max(rest - (elapsed - moment), LEAST_REST * rest)
+
+    def _drift(self, expected: Mapping[str, float], elapsed: float) -> float:
+        """How much slower this run is than expected so far, taken for what is to come with some doubt."""
+        begun = [name for name in self.stages if name in self.stage_starts and name != self.stage]
+        if not begun or self.stage not in self.stage_starts:
+            return 1.0
+        doubt = DOUBT * sum(expected.values())
+        return (self.stage_starts[self.stage] + doubt) / (sum(expected[name] for name in begun) + doubt)
 
     def _work(self, moment: float) -> tuple[float, float, float]:
         """Work done, left in the layer at hand, and left in those not begun."""
-        known = [w for w in self.weights.values() if w > 0]
+        expected = {} if self.work is None else self.work.layers
+        known = [seconds for seconds in expected.values() if seconds > 0]
         mean = sum(known) / len(known) if known else 1.0
-        weight = {name: self.weights.get(name, mean) or mean for name in (*self.weights, *self.layers)}
+        weight = {name: expected.get(name, mean) or mean for name in (*expected, *self.layers)}
         done = sum(weight[layer.name] for layer in self.done)
         current = 0.0
         for layer in self.layers.values():
             if layer.state == SOLVING:
-                expected = weight[layer.name]
-                spent = sum(finished.seconds or 0.0 for finished in self.done)
+                spent = sum(finished.took for finished in self.done)  # a known layer's own time was earlier
                 used = (moment - layer.started_at) * done / spent if spent > 0 and done > 0 else 0.0
-                current += max(expected - used, LEAST_LAYER_REST * expected)
+                current += max(weight[layer.name] - used, LEAST_REST * weight[layer.name])
         begun = set(self.layers)
-        waiting = [name for name in self.weights if name not in begun]
-        rest = sum(weight[name] for name in waiting)
-        if not self.weights:
+        rest = sum(weight[name] for name in expected if name not in begun)
+        if not expected:
             rest = mean * max(0, self.total - len(self.layers))
         return done, current, rest
-
-
-def estimated_work(plan: Plan) -> dict[str, float]:
-    """A rough measure of each layer's solve time, from its rank alone; layers without one go quickly."""
-    work = {}
-    for row in plan.layers:
-        if row.structure != KEEP:
-            size = max(row.rank) if isinstance(row.rank, tuple) else row.rank
-            # Every solve has its fixed part; the rest grows with the rank, and faster for large ones.
-            work[row.name] = 20.0 + size + size**2 / 1000 if size else 1.0
-    return work

@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qaf_core.network.plan.layer_info import KEEP
-from qaf_core.network.plan.types import Plan
+from dashboard.text import _
 from qaf_core.pipeline.results import LayerRow
 from qaf_core.review.charts import LayerErrors
-from qaf_core.review.points import RunPoint, original_point, run_point
+from qaf_core.review.points import RunPoint, original_point, plan_text, run_point
 from qaf_core.runs.store.record import RunRecord
-
-
-def solved_layers(plan: Plan) -> tuple[str, ...]:
-    """The names of the layers a plan changes, in forward order."""
-    return tuple(row.name for row in plan.layers if row.structure != KEEP)
 
 
 def rank_text(rank: object) -> str:
@@ -49,6 +43,17 @@ def class_rows(before: Mapping[str, float], after: Mapping[str, float]) -> list[
     ]
 
 
+def plan_summary(run: RunRecord) -> str:
+    """A run's plan in one short line: of one that ended early how much of it was done, and that."""
+    text = plan_text(run.plan_done if run.layers else run.plan)
+    return f"{part_done(run)} · {text}" if run.is_partial else text
+
+
+def part_done(run: RunRecord) -> str:
+    """How many layers of its plan a run has compressed: ``11 of 20 layers``."""
+    return _("{done} of {count} layers").format(done=len(run.layers), count=len(run.planned_layers))
+
+
 def tradeoff_points(runs: Sequence[RunRecord], titles: Mapping[str, str], original: str) -> list[RunPoint]:
     """The points of the trade-off charts: every run with a result, and the original of each evaluation.
 
@@ -67,8 +72,8 @@ def tradeoff_points(runs: Sequence[RunRecord], titles: Mapping[str, str], origin
 
 
 def layer_errors(run: RunRecord, title: str) -> LayerErrors:
-    """The errors of a run's layers, in forward order."""
-    names = (*solved_layers(run.plan), *(row.name for row in run.layers))
+    """The errors of a run's layers, in forward order; planned ones without a result stay empty."""
+    names = (*run.planned_layers, *(row.name for row in run.layers))
     return errors_of(run.layers, tuple(dict.fromkeys(names)), title)
 
 

@@ -1,33 +1,45 @@
-"""Every text a user sees goes through ``_``: gettext catalogues, with the English source text as fallback."""
+"""Every text a user sees goes through ``_``: the session's language, English where it has no translation."""
 
 from __future__ import annotations
 
-import gettext
-from functools import lru_cache
-from pathlib import Path
-
 import streamlit as st
 
-DOMAIN = "qaf"
+from qaf_core.text import LANGUAGES, translator
+
 LANGUAGE_KEY = "language"
-_FOLDER = Path(__file__).parent
+ADDRESS_KEY = "lang"
 
 
 def _(message: str) -> str:
     """The message in the session's language; itself where there is no translation."""
-    return _catalogue(language()).gettext(message) if message else ""
+    return translator(language())(message)
 
 
 def plural(singular: str, several: str, count: int) -> str:
-    """The form of a message that fits ``count``, with ``{count}`` filled in."""
-    return _catalogue(language()).ngettext(singular, several, count).format(count=count)
+    """The form of a message that fits ``count``, with ``{count}`` filled in.
+
+    A catalogue holds the second form only: of its languages none tells one from several.
+    """
+    told = _(several)
+    return (singular if count == 1 and told == several else told).format(count=count)
 
 
 def language() -> str:
-    """The session's language, a code such as ``en``."""
-    return str(st.session_state.get(LANGUAGE_KEY, "en"))
+    """The session's language, such as ``en``: chosen, else named by the address, else the browser's."""
+    chosen = st.session_state.get(LANGUAGE_KEY) or st.query_params.get(ADDRESS_KEY)
+    return chosen if chosen in LANGUAGES else _browser_language()
 
 
-@lru_cache(maxsize=8)
-def _catalogue(code: str) -> gettext.NullTranslations:
-    return gettext.translation(DOMAIN, localedir=str(_FOLDER), languages=[code], fallback=True)
+def _browser_language() -> str:
+    code = (st.context.locale or "").partition("-")[0].lower()
+    return code if code in LANGUAGES else "en"
+
+
+def choose_language() -> None:
+    """The switch in the sidebar; a language other than the browser's is kept in the address."""
+    codes = list(LANGUAGES)
+    st.sidebar.selectbox(
+        _("Language"), codes, codes.index(language()), format_func=LANGUAGES.__getitem__, key=LANGUAGE_KEY
+    )
+    if st.query_params.get(ADDRESS_KEY, _browser_language()) != language():
+        st.query_params[ADDRESS_KEY] = language()

@@ -12,10 +12,9 @@ import streamlit as st
 from dashboard.state import rows
 from dashboard.text import _
 from dashboard.views.run import live
-from dashboard.widgets import ui
+from dashboard.widgets import run_choice, ui
 from qaf_core.pipeline.results import LayerRow
 from qaf_core.review import charts, histograms
-from qaf_core.review.points import plan_text
 from qaf_core.review.units import MISSING
 from qaf_core.runs.store.record import RunRecord
 
@@ -29,6 +28,9 @@ def page() -> None:
         _("How well each layer's weights were kept, and how its factors use their integer grids."),
     )
     runs = [run for run in ui.open_store().list_runs() if run.layer_rows]
+    left, right = st.columns(2)
+    with left:
+        first = run_choice.choose_run(runs, _("None of its layers is done."))
     if not runs:
         ui.empty_state(
             "stacks",
@@ -37,7 +39,11 @@ def page() -> None:
             ("explore", _("Choose a model")),
         )
         return
-    first, second = _choose(runs)
+    if first is None:
+        return
+    with right:
+        second = _choose_second(first, runs)
+    run_choice.say_partial(first)
     shown = [first] if second is None else [first, second]
     _errors(shown)
     layer = _choose_layer(shown)
@@ -45,34 +51,18 @@ def page() -> None:
         _details(run, layer, titled=len(shown) > 1)
 
 
-def _choose(runs: Sequence[RunRecord]) -> tuple[RunRecord, RunRecord | None]:
-    by_id = {run.id: run for run in runs}
-    asked = st.query_params.get("run") or st.session_state.get("last_run")
-    ids = list(by_id)
-    left, right = st.columns(2)
-    first = left.selectbox(
-        _("Run"),
-        ids,
-        index=ids.index(asked) if asked in by_id else 0,
-        format_func=lambda run_id: _label(by_id[run_id]),
-    )
-    others = [run.id for run in runs if run.model == by_id[first].model and run.id != first]
-    second = right.selectbox(
+def _choose_second(first: RunRecord, runs: Sequence[RunRecord]) -> RunRecord | None:
+    others = {run.id: run for run in runs if run.model == first.model and run.id != first.id}
+    second = st.selectbox(
         _("Compare with"),
-        others,
+        list(others),
         index=None,
-        format_func=lambda run_id: _label(by_id[run_id]),
+        format_func=lambda run_id: run_choice.run_label(others[run_id]),
         placeholder=_("No other run") if others else _("No other run of this model"),
         disabled=not others,
-        key=f"second-{first}",
+        key=f"second-{first.id}",
     )
-    return by_id[first], by_id[second] if second else None
-
-
-def _label(run: RunRecord) -> str:
-    title = ui.run_title(run)
-    model = "" if run.model in title else f" · {run.model}"
-    return f"{title}{model} · {charts.method_label(run.method, _)} · {plan_text(run.plan)}"
+    return others.get(second or "")
 
 
 def _errors(runs: Sequence[RunRecord]) -> None:

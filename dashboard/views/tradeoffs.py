@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from dashboard.state import rows
+from dashboard.state import expectations, rows
 from dashboard.text import _, plural
 from dashboard.widgets import ui
 from qaf_core.factorization.options import METHODS
 from qaf_core.review import charts
 from qaf_core.review.charts import CostAxis
+from qaf_core.review.expected import expected_figure, expected_sentence
 from qaf_core.review.metrics import metric_help, metric_label
-from qaf_core.review.points import RunPoint, plan_text
+from qaf_core.review.pareto import knee, pareto_front
+from qaf_core.review.points import RunPoint
 from qaf_core.review.units import MISSING, points_text
 from qaf_core.runs.store.record import RunRecord
 
@@ -47,21 +49,34 @@ def page() -> None:
             )
         return
     chosen = _filters(measured)
+    if chosen is None:
+        return
     if not chosen:
         st.info(_("No run matches these filters."), icon=":material/filter_alt_off:")
         return
-    titles = {run.id: html.escape(ui.run_title(run)) for run in chosen}
+    titles = {run.id: html.escape(_point_title(run)) for run in chosen}
     points = rows.tradeoff_points(chosen, titles, _("Original"))
     _charts(points)
+    _expectations(chosen)
     _table(chosen, points)
 
 
-def _filters(measured: Sequence[RunRecord]) -> list[RunRecord]:
-    """Widgets that choose model, data, methods and the largest loss; the runs that pass."""
+def _filters(measured: Sequence[RunRecord]) -> list[RunRecord] | None:
+    """Widgets that choose model, data, methods and largest loss; the runs that pass, None for no model."""
     left, middle, right, last = st.columns([2, 2, 3, 2], vertical_alignment="bottom")
     models = list(dict.fromkeys(run.model for run in measured))
-    asked = st.query_params.get("model")
-    model = left.selectbox(_("Model"), models, index=models.index(asked) if asked in models else 0)
+    asked = st.query_params.get("model", models[0])
+    if asked not in models:
+        ui.say_error(_("No run of {model} has been measured in this workspace.").format(model=asked))
+    model = left.selectbox(
+        _("Model"),
+        models,
+        index=models.index(asked) if asked in models else None,
+        placeholder=_("Choose a model"),
+    )
+    if model is None:
+        return None
+    st.query_params["model"] = model
     runs = [run for run in measured if run.model == model]
     kinds = list(dict.fromkeys(rows.evaluation_data(run) for run in runs))
     data = middle.selectbox(
@@ -89,6 +104,10 @@ def _filters(measured: Sequence[RunRecord]) -> list[RunRecord]:
         for run in runs
         if run.method in wanted and (limit is None or (run.drop is not None and run.drop <= limit))
     ]
+
+
+def _point_title(run: RunRecord) -> str:
+    return f"{ui.run_title(run)} ({rows.part_done(run)})" if run.is_partial else ui.run_title(run)
 
 
 def method_help() -> str:
@@ -135,7 +154,22 @@ def _charts(points: Sequence[RunPoint]) -> None:
     )
     if floor is not None:
         note += " " + _("Open marks with an arrow belong further down.")
+    if any(point.is_partial for point in points):
+        note += " " + _("Open marks without an arrow: only a part of the layers is compressed.")
     st.caption(note)
+
+
+def _expectations(runs: Sequence[RunRecord]) -> None:
+    """What was expected of these runs against what they measured, where the model was explored."""
+    points = expectations.of_runs(ui.open_store(), runs)
+    if not points:
+        return
+    with st.expander(_("Expected against measured"), icon=":material/insights:"):
+        figure = expected_figure(points, dark=ui.is_dark(), _=_)
+        st.plotly_chart(
+            figure, key="expected", config={"displayModeBar": False}, alt=_("Measured against expected")
+        )
+        st.caption(ui.plain(expected_sentence(points, _)))
 
 
 def bops_help() -> str:
@@ -155,7 +189,7 @@ def _open_clicked(event: Any) -> None:
 
 def _table(runs: Sequence[RunRecord], points: Sequence[RunPoint]) -> None:
     st.subheader(plural("{count} run", "{count} runs", len(runs)), anchor=False)
-    best = _front_ids(points)
+    best = _marks(points)
     frame = pd.DataFrame([_table_row(run, best) for run in runs])
     chosen = st.dataframe(
         frame,
@@ -170,28 +204,30 @@ def _table(runs: Sequence[RunRecord], points: Sequence[RunPoint]) -> None:
         ui.go_to("run", run=runs[position].id)
 
 
-def _front_ids(points: Sequence[RunPoint]) -> set[str]:
-    from qaf_core.review.pareto import pareto_front
-
+def _marks(points: Sequence[RunPoint]) -> dict[str, str]:
+    """The signs of the runs on a front: of size, with its cheapest and its knee, or of bit-operations."""
     values = [point.value for point in points]
-    positions = {
-        *pareto_front([p.size_bytes for p in points], values),
-        *pareto_front([p.bops for p in points], values),
-    }
-    return {points[i].run_id for i in positions}
+    front = pareto_front([p.size_bytes for p in points], values)
+    signs = {points[i].run_id: "★" for i in (*front, *pareto_front([p.bops for p in points], values))}
+    turn = knee([points[i].size_bytes for i in front], [points[i].value for i in front])
+    if front:
+        signs[points[front[0]].run_id] = _("★ smallest")
+    if turn is not None:
+        signs[points[front[turn]].run_id] = _("★ knee")
+    return signs
 
 
-def _table_row(run: RunRecord, best: set[str]) -> dict[str, Any]:
+def _table_row(run: RunRecord, best: Mapping[str, str]) -> dict[str, Any]:
     compressed, cost, original = run.compressed, run.cost, run.baseline_cost
     assert compressed is not None
     assert cost is not None
     low, high = compressed.ci95
     size = run.size_bytes or cost.size_bytes
     return {
-        "best": "★" if run.id in best else "",
+        "best": best.get(run.id, ""),
         "run": ui.run_title(run),
         "method": charts.method_label(run.method, _),
-        "plan": plan_text(run.plan),
+        "plan": rows.plan_summary(run),
         "accuracy": 100 * compressed.value,
         "interval": f"{100 * low:.1f} – {100 * high:.1f}",
         "drop": points_text(-run.drop) if run.drop is not None else None,
@@ -207,7 +243,12 @@ def _table_columns(metric: str) -> dict[str, Any]:
     column = st.column_config
     return {
         "best": column.TextColumn(
-            _("Best"), help=_("On the line of best trade-offs for size or bit-operations."), width=45
+            _("Best"),
+            help=_(
+                "On the line of best trade-offs for size or bit-operations: the smallest that passes the "
+                "largest loss above, and the knee, after which more size buys little."
+            ),
+            width=85,
         ),
         "run": column.TextColumn(_("Run")),
         "method": column.TextColumn(_("Method")),

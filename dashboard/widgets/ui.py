@@ -128,7 +128,7 @@ def link_to(page: str, label: str, icon: str, **query: str) -> None:
 
 def run_title(run: RunRecord) -> str:
     """The name people see: the one they gave, else model and time."""
-    return run.request.name or f"{run.model} · {run.id[4:6]}-{run.id[6:8]} {run.id[9:11]}:{run.id[11:13]}"
+    return run.title
 
 
 def empty_state(icon: str, title: str, body: str, link: tuple[str, str] | None = None) -> None:
@@ -172,6 +172,21 @@ def guarded(draw: Callable[Arguments, None]) -> Callable[Arguments, None]:
     return draw_or_explain
 
 
+@st.fragment(run_every=2.0)
+@guarded
+def follow_job(job_id: str, text: str) -> None:
+    """How long a job has taken and what it does; drawn again and again only while it runs.
+
+    A part that was always drawn anew would end the drawing of the plan around it early now and then, and
+    what an edit had made untrue stayed on the screen.
+    """
+    job = open_store().job(job_id)
+    if job is None or job.is_final:
+        st.rerun(scope="app")
+    told = plain(job.stage.get("message") or "").replace("{", "{{").replace("}", "}}")
+    job_at_work(job, f"{text} {told}." if told else text)
+
+
 def plain(text: object) -> str:
     """Text from outside for Streamlit's Markdown: it is shown as it stands, in one line.
 
@@ -199,6 +214,13 @@ def say_error(problem: QafError | str) -> None:
         _("I trust this code, run it"), key=f"trust-{problem.factory}",
         on_click=trust, args=(problem.factory, problem.code_path),
     )  # fmt: skip
+
+
+def tell_damaged(path: Path) -> None:
+    """Name a file of a run that is there and could not be read; the rest of the page goes on without it."""
+    if path.is_file():
+        text = _("{file} of this run is damaged and left out.").format(file=plain(path.name))
+        st.warning(text, icon=":material/warning:")
 
 
 def page_title(title: str, lead: str) -> None:
@@ -248,6 +270,8 @@ def inject_style() -> None:
         "mute": "#9AA8BA",
         "accent": "#7CB8F2",
         "good": "#2BC49A",
+        "bad": "#F07167",
+        "warn": "#E6A93C",
     }
     if not is_dark():
         ground = {
@@ -257,6 +281,8 @@ def inject_style() -> None:
             "mute": "#5B6B7F",
             "accent": "#0B5CAD",
             "good": "#00805C",
+            "bad": "#C0392B",
+            "warn": "#B7791F",
         }
     variables = ";".join(f"--qaf-{name}:{colour}" for name, colour in ground.items())
     st.html(f"<style>:root{{{variables}}}{_style_sheet()}</style>")

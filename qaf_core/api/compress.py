@@ -23,7 +23,9 @@ from qaf_core.network.graph.inference import on_cpu
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.cost import Cost, original_cost, plan_cost
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import Plan, plan_done, plan_for_ratio, read_plan, validate_plan
+from qaf_core.network.plan.rules import plan_done, plan_for_ratio, read_plan
+from qaf_core.network.plan.types import Plan
+from qaf_core.network.plan.validation import validate_plan
 from qaf_core.pipeline.check.equivalence import file_differs
 from qaf_core.pipeline.compress.compress import compress_network
 from qaf_core.pipeline.compress.result import LayerOutcome, read_options
@@ -178,9 +180,9 @@ def compress(
         bits: Weight bits of these layers, 2 to 8, or 32 for floating point.
         method: `joint`, `paper`, `sequential` or `dense`.
         options: The solver's, or by name as in plan files; they go before the plan's.
-        settings: `structure` of k×k convolutions, `cp` when not given, `tucker2`, `svd`, or `auto` for the
-            one with fewer operations; `activation_bits`, 8 when not given, or 32 for floating point; `seed`
-            of all that is drawn at random.
+        settings: `structure` of k×k convolutions, `cp` when not given, `tucker2`, `svd`, `spatial`, or
+            `cp-or-tucker2` for CP unless it needs more operations than the layer; `activation_bits`, 8 when
+            not given, or 32 for floating point; `seed` of all that is drawn at random.
 
     Raises:
         ModelError: If the network does not run on the images, or cannot be captured.

@@ -13,15 +13,16 @@ from typing import NoReturn
 import typer
 
 from qaf_core.cli.app import app
-from qaf_core.cli.check import check
 from qaf_core.cli.doctor import doctor
 from qaf_core.cli.export import export
 from qaf_core.cli.finetune import finetune
 from qaf_core.cli.latency import device_kit, latency
 from qaf_core.cli.models import models
-from qaf_core.cli.networks import cost, inspect
+from qaf_core.cli.networks import check, cost, inspect, predict, sensitivity
 from qaf_core.cli.plans import plan
-from qaf_core.cli.runs import compress, runs, show
+from qaf_core.cli.report import import_evidence, report
+from qaf_core.cli.runs import compress, runs, search, show
+from qaf_core.cli.sweep import sweep
 from qaf_core.errors import QafError, RunCancelled
 from qaf_core.files import write_file
 from qaf_core.runs.store.workspace import default_workspace
@@ -40,10 +41,11 @@ program = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    app, models, inspect, cost, check, plan, compress, finetune, runs, show, export, latency, device_kit,
-    doctor,
+    app, models, inspect, cost, check, sensitivity, predict, search, sweep, plan, compress, finetune, runs,
+    show, export, latency, device_kit, report, doctor,
 ):  # fmt: skip
     program.command()(command)
+program.command("import")(import_evidence)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

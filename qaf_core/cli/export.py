@@ -46,8 +46,9 @@ def export(
     from qaf_core.runs.store.store import Store
 
     with Store(workspace) as store:
+        record = store.find(run)
         request = ExportRequest(
-            run=store.find(run).id, format=format, precision=precision, target=target, force=force,
+            run=record.id, format=format, precision=precision, target=target, force=force,
             path=str(out.expanduser().absolute()),
         )  # fmt: skip
         report = execute(store, request, Progress(print_stage))
@@ -58,6 +59,9 @@ def export(
         from qaf_core.records import from_plain
 
         _print_report(from_plain(ExportReport, report))
+        if record.is_partial:
+            done, planned = len(record.layers), len(record.planned_layers)
+            print(f"  {done} of {planned} layers are compressed: the run ended before the others")
 
 
 def _print_report(report: ExportReport) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,9 @@ from qaf_core.deploy.runtime.model_files import PROFILED, ModelFile
 from qaf_core.errors import QafError
 from qaf_core.review.units import energy_text, percent_text, points_text, size_text
 
+if TYPE_CHECKING:
+    from qaf_core.runs.store.record import RunRecord
+
 TITLES: dict[str, str] = {file: file.short for file in ModelFile}
 
 
@@ -26,8 +29,13 @@ def latency(
     threads: Threads = None,
     batch: Batch = 1,
     images: Annotated[
-        int, typer.Option(min=0, help="Evaluation images to judge the INT8 models on; 0 for none.")
-    ] = 500,
+        int | None,
+        typer.Option(
+            min=0,
+            help="At most so many evaluation images judge the INT8 models; 0 for none [default: all the run "
+            "was measured on]",
+        ),
+    ] = None,
     seconds: Annotated[float, typer.Option(min=0.0, help="At most so long, of timing.")] = 60.0,
     as_json: Json = False,
     workspace: Workspace = None,
@@ -37,15 +45,16 @@ def latency(
     from qaf_core.runs.store.store import Store
 
     with Store(workspace) as store, stop_on_interrupt("nothing is kept", print_stage) as progress:
+        record = store.find(run)
         request = LatencyRequest(
-            run=store.find(run).id, threads=threads or os.cpu_count() or 1, batch=batch, images=images,
+            run=record.id, threads=threads or os.cpu_count() or 1, batch=batch, images=images,
             seconds=seconds,
         )  # fmt: skip
         result = execute(store, request, progress)
     if as_json:
         print_json(result)
     else:
-        _print_latency(result)
+        _print_latency(result, record)
 
 
 def device_kit(
@@ -79,7 +88,7 @@ def device_kit(
     if as_json:
         print_json(told)
     elif result is not None:
-        _print_latency(told)
+        _print_latency(told, record)
     else:
         print(f"The kit is in {told['folder']}. On the device: python measure.py")
         print(f"Then here: qaf device-kit {record.id} --result result.json")
@@ -110,7 +119,7 @@ def print_verdict(result: dict[str, Any]) -> None:
     print(result["verdict"])
 
 
-def _print_latency(result: dict[str, Any]) -> None:
+def _print_latency(result: dict[str, Any], record: RunRecord) -> None:
     from qaf_core.deploy.runtime.measure_kit import tell_answers
 
     machine = result["machine"]
@@ -132,6 +141,11 @@ def _print_latency(result: dict[str, Any]) -> None:
             )
         )
     print_table(("model", "median ms", "5 to 95 %", "memory", "accuracy", "drop, points"), rows)
+    if accuracy:
+        judged = max(row["n"] for row in accuracy.values())
+        measured = record.compressed.n if record.compressed else 0
+        whole = "" if judged == measured else f", not all {measured:,} that the run was measured on"
+        print(f"accuracy on {judged:,} images{whole if measured else ''}")
     _print_energy(result.get("energy") or {})
     for line in tell_answers(result):
         print(line, file=sys.stderr if line.startswith("warning") else sys.stdout)

@@ -1,34 +1,54 @@
-"""Commands about networks: ``inspect``, ``cost``."""
+"""Commands about networks: ``inspect``, ``cost``, ``check``, ``sensitivity``, ``predict``."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from qaf_core.cli.interrupt import execute, stop_on_interrupt
 from qaf_core.cli.options import (
     ActBits,
     Bits,
+    Calibration,
     Classes,
     Convention,
+    Data,
     Json,
     MethodName,
     Model,
     PlanFile,
     PreprocessingFile,
     Ratio,
+    Seed,
     Structure,
     Weights,
     Workspace,
+    image_fields,
+    lasting_weights,
     make_plan,
     warn_of_ranks,
 )
-from qaf_core.cli.text import print_costs, print_json, print_table
+from qaf_core.cli.text import (
+    print_costs,
+    print_images,
+    print_json,
+    print_prediction,
+    print_stage,
+    print_table,
+)
+from qaf_core.errors import WorkspaceError
 from qaf_core.factorization.options import Method
-from qaf_core.review.units import MISSING, count_text, percent_text, with_prefix
-from qaf_core.runs.store.workspace import default_workspace
+from qaf_core.review.units import MISSING, count_text, percent_text, points_text, with_prefix
+from qaf_core.runs.store.workspace import default_workspace, open_workspace
 
 if TYPE_CHECKING:
     from qaf_core.network.plan.layer_info import LayerInfo
+    from qaf_core.runs.jobs.plans.knowledge import Knowledge
+    from qaf_core.runs.store.request import CheckRequest, SensitivityRequest
 
 
 def inspect(
@@ -100,7 +120,7 @@ def cost(
     """Predicted size, operations and energy under a plan. Needs no weights."""
     from qaf_core.data.models.catalogue import find_model, load_inventory
     from qaf_core.network.plan.cost import original_cost, plan_cost, ratio_cost
-    from qaf_core.network.plan.rules import validate_plan
+    from qaf_core.network.plan.validation import validate_plan
 
     folder = default_workspace() if workspace is None else workspace
     inventory = load_inventory(find_model(model, weights, classes=classes, workspace=folder))
@@ -133,3 +153,182 @@ def cost(
         return
     print(f"{model}, {convention} convention")
     print_costs(before.to_dict(), after.to_dict())
+
+
+def sensitivity(
+    model: Model,
+    act_bits: ActBits = None,
+    data: Data = None,
+    calibration: Calibration = None,
+    seed: Seed = 0,
+    weights: Weights = None,
+    classes: Classes = None,
+    preprocessing: PreprocessingFile = None,
+    as_json: Json = False,
+    workspace: Workspace = None,
+) -> None:
+    """What every setting of every layer is expected to harm, and its size and bit operations."""
+    from qaf_core.runs.jobs.plans.knowledge import tell_sensitivity
+
+    folder = open_workspace(default_workspace() if workspace is None else workspace)
+    _, fields = image_fields(model, data, calibration, seed, weights, classes, preprocessing, folder)
+    knowledge, _ = _known(fields, 8 if act_bits is None else act_bits, folder)
+    told = tell_sensitivity(knowledge, model)
+    if as_json:
+        print_json(told)
+    else:
+        _print_sensitivity(told)
+
+
+def _print_sensitivity(told: dict[str, Any]) -> None:
+    rows = []
+    for layer in told["layers"]:
+        quantized = [row for row in layer["settings"] if row["bits"] is not None]
+        dense = {row["bits"]: row for row in quantized if row["rank"] is None}
+        others = [row for row in quantized if row["rank"] is not None]
+        best = min(others, key=lambda row: row["harm"] * row["size_bytes"], default=None)
+        cells = [f"{dense[bits]['harm']:.2g}" if bits in dense else MISSING for bits in (8, 4, 3, 2)]
+        named = (
+            ("", "")
+            if best is None
+            else (f"{best['structure']} {best['rank']}, {best['bits']} bits", f"{best['harm']:.2g}")
+        )
+        rows.append((layer["name"], *cells, *named))
+    print_table(("layer", "8 bits", "4 bits", "3 bits", "2 bits", "factorized", "harm"), rows)
+    print(
+        f"harm: expected {told['unit']} of the outputs, by {told['how']}; "
+        f"of the whole network at 8 bits {told['floor']:.2g}"
+    )
+
+
+def predict(
+    model: Model,
+    plan: PlanFile = None,
+    ratio: Ratio = None,
+    bits: Bits = None,
+    act_bits: ActBits = None,
+    structure: Structure = "cp",
+    data: Data = None,
+    calibration: Calibration = None,
+    seed: Seed = 0,
+    weights: Weights = None,
+    classes: Classes = None,
+    preprocessing: PreprocessingFile = None,
+    as_json: Json = False,
+    workspace: Workspace = None,
+) -> None:
+    """The metric expected of a plan, with its interval, before any run."""
+    from qaf_core.data.models.catalogue import load_inventory
+    from qaf_core.network.plan.validation import validate_plan
+    from qaf_core.runs.jobs.plans.search import predict_plan
+    from qaf_core.runs.store.store import Store
+
+    folder = open_workspace(default_workspace() if workspace is None else workspace)
+    source, fields = image_fields(model, data, calibration, seed, weights, classes, preprocessing, folder)
+    inventory = load_inventory(source)
+    chosen = make_plan(model, inventory, plan, ratio, bits, act_bits, structure, Method.JOINT, seed)
+    validate_plan(chosen, inventory, model=model)
+    knowledge, request = _known(fields, chosen.activation_bits, folder)
+    with Store(workspace) as store:
+        told = predict_plan(knowledge, knowledge.predictor(store, request), chosen)
+    if as_json:
+        print_json(told)
+    else:
+        print_prediction(told["predicted"])
+        print_costs(told["baseline_cost"], told["cost"])
+
+
+def _known(
+    fields: dict[str, Any], activation_bits: int, folder: Path
+) -> tuple[Knowledge, SensitivityRequest]:
+    """What is known of a model, measured now, in its turn, if need be."""
+    from qaf_core.runs.jobs.plans.knowledge import find_knowledge, read_knowledge
+    from qaf_core.runs.store.kinds import digest_request
+    from qaf_core.runs.store.request import SensitivityRequest
+    from qaf_core.runs.store.store import Store
+
+    request = SensitivityRequest(**fields, activation_bits=activation_bits)
+    with stop_on_interrupt("finished layers are kept", print_stage) as progress:
+        if read_knowledge(digest_request(request, folder), folder) is None:
+            with Store(folder) as store:
+                execute(store, request, progress)
+        return find_knowledge(request, folder, progress), request
+
+
+def check(
+    model: Model,
+    data: Data = None,
+    weights: Weights = None,
+    classes: Classes = None,
+    preprocessing: PreprocessingFile = None,
+    images: Annotated[int | None, typer.Option(min=1, help="At most so many images [default: 384]")] = None,
+    preview: Annotated[bool, typer.Option(help="With --json: nine images and their predictions.")] = False,
+    as_json: Json = False,
+    workspace: Workspace = None,
+) -> None:
+    """Find wrong class order (of classifiers) and wrong preparation of images before compressing."""
+    from qaf_core.data.formats.sources import absolute_data
+    from qaf_core.data.models.overrides import read_preprocessing
+    from qaf_core.runs.store.request import CheckRequest
+
+    request = CheckRequest(
+        model=model,
+        weights=lasting_weights(weights),
+        classes=None if classes is None else str(classes.absolute()),
+        preprocessing=None if preprocessing is None else read_preprocessing(preprocessing),
+        data=None if data is None else absolute_data(data),
+        images=images,
+        preview=preview and as_json,
+    )
+    found = _checked(request, default_workspace() if workspace is None else workspace)
+    if as_json:
+        print_json(found)
+    else:
+        _print_check(model, found["data"], found)
+
+
+def _checked(request: CheckRequest, folder: Path) -> dict[str, Any]:
+    """What a check finds: in its turn, or at once where the workspace cannot keep it."""
+    from qaf_core.runs.jobs.check import check_model
+    from qaf_core.runs.store.store import Store
+
+    store = None
+    with contextlib.suppress(WorkspaceError):  # nothing need be kept
+        store = Store(folder)
+    if store is None:
+        return check_model(request, folder)
+    with store:
+        if store.read_only:
+            return check_model(request, folder)
+        found = execute(store, request)
+    del found["stored"]
+    return found
+
+
+def _print_check(model: str, data: str, found: dict[str, Any]) -> None:
+    low, high = map(percent_text, found["ci95"])
+    value, n, right = percent_text(found["value"]), f"{found['n']:,}", found["metric"] == "top1"
+    told = f"{value} of {n} images are right" if right else f"{found['metric']} {value} on {n} images"
+    print(f"{model} on {data}: {told} (95 %: {low} to {high})")
+    print_images(found)
+    print()
+    rows = [
+        (
+            trial["form"],
+            percent_text(trial["value"]),
+            f"{points_text(trial['gain'])} ({points_text(trial['gain_ci95'][0])}"
+            f" to {points_text(trial['gain_ci95'][1])})",
+            str(trial["n"]),
+        )
+        for trial in found["trials"]
+    ]
+    print_table(("the same images as", "right" if right else found["metric"], "points more", "images"), rows)
+    print()
+    for finding in found["findings"]:
+        print(f"{'FAULT' if finding['serious'] else 'note'}: {finding['sentence']}\n    {finding['remedy']}")
+    if found["weights_note"]:
+        print(f"note: {found['weights_note']}")
+    if found["cannot_tell"]:
+        print(f"note: {found['cannot_tell']}")
+    if found["summary"]:
+        print(found["summary"])

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,12 +14,13 @@ from qaf_core.data.models.torchvision_names import ANNOTATED_SETS, CLASSIFICATIO
 from qaf_core.data.workspace.trust import trust
 from qaf_core.errors import PlanError
 from qaf_core.factorization.options import METHODS, Method
-from qaf_core.factorization.structures import FACTORIZED
+from qaf_core.network.plan.rules import KERNEL_STRUCTURES, MEASURED
 from qaf_core.quantization.grid import BITS_ACCEPTED
 
 if TYPE_CHECKING:
+    from qaf_core.data.models.source import ModelSource
     from qaf_core.network.plan.layer_info import LayerInfo
-    from qaf_core.network.plan.rules import Plan
+    from qaf_core.network.plan.types import Plan
 
 
 def _named(model: str) -> str:
@@ -31,6 +32,7 @@ def _named(model: str) -> str:
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model id, as in: qaf models.", callback=_named)]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything drawn at random.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Workspace = Annotated[
     Path | None,
@@ -57,6 +59,7 @@ Data = Annotated[
         "model's, or builtin]"
     ),
 ]
+Calibration = Annotated[str | None, typer.Option(help="Calibration images [default: part of the data]")]
 PreprocessingFile = Annotated[
     Path | None,
     typer.Option(
@@ -70,7 +73,8 @@ Ratio = Annotated[float | None, typer.Option(help="Parameters before over after,
 Bits = Annotated[int | None, typer.Option(help=f"Weight bits of the covered layers: {BITS_ACCEPTED}.")]
 ActBits = Annotated[int | None, typer.Option(help=f"Activation bits: {BITS_ACCEPTED} [default: 8]")]
 Structure = Annotated[
-    str, typer.Option(help=f"Of k×k convolutions: {', '.join(FACTORIZED)}, or auto (see README).")
+    str,
+    typer.Option(help=f"Of k×k convolutions: {', '.join(KERNEL_STRUCTURES)}, or {MEASURED} (see README)."),
 ]
 MethodName = Annotated[str, typer.Option(help=f"{', '.join(METHODS[:-1])} or {METHODS[-1]}.")]
 Convention = Annotated[str, typer.Option(help="What counts as an operation: uniform or paper.")]
@@ -92,6 +96,34 @@ def warn_of_ranks(plan: Plan, inventory: Sequence[LayerInfo]) -> None:
 
     for warning in oversized_ranks(plan, inventory):
         print(f"warning: {warning}", file=sys.stderr)
+
+
+def image_fields(
+    model: str,
+    data: str | None,
+    calibration: str | None,
+    seed: int | None,
+    weights: str | None,
+    classes: Path | None,
+    preprocessing: Path | None,
+    folder: Path,
+) -> tuple[ModelSource, dict[str, Any]]:
+    """The model that a command means, and the fields of an ``ImagesRequest`` for it."""
+    from qaf_core.data.formats.sources import absolute_data
+    from qaf_core.data.models.catalogue import find_model
+    from qaf_core.data.models.overrides import read_preprocessing
+
+    steps = None if preprocessing is None else read_preprocessing(preprocessing)
+    source = find_model(model, weights, classes=classes, preprocessing=steps, workspace=folder)
+    return source, {
+        "model": model,
+        "weights": lasting_weights(weights),
+        "classes": None if classes is None else str(classes.absolute()),
+        "preprocessing": steps,
+        "data": absolute_data(data or source.data or "builtin"),
+        "calibration": None if calibration is None else absolute_data(calibration),
+        "seed": seed or 0,
+    }
 
 
 def make_plan(

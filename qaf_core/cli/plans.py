@@ -19,17 +19,18 @@ from qaf_core.cli.options import (
     Structure,
     Weights,
     Workspace,
-    lasting_weights,
+    image_fields,
     make_plan,
     warn_of_ranks,
 )
 from qaf_core.cli.text import print_json, print_stage, print_table
 from qaf_core.errors import PlanError
 from qaf_core.files import write_json
-from qaf_core.runs.store.workspace import default_workspace
+from qaf_core.network.plan.rules import MEASURED
+from qaf_core.runs.store.workspace import default_workspace, open_workspace
 
 if TYPE_CHECKING:
-    from qaf_core.network.plan.rules import Plan
+    from qaf_core.network.plan.types import Plan
     from qaf_core.search.selection import Selection
 
 ErrorBound = Annotated[
@@ -52,7 +53,7 @@ def plan(
     ratio: Ratio = None,
     bits: Bits = None,
     act_bits: ActBits = None,
-    structure: Structure = "auto",
+    structure: Structure = MEASURED,
     error_bound: ErrorBound = None,
     answer_bound: AnswerBound = None,
     threads: Threads = None,
@@ -70,7 +71,7 @@ def plan(
     """A plan: by rule, or with auto the fastest structures within bounds on errors and answers."""
     selection: Selection | None = None
     told: dict[str, Any] = {"model": model, "structure": structure}
-    if structure == "auto":
+    if structure == MEASURED:
         found = find_auto_plan(
             model, ratio, bits, act_bits, error_bound, answer_bound, threads, batch, data, calibration, seed,
             weights, classes, preprocessing, workspace,
@@ -116,31 +117,20 @@ def find_auto_plan(
     """The automatic plan for what a command was given, as plain data."""
     if bits is None:
         raise PlanError("nothing says how many bits", expected="--bits B")
-    from qaf_core.data.formats.sources import absolute_data
-    from qaf_core.data.models.catalogue import find_model
-    from qaf_core.data.models.overrides import read_preprocessing
     from qaf_core.runs.store.request import PlanRequest
     from qaf_core.runs.store.store import Store
 
-    folder = default_workspace() if workspace is None else workspace
-    steps = None if preprocessing is None else read_preprocessing(preprocessing)
-    source = find_model(model, weights, classes=classes, preprocessing=steps, workspace=folder)
+    folder = open_workspace(default_workspace() if workspace is None else workspace)
+    _, images = image_fields(model, data, calibration, seed, weights, classes, preprocessing, folder)
     given: dict[str, Any] = {
-        "activation_bits": act_bits, "error_bound": error_bound, "answer_bound": answer_bound, "seed": seed
-    }  # fmt: skip
+        "activation_bits": act_bits,
+        "error_bound": error_bound,
+        "answer_bound": answer_bound,
+    }
     request = PlanRequest(
-        model=model,
-        weights=lasting_weights(weights),
-        classes=None if classes is None else str(classes.absolute()),
-        preprocessing=steps,
-        data=absolute_data(data or source.data or "builtin"),
-        calibration=None if calibration is None else absolute_data(calibration),
-        bits=bits,
-        least_ratio=ratio,
-        threads=threads,
-        batch=batch,
+        **images, bits=bits, least_ratio=ratio, threads=threads, batch=batch,
         **{name: value for name, value in given.items() if value is not None},
-    )
+    )  # fmt: skip
     kept = "what was timed and solved is kept"
     with Store(folder) as store, stop_on_interrupt(kept, print_stage) as progress:
         return execute(store, request, progress)

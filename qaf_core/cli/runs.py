@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from qaf_core.cli.interrupt import execute, stop_on_interrupt
 from qaf_core.cli.options import (
     ActBits,
     Bits,
+    Calibration,
     Classes,
     Data,
     Json,
@@ -20,16 +22,25 @@ from qaf_core.cli.options import (
     PreprocessingFile,
     Ratio,
     Run,
+    Seed,
     Structure,
     Weights,
     Workspace,
-    lasting_weights,
+    image_fields,
     make_plan,
     warn_of_ranks,
 )
 from qaf_core.cli.plans import AnswerBound, ErrorBound, Threads, find_auto_plan
-from qaf_core.cli.text import print_costs, print_images, print_json, print_table
+from qaf_core.cli.text import (
+    print_costs,
+    print_images,
+    print_json,
+    print_prediction,
+    print_stage,
+    print_table,
+)
 from qaf_core.factorization.options import Method
+from qaf_core.files import write_json
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.units import duration_text, percent_text, points_text, size_text
 from qaf_core.runs.store.workspace import default_workspace
@@ -37,9 +48,24 @@ from qaf_core.runs.store.workspace import default_workspace
 if TYPE_CHECKING:
     from qaf_core.pipeline.events import RunEvent
     from qaf_core.runs.store.record import RunRecord
+    from qaf_core.runs.store.request import RunRequest
 
 EXIT_DONE = 0
 EXIT_CANCELLED = 130
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KIND=LIMIT",
+        help="size=0.2x, size=60kB, bops=0.02x, drop=1pp or latency=0.5x; may be given several times.",
+    ),
+]
+Locks = Annotated[
+    list[str] | None,
+    typer.Option(metavar="LAYER=SETTING", help="keep, dense:BITS or STRUCTURE:RANK:BITS, as cp:32:4."),
+]
+TimeLimit = Annotated[
+    float, typer.Option(min=0.0, metavar="SECONDS", help="No refinement begins after it; 0 for none.")
+]
 
 
 def compress(
@@ -54,9 +80,7 @@ def compress(
     threads: Threads = None,
     method: MethodName = Method.JOINT,
     data: Data = None,
-    calibration: Annotated[
-        str | None, typer.Option(help="Calibration images [default: part of the data]")
-    ] = None,
+    calibration: Calibration = None,
     images: Annotated[int | None, typer.Option(help="At most so many evaluation images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything drawn at random [default: 0]")] = None,
     weights: Weights = None,
@@ -68,20 +92,18 @@ def compress(
     workspace: Workspace = None,
 ) -> int:
     """Compress a model, evaluate it and store the run."""
-    from qaf_core.data.formats.sources import absolute_data
-    from qaf_core.data.models.catalogue import find_model, load_inventory
-    from qaf_core.data.models.overrides import read_preprocessing
-    from qaf_core.network.plan.rules import Plan, validate_plan
+    from qaf_core.data.models.catalogue import load_inventory
+    from qaf_core.network.plan.rules import MEASURED
+    from qaf_core.network.plan.types import Plan
+    from qaf_core.network.plan.validation import validate_plan
     from qaf_core.runs.store.request import RunRequest
-    from qaf_core.runs.store.store import Store
 
     folder = default_workspace() if workspace is None else workspace
-    steps = None if preprocessing is None else read_preprocessing(preprocessing)
-    source = find_model(model, weights, classes=classes, preprocessing=steps, workspace=folder)
+    source, fields = image_fields(model, data, calibration, seed, weights, classes, preprocessing, folder)
     if source.weights_note is not None:
         print(f"note: {source.weights_note}", file=sys.stderr)
     inventory = load_inventory(source)
-    if structure == "auto" and method == "joint" and plan is None:
+    if structure == MEASURED and method == Method.JOINT and plan is None:
         found = find_auto_plan(
             model, ratio, bits, act_bits, error_bound, answer_bound, threads, 1, data, calibration, seed,
             weights, classes, preprocessing, workspace,
@@ -91,29 +113,87 @@ def compress(
         chosen = make_plan(model, inventory, plan, ratio, bits, act_bits, structure, method, seed)
     validate_plan(chosen, inventory, model=model)
     warn_of_ranks(chosen, inventory)
-    request = RunRequest(
-        model=model,
-        plan=chosen.to_dict(),
-        weights=lasting_weights(weights),
-        classes=None if classes is None else str(classes.absolute()),
-        preprocessing=steps,
-        data=absolute_data(data or source.data or "builtin"),
-        calibration=None if calibration is None else absolute_data(calibration),
-        images=images,
-        method=method,
-        seed=chosen.seed,
-        name=name,
-        check=check,
+    fields["controls"] = (
+        None
+        if ratio is None or structure == MEASURED
+        else {"ratio": ratio, "bits": bits, "structure": structure}
     )
-    with Store(workspace) as store, stop_on_interrupt("finished layers are kept", print_progress) as progress:
-        result = execute(store, request, progress)
-    for finding in (result.get("checks") or {}).get("findings", ()):
-        print(f"warning: {finding['sentence']} {finding['remedy']}", file=sys.stderr)
+    fields |= {"plan": chosen.to_dict(), "seed": chosen.seed, "images": images, "method": method}
+    result = run_here(RunRequest(**fields, name=name, check=check), workspace)
     if as_json:
         print_json(result)
     else:
         print_result(result)
     return EXIT_CANCELLED if result["status"] == RunStatus.CANCELLED else EXIT_DONE
+
+
+def run_here(request: RunRequest, workspace: Path | None) -> dict[str, Any]:
+    """Do a run in this process, telling how far it is; the object that ``qaf compress --json`` prints."""
+    from qaf_core.runs.store.store import Store
+
+    with Store(workspace) as store, stop_on_interrupt("finished layers are kept", print_progress) as progress:
+        result = execute(store, request, progress)
+    for finding in (result.get("checks") or {}).get("findings", ()):
+        print(f"warning: {finding['sentence']} {finding['remedy']}", file=sys.stderr)
+    return result
+
+
+def search(
+    model: Model,
+    budget: Budgets = None,
+    lock: Locks = None,
+    run: Annotated[bool, typer.Option(help="Run the plan that is found.")] = True,
+    time_limit: TimeLimit = 600.0,
+    act_bits: ActBits = None,
+    data: Data = None,
+    calibration: Calibration = None,
+    images: Annotated[int | None, typer.Option(help="At most so many evaluation images.")] = None,
+    seed: Seed = 0,
+    weights: Weights = None,
+    classes: Classes = None,
+    preprocessing: PreprocessingFile = None,
+    out: Annotated[Path | None, typer.Option(metavar="PLAN", help="Write the plan here, as JSON.")] = None,
+    as_json: Json = False,
+    workspace: Workspace = None,
+) -> int:
+    """Find the best plan under budgets, and run it."""
+    from qaf_core.runs.store.request import RunRequest, SearchRequest
+    from qaf_core.runs.store.store import Store
+
+    folder = default_workspace() if workspace is None else workspace
+    _, fields = image_fields(model, data, calibration, seed, weights, classes, preprocessing, folder)
+    fields["images"] = images
+    request = SearchRequest(
+        **fields, budgets=tuple(budget or ()), locks=tuple(lock or ()), time_limit=time_limit,
+        activation_bits=8 if act_bits is None else act_bits,
+    )  # fmt: skip
+    with Store(workspace) as store, stop_on_interrupt("what was measured is kept", print_stage) as progress:
+        found = execute(store, request, progress)
+    if out is not None:
+        write_json(out.absolute(), found["plan"], for_people=True)
+    result = {"model": model, "method": "joint", "status": "completed", **found}
+    if run:
+        made = run_here(RunRequest(**fields, plan=found["plan"], name=" ".join(found["budget"])), workspace)
+        result = {**found, **made, "seconds": {**found["seconds"], **made["seconds"]}}
+    if as_json:
+        print_json(result)
+    else:
+        _print_search(result, found)
+    return EXIT_CANCELLED if result["status"] == RunStatus.CANCELLED else EXIT_DONE
+
+
+def _print_search(result: dict[str, Any], found: dict[str, Any]) -> None:
+    cells = [
+        (row["name"], row["structure"], *(str(row[key] or "") for key in ("rank", "bits")))
+        for row in found["plan"]["layers"]
+    ]
+    print_table(("layer", "structure", "rank", "bits"), cells)
+    print_prediction(found["predicted"])
+    if found["binding"] is not None:
+        print(f"binding: {found['binding']}; {found['price']}")
+    print_costs(found["baseline_cost"], found["cost"])
+    if "run_id" in result:
+        print_result(result)
 
 
 def print_progress(event: RunEvent) -> None:
@@ -201,11 +281,16 @@ def _record_row(record: RunRecord) -> dict[str, Any]:
     return {**row, "status": record.status}
 
 
+def part_done(record: RunRecord) -> str:
+    """How many layers of its plan a run has compressed."""
+    return f"{len(record.layers)} of {len(record.planned_layers)} layers"
+
+
 def _record_cells(record: RunRecord) -> tuple[str, ...]:
     compressed, drop = record.compressed, record.drop
     return (
         record.id,
-        record.status,
+        f"{record.status}, {part_done(record)}" if record.is_partial else str(record.status),
         record.model,
         record.method,
         "–" if compressed is None else f"{compressed.metric} {percent_text(compressed.value)}",
@@ -229,25 +314,31 @@ def show(
     with Store(workspace) as store:
         store.mark_interrupted()
         record = store.find(run)
-        speeds = [read_latency(store.run_folder(record.id), name) for name in (FILE_NAME, RESULT_NAME)]
+        folder = store.run_folder(record.id)
+        speeds = {name: read_latency(folder, name) for name in (FILE_NAME, RESULT_NAME)}
+    for name, speed in speeds.items():
+        if speed is None and (folder / name).exists():
+            print(f"warning: {name} of this run is damaged and left out", file=sys.stderr)
     if as_json:
         print_json(_record_row(record))
         return
     print(f"{record.model}, {record.method}" + (f", {record.request.name}" if record.request.name else ""))
     if record.error:
         print(record.error)
+    if record.is_partial:
+        print(f"{part_done(record)} compressed, the others as they were")
     print_result({"run_id": record.id, "status": record.status, **record.result})
-    for speed in filter(None, speeds):
+    for speed in filter(None, speeds.values()):
         print(f"speed, {speed['source']}, {speed['machine']['processor']}, {speed['threads']} threads:")
         print_verdict(speed)
     rows = [
         (
             str(row["name"]),
-            str(row["structure"]),
-            str(row["rank"] or ""),
-            str(row["bits"]),
-            percent_text(row["relative_error"]),
-            str(row["status"]),
+            str(row.get("structure", "–")),
+            str(row.get("rank") or ""),
+            str(row.get("bits", "–")),
+            "–" if row.get("relative_error") is None else percent_text(row["relative_error"]),
+            str(row.get("status", "–")),
         )
         for row in record.layer_rows
     ]

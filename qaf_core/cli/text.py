@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qaf_core.review.units import count_text, size_text, times_text, with_prefix
+from qaf_core.review.units import count_text, percent_text, size_text, times_text, with_prefix
 
 if TYPE_CHECKING:
     from qaf_core.pipeline.events import RunEvent
@@ -33,6 +33,22 @@ def print_stage(event: RunEvent) -> None:
     """A line on stderr for a terminal; a script finds only faults there."""
     if sys.stderr.isatty():
         print(event.data["message"], file=sys.stderr)
+
+
+def print_prediction(predicted: dict[str, Any]) -> None:
+    """Print what is expected of a plan."""
+    low, high = predicted["ci95"]
+    print(
+        f"expected {predicted['metric']} {percent_text(predicted['value'])} "
+        f"(95 %: {percent_text(low)} to {percent_text(high)}), learnt from {predicted['learnt_from']}"
+    )
+    if predicted["worst"]:
+        named = ", ".join(f"{row['name']} ({percent_text(row['share'], 0)})" for row in predicted["worst"])
+        print(f"most harm is done by {named}")
+    if predicted["unknown"]:
+        print(f"nothing is known of {', '.join(predicted['unknown'])}: what they harm is not counted")
+    if predicted["warning"]:
+        print(f"warning: {predicted['warning']}")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -10,12 +10,11 @@ from torch.nn.parameter import is_lazy
 
 from qaf_core.errors import SolverError
 from qaf_core.factorization.algebra import ALGEBRAS
-from qaf_core.factorization.options import METHODS
+from qaf_core.factorization.options import LARGEST_SEED, METHODS
 from qaf_core.factorization.rounding import damped
 from qaf_core.factorization.structures import STRUCTURES, Rank
 from qaf_core.quantization.spec import whole_number
 
-LARGEST_SEED = 2**63 - 1
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _NEEDS = "a plain tensor of real floating-point numbers"
 

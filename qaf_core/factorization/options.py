@@ -54,6 +54,9 @@ _EXPLANATIONS = {
     Status.NONFINITE: "The weights hold NaN or infinite values: there is nothing to approximate.",
 }
 
+LARGEST_COUNT = 10_000_000
+LARGEST_SEED = 2**63 - 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class SolveEvent:
@@ -108,25 +111,25 @@ class SolverOptions:
     time_limit_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        least = {
-            "starts": 1,
-            "start_iterations": 1,
-            "iterations": 0,
-            "inner_iterations": 1,
-            "rounding_rounds": 0,
-            "descent_sweeps": 0,
-            "patience": 1,
+        bounds = {
+            "starts": (1, 1_000),
+            "start_iterations": (1, LARGEST_COUNT),
+            "iterations": (0, LARGEST_COUNT),
+            "inner_iterations": (1, 100_000),
+            "rounding_rounds": (0, LARGEST_COUNT),
+            "descent_sweeps": (0, 10_000),
+            "patience": (1, LARGEST_COUNT),
         }
-        for field, minimum in least.items():
+        for field, (minimum, maximum) in bounds.items():
             value = getattr(self, field)
             if field in ("starts", "start_iterations", "rounding_rounds") and value is None:
                 continue
             found = whole_number(value)
-            if found is None or found < minimum:
+            if found is None or not minimum <= found <= maximum:
                 raise SolverError(
                     f"solver option {field} out of range",
                     got=value,
-                    expected=f"a whole number, at least {minimum}",
+                    expected=f"a whole number, at least {minimum}, at most {maximum:,}",
                 )
             object.__setattr__(self, field, found)
         if not (_is_finite_number(self.tolerance) and 0 <= self.tolerance < 1):

@@ -14,7 +14,7 @@ from qaf_core.errors import RunCancelled
 if TYPE_CHECKING:
     from qaf_core.factorization.options import SolveEvent
 
-EVENT_KINDS = ("stage", "layer_started", "iteration", "layer_finished", "finetune", "evaluated")
+EVENT_KINDS = ("stage", "work", "layer_started", "iteration", "layer_finished", "finetune", "evaluated")
 ITERATIONS_PER_SECOND = 20  # of each layer
 STAGE_SECONDS = 0.25  # between two words on how far one stage has come
 

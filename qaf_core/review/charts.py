@@ -7,7 +7,7 @@ grounds are left to the page the figure stands on; only the colours of the serie
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,8 +20,8 @@ from qaf_core.review.palette import Mark
 from qaf_core.review.pareto import pareto_front
 from qaf_core.review.points import RunPoint
 from qaf_core.review.units import percent_text, size_text, with_prefix
+from qaf_core.text.said import Translate, untranslated
 
-Translate = Callable[[str], str]
 CostAxis = Literal["size", "bops"]
 ROW_HEIGHT_PX = 24
 MOST_TICKS = 6
@@ -36,11 +36,6 @@ class LayerErrors:
     names: tuple[str, ...]
     float_errors: tuple[float | None, ...]
     quantized_errors: tuple[float | None, ...]
-
-
-def untranslated(text: str) -> str:
-    """The translation function of those who want English."""
-    return text
 
 
 def tradeoff_figure(
@@ -146,7 +141,10 @@ def _run_trace(
         name=_("Original") if original else method_label(method, _),
         marker={
             "color": colour,
-            "symbol": [f"{mark.symbol}-open" if out else mark.symbol for out in below],
+            "symbol": [
+                f"{mark.symbol}-open" if out or p.is_partial else mark.symbol
+                for p, out in zip(points, below, strict=True)
+            ],
             "size": 15 if original else 11,
             "line": {"width": 1, "color": "#0F151E" if dark else "#FFFFFF"},
         },

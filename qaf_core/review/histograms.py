@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 
 from qaf_core.quantization.grid import Grid
 from qaf_core.review import palette
-from qaf_core.review.charts import Translate, style, untranslated
+from qaf_core.review.charts import style
+from qaf_core.text.said import Translate, untranslated
 
 
 def weight_histogram_figure(

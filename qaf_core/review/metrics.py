@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-Translate = Callable[[str], str]
+from qaf_core.text.said import Translate
 
 
 def metric_label(name: str | None, _: Translate = str) -> str:

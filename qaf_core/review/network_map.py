@@ -7,7 +7,7 @@ rows in, figure out; texts go through the caller's translation function ``_``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,10 +16,10 @@ from plotly.colors import sample_colorscale
 
 from qaf_core.network.plan.cost import original_layer_cost
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.review.charts import style, untranslated
+from qaf_core.review.charts import style
 from qaf_core.review.units import count_text, percent_text, with_prefix
+from qaf_core.text.said import Translate, untranslated
 
-Translate = Callable[[str], str]
 Amount = Literal["params", "bops"]
 
 SEQUENTIAL = {False: ("#E8F1FA", "#0B5CAD"), True: ("#1E2B3B", "#7CB8F2")}

@@ -31,3 +31,23 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> tuple[int, 
             front.append(index)
             best = values[index]
     return tuple(front)
+
+
+def knee(costs: Sequence[float], values: Sequence[float]) -> int | None:
+    """The position after which more cost buys least: farthest above the line between a front's ends, costs by
+    their logarithms.
+
+    Args:
+        costs: Of a front, rising, above 0.
+        values: As many.
+
+    Returns:
+        None of fewer than three points, or where none lies above the line.
+    """
+    if len(costs) < 3 or costs[0] <= 0:
+        return None
+    along = [math.log(cost / costs[0]) / math.log(costs[-1] / costs[0]) for cost in costs]
+    rise = values[-1] - values[0]
+    heights = [value - values[0] - share * rise for value, share in zip(values, along, strict=True)]
+    best = max(range(len(heights)), key=heights.__getitem__)
+    return best if heights[best] > 0 else None

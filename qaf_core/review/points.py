@@ -18,6 +18,7 @@ class RunPoint:
     Attributes:
         metric: Short name of what was measured, such as ``top1``.
         value, low, high: The metric with its 95 % interval, as fractions.
+        is_partial: Whether only a part of the run's plan was carried out.
     """
 
     run_id: str = ""
@@ -30,6 +31,7 @@ class RunPoint:
     bops: float
     summary: str = ""
     metric: str = "top1"
+    is_partial: bool = False
 
 
 def run_point(run: RunRecord, *, title: str) -> RunPoint | None:
@@ -40,13 +42,12 @@ def run_point(run: RunRecord, *, title: str) -> RunPoint | None:
         title: The name people see.
     """
     point = _point(run.compressed, run.cost, title, run.method)
-    return (
-        None
-        if point is None
-        else replace(
-            point, run_id=run.id, summary=plan_text(run.plan), size_bytes=run.size_bytes or point.size_bytes
-        )
-    )
+    if point is None:
+        return None
+    return replace(
+        point, run_id=run.id, summary=plan_text(run.plan_done), is_partial=run.is_partial,
+        size_bytes=run.size_bytes or point.size_bytes,
+    )  # fmt: skip
 
 
 def original_point(run: RunRecord, *, title: str) -> RunPoint | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import plotly.graph_objects as go
@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.factorization.options import Method
 from qaf_core.review import palette
-from qaf_core.review.charts import style, untranslated
+from qaf_core.review.charts import style
+from qaf_core.text.said import Translate, untranslated
 
-Translate = Callable[[str], str]
 ROW_HEIGHT_PX = 42
 
 

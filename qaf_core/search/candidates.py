@@ -19,14 +19,15 @@ from torch import Tensor, nn
 
 from qaf_core.errors import PlanError
 from qaf_core.factorization.options import Method, SolverOptions
-from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
+from qaf_core.factorization.structures import FACTORIZED, STRUCTURES, Rank
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import layer_of
 from qaf_core.network.modules.build import build_chain
 from qaf_core.network.modules.quantized import FactorizedLayer
 from qaf_core.network.plan.chains import factor_shapes
 from qaf_core.network.plan.layer_info import LayerInfo, first_convolution, output_layers
-from qaf_core.network.plan.rules import LayerPlan, Rank, plan_for_ratio, replace_layer
+from qaf_core.network.plan.rules import plan_for_ratio, replace_layer
+from qaf_core.network.plan.types import LayerPlan
 from qaf_core.pipeline.compress.calibrate import calibrate_layer
 from qaf_core.pipeline.compress.compress import MOMENT_IMAGES, batch_size, batches_needed, shrink
 from qaf_core.pipeline.compress.input_moments import collect_moments

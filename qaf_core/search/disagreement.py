@@ -14,7 +14,7 @@ from qaf_core.errors import DataError, RunCancelled
 from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.network.modules.quantized import FactorizedLayer, swap_layer
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import Plan
+from qaf_core.network.plan.types import Plan
 from qaf_core.pipeline.compress.compress import batch_size, compress_network
 from qaf_core.pipeline.compress.result import read_options
 from qaf_core.pipeline.compress.solve_cache import SolveCache

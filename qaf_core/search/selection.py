@@ -8,7 +8,9 @@ from enum import StrEnum
 
 from qaf_core.deploy.runtime.measure_kit import Ratio
 from qaf_core.errors import PlanError
-from qaf_core.network.plan.rules import LayerPlan, Plan, Rank, replace_layer
+from qaf_core.factorization.structures import Rank
+from qaf_core.network.plan.rules import replace_layer
+from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.records import Record
 
 Step = tuple[str, Rank]

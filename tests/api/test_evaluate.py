@@ -14,7 +14,7 @@ from qaf_core.api.evaluate import evaluate
 from qaf_core.errors import DataError, QafError
 from qaf_core.network.plan.cost import total_cost
 from qaf_core.network.plan.types import Plan
-from qaf_core.pipeline.tasks.evaluation import wilson_interval
+from qaf_core.pipeline.intervals import wilson_interval
 
 SCORES = torch.randn(90, 3, 1, 1, generator=torch.Generator().manual_seed(0))
 LABELS = SCORES.flatten(1).argmax(1)

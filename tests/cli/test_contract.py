@@ -17,7 +17,8 @@ from qaf_core.cli.entry import main
 from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import Plan, plan_for_ratio
+from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.network.plan.types import Plan
 from qaf_core.runs.store.store import Store
 
 QUICK = ("--ratio", "2", "--bits", "4")

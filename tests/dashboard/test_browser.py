@@ -153,7 +153,7 @@ def saved(workspace: Path, run_id: str) -> RunRecord:
 
 
 def choose_digits(page: Any, address: str) -> None:
-    page.goto(address)
+    page.goto(f"{address}/explore")
     card = page.locator('[class*="st-key-card-"]').filter(has_text="Handwritten digits")
     card.get_by_role("button").click()
     page.get_by_text("smaller than 360 kB").wait_for()

@@ -9,7 +9,8 @@ import pytest
 
 from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.errors import QafError
-from qaf_core.network.plan.rules import LayerPlan, plan_for_ratio, replace_layer
+from qaf_core.network.plan.rules import plan_for_ratio, replace_layer
+from qaf_core.network.plan.types import LayerPlan
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.store import Store
@@ -31,8 +32,9 @@ def answer(job: JobRecord, **more: Any) -> dict[str, Any]:
     candidates = [
         {key: row[key] for key in ("structure", "rank", "latency_ms")}
         | {"output_error": 0.04, "verdict": "chosen"},
-        {"structure": "dense", "rank": None, "latency_ms": 0.5, "output_error": None, "verdict": "slower"},
-    ]
+        {"structure": "dense", "rank": None, "latency_ms": 0.5, "output_error": None,
+         "verdict": "slower than the chosen one"},
+    ]  # fmt: skip
     return {"plan": plan.to_dict(), "choices": [{**row, "candidates": candidates}], **more}
 
 

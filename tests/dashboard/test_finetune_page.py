@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from helpers import begun_run
 
-from dashboard.state.progress import FINETUNE_STAGE_STARTS, RunProgress
+from dashboard.state.progress import RunProgress
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.finetune.options import FinetuneOptions
+from qaf_core.runs.estimate import FINETUNE_STAGES, Work
 from qaf_core.runs.store.record import StoredEvent
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
@@ -107,17 +108,20 @@ def test_the_result_says_what_was_gained(draw: Draw, seeded_store: Store, best_e
 
 
 def test_its_progress_has_its_own_stages() -> None:
-    progress = RunProgress(run_id="x", starts=FINETUNE_STAGE_STARTS)
+    expected = {"loading": 1.0, "finetuning": 8.0, "saving": 0.5, "baseline": 0.5, "evaluating": 1.0}
+    work = Work(stages=expected, layers={}, images=10)
+    progress = RunProgress(run_id="x", stages=FINETUNE_STAGES, work=work)
     rows: list[tuple[str, dict[str, Any]]] = [
         ("stage", {"stage": "finetuning", "fraction": 0.0}),
         ("finetune", point(0, 0.2, 0.2)),
         ("stage", {"stage": "finetuning", "fraction": 0.5}),
     ]
     seen = []
-    for number, (kind, data) in enumerate(rows, 1):
-        progress.absorb([StoredEvent(seq=number, event=RunEvent(kind=kind, data=data, elapsed_seconds=1.0))])
+    for number, (moment, (kind, data)) in enumerate(zip((1.0, 1.0, 5.0), rows, strict=True), 1):
+        event = RunEvent(kind=kind, data=data, elapsed_seconds=moment)
+        progress.absorb([StoredEvent(seq=number, event=event)])
         seen.append(progress.fraction())
     assert seen == sorted(seen)
-    assert seen[-1] == pytest.approx(0.05 + 0.5 * 0.81)
-    assert [stage for stage, _ in progress.stage_states()] == list(FINETUNE_STAGE_STARTS)
+    assert seen[-1] == pytest.approx(5.0 / 11.0)
+    assert [stage for stage, _ in progress.stage_states()] == list(FINETUNE_STAGES)
     assert dict(progress.stage_states())["finetuning"] == "now"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -215,6 +217,33 @@ def test_a_run_can_be_taken_up_again(draw: Draw, store: Store) -> None:
     assert len(store.list_runs()) == 2
 
 
+def test_a_run_taken_up_again_has_its_controls_and_its_edits_marked(draw: Draw, store: Store) -> None:
+    test = draw("explore")
+    test.button(key="choose-digits/cnn").click().run()
+    test.slider(key="ratio").set_value(3.1).run()
+    test.selectbox(key="structure").set_value("svd").run()
+    assert not [slider.label for slider in test.slider if "Custom" in slider.label]
+    test.button(key="start-run").click().run()
+    run = store.list_runs()[0]
+    plan: dict[str, Any] = json.loads(json.dumps(dict(run.plan_row)))
+    plan["layers"][1] |= {"rank": 7, "bits": 5}
+    plan["seed"] = 4
+    edited = store.create_run(replace(run.request, plan=plan, seed=4))
+    again = draw("explore", run=edited)
+    state = again.session_state
+    assert (state["ratio"], state["structure"], state["bits"]) == (3.1, "svd", 4)
+    assert again.slider(key="ratio").label == "Reduction · Custom"
+    assert [control.label for control in again.select_slider if "Custom" in control.label] == [
+        "Weight bits · Custom"
+    ]
+    assert again.selectbox(key="structure").label == "Structure"
+    marked = [name for name in again.dataframe[-1].value["layer"] if name.startswith("✎")]
+    assert marked == ["✎ " + plan["layers"][1]["name"]]
+    again.button(key="start-run").click().run()
+    repeated = next(found for found in store.list_runs() if found.id not in (run.id, edited))
+    assert (repeated.plan_row, repeated.request.seed) == (plan, 4)
+
+
 def test_bulk_controls_change_the_prediction(draw: Draw) -> None:
     test = draw("explore")
     test.button(key="choose-digits/cnn").click().run()
@@ -336,3 +365,55 @@ def test_the_report_of_an_export_is_shown(draw: Draw, seeded_store: Store) -> No
     text = shown(draw("export", run=run_id))
     assert "Same answer on 99.9 % of images." in text
     assert "**2 kB**, made and checked in 3.0 s." in text
+
+
+PAGES = ("models", "explore", "run", "tradeoffs", "layers", "export")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_is_damaged_is_named_and_the_rest_is_drawn(draw: Draw, seeded_store: Store, page: str) -> None:
+    damaged, sound = [run.id for run in seeded_store.list_runs() if run.status == "completed"][:2]
+    folder = seeded_store.run_folder(sound)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (PACKED_NAME, "preview.json", "latency.json", "device-latency.json"):
+        (folder / name).write_bytes(b"[{}]")
+    with seeded_store.transaction() as connection:
+        connection.execute("UPDATE runs SET result = substr(result, 1, 90) WHERE id = ?", (damaged,))
+        connection.execute("UPDATE events SET data = substr(data, 1, 5)")
+        connection.execute("UPDATE layers SET details = '{' WHERE run_id = ?", (sound,))
+    (seeded_store.workspace / "settings.json").write_text('{"schema_version": 1, "models": [{"id": 3}]}')
+    test = draw(page, run=sound)
+    text = shown(test)
+    assert f"a run in the store is damaged; got {damaged}" in text
+    assert "a model in settings.json is malformed" in text
+    assert "could not be drawn" not in text
+    if page == "run":
+        assert "preview.json of this run is damaged and left out" in text
+    if page == "export":
+        assert "latency.json of this run is damaged and left out" in text
+
+
+def test_a_deleted_workspace_is_told_on_the_page(draw: Draw, seeded_store: Store) -> None:
+    seeded_store.path.unlink()
+    text = shown(draw("models"))
+    assert "deleted or replaced while it was in use" in text
+    assert "Add your own" not in text
+
+
+def test_code_of_a_workspace_waits_for_trust(
+    draw: Draw, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    steps = {"crop": [1, 1], "mean": [0.5] * 3, "std": [0.5] * 3}
+    entry = {"id": "my/own", "title": "own", "base": "strange:make", "code_path": str(tmp_path),
+             "input_shape": [3, 1, 1], "classes": ["a", "b"], "preprocessing": steps}  # fmt: skip
+    settings = {"schema_version": 1, "models": [entry]}
+    (store.workspace / "settings.json").write_text(json.dumps(settings))
+    test = draw("explore", model="my/own")
+    assert f"This workspace names code: strange:make in {tmp_path}" in words(test)
+    assert not store.rows("SELECT id FROM runs"), "no job was asked for"
+    test.button(key="trust-strange:make").click()
+    monkeypatch.setattr(catalogue.jobs, "LONGEST_WAIT_SECONDS", 0.2)
+    test.run()
+    assert [row[0] for row in store.rows("SELECT kind FROM runs")] == ["inspect"]
+    assert "strange:make" in (tmp_path / "config" / "qaf" / "trusted.json").read_text()

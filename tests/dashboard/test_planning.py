@@ -8,9 +8,11 @@ import pytest
 
 from dashboard.state import plan_draft
 from dashboard.state.plan_draft import DraftRow, make_draft, read_row
+from qaf_core.network.plan.chains import rank_for_ratio
 from qaf_core.network.plan.cost import plan_cost
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import LayerPlan, Plan, plan_for_ratio, rank_for_ratio
+from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.network.plan.types import LayerPlan, Plan
 
 CONV = LayerInfo(
     name="conv", kind="conv2d", weight_shape=(64, 64, 3, 3), kernel=(3, 3), stride=(1, 1), padding=(1, 1),

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from dashboard.state.progress import RunProgress, estimated_work
-from qaf_core.network.plan.types import LayerPlan, Plan
+from dashboard.state.progress import RunProgress
 from qaf_core.pipeline.events import RunEvent
+from qaf_core.runs.estimate import History, Work
 from qaf_core.runs.store.record import StoredEvent
 from qaf_core.runs.store.store import Store
 
@@ -91,26 +91,69 @@ def test_of_several_the_newest_is_drawn_next_and_a_layer_solved_anew_begins_anew
     assert [row["iteration"] for row in progress.curves["b"]] == [7]
 
 
-def test_layers_side_by_side_halve_the_time_left() -> None:
-    progress = RunProgress(run_id="x", weights={"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0})
-    progress.absorb(events(*STARTED, ("layer_started", "d", {"index": 3, "total": 4}, 5.0)))
-    # a took 4 s: after one second b and d have 3 s left each, c needs 4 s.
-    assert progress.seconds_left(6.0) == pytest.approx(5.0)
+WORK = Work(
+    stages={
+        "loading": 1.0,
+        "solving": 8.0,
+        "calibrating": 4.0,
+        "saving": 1.0,
+        "baseline": 2.0,
+        "evaluating": 3.0,
+    },
+    layers={"a": 2.0, "b": 2.0, "c": 4.0},
+    images=100,
+)
 
 
-def test_time_left_carries_the_pace_over() -> None:
-    progress = RunProgress(run_id="x", weights={"a": 1.0, "b": 1.0, "c": 2.0})
-    assert progress.seconds_left(0.0) is None
-    progress.absorb(events(*STARTED))
-    # a took 4 s for 1 unit: b has 3 s of its 4 left after one second, c needs 8 s.
-    assert progress.seconds_left(6.0) == pytest.approx(11.0)
-    # A layer that takes longer than expected never counts as less than a tenth.
-    assert progress.seconds_left(60.0) == pytest.approx(8.4)
+def test_time_left_holds_all_steps_at_the_pace_of_earlier_runs() -> None:
+    progress = RunProgress(run_id="x", history=History(pace={"evaluating": 3.0}), work=WORK)
+    assert progress.seconds_left(0.0) == pytest.approx(25.0)  # 19 and twice 3 more
+    assert progress.seconds_left(0.5) == pytest.approx(24.5)
+    assert RunProgress(run_id="x").seconds_left(0.0) is None
+
+
+def test_time_left_follows_the_layers_as_they_go() -> None:
+    progress = RunProgress(run_id="x", work=WORK)
+    progress.absorb(events(*STARTED[2:]))
+    later = 4.0 + 1.0 + 2.0 + 3.0
+    # a, a quarter of the work, took 4 s instead of 2; of b a quarter has passed: 5 of 8 units are left.
+    share = (2.0 + 0.5) / 8.0
+    rest = (1 - share) * ((1 - share) * 8.0 + 5.0)
+    assert progress.seconds_left(6.0) == pytest.approx(rest + later, rel=0.05)
+    known = [*STARTED[2:], ("evaluated", None, {"which": "original", **ORIGINAL}, 5.0)]
+    progress.absorb(events(*known)[-1:])
+    assert progress.seconds_left(6.0) == pytest.approx(rest + later - 2.0, rel=0.05), "no baseline to measure"
+
+
+def test_a_stage_that_tells_of_its_share_is_followed_between_two_words() -> None:
+    progress = RunProgress(run_id="x", work=WORK)
+    rows = [("stage", None, {"stage": "evaluating"}, 16.0),
+            ("stage", None, {"stage": "evaluating", "fraction": 0.5}, 19.0)]  # fmt: skip
+    progress.absorb(events(*rows))
+    now = progress.seconds_left(19.0)
+    assert now == pytest.approx(0.5 * (1.5 + 3.0))
+    assert progress.seconds_left(20.0) == pytest.approx(now - 1.0)
+    assert progress.seconds_left(60.0) == pytest.approx(now / 10)
+
+
+def test_a_stop_is_told_with_what_is_left_to_fit_and_measure() -> None:
+    progress = RunProgress(run_id="x", work=WORK)
+    progress.absorb(events(*STARTED[2:4]))
+    assert progress.seconds_to_stop(2.0) == pytest.approx(5.0), "nothing is kept, nothing measured"
+    progress.absorb(events(*STARTED)[5:])
+    assert progress.seconds_to_stop(6.0) == pytest.approx(1.5 * (4.0 / 3 + 6.0) + 5.0)
+
+
+def test_what_a_run_tells_of_its_work_is_taken() -> None:
+    progress = RunProgress(run_id="x", history=History(pace={"saving": 2.0}))
+    progress.absorb(events(("work", None, WORK.to_dict(), 0.0)))
+    assert progress.work == WORK
+    assert progress.seconds_left(0.0) == pytest.approx(20.0)
 
 
 def test_fraction_never_goes_back(seeded_store: Store) -> None:
     for run in seeded_store.list_runs():
-        progress, last = RunProgress(run_id=run.id, weights=estimated_work(run.plan)), 0.0
+        progress, last = RunProgress(run_id=run.id, work=WORK), 0.0
         for stored in seeded_store.events_since(run.id):
             progress.absorb([stored])
             fraction = progress.fraction()
@@ -123,9 +166,3 @@ def test_unknown_events_are_passed_over() -> None:
     progress.absorb(events(("novelty", None, {}, 3.0)))
     assert progress.elapsed_seconds == 3.0
     assert progress.fraction() == 0.0
-
-
-def test_estimated_work_leaves_kept_layers_out() -> None:
-    rows = (LayerPlan(name="a", structure="keep"), LayerPlan(name="b", structure="dense"),
-            LayerPlan(name="c", structure="tucker2", rank=(3, 5)))  # fmt: skip
-    assert estimated_work(Plan(model="m", layers=rows)) == {"b": 1.0, "c": 25.025}

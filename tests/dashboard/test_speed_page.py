@@ -58,8 +58,10 @@ def test_both_files_and_all_memories_are_told(draw: Draw, seeded_store: Store) -
     run_id = finished(seeded_store)
     accuracy = {name: {"value": 0.9, "n": 100, "metric": "top1"} for name in NAMES}
     accuracy["factorized_int8"]["agreement_with_exact"] = 0.99
-    keep(seeded_store, run_id, FILE_NAME, measured(accuracy=accuracy))
+    keep(seeded_store, run_id, FILE_NAME, measured(accuracy=accuracy, others_share=0.4))
     text = shown(draw("export", run=run_id))
+    assert "Other programs used 40 % of the processors meanwhile" in text
+    assert "on 100 images, not on all 2,000 that the run was measured on" in text
     assert "**Compressed, integers, fastest:** 2.00× faster than the original in 8 bits" in text
     assert "It takes 0.50 times as long (95 %: 0.45 to 0.55)" in text
     assert "**Compressed, integers, exact:** Slower than the original in 8 bits, by 1.40×" in text

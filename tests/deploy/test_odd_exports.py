@@ -19,7 +19,8 @@ from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.rules import plan_for_ratio
-from qaf_core.pipeline.compress.compress import CompressOptions, compress_network
+from qaf_core.pipeline.compress.compress import compress_network
+from qaf_core.pipeline.compress.result import CompressOptions
 
 QUICK = CompressOptions(
     solver=SolverOptions(starts=1, start_iterations=5, iterations=2, rounding_rounds=2), output_fit=False

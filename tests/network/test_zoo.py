@@ -35,7 +35,8 @@ from qaf_core.network.graph.network import layer_of
 from qaf_core.network.modules.quantized import swap_layer
 from qaf_core.network.plan.cost import original_cost, plan_cost
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import plan_for_ratio, validate_plan
+from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.network.plan.validation import validate_plan
 from qaf_core.pipeline.check.equivalence import exact_chain
 
 # One network of each kind of block, and how many of its layers are exchanged.

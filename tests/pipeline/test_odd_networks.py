@@ -37,13 +37,8 @@ from qaf_core.network.modules.quantized import ActivationQuantizer, FactorizedLa
 from qaf_core.network.plan.cost import plan_cost
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import plan_for_ratio
-from qaf_core.pipeline.compress.compress import (
-    LARGEST_SAMPLE,
-    CompressOptions,
-    batch_size,
-    batches_needed,
-    compress_network,
-)
+from qaf_core.pipeline.compress.compress import LARGEST_SAMPLE, batch_size, batches_needed, compress_network
+from qaf_core.pipeline.compress.result import CompressOptions
 
 CARD = {
     "model": "tests/odd", "architecture": "tests.odd", "method": "joint", "activation_bits": 8, "seed": 0,

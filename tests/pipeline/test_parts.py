@@ -10,7 +10,8 @@ from qaf_core.errors import ModelError
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.rules import plan_for_ratio
-from qaf_core.pipeline.compress.compress import Compression, compress_network
+from qaf_core.pipeline.compress.compress import compress_network
+from qaf_core.pipeline.compress.result import Compression
 from qaf_core.pipeline.compress.samples import LayerSamples, walk_layers
 
 SHAPE = (3, 12, 12)

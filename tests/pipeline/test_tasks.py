@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from qaf_core.data.load import ImageSet
 from qaf_core.errors import DataError, ModelError
+from qaf_core.pipeline.intervals import wilson_interval
 from qaf_core.pipeline.tasks import ScoredTask, find_task, predict, register_task
 from qaf_core.pipeline.tasks.base import Arrays, needed
-from qaf_core.pipeline.tasks.evaluation import wilson_interval
 
 CLASSIFICATION = find_task("classification")
 

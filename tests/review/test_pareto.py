@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qaf_core.review.pareto import pareto_front
+from qaf_core.review.pareto import knee, pareto_front
 
 NUMBERS = st.one_of(st.integers(-3, 3).map(float), st.floats(allow_nan=False, allow_infinity=False))
 POINTS = st.lists(st.tuples(NUMBERS, NUMBERS), max_size=30)
@@ -42,3 +42,9 @@ def test_points_that_are_not_finite_never_count() -> None:
 def test_as_many_values_as_costs_are_needed() -> None:
     with pytest.raises(ValueError, match="argument"):
         pareto_front([1.0], [])
+
+
+def test_the_knee_is_where_more_cost_begins_to_buy_little() -> None:
+    assert knee([10.0, 20.0, 40.0, 80.0], [0.1, 0.8, 0.85, 0.9]) == 1
+    assert knee([10.0, 100.0, 1000.0], [0.1, 0.2, 0.9]) is None
+    assert knee([10.0, 20.0], [0.1, 0.8]) is None

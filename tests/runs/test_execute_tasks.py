@@ -10,6 +10,7 @@ import pytest
 from helpers import begun_run
 
 from qaf_core.data.models.catalogue import find_model, load_inventory
+from qaf_core.data.workspace.trust import trust
 from qaf_core.errors import DataError, ModelError
 from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.runs.store.request import RunRequest
@@ -109,6 +110,8 @@ def own_module(tmp_path_factory: pytest.TempPathFactory) -> Any:
     (folder / "own_tasks.py").write_text(OWN_MODULE)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
+        for factory in ("pixels", "named", "boxes", "brightness", "unknown"):
+            trust(f"own_tasks:{factory}", None)
         yield "own_tasks"
 
 

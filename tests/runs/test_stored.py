@@ -21,7 +21,7 @@ from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.deploy.packed.read import load_packed, read_index, verify_packed
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.network import chains_in
-from qaf_core.network.plan.rules import Plan
+from qaf_core.network.plan.types import Plan
 from qaf_core.network.plan.validation import validate_plan
 from qaf_core.pipeline.tasks import find_task, predict
 from qaf_core.runs.jobs.images import load_evaluation_images

@@ -14,8 +14,9 @@ from qaf_core.errors import PlanError, RunCancelled
 from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import validate_plan
-from qaf_core.pipeline.compress.compress import CompressOptions, compress_network
+from qaf_core.network.plan.validation import validate_plan
+from qaf_core.pipeline.compress.compress import compress_network
+from qaf_core.pipeline.compress.result import CompressOptions
 from qaf_core.pipeline.compress.solve_cache import SolveCache
 from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.search.candidates import (

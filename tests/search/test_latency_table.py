@@ -9,7 +9,8 @@ import pytest
 
 from qaf_core.errors import RunCancelled
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import LayerPlan, check_layer_plan
+from qaf_core.network.plan.types import LayerPlan
+from qaf_core.network.plan.validation import check_layer_plan
 from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.search.geometry import LayerGeometry
 from qaf_core.search.latency_table import RANK_STEP, list_candidates, measure_layer_table

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from qaf_core.errors import ModelError, RunCancelled
-from qaf_core.network.plan.rules import LayerPlan, Plan
+from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.records import to_plain
 from qaf_core.search.selection import AnswerShares, Candidate, LayerChoice, Selection, Step

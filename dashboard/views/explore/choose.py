@@ -139,10 +139,8 @@ def use(request: RunRequest) -> None:
     st.session_state[image_paths.CALIBRATION_KEY] = request.calibration or ""
 
 
-def begin_with(model_id: str | None) -> None:
-    """Set the widgets to a model, before they are drawn; None leaves them."""
-    if model_id is None:
-        return
+def begin_with(model_id: str) -> None:
+    """Set the widgets to a model, before they are drawn."""
     keys = {"shipped": MODEL_KEY, "registered": REGISTERED_KEY, "own": OTHER_KEY}
     mode = "own"
     if model_id in {source.id for source in catalogue.shipped_models()}:

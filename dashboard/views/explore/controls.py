@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import streamlit as st
 
+from dashboard.state import expectations
 from dashboard.text import _
 from dashboard.views.explore.choose import Choice
 from dashboard.widgets import ui
@@ -14,15 +15,19 @@ from qaf_core.errors import QafError
 from qaf_core.factorization.options import METHODS, Method
 from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import PRESETS, Plan, plan_for_ratio
+from qaf_core.network.plan.rules import BY_OPERATIONS, KERNEL_STRUCTURES, PRESETS, plan_for_ratio
+from qaf_core.network.plan.types import Plan
 from qaf_core.quantization.grid import ACTIVATION_GRID, BITS_ACCEPTED, FLOAT, GRIDS
 from qaf_core.review.charts import method_label
-from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.request import RunRequest, SensitivityRequest
 
 FIRST_PRESET = "balanced"
-OFFERED = (*FACTORIZED, "auto")
+OFFERED = KERNEL_STRUCTURES
 BASES_KEY, DRAFTS_KEY, VERSION_KEY = "plan-bases", "plan-drafts", "plan-version"
-SETTINGS = ("ratio", "bits", "activation-bits", "structure", "method")
+RESTORED = ("ratio", "bits", "structure")  # kept with a run: what its plan was made from before edits
+SETTINGS = (*RESTORED, "activation-bits", "method")
+LEAST_RATIO, LARGEST_RATIO = 1.0, 8.0
+PRESET_DROPS = {"gentle": 0.003, "balanced": 0.01, "aggressive": 0.03}  # of the metric, expected
 
 
 def use(request: RunRequest, plan: Plan) -> None:
@@ -30,11 +35,25 @@ def use(request: RunRequest, plan: Plan) -> None:
     first_settings()
     st.session_state["method"] = request.method
     st.session_state["activation-bits"] = plan.activation_bits
+    told = request.controls or {}
+    bits, structure, ratio = told.get("bits"), told.get("structure"), told.get("ratio")
+    # Of a plan made otherwise the controls take what most rows have; the table marks the others.
     common_bits = Counter(row.bits for row in plan.layers if row.bits in GRIDS).most_common(1)
-    if common_bits:
-        st.session_state["bits"] = common_bits[0][0]
+    common = Counter(row.structure for row in plan.layers if row.structure in FACTORIZED).most_common(1)
+    st.session_state["bits"] = bits if bits in GRIDS else common_bits[0][0] if common_bits else 8
+    if structure in OFFERED or common:
+        st.session_state["structure"] = structure if structure in OFFERED else common[0][0]
+    if isinstance(ratio, int | float) and LEAST_RATIO <= ratio <= LARGEST_RATIO:
+        st.session_state["ratio"] = float(ratio)
     st.session_state[BASES_KEY] = {**st.session_state.get(BASES_KEY, {}), request.model: plan}
     st.session_state[VERSION_KEY] += 1
+
+
+def request_of(choice: Choice) -> SensitivityRequest:
+    """What is asked to explore the chosen model."""
+    return expectations.request_for(
+        choice.source.id, choice.given, choice.data, choice.calibration, st.session_state["activation-bits"]
+    )
 
 
 def take_plan(choice: Choice, plan: Plan) -> None:
@@ -85,45 +104,56 @@ def _set_method(method: str, model: str) -> None:
         _start_over(model)
 
 
-def bulk_controls(choice: Choice) -> None:
+def bulk_controls(choice: Choice, custom: Container[str] = ()) -> None:
+    """The controls that set all layers at once.
+
+    Args:
+        choice: The model.
+        custom: What differs in rows from what they say: ``structure``, ``rank``, ``bits``.
+    """
     dense = st.session_state["method"] == Method.DENSE
     model = choice.source.id
     columns = st.columns([2.9, 1.9, 1.9, 1.3, 1.5, 1.2], gap="small", vertical_alignment="bottom")
     with columns[0]:
-        _preset_control(model)
+        _preset_control(choice, bool(custom))
     with columns[1]:
-        _ratio_control(model, dense)
+        _ratio_control(model, dense, "rank" in custom)
     with columns[2]:
-        _bits_control(model)
+        _bits_control(model, "bits" in custom)
     with columns[3]:
         _activation_control(model)
     with columns[4]:
-        _structure_control(model, dense)
+        _structure_control(model, dense, "structure" in custom)
     with columns[5]:
         _reset_button(model)
 
 
-def _preset_control(model: str) -> None:
+def _label(name: str, is_custom: bool) -> str:
+    """A control's name, and that rows differ from what it says."""
+    return _("{name} · Custom").format(name=name) if is_custom else name
+
+
+def _preset_control(choice: Choice, is_custom: bool) -> None:
     labels = {"gentle": _("Gentle"), "balanced": _("Balanced"), "aggressive": _("Aggressive")}
     now = (st.session_state["ratio"], st.session_state["bits"])
     preset = next((name for name, values in PRESETS.items() if values == now), None)
-    st.session_state["preset"] = preset
+    st.session_state["preset"] = None if is_custom else preset
     st.segmented_control(
-        _("Preset"),
+        _label(_("Preset"), is_custom),
         list(PRESETS),
         format_func=labels.__getitem__,
         key="preset",
         on_change=_use_preset,
-        args=(model,),
+        args=(choice,),
         help=_preset_help(labels),
     )
 
 
-def _ratio_control(model: str, dense: bool) -> None:
+def _ratio_control(model: str, dense: bool, is_custom: bool) -> None:
     st.slider(
-        _("Parameter reduction"),
-        1.0,
-        8.0,
+        _label(_("Reduction") if is_custom else _("Parameter reduction"), is_custom),
+        LEAST_RATIO,
+        LARGEST_RATIO,
         step=0.1,
         key="ratio",
         format="%.1f×",
@@ -137,9 +167,9 @@ def _ratio_control(model: str, dense: bool) -> None:
     )
 
 
-def _bits_control(model: str) -> None:
+def _bits_control(model: str, is_custom: bool) -> None:
     st.select_slider(
-        _("Weight bits"),
+        _label(_("Weight bits"), is_custom),
         tuple(GRIDS),
         key="bits",
         on_change=_start_over,
@@ -159,10 +189,10 @@ def _activation_control(model: str) -> None:
     )
 
 
-def _structure_control(model: str, dense: bool) -> None:
-    names = {name: _(STRUCTURES[name].label) for name in FACTORIZED} | {"auto": _("CP or Tucker-2")}
+def _structure_control(model: str, dense: bool, is_custom: bool) -> None:
+    names = {name: _(STRUCTURES[name].label) for name in FACTORIZED} | {BY_OPERATIONS: _("CP or Tucker-2")}
     st.selectbox(
-        _("Structure"),
+        _label(_("Structure"), is_custom),
         OFFERED,
         format_func=names.__getitem__,
         key="structure",
@@ -186,13 +216,16 @@ def _reset_button(model: str) -> None:
 
 
 def _preset_help(labels: dict[str, str]) -> str:
-    return "\n".join(
+    lines = "\n".join(
         "- "
         + _("**{name}**: {ratio:g} times fewer parameters, {bits} bits").format(
             name=labels[name], ratio=ratio, bits=bits
         )
         for name, (ratio, bits) in PRESETS.items()
     )
+    drops = ", ".join(f"{100 * drop:g}" for drop in PRESET_DROPS.values())
+    text = _("Of an explored model: the smallest plan that is expected to lose at most {drops} points.")
+    return f"{lines}\n\n{text.format(drops=drops)}"
 
 
 def structure_help() -> str:
@@ -207,11 +240,20 @@ def structure_help() -> str:
     )
 
 
-def _use_preset(model: str) -> None:
+def _use_preset(choice: Choice) -> None:
+    """One ratio and one bit-width; of an explored model a point on its expected front."""
     chosen = st.session_state.get("preset")
-    if chosen in PRESETS:
-        st.session_state["ratio"], st.session_state["bits"] = PRESETS[chosen]
-        _start_over(model)
+    if chosen not in PRESETS:
+        return
+    st.session_state["ratio"], st.session_state["bits"] = PRESETS[chosen]
+    _start_over(choice.source.id)
+    if st.session_state["method"] != Method.JOINT or choice.obstacle is not None:
+        return
+    found = expectations.known(ui.open_store(), request_of(choice))
+    rows = None if found is None else expectations.smallest_within(found, PRESET_DROPS[chosen])
+    if rows is not None:
+        bits = st.session_state["activation-bits"]
+        take_plan(choice, Plan(model=choice.source.id, layers=rows, activation_bits=bits))
 
 
 def reset(model: str) -> None:
@@ -242,16 +284,11 @@ def take_up_edits(choice: Choice) -> None:
         st.session_state[VERSION_KEY] += 1
 
 
-def base_plan(choice: Choice, inventory: Sequence[LayerInfo]) -> Plan | None:
-    """The plan the table starts from: kept from before, or made from the bulk controls."""
+def plan_of_controls(choice: Choice, inventory: Sequence[LayerInfo]) -> Plan | None:
+    """The plan the bulk controls stand for; None, with the reason shown, where they stand for none."""
     state = st.session_state
-    kept = state[BASES_KEY].get(choice.source.id)
-    if kept is not None and {row.name for row in kept.layers} == {
-        info.name for info in inventory if info.planned
-    }:
-        return kept
     try:
-        plan = plan_for_ratio(
+        return plan_for_ratio(
             inventory,
             model=choice.source.id,
             ratio=state["ratio"],
@@ -263,5 +300,13 @@ def base_plan(choice: Choice, inventory: Sequence[LayerInfo]) -> Plan | None:
     except QafError as error:
         ui.say_error(str(error))
         return None
-    state[BASES_KEY] = {**state[BASES_KEY], choice.source.id: plan}
-    return plan
+
+
+def base_plan(choice: Choice, reference: Plan) -> Plan:
+    """The plan the table starts from: kept from before, or that of the bulk controls."""
+    state = st.session_state
+    kept = state[BASES_KEY].get(choice.source.id)
+    if kept is not None and {row.name for row in kept.layers} == {row.name for row in reference.layers}:
+        return kept
+    state[BASES_KEY] = {**state[BASES_KEY], choice.source.id: reference}
+    return reference

@@ -7,9 +7,9 @@ import streamlit as st
 from dashboard.state import catalogue
 from dashboard.text import _
 from dashboard.views.explore import choose, controls, plan
-from dashboard.widgets import ui
+from dashboard.widgets import run_choice, ui
 from qaf_core.errors import QafError
-from qaf_core.network.plan.rules import Plan
+from qaf_core.network.plan.types import Plan
 
 
 def page() -> None:
@@ -23,7 +23,7 @@ def page() -> None:
         ),
     )
     _reuse_run()
-    choose.begin_with(st.query_params.pop("model", None))
+    _begin_with(st.query_params.pop("model", None))
     choice = choose.choose()
     try:
         with st.spinner(_("Looking into the model…"), show_time=True):
@@ -34,11 +34,30 @@ def page() -> None:
     plan.plan_and_run(choice, inventory)
 
 
+def _begin_with(model_id: str | None) -> None:
+    """Begin from a model where the address names one."""
+    if model_id is None:
+        return
+    try:
+        catalogue.listed_model(model_id, ui.workspace())
+    except QafError as error:
+        ui.say_error(str(error))
+    else:
+        choose.begin_with(model_id)
+
+
 def _reuse_run() -> None:
     """Begin from an earlier run where the address names one."""
     run_id = st.query_params.pop("run", None)
-    run = ui.find_run(run_id) if run_id else None
+    if run_id is None:
+        return
+    run = ui.find_run(run_id)
     if run is None:
+        run_choice.say_unknown(run_id)
+        return
+    missing = run_choice.missing_model(run)
+    if missing is not None:
+        st.warning(ui.plain(missing), icon=":material/block:")
         return
     try:
         earlier = Plan.from_dict(dict(run.plan_row))

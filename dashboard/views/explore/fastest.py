@@ -100,7 +100,7 @@ def _request(choice: Choice, bound: float, answer_bound: float, threads: int) ->
 def _outcome(choice: Choice, place: str) -> None:
     job = jobs.recall(ui.open_store(), place, "plan")
     if job is not None and not job.is_final:
-        _follow(job.id)
+        ui.follow_job(job.id, _("Searching, {time} so far. You may look at other pages meanwhile."))
         return
     if job is None or job.status != RunStatus.COMPLETED:
         ui.job_at_work(job, "")
@@ -111,22 +111,6 @@ def _outcome(choice: Choice, place: str) -> None:
         controls.take_plan(choice, found.plan)
         st.rerun(scope="app")
     _draw(found)
-
-
-@st.fragment(run_every=2.0)
-@ui.guarded
-def _follow(job_id: str) -> None:
-    """How long a search has taken; drawn again and again only while it runs.
-
-    A part that was always drawn anew would end the drawing of the plan around it early now and then, and
-    what an edit had made untrue stayed on the screen.
-    """
-    job = ui.open_store().job(job_id)
-    if job is None or job.is_final:
-        st.rerun(scope="app")
-    told = ui.plain(job.stage.get("message") or "").replace("{", "{{").replace("}", "}}")
-    text = _("Searching, {time} so far. You may look at other pages meanwhile.")
-    ui.job_at_work(job, f"{text} {told}." if told else text)
 
 
 def _draw(found: Selection) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import streamlit as st
 
 from dashboard.state import plan_draft
+from dashboard.state.estimates import history_of
 from dashboard.state.plan_draft import Draft
 from dashboard.text import _, plural
-from dashboard.views.explore import controls, fastest
+from dashboard.views.explore import controls, expected, fastest, optimise
 from dashboard.views.explore.choose import Choice
 from dashboard.views.run import live
 from dashboard.views.tradeoffs import bops_help
@@ -22,7 +23,8 @@ from qaf_core.network.plan.cost import Cost, plan_cost
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.validation import oversized_ranks
 from qaf_core.quantization.grid import BITS_ACCEPTED
-from qaf_core.review.units import MISSING, percent_text, size_text, times_text, with_prefix
+from qaf_core.review.units import MISSING, duration_text, percent_text, size_text, times_text, with_prefix
+from qaf_core.runs.estimate import count_work
 from qaf_core.runs.store.request import RunRequest
 
 LONGEST_TABLE_ROWS = 14
@@ -36,17 +38,25 @@ def plan_and_run(choice: Choice, inventory: tuple[LayerInfo, ...]) -> None:
     controls.first_settings()
     st.subheader(_("2 · Plan"), anchor=False)
     controls.choose_method(choice, inventory)
-    controls.bulk_controls(choice)
+    place = st.container()
     fastest.offer(choice)
     controls.take_up_edits(choice)
-    base = controls.base_plan(choice, inventory)
-    if base is None:
+    reference = controls.plan_of_controls(choice, inventory)
+    if reference is None:
+        with place:
+            controls.bulk_controls(choice)
         return
+    base = controls.base_plan(choice, reference)
     key = controls.editor_key(choice)
     edits = (st.session_state.get(key) or {}).get("edited_rows") or {}
     draft = plan_draft.make_draft(inventory, base, edits, st.session_state["ratio"])
+    edited = plan_draft.differing(draft, reference)
+    with place:
+        controls.bulk_controls(choice, frozenset().union(*edited.values()))
+    optimise.offer(choice, draft)
     _prediction(choice, inventory, draft)
-    _table(inventory, draft, key)
+    expected.show(choice, draft)
+    _table(inventory, draft, key, edited)
     if edits:
         st.session_state[controls.DRAFTS_KEY][choice.source.id] = draft.plan
 
@@ -118,6 +128,19 @@ def _run_box(choice: Choice, inventory: Sequence[LayerInfo], draft: Draft) -> No
             _start(choice, draft, name)
     if reason:
         st.caption(":material/block: " + ui.plain(reason))
+    elif draft.layers:
+        _expected_time(choice, inventory, draft)
+
+
+def _expected_time(choice: Choice, inventory: Sequence[LayerInfo], draft: Draft) -> None:
+    """About how long the run will take here."""
+    request = _request(choice, draft, "")
+    history = history_of(ui.open_store(), request)
+    seconds = sum(history.seconds(count_work(request, inventory, history)).values())
+    st.caption(
+        ":material/schedule: " + _("Takes about {time}.").format(time=duration_text(seconds)),
+        help=live.basis_text(history.runs),
+    )
 
 
 def run_obstacle(choice: Choice, inventory: Sequence[LayerInfo], draft: Draft) -> str | None:
@@ -145,36 +168,38 @@ def run_obstacle(choice: Choice, inventory: Sequence[LayerInfo], draft: Draft) -
     return None
 
 
+def _request(choice: Choice, draft: Draft, name: str) -> RunRequest:
+    return RunRequest(
+        **choice.given.of(choice.source.id),
+        data=choice.data,
+        calibration=choice.calibration,
+        method=st.session_state["method"],
+        plan=draft.plan.to_dict(),
+        seed=draft.plan.seed,
+        name=name.strip() or None,
+        controls={key: st.session_state[key] for key in controls.RESTORED},
+    )
+
+
 def _start(choice: Choice, draft: Draft, name: str) -> None:
     try:
-        request = RunRequest(
-            model=choice.source.id,
-            weights=choice.given.weights,
-            classes=choice.given.classes,
-            preprocessing=dict(choice.given.preprocessing) if choice.given.preprocessing else None,
-            data=choice.data,
-            calibration=choice.calibration,
-            method=st.session_state["method"],
-            plan=draft.plan.to_dict(),
-            name=name.strip() or None,
-        )
-        run_id = ui.open_store().create_run(request)
+        run_id = ui.open_store().create_run(_request(choice, draft, name))
     except QafError as error:
         ui.say_error(str(error))
         return
     ui.go_to("run", run=run_id)
 
 
-def _table(inventory: Sequence[LayerInfo], draft: Draft, key: str) -> None:
+def _table(inventory: Sequence[LayerInfo], draft: Draft, key: str, edited: Container[str]) -> None:
     kinds = {"conv2d": _("Convolution"), "depthwise": _("Depthwise convolution"), "linear": _("Linear")}
-    frame = plan_draft.plan_frame(inventory, draft, kinds)
+    frame = plan_draft.plan_frame(inventory, draft, kinds, edited)
     with st.container(gap=None):
         st.markdown("**" + plural("{count} layer", "{count} layers", len(frame)) + "**")
         st.caption(
             _(
                 "Double-click a cell under Structure, Rank or Bits to change it. "
-                "The controls above fill all rows anew."
-            )
+                "The controls above fill all rows anew; {mark} marks rows that differ from them."
+            ).format(mark=plan_draft.EDITED)
         )
     rows = min(len(frame), LONGEST_TABLE_ROWS)
     st.data_editor(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +16,13 @@ from dashboard.state.overrides import given_in
 from dashboard.text import _
 from dashboard.views.export import speed
 from dashboard.views.run import live
-from dashboard.widgets import ui
+from dashboard.widgets import run_choice, ui
 from qaf_core.deploy.onnx_export.report import ExportReport, Precision, read_report
 from qaf_core.errors import QafError
 from qaf_core.network.plan.cost import layer_cost, original_layer_cost
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import Plan
-from qaf_core.review.charts import method_label
-from qaf_core.review.points import plan_text
-from qaf_core.review.units import MISSING, duration_text, percent_text, size_text, times_text
+from qaf_core.network.plan.types import Plan
+from qaf_core.review.units import MISSING, duration_text, size_text, times_text
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import ExportRequest
 from qaf_core.runs.store.workspace import EXPORTS_FOLDER, PACKED_NAME
@@ -54,6 +53,15 @@ class Kind:
         """Where it then lies."""
         return ui.open_store().run_folder(run.id) / EXPORTS_FOLDER / self.request(run).file_name
 
+    def download_name(self, run: RunRecord) -> str:
+        """What it is downloaded as, and how the examples open it."""
+        parts = [re.sub(r"[^\w.]+", "-", run.model), run.id[-6:]]
+        if run.is_partial:
+            parts.append(f"{len(run.layers)}of{len(run.planned_layers)}")
+        if self.precision is not None:
+            parts.append(self.precision)
+        return "-".join(parts) + Path(self.request(run).file_name).suffix
+
 
 def page() -> None:
     """The Export page: ``?run=ID`` names the run."""
@@ -62,6 +70,7 @@ def page() -> None:
         _("Take the compressed network away: real files, checked against what was measured."),
     )
     runs = [run for run in ui.open_store().list_runs() if run.compressed and packed_file(run).is_file()]
+    run = run_choice.choose_run(runs, _("It has no compressed network to take away."))
     if not runs:
         ui.empty_state(
             "download",
@@ -70,37 +79,24 @@ def page() -> None:
             ("explore", _("Choose a model")),
         )
         return
-    run = _choose(runs)
-    _files(run)
-    _contents(run)
-    speed.show(run)
-    _examples(run)
+    if run is None:
+        return
+    run_choice.say_partial(run)
+    missing = run_choice.missing_model(run)
+    if missing is not None:
+        text = _("What was made is kept; nothing can be made or measured anew.")
+        st.warning(ui.plain(f"{missing} {text}"), icon=":material/block:")
+    _files(run, missing is None)
+    if missing is None:
+        _contents(run)
+    speed.show(run, missing is None)
+    if missing is None:
+        _examples(run)
 
 
 def packed_file(run: RunRecord) -> Path:
     """Where a run's packed network lies."""
     return ui.open_store().run_folder(run.id) / PACKED_NAME
-
-
-def _choose(runs: Sequence[RunRecord]) -> RunRecord:
-    by_id = {run.id: run for run in runs}
-    asked = st.query_params.get("run") or st.session_state.get("last_run")
-    ids = list(by_id)
-    chosen = st.selectbox(
-        _("Run"),
-        ids,
-        index=ids.index(asked) if asked in by_id else 0,
-        format_func=lambda run_id: run_label(by_id[run_id]),
-    )
-    return by_id[chosen]
-
-
-def run_label(run: RunRecord) -> str:
-    """A run in one line: its name, model, method, plan and accuracy."""
-    title = ui.run_title(run)
-    model = "" if run.model in title else f" · {run.model}"
-    accuracy = percent_text(run.compressed.value) if run.compressed else MISSING
-    return f"{title}{model} · {method_label(run.method, _)} · {plan_text(run.plan)} · {accuracy}"
 
 
 def _kinds() -> tuple[Kind, ...]:
@@ -138,19 +134,19 @@ def _kinds() -> tuple[Kind, ...]:
 
 
 @st.fragment(run_every=2.0)
-def _files(run: RunRecord) -> None:
+def _files(run: RunRecord, can_make: bool) -> None:
     columns = [*st.columns(2, gap="small"), *st.columns(2, gap="small")]
     for column, kind in zip(columns, _kinds(), strict=True):
         with column, st.container(border=True, height="stretch", key=f"card-export-{kind.key}"):
             st.markdown(f"**{kind.title}**")
             st.caption(kind.lead)
             if kind.key == "packed":
-                _packed(run, kind)
+                _packed(run, kind, can_make)
             else:
-                _made_file(run, kind)
+                _made_file(run, kind, can_make)
 
 
-def _packed(run: RunRecord, kind: Kind) -> None:
+def _packed(run: RunRecord, kind: Kind, can_make: bool) -> None:
     path = packed_file(run)
     size = path.stat().st_size
     before = run.baseline_cost.size_bytes if run.baseline_cost else 0
@@ -162,22 +158,30 @@ def _packed(run: RunRecord, kind: Kind) -> None:
     if _is_making(run, kind):
         return
     report = read_report(kind.path(run).with_suffix(".json"))
+    if report is None:
+        ui.tell_damaged(kind.path(run).with_suffix(".json"))
     if report is not None:
         _show_checks(report)
-    elif st.button(_("Check it"), key=f"make-{kind.key}", icon=":material/build:", width="stretch"):
+    elif can_make and st.button(
+        _("Check it"), key=f"make-{kind.key}", icon=":material/build:", width="stretch"
+    ):
         _start_making(run, kind)
     _download(run, kind, path)
 
 
-def _made_file(run: RunRecord, kind: Kind) -> None:
+def _made_file(run: RunRecord, kind: Kind, can_make: bool) -> None:
     path = kind.path(run)
     if _is_making(run, kind):
         return
     report = read_report(path.with_suffix(".json"))
+    if report is None:
+        ui.tell_damaged(path.with_suffix(".json"))
     if report is not None and path.is_file():
         _show_report(report)
         _download(run, kind, path)
-    elif st.button(_("Make and check it"), key=f"make-{kind.key}", icon=":material/build:", width="stretch"):
+    elif can_make and st.button(
+        _("Make and check it"), key=f"make-{kind.key}", icon=":material/build:", width="stretch"
+    ):
         _start_making(run, kind)
 
 
@@ -209,11 +213,10 @@ def _check_line(passed: bool, text: str) -> None:
 
 
 def _download(run: RunRecord, kind: Kind, path: Path) -> None:
-    stem = run.model.replace("/", "-")
     st.download_button(
         _("Download"),
         data=path.read_bytes,
-        file_name=f"{stem}-{run.id[-6:]}{'' if kind.key == 'packed' else '-' + kind.key}{path.suffix}",
+        file_name=kind.download_name(run),
         mime="application/octet-stream",
         key=f"download-{kind.key}",
         icon=":material/download:",
@@ -292,10 +295,11 @@ def _examples(run: RunRecord) -> None:
     except QafError as error:
         st.warning(ui.plain(_(str(error))), icon=":material/warning:")
         return
+    packed, onnx = (kind.download_name(run) for kind in _kinds() if kind.key in ("packed", Precision.INT8))
     left, right = st.columns(2, gap="small")
     with left:
         st.caption(_("The packed file, in PyTorch"))
-        st.code(pytorch_example(source, PACKED_NAME), language="python")
+        st.code(pytorch_example(source, packed), language="python")
     with right:
         st.caption(_("The ONNX file, with nothing but ONNX Runtime, NumPy and Pillow"))
-        st.code(onnx_example(source, "model-int8.onnx"), language="python")
+        st.code(onnx_example(source, onnx), language="python")

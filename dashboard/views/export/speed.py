@@ -13,7 +13,7 @@ import streamlit as st
 
 from dashboard.text import _
 from dashboard.widgets import ui
-from qaf_core.deploy.runtime.measure_kit import LEAST_AGREEMENT
+from qaf_core.deploy.runtime.measure_kit import BUSY_SHARE, LEAST_AGREEMENT
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.errors import QafError
 from qaf_core.review import speed
@@ -26,8 +26,8 @@ from qaf_core.runs.store.request import DeviceKitRequest, LatencyRequest
 from qaf_core.runs.store.workspace import EXPORTS_FOLDER
 
 
-def show(run: RunRecord) -> None:
-    """The section: measure here, and on a device."""
+def show(run: RunRecord, can_measure: bool) -> None:
+    """The section: measure here, and on a device; without the model only what was measured."""
     st.subheader(_("Speed"), anchor=False)
     st.caption(
         _(
@@ -37,20 +37,23 @@ def show(run: RunRecord) -> None:
     )
     here, device = st.tabs([_("This machine"), _("Another device")])
     with here:
-        _measure_here(run)
+        if can_measure:
+            _measure_here(run)
+        _outcome(run)
     with device:
-        _device(run)
+        if can_measure:
+            _device(run)
+        _draw_kept(run, "device", RESULT_NAME)
 
 
 def _measure_here(run: RunRecord) -> None:
     cores = os.cpu_count() or 1
     left, middle, right = st.columns([1, 1, 2], vertical_alignment="bottom")
-    threads = left.number_input(_("Threads"), 1, cores, min(2, cores), key="speed-threads")
+    threads = left.number_input(_("Threads"), 1, cores, cores, key="speed-threads")
     batch = middle.number_input(_("Images at once"), 1, 64, 1, key="speed-batch")
     with right:
         if st.button(_("Measure"), key="measure-speed", icon=":material/speed:"):
             ui.open_store().ask(LatencyRequest(run=run.id, threads=threads, batch=batch), anew=True)
-    _outcome(run)
 
 
 @st.fragment(run_every=2.0)
@@ -61,14 +64,24 @@ def _outcome(run: RunRecord) -> None:
 
 
 def _draw_kept(run: RunRecord, key: str, file_name: str) -> None:
-    found = read_latency(ui.open_store().run_folder(run.id), file_name)
+    folder = ui.open_store().run_folder(run.id)
+    found = read_latency(folder, file_name)
     if found is not None:
-        draw(found, key)
+        draw(found, key, run.compressed.n if run.compressed else None)
+    else:
+        ui.tell_damaged(folder / file_name)
 
 
-def draw(found: Mapping[str, Any], key: str) -> None:
-    """Bars, what they mean in a sentence, the machine, and the layers where they were measured."""
+def draw(found: Mapping[str, Any], key: str, images: int | None = None) -> None:
+    """Bars, what they mean in a sentence, the machine, and the layers where they were measured.
+
+    Args:
+        found: The measurement.
+        key: Of the chart.
+        images: How many the run's own accuracy was measured on; None where that is unknown.
+    """
     _ratios(found)
+    _load(found.get("others_share"))
     _answers(found)
     st.plotly_chart(
         speed.latency_figure(found["latencies"], dark=ui.is_dark(), _=_),
@@ -81,7 +94,7 @@ def draw(found: Mapping[str, Any], key: str) -> None:
     parts.append(_("{count} threads").format(count=machine.get("threads", MISSING)))
     st.caption(ui.plain(" · ".join(part for part in parts if part)))
     _memory(found.get("peak_memory_bytes") or {})
-    _accuracy(found.get("accuracy") or {})
+    _accuracy(found.get("accuracy") or {}, images)
     _energy(found.get("energy") or {})
     layers = found.get("layers") or []
     if layers:
@@ -132,6 +145,16 @@ def _answers(found: Mapping[str, Any]) -> None:
             st.warning(ui.plain(message), icon=":material/warning:")
 
 
+def _load(others_share: float | None) -> None:
+    """That others used the machine during the timing, where they did."""
+    if (others_share or 0.0) > BUSY_SHARE:
+        text = _(
+            "Other programs used {share} of the processors meanwhile: the intervals are wider for it. "
+            "Measure again when the machine is quiet."
+        )
+        st.warning(text.format(share=percent_text(others_share, 0)), icon=":material/warning:")
+
+
 def _memory(peaks: Mapping[str, int | None]) -> None:
     """Peak memory of one inference of each timed file."""
     labels = speed.model_labels(_)
@@ -140,7 +163,7 @@ def _memory(peaks: Mapping[str, int | None]) -> None:
         st.caption(ui.plain(" · ".join([_("Peak memory of one inference"), *told])))
 
 
-def _accuracy(accuracy: Mapping[str, Mapping[str, Any]]) -> None:
+def _accuracy(accuracy: Mapping[str, Mapping[str, Any]], images: int | None) -> None:
     """Whether the timed files still say the same: speed without accuracy is worth nothing."""
     labels = speed.model_labels(_)
     told = [
@@ -150,6 +173,9 @@ def _accuracy(accuracy: Mapping[str, Mapping[str, Any]]) -> None:
         count = max(row["n"] for row in accuracy.values())
         metric = metric_label(next(iter(accuracy.values())).get("metric"), _)
         head = _("{metric} of the timed files on {count} images").format(metric=metric, count=f"{count:,}")
+        if images is not None and count != images:
+            text = _("not on all {count} that the run was measured on")
+            head += ", " + text.format(count=f"{images:,}")
         st.caption(ui.plain(f"{head} · " + " · ".join(told)))
 
 
@@ -219,7 +245,6 @@ def _device(run: RunRecord) -> None:
         upload = st.file_uploader(_("result.json of the device"), type=["json"], key=f"kit-result-{run.id}")
     if upload is not None:
         take_result(run, upload)
-    _draw_kept(run, "device", RESULT_NAME)
 
 
 def take_result(run: RunRecord, upload: Any) -> None:

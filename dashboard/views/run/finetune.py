@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import streamlit as st
@@ -10,7 +11,7 @@ from dashboard.state import live_charts
 from dashboard.state.progress import RunProgress
 from dashboard.text import _
 from dashboard.views.run import live
-from dashboard.widgets import ui
+from dashboard.widgets import run_choice, ui
 from qaf_core.errors import QafError
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.pipeline.finetune.options import CODES, SCALES, FinetuneOptions
@@ -29,6 +30,8 @@ def offer(run: RunRecord) -> None:
     """What to set, and the button that begins it; nothing where there is no network to begin with."""
     store = ui.open_store()
     if run.status != RunStatus.COMPLETED or not (store.run_folder(run.id) / PACKED_NAME).is_file():
+        return
+    if run_choice.missing_model(run) is not None:
         return
     with st.expander(_("Fine-tune"), icon=":material/model_training:"):
         st.caption(
@@ -95,19 +98,20 @@ def _start(run: RunRecord, trains: str, minutes: int, images: str) -> None:
 
 def show_running(run: RunRecord, progress: RunProgress, *, stopping: bool) -> None:
     """A fine-tuning at work."""
-    elapsed = max(0.0, progress.elapsed_seconds)
+    elapsed = max(0.0, time.time() - (run.started_at or time.time()))
     labels = live.stage_labels()
-    text = labels.get(progress.stage or "", _("Starting"))
+    st.progress(progress.fraction(elapsed), text=labels.get(progress.stage or "", _("Starting")))
     if stopping:
-        text = _("Stopping; what is done is kept and measured.") + " " + text
-    st.progress(progress.fraction(), text=text)
+        live.say_stopping(progress, elapsed)
     ui.stepper((labels[stage], state) for stage, state in progress.stage_states())
     points = progress.finetune_points
     columns = st.columns(3)
     with columns[0]:
+        note = live.left_text(progress.seconds_left(elapsed))
         limit = (run.request.finetune or {}).get("time_limit_seconds")
-        note = _("learns for {time} at most").format(time=duration_text(limit)) if limit else "–"
-        ui.metric_card(_("Time so far"), duration_text(elapsed), note)
+        if limit:
+            note += " · " + _("learns for {time} at most").format(time=duration_text(limit))
+        ui.metric_card(_("Time so far"), duration_text(elapsed), note, live.estimate_help(progress))
     with columns[1]:
         best = min(points, key=lambda point: point["held_back"])["epoch"] if points else None
         ui.metric_card(
@@ -172,8 +176,11 @@ def show_result(run: RunRecord) -> None:
         )
     events = ui.open_store().events_since(run.id, kinds=("finetune",))
     _curve([dict(stored.event.data) for stored in events])
-    if parent is not None:
-        ui.link_to("run", _("The run it began with"), ":material/undo:", run=parent.id)
+    # No link: one to the page it stands on leaves the address as it is.
+    if parent is not None and st.button(
+        _("The run it began with"), icon=":material/undo:", key="open-parent", type="tertiary"
+    ):
+        ui.go_to("run", run=parent.id)
     st.caption(_("The layer errors below are those of the solver, before fine-tuning."))
 
 

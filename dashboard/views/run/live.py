@@ -34,7 +34,7 @@ def show_queued(progress: RunProgress, *, ahead: int, ready: bool) -> None:
         note = _("The worker is loading; this takes a few seconds after the dashboard was opened.")
     st.progress(0.0, text=_("Waiting to start. {note}").format(note=note))
     labels = stage_labels()
-    ui.stepper((labels[stage], "later") for stage in progress.starts)
+    ui.stepper((labels[stage], "later") for stage in progress.stages)
     st.caption(_("You may close this page: the run goes on, and its address finds it again."))
 
 
@@ -54,7 +54,9 @@ def stage_labels() -> dict[str, str]:
 def show_running(run: RunRecord, progress: RunProgress, *, stopping: bool) -> None:
     """A run at work."""
     elapsed = max(0.0, time.time() - (run.started_at or time.time()))
-    st.progress(progress.fraction(elapsed), text=_headline(progress, elapsed, stopping))
+    st.progress(progress.fraction(elapsed), text=_headline(progress))
+    if stopping:
+        say_stopping(progress, elapsed)
     labels = stage_labels()
     ui.stepper((labels[stage], state) for stage, state in progress.stage_states())
     _numbers(run, progress, elapsed)
@@ -62,22 +64,31 @@ def show_running(run: RunRecord, progress: RunProgress, *, stopping: bool) -> No
     _finished_layers(run, progress)
 
 
-def _headline(progress: RunProgress, elapsed: float, stopping: bool) -> str:
+def say_stopping(progress: RunProgress, elapsed: float) -> None:
+    """What a stop is about, and how long it takes at most."""
+    if progress.stage in ("loading", None):
+        text = _("Stopping: the run ends with what it is loading; there is nothing to keep yet.")
+    elif progress.stage == "solving" and not progress.done:
+        text = _("Stopping: no layer is done yet, so nothing is kept.")
+    else:
+        text = _("Stopping: what is done is fitted, saved and measured.")
+    longest = progress.seconds_to_stop(elapsed)
+    if longest is not None:
+        text += " " + _("This takes {time} at most, about.").format(time=duration_text(longest))
+    st.info(text + " " + _("“Discard now” ends at once and keeps nothing."), icon=":material/stop_circle:")
+
+
+def _headline(progress: RunProgress) -> str:
     label = stage_labels().get(progress.stage or "", _("Starting"))
     if progress.stage == "solving" and progress.current:
-        text = _("Layer {position} of {total}: {layer}").format(
+        return _("Layer {position} of {total}: {layer}").format(
             position=min(progress.total, len(progress.done) + 1),
             total=progress.total,
             layer=ui.plain(progress.current),
         )
-        left = progress.seconds_left(elapsed)
-        if left is not None:
-            text += " · " + _("about {time} left for the layers").format(time=duration_text(left))
-    elif progress.stage == "solving":
-        text = _("Seeing how the images use each layer")
-    else:
-        text = f"{label}: {ui.plain(progress.message)}" if progress.stage == "calibrating" else label
-    return _("Stopping; what is done is kept and measured.") + " " + text if stopping else text
+    if progress.stage == "solving":
+        return _("Seeing how the images use each layer")
+    return f"{label}: {ui.plain(progress.message)}" if progress.stage == "calibrating" else label
 
 
 def _numbers(run: RunRecord, progress: RunProgress, elapsed: float) -> None:
@@ -85,13 +96,9 @@ def _numbers(run: RunRecord, progress: RunProgress, elapsed: float) -> None:
     left = progress.seconds_left(elapsed)
     original = progress.evaluations.get("original")
     errors = [each.row.relative_error for each in progress.done if each.row.relative_error is not None]
-    total = progress.total or len(rows.solved_layers(run.plan))
+    total = progress.total or len(run.planned_layers)
     with columns[0]:
-        ui.metric_card(
-            _("Time so far"),
-            duration_text(elapsed),
-            _("about {time} left").format(time=duration_text(left)) if left is not None else _rest(progress),
-        )
+        ui.metric_card(_("Time so far"), duration_text(elapsed), left_text(left), estimate_help(progress))
     with columns[1]:
         ui.metric_card(_("Layers done"), f"{len(progress.done)} / {total}", progress.current or "–")
     with columns[2]:
@@ -112,10 +119,27 @@ def _numbers(run: RunRecord, progress: RunProgress, elapsed: float) -> None:
         )
 
 
-def _rest(progress: RunProgress) -> str:
-    if progress.stage in (None, "loading"):
-        return _("starting")
-    return _("estimating the rest") if progress.stage == "solving" else _("all layers are solved")
+def left_text(seconds: float | None) -> str:
+    """How long all that is to come takes."""
+    if seconds is None:
+        return _("estimating the rest")
+    return _("about {time} left").format(time=duration_text(seconds))
+
+
+def estimate_help(progress: RunProgress) -> str:
+    """What the time left is told from."""
+    return _("All steps to the end, measuring included.") + " " + basis_text(progress.history.runs)
+
+
+def basis_text(runs: int) -> str:
+    """What an estimate of time is made from."""
+    if runs == 0:
+        return _("A rough, built-in figure: no run has been measured on this machine yet.")
+    return plural(
+        "Learnt from {count} earlier run in this workspace.",
+        "Learnt from {count} earlier runs in this workspace.",
+        runs,
+    )
 
 
 def layer_error_help() -> str:
@@ -190,7 +214,7 @@ def structure_labels() -> dict[str, str]:
 def _finished_layers(run: RunRecord, progress: RunProgress) -> None:
     if not progress.done:
         return
-    names = tuple(dict.fromkeys((*rows.solved_layers(run.plan), *progress.layers)))
+    names = tuple(dict.fromkeys((*run.planned_layers, *progress.layers)))
     errors = rows.errors_of([layer.row for layer in progress.done], names)
     left, right = st.columns([4, 6], gap="medium")
     with left:

@@ -17,7 +17,6 @@ from dashboard.widgets import check_result, predictions, ui
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review import charts
 from qaf_core.review.metrics import metric_help, metric_label
-from qaf_core.review.points import plan_text
 from qaf_core.review.units import (
     MISSING,
     duration_text,
@@ -27,7 +26,7 @@ from qaf_core.review.units import (
     times_text,
     with_prefix,
 )
-from qaf_core.runs.jobs.preview import read_preview
+from qaf_core.runs.jobs.preview import PREVIEW_NAME, read_preview
 from qaf_core.runs.store.record import RunRecord
 
 # How a run's error begins to tell of its command-line option; here there is a button for it.
@@ -36,8 +35,6 @@ NO_CHECK = "To compress it all the same"
 
 def show(run: RunRecord) -> None:
     """The result of a run, whatever it is."""
-    if st.session_state.pop("reuse_run", None):
-        ui.go_to("explore", run=run.id)
     _banner(run)
     if run.compressed and run.cost:
         _headline(run)
@@ -52,7 +49,7 @@ def show(run: RunRecord) -> None:
 
 
 def _banner(run: RunRecord) -> None:
-    planned = len(rows.solved_layers(run.plan))
+    planned = len(run.planned_layers)
     if run.status == RunStatus.FAILED:
         _failure(run)
     elif run.status == RunStatus.INTERRUPTED:
@@ -83,7 +80,9 @@ def _banner(run: RunRecord) -> None:
         )
     elif run.status == RunStatus.CANCELLED:
         st.info(
-            _("Stopped before the first layer was done: there is nothing to measure."),
+            ui.plain(_(run.error))
+            if run.error
+            else _("Stopped before the first layer was done: there is nothing to measure."),
             icon=":material/stop_circle:",
         )
 
@@ -117,8 +116,11 @@ def _notes(run: RunRecord) -> None:
 
 def _pictures(run: RunRecord) -> None:
     """A few evaluation images with what both networks say, where the run has kept them."""
-    preview = read_preview(ui.open_store().run_folder(run.id))
-    if preview:
+    folder = ui.open_store().run_folder(run.id)
+    preview = read_preview(folder)
+    if not preview:
+        ui.tell_damaged(folder / PREVIEW_NAME)
+    else:
         with st.expander(_("Some of the images"), icon=":material/photo_library:", expanded=True):
             predictions.show(preview)
 
@@ -245,7 +247,7 @@ def _facts(run: RunRecord) -> None:
     facts = _seconds(run.seconds)
     if run.peak_memory_bytes:
         facts.append((_("Peak memory"), size_text(run.peak_memory_bytes)))
-    facts += [(_("Plan"), plan_text(run.plan)), (_("Data"), rows.evaluation_data(run))]
+    facts += [(_("Plan"), rows.plan_summary(run)), (_("Data"), rows.evaluation_data(run))]
     if run.request.weights:
         facts.append((_("Weights"), run.request.weights))
     if run.request.preprocessing:

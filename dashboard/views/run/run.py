@@ -6,16 +6,17 @@ import time
 
 import streamlit as st
 
-from dashboard.state.progress import FINETUNE_STAGE_STARTS, STAGE_STARTS, RunProgress, estimated_work
+from dashboard.state.estimates import history_of, work_of
+from dashboard.state.progress import RunProgress
 from dashboard.text import _
 from dashboard.views.run import finetune, live, result, run_list
-from dashboard.widgets import ui
+from dashboard.widgets import run_choice, ui
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.charts import method_label
+from qaf_core.runs.estimate import FINETUNE_STAGES, STAGES
 from qaf_core.runs.store.record import RunRecord
 
 REFRESH_SECONDS = 0.5
-LAST_RUN_KEY = "last_run"
 PROGRESS_KEY = "progress"
 
 
@@ -27,10 +28,10 @@ def page() -> None:
         return
     run = ui.find_run(run_id)
     if run is None:
-        ui.say_error(_("There is no run {run} in this workspace.").format(run=run_id))
+        run_choice.say_unknown(run_id)
         run_list.show()
         return
-    st.session_state[LAST_RUN_KEY] = run.id
+    st.session_state[run_choice.LAST_RUN_KEY] = run.id
     _heading(run)
     if run.is_final:
         st.session_state.pop(PROGRESS_KEY, None)
@@ -59,32 +60,35 @@ def _heading(run: RunRecord) -> None:
         )
     with right, st.container(horizontal=True, horizontal_alignment="right"):
         if run.is_final:
-            st.button(
+            missing = run_choice.missing_model(run)
+            if st.button(
                 _("Change and run again"),
                 icon=":material/replay:",
-                on_click=_reuse,
-                args=(run.id,),
-                help=_("Opens Explore with this run's model, data and plan."),
-            )
+                disabled=missing is not None,
+                help=ui.plain(missing or _("Opens Explore with this run's model, data and plan.")),
+            ):
+                ui.go_to("explore", run=run.id)
         else:
+            stopping = ui.open_store().cancel_requested(run.id)
             st.button(
                 _("Stop"),
                 icon=":material/stop_circle:",
                 type="primary",
                 key="stop-run",
-                on_click=_stop,
+                on_click=ui.open_store().request_cancel,
                 args=(run.id,),
-                disabled=ui.open_store().cancel_requested(run.id),
+                disabled=stopping,
                 help=_("Ends the run after the step at hand. What is done so far is kept and measured."),
             )
-
-
-def _stop(run_id: str) -> None:
-    ui.open_store().request_cancel(run_id)
-
-
-def _reuse(run_id: str) -> None:
-    st.session_state["reuse_run"] = run_id
+            if stopping:
+                st.button(
+                    _("Discard now"),
+                    icon=":material/delete:",
+                    key="discard-run",
+                    on_click=ui.open_store().discard,
+                    args=(run.id,),
+                    help=_("Ends the run at once. Nothing of it is kept but its settings."),
+                )
 
 
 @st.fragment(run_every=REFRESH_SECONDS)
@@ -110,7 +114,9 @@ def _progress_of(run: RunRecord) -> RunProgress:
     """The session's view of this run, begun anew after a reload."""
     known = st.session_state.get(PROGRESS_KEY)
     if not isinstance(known, RunProgress) or known.run_id != run.id:
-        starts = STAGE_STARTS if run.request.finetune is None else FINETUNE_STAGE_STARTS
-        known = RunProgress(run_id=run.id, weights=estimated_work(run.plan), starts=starts)
+        stages, store = STAGES if run.request.finetune is None else FINETUNE_STAGES, ui.open_store()
+        history = history_of(store, run.request)
+        work = work_of(store, run.request, history)
+        known = RunProgress(run_id=run.id, history=history, work=work, stages=stages)
         st.session_state[PROGRESS_KEY] = known
     return known

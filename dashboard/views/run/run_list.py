@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from dashboard.state import rows
 from dashboard.text import _
 from dashboard.widgets import ui
 from qaf_core.review.charts import method_label
-from qaf_core.review.points import plan_text
 from qaf_core.review.units import MISSING, points_text
 from qaf_core.runs.store.record import RunRecord
 
@@ -49,7 +49,7 @@ def _row(run: RunRecord) -> dict[str, Any]:
         "run": ui.run_title(run),
         "model": run.model,
         "method": method_label(run.method, _),
-        "plan": plan_text(run.plan),
+        "plan": rows.plan_summary(run),
         "accuracy": 100 * run.compressed.value if run.compressed else None,
         "change": points_text(-run.drop) if run.drop is not None else None,
         "smaller": before.size_bytes / after if before and after else None,

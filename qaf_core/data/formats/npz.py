@@ -34,8 +34,8 @@ def load_npz(path: Path, source: ModelSource, *, labelled: bool = True, white: i
     """
     name = shown_name(path.name)
     try:
+        _check_unpacked_size(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            _check_unpacked_size(path)
             wanted = npz_arrays(source.task)
             missing = [key for key in ("x", *wanted) if key not in archive.files]
             bare = bool(missing) and "x" not in missing and not labelled

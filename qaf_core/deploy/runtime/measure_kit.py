@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 KIT_SCHEMA_VERSION = 1
 WARM_UP_ROUNDS, LEAST_ROUNDS = 5, 5
 BOOTSTRAP_SAMPLES = 1000
+BUSY_SHARE = 0.1  # of all processors, used by others: times are disturbed
+PARTS, QUANTILES = 5, (0.1, 0.25, 0.5, 0.75, 0.9)  # of disturbed rounds, to be looked at by themselves
 MEMORY_RUNS = 3
 PROBE_SECONDS = 120.0
 LEAST_RUNTIME = (1, 23)  # of onnxruntime: earlier ones have no Cast of 4-bit integers
@@ -127,16 +129,51 @@ def summarise(milliseconds: NDArray[np.float64]) -> Latency:
     return Latency(median_ms=middle, p5_ms=low, p95_ms=high, n=len(milliseconds))
 
 
-def ratio_of(first: NDArray[np.float64], second: NDArray[np.float64], *, seed: int = 0) -> Ratio:
+def ratio_of(
+    first: NDArray[np.float64], second: NDArray[np.float64], *, seed: int = 0, disturbed: bool = False
+) -> Ratio:
     """Median of ``first`` over median of ``second``, both of the same rounds.
 
-    The interval comes from drawing rounds, both times of each together, with replacement.
+    The interval comes from drawing rounds, both times of each together, with replacement. That takes rounds
+    for independent, which they are not where others use the machine: of ``disturbed`` ones the interval also
+    holds the ratio of every part of the rounds, and of the faster and the slower ones.
     """
     value = float(np.median(first) / np.median(second))
     drawn = np.random.default_rng(seed).integers(0, len(first), (BOOTSTRAP_SAMPLES, len(first)))
     ratios = np.median(first[drawn], axis=1) / np.median(second[drawn], axis=1)
     low, high = np.percentile(ratios, (2.5, 97.5))
+    if disturbed:
+        parts = zip(np.array_split(first, PARTS), np.array_split(second, PARTS), strict=True)
+        told = [float(np.median(one) / np.median(other)) for one, other in parts if len(one)]
+        told += [*(np.quantile(first, QUANTILES) / np.quantile(second, QUANTILES))]
+        low, high = min(low, *told), max(high, *told)
     return Ratio(value=value, low=float(low), high=float(high))
+
+
+class Load:
+    """How much of the machine others have used since this was made."""
+
+    def __init__(self) -> None:
+        self._began = (time.perf_counter(), _busy_seconds(), time.process_time())
+
+    def others_share(self) -> float | None:
+        """Share of all processors, 0 to 1; None where the system does not tell."""
+        began, busy_before, own_before = self._began
+        busy, seconds = _busy_seconds(), time.perf_counter() - began
+        if busy is None or busy_before is None or seconds <= 0:
+            return None
+        others = (busy - busy_before) - (time.process_time() - own_before)
+        return min(1.0, max(0.0, others / seconds / (os.cpu_count() or 1)))
+
+
+def _busy_seconds() -> float | None:
+    """Seconds that all processors together have been at work since the system began (Linux)."""
+    try:
+        line = Path("/proc/stat").read_text(encoding="ascii", errors="replace").partition("\n")[0]
+        user, nice, system, _idle, _wait, *rest = map(int, line.split()[1:9])
+        return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def time_models(
@@ -264,15 +301,19 @@ def checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def compare(times: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
+def compare(times: Mapping[str, NDArray[np.float64]], others_share: float | None = None) -> dict[str, Any]:
     """Latencies, and every model's ratio to the dense INT8 model where that is there.
 
-    ``ratio_to_dense_int8`` is that of ``factorized_int8``, the fast file.
+    ``ratio_to_dense_int8`` is that of ``factorized_int8``, the fast file; ``others_share`` of the processors
+    was used by others meanwhile, which makes intervals wider.
     """
     found: dict[str, Any] = {"latencies": {n: summarise(values).to_dict() for n, values in times.items()}}
+    found["others_share"], disturbed = others_share, (others_share or 0.0) > BUSY_SHARE
     if "dense_int8" in times:
         dense = times["dense_int8"]
-        found["ratios"] = {name: ratio_of(values, dense).to_dict() for name, values in times.items()}
+        found["ratios"] = {
+            name: ratio_of(values, dense, disturbed=disturbed).to_dict() for name, values in times.items()
+        }
         if "factorized_int8" in times:
             found["ratio_to_dense_int8"] = found["ratios"]["factorized_int8"]
     return found
@@ -338,13 +379,15 @@ def measure_kit(folder: Path, *, threads: int, rounds: int, seconds: float | Non
     models = {name: path for name, path in every.items() if name not in failed}
     if not models:
         raise ValueError(f"no model runs here; the first fault: {next(iter(failed.values()))}")
+    load = Load()
+    times = time_models(models, given, threads=threads, rounds=rounds, seconds=seconds)
     result = {
         "schema_version": KIT_SCHEMA_VERSION,
         "run_id": manifest["run_id"],
         "files": manifest["files"],
         "batch": batch,
         "input_shape": list(images.shape[1:]),
-        **compare(time_models(models, given, threads=threads, rounds=rounds, seconds=seconds)),
+        **compare(times, load.others_share()),
         "peak_memory_bytes": {
             name: measure_peak_memory(path, given, threads=threads) for name, path in models.items()
         },

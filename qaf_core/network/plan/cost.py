@@ -32,7 +32,8 @@ from qaf_core.network.plan.file_size import (
     kept_index_bytes,
 )
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
-from qaf_core.network.plan.rules import LayerPlan, Plan, paper_plan, plan_for_ratio
+from qaf_core.network.plan.rules import paper_plan, plan_for_ratio
+from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.quantization.grid import FLOAT, Grid
 from qaf_core.records import Record
 

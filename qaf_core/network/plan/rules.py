@@ -1,7 +1,4 @@
-"""Making and editing plans: structure, rank and bits of every layer. Free of torch.
-
-The types live in ``types``, the checks in ``validation``, the ranks in ``chains``; all are offered here.
-"""
+"""Making and editing plans: structure, rank and bits of every layer. Free of torch."""
 
 from __future__ import annotations
 
@@ -11,35 +8,16 @@ from pathlib import Path
 
 from qaf_core.errors import PlanError
 from qaf_core.factorization.options import Method
-from qaf_core.factorization.structures import FACTORIZED, STRUCTURES, Rank, check_ratio
-from qaf_core.network.plan.chains import factor_macs, factor_shapes, max_useful_rank, rank_for_ratio
+from qaf_core.factorization.structures import FACTORIZED, STRUCTURES, check_ratio
+from qaf_core.network.plan.chains import factor_macs, rank_for_ratio
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo, first_convolution, output_layers
-from qaf_core.network.plan.types import SCHEMA_VERSION, Bits, LayerPlan, Plan
-from qaf_core.network.plan.validation import check_bits, check_layer_plan, validate_plan
+from qaf_core.network.plan.types import LayerPlan, Plan
+from qaf_core.network.plan.validation import check_bits
 from qaf_core.quantization.grid import Grid
 
-__all__ = [
-    "PRESETS",
-    "SCHEMA_VERSION",
-    "Bits",
-    "LayerPlan",
-    "Plan",
-    "Rank",
-    "check_layer_plan",
-    "factor_shapes",
-    "max_useful_rank",
-    "paper_plan",
-    "plan_done",
-    "plan_for_ratio",
-    "plan_layer",
-    "rank_for_ratio",
-    "read_plan",
-    "replace_layer",
-    "validate_plan",
-]
-
-AUTO, AUTO_CHOICE = "auto", ("cp", "tucker2")
-KERNEL_STRUCTURES = (*FACTORIZED, AUTO)
+BY_OPERATIONS, TO_CHOOSE_FROM = "cp-or-tucker2", ("cp", "tucker2")
+KERNEL_STRUCTURES = (*FACTORIZED, BY_OPERATIONS)
+MEASURED = "auto"  # chosen by timing: no rule gives it, see ``search``
 SPARED_BITS = 8
 
 # name -> (parameter ratio, weight bits)
@@ -50,8 +28,8 @@ def plan_layer(info: LayerInfo, structure: str, *, ratio: float, bits: int) -> L
     """The row that gives a layer a structure, at a parameter ratio and bit-width.
 
     A structure the layer cannot have gives way to the nearest it can: to another factorized one, else to
-    ``dense``, else to ``keep``. ``auto`` is the first of ``AUTO_CHOICE`` that needs no more operations than
-    the layer, or simply the first.
+    ``dense``, else to ``keep``. ``cp-or-tucker2`` is the first of the two that needs no more operations
+    than the layer, or simply the first.
 
     Raises:
         PlanError: If the ratio is below 1.
@@ -66,8 +44,8 @@ def plan_layer(info: LayerInfo, structure: str, *, ratio: float, bits: int) -> L
 
 
 def _nearest_structure(info: LayerInfo, structure: str, ratio: float) -> str:
-    if structure == AUTO and AUTO_CHOICE[0] in info.structures:
-        return _auto_structure(info, ratio)
+    if structure == BY_OPERATIONS and TO_CHOOSE_FROM[0] in info.structures:
+        return _by_operations(info, ratio)
     if structure in info.structures:
         return structure
     if structure in KERNEL_STRUCTURES and info.eligible:
@@ -76,11 +54,11 @@ def _nearest_structure(info: LayerInfo, structure: str, ratio: float) -> str:
     return KEEP if structure == KEEP else next(rounded, KEEP)
 
 
-def _auto_structure(info: LayerInfo, ratio: float) -> str:
+def _by_operations(info: LayerInfo, ratio: float) -> str:
     def macs(name: str) -> int:
         return sum(factor_macs(info, name, rank_for_ratio(info, name, ratio)))
 
-    return next((name for name in AUTO_CHOICE if macs(name) <= info.macs), AUTO_CHOICE[0])
+    return next((name for name in TO_CHOOSE_FROM if macs(name) <= info.macs), TO_CHOOSE_FROM[0])
 
 
 def plan_for_ratio(
@@ -105,7 +83,7 @@ def plan_for_ratio(
         ratio: Parameters before over after, of each covered layer; at least 1.
         bits: Weight bits of the covered layers.
         activation_bits: 2 to 8, or 32 for none.
-        structure: Of k×k convolutions: a factorized one or ``auto`` (see ``plan_layer``). 1×1
+        structure: Of k×k convolutions: a factorized one or ``cp-or-tucker2`` (see ``plan_layer``). 1×1
             convolutions and linear layers take ``svd``.
         method: With ``dense`` the covered layers are quantized at ``bits`` and not factorized, and the ratio
             is of no account.
@@ -115,7 +93,13 @@ def plan_for_ratio(
         PlanError: If an argument is out of range.
     """
     if structure not in KERNEL_STRUCTURES:
-        raise PlanError("unknown structure", got=structure, expected=", ".join(KERNEL_STRUCTURES))
+        measured = "auto is measured, for the joint method: qaf plan --structure auto --out FILE"
+        raise PlanError(
+            "unknown structure",
+            got=structure,
+            expected=", ".join(KERNEL_STRUCTURES),
+            remedy=f"{measured}, then --plan FILE" if structure == MEASURED else None,
+        )
     check_ratio(ratio)
     check_bits("weight bits", bits)
     check_bits("activation bits", activation_bits)

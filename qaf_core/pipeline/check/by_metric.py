@@ -20,8 +20,8 @@ from qaf_core.pipeline.check.class_order import SIGNIFICANCE, least_right, mends
 from qaf_core.pipeline.check.findings import describe_form, describe_value
 from qaf_core.pipeline.check.input_forms import InputForm, usual_forms
 from qaf_core.pipeline.check.plausibility import CHANNELS_EXCHANGED, Finding, Plausibility, Trial
+from qaf_core.pipeline.intervals import Z95
 from qaf_core.pipeline.tasks import Arrays, Task, find_task, predict
-from qaf_core.pipeline.tasks.evaluation import Z95
 
 _BATCH = 16
 _FINALISTS = 2

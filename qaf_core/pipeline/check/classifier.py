@@ -32,7 +32,7 @@ from qaf_core.pipeline.check.class_order import (
 from qaf_core.pipeline.check.findings import describe_form, describe_order, describe_value
 from qaf_core.pipeline.check.input_forms import InputForm, usual_forms
 from qaf_core.pipeline.check.plausibility import CHANNELS_EXCHANGED, METRIC, TASK, Plausibility, Trial
-from qaf_core.pipeline.tasks.evaluation import paired_drop, wilson_interval
+from qaf_core.pipeline.intervals import paired_drop, wilson_interval
 
 MOST_IMAGES = 384
 SCREENED_IMAGES = 64

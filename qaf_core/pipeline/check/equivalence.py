@@ -24,7 +24,7 @@ from qaf_core.network.modules.build import build_chain
 from qaf_core.network.modules.quantized import FactorizedLayer, Layer, swap_layer
 from qaf_core.network.passes.batchnorm_folding import fold_batchnorm
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import LayerPlan
+from qaf_core.network.plan.types import LayerPlan
 
 _log = logging.getLogger("qaf_core")
 

@@ -21,7 +21,7 @@ from qaf_core.network.graph.nodes import made_by
 from qaf_core.network.modules.build import build_chain
 from qaf_core.network.modules.quantized import FactorizedLayer, Layer, swap_layer
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
-from qaf_core.network.plan.rules import LayerPlan, Plan
+from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.network.plan.validation import check_method
 from qaf_core.pipeline.check.equivalence import explain, layers_to_blame, unexpected_disagreement
 from qaf_core.pipeline.compress.batchnorm import choose_batchnorm
@@ -36,8 +36,6 @@ from qaf_core.pipeline.compress.solver_pool import SolveJob
 from qaf_core.pipeline.events import Progress, RunStatus
 from qaf_core.quantization.grid import ACTIVATION_GRID, FLOAT, Grid
 from qaf_core.quantization.spec import QuantSpec
-
-__all__ = ["CompressOptions", "Compression", "LayerOutcome", "compress_network"]
 
 CALIBRATION_BATCH = 32  # images, of up to 224 × 224 pixels; fewer where they are larger
 BATCH_PIXELS = CALIBRATION_BATCH * 224 * 224

@@ -1,8 +1,10 @@
-"""Second moments of layers' inputs, collected in one pass over the calibration images."""
+"""Means and second moments of layers' inputs, collected in one pass over the calibration images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,11 +20,48 @@ LARGEST_PATCH = 1600  # inputs per output (C_in·k²) up to which the moment ove
 POSITIONS = 200_000
 
 
-@torch.inference_mode()
+@dataclass(frozen=True, kw_only=True)
+class InputStatistics:
+    """What reaches a layer, of patches ``(P = C_in·k…)`` or of channels ``(P = C_in)``.
+
+    Attributes:
+        mean: ``E[x] (P,)``.
+        moment: ``E[x xᵀ] (P, P)``.
+    """
+
+    mean: Tensor
+    moment: Tensor
+
+    @cached_property
+    def covariance(self) -> Tensor:
+        """``E[x xᵀ] - E[x] E[x]ᵀ``."""
+        return self.moment - torch.outer(self.mean, self.mean)
+
+    def of_patches(self, columns: int) -> InputStatistics:
+        """The statistics of patches of so many numbers; those of channels hold at all kernel positions alike,
+        which vary independently.
+        """
+        positions = columns // len(self.mean)
+        if positions == 1:
+            return self
+        mean = self.mean.repeat_interleave(positions)
+        covariance = torch.kron(self.covariance, torch.eye(positions).to(mean))
+        return InputStatistics(mean=mean, moment=covariance + torch.outer(mean, mean))
+
+
 def collect_moments(
     model: nn.Module, layers: Sequence[str], batches: Sequence[Tensor], *, per_position: bool
 ) -> dict[str, Tensor]:
-    """``E[x xᵀ]`` of what reaches each layer.
+    """``E[x xᵀ]`` of what reaches each layer, as :func:`collect_statistics`."""
+    found = collect_statistics(model, layers, batches, per_position=per_position)
+    return {name: row.moment for name, row in found.items()}
+
+
+@torch.inference_mode()
+def collect_statistics(
+    model: nn.Module, layers: Sequence[str], batches: Sequence[Tensor], *, per_position: bool
+) -> dict[str, InputStatistics]:
+    """Means and second moments of what reaches each layer.
 
     Args:
         model: Captured, in evaluation mode.
@@ -32,7 +71,7 @@ def collect_moments(
             ``(C_in, C_in)``.
 
     Returns:
-        One float32 matrix per layer; layers of several groups, transposed convolutions where ``per_position``
+        In float32, by layer; layers of several groups, transposed convolutions where ``per_position``
         is asked for, and layers that nothing reaches, are left out.
     """
     found = layers_in(model)
@@ -41,7 +80,7 @@ def collect_moments(
     with observed(model, collector.look):
         for batch in batches:
             model(batch)
-    return collector.moments()
+    return collector.statistics()
 
 
 class _Collector:
@@ -50,6 +89,7 @@ class _Collector:
     def __init__(self, wanted: dict[int, str], per_position: bool, batches: int) -> None:
         self._wanted, self._per_position, self._batches = wanted, per_position, batches
         self._totals: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
 
     def look(self, execution: Execution, node: Node, _result: Any) -> None:
@@ -67,15 +107,19 @@ class _Collector:
         step = len(rows) * self._batches // POSITIONS | 1
         rows = rows[::step]
         moment = (rows.mT @ rows).double()
+        total = rows.sum(dim=0, dtype=torch.float64)
         self._totals[name] = self._totals[name] + moment if name in self._totals else moment
+        self._sums[name] = self._sums[name] + total if name in self._sums else total
         self._counts[name] = self._counts.get(name, 0) + len(rows)
 
-    def moments(self) -> dict[str, Tensor]:
+    def statistics(self) -> dict[str, InputStatistics]:
         """The means."""
         return {
-            name: (total / self._counts[name]).float()
-            for name, total in self._totals.items()
-            if self._counts[name]
+            name: InputStatistics(
+                mean=(self._sums[name] / count).float(), moment=(self._totals[name] / count).float()
+            )
+            for name, count in self._counts.items()
+            if count
         }
 
 

@@ -16,7 +16,7 @@ from qaf_core.errors import RunCancelled
 from qaf_core.factorization.options import SolveEvent, Status
 from qaf_core.factorization.solve import SolveResult
 from qaf_core.factorization.structures import FACTORIZED
-from qaf_core.network.plan.rules import LayerPlan
+from qaf_core.network.plan.types import LayerPlan
 from qaf_core.pipeline.compress.solve_cache import SolveCache, SolveTask
 from qaf_core.pipeline.compress.solver_pool import News, SolveJob, SolverPool
 from qaf_core.pipeline.events import Progress

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qaf_core.errors import DataError
+from qaf_core.pipeline.intervals import Z95
 from qaf_core.pipeline.results import Evaluation
-from qaf_core.pipeline.tasks.evaluation import Z95
 
 if TYPE_CHECKING:
     from qaf_core.data.load import ImageSet

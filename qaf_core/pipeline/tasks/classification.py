@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from qaf_core.data.models.outputs import plain_scores
+from qaf_core.pipeline.intervals import paired_drop, wilson_interval
 from qaf_core.pipeline.results import Evaluation
 from qaf_core.pipeline.tasks.base import Arrays, check_finite, class_name
-from qaf_core.pipeline.tasks.evaluation import paired_drop, wilson_interval
 
 if TYPE_CHECKING:
     from qaf_core.data.load import ImageSet
@@ -20,7 +21,8 @@ RANKS = 5
 
 
 class Classification:
-    """Predictions: ``ranked (N, 5)``, the best classes, best first. Targets: ``labels (N,)``.
+    """Predictions: ``ranked (N, 5)``, the best classes, best first, and ``confidence (N, 5)``, what softmax
+    makes of their scores. Targets: ``labels (N,)``.
 
     Top-5 is told where there are more than five classes.
     """
@@ -33,8 +35,12 @@ class Classification:
         check_finite(logits, "class scores")
         best = logits.argmax(dim=1, keepdim=True)  # of equal scores the first class, as everywhere
         rest = logits.scatter(1, best, -float("inf")).topk(min(RANKS, logits.shape[1]) - 1, dim=1).indices
-        ranked = np.concatenate([best.cpu().numpy(), rest.cpu().numpy()], axis=1)
-        return {"ranked": ranked.astype(np.int32)}
+        ranked = torch.cat([best, rest], dim=1)
+        confidence = logits.double().softmax(dim=1).gather(1, ranked)
+        return {
+            "ranked": ranked.cpu().numpy().astype(np.int32),
+            "confidence": confidence.cpu().numpy().astype(np.float32),
+        }
 
     def collate(self, images: ImageSet) -> Arrays:
         """The labels."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.errors import DataError
+from qaf_core.pipeline.intervals import FloatArray, bootstrap_interval
 from qaf_core.pipeline.results import Evaluation
 from qaf_core.pipeline.tasks.base import Arrays, check_finite, class_name, needed
-from qaf_core.pipeline.tasks.evaluation import FloatArray, bootstrap_interval
 from qaf_core.pipeline.tasks.matching import Matches, match_boxes
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qaf_core.pipeline.intervals import FloatArray
 from qaf_core.pipeline.tasks.base import Arrays
-from qaf_core.pipeline.tasks.evaluation import FloatArray
 
 MOST_BOXES = 100  # of an image, the highest scores; as COCO counts
 _EVERY_SIZE = [0.0, 1e10]

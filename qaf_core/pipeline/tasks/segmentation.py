@@ -13,9 +13,9 @@ from torch.nn import functional
 from qaf_core.data.images.targets import UNLABELLED
 from qaf_core.data.models.outputs import plain_scores
 from qaf_core.errors import DataError
+from qaf_core.pipeline.intervals import FloatArray, bootstrap_interval
 from qaf_core.pipeline.results import Evaluation
 from qaf_core.pipeline.tasks.base import Arrays, check_finite, class_name, needed
-from qaf_core.pipeline.tasks.evaluation import FloatArray, bootstrap_interval
 
 if TYPE_CHECKING:
     from qaf_core.data.load import ImageSet
@@ -54,10 +54,10 @@ class Segmentation:
 
     def metric(self, predictions: Arrays, targets: Arrays, classes: Sequence[str]) -> Evaluation:
         """Mean IoU with a bootstrap interval, IoU by class, and the share of pixels that are right."""
-        found, true, both = _areas(predictions["masks"], targets["masks"])
+        found, true, both = class_areas(predictions["masks"], targets["masks"])
         every = np.ones((1, len(both)))
         occurring = np.flatnonzero(true.sum(axis=0))
-        by_class = _intersection_over_union(every, found, true, both)[0]
+        by_class = intersection_over_union(every, found, true, both)[0]
         return Evaluation(
             metric="miou",
             value=float(_mean_iou(every, found, true, both)[0]),
@@ -71,8 +71,8 @@ class Segmentation:
         self, original: Arrays, compressed: Arrays, targets: Arrays
     ) -> tuple[float, tuple[float, float]]:
         """Mean IoU lost."""
-        before = _areas(original["masks"], targets["masks"])
-        after = _areas(compressed["masks"], targets["masks"])
+        before = class_areas(original["masks"], targets["masks"])
+        after = class_areas(compressed["masks"], targets["masks"])
 
         def lost(drawn: FloatArray) -> FloatArray:
             return _mean_iou(drawn, *before) - _mean_iou(drawn, *after)
@@ -85,12 +85,12 @@ class Segmentation:
 
         Not the share of equal pixels: where most is background, that stays near one whatever is lost.
         """
-        found, true, both = (area.sum(axis=0) for area in _areas(compressed["masks"], original["masks"]))
+        found, true, both = (area.sum(axis=0) for area in class_areas(compressed["masks"], original["masks"]))
         either = found + true - both
         return float((both[either > 0] / either[either > 0]).mean())
 
 
-def _areas(found: NDArray[Any], true: NDArray[Any]) -> tuple[FloatArray, FloatArray, FloatArray]:
+def class_areas(found: NDArray[Any], true: NDArray[Any]) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Pixels of each image by class: found, true and both, each ``(N, K)``; unlabelled ones do not count."""
     labelled = true[true != UNLABELLED]
     count = 1 + max(int(found.max(initial=0)), int(labelled.max(initial=0)))
@@ -109,7 +109,7 @@ def _areas(found: NDArray[Any], true: NDArray[Any]) -> tuple[FloatArray, FloatAr
     return areas[0], areas[1], areas[2]
 
 
-def _intersection_over_union(
+def intersection_over_union(
     drawn: FloatArray, found: FloatArray, true: FloatArray, both: FloatArray
 ) -> FloatArray:
     """IoU by class ``(R, K)`` of each draw ``(R, N)``; NaN where a class does not occur in the targets."""
@@ -120,7 +120,7 @@ def _intersection_over_union(
 
 def _mean_iou(drawn: FloatArray, found: FloatArray, true: FloatArray, both: FloatArray) -> FloatArray:
     """Mean IoU of each draw ``(R,)``; NaN where no pixel is labelled."""
-    shares = _intersection_over_union(drawn, found, true, both)
+    shares = intersection_over_union(drawn, found, true, both)
     occurring = np.isfinite(shares)
     with np.errstate(invalid="ignore"):
         mean: FloatArray = np.where(occurring, shares, 0.0).sum(axis=1) / occurring.sum(axis=1)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qaf_core.pipeline.tasks import Arrays
 
 # Raised whenever the way images reach the network or predictions are read changes: older ones are not used.
-_FORMAT = "3"
+_FORMAT = "4"
 
 
 def predictions_key(model: nn.Module, source: ModelSource, images: ImageSet) -> str:

@@ -16,6 +16,7 @@ from qaf_core.pipeline.compress.compress import compress_network
 from qaf_core.pipeline.compress.solve_cache import SolveCache
 from qaf_core.pipeline.compress.solver_pool import spare_cores
 from qaf_core.pipeline.events import Progress, RunEvent, RunStatus
+from qaf_core.runs.estimate import EVENT, count_work, read_history
 from qaf_core.runs.jobs.check import checked, needs_check, refuse_serious
 from qaf_core.runs.jobs.environment import describe_environment, peak_memory_bytes
 from qaf_core.runs.jobs.finetune import finetune_parent
@@ -56,6 +57,12 @@ def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any
 def _execute(store: Store, record: RunRecord, progress: Progress) -> dict[str, Any]:
     progress.stage("loading", f"Loading {record.model}", 0.0)
     subject = load_subject(record.request, store.workspace, progress)
+    images = None if subject.images is None else len(subject.images)
+    work = count_work(
+        record.request, subject.inventory, read_history(store, record.request), images=images,
+        calibration=len(subject.calibration),
+    )  # fmt: skip
+    progress.send(EVENT, **work.to_dict())
     checks = _check(store.workspace, record.request, subject, progress)
     make = _compress if record.request.finetune is None else finetune_parent
     made = make(store, record, subject, progress)

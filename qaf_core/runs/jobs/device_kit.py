@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -19,8 +18,8 @@ from qaf_core.deploy.runtime import measure_kit
 from qaf_core.deploy.runtime.measure_kit import KIT_SCHEMA_VERSION, checksum
 from qaf_core.deploy.runtime.model_files import COMPARED, ModelFile
 from qaf_core.deploy.runtime.target import ANY, THIS
-from qaf_core.errors import WorkspaceError
-from qaf_core.files import write_file
+from qaf_core.errors import WorkspaceError, escape_text
+from qaf_core.files import read_json, share, write_file
 from qaf_core.runs.jobs.latency import DEVICE, SCHEMA_VERSION, keep_latency, spread_images, tell_verdict
 from qaf_core.runs.store.workspace import EXPORTS_FOLDER
 
@@ -35,7 +34,7 @@ MANIFEST, INPUTS, SCRIPT, README = "manifest.json", "inputs.npz", "measure.py", 
 KEPT_MANIFESTS = "device-kit*.json"  # of every kit made of a run
 RESULT_NAME = "device-latency.json"
 LATENCY_FIELDS = ("median_ms", "p5_ms", "p95_ms", "n")
-LARGEST_RESULT_BYTES = 2**20
+LARGEST_RESULT_BYTES, LARGEST_NUMBER, LONGEST_TEXT = 2**20, 1e12, 200
 COMPARED_IMAGES = 64
 
 _README = """Measure a compressed network on this device
@@ -105,6 +104,7 @@ def write_kit(
         if folder.exists():
             folder.rmdir()
         aside.rename(folder)
+        share(folder)
     except OSError as error:
         raise WorkspaceError(
             "the kit cannot be written",
@@ -226,30 +226,29 @@ def read_kit_result(store: Store, run_id: str, path: Path) -> dict[str, Any]:
     told = _read_result(path)
     _check_origin(told, store.run_folder(record.id), record.id)
     failed = _read_failed(told)
-    latencies = _read_latencies(told, failed)
     ratios = _read_ratios(told, failed)
-    same = _read_answers(told)
-    memory = told.get("peak_memory_bytes")
-    machine = told.get("machine")
-    if not isinstance(machine, dict) or not {"processor", "threads", "onnxruntime"} <= machine.keys():
-        raise _not_a_result("no description of the device")
+    others = told.get("others_share")  # kits of earlier versions do not tell
+    if others is not None and not _is_share(others):
+        raise _not_a_result("a damaged share of the processors")
+    machine = _read_machine(told)
     result = {
         "schema_version": SCHEMA_VERSION,
         "run_id": record.id,
         "source": DEVICE,
         "measured_at": time.time(),
         "threads": machine["threads"],
-        "batch": told.get("batch"),
-        "input_shape": told.get("input_shape"),
-        "latencies": latencies,
+        "batch": _read_count(told, "batch"),
+        "input_shape": _read_shape(told),
+        "latencies": _read_latencies(told, failed),
         "ratio_to_dense_int8": ratios.get(ModelFile.FAST),
         "ratios": ratios,
-        "peak_memory_bytes": memory if isinstance(memory, dict) else {},
-        "same_answers": same,
-        "compared_images": told.get("compared_images"),
+        "others_share": others,
+        "peak_memory_bytes": _read_memory(told),
+        "same_answers": _read_answers(told),
+        "compared_images": _read_count(told, "compared_images"),
         "failed": failed,
         "layers": [],
-        "verdict": tell_verdict(ratios),
+        "verdict": tell_verdict(ratios, others_share=others),
         "machine": machine,
     }
     keep_latency(store, record.id, result, RESULT_NAME)
@@ -261,6 +260,7 @@ def _read_result(path: Path) -> dict[str, Any]:
         if path.stat().st_size > LARGEST_RESULT_BYTES:
             raise _not_a_result("a file that is too large")
         told = json.loads(path.read_text(encoding="utf-8"))
+        unchanged = isinstance(told, dict) and told.get("checksum") == measure_kit.result_checksum(told)
     except OSError as error:
         raise WorkspaceError(
             "the kit's result cannot be read",
@@ -271,14 +271,14 @@ def _read_result(path: Path) -> dict[str, Any]:
         raise _not_a_result("a file that is not JSON") from error
     if not isinstance(told, dict) or "schema_version" not in told:
         raise _not_a_result("another JSON file")
-    if told["schema_version"] != KIT_SCHEMA_VERSION:
+    if told["schema_version"] != KIT_SCHEMA_VERSION or isinstance(told["schema_version"], bool):
         raise WorkspaceError(
             "the kit's result has another version",
             got=f"schema_version {told['schema_version']}",
             expected=f"schema_version {KIT_SCHEMA_VERSION}",
             remedy="make the kit again and measure with it",
         )
-    if told.get("checksum") != measure_kit.result_checksum(told):
+    if not unchanged:
         raise WorkspaceError(
             "the kit's result was changed after it was measured", got=str(path), remedy="measure again"
         )
@@ -293,7 +293,8 @@ def _check_origin(told: Mapping[str, Any], folder: Path, run_id: str) -> None:
             expected=run_id,
             remedy="name that run, or bring the result of this one",
         )
-    kept = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob(KEPT_MANIFESTS)]
+    manifests = [read_json(path) for path in folder.glob(KEPT_MANIFESTS)]
+    kept = [manifest for manifest in manifests if isinstance(manifest, dict) and manifest.get("files")]
     if not kept:
         raise WorkspaceError(
             "no kit was made from this run here", got=run_id, remedy=f"qaf device-kit {run_id} --out DIR"
@@ -309,50 +310,99 @@ def _check_origin(told: Mapping[str, Any], folder: Path, run_id: str) -> None:
 def _read_failed(told: Mapping[str, Any]) -> dict[str, str]:
     """Models that did not run on the device, with the reason."""
     failed = told.get("failed") or {}
-    if not isinstance(failed, dict) or not all(isinstance(reason, str) for reason in failed.values()):
+    if not _is_by_model(failed) or not all(isinstance(reason, str) for reason in failed.values()):
         raise _not_a_result("a damaged list of models that failed")
-    return failed
+    return {name: escape_text(reason[:LONGEST_TEXT]) for name, reason in failed.items()}
 
 
 def _read_latencies(told: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     rows = told.get("latencies")
-    if not isinstance(rows, dict) or not {*rows, *failed} >= COMPARED:
+    if not _is_by_model(rows) or not {*rows, *failed} >= COMPARED:
         raise _not_a_result("no latencies")
     for name, row in rows.items():
         if not isinstance(row, dict) or not all(_is_number(row.get(key)) for key in LATENCY_FIELDS):
             raise _not_a_result(f"a damaged row of {name}")
         if not row["p5_ms"] <= row["median_ms"] <= row["p95_ms"]:
             raise _not_a_result(f"quantiles of {name} that are not in order")
-    return rows
+        if not _is_count(row["n"]):
+            raise _not_a_result(f"a damaged number of rounds of {name}")
+    return {name: {key: row[key] for key in LATENCY_FIELDS} for name, row in rows.items()}
 
 
 def _read_ratios(told: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, dict[str, float]]:
     """Ratios to dense INT8 by model; none where that did not run."""
-    ratios = told.get("ratios") or {}
-    if not isinstance(ratios, dict):
+    ratios, fields = told.get("ratios") or {}, ("value", "low", "high")
+    if not _is_by_model(ratios):
         raise _not_a_result("damaged ratios")
     if not COMPARED & set(failed):
         ratios = {**ratios, ModelFile.FAST: told.get("ratio_to_dense_int8")}
     for name, ratio in ratios.items():
-        fields = ("value", "low", "high")
         if not isinstance(ratio, dict) or not all(_is_number(ratio.get(key)) for key in fields):
             raise _not_a_result(f"no ratio of {name} to dense INT8")
-    return ratios
+        if ratio["low"] > ratio["high"]:
+            raise _not_a_result(f"an interval of {name} that is not in order")
+    return {name: {key: ratio[key] for key in fields} for name, ratio in ratios.items()}
 
 
 def _read_answers(told: Mapping[str, Any]) -> dict[str, float]:
     """Share of the kit's images on which the device gives the answers of where the kit was made."""
     same = told.get("same_answers") or {}
-    numbers = same.values() if isinstance(same, dict) else [None]
-    if not all(isinstance(share, int | float) and 0 <= share <= 1 for share in numbers):
+    if not _is_by_model(same) or not all(map(_is_share, same.values())):
         raise _not_a_result("damaged shares of the same answers")
     return dict(same)
 
 
+def _read_memory(told: Mapping[str, Any]) -> dict[str, int | None]:
+    """Peak memory of one inference of each model; None where the device did not tell it."""
+    memory = told.get("peak_memory_bytes") or {}
+    if not _is_by_model(memory) or not all(size is None or _is_count(size) for size in memory.values()):
+        raise _not_a_result("damaged sizes of memory")
+    return dict(memory)
+
+
+def _read_machine(told: Mapping[str, Any]) -> dict[str, Any]:
+    """The device, its texts as they may be shown."""
+    machine = told.get("machine")
+    if not isinstance(machine, dict) or not {"processor", "threads", "onnxruntime"} <= machine.keys():
+        raise _not_a_result("no description of the device")
+    texts = {name: machine.get(name, "") for name in ("processor", "platform", "python", "onnxruntime")}
+    counts = {name: machine.get(name) for name in ("cpu_count", "threads")}
+    if not all(isinstance(text, str) for text in texts.values()) or not _is_count(counts["threads"]):
+        raise _not_a_result("a damaged description of the device")
+    if counts["cpu_count"] is not None and not _is_count(counts["cpu_count"]):
+        raise _not_a_result("a damaged description of the device")
+    return {**{name: escape_text(text[:LONGEST_TEXT]) for name, text in texts.items()}, **counts}
+
+
+def _read_shape(told: Mapping[str, Any]) -> list[int]:
+    shape = told.get("input_shape")
+    if not isinstance(shape, list) or len(shape) != 3 or not all(map(_is_count, shape)):
+        raise _not_a_result("a damaged input_shape")
+    return list(shape)
+
+
+def _read_count(told: Mapping[str, Any], name: str) -> int:
+    count = told.get(name)
+    if not _is_count(count):
+        raise _not_a_result(f"a damaged number: {name}")
+    return int(count)  # type: ignore[arg-type]
+
+
+def _is_by_model(values: object) -> TypeGuard[dict[str, Any]]:
+    """Whether these are values by the names of models."""
+    return isinstance(values, dict) and values.keys() <= set(ModelFile)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and _is_number(value)
+
+
+def _is_share(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
 def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
-    )
+    return type(value) in (int, float) and 0 < value <= LARGEST_NUMBER
 
 
 def _not_a_result(found: str) -> WorkspaceError:

@@ -15,13 +15,15 @@ from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.models.source import ModelSource
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import Plan, validate_plan
+from qaf_core.network.plan.types import Plan
+from qaf_core.network.plan.validation import validate_plan
 from qaf_core.pipeline.check.plausibility import TASK as CHECKED_TASK
 from qaf_core.pipeline.compress.calibrate import LEAST_IMAGES
 from qaf_core.pipeline.compress.result import CompressOptions, read_options
 from qaf_core.pipeline.events import Progress, RunStatus
 from qaf_core.pipeline.results import ImagesUsed
 from qaf_core.pipeline.tasks import Arrays, Task, find_task, predict
+from qaf_core.runs.evidence.predictions import describe_predictions, keep_predictions
 from qaf_core.runs.jobs.baseline import PredictionCache, predictions_key
 from qaf_core.runs.jobs.images import BATCH_SIZE, load_evaluation_images, load_run_images
 from qaf_core.runs.jobs.preview import write_preview
@@ -134,6 +136,9 @@ def compare_networks(
     after = replace(measured, agreement=task.agreement(original, predictions)).to_dict()
     progress.send("evaluated", which="compressed", **after)
     drop, interval = task.compare(original, predictions, targets)
+    keep_predictions(
+        store.run_folder(record.id), describe_predictions(task.name, images, original, predictions, targets)
+    )
     if task.name == CHECKED_TASK:
         write_preview(store.run_folder(record.id), subject.model, packed, subject.source, images)
     return {

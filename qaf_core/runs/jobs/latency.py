@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,9 @@ import numpy as np
 
 from qaf_core.deploy.runtime.layer_profile import compare_layers, profile_layers
 from qaf_core.deploy.runtime.measure_kit import (
+    BUSY_SHARE,
     LEAST_AGREEMENT,
+    Load,
     compare,
     describe_machine,
     measure_peak_memory,
@@ -24,6 +27,7 @@ from qaf_core.errors import WorkspaceError
 from qaf_core.files import read_json, write_json
 from qaf_core.network.plan.energy_model import MODELLED
 from qaf_core.pipeline.events import Progress
+from qaf_core.records import from_plain
 from qaf_core.runs.store.request import LatencyRequest
 
 if TYPE_CHECKING:
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 FILE_NAME = "latency.json"
 ROUNDS = 300
+JUDGED_SECONDS = 300.0  # for judging: of more images than that allows, as many as it does
 MOST_NAMED = 5  # layers in a sentence
 FILES = {ModelFile.FAST: "fast file (int8-fast)", ModelFile.EXACT: "exact file (int8)"}  # of: qaf export
 JUDGED = (ModelFile.ORIGINAL, ModelFile.DENSE, *FILES)
@@ -53,7 +58,7 @@ def measure_run(
     batch: int = 1,
     rounds: int = ROUNDS,
     seconds: float = LatencyRequest.seconds,
-    images: int = LatencyRequest.images,
+    images: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Time the models of a finished run side by side, and keep the result with the run.
@@ -64,7 +69,8 @@ def measure_run(
         threads: Threads of one operation, at least 1.
         batch: Images at a time, at least 1.
         rounds, seconds: As in ``time_interleaved``.
-        images: Evaluation images that the INT8 files are judged on; 0 leaves that out.
+        images: At most so many evaluation images judge the INT8 files, 0 for none; None for those the run
+            was measured on, or as many as ``JUDGED_SECONDS`` allow.
         progress: Told what is measured (stage ``latency``), and asked between whether to stop.
 
     Returns:
@@ -90,7 +96,9 @@ def measure_run(
     models.check_batch(batch)
     given = _timing_images(models.source.input_shape, batch)
     progress.step("latency", "Timing the models side by side", 1 / 6)
+    load = Load()
     times = time_models(models.paths, given, threads=threads, rounds=rounds, seconds=seconds)
+    told = compare(times, load.others_share())
     progress.step("latency", "Timing their layers", 2 / 6)
     profiled: dict[str, Path] = {name: models.paths[name] for name in PROFILED}
     names = [info.name for info in models.inventory if info.planned]
@@ -103,7 +111,10 @@ def measure_run(
     energy = energy_per_run(open_runs(models.paths, given, threads=threads))
     energy["modelled"] = _modelled_energy(models.record)
     progress.step("latency", "Judging the INT8 models on evaluation images", 5 / 6)
-    told, accuracy = compare(times), judge_files(store, models, images) if images else {}
+    if images is None:
+        seconds_each = sum(row["median_ms"] for row in told["latencies"].values()) / 1e3 / batch
+        images = max(1, int(JUDGED_SECONDS / seconds_each))
+    accuracy = judge_files(store, models, images) if images else {}
     result = {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
@@ -118,7 +129,7 @@ def measure_run(
         "energy": {**energy, "images": batch},
         "accuracy": accuracy,
         "layers": layers,
-        "verdict": tell_verdict(told["ratios"], layers, accuracy),
+        "verdict": tell_verdict(told["ratios"], layers, accuracy, told["others_share"]),
         "machine": describe_machine(threads),
     }
     keep_latency(store, run_id, result, FILE_NAME)
@@ -199,6 +210,7 @@ def tell_verdict(
     ratios: Mapping[str, Mapping[str, float]],
     layers: Sequence[Mapping[str, Any]] = (),
     accuracy: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    others_share: float | None = None,
 ) -> str:
     """Whether each factorized INT8 file is faster than dense INT8, and which layers are not, in words.
 
@@ -207,6 +219,7 @@ def tell_verdict(
             the two files are not looked at.
         layers: Rows of :func:`compare_layers`, measured on the fast file; empty where they were not.
         accuracy: As :func:`judge_files` gives it.
+        others_share: What others used of the processors meanwhile, as a share; None where that is unknown.
     """
     text = " ".join(_tell_ratio(FILES[name], ratios[name]) for name in FILES if name in ratios)
     if not text:
@@ -221,6 +234,11 @@ def tell_verdict(
     if agreement is not None:
         text += f" The fast file's answers agree with the evaluated network's to {agreement:.1%}"
         text += "." if agreement >= LEAST_AGREEMENT else ": too little for qaf export, unless forced."
+    if (others_share or 0.0) > BUSY_SHARE:
+        text += (
+            f" Other programs used {others_share:.0%} of the processors meanwhile: the intervals are wider "
+            "for it. Measure again when the machine is quiet."
+        )
     return text
 
 
@@ -253,4 +271,77 @@ def keep_latency(store: Store, run_id: str, result: Mapping[str, Any], file_name
 def read_latency(folder: Path, file_name: str = FILE_NAME) -> dict[str, Any] | None:
     """The measurement kept in a run's folder; None if there is none or it is damaged."""
     told = read_json(folder / file_name)
-    return told if isinstance(told, dict) and told.get("schema_version") == SCHEMA_VERSION else None
+    try:
+        from_plain(_Measurement, told)
+    except (TypeError, ValueError):
+        return None
+    return dict(told) if told["schema_version"] == SCHEMA_VERSION else None
+
+
+# What screens read of a measurement.
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Times:
+    median_ms: float
+    p5_ms: float
+    p95_ms: float
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ratio:
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    value: float
+    n: int
+    metric: str | None = None
+    drop: float | None = None
+    agreement_with_exact: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    layer: str
+    structure: str | None = None
+    dense_int8_ms: float | None = None
+    factorized_int8_ms: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Energy:
+    joules: Mapping[str, float] | None = None
+    reason: str | None = None
+    modelled: Mapping[str, float | str | None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Machine:
+    processor: str
+    onnxruntime: str
+    threads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measurement:
+    schema_version: int
+    source: str
+    threads: int
+    batch: int
+    verdict: str
+    machine: _Machine
+    latencies: Mapping[str, _Times]
+    ratios: Mapping[str, _Ratio] | None = None
+    ratio_to_dense_int8: _Ratio | None = None
+    peak_memory_bytes: Mapping[str, int | None] | None = None
+    accuracy: Mapping[str, _Judged] | None = None
+    energy: _Energy | None = None
+    layers: tuple[_Layer, ...] | None = None
+    failed: Mapping[str, str] | None = None
+    same_answers: Mapping[str, float] | None = None
+    compared_images: int | None = None

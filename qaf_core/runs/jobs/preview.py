@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qaf_core.files import read_json, write_json
+from qaf_core.records import from_plain
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,4 +41,27 @@ def write_preview(
 def read_preview(folder: Path) -> list[dict[str, Any]]:
     """The rows kept in a run's folder; none where there is no preview or it is damaged."""
     rows = read_json(folder / PREVIEW_NAME)
-    return rows if isinstance(rows, list) else []
+    try:
+        from_plain(_Preview, {"rows": rows})
+    except (TypeError, ValueError):
+        return []
+    return list(rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    predicted: str | None = None
+    right: bool | None = None
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row(_Answer):
+    image: str
+    label: str
+    compressed: _Answer | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Preview:
+    rows: tuple[_Row, ...]

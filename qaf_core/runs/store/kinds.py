@@ -18,6 +18,7 @@ from qaf_core.data.models.settings import read_settings
 from qaf_core.errors import DataError
 from qaf_core.files import digest_of
 from qaf_core.runs.store.request import (
+    AnswersRequest,
     CheckRequest,
     DeviceKitRequest,
     ExportRequest,
@@ -26,7 +27,11 @@ from qaf_core.runs.store.request import (
     LatencyRequest,
     PlanRequest,
     RegisterRequest,
+    RobustnessRequest,
     RunRequest,
+    SearchRequest,
+    SensitivityRequest,
+    StabilityRequest,
 )
 from qaf_core.runs.store.workspace import PACKED_NAME
 
@@ -34,7 +39,7 @@ HEAVY, LIGHT, QUICK = "heavy", "light", "quick"
 # How many jobs of a lane are at work at once: nobody waits an hour to look at a model.
 PLACES = {HEAVY: 1, LIGHT: 2, QUICK: 2}
 RUN_KINDS = ("compress", "finetune")  # what is a run: these are listed and have pages
-ALONE = ("latency",)  # heavy or light work beside it would be measured too
+ALONE = ("latency", "stability")  # heavy or light work beside them would be measured too
 MOST_FILES = 20_000
 _LIBRARIES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy")
 
@@ -46,7 +51,7 @@ class Kind:
     Attributes:
         name: As in the store.
         request: What it is asked with.
-        work: Module of ``qaf_core.runs.jobs`` and its function ``(store, job, progress) -> result``.
+        work: Module of ``qaf_core.runs`` and its function ``(store, job, progress) -> result``.
         lane: The queue it waits in, one of ``PLACES``.
         limit_seconds: Longest time at work in a worker; None for no limit.
     """
@@ -61,15 +66,20 @@ class Kind:
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("compress", RunRequest, "compress:carry_out", HEAVY, None),
-        Kind("finetune", RunRequest, "compress:carry_out", HEAVY, None),
-        Kind("plan", PlanRequest, "search:carry_out", HEAVY, 3600.0),
-        Kind("latency", LatencyRequest, "latency:carry_out", HEAVY, 900.0),
-        Kind("export", ExportRequest, "export:carry_out", LIGHT, 900.0),
-        Kind("device_kit", DeviceKitRequest, "device_kit:carry_out", LIGHT, 900.0),
-        Kind("check", CheckRequest, "check:carry_out", LIGHT, 1800.0),
-        Kind("inspect", InspectRequest, "models:carry_out_inspection", QUICK, 120.0),
-        Kind("register", RegisterRequest, "models:carry_out_registering", QUICK, 600.0),
+        Kind("compress", RunRequest, "jobs.compress:carry_out", HEAVY, None),
+        Kind("finetune", RunRequest, "jobs.compress:carry_out", HEAVY, None),
+        Kind("plan", PlanRequest, "jobs.search:carry_out", HEAVY, 3600.0),
+        Kind("sensitivity", SensitivityRequest, "jobs.plans.knowledge:carry_out", HEAVY, 3600.0),
+        Kind("search", SearchRequest, "jobs.plans.search:carry_out", HEAVY, None),
+        Kind("latency", LatencyRequest, "jobs.latency:carry_out", HEAVY, 900.0),
+        Kind("export", ExportRequest, "jobs.export:carry_out", LIGHT, 900.0),
+        Kind("device_kit", DeviceKitRequest, "jobs.device_kit:carry_out", LIGHT, 900.0),
+        Kind("check", CheckRequest, "jobs.check:carry_out", LIGHT, 1800.0),
+        Kind("inspect", InspectRequest, "jobs.models:carry_out_inspection", QUICK, 120.0),
+        Kind("register", RegisterRequest, "jobs.models:carry_out_registering", QUICK, 600.0),
+        Kind("answers", AnswersRequest, "evidence.networks:carry_out", HEAVY, 3600.0),
+        Kind("robustness", RobustnessRequest, "evidence.robustness:carry_out", HEAVY, 3600.0),
+        Kind("stability", StabilityRequest, "evidence.stability:carry_out", HEAVY, None),
     )
 }
 

@@ -27,6 +27,8 @@ from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.request import JobRequest, RunRequest
 
 LOST_WORKER = "The process working on this {what} ended before it was done."
+DISCARD, DISCARDED = 2, "Discarded on request: nothing was kept."  # what stands under ``cancel``
+LONGEST_REASON = 160
 MOST_JOBS_KEPT = 500  # that are no runs
 COLUMNS = "id, kind, status, request, result, error, created_at, started_at, finished_at"
 IS_RUN = f"kind IN ({', '.join(map(repr, RUN_KINDS))})"
@@ -51,6 +53,7 @@ class Queue(Database):
         with self.transaction() as connection:
             known = connection.execute(
                 f"SELECT id FROM runs WHERE digest = ? AND cancel = 0 AND status IN ({_marks(shared)})"
+                " AND json_valid(request) AND (result IS NULL OR json_valid(result))"
                 " ORDER BY created_at DESC LIMIT 1",
                 (digest, *shared),
             ).fetchone()
@@ -67,12 +70,18 @@ class Queue(Database):
         return self._job("id = ?", (job_id,))
 
     def find_job(self, request: JobRequest) -> JobRecord | None:
-        """The last job of exactly this request, files and versions included; None if there is none."""
-        return self._job("digest = ?", (digest_request(request, self.workspace),))
+        """The last job of exactly this request, files and versions included; None if none can be read."""
+        return self._readable_job("digest = ?", (digest_request(request, self.workspace),))
 
     def last_job(self, kind: str, about: str) -> JobRecord | None:
-        """The last job of a kind about a model, or a run; None if there is none."""
-        return self._job("kind = ? AND model = ?", (kind, about))
+        """The last job of a kind about a model, or a run; None if none can be read."""
+        return self._readable_job("kind = ? AND model = ?", (kind, about))
+
+    def _readable_job(self, where: str, values: tuple[str, ...]) -> JobRecord | None:
+        try:
+            return self._job(where, values)
+        except DamagedEntry:  # as if it had never been: it is asked for anew
+            return None
 
     def _job(self, where: str, values: tuple[str, ...]) -> JobRecord | None:
         rows = self.rows(f"SELECT {COLUMNS} FROM runs WHERE {where} ORDER BY created_at DESC LIMIT 1", values)
@@ -82,7 +91,7 @@ class Queue(Database):
             "SELECT data FROM events WHERE run_id = ? AND kind = 'stage' ORDER BY seq DESC LIMIT 1",
             (rows[0][0],),
         )
-        return JobRecord(**job_fields(rows[0], "job"), stage=json.loads(told[0][0]) if told else {})
+        return JobRecord(**job_fields(rows[0], "job"), stage=object_in(told[0][0]) if told else {})
 
     def count_ahead(self, job_id: str) -> int:
         """How many jobs of its lane come before a queued one."""
@@ -168,6 +177,34 @@ class Queue(Database):
         rows = self.rows("SELECT cancel FROM runs WHERE id = ?", (run_id,))
         return bool(rows and rows[0][0])
 
+    def discard(self, run_id: str) -> None:
+        """End a run at once and keep nothing that was done; the process at work on it ends itself.
+
+        Once more after that, it takes away what the process has left meanwhile.
+        """
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE runs SET cancel = ?, status = ?, error = ?, finished_at = ?"
+                " WHERE id = ? AND status IN (?,?)",
+                (
+                    DISCARD,
+                    RunStatus.CANCELLED,
+                    DISCARDED,
+                    time.time(),
+                    run_id,
+                    RunStatus.QUEUED,
+                    RunStatus.RUNNING,
+                ),
+            )
+            connection.execute(
+                "DELETE FROM layers WHERE run_id IN (SELECT id FROM runs WHERE id = ? AND cancel = ?)",
+                (run_id, DISCARD),
+            )
+
+    def discarded(self, run_id: str) -> bool:
+        """Whether someone discarded this run."""
+        return bool(self.rows("SELECT 1 FROM runs WHERE id = ? AND cancel = ?", (run_id, DISCARD)))
+
     def finish(
         self,
         run_id: str,
@@ -199,6 +236,8 @@ class Queue(Database):
         Returns:
             Their ids.
         """
+        if self.read_only:
+            return ()
         held = self.rows(
             "SELECT id, kind, pid, pid_token FROM runs WHERE status = ? OR (status = ? AND pid IS NOT NULL)",
             (RunStatus.RUNNING, RunStatus.QUEUED),
@@ -277,20 +316,35 @@ def insert_job(
     return job_id
 
 
+class DamagedEntry(WorkspaceError):
+    """An entry of the store that cannot be read."""
+
+
 def job_fields(row: tuple[Any, ...], what: str, layers: Sequence[str] = ()) -> dict[str, Any]:
     """The fields of a ``JobRecord`` from ``COLUMNS``; and ``layer_rows``, of a run.
 
     Raises:
-        WorkspaceError: If what was asked for, or the result, cannot be read.
+        DamagedEntry: If what was asked for, or the result, cannot be read.
     """
     fields = dict(zip(COLUMNS.split(", "), row, strict=True))
     try:
         fields["status"] = RunStatus(fields["status"])
         fields["request"] = KINDS[fields["kind"]].request.from_json(fields["request"])
         fields["result"] = json.loads(fields["result"] or "{}")
-        more = {"layer_rows": tuple(map(json.loads, layers))} if layers else {}
-    except (QafError, ValueError, KeyError) as problem:
-        raise WorkspaceError(
-            f"a {what} in the store is damaged", got=f"{fields['id']} ({problem})"
+        rows = tuple(map(json.loads, layers))
+        if not isinstance(fields["result"], dict):
+            raise ValueError("its result is no object")
+    except (QafError, ValueError, KeyError, TypeError, RecursionError) as problem:
+        raise DamagedEntry(
+            f"a {what} in the store is damaged", got=f"{fields['id']} ({str(problem)[:LONGEST_REASON]})"
         ) from problem
-    return {**fields, **more}
+    return {**fields, **({"layer_rows": rows} if rows else {})}
+
+
+def object_in(text: Any) -> dict[str, Any]:
+    """The JSON object that a text holds; an empty one where it holds none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

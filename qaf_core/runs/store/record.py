@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from qaf_core.errors import PlanError
 from qaf_core.network.plan.cost import Cost
+from qaf_core.network.plan.layer_info import KEEP
+from qaf_core.network.plan.rules import plan_done
 from qaf_core.network.plan.types import Plan
 from qaf_core.pipeline.check.plausibility import Plausibility
 from qaf_core.pipeline.events import RunEvent, RunStatus
@@ -72,15 +74,23 @@ class RunRecord(JobRecord):
     Attributes:
         layer_rows: A row per layer finished so far, as it is stored.
         result: The whole JSON object of ``qaf compress --json``, empty until finished.
+        damaged: Whether its entry in the store cannot be read.
     """
 
     request: RunRequest
     layer_rows: tuple[Mapping[str, Any], ...] = ()
+    damaged: bool = False
 
     @property
     def model(self) -> str:
         """Model id."""
         return self.request.model
+
+    @property
+    def title(self) -> str:
+        """The name people see: the one they gave, else model and time."""
+        when = self.id
+        return self.request.name or f"{self.model} · {when[4:6]}-{when[6:8]} {when[9:11]}:{when[11:13]}"
 
     @property
     def method(self) -> str:
@@ -171,6 +181,21 @@ class RunRecord(JobRecord):
     def latencies(self) -> tuple[Mapping[str, Any], ...]:
         """Measured rows, empty until measured."""
         return tuple(self.result.get("latencies") or ())
+
+    @property
+    def planned_layers(self) -> tuple[str, ...]:
+        """The layers the plan changes, in forward order."""
+        return tuple(row.name for row in self.plan.layers if row.structure != KEEP)
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether it has ended with layers of its plan as they were: stopped, cut off, or left out."""
+        return self.is_final and len(self.layer_rows) < len(self.planned_layers)
+
+    @property
+    def plan_done(self) -> Plan:
+        """The plan as far as it was carried out; the whole plan of a run that has not ended."""
+        return plan_done(self.plan, [row.name for row in self.layers]) if self.is_partial else self.plan
 
     def _part(self, key: str, kind: type[Part]) -> Part | None:
         told = self.result.get(key)

@@ -11,11 +11,14 @@ from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.workspace.trust import check_trusted
 from qaf_core.errors import DataError, QafError
-from qaf_core.factorization.options import Method
+from qaf_core.factorization.options import LARGEST_SEED, Method
 from qaf_core.network.plan.validation import check_method
 from qaf_core.search.selection import DEFAULT_ANSWER_BOUND, DEFAULT_ERROR_BOUND
 
 LONGEST_NAME = 120
+FOUND = "found"  # by a search, structures and bits mixed
+ROBUSTNESS_IMAGES = 1000
+STABILITY_MINUTES = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +120,8 @@ class ImagesRequest(InspectRequest):
             raise DataError(
                 "number of images out of range", got=self.images, expected="a whole number, at least 1"
             )
-        if not _is_count(self.seed, 0):
-            raise QafError("seed out of range", got=self.seed, expected="a whole number, at least 0")
+        if not _is_count(self.seed, 0) or self.seed > LARGEST_SEED:
+            raise QafError("seed out of range", got=self.seed, expected="a whole number of at most 63 bits")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +149,52 @@ class PlanRequest(ImagesRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SensitivityRequest(ImagesRequest):
+    """A model whose layers' settings are to be explored.
+
+    Attributes:
+        activation_bits: Of the plans to come.
+    """
+
+    activation_bits: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest(SensitivityRequest):
+    """A plan that is to be found under budgets; only calibration images are looked at.
+
+    Attributes:
+        budgets: As ``size=0.2x``, ``size=60kB``, ``bops=0.02x``, ``drop=1pp`` or ``latency=0.5x``.
+        locks: As ``LAYER=keep``, ``LAYER=dense:4``, ``LAYER=cp:32:4``.
+        method: ``found``; or for comparison ``dense``, its bits allocated in the same way, or the best
+            uniform plan of ``joint``, ``paper`` or ``sequential``.
+        time_limit: Seconds after which no further refinement begins; 0 for none.
+        then_run: Queue a run of what is found.
+
+    Raises:
+        PlanError: If there is no such method.
+    """
+
+    budgets: tuple[str, ...] = ()
+    locks: tuple[str, ...] = ()
+    method: str = FOUND
+    time_limit: float = 600.0
+    then_run: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.method != FOUND:
+            check_method(self.method, ())
+
+    @property
+    def explored(self) -> SensitivityRequest:
+        """What the search looks at first."""
+        return SensitivityRequest(
+            **{item.name: getattr(self, item.name) for item in fields(SensitivityRequest)}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRequest(ImagesRequest):
     """One compression run as asked for.
 
@@ -156,6 +205,8 @@ class RunRequest(ImagesRequest):
         check: Look first whether the original does what it should, and stop if not.
         finetune: None to compress; else ``run``, the run whose network is fine-tuned, and the fields of
             ``FinetuneOptions``. Everything else is then that run's.
+        controls: ``ratio``, ``bits`` and ``structure`` that the plan was made from before edits; None for a
+            plan made otherwise.
 
     Raises:
         QafError: If a field is out of range.
@@ -166,6 +217,7 @@ class RunRequest(ImagesRequest):
     name: str | None = None
     check: bool = True
     finetune: dict[str, Any] | None = None
+    controls: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         rows = [row for row in self.plan.get("layers") or () if isinstance(row, dict)]
@@ -187,14 +239,14 @@ class LatencyRequest(JobRequest):
         run: Its id.
         threads: Threads of one operation.
         batch: Images at a time.
-        images: Evaluation images that the INT8 files are judged on; 0 leaves that out.
+        images: At most so many evaluation images judge the files; None for those the run was measured on.
         seconds: At most so long, of timing.
     """
 
     run: str
     threads: int
     batch: int = 1
-    images: int = 500
+    images: int | None = None
     seconds: float = 60.0
 
 
@@ -239,6 +291,45 @@ class ExportRequest(JobRequest):
     def file_name(self) -> str:
         """Of the file, in the run's folder of exports."""
         return "model.safetensors" if self.format == "packed" else f"model-{self.precision}.onnx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswersRequest(JobRequest):
+    """A run of an earlier version whose networks are to be asked again, image by image.
+
+    Attributes:
+        run: Its id.
+    """
+
+    run: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessRequest(JobRequest):
+    """A run whose networks are to be tried on disturbed and odd images.
+
+    Attributes:
+        run: Its id.
+        images: At most so many.
+    """
+
+    run: str
+    images: int = ROBUSTNESS_IMAGES
+
+
+@dataclass(frozen=True, kw_only=True)
+class StabilityRequest(JobRequest):
+    """A run whose exported model is to be tried in operation.
+
+    Attributes:
+        run: Its id.
+        minutes: Length of the soak.
+        file: Which of the exported models.
+    """
+
+    run: str
+    minutes: float = STABILITY_MINUTES
+    file: str = "factorized_int8"
 
 
 def source_of(request: InspectRequest, workspace: Path) -> ModelSource:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qaf_core.errors import WorkspaceError
-from qaf_core.pipeline.events import RunEvent
-from qaf_core.runs.store.queue import COLUMNS, IS_RUN, Queue, insert_job, job_fields
+from qaf_core.pipeline.events import RunEvent, RunStatus
+from qaf_core.runs.store.queue import (
+    COLUMNS,
+    IS_RUN,
+    DamagedEntry,
+    Queue,
+    insert_job,
+    job_fields,
+    object_in,
+)
 from qaf_core.runs.store.record import RunRecord, StoredEvent
 from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.shapes import check_run
 
 
 class Store(Queue):
@@ -28,8 +38,33 @@ class Store(Queue):
         with self.transaction() as connection:
             return insert_job(connection, request)
 
+    def take_run(self, run: Mapping[str, Any]) -> None:
+        """Add a run that ended in another workspace.
+
+        Args:
+            run: ``id``, ``kind``, ``status``, the three times, ``request``, ``result`` and ``layers``.
+        """
+        request: RunRequest = run["request"]
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT INTO runs (id, kind, model, status, request, result, created_at, started_at,"
+                " finished_at) VALUES (?,?,?,?,?,?,?,?,?)",
+                (
+                    run["id"], run["kind"], request.model, run["status"], request.to_json(),
+                    json.dumps(run["result"]), run["created_at"], run["started_at"], run["finished_at"],
+                ),
+            )  # fmt: skip
+            connection.executemany(
+                "INSERT INTO layers VALUES (?,?,?,?,'{}')",
+                [(run["id"], row["name"], place, json.dumps(row)) for place, row in enumerate(run["layers"])],
+            )
+
+    def has_job(self, job_id: str) -> bool:
+        """Whether a run or another job has this id."""
+        return bool(self.rows("SELECT 1 FROM runs WHERE id = ?", (job_id,)))
+
     def run(self, run_id: str) -> RunRecord:
-        """One run.
+        """One run; of one that cannot be read what is left of it, ``failed``, its damage as the error.
 
         Raises:
             WorkspaceError: If there is none with this id.
@@ -43,7 +78,7 @@ class Store(Queue):
                 remedy="list them with: qaf runs",
             )
         layers = self.rows("SELECT row FROM layers WHERE run_id = ? ORDER BY position", (run_id,))
-        return RunRecord(**job_fields(rows[0], "run", [row[0] for row in layers]))
+        return _read_run(rows[0], [row[0] for row in layers])
 
     def find(self, beginning: str) -> RunRecord:
         """The run whose id begins like this, if it is the only one.
@@ -60,7 +95,7 @@ class Store(Queue):
         return self.run(rows[0][0] if len(rows) == 1 else beginning)
 
     def list_runs(self, model: str | None = None) -> tuple[RunRecord, ...]:
-        """All runs, or those of one model, newest first."""
+        """All runs, or those of one model, newest first; damaged ones as in ``run``."""
         where, values = ("", ()) if model is None else (" AND model = ?", (model,))
         rows = self.rows(
             f"SELECT {COLUMNS} FROM runs WHERE {IS_RUN}{where} ORDER BY created_at DESC, id DESC",
@@ -72,14 +107,14 @@ class Store(Queue):
             f"SELECT run_id, row FROM layers{scope} ORDER BY run_id, position", values
         ):
             layers.setdefault(run_id, []).append(row)
-        return tuple(RunRecord(**job_fields(row, "run", layers.get(row[0], []))) for row in rows)
+        return tuple(_read_run(row, layers.get(row[0], [])) for row in rows)
 
     def add_to_result(self, run_id: str, values: Mapping[str, Any]) -> None:
         """Add what was found out after a run had ended, such as latencies; the same keys are replaced."""
         with self.transaction() as connection:
             row = connection.execute("SELECT result FROM runs WHERE id = ?", (run_id,)).fetchone()
             if row is not None and row[0] is not None:
-                text = json.dumps({**json.loads(row[0]), **values}, separators=(",", ":"))
+                text = json.dumps({**object_in(row[0]), **values}, separators=(",", ":"))
                 connection.execute("UPDATE runs SET result = ? WHERE id = ?", (text, run_id))
 
     # Layers
@@ -104,7 +139,7 @@ class Store(Queue):
     def layer_details(self, run_id: str, layer: str) -> dict[str, Any]:
         """The details kept by ``put_layer``; empty if there are none."""
         rows = self.rows("SELECT details FROM layers WHERE run_id = ? AND name = ?", (run_id, layer))
-        return dict(json.loads(rows[0][0])) if rows else {}
+        return object_in(rows[0][0]) if rows else {}
 
     # Events
 
@@ -139,7 +174,50 @@ class Store(Queue):
         return tuple(
             StoredEvent(
                 seq=number,
-                event=RunEvent(kind=kind, layer=of_layer, data=json.loads(data), elapsed_seconds=elapsed),
+                event=RunEvent(
+                    kind=kind, layer=of_layer, data=object_in(data), elapsed_seconds=float(elapsed)
+                ),
             )
             for number, kind, of_layer, data, elapsed in self.rows(query + " ORDER BY seq", values)
         )
+
+    def stage_starts(self, run_ids: Sequence[str]) -> dict[str, dict[str, float]]:
+        """When each stage of some runs began, in seconds since the run did."""
+        found: dict[str, dict[str, float]] = {}
+        marks = ",".join("?" * len(run_ids))
+        for run_id, stage, began in self.rows(
+            "SELECT run_id, json_extract(data, '$.stage') AS stage, MIN(elapsed_seconds) FROM events"
+            f" WHERE kind = 'stage' AND json_valid(data) AND run_id IN ({marks}) GROUP BY run_id, stage",
+            run_ids,
+        ):
+            found.setdefault(run_id, {})[str(stage)] = began
+        return found
+
+
+def _read_run(row: tuple[Any, ...], layers: list[str]) -> RunRecord:
+    damage = _find_damage(row, tuple(layers))
+    if damage is None:
+        return RunRecord(**job_fields(row, "run", layers))
+    kept = dict(zip(COLUMNS.split(", "), row, strict=True))
+    created_at = kept["created_at"] if isinstance(kept["created_at"], int | float) else 0.0
+    return RunRecord(
+        id=str(kept["id"]),
+        kind=str(kept["kind"]),
+        status=RunStatus.FAILED,
+        created_at=created_at,
+        finished_at=created_at,
+        request=RunRequest(model=str(object_in(kept["request"]).get("model", "?"))),
+        error=damage,
+        damaged=True,
+    )
+
+
+@functools.lru_cache(maxsize=2000)  # runs are read at every look at a page, and hardly ever change
+def _find_damage(row: tuple[Any, ...], layers: tuple[str, ...]) -> str | None:
+    try:
+        check_run(RunRecord(**job_fields(row, "run", layers)))
+    except DamagedEntry as problem:
+        return str(problem)
+    except (ValueError, TypeError) as problem:
+        return str(DamagedEntry("a run in the store is damaged", got=f"{row[0]} ({problem})"))
+    return None

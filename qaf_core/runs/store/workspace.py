@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
 
 from qaf_core.errors import WorkspaceError
+from qaf_core.files import keep_private
 
-__all__ = ["EXPORTS_FOLDER", "PACKED_NAME", "WORKSPACE_VARIABLE", "default_workspace", "open_workspace"]
-
+DATABASE_NAME = "runs.sqlite"
 WORKSPACE_VARIABLE = "QAF_WORKSPACE"
 PACKED_NAME = "model.safetensors"  # the packed network, in a run's folder
 EXPORTS_FOLDER = "exports"  # there too: files made to be taken away
+# What this product makes in a workspace; others' files that lie beside it are left alone.
+_OWN = (
+    "runs", "cache", "logs", "models", "data", "classes", "incoming", "settings.json", "settings.lock",
+    "supervisor.lock", *(f"{DATABASE_NAME}{end}" for end in ("", "-wal", "-shm", "-journal")),
+)  # fmt: skip
 _REMEDY = f"choose a folder you can write to with --workspace or {WORKSPACE_VARIABLE}"
 
 
@@ -23,7 +29,7 @@ def default_workspace() -> Path:
 
 
 def open_workspace(folder: Path) -> Path:
-    """Create ``folder`` where it is missing and check that files can be written there.
+    """Create ``folder`` where it is missing, make it the user's alone, and check that it can be written to.
 
     Returns:
         Its absolute path.
@@ -32,8 +38,10 @@ def open_workspace(folder: Path) -> Path:
         WorkspaceError: If it cannot be made or written to.
     """
     folder = folder.expanduser().absolute()
+    keep_private(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _close_to_others(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -41,3 +49,23 @@ def open_workspace(folder: Path) -> Path:
             "the workspace cannot be written to", got=f"{folder} ({error.strerror or error})", remedy=_REMEDY
         ) from error
     return folder
+
+
+def _close_to_others(folder: Path) -> None:
+    """Take the rights of others off what earlier versions made, as far as it is the user's."""
+    if folder.stat().st_uid != os.getuid() or not folder.stat().st_mode & 0o077:
+        return
+    for own in (folder / name for name in _OWN if not (folder / name).is_symlink()):
+        _close(own)
+        for place, folders, files in os.walk(own):
+            for entry in (*folders, *files):
+                _close(Path(place, entry))
+    if set(os.listdir(folder)) <= set(_OWN):
+        folder.chmod(0o700)  # at the end: where it is cut short, the next time begins anew
+
+
+def _close(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        found = path.lstat()
+        if found.st_uid == os.getuid() and found.st_mode & 0o077 and not path.is_symlink():
+            path.chmod(found.st_mode & 0o700)

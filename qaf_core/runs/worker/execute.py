@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import multiprocessing
 import os
+import shutil
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from qaf_core.errors import QafError, RunCancelled
 from qaf_core.files import write_file
 from qaf_core.pipeline.events import Progress, RunStatus
 from qaf_core.runs.store.kinds import KINDS, RUN_KINDS
+from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.recorder import record_progress
 from qaf_core.runs.store.request import JobRequest
 from qaf_core.runs.store.store import Store
 
 POLL_SECONDS = 0.1
 STOPPED_RUN = "Stopped before the layers done so far could be evaluated."
+DISCARD_POLL_SECONDS = 0.5
+EXIT_DISCARDED = 130  # as of other commands that are stopped
 
 
 class JobFailed(Exception):
     """A fault of ours, not of the input; says in one line what happened and where the traceback lies."""
 
 
-def execute_job(store: Store, job_id: str, progress: Progress | None = None) -> dict[str, Any]:
-    """Execute a claimed job and store how it ended.
+def execute_job(
+    store: Store, job_id: str, progress: Progress | None = None, *, discarded_code: int = EXIT_DISCARDED
+) -> dict[str, Any]:
+    """Execute a claimed job and store how it ended; a run that is discarded meanwhile ends this process.
 
     Args:
         store: The run store.
         job_id: A job this process has claimed.
         progress: Told of every event kept; another reason to stop than a request in the store.
+        discarded_code: What this process then ends with.
 
     Returns:
         The job's result: of a run the object that ``qaf compress --json`` prints, also where it was stopped.
@@ -41,11 +51,17 @@ def execute_job(store: Store, job_id: str, progress: Progress | None = None) -> 
         RunCancelled: If a job that keeps nothing was stopped; it is ``cancelled``.
         JobFailed: If anything else goes wrong; the job is ``failed``, the traceback in its folder.
     """
-    progress, job = record_progress(store, job_id, progress), store.job(job_id)
-    assert job is not None
+    with _heeding_discard(store, job_id, discarded_code):
+        return _execute(store, job_id, record_progress(store, job_id, progress))
+
+
+def _execute(store: Store, job_id: str, progress: Progress) -> dict[str, Any]:
+    job: JobRecord | None = None
     try:
+        job = store.job(job_id)
+        assert job is not None
         module, _, function = KINDS[job.kind].work.partition(":")
-        work = getattr(importlib.import_module(f"qaf_core.runs.jobs.{module}"), function)
+        work = getattr(importlib.import_module(f"qaf_core.runs.{module}"), function)
         result: dict[str, Any] = work(store, job, progress)
     except RunCancelled:
         store.finish(job_id, RunStatus.CANCELLED)
@@ -58,7 +74,11 @@ def execute_job(store: Store, job_id: str, progress: Progress | None = None) -> 
         store.finish(job_id, RunStatus.FAILED, error=message)
         raise JobFailed(message) from error
     except KeyboardInterrupt:
-        store.finish(job_id, RunStatus.CANCELLED, error=STOPPED_RUN if job.kind in RUN_KINDS else None)
+        store.finish(
+            job_id,
+            RunStatus.CANCELLED,
+            error=STOPPED_RUN if job is not None and job.kind in RUN_KINDS else None,
+        )
         raise
     store.finish(job_id, RunStatus(result.get("status", RunStatus.COMPLETED)), result)
     return result
@@ -100,6 +120,28 @@ def execute_in_turn(
         store.finish(job_id, RunStatus.CANCELLED)
         raise
     return execute_job(store, job_id, progress)
+
+
+@contextlib.contextmanager
+def _heeding_discard(store: Store, job_id: str, code: int) -> Iterator[None]:
+    """Meanwhile end this process and its helpers when its run is discarded: no step is waited for."""
+    ended = threading.Event()
+    threading.Thread(target=_end_when_discarded, args=(store, job_id, ended, code), daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _end_when_discarded(store: Store, job_id: str, ended: threading.Event, code: int) -> None:
+    while not ended.wait(DISCARD_POLL_SECONDS):
+        with contextlib.suppress(QafError):
+            if store.discarded(job_id):
+                store.discard(job_id)
+                shutil.rmtree(store.run_folder(job_id), ignore_errors=True)
+                for helper in multiprocessing.active_children():
+                    helper.kill()
+                os._exit(code)
 
 
 def _keep_traceback(store: Store, job_id: str, error: Exception) -> str:

@@ -15,6 +15,7 @@ from typing import IO
 
 from qaf_core.children import child_environment
 from qaf_core.errors import WorkspaceError
+from qaf_core.files import PART, sweep_parts
 from qaf_core.runs.store.kinds import HEAVY, PLACES
 from qaf_core.runs.store.store import Store
 
@@ -93,6 +94,7 @@ class Supervisor:
         while not self._stop.is_set():
             # A full disk or a locked store now need not be one a second later: keep on trying.
             with contextlib.suppress(WorkspaceError, OSError):
+                self._store.check_there()
                 if self._take_charge():
                     self._tend()
             self._stop.wait(POLL_SECONDS)
@@ -110,6 +112,7 @@ class Supervisor:
             file.write(f"{os.getpid()}\n")
             file.flush()
             self._lock_file = file
+            sweep_parts(self.workspace.rglob(f".*{PART}"))
         return True
 
     def _tend(self) -> None:

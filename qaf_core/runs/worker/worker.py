@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from qaf_core.children import LAST_WORDS_SECONDS, PARENT_POLL_SECONDS, end_with
+from qaf_core.children import PARENT_POLL_SECONDS, end_with
 from qaf_core.errors import QafError, RunCancelled
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.runs.store.kinds import HEAVY, KINDS, PLACES, RUN_KINDS
@@ -27,6 +27,7 @@ from qaf_core.runs.store.store import Store
 from qaf_core.runs.worker.execute import JobFailed, execute_job
 
 POLL_SECONDS = 0.05
+HEED_SECONDS = 3.0  # for a job that is no run, to come to an end once it was stopped
 _LOADED_AHEAD = ("torch", "torchvision", "qaf_core.runs.jobs.compress")
 TOO_LONG = "It took too long."
 JOB_INTERRUPTED = "The application ended before this job was done."
@@ -79,7 +80,7 @@ def serve_one(store: Store, lane: str = HEAVY) -> int:
             store.put_worker(pid, "running")
         threading.Thread(target=_end_in_time, args=(store, job_id), daemon=True).start()
         with contextlib.suppress(QafError, RunCancelled, JobFailed):  # recorded with the job
-            execute_job(store, job_id)
+            execute_job(store, job_id, discarded_code=0)
         return 0
     finally:
         with contextlib.suppress(QafError):
@@ -99,7 +100,7 @@ def _end_in_time(store: Store, job_id: str) -> None:
         with contextlib.suppress(QafError):
             if asked_at is None and store.cancel_requested(job_id):
                 asked_at = now
-            if asked_at is not None and now - asked_at > LAST_WORDS_SECONDS:
+            if asked_at is not None and now - asked_at > HEED_SECONDS:
                 store.finish(job_id, RunStatus.CANCELLED)
                 os._exit(0)
             if limit is not None and now - began > limit:

@@ -17,7 +17,8 @@ from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.rules import plan_for_ratio
-from qaf_core.pipeline.compress.compress import CompressOptions, compress_network
+from qaf_core.pipeline.compress.compress import compress_network
+from qaf_core.pipeline.compress.result import CompressOptions
 
 SHAPE = (3, 8, 8)
 QUICK = CompressOptions(solver=SolverOptions(starts=1, iterations=2), output_fit=False)

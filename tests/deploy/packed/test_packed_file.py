@@ -26,7 +26,8 @@ from qaf_core.network.modules.quantized import FactorizedLayer, swap_layer
 from qaf_core.network.plan.chains import factor_shapes
 from qaf_core.network.plan.cost import plan_cost
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import LayerPlan, Plan, plan_for_ratio
+from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.network.plan.types import LayerPlan, Plan
 
 CARD = {
     "model": "tests/net", "architecture": "net", "method": "joint", "activation_bits": 8, "seed": 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from qaf_core.deploy.runtime.measure_kit import (
     LEAST_ROUNDS,
     WARM_UP_ROUNDS,
+    Load,
+    compare,
     describe_machine,
     measure_peak_memory,
     open_session,
@@ -109,3 +112,39 @@ def test_the_machine_is_described() -> None:
     assert told["threads"] == 3
     assert told["onnxruntime"]
     assert told["processor"]
+
+
+def test_disturbed_rounds_give_an_interval_that_holds_what_their_parts_say() -> None:
+    generator = np.random.default_rng(0)
+    quiet, other = (generator.normal(mean, 0.02, 300) for mean in (1.4, 1.0))
+    busy = quiet.copy()
+    busy[200:] *= 1.25  # someone else came
+    told = ratio_of(busy, other)
+    assert told.high - told.low < 0.02
+    honest = ratio_of(busy, other, disturbed=True)
+    assert honest.value == told.value
+    assert honest.low < 1.41
+    assert honest.high > 1.7
+    still = ratio_of(quiet, other, disturbed=True)
+    assert still.high - still.low < 0.05, "what is the same all along stays narrow"
+
+
+def test_a_busy_machine_is_told_with_the_times() -> None:
+    rising = np.linspace(0.5, 1.0, 300)
+    times = {"dense_int8": np.ones(300), "factorized_int8": rising}
+    for share, wide in ((None, False), (0.05, False), (0.4, True)):
+        found = compare(times, share)
+        assert found["others_share"] == share
+        ratio = found["ratio_to_dense_int8"]
+        assert (ratio["high"] - ratio["low"] > 0.3) == wide
+
+
+@pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="the system does not tell")
+def test_the_load_of_others_leaves_our_own_out() -> None:
+    load = Load()
+    until = time.process_time() + 0.3
+    while time.process_time() < until:
+        pass
+    share = load.others_share()
+    assert share is not None
+    assert 0.0 <= share <= 1.0

@@ -24,7 +24,8 @@ from qaf_core.network.plan.cost import (
 )
 from qaf_core.network.plan.file_size import CONTAINER_BYTES_FIXED, CONTAINER_BYTES_PER_FOLD, kept_index_bytes
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import LayerPlan, Plan, paper_plan, plan_for_ratio, replace_layer
+from qaf_core.network.plan.rules import paper_plan, plan_for_ratio, replace_layer
+from qaf_core.network.plan.types import LayerPlan, Plan
 
 # ratio, weight bits, GBOPs, percent, GMACs of ResNet-18 with 8-bit activations: arXiv 2308.04595
 PAPER = [

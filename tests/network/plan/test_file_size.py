@@ -19,7 +19,7 @@ from qaf_core.network.plan.file_size import (
     kept_index_bytes,
 )
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import LayerPlan
+from qaf_core.network.plan.types import LayerPlan
 
 
 def rows_of(*layers: nn.Module) -> tuple[LayerInfo, ...]:

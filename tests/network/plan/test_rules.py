@@ -16,20 +16,11 @@ from qaf_core.factorization.factors import exact_factors
 from qaf_core.factorization.intake import checked_rank
 from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.network.graph.inventory import take_inventory
-from qaf_core.network.plan.chains import factor_macs
+from qaf_core.network.plan.chains import factor_macs, max_useful_rank, rank_for_ratio
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import (
-    PRESETS,
-    LayerPlan,
-    check_layer_plan,
-    max_useful_rank,
-    paper_plan,
-    plan_for_ratio,
-    plan_layer,
-    rank_for_ratio,
-    replace_layer,
-    validate_plan,
-)
+from qaf_core.network.plan.rules import PRESETS, paper_plan, plan_for_ratio, plan_layer, replace_layer
+from qaf_core.network.plan.types import LayerPlan
+from qaf_core.network.plan.validation import check_layer_plan, validate_plan
 
 Weightless = Callable[..., nn.Module]
 Listed = Callable[..., tuple[nn.Module, nn.Module, tuple[LayerInfo, ...]]]
@@ -87,7 +78,7 @@ def test_dense_quantizes_the_covered_layers(resnet18: tuple[LayerInfo, ...]) -> 
 
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", mobilenet, vision_transformer, densenet])
-@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "auto"])
+@pytest.mark.parametrize("structure", ["cp", "tucker2", "svd", "cp-or-tucker2"])
 def test_made_plans_are_valid(name: Any, structure: str, listed: Listed) -> None:
     _, _, inventory = listed(name)
     for ratio in (1, 2, 1e6):
@@ -112,10 +103,10 @@ def test_tucker_takes_the_place_of_cp(resnet18: tuple[LayerInfo, ...]) -> None:
     assert 512 * 2 * (rank_out + 1) + 9 * (rank_out + 1) ** 2 > 512 * 512 * 9 / 2
 
 
-def test_auto_leaves_cp_where_it_needs_more_operations_than_the_layer(
+def test_the_rule_leaves_cp_where_it_needs_more_operations_than_the_layer(
     resnet18: tuple[LayerInfo, ...],
 ) -> None:
-    plan = plan_for_ratio(resnet18, model="m", ratio=1.2, bits=4, structure="auto")
+    plan = plan_for_ratio(resnet18, model="m", ratio=1.2, bits=4, structure="cp-or-tucker2")
     chosen = {row.structure for row in plan.layers}
     assert chosen >= {"cp", "tucker2"}
     for info in resnet18:
@@ -145,7 +136,8 @@ def test_the_classifier_of_a_network_that_is_one_convolution() -> None:
         ({"ratio": float("nan")}, "ratio out of range; got nan"),
         ({"bits": 1}, "weight bits out of range; got 1; expected 2 to 8"),
         ({"activation_bits": 16}, "activation bits out of range; got 16"),
-        ({"structure": "dense"}, "unknown structure; got dense; expected cp, tucker2, svd, spatial, auto"),
+        ({"structure": "dense"}, "unknown structure; got dense; expected cp, .*spatial, cp-or-tucker2.$"),
+        ({"structure": "auto"}, "unknown structure; got auto; expected cp, .*: qaf plan --structure auto"),
     ],
 )
 def test_arguments_out_of_range(
@@ -174,7 +166,7 @@ def test_one_row_is_exchanged(resnet18: tuple[LayerInfo, ...]) -> None:
         (nn.Conv2d(8, 8, 3), "tucker2", "tucker2"),
         (nn.Conv2d(8, 8, 3, groups=8), "cp", "dense"),
         (nn.Conv2d(8, 8, 3, groups=8), "keep", "keep"),
-        (nn.Conv2d(8, 8, 1), "auto", "svd"),
+        (nn.Conv2d(8, 8, 1), "cp-or-tucker2", "svd"),
         (nn.Conv2d(8, 8, 1), "dense", "dense"),
     ],
 )

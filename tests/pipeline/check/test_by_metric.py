@@ -75,11 +75,11 @@ def test_every_wrong_form_is_found_and_named(
 
 
 def test_the_best_forms_are_tried_on_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qaf_core.pipeline.check.classifier.SCREENED_IMAGES", 12)
+    monkeypatch.setattr("qaf_core.pipeline.check.classifier.SCREENED_IMAGES", 16)
     model, source, images = case("inspection/unet")
     found = check_original(model, fed(source, mean=PLAIN[0], std=PLAIN[1]), images)
     assert [finding.kind for finding in found.findings] == ["normalisation"]
-    assert {trial.n for trial in found.trials} == {12, 32}
+    assert {trial.n for trial in found.trials} == {16, 32}
     whole = next(trial for trial in found.trials if trial.n == 32 and "ImageNet" in trial.form)
     again = check_original(model, source, images)
     assert whole.gain == pytest.approx(whole.value - found.value)

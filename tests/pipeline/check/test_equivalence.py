@@ -15,7 +15,8 @@ from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.network import chains_in, layer_of
 from qaf_core.network.modules.quantized import FactorizedLayer, Layer, swap_layer
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import LayerPlan, Plan, plan_for_ratio
+from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.pipeline.check import equivalence
 from qaf_core.pipeline.check.equivalence import (
     exact_chain,
@@ -24,7 +25,8 @@ from qaf_core.pipeline.check.equivalence import (
     layers_to_blame,
     unexpected_disagreement,
 )
-from qaf_core.pipeline.compress.compress import CompressOptions, compress_network
+from qaf_core.pipeline.compress.compress import compress_network
+from qaf_core.pipeline.compress.result import CompressOptions
 
 SHAPE = (3, 10, 10)
 QUICK = CompressOptions(solver=SolverOptions(starts=1, start_iterations=5, iterations=2, rounding_rounds=2))

@@ -26,15 +26,10 @@ from qaf_core.network.graph.network import chains_in, observed
 from qaf_core.network.graph.program import Execution
 from qaf_core.network.modules.quantized import FactorizedLayer, Layer
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.network.plan.rules import LayerPlan, Plan, plan_for_ratio, replace_layer
-from qaf_core.pipeline.compress.compress import (
-    FITTED_METHODS,
-    Compression,
-    CompressOptions,
-    batch_size,
-    compress_network,
-    shrink,
-)
+from qaf_core.network.plan.rules import plan_for_ratio, replace_layer
+from qaf_core.network.plan.types import LayerPlan, Plan
+from qaf_core.pipeline.compress.compress import FITTED_METHODS, batch_size, compress_network, shrink
+from qaf_core.pipeline.compress.result import Compression, CompressOptions
 from qaf_core.pipeline.compress.solve_cache import SolveCache
 from qaf_core.pipeline.divergence import divergence
 from qaf_core.pipeline.events import EVENT_KINDS, Progress, RunEvent

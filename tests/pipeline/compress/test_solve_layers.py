@@ -17,7 +17,8 @@ from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.pipeline.compress import solve_layers
-from qaf_core.pipeline.compress.compress import Compression, CompressOptions, compress_network
+from qaf_core.pipeline.compress.compress import compress_network
+from qaf_core.pipeline.compress.result import Compression, CompressOptions
 from qaf_core.pipeline.compress.solve_cache import SolveCache, SolveTask
 from qaf_core.pipeline.compress.solve_layers import (
     count_helpers,

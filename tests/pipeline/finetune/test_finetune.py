@@ -15,7 +15,8 @@ from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.modules.quantized import FactorizedLayer
 from qaf_core.network.plan.rules import plan_for_ratio
-from qaf_core.pipeline.compress.compress import CompressOptions, compress_network
+from qaf_core.pipeline.compress.compress import compress_network
+from qaf_core.pipeline.compress.result import CompressOptions
 from qaf_core.pipeline.divergence import divergence
 from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.pipeline.finetune import finetune

@@ -14,6 +14,7 @@ from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import build_model, find_model, load_inventory
 from qaf_core.errors import DataError
 from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.pipeline.check.plausibility import Finding, FindingKind, Plausibility
 from qaf_core.pipeline.events import Progress
 from qaf_core.runs.jobs import check
 from qaf_core.runs.jobs.check import checked, needs_check, refuse_serious
@@ -132,9 +133,10 @@ def test_what_needs_no_check() -> None:
 
 
 def test_notes_do_not_stop_a_run() -> None:
-    note = {"kind": "below", "sentence": "Few are right.", "remedy": "Look.", "serious": False}
-    refuse_serious({"findings": [note]})
+    note = Finding(kind=FindingKind.BELOW_STATED, sentence="Few are right.", remedy="Look.", serious=False)
+    found = Plausibility(value=0.5, ci95=(0.4, 0.6), n=100, findings=(note,))
+    refuse_serious(found)
     with pytest.raises(
         DataError, match=r"Few are right; Look. To compress it all the same, pass --no-check\."
     ):
-        refuse_serious({"findings": [note, {**note, "serious": True}]})
+        refuse_serious(replace(found, findings=(note, replace(note, serious=True))))

@@ -16,7 +16,8 @@ from qaf_core.data.load import load_images, to_batches
 from qaf_core.data.models.catalogue import build_model, find_model, load_inventory
 from qaf_core.deploy.packed.read import load_packed
 from qaf_core.errors import DataError, PlanError, SolverError
-from qaf_core.network.plan.rules import Plan, plan_done, plan_for_ratio
+from qaf_core.network.plan.rules import plan_done, plan_for_ratio
+from qaf_core.network.plan.types import Plan
 from qaf_core.pipeline.compress.result import read_options
 from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.pipeline.tasks import find_task, predict

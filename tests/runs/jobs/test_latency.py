@@ -20,7 +20,7 @@ from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.runs.jobs import exported_models
 from qaf_core.runs.jobs.exported_models import FOLDER, STAMP, prepare_models
 from qaf_core.runs.jobs.latency import measure_run, read_latency, tell_verdict
-from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.request import LatencyRequest, RunRequest
 from qaf_core.runs.store.store import Store
 
 Run = tuple[Path, str]
@@ -30,8 +30,9 @@ def test_a_run_is_measured_and_the_result_kept(finished_run: Run) -> None:
     workspace, run_id = finished_run
     events: list[RunEvent] = []
     with Store(workspace) as store:
-        result = measure_run(store, run_id, threads=1, rounds=20, images=60, progress=Progress(events.append))
+        result = measure_run(store, run_id, threads=1, rounds=20, progress=Progress(events.append))
         kept, record = read_latency(store.run_folder(run_id)), store.run(run_id)
+    assert record.compressed is not None
     assert kept == json.loads(json.dumps(result))
     assert set(result["latencies"]) == set(ModelFile)
     assert all(0 < row["p5_ms"] <= row["median_ms"] <= row["p95_ms"] for row in result["latencies"].values())
@@ -49,7 +50,10 @@ def test_a_run_is_measured_and_the_result_kept(finished_run: Run) -> None:
     accuracy = result["accuracy"]
     assert accuracy["original_fp32"]["drop"] == 0.0
     assert accuracy["factorized_int8"]["value"] > 0.9
-    assert accuracy["factorized_int8"]["n"] == 60
+    # The accuracy beside the times is that of the run: the same network on the same images.
+    assert accuracy["factorized_int8_exact"]["n"] == record.compressed["n"]
+    assert accuracy["factorized_int8_exact"]["value"] == pytest.approx(record.compressed["value"], abs=2e-3)
+    assert result["others_share"] is None or 0 <= result["others_share"] <= 1
     rows = {row["layer"]: row for row in result["layers"]}
     assert list(rows)[:-1] == ["features.0", "features.3", "features.7", "classifier.0", "classifier.2"]
     assert isinstance(rows["features.7"]["slower_than_dense"], bool)
@@ -127,9 +131,16 @@ def test_the_command_tells_models_layers_and_a_verdict(
     assert "The fast file (int8-fast) is " in out
     assert "The exact file (int8) is " in out
     assert "features.7" in out
+    assert "accuracy on" not in out
     assert main(["latency", run_id, *place, "--batch", "2", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["batch"], told["run_id"], told["accuracy"]) == (2, run_id, {})
+    with Store(workspace) as store:  # a job as one the page asks for, and found there
+        job = store.last_job("latency", run_id)
+        assert job is not None
+        assert (job.status, job.result) == ("completed", told)
+        assert job.request == LatencyRequest(run=run_id, threads=1, batch=2, images=0, seconds=1.0)
+        assert read_latency(store.run_folder(run_id)) == told
 
 
 def test_a_run_shows_its_measured_speed(finished_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,3 +208,6 @@ def test_the_verdict_speaks_of_both_files_and_of_what_the_fast_one_changes() -> 
     assert tell_verdict(both, accuracy=near).endswith("agree with the evaluated network's to 99.9%.")
     assert tell_verdict(both, accuracy=far).endswith("to 98.0%: too little for qaf export, unless forced.")
     assert "Nothing can be said" in tell_verdict({})
+    busy = tell_verdict(both, others_share=0.4)
+    assert "Other programs used 40% of the processors meanwhile: the intervals are wider" in busy
+    assert "Other programs" not in tell_verdict(both, others_share=0.04)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from qaf_core.cli.entry import main
 from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.errors import PlanError, RunCancelled
-from qaf_core.network.plan.rules import Plan
+from qaf_core.network.plan.types import Plan
 from qaf_core.pipeline.events import Progress
 from qaf_core.runs.jobs import search
 from qaf_core.runs.jobs.search import TABLE_FOLDER, make_auto_plan, ratios_from

@@ -26,7 +26,7 @@ def test_every_kind_is_done_by_a_function_that_is_there() -> None:
 
     for kind in KINDS.values():
         module, _, name = kind.work.partition(":")
-        assert callable(getattr(importlib.import_module(f"qaf_core.runs.jobs.{module}"), name))
+        assert callable(getattr(importlib.import_module(f"qaf_core.runs.{module}"), name))
 
 
 def test_fine_tuning_is_a_kind_of_its_own() -> None:

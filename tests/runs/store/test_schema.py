@@ -5,9 +5,6 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
-import pytest
-
-from qaf_core.errors import WorkspaceError
 from qaf_core.runs.store.database import DATABASE_NAME
 from qaf_core.runs.store.request import InspectRequest
 from qaf_core.runs.store.schema import SCHEMA_VERSION
@@ -33,8 +30,9 @@ def test_a_store_without_kinds_is_brought_up_to_date(workspace: Path) -> None:
             assert kinds == {
                 "compressed": "compress", "tuned": "finetune", "lost": "compress", "waiting": "compress"
             }  # fmt: skip
-            with pytest.raises(WorkspaceError, match="damaged"):
-                store.list_runs("old/damaged")
+            (damaged,) = store.list_runs("old/damaged")
+            assert (damaged.damaged, damaged.status) == (True, "failed")
+            assert "a run in the store is damaged" in str(damaged.error)
     with Store(workspace) as store:
         assert len(store.mark_interrupted()) == 1
         waiting = store.claim_next(pid=1)

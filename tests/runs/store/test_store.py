@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import sqlite3
@@ -14,8 +15,9 @@ from qaf_core.errors import DataError, PlanError, QafError, WorkspaceError
 from qaf_core.factorization.options import METHODS
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.store import schema
+from qaf_core.runs.store import workspace as workspace_module
 from qaf_core.runs.store.database import DATABASE_NAME
-from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.request import InspectRequest, RunRequest
 from qaf_core.runs.store.store import Store
 
 REQUEST = RunRequest(model="digits/cnn", plan={"layers": []}, name="first")
@@ -43,6 +45,23 @@ def test_a_run_goes_from_queued_to_running_to_completed(store: Store) -> None:
     assert record.created_at <= record.started_at <= record.finished_at
     assert store.layer_details(run_id, "conv1") == {"histograms": {}}
     assert store.layer_details(run_id, "none") == {}
+
+
+def test_what_is_kept_in_an_unknown_form_reads_as_not_known(store: Store) -> None:
+    run_id = store.create_run(RunRequest(model="digits/cnn", plan={"schema_version": 9, "layers": []}))
+    whole = {"params": 5, "size_bytes": 10, "macs": 3, "bops": 2, "peak_activation_bytes": 9}
+    whole["energy_joules"] = 1
+    store.put_layer(run_id, 0, {"name": "a", "rank": [2, 3], "later": True}, {})
+    store.finish(run_id, "completed", {"cost": whole, "baseline_cost": {"params": 5}, "checks": {"n": 1}})
+    record = store.run(run_id)
+    assert (record.plan.model, record.plan.layers) == ("digits/cnn", ())
+    assert (record.baseline_cost, record.checks, record.compressed) == (None, None, None)
+    assert record.cost is not None
+    assert record.cost.to_dict() == whole
+    assert record.size_bytes == 10
+    assert [(row.name, row.rank, row.seconds) for row in record.layers] == [("a", (2, 3), None)]
+    store.add_to_result(run_id, {"file": {"size_bytes": 11}})
+    assert store.run(run_id).size_bytes == 11
 
 
 def test_ids_are_safe_in_urls_and_lists_are_newest_first(store: Store) -> None:
@@ -180,13 +199,98 @@ def test_a_damaged_store_is_told_with_the_remedy(workspace: Path) -> None:
         Store(workspace)
 
 
-def test_a_damaged_run_is_told(store: Store, workspace: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        "request = '{'",
+        "request = '[]'",
+        'request = \'{"model":"digits/cnn","plan":[3]}\'',
+        'request = \'{"model":"digits/cnn","plan":{"layers":[1]}}\'',
+        "status = 'wild'",
+        "created_at = 'yesterday'",
+        "id = '../../elsewhere'",
+        "result = '{'",
+        "result = '[1]'",
+        'result = \'{"cost":{"size_bytes":"much"}}\'',
+        'result = \'{"cost":{"size_bytes":0}}\'',
+        "result = '{\"drop_ci95\":[1]}'",
+        'result = \'{"compressed":{"metric":"top1","value":NaN,"n":1,"ci95":[0,1]}}\'',
+        "result = x'00ff'",
+    ],
+)
+def test_a_damaged_run_is_named_and_takes_no_other_along(store: Store, change: str) -> None:
+    sound = store.create_run(REQUEST)
     run_id = store.create_run(REQUEST)
-    with sqlite3.connect(workspace / DATABASE_NAME) as connection:
-        connection.execute("UPDATE runs SET request = '{' WHERE id = ?", (run_id,))
-    connection.close()
-    with pytest.raises(WorkspaceError, match=f"damaged; got {run_id}"):
-        store.run(run_id)
+    with store.transaction() as connection:
+        connection.execute(f"UPDATE runs SET {change} WHERE id = ?", (run_id,))
+    found = {run.damaged: run for run in store.list_runs()}
+    assert found[False].id == sound
+    assert found[True].status == "failed"
+    assert f"a run in the store is damaged; got {found[True].id}" in str(found[True].error)
+    assert store.run(found[True].id) == found[True]
+
+
+def test_damaged_layers_and_events_are_passed_over(store: Store) -> None:
+    run_id = store.create_run(REQUEST)
+    store.append_event(run_id, RunEvent(kind="stage", data={"stage": "solving"}, elapsed_seconds=1.0))
+    store.put_layer(run_id, 0, {"name": "conv1"}, {"histograms": {}})
+    with store.transaction() as connection:
+        connection.execute("UPDATE events SET data = '{\"sta'")
+        connection.execute("UPDATE layers SET details = '[3]'")
+    assert [stored.event.data for stored in store.events_since(run_id)] == [{}]
+    assert store.layer_details(run_id, "conv1") == {}
+    with store.transaction() as connection:
+        connection.execute("UPDATE layers SET row = '{\"name\": 3}'")
+    assert store.run(run_id).damaged
+
+
+def test_a_damaged_job_is_asked_for_anew(store: Store) -> None:
+    request = InspectRequest(model="digits/cnn")
+    job_id = store.ask(request)
+    store.finish(job_id, "completed", {"layers": []})
+    assert store.ask(request) == job_id
+    with store.transaction() as connection:
+        connection.execute("UPDATE runs SET result = '{' WHERE id = ?", (job_id,))
+    assert store.find_job(request) is None
+    assert store.last_job("inspect", "digits/cnn") is None
+    with pytest.raises(WorkspaceError, match="a job in the store is damaged"):
+        store.job(job_id)
+    assert store.ask(request) != job_id
+
+
+def test_a_deleted_workspace_is_noticed(store: Store, workspace: Path) -> None:
+    store.create_run(REQUEST)
+    workspace.rename(workspace.with_name("moved"))
+    ask = lambda: store.ask(InspectRequest(model="digits/cnn"))  # noqa: E731
+    for use in (lambda: store.create_run(REQUEST), store.list_runs, ask):
+        with pytest.raises(WorkspaceError, match="deleted or replaced while it was in use"):
+            use()
+    assert not workspace.exists(), "nothing is made where it was"
+    Store(workspace).close()
+    with pytest.raises(WorkspaceError, match="deleted or replaced"):
+        store.list_runs()
+    workspace.with_name("moved").rename(workspace.with_name("back"))
+
+
+def test_a_workspace_that_can_only_be_read_is_looked_at(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Store(workspace) as writing:
+        run_id = writing.ask_for_own(REQUEST, dead_process())
+        before = {path.name for path in workspace.iterdir()}
+
+        def refuse(**_options: object) -> None:
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        monkeypatch.setattr(workspace_module.tempfile, "TemporaryFile", refuse)
+        with Store(workspace) as reading:  # what is not merged into the file yet is seen too
+            assert reading.read_only
+            assert reading.mark_interrupted() == ()
+            assert [run.id for run in reading.list_runs()] == [run_id]
+            for change in (lambda: reading.create_run(REQUEST), lambda: reading.request_cancel(run_id)):
+                with pytest.raises(WorkspaceError, match="can only be read"):
+                    change()
+        assert {path.name for path in workspace.iterdir()} == before
 
 
 def test_a_newer_store_is_refused(workspace: Path) -> None:

@@ -16,6 +16,7 @@ from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.runs.store.kinds import LIGHT, QUICK
 from qaf_core.runs.store.processes import process_token
+from qaf_core.runs.store.queue import DISCARDED
 from qaf_core.runs.store.request import CheckRequest, InspectRequest, RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.worker import worker
@@ -77,8 +78,14 @@ def test_a_worker_told_to_end_leaves_its_run_interrupted(workspace: Path, store:
     wait_for(lambda: store.worker_states() == {}, 20)
 
 
-def test_helpers_go_with_their_worker(workspace: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even with one that is killed; one that may say so ends its pool of helpers, which has its own test."""
+@pytest.mark.parametrize("how", ["killed", "discarded"])
+def test_helpers_go_with_their_worker(
+    workspace: Path, store: Store, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Even with one that is killed; one that may say so ends its pool of helpers, which has its own test.
+
+    One whose run is discarded ends itself, in the middle of whatever it does, and keeps nothing.
+    """
     if not Path("/proc/self/task").exists() or len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core has none to spare for a helper")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
@@ -93,12 +100,20 @@ def test_helpers_go_with_their_worker(workspace: Path, store: Store, monkeypatch
         wait_for(lambda: bool(store.events_since(run_id, kinds=("iteration",), layer="layer3.2.conv2")))
         children = children_of(process.pid)
         assert children
-        process.kill()
-        process.wait(20)
+        if how == "killed":
+            process.kill()
+        else:
+            store.discard(run_id)
+            assert store.run(run_id).status == "cancelled"
+        assert process.wait(20) == (0 if how == "discarded" else -signal.SIGKILL)
         wait_for(lambda: not any(process_token(child) for child in children), 20)
     finally:
         process.kill()
         process.wait()
+    if how == "discarded":
+        record = store.run(run_id)
+        assert (record.status, record.layers, record.error) == ("cancelled", (), DISCARDED)
+        assert not store.run_folder(run_id).exists()
 
 
 def children_of(pid: int) -> list[int]:

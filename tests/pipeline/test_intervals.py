@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from qaf_core.pipeline.intervals import bootstrap_interval, paired_drop, wilson_interval
 from qaf_core.pipeline.results import Evaluation
-from qaf_core.pipeline.tasks.evaluation import bootstrap_interval, paired_drop, wilson_interval
 
 
 @given(st.integers(1, 3000), st.data())

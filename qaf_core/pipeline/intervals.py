@@ -1,9 +1,10 @@
-"""The intervals that go with what is measured on images."""
+"""Intervals of shares, of differences on the same images, and of other metrics. Free of torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +30,6 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
 def paired_drop(original_right: BoolArray, compressed_right: BoolArray) -> tuple[float, tuple[float, float]]:
     """Accuracy lost, and its 95 % interval from the same images.
 
-    Half an image is added to each cell of the table (Agresti & Min 2005).
-
     Args:
         original_right: ``(N,)`` whether the original was right.
         compressed_right: ``(N,)`` whether the compressed network was right.
@@ -41,10 +40,27 @@ def paired_drop(original_right: BoolArray, compressed_right: BoolArray) -> tuple
     n = len(original_right)
     lost = int((original_right & ~compressed_right).sum())
     gained = int((~original_right & compressed_right).sum())
-    total, b, c = n + 2.0, lost + 0.5, gained + 0.5
+    low, high = paired_interval(lost, gained, n)
+    return (lost - gained) / n, (float(low), float(high))
+
+
+def paired_interval(lost: Any, gained: Any, n: Any, z: float = Z95) -> tuple[FloatArray, FloatArray]:
+    """The interval of a difference of two shares of the same images.
+
+    Half an image is added to each cell of the table (Agresti & Min 2005).
+
+    Args:
+        lost, gained: Images that count for the first share only, and for the second only; numbers or arrays.
+        n: Images in all.
+        z: Quantile of the normal distribution.
+
+    Returns:
+        (low, high), of the shape of the counts.
+    """
+    total, b, c = n + 2.0, np.asarray(lost) + 0.5, np.asarray(gained) + 0.5
     centre = (b - c) / total
-    half = Z95 * math.sqrt(max(b + c - (b - c) ** 2 / total, 0.0)) / total
-    return (lost - gained) / n, (max(-1.0, centre - half), min(1.0, centre + half))
+    half = z * np.sqrt(np.maximum(b + c - (b - c) ** 2 / total, 0.0)) / total
+    return np.maximum(-1.0, centre - half), np.minimum(1.0, centre + half)
 
 
 def bootstrap_interval(

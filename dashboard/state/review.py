@@ -1,0 +1,59 @@
+"""Decisions as the Decide page reads them: gathered once, and again when something beside a run changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from dashboard.widgets import ui
+from qaf_core.review.decision.criteria import CriteriaSet, read_criteria
+from qaf_core.review.report.review import Review, changed_pictures, gather_review
+from qaf_core.runs.store.record import RunRecord
+
+PICTURES = 18
+_KEY = "review"
+
+
+def load_review(run_ids: Sequence[str]) -> Review:
+    """The review of some runs with pictures of images whose answer changed.
+
+    Raises:
+        QafError: If they cannot stand side by side, or what is kept with them is damaged.
+    """
+    store = ui.open_store()
+    stamp = tuple((run_id, *_stamps(store.run_folder(run_id))) for run_id in run_ids)
+    kept: tuple[Any, Review] | None = st.session_state.get(_KEY)
+    if kept is not None and kept[0] == stamp:
+        return kept[1]
+    review = gather_review(store, run_ids)
+    places = tuple(row.index for row in review.changes.changed[:PICTURES]) if review.changes else ()
+    review = replace(review, pictures=_pictures(str(store.workspace), review.chosen.run_id, places, review))
+    st.session_state[_KEY] = (stamp, review)
+    return review
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _pictures(_workspace: str, run_id: str, places: tuple[int, ...], _review: Review) -> dict[int, str]:
+    del places  # they tell one answer from another
+    return dict(changed_pictures(ui.open_store(), run_id, _review.changes, PICTURES))
+
+
+def _stamps(folder: Path) -> list[tuple[str, int, int]]:
+    found = [*folder.glob("*"), *folder.glob("onnx/*")]
+    return sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found)
+
+
+def kept_criteria(run: RunRecord) -> tuple[CriteriaSet, ...]:
+    """The criteria kept with a run, finished or not."""
+    return read_criteria(ui.open_store().run_folder(run.id))
+
+
+def class_names(review: Review) -> tuple[str, ...]:
+    """The classes that criteria may name."""
+    if review.chosen.predictions is not None:
+        return review.chosen.predictions.classes
+    return tuple(review.chosen.before.per_class)

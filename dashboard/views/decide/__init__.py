@@ -1,0 +1,1 @@
+"""The Decide page: criteria, verdict, what changed, business case, risks, report."""

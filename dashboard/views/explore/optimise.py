@@ -1,0 +1,197 @@
+"""Explore's search under budgets: what is allowed, the best plan for it, and what holds it back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from dashboard.state import jobs
+from dashboard.state.plan_draft import Draft
+from dashboard.text import _
+from dashboard.views.explore import controls
+from dashboard.views.explore.choose import Choice
+from dashboard.widgets import ui
+from qaf_core.factorization.options import Method
+from qaf_core.network.plan.types import Plan
+from qaf_core.pipeline.events import RunStatus
+from qaf_core.review.units import percent_text, size_text
+from qaf_core.runs.jobs.plans.sweep import BUDGETS, METHODS, front_requests
+from qaf_core.runs.store.request import SearchRequest
+from qaf_core.search.budget.budgets import lock_text
+
+TAKEN_KEY = "optimised-taken"
+EFFORTS = {"quick": 0.0, "normal": 600.0, "thorough": 3600.0}  # seconds of refinement
+
+
+def offer(choice: Choice, draft: Draft) -> None:
+    """What to set, the button, and what was found; it fills the plan's table when it is done."""
+    with st.expander(_("Best plan under a budget"), icon=":material/auto_awesome:"):
+        st.caption(
+            _(
+                "Say what the model may take, or how much accuracy it may lose, and every layer gets the "
+                "structure, rank and bits with which the network is expected to lose least. Several limits "
+                "hold together; an empty field is no limit."
+            )
+        )
+        budgets = _budgets()
+        left, middle, right = st.columns([2.2, 1.4, 1.2], gap="medium", vertical_alignment="bottom")
+        locked = left.multiselect(
+            _("Layers that stay as they are in the table"),
+            [row.name for row in draft.layers],
+            key=f"locked-{choice.source.id}",
+            placeholder=_("none"),
+        )
+        names = {"quick": _("Quick"), "normal": _("Normal"), "thorough": _("Thorough")}
+        effort = middle.segmented_control(
+            _("Effort"),
+            list(EFFORTS),
+            default="normal",
+            required=True,
+            key="search-effort",
+            format_func=names.__getitem__,
+            help=_(
+                "Quick takes the first choice. Normal refines it for up to 10 minutes, thorough for up to an "
+                "hour: networks are compressed, and what they diverge on calibration images decides."
+            ),
+        )
+        place = f"optimise-{choice.source.id}"
+        disabled = st.session_state["method"] != Method.JOINT or choice.obstacle is not None
+        if right.button(
+            _("Find the best plan"),
+            icon=":material/search:",
+            key="find-best",
+            width="stretch",
+            disabled=disabled or not budgets,
+            help=_("For the joint method, with a model that can be run.") if disabled else None,
+        ):
+            locks = tuple(lock_text(row) for row in draft.layers if row.name in locked)
+            jobs.remember(place, ui.open_store().ask(_request(choice, budgets, locks, EFFORTS[effort])))
+            st.session_state[TAKEN_KEY] = None
+        _outcome(choice, place)
+        _front(choice, disabled=disabled, seconds=EFFORTS[effort])
+
+
+def _front(choice: Choice, *, disabled: bool, seconds: float) -> None:
+    """A search for each of several sizes, found and dense, each followed by a run; in the background."""
+    key, store = f"front-{choice.source.id}", ui.open_store()
+    left, right = st.columns([1.2, 3.6], gap="medium", vertical_alignment="center")
+    begin = left.button(
+        _("Measure a front"),
+        icon=":material/ssid_chart:",
+        key="measure-front",
+        width="stretch",
+        disabled=disabled,
+    )
+    if begin:
+        asked = front_requests(controls.request_of(choice), BUDGETS, METHODS, seconds)
+        st.session_state[key] = [store.ask(request) for request in asked]
+    searches = [job for job_id in st.session_state.get(key, ()) if (job := store.job(job_id)) is not None]
+    if not searches:
+        right.caption(
+            _(
+                "Five sizes, each with the best plan and with plain rounding, measured one after another in "
+                "the background: points appear on Trade-offs as they finish. What was measured before counts."
+            )
+        )
+        return
+    done = sum(job.is_final for job in searches)
+    text = _("{done} of {count} searches are done; their runs appear on Trade-offs.")
+    right.info(text.format(done=done, count=len(searches)), icon=":material/ssid_chart:")
+    if done < len(searches) and right.button(_("Stop the front"), key="stop-front"):
+        for job in searches:
+            store.request_cancel(job.id)
+        st.rerun()
+
+
+def _budgets() -> tuple[str, ...]:
+    """The limits as ``qaf search`` takes them."""
+    size, bops, drop, latency = st.columns(4, gap="small")
+    fields = (
+        (size, "size", _("Size, kB"), 1.0, "kB", None),
+        (bops, "bops", _("Bit-operations, % of the original"), 0.01, "x", None),
+        (
+            drop,
+            "drop",
+            _("Accuracy lost, points"),
+            1.0,
+            "pp",
+            _("The model is made as small as this allows."),
+        ),
+        (
+            latency,
+            "latency",
+            _("Time, % of plain INT8"),
+            0.01,
+            "x",
+            _("By layers timed on this machine, once; it takes minutes."),
+        ),
+    )
+    found = []
+    for column, kind, label, unit, sign, help_text in fields:
+        value = column.number_input(
+            label,
+            min_value=0.0,
+            value=None,
+            key=f"budget-{kind}",
+            help=help_text,
+            format="%g",
+            placeholder=_("no limit"),
+        )
+        if value:
+            found.append(f"{kind}={value * unit:.6g}{sign}")
+    return tuple(found)
+
+
+def _request(
+    choice: Choice, budgets: tuple[str, ...], locks: tuple[str, ...], seconds: float
+) -> SearchRequest:
+    return SearchRequest(
+        **vars(controls.request_of(choice)), budgets=budgets, locks=locks, time_limit=seconds
+    )
+
+
+def _outcome(choice: Choice, place: str) -> None:
+    job = jobs.recall(ui.open_store(), place, "search")
+    if job is not None and not job.is_final:
+        ui.follow_job(job.id, _("Searching, {time} so far. You may look at other pages meanwhile."))
+        return
+    if job is None or job.status != RunStatus.COMPLETED:
+        ui.job_at_work(job, "")
+        return
+    if st.session_state.get(TAKEN_KEY) != job.id:
+        st.session_state[TAKEN_KEY] = job.id
+        controls.take_plan(choice, Plan.from_dict(dict(job.result["plan"])))
+        st.rerun(scope="app")
+    st.success(ui.plain(_found_text(dict(job.result))), icon=":material/check_circle:")
+
+
+def _found_text(found: dict[str, Any]) -> str:
+    cost, before, predicted = found["cost"], found["baseline_cost"], found["predicted"]
+    low, high = predicted["ci95"]
+    text = _(
+        "The table below is filled with the plan for {budget}: {size}, {bops} of the bit-operations, "
+        "expected {value} ({low} to {high})."
+    ).format(
+        budget=", ".join(found["budget"]),
+        size=size_text(cost["size_bytes"]),
+        bops=percent_text(cost["bops"] / before["bops"]),
+        value=percent_text(predicted["value"]),
+        low=percent_text(low),
+        high=percent_text(high),
+    )
+    if found["binding"] is None:
+        return text + " " + _("No limit holds it back.")
+    kinds = {
+        "size": _("size"),
+        "bops": _("bit-operations"),
+        "drop": _("accuracy lost"),
+        "latency": _("time"),
+    }
+    return (
+        text
+        + " "
+        + _("What holds it back is {limit}: {price}.").format(
+            limit=kinds[found["binding"]], price=found["price"]
+        )
+    )

@@ -1,0 +1,1 @@
+"""The start page: what the product does, told on a finished example."""

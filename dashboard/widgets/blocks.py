@@ -1,0 +1,71 @@
+"""Sections of the report as they stand on a page: tables, charts and galleries, all texts escaped."""
+
+from __future__ import annotations
+
+import html
+
+import streamlit as st
+
+from dashboard.widgets import ui
+from qaf_core.review.report.blocks import Block, Chart, Gallery, Section, Table
+from qaf_core.review.report.figures import on_screen
+
+SHORT = 10  # characters that stay on one line
+
+
+def draw_section(section: Section) -> None:
+    """Paragraphs, points and blocks of a section, without its title."""
+    for text in section.paragraphs:
+        st.markdown(ui.plain(text))
+    for text in section.listed:
+        st.markdown(f"- {ui.plain(text)}")
+    for block in section.blocks:
+        draw_block(block)
+
+
+def draw_block(block: Block) -> None:
+    """One block with its title."""
+    if isinstance(block, Chart):
+        st.markdown(f"**{ui.plain(block.title)}**")
+        st.plotly_chart(
+            on_screen(block.figure, dark=ui.is_dark()), key=f"block-{block.key}",
+            config={"displayModeBar": False}, alt=block.title,
+        )  # fmt: skip
+        if block.note:
+            st.caption(ui.plain(block.note))
+    elif isinstance(block, Table):
+        st.html(_table(block))
+    else:
+        st.html(_gallery(block))
+
+
+def _table(block: Table) -> str:
+    def cells(row: list[str] | tuple[str, ...], tag: str) -> str:
+        return "".join(
+            f"<{tag}{' class=number' if place >= block.numeric else ''}>{html.escape(cell)}</{tag}>"
+            for place, cell in enumerate(row)
+        )
+
+    marks = block.marks or [""] * len(block.rows)
+    head = f"<thead><tr>{cells(tuple(block.header), 'th')}</tr></thead>" if any(block.header) else ""
+    body = "".join(
+        f'<tr class="{html.escape(mark)}">{cells(tuple(row), "td")}</tr>'
+        for mark, row in zip(marks, block.rows, strict=True)
+    )
+    title = f"<p><b>{html.escape(block.title)}</b></p>" if block.title else ""
+    note = f"<p class=note>{html.escape(block.note)}</p>" if block.note else ""
+    return f'<div class="qaf-table">{title}<table>{head}<tbody>{body}</tbody></table>{note}</div>'
+
+
+def _gallery(block: Gallery) -> str:
+    figures = "".join(
+        f'<figure class="{html.escape(mark)}"><img src="{html.escape(address)}" alt=""><figcaption>'
+        + "".join(f"<span>{html.escape(line)}</span>" for line in lines)
+        + "</figcaption></figure>"
+        for address, lines, mark in block.pictures
+        if address.startswith("data:image/")
+    )
+    return (
+        f'<div class="qaf-table"><p><b>{html.escape(block.title)}</b></p></div>'
+        f'<div class="qaf-preview qaf-changed">{figures}</div>'
+    )

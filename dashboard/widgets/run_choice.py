@@ -1,0 +1,98 @@
+"""The run that a page shows: the one its address names, or in words why there is nothing of that to show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from dashboard.state import catalogue, rows
+from dashboard.text import _
+from dashboard.widgets import ui
+from qaf_core.errors import QafError
+from qaf_core.pipeline.events import RunStatus
+from qaf_core.review.charts import method_label
+from qaf_core.review.units import percent_text
+from qaf_core.runs.store.record import RunRecord
+
+LAST_RUN_KEY = "last_run"
+
+
+def choose_run(runs: Sequence[RunRecord], lacking: str) -> RunRecord | None:
+    """The run asked for, by the address or by the page of a run that was looked at; or another one chosen.
+
+    Never another run instead of one that has nothing to show: then that is said, and nothing is chosen.
+
+    Args:
+        runs: Those with something to show, newest first.
+        lacking: What a run that is none of them has not, in a sentence.
+    """
+    by_id = {run.id: run for run in runs}
+    asked = st.query_params.get("run") or st.session_state.get(LAST_RUN_KEY)
+    if asked is not None and asked not in by_id:
+        _say_why(asked, lacking)
+    if not runs:
+        return None
+    asked = next(iter(by_id)) if asked is None else asked
+    chosen = st.selectbox(
+        _("Run"),
+        list(by_id),
+        index=list(by_id).index(asked) if asked in by_id else None,
+        format_func=lambda run_id: run_label(by_id[run_id]),
+        placeholder=_("Choose another run"),
+    )
+    if chosen is not None:
+        st.query_params["run"] = chosen
+    return by_id.get(chosen or "")
+
+
+def run_label(run: RunRecord) -> str:
+    """A run in one line: its name, model, method, plan, how much of that was done, and accuracy."""
+    title = ui.run_title(run)
+    model = "" if run.model in title else f" · {run.model}"
+    accuracy = f" · {percent_text(run.compressed.value)}" if run.compressed else ""
+    return f"{title}{model} · {method_label(run.method, _)} · {rows.plan_summary(run)}{accuracy}"
+
+
+def say_unknown(run_id: str) -> None:
+    """There is no such run, or no longer."""
+    ui.say_error(_("There is no run {run} in this workspace; it may have been deleted.").format(run=run_id))
+
+
+def _say_why(run_id: str, lacking: str) -> None:
+    run = ui.find_run(run_id)
+    if run is None:
+        say_unknown(run_id)
+        return
+    title = ui.run_title(run)
+    told = {
+        RunStatus.QUEUED: _("{run} has not started yet."),
+        RunStatus.RUNNING: _("{run} is still at work."),
+        RunStatus.COMPLETED: _("{run} has finished."),
+        RunStatus.FAILED: _("{run} has failed."),
+        RunStatus.CANCELLED: _("{run} was stopped."),
+        RunStatus.INTERRUPTED: _("{run} was interrupted."),
+    }
+    text = told[run.status].format(run=title)
+    st.warning(ui.plain(f"{text} {lacking}"), icon=":material/block:")
+    ui.link_to("run", _("Open this run"), ":material/monitoring:", run=run.id)
+
+
+def missing_model(run: RunRecord) -> str | None:
+    """Why nothing can be made of a run's model here, in words; None where it is at hand."""
+    if ":" in run.model:  # no page imports a user's code
+        return _("The model {model} is someone's own code, which only the command line runs.").format(
+            model=run.model
+        )
+    try:
+        catalogue.listed_model(run.model, ui.workspace())
+    except QafError:
+        return _("The model {model} is not in this workspace.").format(model=run.model)
+    return None
+
+
+def say_partial(run: RunRecord) -> None:
+    """That only a part of a run's layers is compressed, where that is so."""
+    if run.is_partial and run.layers:
+        text = _("{part} are compressed; the others are those of the original.")
+        st.info(text.format(part=rows.part_done(run)), icon=":material/stop_circle:")

@@ -1,0 +1,1 @@
+"""The decision about a run: criteria, verdict, what changed for whom, costs and risks."""

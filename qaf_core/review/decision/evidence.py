@@ -1,0 +1,131 @@
+"""All that is known of a run when it is decided about, read from the store: no torch, no evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from qaf_core.errors import WorkspaceError
+from qaf_core.network.plan.cost import Cost
+from qaf_core.pipeline.results import Evaluation
+from qaf_core.review.decision.criteria import PACKED, CriteriaSet, read_criteria
+from qaf_core.runs.evidence.predictions import PairedPredictions, read_predictions
+from qaf_core.runs.jobs.device_kit import RESULT_NAME
+from qaf_core.runs.jobs.latency import FILE_NAME, read_latency
+from qaf_core.runs.store.record import RunRecord
+from qaf_core.runs.store.store import Store
+from qaf_core.runs.store.workspace import PACKED_NAME
+
+_CHUNK = 2**20
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is known of a run.
+
+    Attributes:
+        record: The run.
+        predictions: What both networks said to each image; None where that is not kept.
+        timings: Measurements of speed as ``qaf latency`` and device kits give them.
+        files: Size in bytes of each file that may be deployed, by name.
+        criteria: All sets kept with the run, oldest first.
+        added: Results of checks kept beside the run, by name: ``robustness``, ``stability``.
+    """
+
+    record: RunRecord
+    predictions: PairedPredictions | None = None
+    timings: tuple[Mapping[str, Any], ...] = ()
+    files: Mapping[str, int] = field(default_factory=dict)
+    criteria: tuple[CriteriaSet, ...] = ()
+    added: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self.record.id
+
+    @property
+    def name(self) -> str:
+        """What people call the run."""
+        return self.record.title
+
+    @property
+    def before(self) -> Evaluation:
+        """The original, measured."""
+        return _known(self.record.baseline, self.run_id)
+
+    @property
+    def after(self) -> Evaluation:
+        """The compressed network, measured."""
+        return _known(self.record.compressed, self.run_id)
+
+    @property
+    def costs(self) -> tuple[Cost, Cost]:
+        """Of the original and of the compressed network."""
+        return _known(self.record.baseline_cost, self.run_id), _known(self.record.cost, self.run_id)
+
+    @property
+    def size_bytes(self) -> float:
+        """Size of the packed file; infinite where there is none."""
+        return float(self.files.get(PACKED, float("inf")))
+
+
+def collect_evidence(store: Store, run_id: str) -> Evidence:
+    """Read what is kept of a run.
+
+    Raises:
+        WorkspaceError: If there is no such run, it has no result, or something kept with it is damaged.
+    """
+    from qaf_core.files import read_json
+
+    record, folder = store.run(run_id), store.run_folder(run_id)
+    for part in (record.baseline, record.compressed, record.baseline_cost, record.cost):
+        _known(part, f"{run_id} ({record.status})")
+    timings = [read_latency(folder, name) for name in (FILE_NAME, RESULT_NAME)]
+    added = {name: read_json(folder / f"{name}.json") for name in ("robustness", "stability")}
+    return Evidence(
+        record=record,
+        predictions=read_predictions(folder),
+        timings=tuple(timing for timing in timings if timing is not None),
+        files={name: path.stat().st_size for name, path in deployable_files(folder).items()},
+        criteria=read_criteria(folder),
+        added={name: told for name, told in added.items() if isinstance(told, dict)},
+    )
+
+
+def _known(part: Part | None, run: str) -> Part:
+    if part is None:
+        raise WorkspaceError(
+            "this run has no result to decide about",
+            got=run,
+            expected="a completed run",
+            remedy="list them with: qaf runs",
+        )
+    return part
+
+
+def deployable_files(folder: Path) -> dict[str, Path]:
+    """The files of a run that may be deployed, by name: the packed one, and ONNX files as they were timed."""
+    found = {PACKED: folder / PACKED_NAME, **{path.stem: path for path in sorted(folder.glob("onnx/*.onnx"))}}
+    return {name: path for name, path in found.items() if path.is_file()}
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits; read once as long as its size and time stay the same."""
+    found = path.stat()
+    return _sha256(path, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, _size: int, _changed: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,359 @@
+"""What may still go wrong, read off a run; a staged plan; and three sentences for the meeting.
+
+Owner and next step of each risk are the user's to edit, and so are the notes: kept in ``review.json`` in the
+run's folder, beside what is found anew each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from qaf_core.errors import QafError, WorkspaceError
+from qaf_core.files import read_json, write_json
+from qaf_core.review.decision.changes import Changes
+from qaf_core.review.decision.criteria import value_text
+from qaf_core.review.decision.economics import BusinessCase
+from qaf_core.review.decision.evidence import Evidence
+from qaf_core.review.decision.verdict import FAIL, OPEN, PASS, Verdict
+from qaf_core.text.said import Said, say
+
+FILE_NAME = "review.json"
+FORMAT = 1
+LONGEST_TEXT = 4000
+LONGEST_FIELD = 300
+LEAST_IMAGES = 1000  # fewer leave a drop uncertain by more than about a point
+MOST_NAMED = 5
+
+Level = Literal["high", "medium", "low"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Risk:
+    """One thing that may go wrong.
+
+    Attributes:
+        key: Names the risk, whatever the run.
+        text, next_step: In words.
+        owner, own_step: The user's; an own step takes the place of the next step.
+    """
+
+    key: str
+    level: Level
+    text: Said
+    next_step: Said
+    owner: str = ""
+    own_step: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage of the plan, with what must hold before the next one."""
+
+    name: Said
+    exits: tuple[Said, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewNotes:
+    """What people add to a decision.
+
+    Attributes:
+        owners, steps: Of risks, by key.
+        notes: Free text.
+        decision: ``go``, ``conditions``, ``no``, or empty while open.
+        signers: Names for the sign-off fields.
+    """
+
+    owners: Mapping[str, str] = field(default_factory=dict)
+    steps: Mapping[str, str] = field(default_factory=dict)
+    notes: str = ""
+    decision: str = ""
+    signers: tuple[str, ...] = ()
+
+
+DECISIONS = ("", "go", "conditions", "no")
+
+
+def keep_notes(folder: Path, notes: ReviewNotes) -> None:
+    """Keep what people added.
+
+    Raises:
+        QafError: If a text is too long or the decision none.
+    """
+    if notes.decision not in DECISIONS:
+        raise QafError("unknown decision", got=notes.decision[:40], expected="go, conditions or no")
+    if len(notes.notes) > LONGEST_TEXT:
+        raise QafError(
+            "notes are too long",
+            got=f"{len(notes.notes):,} characters",
+            expected=f"at most {LONGEST_TEXT:,}",
+        )
+    for text in (*notes.owners.values(), *notes.steps.values(), *notes.signers):
+        if len(text) > LONGEST_FIELD:
+            raise QafError(
+                "owner, next step or name too long",
+                got=f"{len(text):,} characters",
+                expected=f"at most {LONGEST_FIELD}",
+            )
+    told = {
+        "format": FORMAT, "owners": dict(notes.owners), "steps": dict(notes.steps), "notes": notes.notes,
+        "decision": notes.decision, "signers": list(notes.signers),
+    }  # fmt: skip
+    write_json(folder / FILE_NAME, told, for_people=True)
+
+
+def read_notes(folder: Path) -> ReviewNotes:
+    """What people added to a run; nothing where there is no file.
+
+    Raises:
+        WorkspaceError: If the file is damaged or of a newer version.
+    """
+    path = folder / FILE_NAME
+    if not path.exists():
+        return ReviewNotes()
+    told = read_json(path)
+    try:
+        if told["format"] != FORMAT:
+            raise ValueError(f"format {told['format']}")
+        return ReviewNotes(
+            owners={str(key): str(value) for key, value in told["owners"].items()},
+            steps={str(key): str(value) for key, value in told["steps"].items()},
+            notes=str(told["notes"]),
+            decision=str(told["decision"]),
+            signers=tuple(map(str, told["signers"])),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise WorkspaceError(
+            "the notes of a review cannot be read", got=f"{path} ({error})", remedy="move the file away"
+        ) from error
+
+
+def list_risks(
+    evidence: Evidence, verdict: Verdict, changes: Changes | None, notes: ReviewNotes
+) -> tuple[Risk, ...]:
+    """The risks of a run, the gravest first."""
+    found = [
+        *_risks_of_verdict(verdict),
+        *_risks_of_classes(changes),
+        *_risks_of_images(evidence),
+        *_risks_of_speed(evidence),
+        *_risks_of_making(evidence),
+    ]
+    levels = ("high", "medium", "low")
+    found.sort(key=lambda risk: levels.index(risk.level))
+    return tuple(
+        replace(risk, owner=notes.owners.get(risk.key, ""), own_step=notes.steps.get(risk.key, ""))
+        for risk in found
+    )
+
+
+def _risks_of_verdict(verdict: Verdict) -> list[Risk]:
+    found = []
+    for place, row in enumerate(verdict.rows):
+        if row.status == FAIL:
+            step = say("Give the network a larger budget, or fine-tune it, and measure again.")
+            found.append(Risk(key=f"failed-{place}", level="high", text=row.reason, next_step=step))
+        elif row.status == OPEN:
+            step = (
+                say("Label about {more} more images and evaluate again.", more=f"{row.more:,}")
+                if row.more
+                else say("Measure it.")
+            )
+            found.append(Risk(key=f"open-{place}", level="medium", text=row.reason, next_step=step))
+    if not verdict.rows:
+        text = say("No criteria were set before the run.")
+        step = say("Agree on criteria with those who will use the network.")
+        found.append(Risk(key="criteria", level="high", text=text, next_step=step))
+    return found
+
+
+def _risks_of_classes(changes: Changes | None) -> list[Risk]:
+    if changes is None:
+        return []
+    worse = [row for row in changes.per_class if row.low is not None and row.low > 0]
+    absent = [row.name for row in changes.per_class if not row.n]
+    found = []
+    if worse:
+        worse.sort(key=lambda row: -(row.drop or 0.0))
+        text = say(
+            "Some classes lose more than chance explains: {names}.",
+            names=", ".join(f"{row.name} ({100 * (row.drop or 0.0):.1f})" for row in worse[:MOST_NAMED]),
+        )
+        step = say("Look at the changed images of these classes; set a criterion for those that matter.")
+        found.append(Risk(key="classes", level="high", text=text, next_step=step))
+    if absent:
+        text = say(
+            "Classes without a single image were not checked: {names}.", names=", ".join(absent[:MOST_NAMED])
+        )
+        step = say("Collect images of these classes.")
+        found.append(Risk(key="absent", level="medium", text=text, next_step=step))
+    return found
+
+
+def _risks_of_images(evidence: Evidence) -> list[Risk]:
+    used, n = evidence.record.images, evidence.after.n
+    found = []
+    if n < LEAST_IMAGES:
+        text = say("Only {n} images were evaluated: small differences do not show.", n=f"{n:,}")
+        step = say("Evaluate on more images of the place of use.")
+        found.append(Risk(key="few-images", level="medium", text=text, next_step=step))
+    if used.skipped_count:
+        text = say("{count} images could not be read and are left out.", count=f"{used.skipped_count:,}")
+        step = say("Find out why; the same may happen in use.")
+        found.append(Risk(key="skipped", level="low", text=text, next_step=step))
+    for place, warning in enumerate(used.warnings):
+        step = say("Read it, and decide whether it matters.")
+        found.append(
+            Risk(key=f"warning-{place}", level="medium", text=say("{text}", text=warning), next_step=step)
+        )
+    robustness = evidence.added.get("robustness")
+    if robustness is None:
+        text = say(
+            "It was not tried how both networks take images unlike the calibration set (light, blur, noise)."
+        )
+        step = say("Run the robustness check; calibrate with images of the place of use.")
+        found.append(Risk(key="unlike", level="medium", text=text, next_step=step))
+    elif worst := robustness.get("worst"):
+        text = say(
+            "On images unlike the calibration set the compressed network loses more than the original: "
+            "{points} points under {disturbance}, severity {severity}.",
+            points=f"{100 * worst['extra_drop']:.1f}",
+            disturbance=DISTURBANCES[worst["disturbance"]],
+            severity=worst["severity"],
+        )
+        step = say("Add such images to the calibration set, or rule them out in use.")
+        level: Level = "medium" if worst["extra_drop"] > 0.05 else "low"
+        found.append(Risk(key="unlike", level=level, text=text, next_step=step))
+    return found
+
+
+DISTURBANCES = {
+    "noise": say("noise"),
+    "blur": say("blur"),
+    "brightness": say("brightness"),
+    "jpeg": say("JPEG compression"),
+    "shift": say("a small shift"),
+}
+
+
+def _risks_of_speed(evidence: Evidence) -> list[Risk]:
+    found = []
+    if not evidence.timings:
+        text = say("Speed and memory were not measured: fewer operations need not mean less time.")
+        step = say("Measure here with qaf latency, and on the device with qaf device-kit.")
+        found.append(Risk(key="kernels", level="high", text=text, next_step=step))
+    elif all(timing["source"] == "this machine" for timing in evidence.timings):
+        processor = str(evidence.timings[0]["machine"]["processor"])
+        text = say("The kernels were measured on {processor} only, not on the device.", processor=processor)
+        step = say("Measure on the device with qaf device-kit.")
+        found.append(Risk(key="kernels", level="medium", text=text, next_step=step))
+    failed = sorted({name for timing in evidence.timings for name in timing.get("failed") or {}})
+    if failed:
+        text = say("The device does not run these files: {names}.", names=", ".join(failed))
+        step = say("Deploy a file that it runs, or update its runtime.")
+        found.append(Risk(key="formats", level="high", text=text, next_step=step))
+    bits = [row.bits for row in evidence.record.plan.layers]
+    if any(bit is not None and min(bit if isinstance(bit, tuple) else (bit,)) < 8 for bit in bits):
+        text = say("Weights below 8 bits save bytes, not time: ONNX Runtime computes with 8-bit integers.")
+        step = say("Do not promise speed from fewer bits.")
+        found.append(Risk(key="bits", level="low", text=text, next_step=step))
+    return found
+
+
+def _risks_of_making(evidence: Evidence) -> list[Risk]:
+    found = []
+    if evidence.record.request.finetune is not None:
+        text = say("The network was fine-tuned: every new version of the original needs it again.")
+        step = say("Plan the time for it into each update.")
+        found.append(Risk(key="finetune", level="low", text=text, next_step=step))
+    checks = evidence.record.checks
+    for place, finding in enumerate(checks.findings if checks else ()):
+        step = say("{text}", text=finding.remedy)
+        text = say("{text}", text=finding.sentence)
+        found.append(Risk(key=f"check-{place}", level="medium", text=text, next_step=step))
+    if "stability" not in evidence.added:
+        text = say("Stability in operation (long use, restart, damaged file) was not tried.")
+        step = say("Run the stability check on the exported file.")
+        found.append(Risk(key="stability", level="medium", text=text, next_step=step))
+    return found
+
+
+def plan_stages(verdict: Verdict) -> tuple[Stage, ...]:
+    """PoC, pilot and roll-out, each with what must hold before the next."""
+    criteria = say("All criteria are passed on images of the place of use.")
+    if verdict.status == PASS:
+        criteria = say("All criteria are passed (done: {count} of {count}).", count=len(verdict.rows))
+    return (
+        Stage(
+            name=say("PoC"),
+            exits=(
+                criteria,
+                say("Speed and memory are measured on the device."),
+                say("The stability check is passed: drift, restart, damaged file, fall-back."),
+            ),
+        ),
+        Stage(
+            name=say("Pilot: a few devices, the original running beside"),
+            exits=(
+                say("Answers differ from the original's no more often than in the PoC."),
+                say("No missed defect that the original would have found."),
+                say("The update over the air and the way back were carried out once."),
+            ),
+        ),
+        Stage(
+            name=say("Roll-out in steps"),
+            exits=(
+                say("Monitoring of answers and latency runs, with an owner."),
+                say("The way back to the original stays ready until the end."),
+            ),
+        ),
+    )
+
+
+def three_sentences(
+    evidence: Evidence, verdict: Verdict, case: BusinessCase | None
+) -> tuple[Said, Said, Said]:
+    """What is gained, what is lost, what is asked for: for the meeting, ready to copy."""
+    record = evidence.record
+    before, after = evidence.before, evidence.after
+    sizes = evidence.costs[0].size_bytes, evidence.size_bytes
+    gained = say(
+        "{model} becomes {times} times smaller, {before} instead of {after}.",
+        model=record.model,
+        times=f"{sizes[0] / sizes[1]:.1f}",
+        before=value_text(sizes[1], "bytes"),
+        after=value_text(sizes[0], "bytes"),
+    )
+    low, high = record.drop_ci95 or (0.0, 0.0)
+    lost = say(
+        "On {n} images its score goes from {before} to {after}; the loss lies between {low} and {high} "
+        "points (95 %).",
+        n=f"{after.n:,}",
+        before=value_text(before.value, "fraction"),
+        after=value_text(after.value, "fraction"),
+        low=f"{100 * low:.2f}".replace("-", "−"),
+        high=f"{100 * high:.2f}".replace("-", "−"),
+    )
+    if verdict.status == PASS and case is not None and case.payback_months is not None:
+        asked = say(
+            "All criteria are passed, and the work pays for itself in {months} months: "
+            "we ask to begin the pilot.",
+            months=f"{case.payback_months:.1f}",
+        )
+    elif verdict.status == PASS:
+        asked = say("All criteria are passed: we ask to begin the pilot.")
+    elif verdict.status == FAIL:
+        asked = say(
+            "Not all criteria are passed: we ask for another try with a larger budget, not for the pilot."
+        )
+    else:
+        asked = say("Not all criteria are shown yet: we ask for the images and measurements listed as open.")
+    return gained, lost, asked
+
+
+def worst_level(risks: Sequence[Risk]) -> Level | None:
+    """The gravest level among risks; None without any."""
+    return risks[0].level if risks else None

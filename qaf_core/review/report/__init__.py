@@ -1,0 +1,1 @@
+"""The report: one self-contained file that a board can sign."""

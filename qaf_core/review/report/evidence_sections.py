@@ -1,0 +1,259 @@
+"""The sections of a report about what was measured: what changed for whom, speed, robustness, stability."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qaf_core.review.decision.changes import ChangedAnswer
+from qaf_core.review.decision.risks import DISTURBANCES
+from qaf_core.review.report.blocks import Block, Chart, Gallery, Section, Table
+from qaf_core.review.report.figures import confusion_figure, finish, reliability_figure, robustness_figure
+from qaf_core.review.report.review import Review
+from qaf_core.review.report.sections import MISSING, between, loss_text, points
+from qaf_core.review.speed import latency_figure, model_labels
+from qaf_core.review.units import duration_text, percent_text, size_text
+from qaf_core.text.said import Translate
+
+MOST_CHANGED = 20
+
+
+def changes_section(review: Review, _: Translate) -> Section:
+    """What changed for whom."""
+    changes = review.changes
+    title = _("What changed for whom")
+    if changes is None:
+        told = _("The answers to each image are not kept with this run, or are no classes.")
+        return Section(key="changes", title=title, paragraphs=[told])
+    lost = sum(row.lost for row in changes.per_class)
+    gained = sum(row.gained for row in changes.per_class)
+    total = sum(row.n for row in changes.per_class)
+    paragraphs = [
+        _(
+            "Of {n} images {lost} are no longer right, {gained} are right only now, and {changed} are "
+            "answered otherwise in all."
+        ).format(n=f"{total:,}", lost=lost, gained=gained, changed=len(changes.changed))
+    ]
+    blocks: list[Block] = []
+    if changes.missed is not None or changes.false_alarms is not None:
+        blocks.append(_one_sided_table(review, _))
+    blocks.append(_class_table(review, _))
+    figure = confusion_figure(changes, _)
+    if figure is not None:
+        blocks.append(Chart(key="confusion", title=_("Answers by true class, images"), figure=figure))
+    if review.pictures:
+        blocks.append(_gallery(review, _))
+    if changes.changed:
+        blocks.append(_changed_table(review, _))
+    if changes.reliability is not None:
+        before, after = changes.reliability
+        blocks.append(
+            Chart(
+                key="reliability",
+                title=_("Is the confidence to be trusted?"),
+                figure=reliability_figure(changes.reliability, _),
+                note=_("Expected calibration error: {before} before, {after} after.").format(
+                    before=percent_text(before.ece), after=percent_text(after.ece)
+                ),
+            )
+        )
+    return Section(key="changes", title=title, paragraphs=paragraphs, blocks=blocks)
+
+
+def _one_sided_table(review: Review, _: Translate) -> Table:
+    changes = review.changes
+    rows = []
+    for title, told in (
+        (_("Missed defects"), changes.missed if changes else None),
+        (_("False alarms"), changes.false_alarms if changes else None),
+    ):
+        if told is not None:
+            rows.append(
+                [
+                    title,
+                    f"{told.n:,}",
+                    f"{told.before} ({percent_text(told.before / told.n, 2)})",
+                    f"{told.after} ({percent_text(told.after / told.n, 2)})",
+                    loss_text(told.rise, told.rise_ci, _),
+                ]
+            )
+    return Table(
+        key="one-sided",
+        title=_("Missed defects and false alarms (ok class: {name})").format(name=review.ok_class),
+        header=["", _("Images"), _("Original"), _("Compressed"), _("More, in points (95 %)")],
+        rows=rows,
+        numeric=1,
+    )
+
+
+def _class_table(review: Review, _: Translate) -> Table:
+    rows, marks = [], []
+    for row in review.changes.per_class if review.changes else ():
+        interval = MISSING if row.low is None else between(points(row.low), points(row.high), _)
+        right = [percent_text(count / row.n) if row.n else MISSING for count in (row.before, row.after)]
+        rows.append(
+            [row.name, f"{row.n:,}", *right, f"{row.lost}", f"{row.gained}", points(row.drop), interval]
+        )
+        marks.append("fail" if row.low is not None and row.low > 0 else "")
+    return Table(
+        key="classes",
+        title=_("Class by class"),
+        header=[
+            _("Class"),
+            _("Images"),
+            _("Original"),
+            _("Compressed"),
+            _("no longer right"),
+            _("right only now"),
+            _("Loss, points"),
+            _("Interval"),
+        ],
+        rows=rows,
+        marks=marks,
+        numeric=1,
+        note=_(
+            "The intervals of all classes hold together with 95 %; marked are losses that chance does not "
+            "explain."
+        ),
+    )
+
+
+def _gallery(review: Review, _: Translate) -> Gallery:
+    pictures = []
+    for row in review.changes.changed if review.changes else ():
+        if row.index in review.pictures:
+            lines = [
+                f"#{row.index} {row.label}",
+                f"{row.before} {_sure(row.before_confidence)}",
+                f"→ {row.after} {_sure(row.after_confidence)}",
+            ]
+            pictures.append((review.pictures[row.index], lines, _change_mark(row)))
+    title = _("Images whose answer changed: true class, answer before → after")
+    return Gallery(key="gallery", title=title, pictures=pictures)
+
+
+def _change_mark(row: ChangedAnswer) -> str:
+    return "fail" if row.before == row.label else "pass" if row.after == row.label else ""
+
+
+def _sure(value: float | None) -> str:
+    return MISSING if value is None else percent_text(value)
+
+
+def _changed_table(review: Review, _: Translate) -> Table:
+    changed = review.changes.changed if review.changes else ()
+
+    return Table(
+        key="changed",
+        title=_("Images whose answer changed, the surest new answer first ({shown} of {count})").format(
+            shown=min(MOST_CHANGED, len(changed)), count=len(changed)
+        ),
+        header=[_("Image"), _("True class"), _("Original"), _("sure"), _("Compressed"), _("sure")],
+        rows=[
+            [
+                f"#{row.index}",
+                row.label,
+                row.before,
+                _sure(row.before_confidence),
+                row.after,
+                _sure(row.after_confidence),
+            ]
+            for row in changed[:MOST_CHANGED]
+        ],
+        marks=[_change_mark(row) for row in changed[:MOST_CHANGED]],
+    )
+
+
+def speed_section(review: Review, _: Translate) -> Section:
+    """Measured time, memory, energy and files."""
+    labels = model_labels(_)
+    blocks: list[Block] = []
+    for timing in review.chosen.timings:
+        where = f"{timing['machine']['processor']}, {timing['threads']} " + _("threads")
+        memory, same = timing.get("peak_memory_bytes") or {}, timing.get("accuracy") or {}
+        rows = [
+            [
+                labels.get(name, name),
+                f"{row['median_ms']:.3g}",
+                between(f"{row['p5_ms']:.3g}", f"{row['p95_ms']:.3g}", _),
+                size_text(memory[name]) if memory.get(name) else MISSING,
+                percent_text(same[name]["value"]) if name in same else MISSING,
+            ]
+            for name, row in timing["latencies"].items()
+        ]
+        header = [_("File"), _("Median, ms"), _("5 to 95 %, ms"), _("Peak memory"), _("Accuracy of the file")]
+        key = "device" if timing["source"] != "this machine" else "here"
+        figure = latency_figure(timing["latencies"], _=_)
+        finish(figure, int(figure.layout.height or 300))
+        blocks += [
+            Table(key=f"speed-{key}", title=where, header=header, rows=rows, numeric=1),
+            Chart(key=f"latency-{key}", title=_("Time of one inference"), figure=figure),
+        ]
+    told = [] if blocks else [_("Speed and memory were not measured.")]
+    return Section(key="speed", title=_("Speed, memory and files"), paragraphs=told, blocks=blocks)
+
+
+def checks_section(review: Review, _: Translate) -> Section:
+    """Robustness and stability, where they were measured."""
+    told: list[str] = []
+    blocks: list[Block] = []
+    robustness = review.chosen.added.get("robustness")
+    if robustness is not None:
+        names = {name: said.text(_) for name, said in DISTURBANCES.items()}
+        rows = [
+            [names[name]]
+            + [
+                f"{100 * b:.1f} → {100 * a:.1f}"
+                for b, a in zip(row["original"], row["compressed"], strict=True)
+            ]
+            for name, row in robustness["disturbances"].items()
+        ]
+        header = [_("Disturbance"), *(_("Severity {n}").format(n=n) for n in range(1, 6))]
+        title = _("Original → compressed, %: {n} images, a fifth of them at each severity")
+        title = title.format(n=f"{robustness['n']:,}")
+        figure = robustness_figure(robustness, names, _)
+        blocks.append(Chart(key="robustness-chart", title=title, figure=figure))
+        blocks.append(Table(key="robustness", title="", header=header, rows=rows, numeric=1))
+    else:
+        told.append(_("Robustness was not measured."))
+    stability = review.chosen.added.get("stability")
+    if stability is not None:
+        names = stability_labels(_)
+        rows = [
+            [
+                names.get(row["check"], row["check"]),
+                _("passed") if row["passed"] else _("failed"),
+                duration_text(row["seconds"]),
+                _stability_detail(row, _),
+            ]
+            for row in stability["checks"]
+        ]
+        header = [_("What is checked"), _("Verdict"), _("Time"), _("Found")]
+        marks = ["pass" if row["passed"] else "fail" for row in stability["checks"]]
+        blocks.append(
+            Table(key="stability", title=_("Stability in operation"), header=header, rows=rows, marks=marks)
+        )
+    else:
+        told.append(_("Stability in operation was not measured."))
+    return Section(key="checks", title=_("Robustness and stability"), paragraphs=told, blocks=blocks)
+
+
+def _stability_detail(row: Mapping[str, Any], _: Translate) -> str:
+    """What was found: numbers and faults as they are, what is wanted in a sentence."""
+    wanted = {
+        "restart": _("The answer is the same as before."),
+        "damaged": _("Refused, since its SHA-256 does not agree."),
+        "fall_back": _("The original answered in its place."),
+    }
+    return wanted.get(row["check"], row["detail"]) if row["passed"] else str(row["detail"])
+
+
+def stability_labels(_: Translate) -> dict[str, str]:
+    """The words for the checks of stability."""
+    return {
+        "soak_latency": _("Latency drift in long use"),
+        "soak_memory": _("Memory drift in long use"),
+        "restart": _("Restart after a kill"),
+        "damaged": _("A damaged file is refused"),
+        "fall_back": _("Fall-back to the original"),
+    }

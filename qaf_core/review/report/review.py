@@ -1,0 +1,202 @@
+"""All that a report tells, gathered from the store and judged once: no words yet, no torch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qaf_core.errors import QafError
+from qaf_core.network.plan.energy_model import MODELLED
+from qaf_core.review.decision.changes import Changes, compare_answers
+from qaf_core.review.decision.criteria import ONE_SIDED, PACKED, CriteriaSet, Criterion
+from qaf_core.review.decision.economics import (
+    Assumptions,
+    BusinessCase,
+    NetworkCosts,
+    compute_case,
+    load_assumptions,
+)
+from qaf_core.review.decision.evidence import Evidence, collect_evidence, deployable_files, sha256_of
+from qaf_core.review.decision.numbers import CLASSIFICATION
+from qaf_core.review.decision.risks import ReviewNotes, Risk, list_risks, read_notes
+from qaf_core.review.decision.verdict import Recommendation, Verdict, recommend
+from qaf_core.runs.store.request import source_of
+from qaf_core.runs.store.store import Store
+
+MOST_RUNS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Review:
+    """A decision about one to five runs of one model on the same images.
+
+    Attributes:
+        runs: What is known of each, in the order asked for.
+        criteria: What they are judged by: the last set of the first run that has any.
+        criteria_sets: All sets of that run, oldest first.
+        recommendation: With the verdict on each run.
+        chosen: The run that the report is about: the recommended one, else the first.
+        changes: Of the chosen run; None where its answers are no classes or not kept.
+        assumptions, case: The business case; None where nothing was assumed.
+        risks, notes: Of the chosen run.
+        sha256: Of weights, data and files, by what they are of.
+        pictures: Of images whose answer changed, as data addresses by place; empty where none were asked for.
+    """
+
+    runs: tuple[Evidence, ...]
+    criteria: tuple[Criterion, ...]
+    criteria_sets: tuple[CriteriaSet, ...]
+    recommendation: Recommendation
+    chosen: Evidence
+    changes: Changes | None
+    assumptions: Assumptions | None
+    case: BusinessCase | None
+    risks: tuple[Risk, ...]
+    notes: ReviewNotes
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    pictures: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """On the chosen run."""
+        return self.recommendation.verdicts[self.chosen.run_id]
+
+    @property
+    def ok_class(self) -> str | None:
+        """The class that means "nothing found", where a criterion names it."""
+        return find_ok_class(self.criteria)
+
+
+def find_ok_class(criteria: Sequence[Criterion]) -> str | None:
+    """The class that means "nothing found", where a criterion names it."""
+    return next((row.ok_class for row in criteria if row.kind in ONE_SIDED), None)
+
+
+def gather_review(store: Store, run_ids: Sequence[str], *, pictures: int = 0) -> Review:
+    """Read and judge runs.
+
+    Args:
+        store: The run store.
+        run_ids: One to five.
+        pictures: At most so many images whose answer changed are read; none where they are gone.
+
+    Raises:
+        QafError: If they are too many, of several models, or were measured on different images.
+        WorkspaceError: If one has no result, or what is kept with it is damaged.
+    """
+    if not 1 <= len(run_ids) <= MOST_RUNS or len(set(run_ids)) < len(run_ids):
+        raise QafError(
+            "a report compares one to five runs, each once",
+            got=", ".join(run_ids) or "none",
+            remedy="leave some out",
+        )
+    runs = tuple(collect_evidence(store, run_id) for run_id in run_ids)
+    check_comparable(runs)
+    sets = next((run.criteria for run in runs if run.criteria), ())
+    criteria = sets[-1].criteria if sets else ()
+    recommendation = recommend(criteria, runs)
+    chosen = next((run for run in runs if run.run_id == recommendation.run_id), runs[0])
+    folder = store.run_folder(chosen.run_id)
+    changes = None
+    if chosen.predictions is not None and chosen.predictions.task == CLASSIFICATION:
+        ok_class = find_ok_class(criteria)
+        known = ok_class if ok_class in chosen.predictions.classes else None
+        changes = compare_answers(chosen.predictions, known)
+    assumptions, notes = load_assumptions(folder), read_notes(folder)
+    verdict = recommendation.verdicts[chosen.run_id]
+    return Review(
+        runs=runs,
+        criteria=criteria,
+        criteria_sets=sets,
+        recommendation=recommendation,
+        chosen=chosen,
+        changes=changes,
+        assumptions=assumptions,
+        case=None if assumptions is None else compute_case(assumptions, network_costs(chosen)),
+        risks=list_risks(chosen, verdict, changes, notes),
+        notes=notes,
+        sha256=_digests(store, runs),
+        pictures=changed_pictures(store, chosen.run_id, changes, pictures),
+    )
+
+
+def changed_pictures(store: Store, run_id: str, changes: Changes | None, count: int) -> Mapping[int, str]:
+    """The first images whose answer changed, as data addresses by place; none where the images are gone."""
+    if changes is None or not count:
+        return {}
+    from qaf_core.runs.evidence.gallery import picture_addresses
+
+    try:
+        return picture_addresses(store, run_id, [row.index for row in changes.changed[:count]])
+    except (QafError, OSError):  # the images may be gone since; the counts are kept
+        return {}
+
+
+def check_comparable(runs: Sequence[Evidence]) -> None:
+    """Refuse runs that cannot stand side by side.
+
+    Raises:
+        QafError: If they are of several models, or were measured on different images.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if run.record.model != first.record.model:
+            raise QafError(
+                "runs of several models cannot stand side by side",
+                got=f"{first.record.model} and {run.record.model}",
+                remedy="make a report of each",
+            )
+        if _data_of(run) != _data_of(first):
+            raise QafError(
+                "these runs were measured on different images",
+                got=f"{first.name} and {run.name}",
+                expected="runs on the same images",
+                remedy="make a report of each, or run one of them again on the other's images",
+            )
+
+
+def _data_of(run: Evidence) -> tuple[Any, ...]:
+    if run.predictions is not None:
+        return (run.predictions.data_sha256,)
+    return (run.record.request.data, run.record.request.images, run.after.n, run.after.metric)
+
+
+def network_costs(run: Evidence) -> NetworkCosts:
+    """What a run measured of both networks, for the business case; 0 where nothing was measured."""
+    before, after = run.costs
+    timing: Mapping[str, Any] = run.timings[-1] if run.timings else {}
+    latencies = timing.get("latencies") or {}
+    names = ("original_fp32", "factorized_int8")
+
+    def pair(rows: Mapping[str, Any], read: Any) -> tuple[float, float]:
+        if not all(name in rows for name in names):
+            return 0.0, 0.0
+        return float(read(rows[names[0]])), float(read(rows[names[1]]))
+
+    batch = max(1, int(timing.get("batch") or 1))
+    return NetworkCosts(
+        size_bytes=(float(before.size_bytes), float(run.files.get(PACKED, after.size_bytes))),
+        seconds=pair(latencies, lambda row: row["median_ms"] / 1e3 / batch),
+        joules=(before.energy_joules, after.energy_joules),
+        memory_bytes=pair(timing.get("peak_memory_bytes") or {}, float),
+    )
+
+
+#: Where the joules of a business case come from, in words.
+JOULES_FROM = MODELLED
+
+
+def _digests(store: Store, runs: Sequence[Evidence]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    with contextlib.suppress(QafError, OSError):  # the model may be gone since; its runs are not
+        weights = source_of(runs[0].record.request, store.workspace).weights
+        if weights is not None:
+            found[f"weights: {weights.name}"] = sha256_of(weights)
+    if runs[0].predictions is not None:
+        found["data: images and targets"] = runs[0].predictions.data_sha256
+    for run in runs:
+        for name, path in deployable_files(store.run_folder(run.run_id)).items():
+            found[f"{run.run_id}: {name}"] = sha256_of(path)
+    return found

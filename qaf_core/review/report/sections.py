@@ -1,0 +1,259 @@
+"""The first sections of a report: its one chart, criteria and verdict, and the runs side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from qaf_core.review.decision.criteria import tell_changes
+from qaf_core.review.decision.evidence import Evidence
+from qaf_core.review.decision.verdict import CriterionVerdict
+from qaf_core.review.metrics import metric_label
+from qaf_core.review.report.blocks import Chart, Section, Table
+from qaf_core.review.report.figures import criteria_figure
+from qaf_core.review.report.review import Review
+from qaf_core.review.units import percent_text, size_text, with_prefix
+from qaf_core.text.said import Translate
+
+MISSING = "–"
+
+
+def status_labels(_: Translate) -> dict[str, str]:
+    """The words for a status."""
+    return {"pass": _("passed"), "fail": _("failed"), "open": _("not shown")}
+
+
+def points(value: float | None) -> str:
+    """A difference of fractions in points, with two digits and its sign."""
+    if value is None:
+        return MISSING
+    return f"{100 * value + 0.0:+.2f}".replace("-", "−")
+
+
+def criteria_section(review: Review, _: Translate) -> Section:
+    """Every criterion of every run, and what was changed in the criteria."""
+    labels, blocks = status_labels(_), []
+    for run in review.runs:
+        rows = review.recommendation.verdicts[run.run_id].rows
+        blocks.append(
+            Table(
+                key=f"criteria-{run.run_id}",
+                title=run.name,
+                header=[
+                    _("Criterion"),
+                    _("Limit"),
+                    _("Measured"),
+                    _("Interval"),
+                    _("n"),
+                    _("Verdict"),
+                    _("Source, owner"),
+                ],
+                rows=[_criterion_cells(row, labels, _) for row in rows],
+                marks=[row.status for row in rows],
+            )
+        )
+    paragraphs = [reason.text(_) for reason in review.verdict.reasons]
+    return Section(
+        key="criteria",
+        title=_("Criteria and verdict"),
+        paragraphs=paragraphs,
+        blocks=blocks if review.criteria else (),
+        listed=_criteria_history(review, _),
+    )
+
+
+def _criterion_cells(row: CriterionVerdict, labels: Mapping[str, str], _: Translate) -> list[str]:
+    told = row.criterion
+    measured = row.value is not None
+    interval = row.low is not None and row.high is not None and row.low != row.high
+    sign = "≥" if told.at_least else "≤"
+    status = labels[row.status]
+    if row.more is not None:
+        status += " " + _("(about {more} more)").format(more=f"{row.more:,}")
+    return [
+        told.title().text(_),
+        f"{sign} {told.text(told.limit).text(_)}",
+        told.text(row.value or 0.0).text(_) if measured else MISSING,
+        _criterion_interval(row, _) if interval else MISSING,
+        f"{row.n:,}" if row.n else MISSING,
+        status,
+        ", ".join(part for part in (told.source, told.owner) if part) or MISSING,
+    ]
+
+
+def _criterion_interval(row: CriterionVerdict, _: Translate) -> str:
+    """Both ends; of shares the bare numbers, since the unit stands beside them."""
+
+    def told(end: float) -> str:
+        if row.criterion.unit == "fraction":
+            return f"{100 * end + 0.0:.2f}".replace("-", "−")
+        return row.criterion.text(end).text(_)
+
+    low = row.low or 0.0
+    return between(told(low if row.criterion.unit == "fraction" else max(0.0, low)), told(row.high or 0.0), _)
+
+
+def _criteria_history(review: Review, _: Translate) -> list[str]:
+    """When the criteria were set, and whether that was before the result was known."""
+    told = []
+    finished = review.runs[0].record.finished_at or float("inf")
+    for place, row in enumerate(review.criteria_sets):
+        when = date_text(row.set_at)
+        late = row.set_at > finished
+        if place == 0:
+            text = (
+                _("Criteria set on {date}, after the result was known.")
+                if late
+                else _("Criteria set on {date}, before the result was known.")
+            )
+            told.append(text.format(date=when))
+            continue
+        what = "; ".join(change.text(_) for change in tell_changes(review.criteria_sets[place - 1], row))
+        text = (
+            _("Changed on {date}, after the result was known: {what}.")
+            if late
+            else _("Changed on {date}, before the result was known: {what}.")
+        )
+        told.append(text.format(date=when, what=what))
+    return told
+
+
+def date_text(seconds: float | None) -> str:
+    """A time as ``2026-11-27 16:28 UTC``, which both languages read."""
+    return MISSING if seconds is None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+def side_by_side(review: Review, _: Translate) -> Table:
+    """The original and all runs in columns."""
+    before, cost = review.runs[0].before, review.runs[0].costs[0]
+    metric = metric_label(before.metric, _)
+    labels = status_labels(_)
+
+    def row(title: str, original: str, cells: list[str]) -> list[str]:
+        return [title, original, *cells]
+
+    records = [run.record for run in review.runs]
+    rows = [
+        row(
+            _("Verdict"),
+            "",
+            [labels[review.recommendation.verdicts[run.run_id].status] for run in review.runs],
+        ),
+        row(_("Method"), "", [record.method for record in records]),
+        row(
+            metric,
+            percent_text(before.value),
+            [percent_text(run.after.value) for run in review.runs],
+        ),
+        row(
+            _("Loss (95 %), points"), "", [loss_text(record.drop, record.drop_ci95, _) for record in records]
+        ),
+        row(
+            _("Same answer as the original"),
+            "",
+            [
+                MISSING if run.after.agreement is None else percent_text(run.after.agreement)
+                for run in review.runs
+            ],
+        ),
+        row(
+            _("File to deploy"),
+            size_text(cost.size_bytes),
+            [size_text(run.size_bytes) for run in review.runs],
+        ),
+        row(
+            _("Bit operations an image"),
+            with_prefix(cost.bops, "BOPs"),
+            [with_prefix(run.costs[1].bops, "BOPs") for run in review.runs],
+        ),
+        row(
+            _("Time of one inference"),
+            _time_of(review.runs[0], "original_fp32"),
+            [_time_of(run, "factorized_int8") for run in review.runs],
+        ),
+    ]
+    return Table(
+        key="runs",
+        title=_("Side by side"),
+        header=["", _("Original"), *(run.name for run in review.runs)],
+        rows=rows,
+        numeric=1,
+    )
+
+
+def between(low: str, high: str, _: Translate) -> str:
+    """Both ends of an interval."""
+    return _("{low} to {high}").format(low=low, high=high)
+
+
+def loss_text(drop: float | None, interval: tuple[float, float] | None, _: Translate) -> str:
+    """What is lost, in points, with its interval."""
+    if drop is None or interval is None:
+        return MISSING
+    return f"{points(drop)} ({between(points(interval[0]), points(interval[1]), _)})"
+
+
+def _time_of(run: Evidence, model: str) -> str:
+    for timing in run.timings:
+        if model in timing["latencies"]:
+            return f"{timing['latencies'][model]['median_ms']:.2f} ms"
+    return MISSING
+
+
+def first_chart(review: Review, _: Translate) -> Chart | None:
+    """The one chart of the first page."""
+    rows = [row for row in review.verdict.rows if row.value is not None]
+    if not rows:
+        return None
+    return Chart(key="decision", title=_("How much of each limit is used"), figure=criteria_figure(rows, _))
+
+
+def banner(review: Review, _: Translate) -> str:
+    """The verdict in a line."""
+    labels = {
+        "pass": _("Recommended: {name}"),
+        "fail": _("Not recommended: {name} fails"),
+        "open": _("Not shown yet: {name}"),
+    }
+    return labels[review.verdict.status].format(name=review.chosen.name)
+
+
+def three_numbers(review: Review, _: Translate) -> list[dict[str, str]]:
+    """What is lost, what is gained in bytes, what is gained in time (in operations where that is unknown)."""
+    record, run = review.chosen.record, review.chosen
+    before, after, (cost, less) = run.before, run.after, run.costs
+    numbers = [
+        {
+            "title": metric_label(after.metric, _),
+            "value": f"{percent_text(before.value)} → {percent_text(after.value)}",
+            "note": _("loss {loss} points on {n} images").format(
+                loss=loss_text(record.drop, record.drop_ci95, _), n=f"{after.n:,}"
+            ),
+        },
+        {
+            "title": _("File to deploy"),
+            "value": _("{times}× smaller").format(times=f"{cost.size_bytes / run.size_bytes:.3g}"),
+            "note": f"{size_text(cost.size_bytes)} → {size_text(run.size_bytes)}",
+        },
+    ]
+    for timing in run.timings:
+        rows = timing["latencies"]
+        if "original_fp32" in rows and "factorized_int8" in rows:
+            first, last = rows["original_fp32"]["median_ms"], rows["factorized_int8"]["median_ms"]
+            numbers.append(
+                {
+                    "title": _("Time of one inference"),
+                    "value": f"{first:.2f} → {last:.2f} ms",
+                    "note": str(timing["machine"]["processor"]),
+                }
+            )
+            return numbers
+    numbers.append(
+        {
+            "title": _("Bit operations an image"),
+            "value": _("{times}× fewer").format(times=f"{cost.bops / less.bops:.3g}"),
+            "note": f"{with_prefix(cost.bops, 'BOPs')} → {with_prefix(less.bops, 'BOPs')}; "
+            + _("time was not measured"),
+        }
+    )
+    return numbers

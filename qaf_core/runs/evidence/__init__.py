@@ -1,0 +1,1 @@
+"""What a decision rests on, kept with a run: predictions of both networks, robustness, stability."""

@@ -1,0 +1,52 @@
+"""The images of a run whose answer changed, as small pictures for screens and reports without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qaf_core.errors import QafError
+from qaf_core.files import read_json
+from qaf_core.runs.store.request import source_of
+from qaf_core.runs.store.store import Store
+
+PICTURES_NAME = "pictures.json"  # in a run's folder: what an import brought, where the images are not here
+
+
+def picture_addresses(store: Store, run_id: str, places: Sequence[int]) -> dict[int, str]:
+    """Some of a run's evaluation images as data addresses, or those that came with an import.
+
+    Args:
+        store: The run store.
+        run_id: A run.
+        places: Places among its evaluation images, as ``ChangedAnswer.index``.
+
+    Returns:
+        Addresses by place; places that are not there are left out.
+
+    Raises:
+        QafError: If the model or the images are not here, and none came with an import.
+    """
+    kept = read_json(store.run_folder(run_id) / PICTURES_NAME)
+    try:
+        return _read_pictures(store, run_id, places)
+    except (QafError, OSError):
+        if not isinstance(kept, dict):
+            raise
+        return {
+            int(place): address
+            for place, address in kept.items()
+            if place.isdecimal() and int(place) in places and isinstance(address, str)
+        }
+
+
+def _read_pictures(store: Store, run_id: str, places: Sequence[int]) -> dict[int, str]:
+    from qaf_core.pipeline.preview import image_address
+    from qaf_core.runs.jobs.images import load_evaluation_images
+
+    record = store.run(run_id)
+    images = load_evaluation_images(
+        record.request, source_of(record.request, store.workspace), store.workspace
+    )
+    wanted = [place for place in places if 0 <= place < len(images)]
+    pixels = images.read(wanted)
+    return {place: image_address(picture) for place, picture in zip(wanted, pixels, strict=True)}

@@ -1,0 +1,117 @@
+"""What a setting makes of a layer's weight: solved quickly, its output side fitted as a run fits it.
+
+A run solves a layer and then fits the last link of its chain to the layer's outputs. The same fit needs no
+images here: with ``P`` the map from the layer's inputs to those of its last link and Σ the covariance of the
+inputs, it rounds ``argmin_A tr((W - A P) Σ (W - A P)ᵀ)`` on its grid under the Gram ``P Σ Pᵀ``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qaf_core.factorization.factors import Factors
+from qaf_core.factorization.options import SolverOptions
+from qaf_core.factorization.rounding import round_rows, solve_gram
+from qaf_core.factorization.solve import solve_layer
+from qaf_core.factorization.structures import Rank
+from qaf_core.pipeline.compress.compress import shrink
+from qaf_core.pipeline.compress.input_moments import InputStatistics
+from qaf_core.quantization.grid import FLOAT
+from qaf_core.quantization.spec import QuantSpec
+
+FLOAT_OPTIONS = SolverOptions(starts=1, start_iterations=25, iterations=0, rounding_rounds=0)
+ROUNDED_OPTIONS = SolverOptions(starts=1, start_iterations=1, iterations=2, rounding_rounds=3)
+MOMENT_WEIGHT = 0.5  # of the inputs' second moment in what the factors are solved for
+RIDGE = 1e-2  # of the Gram's diagonal: what the output fit draws to the weight before it
+GRANULARITY = "rank_row"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weight:
+    """A layer's weight and what it is multiplied with.
+
+    Attributes:
+        rows: ``(C_out, C_in / groups, k…)``.
+        statistics: Of its inputs as patches; None where they are not known (several groups).
+        by_channel: Second moment of its inputs over channels, for the solver, or None.
+    """
+
+    rows: Tensor
+    statistics: InputStatistics | None
+    by_channel: Tensor | None
+
+    @property
+    def matrix(self) -> Tensor:
+        """``(C_out, C_in·k… / groups)``."""
+        return self.rows.reshape(len(self.rows), -1)
+
+
+def dense_change(weight: Weight, bits: int) -> Tensor:
+    """``Ŵ - W (C_out, P)`` of a layer that is rounded and not factorized."""
+    gram = None if weight.statistics is None else _raised(weight.statistics.covariance)
+    codes, scales = round_rows(weight.matrix, gram, bits)
+    return codes * scales - weight.matrix
+
+
+def factorized_changes(
+    weight: Weight, structure: str, rank: Rank, bits: tuple[int, ...], seed: int
+) -> dict[int, Tensor]:
+    """``Ŵ - W (C_out, P)`` of a factorized layer, by bit-width.
+
+    Args:
+        weight: The layer's.
+        structure: A factorized one.
+        rank: Of its kind.
+        bits: Falling; each solve begins from the one before. 32 leaves the factors unrounded.
+        seed: Of the random start.
+    """
+    covariance = None if weight.by_channel is None else shrink(weight.by_channel, MOMENT_WEIGHT)
+    start: Factors | None = None
+    changes: dict[int, Tensor] = {}
+    for width in bits:
+        result = solve_layer(
+            weight.rows,
+            structure=structure,
+            rank=rank,
+            spec=QuantSpec(bits=width, granularity=GRANULARITY),
+            options=FLOAT_OPTIONS if start is None else ROUNDED_OPTIONS,
+            seed=seed,
+            input_covariance=covariance,
+            start=start,
+        )
+        start = result.factors
+        changes[width] = _fitted(weight, start, width) - weight.matrix
+    return changes
+
+
+def _fitted(weight: Weight, factors: Factors, bits: int) -> Tensor:
+    """The weight that factors stand for once their output side is fitted to the layer's outputs."""
+    matrix = factors.reconstruct().reshape(weight.matrix.shape)
+    if weight.statistics is None:
+        return matrix
+    values = factors.values()
+    passing, outer = factors.algebra.rest_of_chain(values), values[0].reshape(len(matrix), -1)
+    image = passing @ weight.statistics.covariance
+    exact = image @ passing.mT
+    gram = _raised(exact)
+    target = solve_gram(gram, weight.matrix @ image.mT + (gram - exact).diagonal() * outer)
+    if bits == FLOAT.bits:
+        return target @ passing
+    codes, scales = round_rows(target, gram, bits)
+    fitted = (codes * scales) @ passing
+    return torch.where(_errors(fitted, weight) < _errors(matrix, weight), fitted, matrix)
+
+
+def _errors(matrix: Tensor, weight: Weight) -> Tensor:
+    """Squared errors of outputs, by output channel ``(C_out, 1)``."""
+    assert weight.statistics is not None
+    change = matrix - weight.matrix
+    return ((change @ weight.statistics.covariance) * change).sum(dim=1, keepdim=True)
+
+
+def _raised(gram: Tensor) -> Tensor:
+    diagonal = gram.diagonal()
+    return gram + torch.diag(RIDGE * diagonal.clamp_min(float(diagonal.mean()) * 1e-2))

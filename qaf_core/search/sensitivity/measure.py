@@ -1,0 +1,415 @@
+"""The sensitivity of a whole network: curvature, quick solves of every layer, true divergences of some."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qaf_core.factorization.structures import STRUCTURES, Rank
+from qaf_core.files import ContentCache, digest_of
+from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.network import first_tensors, layer_of, layers_in
+from qaf_core.network.plan.layer_info import KEEP, LayerInfo
+from qaf_core.network.plan.rules import plan_for_ratio
+from qaf_core.network.plan.types import LayerPlan, Plan
+from qaf_core.pipeline.compress.compress import compress_network
+from qaf_core.pipeline.compress.input_moments import InputStatistics, collect_moments, collect_statistics
+from qaf_core.pipeline.compress.result import CompressOptions
+from qaf_core.pipeline.divergence import class_scores
+from qaf_core.pipeline.events import Progress
+from qaf_core.quantization.grid import FLOAT
+from qaf_core.search.sensitivity.changes import Weight, dense_change, factorized_changes
+from qaf_core.search.sensitivity.curvature import LayerCurvature, measure_curvature
+from qaf_core.search.sensitivity.settings import (
+    BITS,
+    Sensitivity,
+    Setting,
+    between_bits,
+    factorized_structures,
+    harm_rows,
+    plain_structure,
+    ranks_of,
+)
+
+TABLE_VERSION = 2  # raised with every change of what is expected
+SOLVED_BITS = {
+    True: (4, 2),
+    False: (4, 3, 2),
+}  # of factorized and of dense layers; others lie between or beyond
+SWAPPED_PIXELS = 64 * 224 * 224  # of the images that true divergences are measured on
+MOST_SWAPPED, LEAST_SWAPPED = 96, 16
+STATISTICS_IMAGES = 256
+WORTH_MEASURING = (1e-4, 3.0)  # divergences that tell something and are none of a network destroyed
+ANCHORS = 6  # true divergences of each layer
+SHIFT_PRIOR, SLOPE_PRIOR = 0.2, 1.0  # how strongly corrections are drawn to none
+HOPELESS = 3.0  # times the least harm among structures of as many numbers
+REACH = 1.0  # of a correction beyond its anchors, in logarithms
+FLOOR_IMAGES = 64
+
+Key = tuple[str, Rank, int]
+
+
+def measure_sensitivity(
+    model: nn.Module,
+    inventory: Sequence[LayerInfo],
+    calibration: Tensor,
+    *,
+    activation_bits: int = 8,
+    temperature: float = 1.0,
+    seed: int = 0,
+    cache: ContentCache | None = None,
+    progress: Progress | None = None,
+) -> Sensitivity:
+    """What every setting of every layer is expected to harm.
+
+    Args:
+        model: The original; it is not changed.
+        inventory: Its rows.
+        calibration: Normalised images ``(N, C, H, W)`` without labels.
+        activation_bits: Of the plans to come.
+        temperature: What class scores are divided by (see ``curvature``).
+        seed: Of all that is drawn.
+        cache: Keeps the harms of finished layers, or None.
+        progress: Told how far it is (stage ``sensitivity``), and asked whether to stop.
+
+    Raises:
+        RunCancelled: If stopped; finished layers are kept.
+    """
+    progress = progress or Progress()
+    original = capture(model, tuple(calibration.shape[1:]))
+    network = MeasuredNetwork.of(original, inventory, calibration, seed, progress, temperature=temperature)
+    network.probe(calibration, progress)
+    settings: dict[str, tuple[Setting, ...]] = {}
+    infos = [info for info in inventory if info.planned]
+    for index, info in enumerate(infos):
+        progress.step("sensitivity", f"Trying settings of {info.name}", index / max(len(infos), 1))
+        harms: dict[Key, float] = {}
+        if info.name in network.weights:
+            key = digest_of(TABLE_VERSION, info.to_dict(), network.key(info.name), seed)
+            kept = None if cache is None else cache.read(key)
+            harms = network.harms(info, progress) if kept is None else _from_rows(kept)
+            if kept is None and cache is not None:
+                cache.keep(key, _to_rows(harms))
+        elif (plain := plain_structure(info)) is not None:  # it never runs: whatever it becomes harms nothing
+            harms = {(plain, None, bits): 0.0 for bits in BITS}
+        settings[info.name] = harm_rows(info, harms, activation_bits)
+    progress.step("sensitivity", "Rounding all activations")
+    return Sensitivity(
+        activation_bits=activation_bits,
+        settings=settings,
+        floor=_floor(original, inventory, calibration, activation_bits, temperature, progress),
+        unit="divergence" if network.scored else "squared error",
+        how="curvature" if network.curvatures else "measured",
+        temperature=temperature,
+        images=len(calibration),
+        seconds=progress.elapsed_seconds,
+    )
+
+
+@dataclass(kw_only=True)
+class MeasuredNetwork:
+    """A network and all that is known of its layers before any setting is tried.
+
+    Attributes:
+        network: A copy of the original, captured.
+        images: That true divergences are measured on.
+        wanted: What the original puts out for them.
+        scored: Whether there are class scores among that.
+        weights: Of layers, with what is known of their inputs.
+        seed: Of all that is drawn.
+        temperature: What class scores are divided by.
+        statistics: Of layers' inputs.
+        curvatures: Of layers' weights; none before :meth:`probe`, or where no gradients pass.
+        anchors: Pairs of harms expected and found, by layer.
+        changes: Of weights, by row of a plan.
+    """
+
+    network: nn.Module
+    images: Tensor
+    wanted: Any
+    scored: bool
+    weights: Mapping[str, Weight]
+    seed: int
+    temperature: float
+    statistics: Mapping[str, InputStatistics]
+    curvatures: Mapping[str, LayerCurvature] = field(default_factory=dict)
+    anchors: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    changes: dict[LayerPlan, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        inventory: Sequence[LayerInfo],
+        calibration: Tensor,
+        seed: int,
+        progress: Progress,
+        *,
+        temperature: float = 1.0,
+    ) -> MeasuredNetwork:
+        """Collect what reaches each layer."""
+        network = copy.deepcopy(capture(model, tuple(calibration.shape[1:]))).eval()
+        known = layers_in(network)
+        names = [info.name for info in inventory if info.planned and info.calls and info.name in known]
+        pixels = max(calibration[0, 0].numel(), 1)
+        few = list(torch.split(calibration[:STATISTICS_IMAGES], 32))
+        progress.step("sensitivity", "Looking at what reaches each layer", 0.0)
+        statistics = collect_statistics(network, names, few, per_position=True)
+        by_channel = collect_moments(network, names, few[:4], per_position=False)
+        swapped = calibration[: max(LEAST_SWAPPED, min(MOST_SWAPPED, SWAPPED_PIXELS // pixels))]
+        with torch.inference_mode():
+            wanted = network(swapped)
+        weights = {
+            name: Weight(
+                rows=known[name].rows.detach(),
+                statistics=_of_patches(known[name].rows, statistics.get(name)),
+                by_channel=by_channel.get(name),
+            )
+            for name in names
+        }
+        return cls(
+            network=network,
+            images=swapped,
+            wanted=wanted,
+            scored=class_scores(wanted) is not None,
+            weights=weights,
+            seed=seed,
+            statistics=statistics,
+            temperature=temperature,
+        )
+
+    def probe(self, calibration: Tensor, progress: Progress) -> None:
+        """Measure the curvature; of a network that no gradient passes (integer operations, in-place ones)
+        none, and all harms are measured.
+        """
+        with contextlib.suppress(RuntimeError):
+            self.curvatures = measure_curvature(
+                copy.deepcopy(self.network),
+                list(self.weights),
+                calibration,
+                self.statistics,
+                temperature=self.temperature,
+                seed=self.seed,
+                progress=progress,
+            )
+
+    def key(self, name: str) -> str:
+        """A digest of all that a layer's harms depend on."""
+        weight, curvature = self.weights[name], self.curvatures.get(name)
+        parts = [weight.rows]
+        parts += [] if weight.statistics is None else [weight.statistics.mean, weight.statistics.moment]
+        parts += [] if curvature is None else [curvature.gradients, curvature.sizes]
+        return digest_of(
+            *(part.detach().cpu().contiguous().numpy().data for part in parts),
+            len(self.images),
+            self.temperature,
+        )
+
+    def harms(self, info: LayerInfo, progress: Progress) -> dict[Key, float]:
+        """Expected harms of a layer's settings, corrected by true divergences of some."""
+        weight = self.weights[info.name]
+        tried: list[tuple[str, Rank, dict[int, Tensor]]] = []
+        if (plain := plain_structure(info)) is not None:
+            tried.append((plain, None, {bits: dense_change(weight, bits) for bits in SOLVED_BITS[False]}))
+        ranks = {structure: ranks_of(info, structure) for structure in factorized_structures(info)}
+        middle = {structure: found[len(found) // 2] for structure, found in ranks.items()}
+        first = [self._solved(info.name, structure, rank, progress) for structure, rank in middle.items()]
+        tried += first
+        for structure in self._promising(info.name, first):
+            others = (rank for rank in ranks[structure] if rank != middle[structure])
+            tried += [self._solved(info.name, structure, rank, progress) for rank in others]
+        if not tried:
+            return {}
+        changes = torch.stack([change.reshape(-1) for _, _, found in tried for change in found.values()])
+        values = iter(self._judged(info.name, changes, progress))
+        harms: dict[Key, float] = {}
+        for structure, rank, found in tried:
+            by_bits = {bits: next(values) for bits in found}
+            unrounded = by_bits.pop(FLOAT.bits, 0.0)
+            harms |= {
+                (structure, rank, bits): harm for bits, harm in between_bits(by_bits, unrounded).items()
+            }
+        return harms
+
+    def _solved(
+        self, name: str, structure: str, rank: Rank, progress: Progress
+    ) -> tuple[str, Rank, dict[int, Tensor]]:
+        progress.check()
+        bits = (FLOAT.bits, *SOLVED_BITS[True])
+        return structure, rank, factorized_changes(self.weights[name], structure, rank, bits, self.seed)
+
+    def _promising(self, name: str, first: Sequence[tuple[str, Rank, dict[int, Tensor]]]) -> list[str]:
+        """Structures worth further ranks: at as many numbers the others do several times the harm."""
+        curvature = self.curvatures.get(name)
+        if curvature is None or not first:
+            return [structure for structure, _, _ in first]
+        finest = max(SOLVED_BITS[True])
+        harms = curvature.harms(torch.stack([found[finest].reshape(-1) for _, _, found in first])).tolist()
+        limit = HOPELESS * min(harms)
+        return [structure for (structure, _, _), harm in zip(first, harms, strict=True) if harm <= limit]
+
+    def _judged(self, name: str, changes: Tensor, progress: Progress) -> list[float]:
+        """Harms of changes of one layer's weight ``(n, numel)``."""
+        curvature = self.curvatures.get(name)
+        if curvature is None:
+            found = []
+            for change in changes:
+                progress.check()
+                found.append(self.divergence_of({name: change}))
+            return found
+        expected = [max(float(harm), 0.0) for harm in curvature.harms(changes)]
+        anchors = []
+        for index in spread_over(expected, WORTH_MEASURING, ANCHORS):
+            progress.check()
+            true = self.divergence_of({name: changes[index]})
+            if math.isfinite(true) and true > 0:
+                anchors.append((expected[index], true))
+        self.anchors[name] = anchors
+        return corrected(expected, anchors)
+
+    def change(self, row: LayerPlan) -> Tensor | None:
+        """What a row of a plan makes of its layer's weight, less the weight; None where nothing changes."""
+        weight = self.weights.get(row.name)
+        if weight is None or row.structure == KEEP:
+            return None
+        if row not in self.changes:
+            bits = row.bits if isinstance(row.bits, int) else min(row.bits or (FLOAT.bits,))
+            if STRUCTURES[row.structure].factorizes:
+                steps = tuple(dict.fromkeys((FLOAT.bits, max(bits, 4), bits)))
+                found = factorized_changes(weight, row.structure, row.rank, steps, self.seed)
+                self.changes[row] = found[bits]
+            else:
+                self.changes[row] = dense_change(weight, bits)
+        return self.changes[row]
+
+    def rehearse(self, plan: Plan, *, without: str | None = None) -> float:
+        """The divergence when all layers' weights are changed as planned, one perhaps left out: without
+        rounded activations, and without what a run's layers make up for of those before them.
+        """
+        found = {row.name: self.change(row) for row in plan.layers if row.name != without}
+        return self.divergence_of({name: change for name, change in found.items() if change is not None})
+
+    @torch.inference_mode()
+    def divergence_of(self, changes: Mapping[str, Tensor]) -> float:
+        """The true divergence, an image, when weights are changed and biases take up the mean."""
+        before = []
+        try:
+            for name, change in changes.items():
+                layer, weight = layer_of(self.network, name), self.weights[name]
+                before.append((layer, layer.weight, layer.bias))
+                moved = change.reshape(weight.matrix.shape)
+                rows = (weight.matrix + moved).reshape(weight.rows.shape)
+                layer.weight = nn.Parameter(layer.operation.as_stored(rows).contiguous(), requires_grad=False)
+                if weight.statistics is not None and not layer.operation.transposed:
+                    shift = -(moved @ weight.statistics.mean)
+                    bias = shift if layer.bias is None else layer.bias + shift
+                    layer.bias = nn.Parameter(bias, requires_grad=False)
+            return output_divergence(self.wanted, self.network(self.images), self.temperature)
+        finally:
+            for layer, stored, own_bias in before:
+                layer.weight, layer.bias = stored, own_bias
+
+
+def spread_over(values: Sequence[float], within: tuple[float, float], count: int) -> list[int]:
+    """Numbers of values, about evenly apart in logarithms, of those within two bounds."""
+    low, high = within
+    worth = [index for index, value in enumerate(values) if low < value < high]
+    if not worth:
+        return []
+    ends = [math.log(min(values[index] for index in worth)), math.log(max(values[index] for index in worth))]
+    aims = [ends[0] + (ends[1] - ends[0]) * step / max(count - 1, 1) for step in range(count)]
+    nearest = (min(worth, key=lambda index: abs(math.log(values[index]) - aim)) for aim in aims)
+    return list(dict.fromkeys(nearest))
+
+
+def corrected(expected: Sequence[float], anchors: Sequence[tuple[float, float]]) -> list[float]:
+    """Harms moved to where true divergences lie: a straight line between logarithms, drawn to no change.
+
+    Divergences of large changes grow faster than the square that curvature tells, and slower once the
+    answers are lost.
+
+    Args:
+        expected: By curvature.
+        anchors: Pairs of harms expected and found.
+    """
+    if not anchors:
+        return list(expected)
+    pairs = [(math.log(harm), math.log(true / harm)) for harm, true in anchors]
+    centre = sum(at for at, _ in pairs) / len(pairs)
+    mean = sum(ratio for _, ratio in pairs) / (len(pairs) + SHIFT_PRIOR)
+    above = sum((at - centre) * (ratio - mean) for at, ratio in pairs)
+    slope = above / (sum((at - centre) ** 2 for at, _ in pairs) + SLOPE_PRIOR)
+    low, high = min(at for at, _ in pairs) - REACH, max(at for at, _ in pairs) + REACH
+    return [
+        harm * math.exp(mean + slope * (min(max(math.log(harm), low), high) - centre)) if harm > 0 else harm
+        for harm in expected
+    ]
+
+
+def output_divergence(wanted: Any, found: Any, temperature: float = 1.0) -> float:
+    """How far outputs are from those wanted, the mean over images.
+
+    KL of class scores divided by a temperature, or half the relative squared error of other outputs.
+    """
+    before, after = class_scores(wanted), class_scores(found)
+    if before is not None and after is not None and before.shape == after.shape:
+        before, after = ((scores / temperature).log_softmax(dim=1) for scores in (before, after))
+        return max(float((before.exp() * (before - after)).sum() / len(before)), 0.0)
+    pairs = [
+        (a, b)
+        for a, b in zip(first_tensors(wanted), first_tensors(found), strict=False)
+        if a.is_floating_point() and a.shape == b.shape and a.numel()
+    ]
+    if not pairs:
+        return math.nan
+    errors = [float((b - a).square().sum() / a.square().sum().clamp_min(1e-30)) for a, b in pairs]
+    return 0.5 * sum(errors)
+
+
+def _of_patches(rows: Tensor, statistics: InputStatistics | None) -> InputStatistics | None:
+    return None if statistics is None else statistics.of_patches(rows[0].numel())
+
+
+def _floor(
+    original: nn.Module,
+    inventory: Sequence[LayerInfo],
+    calibration: Tensor,
+    activation_bits: int,
+    temperature: float,
+    progress: Progress,
+) -> float:
+    """The divergence of the network with all layers at 8 bits: what no choice of settings goes below."""
+    plan = plan_for_ratio(
+        inventory, model="", ratio=1.0, bits=8, activation_bits=activation_bits, method="dense"
+    )
+    few = calibration[:FLOOR_IMAGES]
+    made = compress_network(
+        original,
+        plan,
+        inventory,
+        method="dense",
+        calibration=few,
+        options=CompressOptions(output_fit=False),
+        progress=progress.quiet(),
+    )
+    with torch.inference_mode():
+        found = output_divergence(original(few), made.model(few), temperature)
+    return found if math.isfinite(found) else 0.0
+
+
+def _to_rows(harms: Mapping[Key, float]) -> list[list[Any]]:
+    return [[structure, rank, bits, harm] for (structure, rank, bits), harm in harms.items()]
+
+
+def _from_rows(rows: Sequence[Sequence[Any]]) -> dict[Key, float]:
+    return {
+        (structure, tuple(rank) if isinstance(rank, list) else rank, bits): harm
+        for structure, rank, bits, harm in rows
+    }

@@ -1,0 +1,139 @@
+"""The Decide page: criteria kept with the run, the verdict they come to, and every part in both languages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from helpers import paired_answers
+
+from qaf_core.review.decision.criteria import Criterion, keep_criteria, read_criteria
+from qaf_core.review.decision.economics import PRESETS, keep_assumptions, load_assumptions
+from qaf_core.review.decision.risks import read_notes
+from qaf_core.runs.evidence.predictions import keep_predictions
+from qaf_core.runs.store.request import RobustnessRequest, RunRequest, StabilityRequest
+from qaf_core.runs.store.store import Store
+from qaf_core.runs.store.workspace import PACKED_NAME
+
+from .conftest import Draw, shown
+
+HOSTILE = "<b onclick=x>![x](https://evil.example/a.png)</b>"
+PARTS = ("verdict", "changes", "checks", "case", "risks", "report")
+
+
+@pytest.fixture
+def run_id(seeded_store: Store) -> str:
+    """A finished run with its answers and a packed file."""
+    result = dict(next(run for run in seeded_store.list_runs() if run.status == "completed").result)
+    found = seeded_store.create_run(
+        RunRequest(model="inspection/resnet20", plan=result["plan"], name=HOSTILE)
+    )
+    seeded_store.finish(found, "completed", {**result, "run_id": found})
+    folder = seeded_store.run_folder(found)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PACKED_NAME).write_bytes(b"packed")
+    keep_predictions(folder, paired_answers(600, 5, 2, classes=("ok", HOSTILE, "pit")))
+    return found
+
+
+def html_of(test: Any) -> str:
+    return "\n".join(str(block.proto.body) for block in test.get("html"))
+
+
+def press(test: Any, key: str) -> Any:
+    return next(button for button in test.button if str(button.key).endswith(key)).click()
+
+
+def test_criteria_are_entered_kept_and_judged(draw: Draw, seeded_store: Store, run_id: str) -> None:
+    test = draw("decide", run=run_id)
+    assert "No criteria are set" in shown(test)
+    press(test, "-add").run()
+    number = next(row for row in test.number_input if "-limit-" in str(row.key))
+    assert number.label == "Limit, points"
+    number.set_value(5.0)
+    next(row for row in test.text_input if str(row.key).endswith("-by")).set_value("Sato")
+    press(test, "-keep").run()
+    shown(test)
+    kept = read_criteria(seeded_store.run_folder(run_id))
+    assert [row.criteria for row in kept] == [(Criterion(kind="largest_drop", limit=0.05),)]
+    assert kept[0].by == "Sato"
+    assert "Recommended" in html_of(test)
+    press(test, "-add").run()  # of another kind
+    press(test, "-keep").run()
+    assert {row.kind for row in read_criteria(seeded_store.run_folder(run_id))[-1].criteria} == {
+        "largest_drop", "file_size"
+    }  # fmt: skip
+
+
+def test_two_criteria_on_the_same_are_refused_at_the_form(
+    draw: Draw, seeded_store: Store, run_id: str
+) -> None:
+    test = draw("decide", run=run_id)
+    for _time in range(2):
+        press(test, "-add").run()
+    second = [row for row in test.selectbox if str(row.key).endswith("-kind")][1]
+    second.set_value("largest_drop").run()
+    press(test, "-keep").run()
+    assert "two criteria limit the same" in shown(test)
+    assert read_criteria(seeded_store.run_folder(run_id)) == ()
+
+
+def test_criteria_may_be_set_before_the_result_is_known(draw: Draw, store: Store) -> None:
+    waiting = store.create_run(RunRequest(model="inspection/resnet20"))
+    test = draw("decide", run=waiting)
+    assert "before the result was known" in shown(test)
+    press(test, "-add").run()
+    press(test, "-keep").run()
+    shown(test)
+    assert len(read_criteria(store.run_folder(waiting))) == 1
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_every_part_is_drawn_and_nothing_of_hostile_names_runs(
+    draw: Draw, seeded_store: Store, run_id: str, language: str
+) -> None:
+    folder = seeded_store.run_folder(run_id)
+    keep_criteria(folder, [Criterion(kind="missed_defects", limit=0.2, ok_class="ok"),
+                           Criterion(kind="largest_drop", limit=0.001, class_name=HOSTILE)])  # fmt: skip
+    keep_assumptions(folder, PRESETS["example_line"])
+    for part in PARTS:
+        test = draw("decide", run=run_id, part=part, lang=language)
+        text = shown(test)
+        assert "<b onclick" not in html_of(test)
+        assert ("採否判断" if language == "ja" else "Decide") in text
+    assert ("会議用の要約" in shown(draw("decide", run=run_id, part="risks", lang=language))) == (
+        language == "ja"
+    )
+
+
+def test_what_is_missing_is_asked_for_as_jobs(draw: Draw, seeded_store: Store, run_id: str) -> None:
+    test = draw("decide", run=run_id, part="checks")
+    press(test, "ask-robustness").run()
+    press(test, "ask-stability").run()
+    jobs = {kind: seeded_store.last_job(kind, run_id) for kind in ("robustness", "stability")}
+    assert isinstance(jobs["robustness"] and jobs["robustness"].request, RobustnessRequest)
+    assert isinstance(jobs["stability"] and jobs["stability"].request, StabilityRequest)
+    (seeded_store.run_folder(run_id) / "predictions.npz").unlink()
+    test = draw("decide", run=run_id, part="changes")
+    press(test, "ask-answers").run()
+    assert seeded_store.last_job("answers", run_id) is not None
+
+
+def test_a_case_begins_with_an_example(draw: Draw, seeded_store: Store, run_id: str) -> None:
+    test = draw("decide", run=run_id, part="case")
+    assert "Nothing is assumed yet" in shown(test)
+    press(test, "preset-example_line").run()
+    assert "Saved a month" in shown(test)
+    assert load_assumptions(seeded_store.run_folder(run_id)) == PRESETS["example_line"]
+
+
+def test_owners_and_decision_are_kept(draw: Draw, seeded_store: Store, run_id: str) -> None:
+    test = draw("decide", run=run_id, part="risks")
+    owner = next(row for row in test.text_input if str(row.key).startswith("owner-"))
+    owner.set_value("Sato")
+    next(row for row in test.text_area if str(row.key).startswith("notes-")).set_value("Ask {the} line.")
+    next(button for button in test.button if button.label == "Keep").click().run()
+    shown(test)
+    notes = read_notes(seeded_store.run_folder(run_id))
+    assert (list(notes.owners.values()), notes.notes) == (["Sato"], "Ask {the} line.")
+    assert notes.signers == ()

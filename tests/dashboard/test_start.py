@@ -1,0 +1,36 @@
+"""The start page: five steps on the shipped example, also in an empty workspace, and words explained."""
+
+from __future__ import annotations
+
+import pytest
+
+from dashboard.views.start.start import EXAMPLE
+from qaf_core.runs.evidence.exchange import list_evidence
+from qaf_core.runs.store.store import Store
+
+from .conftest import Draw, shown
+
+
+def test_it_begins_in_an_empty_workspace(draw: Draw, store: Store) -> None:
+    assert "Five steps, two minutes" in shown(draw("start"))
+    assert store.list_runs() == ()
+    assert "What the network costs today" in shown(draw("start", step="1"))
+    assert [run.id for run in store.list_runs()] == list_evidence(EXAMPLE)
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_every_step_is_drawn(draw: Draw, store: Store, language: str) -> None:
+    for step in range(1, 6):
+        test = draw("start", step=str(step), lang=language)
+        text = shown(test)
+        assert ("根拠に基づく" if language == "ja" else "decided on evidence") in text
+        assert not test.error
+
+
+def test_the_run_of_the_example_is_repeated_live(draw: Draw, store: Store) -> None:
+    test = draw("start", step="2")
+    shown(test)
+    next(button for button in test.button if button.key == "start-live").click().run()
+    newest = store.list_runs()[0]
+    assert newest.status == "queued"
+    assert newest.request.plan == store.run(list_evidence(EXAMPLE)[0]).request.plan

@@ -1,0 +1,70 @@
+"""A model in operation: soaked, killed, damaged and replaced, in processes of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from qaf_core.deploy.runtime import soak
+from qaf_core.deploy.runtime.measure_kit import checksum
+from qaf_core.errors import QafError, RunCancelled
+
+
+def write_model(path: Path, factor: float) -> Path:
+    """Doubles, or so, what it is given."""
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["x", "factor"], ["y"])],
+        "scale",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor("factor", TensorProto.FLOAT, [3, 8, 8], [factor] * 192)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
+def test_every_check_is_carried_out_and_timed(tmp_path: Path) -> None:
+    model, original = write_model(tmp_path / "small.onnx", 2.0), write_model(tmp_path / "original.onnx", 3.0)
+    found = soak.check_stability(model, original, (1, 3, 8, 8), seconds=0.4)
+    checks = {row["check"]: row for row in found["checks"]}
+    assert list(checks) == ["soak_latency", "soak_memory", "restart", "damaged", "fall_back"]
+    assert all(checks[name]["passed"] for name in ("restart", "damaged", "fall_back"))
+    assert all(row["seconds"] > 0 for row in checks.values())
+    assert "small.onnx is damaged" in checks["damaged"]["detail"]
+    assert checks["fall_back"]["detail"] == "original.onnx"
+    assert len(found["windows"]) == soak.WINDOWS
+    assert found["windows"][0]["memory_bytes"] > 0
+
+
+def test_drift_is_told() -> None:
+    windows = [{"median_ms": 1 + place / 20, "memory_bytes": 1e8} for place in range(20)]
+    latency, memory = soak._judge_windows(windows, 60)
+    assert not latency.passed
+    assert memory.passed
+    assert memory.detail == "100 → 100 MB (+0.0 %)"
+    with pytest.raises(QafError, match="too short"):
+        soak._judge_windows(windows[:3], 60)
+
+
+def test_a_model_that_does_not_run_is_said_and_a_stop_is_heard(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(b"no model")
+    with pytest.raises(QafError, match="does not run"):
+        soak.check_stability(bad, bad, (1, 3, 8, 8), seconds=0.1)
+    good = write_model(tmp_path / "good.onnx", 2.0)
+    with pytest.raises(RunCancelled):
+        soak.check_stability(good, good, (1, 3, 8, 8), seconds=30, should_stop=lambda: True)
+
+
+def test_the_server_falls_back_only_to_a_sound_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_model(tmp_path / "a.onnx", 2.0)
+    options = ["--shape", "1,3,8,8", "--fall-back", str(model), "--fall-back-sha256", "other"]
+    assert soak.serve([str(model), "--sha256", "other", *options]) == 3
+    assert capsys.readouterr().err.count("is damaged") == 2
+    assert soak.serve([str(model), "--sha256", checksum(model), *options]) == 0
+    assert '"fallen_back": false' in capsys.readouterr().out

@@ -1,0 +1,161 @@
+"""The report: everything inside, everything escaped, in both languages, of one run and of several."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from helpers import paired_answers
+from sklearn.metrics import confusion_matrix
+
+from qaf_core.errors import QafError, WorkspaceError
+from qaf_core.review.decision.criteria import Criterion, keep_criteria
+from qaf_core.review.decision.economics import PRESETS, keep_assumptions
+from qaf_core.review.decision.risks import ReviewNotes, keep_notes
+from qaf_core.review.report import report
+from qaf_core.review.report.report import answers_csv, render_html, to_json, write_report
+from qaf_core.review.report.review import gather_review
+from qaf_core.runs.evidence.predictions import PairedPredictions, keep_predictions, read_predictions
+from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.store import Store
+
+HOSTILE = "<img src=x onerror=alert(1)>{x}</script>"
+CLASSES = ("ok", HOSTILE, "=pit")
+
+
+def add_run(store: Store, name: str, lost: int, *, size: int = 4000, digest: str = "0" * 64) -> str:
+    run_id = store.create_run(RunRequest(model="inspection/resnet20", name=name))
+    folder = store.run_folder(run_id)
+    told = paired_answers(600, lost, 4, CLASSES)
+    keep_predictions(folder, PairedPredictions(**{**vars(told), "data_sha256": digest}))
+    (folder / "model.safetensors").write_bytes(b"x" * size)
+    right = {"metric": "top1", "value": 0.95, "n": 600, "ci95": [0.93, 0.97], "agreement": 0.98}
+    cost = {"size_bytes": 4e4, "bops": 1e9, "energy_joules": 1e-3}
+    result = {
+        "status": "completed", "plan": {"layers": [{"name": "conv1", "bits": 4}], "activation_bits": 8},
+        "baseline": right, "compressed": right, "drop": 0.001, "drop_ci95": [-0.01, 0.012],
+        "cost": cost, "baseline_cost": cost, "data": {"warnings": [HOSTILE], "split": "apart"},
+        "environment": {"torch": "2.14"},
+    }  # fmt: skip
+    store.finish(run_id, "completed", result)
+    return run_id
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def complete(store: Store) -> str:
+    run_id = add_run(store, HOSTILE, 6)
+    folder = store.run_folder(run_id)
+    keep_criteria(folder, [Criterion(kind="largest_drop", limit=0.1, source=HOSTILE)])
+    keep_criteria(
+        folder,
+        [
+            Criterion(kind="largest_drop", limit=0.12, owner=HOSTILE),
+            Criterion(kind="missed_defects_rise", limit=0.2, ok_class="ok"),
+            Criterion(kind="accuracy_floor", limit=0.5, class_name=HOSTILE),
+            Criterion(kind="latency", limit=4, device="Cortex"),
+        ],
+    )
+    keep_assumptions(folder, PRESETS["example_line"])
+    keep_notes(folder, ReviewNotes(notes=HOSTILE, decision="conditions", signers=("佐藤",)))
+    return run_id
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_it_loads_nothing_and_runs_nothing_of_hostile_names(store: Store, language: str) -> None:
+    page = render_html(gather_review(store, [complete(store)]), language)
+    assert len(page.encode()) < 8e6
+    body = page[page.index("<body>") :]
+    assert "<img" not in body
+    assert body.count("<script>") == body.count("</script>")
+    assert "&lt;img src=x onerror=alert(1)&gt;" in body
+    assert not re.search(r'(src|href)="(?!data:)', body)
+    assert "default-src 'none'" in page
+    assert page.count("Plotly.newPlot(") == 5
+
+
+def test_japanese_texts_stand_in_the_japanese_report(store: Store) -> None:
+    page = render_html(gather_review(store, [complete(store)]), "ja")
+    body = page[page.index("<body>") :]
+    for text in ("見逃し", "過検出", "信頼区間", "条件付き採用", "佐藤", "校正画像", "記入例"):
+        assert text in body
+    assert "font/woff2" in page
+
+
+def test_changed_criteria_are_both_told(store: Store) -> None:
+    review = gather_review(store, [complete(store)])
+    page = render_html(review)
+    assert len(review.criteria_sets) == 2
+    assert "after the result was known: Accuracy lost: limit 10.00 points became 12.00 points" in page
+
+
+def test_exported_answers_give_the_same_counts_by_scikit_learn(store: Store) -> None:
+    review = gather_review(store, [complete(store)])
+    rows = list(csv.DictReader(io.StringIO(answers_csv(review))))
+    assert rows[0]["label"] == "ok"
+    assert {row["label"] for row in rows} == {"ok", HOSTILE, "'=pit"}  # a spreadsheet takes no formula of it
+    missed = review.changes.missed  # type: ignore[union-attr]
+    defect = [row["label"] != "ok" for row in rows]
+    for column, counted in (("original", missed.before), ("compressed", missed.after)):  # type: ignore[union-attr]
+        table = confusion_matrix(defect, [row[column] != "ok" for row in rows], labels=[False, True])
+        assert table[1, 0] == counted
+
+
+def test_runs_stand_side_by_side_and_the_smallest_that_passes_is_chosen(store: Store) -> None:
+    first = add_run(store, "large", 3, size=9000)
+    second = add_run(store, "small", 3, size=2000)
+    keep_criteria(store.run_folder(first), [Criterion(kind="largest_drop", limit=0.1)])
+    review = gather_review(store, [first, second])
+    assert review.chosen.run_id == second
+    assert "Recommended: small" in render_html(review)
+    told = to_json(review)
+    assert told["recommended"] == second
+    assert json.loads(json.dumps(told, allow_nan=False)) == told
+
+
+def test_what_cannot_be_compared_is_refused(store: Store) -> None:
+    first, other = add_run(store, "a", 3), add_run(store, "b", 3, digest="1" * 64)
+    with pytest.raises(QafError, match="different images"):
+        gather_review(store, [first, other])
+    with pytest.raises(QafError, match="each once"):
+        gather_review(store, [first, first])
+    queued = store.create_run(RunRequest(model="inspection/resnet20"))
+    with pytest.raises(WorkspaceError, match="no result to decide about"):
+        gather_review(store, [queued])
+
+
+def test_a_run_without_criteria_and_answers_still_gives_a_report(store: Store) -> None:
+    run_id = add_run(store, "old", 3)
+    (store.run_folder(run_id) / "predictions.npz").unlink()
+    review = gather_review(store, [run_id])
+    page = render_html(review)
+    assert "No criteria are set" in page
+    assert "not kept with this run" in page
+    with pytest.raises(WorkspaceError, match="cannot be written as rows"):
+        answers_csv(review)
+
+
+def test_files_by_their_ending(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    review = gather_review(store, [add_run(store, "a", 3)])
+    for name in ("a.html", "a.json", "a.csv"):
+        write_report(review, tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 1000
+    with pytest.raises(QafError, match="unknown kind of report"):
+        write_report(review, tmp_path / "a.docx")
+    monkeypatch.setattr(report, "BROWSERS", ("no-such-browser",) * 2)
+    with pytest.raises(QafError, match="no Chromium"):
+        write_report(review, tmp_path / "a.pdf")
+
+
+def test_damaged_answers_are_said(store: Store) -> None:
+    folder = store.run_folder(add_run(store, "a", 3))
+    (folder / "predictions.npz").write_bytes(b"PK not a zip")
+    with pytest.raises(WorkspaceError, match="predictions kept with a run"):
+        read_predictions(folder)

@@ -1,0 +1,163 @@
+"""What changes of weights are expected to harm, against what they do."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qaf_core.errors import RunCancelled
+from qaf_core.files import ContentCache
+from qaf_core.network.graph.inventory import take_inventory
+from qaf_core.network.plan.types import LayerPlan
+from qaf_core.pipeline.events import Progress
+from qaf_core.search.sensitivity import measure
+from qaf_core.search.sensitivity.changes import Weight, dense_change, factorized_changes
+from qaf_core.search.sensitivity.measure import MeasuredNetwork, corrected, measure_sensitivity, spread_over
+from qaf_core.search.sensitivity.settings import BITS, between_bits, sensitivity_from_dict
+from tests.helpers import draw
+
+SHAPE = (3, 8, 8)
+
+
+class Small(nn.Module):
+    """Two convolutions and a classifier; ``integer`` lets no gradient pass."""
+
+    def __init__(self, *, integer: bool = False) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.last = nn.Linear(8, 4)
+        self.integer = integer
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = self.second(self.first(images).relu()).relu().mean(dim=(2, 3))
+        if self.integer:
+            values = (values * 64).to(torch.int32).float() / 64
+        return self.last(values)
+
+
+def network(*, integer: bool = False) -> Small:
+    torch.manual_seed(0)
+    made = Small(integer=integer).eval()
+    with torch.no_grad():
+        made.last.weight.mul_(4.0)
+    return made
+
+
+def measured(model: nn.Module, images: Tensor) -> MeasuredNetwork:
+    found = MeasuredNetwork.of(model, take_inventory(model, SHAPE), images, 0, Progress())
+    found.images = images
+    with torch.inference_mode():
+        found.wanted = found.network(images)
+    found.probe(images, Progress())
+    return found
+
+
+@pytest.mark.parametrize("name", ["first", "second", "last"])
+def test_small_changes_harm_as_expected(name: str) -> None:
+    found = measured(network(), draw(192, *SHAPE, seed=1))
+    rows = found.weights[name].rows
+    changes = torch.stack([0.02 * draw(rows.numel(), seed=seed) for seed in range(6)])
+    expected = found.curvatures[name].harms(changes)
+    true = torch.tensor([found.divergence_of({name: change}) for change in changes])
+    assert float((expected.log() - true.log()).mean().exp()) == pytest.approx(1.0, abs=0.3)
+    assert torch.equal(found.network(found.images), found.wanted)  # all is as it was
+
+
+def test_a_change_that_a_bias_takes_back_harms_nothing() -> None:
+    images = torch.ones(64, *SHAPE) + 1e-3 * draw(64, *SHAPE)
+    found = measured(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(256, 3)), images)
+    change = torch.full((1, 12), 0.1)
+    assert float(found.curvatures["0"].harms(change)) < 1e-4
+    assert found.divergence_of({"0": change[0]}) < 1e-4
+
+
+def test_every_layer_has_settings_and_the_finer_ones_harm_less() -> None:
+    model, images = network(), draw(64, *SHAPE, seed=1)
+    found = measure_sensitivity(model, take_inventory(model, SHAPE), images)
+    assert list(found.settings) == ["first", "second", "last"]
+    assert found.how == "curvature"
+    for rows in found.settings.values():
+        dense = {row.row.bits: row.harm for row in rows if row.row.structure == "dense"}
+        assert dense[8] < dense[4] < dense[2]
+        assert rows[0].row.structure == "keep"
+        assert rows[0].harm == 0.0
+    assert {row.row.structure for row in found.settings["second"]} == {"keep", "dense"}  # several groups
+    assert found.floor >= 0
+    assert sensitivity_from_dict(found.to_dict()) == found
+
+
+def test_a_network_without_gradients_is_measured_instead() -> None:
+    model, images = network(integer=True), draw(32, *SHAPE, seed=1)
+    model.second = nn.Conv2d(8, 8, 1)
+    found = measure_sensitivity(model, take_inventory(model, SHAPE), images)
+    harms = {row.row.bits: row.harm for row in found.settings["first"] if row.row.structure == "dense"}
+    assert harms[2] > harms[4] > 0
+
+
+def test_a_stopped_measurement_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    model, images, cache = network(), draw(32, *SHAPE, seed=1), ContentCache(tmp_path)
+    inventory = take_inventory(model, SHAPE)
+    tried: list[str] = []
+    harms = MeasuredNetwork.harms
+
+    def counted(self: MeasuredNetwork, info, progress):  # type: ignore[no-untyped-def]
+        if len(tried) == 2:
+            raise RunCancelled
+        tried.append(info.name)
+        return harms(self, info, progress)
+
+    monkeypatch.setattr(measure.MeasuredNetwork, "harms", counted)
+    with pytest.raises(RunCancelled):
+        measure_sensitivity(model, inventory, images, cache=cache)
+    tried.clear()
+    measure_sensitivity(model, inventory, images, cache=cache)
+    assert tried == ["last"]
+
+
+def test_the_output_side_is_fitted_under_the_inputs() -> None:
+    images = draw(64, *SHAPE, seed=1).cumsum(dim=2).cumsum(dim=3) / 4
+    weight = measured(network(), images).weights["first"]
+    assert weight.statistics is not None
+    blind = Weight(rows=weight.rows, statistics=None, by_channel=weight.by_channel)
+
+    def error(change: Tensor) -> float:
+        return float(((change @ weight.statistics.covariance) * change).sum())  # type: ignore[union-attr]
+
+    assert error(dense_change(weight, 3)) < error(dense_change(blind, 3))
+    fitted, plain = (factorized_changes(row, "cp", 6, (32, 4), 0)[4] for row in (weight, blind))
+    assert error(fitted) < error(plain)
+
+
+def test_a_plan_is_rehearsed_as_a_whole() -> None:
+    found = measured(network(), draw(64, *SHAPE, seed=1))
+    from qaf_core.network.plan.types import Plan
+
+    rows = (
+        LayerPlan(name="first", structure="cp", rank=4, bits=3),
+        LayerPlan(name="second", structure="keep"),
+        LayerPlan(name="last", structure="dense", bits=2),
+    )
+    plan = Plan(model="small", layers=rows)
+    assert 0 < found.rehearse(plan, without="first") < found.rehearse(plan)
+
+
+def test_harms_between_bit_widths() -> None:
+    found = between_bits({4: 1.5, 2: 17.0}, unrounded=1.0)
+    assert list(found) == list(BITS)
+    assert [found[4], found[2]] == [1.5, 17.0]
+    assert 1.0 < found[8] < found[6] < found[5] < 1.5
+    assert 1.5 < found[3] < 17.0
+
+
+def test_corrections_follow_what_was_found_and_stay_near() -> None:
+    assert corrected([0.1, 0.0], []) == [0.1, 0.0]
+    rising = corrected([0.01, 0.1, 1.0, 100.0], [(0.01, 0.01), (0.1, 0.2), (1.0, 4.0)])
+    assert 0.005 < rising[0] < 0.015
+    assert 1.5 < rising[2] < 6.0
+    assert rising[3] / 100.0 < 1.5 * rising[2]
+
+
+def test_values_are_picked_evenly() -> None:
+    values = [1e-6, 1e-3, 1.1e-3, 1e-2, 1e-1, 1.0, 50.0]
+    assert spread_over(values, (1e-4, 10.0), 4) == [1, 3, 4, 5]
+    assert spread_over([1e-9], (1e-4, 10.0), 4) == []

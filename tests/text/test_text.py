@@ -1,0 +1,112 @@
+"""No text of screens and reports is left untranslated, and every placeholder stands in both languages."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from string import Formatter
+
+import pytest
+
+import qaf_core
+from qaf_core.deploy.runtime.model_files import ModelFile
+from qaf_core.errors import QafError
+from qaf_core.network.plan.energy_model import MODELLED
+from qaf_core.review.decision import criteria, economics
+from qaf_core.text import read_catalogue, translator
+from qaf_core.text.said import say
+
+CORE = Path(qaf_core.__file__).parent
+REVIEW = CORE / "review"
+SOURCES = (*sorted(REVIEW.rglob("*.py")), *sorted((CORE.parent / "dashboard").rglob("*.py")))
+VALUES_ONLY = ("", "{text}", "{value}")
+# Of a text with a form for one, catalogues hold the form for several: their languages have one form.
+MARKS = {"say": 0, "Said": 0, "_": 0, "plural": 1}
+KEYS_OF_SETTINGS = ("sentence", "remedy", "reason", "split")
+
+
+def marked_texts() -> Iterator[str]:
+    """What stands in ``say``, ``Said``, ``_`` and ``plural``, in the tables of names, and in the template."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in MARKS:
+                place = MARKS[node.func.id]  # type: ignore[attr-defined]
+                for part in node.args[place : place + 1]:
+                    yield from literals(part)
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in (
+                "titles",
+                "passed",
+                "failed",
+            ):
+                yield from (text for text in literals(node.value) if " " in text)
+    yield from criteria.TITLES.values()
+    yield from (title for title, _ in economics.ASSUMPTIONS.values())
+    yield from economics.SAVINGS.values()
+    yield from (preset.label for preset in economics.PRESETS.values())
+    yield from (file.label for file in ModelFile)
+    yield MODELLED
+    template = (REVIEW / "report" / "report.html.j2").read_text(encoding="utf-8")
+    yield from re.findall(r'_\("([^"]+)"\)', template)
+
+
+def literals(node: ast.expr) -> Iterator[str]:
+    """The texts of an expression, but not the keys that pick a value out of a mapping."""
+    keys = {id(part.slice) for part in ast.walk(node) if isinstance(part, ast.Subscript)}
+    for part in ast.walk(node):
+        if isinstance(part, ast.Constant) and isinstance(part.value, str) and id(part) not in keys:
+            yield part.value
+
+
+TEXTS = sorted(set(marked_texts()) - set(VALUES_ONLY) - set(KEYS_OF_SETTINGS))
+
+
+def fields(text: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(text) if name is not None}
+
+
+def test_every_text_has_a_translation() -> None:
+    assert len(TEXTS) > 700
+    assert [text for text in TEXTS if text not in read_catalogue("ja")] == []
+
+
+def test_no_translation_is_left_over() -> None:
+    assert sorted(set(read_catalogue("ja")) - set(TEXTS)) == []
+
+
+def test_no_text_is_translated_twice() -> None:
+    seen: dict[str, Path] = {}
+    for path in sorted((CORE / "text" / "ja").glob("*.toml")):
+        for part in tomllib.loads(path.read_text(encoding="utf-8")).values():
+            for english in part:
+                assert english not in seen, f"{english!r} in {path.name} and {seen[english].name}"
+                seen[english] = path
+
+
+def test_placeholders_agree() -> None:
+    wrong = {
+        english: text for english, text in read_catalogue("ja").items() if fields(english) != fields(text)
+    }
+    assert wrong == {}
+
+
+def test_signs_of_markdown_agree() -> None:
+    """Bold and code are as many in both languages; no English word is left by mistake."""
+    wrong = {
+        english: text
+        for english, text in read_catalogue("ja").items()
+        if english.count("**") != text.count("**") or english.count("`") != text.count("`")
+    }
+    assert wrong == {}
+
+
+def test_a_sentence_is_said_in_a_language() -> None:
+    assert say("{count} layers", count=3).text(translator("ja")) == "3 層"
+    assert translator("ja")("no such text") == "no such text"
+
+
+def test_an_unknown_language_is_refused() -> None:
+    with pytest.raises(QafError, match="unknown language"):
+        translator("fr")
