@@ -180,6 +180,7 @@ class RunProgress:
             ends = sum(expected[name] for name in ("saving", "baseline", "evaluating"))
             solved = share * expected.get("calibrating", 0.0)
             left = ends + solved if self.done or self.stage == "finetuning" else 0.0
+            left *= max(1.0, self._drift(expected, elapsed_seconds))
         return STOP_MARGIN * left + STOP_SECONDS
 
     def _later(self) -> list[str]:

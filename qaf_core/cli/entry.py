@@ -14,6 +14,7 @@ import typer
 
 from qaf_core.cli.app import app
 from qaf_core.cli.doctor import doctor
+from qaf_core.cli.explore.sweep import sweep
 from qaf_core.cli.export import export
 from qaf_core.cli.finetune import finetune
 from qaf_core.cli.latency import device_kit, latency
@@ -22,7 +23,6 @@ from qaf_core.cli.networks import check, cost, inspect, predict, sensitivity
 from qaf_core.cli.plans import plan
 from qaf_core.cli.report import import_evidence, report
 from qaf_core.cli.runs import compress, runs, search, show
-from qaf_core.cli.sweep import sweep
 from qaf_core.errors import QafError, RunCancelled
 from qaf_core.files import write_file
 from qaf_core.runs.store.workspace import default_workspace

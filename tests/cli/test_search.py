@@ -92,7 +92,7 @@ def test_a_search_keeps_budgets_and_locks_and_runs_what_it_found(
     assert (plan.layer("features.0").structure, plan.layer("features.0").bits) == ("dense", 8)
     assert found["compressed"]["value"] > 0.8
     with Store(explored) as store:
-        assert store.run(found["run_id"]).plan == plan.to_dict()
+        assert store.run(found["run_id"]).plan == plan
 
 
 def test_a_drop_makes_the_model_small_without_a_run(

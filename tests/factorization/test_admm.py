@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import draw_double as draw
 from torch import Tensor
 
 from qaf_core.errors import RunCancelled
@@ -36,10 +37,6 @@ QUICK = SolverOptions(start_iterations=30, iterations=4, rounding_rounds=6)
 ALL_SWEEPS = pytest.mark.parametrize("kind", ["start", "admm", "rounding"])
 
 Problem = Canonical | Tucker2
-
-
-def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def make(name: str, moment: bool = False, target: Tensor | None = None) -> Problem:

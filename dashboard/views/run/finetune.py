@@ -107,7 +107,7 @@ def show_running(run: RunRecord, progress: RunProgress, *, stopping: bool) -> No
     points = progress.finetune_points
     columns = st.columns(3)
     with columns[0]:
-        note = live.left_text(progress.seconds_left(elapsed))
+        note = _("stopping") if stopping else live.left_text(progress.seconds_left(elapsed))
         limit = (run.request.finetune or {}).get("time_limit_seconds")
         if limit:
             note += " · " + _("learns for {time} at most").format(time=duration_text(limit))

@@ -59,7 +59,7 @@ def show_running(run: RunRecord, progress: RunProgress, *, stopping: bool) -> No
         say_stopping(progress, elapsed)
     labels = stage_labels()
     ui.stepper((labels[stage], state) for stage, state in progress.stage_states())
-    _numbers(run, progress, elapsed)
+    _numbers(run, progress, elapsed, stopping)
     _convergence(progress)
     _finished_layers(run, progress)
 
@@ -91,14 +91,15 @@ def _headline(progress: RunProgress) -> str:
     return f"{label}: {ui.plain(progress.message)}" if progress.stage == "calibrating" else label
 
 
-def _numbers(run: RunRecord, progress: RunProgress, elapsed: float) -> None:
+def _numbers(run: RunRecord, progress: RunProgress, elapsed: float, stopping: bool) -> None:
     columns = st.columns(4)
     left = progress.seconds_left(elapsed)
     original = progress.evaluations.get("original")
     errors = [each.row.relative_error for each in progress.done if each.row.relative_error is not None]
     total = progress.total or len(run.planned_layers)
     with columns[0]:
-        ui.metric_card(_("Time so far"), duration_text(elapsed), left_text(left), estimate_help(progress))
+        note = _("stopping") if stopping else left_text(left)
+        ui.metric_card(_("Time so far"), duration_text(elapsed), note, estimate_help(progress))
     with columns[1]:
         ui.metric_card(_("Layers done"), f"{len(progress.done)} / {total}", progress.current or "–")
     with columns[2]:

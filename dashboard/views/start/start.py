@@ -97,7 +97,7 @@ def _today(review: Review) -> None:
     record = review.chosen.record
     cost, before = review.chosen.costs[0], review.chosen.before
     st.markdown(
-        _("**{model}** looks at camera images and answers what it sees, such as a defect on a part.").format(
+        _("**{model}** looks at small images and answers what is in them.").format(
             model=ui.plain(record.model)
         )
     )

@@ -10,7 +10,7 @@ from typing import Any, Self
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.workspace.trust import check_trusted
-from qaf_core.errors import DataError, QafError
+from qaf_core.errors import DataError, PlanError, QafError
 from qaf_core.factorization.options import LARGEST_SEED, Method
 from qaf_core.network.plan.validation import check_method
 from qaf_core.search.selection import DEFAULT_ANSWER_BOUND, DEFAULT_ERROR_BOUND
@@ -220,7 +220,9 @@ class RunRequest(ImagesRequest):
     controls: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        rows = [row for row in self.plan.get("layers") or () if isinstance(row, dict)]
+        rows = self.plan.get("layers") or ()
+        if not all(isinstance(row, dict) for row in rows):
+            raise PlanError("rows of the plan are malformed", expected="an object for each layer")
         check_method(self.method, [str(row.get("structure")) for row in rows])
         super().__post_init__()
         if self.name is not None and len(self.name) > LONGEST_NAME:

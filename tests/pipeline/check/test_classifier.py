@@ -44,7 +44,7 @@ def case(model_id: str) -> Case:
         data = str(folder / "cifar10_eval_2000.npz")
     else:
         source, data = find_model(model_id), "builtin"
-    count = {"digits/cnn": 384, REAL: 200}.get(model_id, 32)
+    count = 32 if model_id.startswith("inspection") else 384
     images = load_images(data, source, split="evaluation", limit=count)
     return build_model(source), source, images
 

@@ -34,9 +34,15 @@ def add_run(store: Store, name: str, lost: int, *, size: int = 4000, digest: str
     keep_predictions(folder, PairedPredictions(**{**vars(told), "data_sha256": digest}))
     (folder / "model.safetensors").write_bytes(b"x" * size)
     right = {"metric": "top1", "value": 0.95, "n": 600, "ci95": [0.93, 0.97], "agreement": 0.98}
-    cost = {"size_bytes": 4e4, "bops": 1e9, "energy_joules": 1e-3}
+    cost = {
+        "params": 10_000, "size_bytes": 40_000, "macs": 10**6, "bops": 10**9,
+        "peak_activation_bytes": 1000, "energy_joules": 1e-3,
+    }  # fmt: skip
     result = {
-        "status": "completed", "plan": {"layers": [{"name": "conv1", "bits": 4}], "activation_bits": 8},
+        "status": "completed", "plan": {
+            "model": "inspection/resnet20", "activation_bits": 8,
+            "layers": [{"name": "conv1", "structure": "cp", "rank": 3, "bits": 4}],
+        },
         "baseline": right, "compressed": right, "drop": 0.001, "drop_ci95": [-0.01, 0.012],
         "cost": cost, "baseline_cost": cost, "data": {"warnings": [HOSTILE], "split": "apart"},
         "environment": {"torch": "2.14"},

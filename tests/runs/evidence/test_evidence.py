@@ -38,7 +38,7 @@ def test_answers_are_kept_with_the_run_and_the_same_when_made_anew(own_run: Run)
         assert kept is not None
         right = (kept.compressed["ranked"][:, 0] == kept.targets["labels"]).mean()
         assert record.compressed is not None
-        assert float(right) == record.compressed["value"]
+        assert float(right) == record.compressed.value
         (folder / "predictions.npz").unlink()
         events: list[RunEvent] = []
         anew = load_predictions(store, run_id, Progress(events.append))

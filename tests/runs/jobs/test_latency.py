@@ -51,8 +51,8 @@ def test_a_run_is_measured_and_the_result_kept(finished_run: Run) -> None:
     assert accuracy["original_fp32"]["drop"] == 0.0
     assert accuracy["factorized_int8"]["value"] > 0.9
     # The accuracy beside the times is that of the run: the same network on the same images.
-    assert accuracy["factorized_int8_exact"]["n"] == record.compressed["n"]
-    assert accuracy["factorized_int8_exact"]["value"] == pytest.approx(record.compressed["value"], abs=2e-3)
+    assert accuracy["factorized_int8_exact"]["n"] == record.compressed.n
+    assert accuracy["factorized_int8_exact"]["value"] == pytest.approx(record.compressed.value, abs=2e-3)
     assert result["others_share"] is None or 0 <= result["others_share"] <= 1
     rows = {row["layer"]: row for row in result["layers"]}
     assert list(rows)[:-1] == ["features.0", "features.3", "features.7", "classifier.0", "classifier.2"]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from qaf_core.cli import sweep
 from qaf_core.cli.entry import main
+from qaf_core.cli.explore import sweep
 from qaf_core.errors import PlanError
 from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.runs.jobs.plans import search

@@ -1,0 +1,1 @@
+"""Commands that explore a model before anything is chosen."""
