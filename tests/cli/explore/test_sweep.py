@@ -48,7 +48,7 @@ def test_points_are_measured_once_and_the_front_is_marked(
 
     def find(request: SearchRequest, *_: Any) -> type[Found]:
         asked.append(request)
-        if request.budgets == ("size=1kB",):
+        if list(request.budgets) == ["size=1kB"]:
             raise PlanError("nothing meets the budget")
         return Found
 
