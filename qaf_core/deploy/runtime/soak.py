@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from qaf_core.children import child_environment
 from qaf_core.deploy.runtime.measure_kit import checksum, one_inference, open_session
 from qaf_core.deploy.runtime.tempdir import scratch_folder
-from qaf_core.children import child_environment
 from qaf_core.errors import QafError, RunCancelled
 
 WINDOWS = 20
