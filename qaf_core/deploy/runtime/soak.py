@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from qaf_core.children import child_environment
 from qaf_core.deploy.runtime.measure_kit import checksum, one_inference, open_session
 from qaf_core.deploy.runtime.tempdir import scratch_folder
 from qaf_core.errors import QafError, RunCancelled
@@ -104,7 +105,11 @@ def _soak(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     lines = []
     with subprocess.Popen(
-        _command(arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        _command(arguments),
+        env=child_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             for line in process.stdout or ():
@@ -147,7 +152,9 @@ def _judge_windows(windows: list[dict[str, Any]], seconds: float) -> list[Stabil
 def _restart(model: Path, options: Sequence[str], answer: str) -> StabilityCheck:
     """Killed while it answers, then started again: until the first answer, which must be the same."""
     arguments = [str(model), *options, "--seconds", str(START_SECONDS)]
-    with subprocess.Popen(_command(arguments), stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        _command(arguments), env=child_environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
         if process.stdout is not None:
             process.stdout.readline()
         process.kill()
@@ -184,7 +191,12 @@ def _fall_back(arguments: Sequence[str]) -> StabilityCheck:
 def _run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            _command(arguments), capture_output=True, text=True, timeout=START_SECONDS, check=False
+            _command(arguments),
+            env=child_environment(),
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise QafError(
