@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Compressed": "qaf_core.api.compress",
-    "Evaluation": "qaf_core.pipeline.intervals",
+    "Evaluation": "qaf_core.pipeline.results",
     "LayerPlan": "qaf_core.network.plan.types",
     "Plan": "qaf_core.network.plan.types",
     "QafError": "qaf_core.errors",

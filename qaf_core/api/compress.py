@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -195,7 +196,7 @@ def compress(
         raise PlanError("compress has no such argument", got=", ".join(unknown), expected=known)
     calibration, kind = first_images(images), type(model)
     shape = tuple(calibration.shape[1:])
-    original = capture(on_cpu(model), shape)
+    original = capture(_without_doubles(on_cpu(model)), shape)
     inventory = take_inventory(original, shape)
     if plan is None:
         chosen = _plan_by_rule(kind.__name__, inventory, ratio, bits, method, settings)
@@ -208,6 +209,13 @@ def compress(
         "activation_bits": chosen.activation_bits, "seed": chosen.seed, "input_shape": shape,
     }  # fmt: skip
     return _compress(original, inventory, chosen, calibration, card)
+
+
+def _without_doubles(model: nn.Module) -> nn.Module:
+    """The network, or one of double precision as what it computes in single precision, as images come."""
+    if all(parameter.dtype != torch.float64 for parameter in model.parameters()):
+        return model
+    return copy.deepcopy(model).float()
 
 
 def _named_options(options: object) -> dict[str, Any]:

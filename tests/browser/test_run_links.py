@@ -134,8 +134,11 @@ def test_a_link_shows_its_run_or_says_why_not(
         downloads = page.get_by_test_id("stDownloadButton").count()
         assert downloads == (1 if name == "export" and kind in ("stopped", "foreign") else 0), (name, kind)
         if name == "layers":
-            charts = page.locator(".js-plotly-plot").count()
-            assert (charts > 0) == (kind in ("stopped", "foreign")), kind
+            charts = page.locator(".js-plotly-plot")
+            if kind in ("stopped", "foreign"):
+                charts.first.wait_for()
+            else:
+                assert charts.count() == 0, kind
         if kind == "foreign":
             for label in ("Make and check it", "Measure", "Make the kit", "Start fine-tuning"):
                 assert page.get_by_role("button", name=label, exact=True).count() == 0, (name, label)

@@ -92,7 +92,7 @@ def test_a_network_of_its_own_kind_goes_all_the_way(
     inventory = take_inventory(model, (3, SIDE, SIDE))
     plan = plan_for_ratio(inventory, model="tests/odd", ratio=1.5, bits=6, method=method)
     compression = compress_network(
-        model, plan, inventory, method=method, calibration=images(32, 1), options=QUICK
+        model, plan, inventory, method=method, calibration=images(48, 1), options=QUICK
     )
     assert compression.status == "completed"
     planned = [row.name for row in plan.layers if row.structure != "keep"]

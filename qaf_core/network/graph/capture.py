@@ -48,14 +48,14 @@ def capture(model: nn.Module, input_shape: Sequence[int], *, prove: bool = True)
     """Capture a network.
 
     Args:
-        model: In any mode; it is not changed. A captured one is given back as it is. One in half or double
-            precision is captured as what it computes in single precision.
+        model: In any mode; it is not changed. A captured one is given back as it is. One in half precision is
+            captured as what it computes in single precision.
         input_shape: (C, H, W) of one image.
         prove: Compare what the two compute; of no use where the weights are random and only shapes count.
 
     Returns:
         A ``GraphNetwork`` in evaluation mode, or a copy of the network with such in place of its parts. Its
-        tensors are the network's own, unless they were in another precision.
+        tensors are the network's own, unless they were in half precision.
 
     Raises:
         ModelError: If the network does not run on such images, or cannot be captured.
@@ -126,8 +126,7 @@ def _check(model: nn.Module, input_shape: Sequence[int]) -> None:
 
 
 def _in_single_precision(model: nn.Module) -> nn.Module:
-    half = any(tensor.dtype in _HALF for tensor in (*model.parameters(), *model.buffers()))
-    if not half and all(parameter.dtype != torch.float64 for parameter in model.parameters()):
+    if not any(tensor.dtype in _HALF for tensor in (*model.parameters(), *model.buffers())):
         return model
     return copy.deepcopy(model).float()
 

@@ -156,7 +156,7 @@ def test_a_quick_worker_does_one_job_and_another_finds_nothing(workspace: Path, 
 
 
 def test_a_light_worker_told_to_end_leaves_its_job_interrupted(workspace: Path, store: Store) -> None:
-    job_id = store.ask(CheckRequest(model="torchvision/vit_b_16", data="builtin"))
+    job_id = store.ask(CheckRequest(model="inspection/resnet20", data="builtin"))
     process = start_worker(workspace, LIGHT)
     wait_for(lambda: store.job(job_id).status == "running")  # type: ignore[union-attr]
     process.terminate()
