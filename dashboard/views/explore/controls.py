@@ -306,7 +306,12 @@ def base_plan(choice: Choice, reference: Plan) -> Plan:
     """The plan the table starts from: kept from before, or that of the bulk controls."""
     state = st.session_state
     kept = state[BASES_KEY].get(choice.source.id)
-    if kept is not None and {row.name for row in kept.layers} == {row.name for row in reference.layers}:
-        return kept
+    if kept is not None:
+        if {row.name for row in kept.layers} == {row.name for row in reference.layers}:
+            return kept
+        text = _(
+            "The earlier plan names other layers than this model has: the table starts from the controls."
+        )
+        st.warning(text, icon=":material/warning:")
     state[BASES_KEY] = {**state[BASES_KEY], choice.source.id: reference}
     return reference

@@ -17,7 +17,7 @@ from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.runs.store.kinds import LIGHT, QUICK
 from qaf_core.runs.store.processes import process_token
 from qaf_core.runs.store.queue import DISCARDED
-from qaf_core.runs.store.request import CheckRequest, InspectRequest, RunRequest
+from qaf_core.runs.store.request import InspectRequest, RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.worker import worker
 from qaf_core.runs.worker.supervisor import Supervisor, start_worker
@@ -155,17 +155,6 @@ def test_a_quick_worker_does_one_job_and_another_finds_nothing(workspace: Path, 
     assert (workspace / "logs" / "worker.log").read_text() == ""
 
 
-def test_a_light_worker_told_to_end_leaves_its_job_interrupted(workspace: Path, store: Store) -> None:
-    job_id = store.ask(CheckRequest(model="inspection/resnet20", data="builtin"))
-    process = start_worker(workspace, LIGHT)
-    wait_for(lambda: store.job(job_id).status == "running")  # type: ignore[union-attr]
-    process.terminate()
-    assert process.wait(20) == 0
-    job = store.job(job_id)
-    assert job is not None
-    assert (job.status, job.error) == ("interrupted", worker.JOB_INTERRUPTED)
-
-
 # A worker whose job neither ends nor looks whether it is to stop.
 STUBBORN = """
 import sys, time
@@ -184,6 +173,17 @@ worker = subprocess.Popen([*sys.argv[1:], "--parent", str(os.getpid())], stdout=
 print(worker.pid, flush=True)
 time.sleep(600)
 """
+
+
+def test_a_light_worker_told_to_end_leaves_its_job_interrupted(workspace: Path, store: Store) -> None:
+    job_id = store.ask(InspectRequest(model="digits/cnn"))
+    process = subprocess.Popen([sys.executable, "-c", STUBBORN, str(workspace), "600"])
+    wait_for(lambda: store.job(job_id).status == "running")  # type: ignore[union-attr]
+    process.terminate()
+    assert process.wait(20) == 0
+    job = store.job(job_id)
+    assert job is not None
+    assert (job.status, job.error) == ("interrupted", worker.JOB_INTERRUPTED)
 
 
 def test_a_worker_ends_with_its_parent(workspace: Path, store: Store) -> None:
