@@ -98,9 +98,11 @@ def export_run(
                 store, record, packed, path, precision, target, force, progress or Progress()
             )
     except ExportRejected as error:
-        keep_report(folder, error.report)
+        if not store.read_only:
+            keep_report(folder, error.report)
         raise
-    keep_report(folder, report)
+    if not store.read_only:
+        keep_report(folder, report)
     return report
 
 

@@ -30,6 +30,7 @@ LOST_WORKER = "The process working on this {what} ended before it was done."
 DISCARD, DISCARDED = 2, "Discarded on request: nothing was kept."  # what stands under ``cancel``
 LONGEST_REASON = 160
 MOST_JOBS_KEPT = 500  # that are no runs
+PLACE = "COALESCE(place, created_at)"  # in the queue
 COLUMNS = "id, kind, status, request, result, error, created_at, started_at, finished_at"
 IS_RUN = f"kind IN ({', '.join(map(repr, RUN_KINDS))})"
 
@@ -95,12 +96,12 @@ class Queue(Database):
 
     def count_ahead(self, job_id: str) -> int:
         """How many jobs of its lane come before a queued one."""
-        rows = self.rows("SELECT kind, created_at FROM runs WHERE id = ?", (job_id,))
+        rows = self.rows(f"SELECT kind, {PLACE} FROM runs WHERE id = ?", (job_id,))
         if not rows:
             return 0
         kinds = kinds_in(KINDS[rows[0][0]].lane)
         count = self.rows(
-            "SELECT COUNT(*) FROM runs WHERE created_at < ? AND status IN (?,?)"
+            f"SELECT COUNT(*) FROM runs WHERE {PLACE} < ? AND status IN (?,?)"
             f" AND kind IN ({_marks(kinds)})",
             (rows[0][1], RunStatus.QUEUED, RunStatus.RUNNING, *kinds),
         )
@@ -133,7 +134,7 @@ class Queue(Database):
                 (job_id, kind, status, owner)
                 for job_id, kind, status, owner, token in connection.execute(
                     "SELECT id, kind, status, pid, pid_token FROM runs WHERE status IN (?,?)"
-                    " ORDER BY created_at, id",
+                    f" ORDER BY {PLACE}, id",
                     (RunStatus.QUEUED, RunStatus.RUNNING),
                 ).fetchall()
                 if kind in KINDS
@@ -296,17 +297,28 @@ def _marks(values: Sequence[str]) -> str:
 
 
 def insert_job(
-    connection: sqlite3.Connection, request: JobRequest, *, pid: int | None = None, digest: str | None = None
+    connection: sqlite3.Connection,
+    request: JobRequest,
+    *,
+    pid: int | None = None,
+    digest: str | None = None,
+    follows: JobRecord | None = None,
 ) -> str:
-    """Queue a job, for a process of its own or for any worker; its id."""
+    """Queue a job, for a process of its own or for any worker; its id.
+
+    One that follows another stands where that stood: before all that was asked for later.
+    """
     now, kind = time.time(), kind_of(request).name
     token = None if pid is None else process_token(pid)
     job_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{secrets.token_hex(3)}"
     connection.execute(
-        "INSERT INTO runs (id, kind, digest, model, status, request, created_at, pid, pid_token)"
-        " VALUES (?,?,?,?,?,?,?,?,?)",
-        (job_id, kind, digest, request.about, RunStatus.QUEUED, request.to_json(), now, pid, token),
-    )
+        "INSERT INTO runs (id, kind, digest, model, status, request, created_at, place, pid, pid_token)"
+        " VALUES (?,?,?,?,?,?,?,?,?,?)",
+        (
+            job_id, kind, digest, request.about, RunStatus.QUEUED, request.to_json(), now,
+            None if follows is None else follows.created_at, pid, token,
+        ),
+    )  # fmt: skip
     old = connection.execute(
         f"SELECT id FROM runs WHERE NOT {IS_RUN} AND finished_at IS NOT NULL"
         f" ORDER BY created_at DESC LIMIT -1 OFFSET {MOST_JOBS_KEPT}"

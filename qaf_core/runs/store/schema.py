@@ -15,7 +15,7 @@ CREATE TABLE IF NOT EXISTS runs (
     id TEXT PRIMARY KEY, model TEXT NOT NULL, status TEXT NOT NULL, request TEXT NOT NULL,
     result TEXT, error TEXT, created_at REAL NOT NULL, started_at REAL, finished_at REAL,
     pid INTEGER, pid_token TEXT, cancel INTEGER NOT NULL DEFAULT 0,
-    kind TEXT NOT NULL DEFAULT 'compress', digest TEXT);
+    kind TEXT NOT NULL DEFAULT 'compress', digest TEXT, place REAL);
 CREATE INDEX IF NOT EXISTS runs_by_digest ON runs (digest);
 CREATE INDEX IF NOT EXISTS runs_by_model ON runs (model, created_at);
 CREATE INDEX IF NOT EXISTS runs_by_status ON runs (status, created_at);
@@ -43,13 +43,14 @@ def _add_kinds(connection: sqlite3.Connection) -> None:
     )
 
 
-def _add_problems(connection: sqlite3.Connection) -> None:
-    """Why no worker of a lane comes up."""
+def _add_problems_and_places(connection: sqlite3.Connection) -> None:
+    """Why no worker of a lane comes up; and where a job stands that follows another."""
+    connection.execute("ALTER TABLE runs ADD COLUMN place REAL")
     connection.execute("CREATE TABLE problems (lane TEXT PRIMARY KEY, problem TEXT NOT NULL)")
 
 
 # What leads from version n (the key) to n + 1, run inside one transaction.
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _add_kinds, 2: _add_problems}
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _add_kinds, 2: _add_problems_and_places}
 
 
 def prepare_schema(connection: sqlite3.Connection) -> None:

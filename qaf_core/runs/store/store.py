@@ -19,7 +19,7 @@ from qaf_core.runs.store.queue import (
     job_fields,
     object_in,
 )
-from qaf_core.runs.store.record import RunRecord, StoredEvent
+from qaf_core.runs.store.record import JobRecord, RunRecord, StoredEvent
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.shapes import check_run
 
@@ -33,10 +33,10 @@ class Store(Queue):
 
     # Runs
 
-    def create_run(self, request: RunRequest) -> str:
-        """Queue a run; its id, sortable by time and safe in a URL."""
+    def create_run(self, request: RunRequest, *, follows: JobRecord | None = None) -> str:
+        """Queue a run, in the place of a job that it follows; its id, sortable by time and safe in a URL."""
         with self.transaction() as connection:
-            return insert_job(connection, request)
+            return insert_job(connection, request, follows=follows)
 
     def take_run(self, run: Mapping[str, Any]) -> None:
         """Add a run that ended in another workspace.

@@ -13,10 +13,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from qaf_core.errors import QafError, RunCancelled
+from qaf_core.errors import QafError, RunCancelled, WorkspaceError
 from qaf_core.files import write_file
 from qaf_core.pipeline.events import Progress, RunStatus
-from qaf_core.runs.store.kinds import KINDS, RUN_KINDS
+from qaf_core.runs.store.kinds import HEAVY, KINDS, RUN_KINDS, kind_of
 from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.recorder import record_progress
 from qaf_core.runs.store.request import JobRequest
@@ -60,9 +60,7 @@ def _execute(store: Store, job_id: str, progress: Progress) -> dict[str, Any]:
     try:
         job = store.job(job_id)
         assert job is not None
-        module, _, function = KINDS[job.kind].work.partition(":")
-        work = getattr(importlib.import_module(f"qaf_core.runs.{module}"), function)
-        result: dict[str, Any] = work(store, job, progress)
+        result = _carry_out(store, job, progress)
     except RunCancelled:
         store.finish(job_id, RunStatus.CANCELLED)
         raise
@@ -84,6 +82,13 @@ def _execute(store: Store, job_id: str, progress: Progress) -> dict[str, Any]:
     return result
 
 
+def _carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
+    module, _, function = KINDS[job.kind].work.partition(":")
+    work = getattr(importlib.import_module(f"qaf_core.runs.{module}"), function)
+    result: dict[str, Any] = work(store, job, progress)
+    return result
+
+
 def execute_in_turn(
     store: Store,
     request: JobRequest,
@@ -91,6 +96,8 @@ def execute_in_turn(
     on_waiting: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Execute a job in this process, once it is its turn in the queue.
+
+    Light work whose result is a file elsewhere is done at once where the store cannot be written to.
 
     Args:
         store: The run store.
@@ -105,12 +112,22 @@ def execute_in_turn(
         RunCancelled: Also if it was stopped while it waited.
         QafError, JobFailed: As `execute_job`.
     """
-    pid, waits = os.getpid(), False
-    job_id = store.ask_for_own(request, pid)
+    pid, waits, kind = os.getpid(), False, kind_of(request)
+    try:
+        job_id = store.ask_for_own(request, pid)
+    except WorkspaceError:
+        if kind.lane == HEAVY:
+            raise
+        now = time.time()
+        job = JobRecord(
+            id="", kind=kind.name, status=RunStatus.RUNNING, created_at=now, started_at=now, request=request
+        )
+        return _carry_out(store, job, progress or Progress())
     try:
         while store.claim_next(pid, own=job_id) is None:
-            job = store.job(job_id)
-            if (progress is not None and progress.stopped()) or job is None or job.status != RunStatus.QUEUED:
+            held = store.job(job_id)
+            stopped = progress is not None and progress.stopped()
+            if stopped or held is None or held.status != RunStatus.QUEUED:
                 raise RunCancelled
             if not waits:
                 waits = True

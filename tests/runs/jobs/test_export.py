@@ -21,7 +21,7 @@ from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.deploy.onnx_export.report import read_reports
 from qaf_core.deploy.packed.open import load
 from qaf_core.deploy.runtime.target import saturates_products
-from qaf_core.errors import PlanError
+from qaf_core.errors import PlanError, QafError
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.cost import plan_cost
 from qaf_core.network.plan.rules import plan_for_ratio
@@ -260,12 +260,33 @@ def test_files_for_any_processor_say_the_same(
     [("packed", 20_000, "cannot be written"), ("onnx", 38_000, "temporary folder takes no more files")],
 )
 def test_a_full_disk_leaves_no_half_file(
-    run_id: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str, limit: int, message: str
+    store: Store, run_id: str, tmp_path: Path, format: str, limit: int, message: str
+) -> None:
+    out = tmp_path / "out"
+    with full_disk(limit), pytest.raises(QafError, match=message):
+        export_run(store, run_id, out / "model", format=format)
+    assert not out.exists() or not list(out.iterdir())
+
+
+@pytest.mark.parametrize("limit", [20_000, 38_000])
+def test_a_full_disk_is_told_in_a_line(
+    run_id: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], limit: int
 ) -> None:
     out = tmp_path / "out"
     with full_disk(limit):
-        assert message in bad_input(capsys, run_id, "--format", format, "--out", str(out / "model"))
+        told = bad_input(capsys, run_id, "--format", "onnx", "--out", str(out / "model"))
+    assert "full" in told or "takes no more files" in told
     assert not out.exists() or not list(out.iterdir())
+
+
+def test_a_workspace_that_can_only_be_read_is_exported_from(
+    store: Store, run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "read_only", True)
+    monkeypatch.setattr("qaf_core.runs.store.store.Store", lambda _: store)
+    command = ["export", run_id, "--format", "packed", "--out", str(tmp_path / "model.safetensors")]
+    assert main([*command, "--workspace", str(store.workspace)]) == 0
+    assert (tmp_path / "model.safetensors").is_file()
 
 
 def test_ranges_are_fitted_for_runs_without(

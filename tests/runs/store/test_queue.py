@@ -22,6 +22,7 @@ from qaf_core.runs.store.request import (
     PlanRequest,
     RegisterRequest,
     RunRequest,
+    SearchRequest,
 )
 from qaf_core.runs.store.store import Store
 
@@ -190,6 +191,18 @@ def test_a_process_claims_its_own_job_in_its_turn_and_nobody_elses(store: Store)
     assert store.claim_next(PID) is None
     store.finish(mine, "completed", {})
     assert store.claim_next(PID) == run
+
+
+def test_a_run_that_follows_a_search_comes_before_later_searches(store: Store) -> None:
+    searches = [store.ask(SearchRequest(model="digits/cnn", budgets=(f"size={size}kB",))) for size in (9, 8)]
+    assert store.claim_next(PID) == searches[0]
+    run = store.create_run(RunRequest(model="digits/cnn"), follows=store.job(searches[0]))
+    store.finish(searches[0], "completed", {})
+    assert store.count_ahead(searches[1]) == 1
+    assert store.count_ahead(run) == 0
+    assert store.claim_next(PID) == run
+    store.finish(run, "completed", {})
+    assert store.claim_next(PID) == searches[1]
 
 
 def test_old_jobs_are_forgotten_and_runs_are_not(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

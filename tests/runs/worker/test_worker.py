@@ -14,7 +14,7 @@ import pytest
 
 from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.network.plan.rules import plan_for_ratio
-from qaf_core.runs.store.kinds import LIGHT, QUICK
+from qaf_core.runs.store.kinds import QUICK
 from qaf_core.runs.store.processes import process_token
 from qaf_core.runs.store.queue import DISCARDED
 from qaf_core.runs.store.request import InspectRequest, RunRequest

@@ -103,7 +103,7 @@ def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any
     request = job.request
     found = search_plan(request, store, progress).to_dict()
     if request.then_run:
-        found["run"] = store.create_run(run_request(request, found["plan"]))
+        found["run"] = store.create_run(run_request(request, found["plan"]), follows=job)
     return found
 
 

@@ -67,7 +67,7 @@ def plan(bits: int = 3, activation_bits: int = 8) -> Plan:
 
 
 def finish(store: Store, agreement: float, **changes: object) -> None:
-    run_id = store.create_run(RunRequest(model=MODEL, plan=plan().to_dict(), **changes), pid=1)  # type: ignore[arg-type]
+    run_id = store.create_run(RunRequest(model=MODEL, plan=plan().to_dict(), **changes))  # type: ignore[arg-type]
     told = {"metric": "top1", "n": 500, "ci95": [0.8, 0.95]}
     result = {
         "baseline": {**told, "value": 0.9},
