@@ -101,8 +101,7 @@ class Queue(Database):
             return 0
         kinds = kinds_in(KINDS[rows[0][0]].lane)
         count = self.rows(
-            f"SELECT COUNT(*) FROM runs WHERE {PLACE} < ? AND status IN (?,?)"
-            f" AND kind IN ({_marks(kinds)})",
+            f"SELECT COUNT(*) FROM runs WHERE {PLACE} < ? AND status IN (?,?) AND kind IN ({_marks(kinds)})",
             (rows[0][1], RunStatus.QUEUED, RunStatus.RUNNING, *kinds),
         )
         return int(count[0][0])
