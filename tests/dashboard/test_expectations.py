@@ -132,7 +132,7 @@ def test_trade_offs_hold_runs_against_what_was_expected(draw: Draw, store: Store
     explore(store)
     plan = plan_for_ratio(load_inventory(find_model(MODEL)), model=MODEL, ratio=2.0, bits=4)
     for method in ("joint", "paper"):
-        run_id = store.create_run(RunRequest(model=MODEL, plan=plan.to_dict(), method=method), pid=1)
+        run_id = store.create_run(RunRequest(model=MODEL, plan=plan.to_dict(), method=method))
         told = {"metric": "top1", "n": 1000, "ci95": [0.93, 0.96], "value": 0.95, "agreement": 0.97}
         cost = plan_cost(load_inventory(find_model(MODEL)), plan).to_dict()
         store.finish(
