@@ -54,15 +54,24 @@ def run_request(request: SearchRequest, plan: dict[str, object]) -> RunRequest:
 
 def point_name(request: SearchRequest) -> str:
     """What the run of a search is called."""
-    return f"{request.method}, {TOGETHER.join(request.budgets)}"
+    told = f"{request.method}, {TOGETHER.join(request.budgets)}"
+    return f"{told}, {len(request.locks)} locked" if request.locks else told
 
 
 def measured_point(store: Store, request: SearchRequest) -> RunRecord | None:
-    """The finished run of the same search, made earlier; None if there is none."""
+    """The finished run of the same search, made earlier; None if there is none, or layers are locked."""
+    if request.locks:  # a run's name tells how many, not which
+        return None
     for run in store.list_runs(request.model):
         same = all(
             getattr(run.request, item.name) == getattr(request, item.name) for item in fields(ImagesRequest)
         )
-        if same and run.status == RunStatus.COMPLETED and run.request.name == point_name(request):
+        if (
+            same
+            and run.status == RunStatus.COMPLETED
+            and run.request.name == point_name(request)
+            and run.request.finetune is None
+            and run.plan.activation_bits == request.activation_bits
+        ):
             return run
     return None
