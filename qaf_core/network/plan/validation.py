@@ -11,7 +11,7 @@ from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
 from qaf_core.network.plan.chains import holds_too_much, max_useful_rank
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.types import LayerPlan, Plan, is_whole, listing
-from qaf_core.quantization.grid import BITS_ACCEPTED, GRIDS
+from qaf_core.quantization.grid import ACTIVATION_GRID, BITS_ACCEPTED, FLOAT, GRIDS
 
 
 def check_layer_plan(info: LayerInfo, row: LayerPlan) -> list[tuple[str, str]]:
@@ -71,6 +71,16 @@ def check_method(method: str, structures: Iterable[str]) -> None:
             got=", ".join(factorized),
             expected="dense or keep in every row",
             remedy="choose another method, or make the plan for dense",
+        )
+
+
+def check_activations(bits: int) -> None:
+    """Raise PlanError unless networks can be compressed with activations of so many bits."""
+    if bits not in (ACTIVATION_GRID.bits, FLOAT.bits):
+        raise PlanError(
+            "activations are quantized to 8 bits or not at all",
+            got=f"{bits} bits",
+            expected=f"{ACTIVATION_GRID.bits} or {FLOAT.bits}",
         )
 
 

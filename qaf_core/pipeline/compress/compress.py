@@ -22,7 +22,7 @@ from qaf_core.network.modules.build import build_chain
 from qaf_core.network.modules.quantized import FactorizedLayer, Layer, swap_layer
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.types import LayerPlan, Plan
-from qaf_core.network.plan.validation import check_method
+from qaf_core.network.plan.validation import check_activations, check_method
 from qaf_core.pipeline.check.equivalence import explain, layers_to_blame, unexpected_disagreement
 from qaf_core.pipeline.compress.batchnorm import choose_batchnorm
 from qaf_core.pipeline.compress.calibrate import LEAST_IMAGES, ROW_SAMPLES, VALIDATION_SHARE, calibrate_layer
@@ -34,7 +34,7 @@ from qaf_core.pipeline.compress.solve_cache import SolveCache, SolveTask
 from qaf_core.pipeline.compress.solve_layers import LayerSolver, placed
 from qaf_core.pipeline.compress.solver_pool import SolveJob
 from qaf_core.pipeline.events import Progress, RunStatus
-from qaf_core.quantization.grid import ACTIVATION_GRID, FLOAT, Grid
+from qaf_core.quantization.grid import FLOAT, Grid
 from qaf_core.quantization.spec import QuantSpec
 
 CALIBRATION_BATCH = 32  # images, of up to 224 × 224 pixels; fewer where they are larger
@@ -132,12 +132,7 @@ def _twin(model: nn.Module) -> nn.Module:
 
 def _check_request(plan: Plan, method: str, calibration: Tensor | None) -> None:
     check_method(method, [row.structure for row in plan.layers])
-    if plan.activation_bits not in (ACTIVATION_GRID.bits, FLOAT.bits):
-        raise PlanError(
-            "activations are quantized to 8 bits or not at all",
-            got=f"{plan.activation_bits} bits",
-            expected=f"{ACTIVATION_GRID.bits} or {FLOAT.bits}",
-        )
+    check_activations(plan.activation_bits)
     if calibration is None and not Grid.of(plan.activation_bits).is_float:
         raise PlanError(
             "8-bit activations need calibration images", remedy="give --calibration, or --act-bits 32"

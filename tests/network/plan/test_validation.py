@@ -13,7 +13,13 @@ from qaf_core.errors import PlanError
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.network.plan.types import LayerPlan, Plan
-from qaf_core.network.plan.validation import check_bits, check_layer_plan, oversized_ranks, validate_plan
+from qaf_core.network.plan.validation import (
+    check_activations,
+    check_bits,
+    check_layer_plan,
+    oversized_ranks,
+    validate_plan,
+)
 
 RowOf = Callable[[nn.Module, tuple[int, ...]], LayerInfo]
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
@@ -127,6 +133,13 @@ def test_a_rank_that_makes_the_layer_larger_is_told_and_allowed(row_of: RowOf) -
 def test_bits_out_of_range(bits: Any) -> None:
     with pytest.raises(PlanError, match="activation bits out of range; .*2 to 8, or 32"):
         check_bits("activation bits", bits)
+
+
+def test_activations_have_8_bits_or_none() -> None:
+    check_activations(8)
+    check_activations(32)
+    with pytest.raises(PlanError, match="8 bits or not at all; got 4 bits; expected 8 or 32"):
+        check_activations(4)
 
 
 @pytest.fixture(scope="module")

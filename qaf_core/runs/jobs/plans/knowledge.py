@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from qaf_core.files import ContentCache
 from qaf_core.network.plan.layer_info import LayerInfo, inventory_from_rows
+from qaf_core.network.plan.validation import check_activations
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.runs.store.kinds import digest_request
 from qaf_core.runs.store.record import RunRecord
@@ -109,9 +110,10 @@ def find_knowledge(request: SensitivityRequest, workspace: Path, progress: Progr
     """What is known of a model, measured now if it is not yet.
 
     Raises:
-        QafError: If the model or its images cannot be used.
+        QafError: If the model, its images or so many activation bits cannot be used.
         RunCancelled: If stopped; layers that were finished are kept.
     """
+    check_activations(request.activation_bits)
     digest = digest_request(request, workspace)
     known = read_knowledge(digest, workspace)
     if known is not None:
