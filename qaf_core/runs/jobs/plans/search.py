@@ -15,7 +15,7 @@ from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.runs.jobs.plans.knowledge import Explored, Knowledge, find_knowledge, load_explored
 from qaf_core.runs.jobs.plans.sweep import run_request
-from qaf_core.runs.jobs.plans.uniform import best_uniform
+from qaf_core.runs.jobs.plans.uniform import best_uniform, check_uniform
 from qaf_core.runs.store.request import FOUND, source_of
 from qaf_core.search.budget.allocate import HARM, Allocation, Choice, Limit, allocate
 from qaf_core.search.budget.budgets import Budget, read_budgets, read_locks
@@ -78,6 +78,8 @@ def search_plan(request: SearchRequest, store: Store, progress: Progress) -> Fou
     """
     budgets = read_budgets(request.budgets)
     # What makes no sense is told at once, and not after minutes of measuring.
+    if request.method in UNIFORM:
+        check_uniform(request, budgets)
     read_locks(request.locks, load_inventory(source_of(request, store.workspace)))
     began = progress.elapsed_seconds
     knowledge = find_knowledge(request.explored, store.workspace, progress)

@@ -11,13 +11,28 @@ from qaf_core.network.plan.cost import original_cost, plan_cost
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.network.plan.types import Plan
-from qaf_core.runs.store.request import SearchRequest
+from qaf_core.runs.store.request import FOUND, SearchRequest
 from qaf_core.search.budget.budgets import Budget
 from qaf_core.search.budget.predict import Predictor
 
 RATIOS = tuple(np.geomspace(1.1, 8.0, 30).tolist())
 BITS = (2, 3, 4, 5, 6, 8)
 LIMITED = {"size": "size_bytes", "bops": "bops"}
+
+
+def check_uniform(request: SearchRequest, budgets: Sequence[Budget]) -> None:
+    """Raise PlanError if layers are locked, or a budget is one of neither size nor bit operations."""
+    for budget in budgets:
+        if budget.kind not in LIMITED:
+            raise PlanError(
+                "a uniform plan is not sought under this budget", got=budget.text, expected="size or bops"
+            )
+    if request.locks:
+        raise PlanError(
+            "a uniform plan has no locked layers",
+            got=", ".join(request.locks),
+            remedy=f"leave the locks out, or search by the method {FOUND}",
+        )
 
 
 def best_uniform(
@@ -28,14 +43,9 @@ def best_uniform(
     Its first convolution and classifier have 8 bits, as such plans are made.
 
     Raises:
-        PlanError: If none is within them, or a budget is one of neither size nor bit operations.
+        PlanError: If none is within them.
     """
     before, plans = original_cost(inventory), []
-    for budget in budgets:
-        if budget.kind not in LIMITED:
-            raise PlanError(
-                "a uniform plan is not sought under this budget", got=budget.text, expected="size or bops"
-            )
     for bits in BITS:
         for ratio in RATIOS:
             plan = plan_for_ratio(

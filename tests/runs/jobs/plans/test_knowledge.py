@@ -106,6 +106,26 @@ def test_predictions_of_other_activations_are_refused(store: Store, known: Knowl
         predict_plan(known, predictor, plan(activation_bits=32))
 
 
+def test_what_makes_no_sense_is_told_before_anything_is_measured(
+    store: Store, known: Knowledge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subject, "load_explored", lambda *_: pytest.fail("loads the model"))
+    with pytest.raises(PlanError, match="8 bits or not at all"):
+        subject.find_knowledge(
+            SensitivityRequest(model=MODEL, activation_bits=4), store.workspace, Progress()
+        )
+    monkeypatch.setattr("qaf_core.runs.jobs.plans.search.load_inventory", lambda _: known.inventory)
+    for budgets, locks, told in (
+        (("size=0.5x", "latency=0.5x"), (), "this budget; got latency=0.5x"),
+        (("drop=1pp",), (), "this budget; got drop=1pp"),
+        (("size=0.5x",), ("first=keep",), "no locked layers; got first=keep"),
+    ):
+        for method in ("joint", "paper", "sequential"):
+            request = SearchRequest(model=MODEL, budgets=budgets, locks=locks, method=method)
+            with pytest.raises(PlanError, match=told):
+                search_plan(request, store, Progress())
+
+
 def test_several_budgets_latency_among_them(
     store: Store, known: Knowledge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
