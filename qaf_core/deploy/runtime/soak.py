@@ -2,7 +2,7 @@
 
 As a program this file serves a model: it checks the file's SHA-256, falls back to another file where that
 does not hold or the file does not open, answers again and again, and tells every window of time on a line of
-its own. It needs only ONNX Runtime and numpy, as on a device.
+its own. It ends with the process that started it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from qaf_core.children import child_environment
+from qaf_core.children import child_environment, end_with
 from qaf_core.deploy.runtime.measure_kit import checksum, one_inference, open_session
 from qaf_core.deploy.runtime.tempdir import scratch_folder
 from qaf_core.errors import QafError, RunCancelled
@@ -97,20 +99,19 @@ def check_stability(
 
 
 def _command(arguments: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", __name__, *arguments]
+    return [sys.executable, "-m", __name__, *arguments, "--parent", str(os.getpid())]
 
 
 def _soak(
     arguments: Sequence[str], should_stop: Callable[[], bool]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     lines = []
-    with subprocess.Popen(
-        _command(arguments),
-        env=child_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as told,  # a pipe fills up unread
+        subprocess.Popen(
+            _command(arguments), env=child_environment(), stdout=subprocess.PIPE, stderr=told, text=True
+        ) as process,
+    ):
         try:
             for line in process.stdout or ():
                 lines.append(json.loads(line))
@@ -119,7 +120,9 @@ def _soak(
         finally:
             if process.poll() is None and sys.exc_info()[0] is not None:
                 process.kill()
-        errors = process.stderr.read() if process.stderr else ""
+        process.wait()
+        told.seek(0)
+        errors = told.read()
     if process.returncode != 0 or not lines:
         raise QafError("the exported model does not run", got=_last_line(errors), remedy="export it again")
     return lines[0], lines[1:]
@@ -233,7 +236,10 @@ def serve(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shape", required=True)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=0.0)
+    parser.add_argument("--parent", type=int, help="a process: this one ends with it")
     given = parser.parse_args(arguments)
+    if given.parent is not None:
+        end_with(given.parent)
     shape = tuple(map(int, given.shape.split(",")))
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     files = [(given.model, given.sha256)]

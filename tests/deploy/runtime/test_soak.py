@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from qaf_core.children import child_environment
 from qaf_core.deploy.runtime import soak
 from qaf_core.deploy.runtime.measure_kit import checksum
 from qaf_core.errors import QafError, RunCancelled
@@ -57,6 +63,49 @@ def test_a_model_that_does_not_run_is_said_and_a_stop_is_heard(tmp_path: Path) -
     good = write_model(tmp_path / "good.onnx", 2.0)
     with pytest.raises(RunCancelled):
         soak.check_stability(good, good, (1, 3, 8, 8), seconds=30, should_stop=lambda: True)
+
+
+def test_the_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "a.onnx", 2.0)
+    options = [str(model), "--sha256", checksum(model), "--shape", "1,3,8,8", "--seconds", "6000"]
+    program = (
+        "import os, subprocess, sys\n"
+        "from qaf_core.deploy.runtime import soak\n"
+        "process = subprocess.Popen(soak._command(sys.argv[1:]), stdout=subprocess.PIPE)\n"
+        "process.stdout.readline()\n"
+        "print(process.pid, flush=True)\n"
+        "os._exit(0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *options],
+        env=child_environment(),
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    server, until = int(done.stdout), time.monotonic() + 60
+    while _lives(server):
+        if time.monotonic() > until:
+            os.kill(server, signal.SIGKILL)
+            pytest.fail("the server outlives the process that started it")
+        time.sleep(0.1)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_server_that_tells_much_does_not_stand_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talks = "import sys; sys.stderr.write('x' * 2**20 + '\\nthe end\\n'); print('{}')"
+    monkeypatch.setattr(soak, "_command", lambda _: [sys.executable, "-c", talks])
+    assert soak._soak([], lambda: False) == ({}, [])
+    monkeypatch.setattr(soak, "_command", lambda _: [sys.executable, "-c", f"{talks}; sys.exit(3)"])
+    with pytest.raises(QafError, match="does not run; got the end"):
+        soak._soak([], lambda: False)
 
 
 def test_the_server_falls_back_only_to_a_sound_file(
