@@ -99,7 +99,7 @@ def unpack_archive(
                 _put_in_place(temporary, into)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise DataError(
             f"archive {shown_name(name)} cannot be unpacked",
             got=_first_line(error),
@@ -201,7 +201,7 @@ def safe_name(name: str) -> str:
 
 
 #: What a damaged archive makes Python's zip reader raise.
-_DAMAGE = (
+DAMAGE = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
     zlib.error,

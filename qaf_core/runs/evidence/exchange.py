@@ -6,14 +6,17 @@ is in the workspace already is overwritten.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
+import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from qaf_core.data.formats.zip import DAMAGE
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.files import write_file
 from qaf_core.pipeline.events import RunStatus
@@ -92,22 +95,24 @@ def import_evidence(store: Store, path: Path) -> tuple[list[str], list[str]]:
         QafError: If it is no such file, or something in it is out of bounds; then nothing is taken.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(path) as archive, contextlib.ExitStack() as undo:
             runs = _read_manifest(archive)
             here = {run["id"] for run in runs if store.has_job(run["id"])}
-            for run in runs:
-                if run["id"] not in here:
-                    _take_files(archive, run["id"], store.run_folder(run["id"]))
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+            new = [run for run in runs if run["id"] not in here]
+            for run in new:
+                folder = store.run_folder(run["id"])
+                if not folder.exists():
+                    undo.callback(shutil.rmtree, folder, ignore_errors=True)
+                _take_files(archive, run["id"], folder)
+            store.take_runs(new)
+            undo.pop_all()
+    except (OSError, *DAMAGE) as error:
         raise WorkspaceError(
             "this evidence cannot be read",
             got=f"{path.name} ({error})",
             expected="a file written by qaf report RUN --out evidence.zip",
         ) from error
-    for run in runs:
-        if run["id"] not in here:
-            store.take_run(run)
-    return [run["id"] for run in runs if run["id"] not in here], sorted(here)
+    return [run["id"] for run in new], sorted(here)
 
 
 def list_evidence(path: Path) -> list[str]:
@@ -115,7 +120,7 @@ def list_evidence(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return [run["id"] for run in _read_manifest(archive)]
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, *DAMAGE) as error:
         raise WorkspaceError("this evidence cannot be read", got=f"{path.name} ({error})") from error
 
 
@@ -131,7 +136,7 @@ def _read_manifest(archive: zipfile.ZipFile) -> list[dict[str, Any]]:
         if not 1 <= len(runs) <= MOST_RUNS or len({run["id"] for run in runs}) < len(runs):
             raise ValueError(f"{len(runs)} runs")
         return runs
-    except (KeyError, TypeError, ValueError, RecursionError, QafError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, QafError) as error:
         raise WorkspaceError(
             "this is no evidence of runs",
             got=str(error)[:200],
@@ -145,7 +150,10 @@ def _checked(run: dict[str, Any]) -> dict[str, Any]:
     if not _ID.fullmatch(run_id) or kind not in RUN_KINDS or not status.is_final:
         raise ValueError(f"run {run_id[:40]!r}")
     times = {name: None if run[name] is None else float(run[name]) for name in _TIMES}
-    if not isinstance(run["result"], dict) or not all(isinstance(row["name"], str) for row in run["layers"]):
+    names = [row["name"] for row in run["layers"]]
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"layers of {run_id}")
+    if not isinstance(run["result"], dict):
         raise ValueError(f"result of {run_id}")
     request = RunRequest.from_json(json.dumps(run["request"]))
     return {

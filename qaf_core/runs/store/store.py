@@ -38,26 +38,30 @@ class Store(Queue):
         with self.transaction() as connection:
             return insert_job(connection, request, follows=follows)
 
-    def take_run(self, run: Mapping[str, Any]) -> None:
-        """Add a run that ended in another workspace.
+    def take_runs(self, runs: Iterable[Mapping[str, Any]]) -> None:
+        """Add runs that ended in another workspace, all or none.
 
         Args:
-            run: ``id``, ``kind``, ``status``, the three times, ``request``, ``result`` and ``layers``.
+            runs: Each ``id``, ``kind``, ``status``, the three times, ``request``, ``result`` and ``layers``.
         """
-        request: RunRequest = run["request"]
         with self.transaction() as connection:
-            connection.execute(
-                "INSERT INTO runs (id, kind, model, status, request, result, created_at, started_at,"
-                " finished_at) VALUES (?,?,?,?,?,?,?,?,?)",
-                (
-                    run["id"], run["kind"], request.model, run["status"], request.to_json(),
-                    json.dumps(run["result"]), run["created_at"], run["started_at"], run["finished_at"],
-                ),
-            )  # fmt: skip
-            connection.executemany(
-                "INSERT INTO layers VALUES (?,?,?,?,'{}')",
-                [(run["id"], row["name"], place, json.dumps(row)) for place, row in enumerate(run["layers"])],
-            )
+            for run in runs:
+                request: RunRequest = run["request"]
+                connection.execute(
+                    "INSERT INTO runs (id, kind, model, status, request, result, created_at, started_at,"
+                    " finished_at) VALUES (?,?,?,?,?,?,?,?,?)",
+                    (
+                        run["id"], run["kind"], request.model, run["status"], request.to_json(),
+                        json.dumps(run["result"]), run["created_at"], run["started_at"], run["finished_at"],
+                    ),
+                )  # fmt: skip
+                connection.executemany(
+                    "INSERT INTO layers VALUES (?,?,?,?,'{}')",
+                    [
+                        (run["id"], row["name"], place, json.dumps(row))
+                        for place, row in enumerate(run["layers"])
+                    ],
+                )
 
     def has_job(self, job_id: str) -> bool:
         """Whether a run or another job has this id."""

@@ -15,7 +15,7 @@ from qaf_core.errors import WorkspaceError
 from qaf_core.review.decision.criteria import Criterion, keep_criteria
 from qaf_core.review.report.report import write_evidence
 from qaf_core.review.report.review import gather_review
-from qaf_core.runs.evidence.exchange import MANIFEST, import_evidence
+from qaf_core.runs.evidence.exchange import MANIFEST, import_evidence, list_evidence
 from qaf_core.runs.store.store import Store
 
 Run = tuple[Path, str]
@@ -75,7 +75,9 @@ def change(run: dict[str, Any], key: str, value: Any) -> None:
         lambda told: change(told["runs"][0], "kind", "register"),
         lambda told: change(told["runs"][0], "request", {"no": "model"}),
         lambda told: change(told["runs"][0], "layers", [{"no": "name"}]),
+        lambda told: change(told["runs"][0], "layers", 2 * told["runs"][0]["layers"][:1]),
         lambda told: change(told["runs"][0], "created_at", "yesterday"),
+        lambda told: change(told["runs"][0], "created_at", 10**400),
         lambda told: change(told, "format", 99),
         lambda told: change(told, "runs", []),
         lambda told: told.pop("runs"),
@@ -95,6 +97,46 @@ def test_what_is_out_of_bounds_is_not_taken(
             import_evidence(store, path)
         assert store.list_runs() == ()
     assert not (tmp_path / "outside.txt").exists()
+
+
+def test_a_damaged_file_is_refused_in_a_line(evidence: Path, tmp_path: Path) -> None:
+    path, content = tmp_path / "damaged.zip", bytearray(evidence.read_bytes())
+    with zipfile.ZipFile(evidence) as archive:
+        start = archive.getinfo(MANIFEST).header_offset + 30 + len(MANIFEST)
+    content[start : start + 8] = b"\xff" * 8  # no block of deflate begins like this: zlib.error
+    path.write_bytes(content)
+    for read in (list_evidence, lambda path: import_evidence(store, path)):
+        with Store(tmp_path / "workspace") as store, pytest.raises(WorkspaceError, match="cannot be read"):
+            read(path)
+
+
+@pytest.mark.parametrize("fault", ["damaged", "full"])
+def test_of_several_runs_all_are_taken_or_none(
+    evidence: Path, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    path = tmp_path / "two.zip"
+    with zipfile.ZipFile(evidence) as given, zipfile.ZipFile(path, "w") as written:
+        told = json.loads(given.read(MANIFEST))
+        second = {**told["runs"][0], "id": "20250101-000000-abcdef"}
+        told["runs"].append(second)
+        written.writestr(MANIFEST, json.dumps(told))
+        for run in told["runs"]:
+            written.writestr(f"runs/{run['id']}/review.json", f'"notes on {run["id"]}"')
+    (kept := store.run_folder(second["id"])).mkdir(parents=True)
+    sound = path.read_bytes()
+    if fault == "damaged":
+        path.write_bytes(
+            sound.replace(f"notes on {second['id']}".encode(), f"NOTES on {second['id']}".encode())
+        )
+    else:
+        monkeypatch.setattr(store, "take_runs", lambda _: (_ for _ in ()).throw(WorkspaceError("full")))
+    with pytest.raises(WorkspaceError, match="cannot be read" if fault == "damaged" else "full"):
+        import_evidence(store, path)
+    assert store.list_runs() == ()
+    assert [folder.name for folder in kept.parent.iterdir()] == [kept.name]  # it was there before
+    monkeypatch.undo()
+    path.write_bytes(sound)
+    assert import_evidence(store, path) == ([run["id"] for run in told["runs"]], [])
 
 
 def test_other_files_are_refused_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
