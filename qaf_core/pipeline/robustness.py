@@ -107,7 +107,7 @@ def check_robustness(
         "metric": clean["metric"],
         "clean": {key: clean[key] for key in ("original", "compressed", "drop", "drop_ci95")},
         "disturbances": disturbances,
-        "worst": _worst(disturbances),
+        "worst": _worst(disturbances, clean["drop"]),
         "odd": [_odd(pair, images, name, pixels) for name, pixels in odd_images(images, seed).items()],
         "saliency": _saliency(pair, images) if pair.task.name == "classification" else None,
     }
@@ -203,12 +203,14 @@ def _disturbed(
     }
 
 
-def _worst(disturbances: Mapping[str, Mapping[str, list[Any]]]) -> dict[str, Any] | None:
+def _worst(
+    disturbances: Mapping[str, Mapping[str, list[Any]]], clean_drop: float
+) -> dict[str, Any] | None:
     rows = [
         {"disturbance": kind, "severity": place + 1, "extra_drop": extra}
         for kind, row in disturbances.items()
         for place, extra in enumerate(row["extra_drop"])
-        if extra > 0 and row["drop_ci95"][place][0] > 0
+        if row["drop_ci95"][place][0] > clean_drop
     ]
     return max(rows, key=lambda row: row["extra_drop"], default=None)
 

@@ -80,6 +80,16 @@ def test_a_network_that_minds_light_is_found() -> None:
     assert found["worst"]["extra_drop"] > 0.1
 
 
+def test_what_is_lost_undisturbed_too_is_not_put_down_to_a_disturbance() -> None:
+    middle = float(SOURCE.preprocessing.normalise(np.full((1, 64, 64, 3), 115, np.uint8)).mean())
+    found = check_robustness(pair(Brightest(middle), Brightest(1e3)), image_set(200))  # always the same class
+    assert found["clean"]["drop"] == 0.5
+    told = found["disturbances"]["noise"]
+    assert max(told["extra_drop"]) > 0  # by the chance of which images were seen
+    assert min(low for low, _ in told["drop_ci95"]) > 0
+    assert found["worst"] is None
+
+
 def test_odd_inputs_without_an_answer_are_told() -> None:
     found = check_robustness(pair(Brightest(0.0), Brightest(0.0, spoilt=True)), image_set())
     told = {row["input"]: row["finite"] for row in found["odd"]}
