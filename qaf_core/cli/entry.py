@@ -17,6 +17,7 @@ from qaf_core.cli.doctor import doctor
 from qaf_core.cli.explore.sweep import sweep
 from qaf_core.cli.export import export
 from qaf_core.cli.finetune import finetune
+from qaf_core.cli.interrupt import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE, EXIT_FAILED
 from qaf_core.cli.latency import device_kit, latency
 from qaf_core.cli.models import models
 from qaf_core.cli.networks import check, cost, inspect, predict, sensitivity
@@ -27,10 +28,6 @@ from qaf_core.errors import QafError, RunCancelled
 from qaf_core.files import write_file
 from qaf_core.runs.store.workspace import default_workspace
 
-EXIT_DONE = 0
-EXIT_FAILED = 1
-EXIT_BAD_INPUT = 2
-EXIT_CANCELLED = 130
 LONGEST_MESSAGE = 400
 
 program = typer.Typer(

@@ -1,4 +1,4 @@
-"""A command's work in its turn, and Ctrl-C as a request to stop."""
+"""A command's work in its turn, Ctrl-C as a request to stop, and what a command may end with."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from qaf_core.pipeline.events import Progress, RunEvent
 if TYPE_CHECKING:
     from qaf_core.runs.store.request import JobRequest
     from qaf_core.runs.store.store import Store
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_CANCELLED = 130
 
 
 @contextlib.contextmanager

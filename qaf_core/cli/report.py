@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qaf_core.cli.options import Json, Workspace
 from qaf_core.cli.text import print_json
 from qaf_core.errors import QafError
+
+if TYPE_CHECKING:
+    from qaf_core.runs.evidence.predictions import PairedPredictions
+    from qaf_core.runs.store.record import RunRecord
+    from qaf_core.runs.store.store import Store
 
 PICTURES = 12  # of images whose answer changed
 
@@ -41,7 +47,6 @@ def report(
     from qaf_core.review.decision.economics import keep_assumptions, read_assumptions
     from qaf_core.review.report.report import EVIDENCE, write_evidence, write_report
     from qaf_core.review.report.review import gather_review
-    from qaf_core.runs.evidence.predictions import read_predictions
     from qaf_core.runs.store.store import Store
 
     told = [] if criteria is None else _read(criteria)
@@ -51,18 +56,14 @@ def report(
     assumed = None if assumptions is None else read_assumptions(_read(assumptions))
     path = out.expanduser().absolute()
     with Store(workspace) as store:
-        ids = [store.find(run).id for run in runs]
-        for run_id in ids:
-            folder = store.run_folder(run_id)
+        records = [store.find(run) for run in runs]
+        for folder in (store.run_folder(record.id) for record in records):
             if criteria is not None:
                 keep_criteria(folder, chosen)
             if assumed is not None:
                 keep_assumptions(folder, assumed)
-            if store.run(run_id).compressed is not None and read_predictions(folder) is None:
-                from qaf_core.runs.evidence.networks import load_predictions
-
-                load_predictions(store, run_id)
-        review = gather_review(store, ids, pictures=PICTURES)
+        made = {record.id: _answers(store, record) for record in records}
+        review = gather_review(store, list(made), pictures=PICTURES, answers=made)
         if path.suffix.lower() == EVIDENCE:
             write_evidence(store, review, path)
         else:
@@ -77,6 +78,22 @@ def report(
         print_json(found)
     else:
         print(f"{path}: {review.recommendation.reasons[0].text()}")
+
+
+def _answers(store: Store, record: RunRecord) -> PairedPredictions | None:
+    """Both networks' answers, made anew where none are kept; None and a warning where that cannot be."""
+    from qaf_core.runs.evidence.predictions import read_predictions
+
+    kept = read_predictions(store.run_folder(record.id))
+    if kept is not None or record.compressed is None:
+        return kept
+    from qaf_core.runs.evidence.networks import load_predictions
+
+    try:
+        return load_predictions(store, record.id)
+    except QafError as error:  # of an imported run not all need be here
+        print(f"warning: the answers to each image are missing: {error}", file=sys.stderr)
+        return None
 
 
 def import_evidence(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qaf_core.cli.interrupt import execute, stop_on_interrupt
+from qaf_core.cli.interrupt import EXIT_CANCELLED, EXIT_DONE, execute, stop_on_interrupt
 from qaf_core.cli.options import (
     ActBits,
     Bits,
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from qaf_core.runs.store.record import RunRecord
     from qaf_core.runs.store.request import RunRequest
 
-EXIT_DONE = 0
-EXIT_CANCELLED = 130
 Budgets = Annotated[
     list[str] | None,
     typer.Option(

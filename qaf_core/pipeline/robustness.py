@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qaf_core.data.load import ImageSet, to_batches
+from qaf_core.data.load import BATCH_SIZE, ImageSet, to_batches
 from qaf_core.data.models.outputs import plain_scores
 from qaf_core.errors import DataError
 from qaf_core.pipeline.events import Progress
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from qaf_core.data.models.source import ModelSource
 
 SEVERITIES = 5
-BATCH_SIZE = 32
 #: Strength of each disturbance at each severity. Lengths are of an image of ``_SIDE_PX`` and grow with it.
 STRENGTHS: dict[str, tuple[float, ...]] = {
     "noise": (0.02, 0.04, 0.08, 0.12, 0.18),  # standard deviation, of the whole range
@@ -203,9 +202,7 @@ def _disturbed(
     }
 
 
-def _worst(
-    disturbances: Mapping[str, Mapping[str, list[Any]]], clean_drop: float
-) -> dict[str, Any] | None:
+def _worst(disturbances: Mapping[str, Mapping[str, list[Any]]], clean_drop: float) -> dict[str, Any] | None:
     rows = [
         {"disturbance": kind, "severity": place + 1, "extra_drop": extra}
         for kind, row in disturbances.items()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qaf_core.cli.interrupt import execute, stop_on_interrupt
+from qaf_core.cli.interrupt import EXIT_CANCELLED, EXIT_DONE, execute, stop_on_interrupt
 from qaf_core.cli.options import (
     ActBits,
     Calibration,
@@ -22,7 +22,7 @@ from qaf_core.cli.options import (
     Workspace,
     image_fields,
 )
-from qaf_core.cli.runs import EXIT_CANCELLED, EXIT_DONE, TimeLimit, run_here
+from qaf_core.cli.runs import TimeLimit, run_here
 from qaf_core.cli.text import print_json, print_stage, print_table
 from qaf_core.errors import PlanError
 from qaf_core.review.pareto import knee, pareto_front

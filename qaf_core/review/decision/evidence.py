@@ -76,8 +76,8 @@ class Evidence:
         return float(self.files.get(PACKED, float("inf")))
 
 
-def collect_evidence(store: Store, run_id: str) -> Evidence:
-    """Read what is kept of a run.
+def collect_evidence(store: Store, run_id: str, answers: PairedPredictions | None = None) -> Evidence:
+    """Read what is kept of a run, with ``answers`` where they are known already.
 
     Raises:
         WorkspaceError: If there is no such run, it has no result, or something kept with it is damaged.
@@ -91,7 +91,7 @@ def collect_evidence(store: Store, run_id: str) -> Evidence:
     added = {name: read_json(folder / f"{name}.json") for name in ("robustness", "stability")}
     return Evidence(
         record=record,
-        predictions=read_predictions(folder),
+        predictions=answers or read_predictions(folder),
         timings=tuple(timing for timing in timings if timing is not None),
         files={name: path.stat().st_size for name, path in deployable_files(folder).items()},
         criteria=read_criteria(folder),

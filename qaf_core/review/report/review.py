@@ -22,6 +22,7 @@ from qaf_core.review.decision.evidence import Evidence, collect_evidence, deploy
 from qaf_core.review.decision.numbers import CLASSIFICATION
 from qaf_core.review.decision.risks import ReviewNotes, Risk, list_risks, read_notes
 from qaf_core.review.decision.verdict import Recommendation, Verdict, recommend
+from qaf_core.runs.evidence.predictions import PairedPredictions
 from qaf_core.runs.store.request import source_of
 from qaf_core.runs.store.store import Store
 
@@ -74,13 +75,20 @@ def find_ok_class(criteria: Sequence[Criterion]) -> str | None:
     return next((row.ok_class for row in criteria if row.kind in ONE_SIDED), None)
 
 
-def gather_review(store: Store, run_ids: Sequence[str], *, pictures: int = 0) -> Review:
+def gather_review(
+    store: Store,
+    run_ids: Sequence[str],
+    *,
+    pictures: int = 0,
+    answers: Mapping[str, PairedPredictions | None] | None = None,
+) -> Review:
     """Read and judge runs.
 
     Args:
         store: The run store.
         run_ids: One to five.
         pictures: At most so many images whose answer changed are read; none where they are gone.
+        answers: By run, where they are known already; those of others are read.
 
     Raises:
         QafError: If they are too many, of several models, or were measured on different images.
@@ -92,7 +100,7 @@ def gather_review(store: Store, run_ids: Sequence[str], *, pictures: int = 0) ->
             got=", ".join(run_ids) or "none",
             remedy="leave some out",
         )
-    runs = tuple(collect_evidence(store, run_id) for run_id in run_ids)
+    runs = tuple(collect_evidence(store, run_id, (answers or {}).get(run_id)) for run_id in run_ids)
     check_comparable(runs)
     sets = next((run.criteria for run in runs if run.criteria), ())
     criteria = sets[-1].criteria if sets else ()

@@ -20,10 +20,10 @@ from qaf_core.data.formats.zip import DAMAGE
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.files import write_file
 from qaf_core.pipeline.events import RunStatus
+from qaf_core.runs.evidence import predictions, robustness, stability
 from qaf_core.runs.evidence.gallery import PICTURES_NAME
-from qaf_core.runs.evidence.predictions import FILE_NAME as PREDICTIONS_NAME
+from qaf_core.runs.jobs import latency
 from qaf_core.runs.jobs.device_kit import RESULT_NAME
-from qaf_core.runs.jobs.latency import FILE_NAME as LATENCY_NAME
 from qaf_core.runs.jobs.preview import PREVIEW_NAME
 from qaf_core.runs.store.kinds import RUN_KINDS
 from qaf_core.runs.store.request import RunRequest
@@ -34,8 +34,8 @@ FORMAT = 1
 MANIFEST = "evidence.json"
 #: What goes with a run, where it is there.
 FILES = (
-    PACKED_NAME, PREDICTIONS_NAME, PREVIEW_NAME, PICTURES_NAME, LATENCY_NAME, RESULT_NAME,
-    "criteria.json", "economics.json", "review.json", "robustness.json", "stability.json",
+    PACKED_NAME, predictions.FILE_NAME, PREVIEW_NAME, PICTURES_NAME, latency.FILE_NAME, RESULT_NAME,
+    robustness.FILE_NAME, stability.FILE_NAME, "criteria.json", "economics.json", "review.json",
 )  # fmt: skip
 MOST_RUNS = 20
 LARGEST_MANIFEST_BYTES = 64 * 2**20

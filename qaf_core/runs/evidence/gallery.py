@@ -26,10 +26,10 @@ def picture_addresses(store: Store, run_id: str, places: Sequence[int]) -> dict[
     Raises:
         QafError: If the model or the images are not here, and none came with an import.
     """
-    kept = read_json(store.run_folder(run_id) / PICTURES_NAME)
     try:
         return _read_pictures(store, run_id, places)
     except (QafError, OSError):
+        kept = read_json(store.run_folder(run_id) / PICTURES_NAME)
         if not isinstance(kept, dict):
             raise
         return {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from qaf_core.data.load import ImageSet, to_batches
+from qaf_core.data.load import BATCH_SIZE, ImageSet, to_batches
 from qaf_core.data.models.catalogue import build_model
 from qaf_core.data.models.source import ModelSource
 from qaf_core.deploy.packed.read import load_packed
-from qaf_core.errors import WorkspaceError
 from qaf_core.pipeline.events import Progress
 from qaf_core.pipeline.tasks import Arrays, find_task, predict
 from qaf_core.runs.evidence.predictions import (
@@ -18,11 +18,10 @@ from qaf_core.runs.evidence.predictions import (
     keep_predictions,
     read_predictions,
 )
-from qaf_core.runs.jobs.baseline import PredictionCache, predictions_key
-from qaf_core.runs.jobs.images import BATCH_SIZE, load_evaluation_images
+from qaf_core.runs.jobs.baseline import find_predictions
+from qaf_core.runs.jobs.images import load_evaluation_images
 from qaf_core.runs.store.request import source_of
 from qaf_core.runs.store.store import Store
-from qaf_core.runs.store.workspace import PACKED_NAME
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,19 +47,13 @@ def open_networks(store: Store, run_id: str) -> RunNetworks:
         QafError: If model, weights or images are no longer there.
     """
     record = store.run(run_id)
-    packed = store.run_folder(run_id) / PACKED_NAME
-    if not packed.is_file():
-        raise WorkspaceError(
-            "this run has no compressed network",
-            got=f"{run_id} ({record.status})",
-            expected="a completed run",
-            remedy="list them with: qaf runs",
-        )
+    packed = store.packed_file(record)
     source = source_of(record.request, store.workspace)
+    original = build_model(source)
     return RunNetworks(
         source=source,
-        original=build_model(source).eval(),
-        compressed=load_packed(packed, build_model(source)).eval(),
+        original=original,
+        compressed=load_packed(packed, copy.deepcopy(original)),
         images=load_evaluation_images(record.request, source, store.workspace),
     )
 
@@ -95,11 +88,9 @@ def load_predictions(
 
         return predict(task, network, to_batches(run.images, run.source, BATCH_SIZE), tell)
 
-    cache, key = PredictionCache(store.workspace), predictions_key(run.original, run.source, run.images)
-    original = cache.read(key)
-    if original is None:
-        original = answers(run.original, 0)
-        cache.keep(key, original)
+    original = find_predictions(
+        store.workspace, run.original, run.source, run.images, lambda: answers(run.original, 0)
+    )
     compressed = answers(run.compressed, len(run.images))
     paired = describe_predictions(task.name, run.images, original, compressed, task.collate(run.images))
     keep_predictions(store.run_folder(run_id), paired)

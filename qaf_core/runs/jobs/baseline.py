@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,21 +33,19 @@ def predictions_key(model: nn.Module, source: ModelSource, images: ImageSet) -> 
     return digest_of(told, *tensors, images.images.shape, b"".join(images.digests()))
 
 
-class PredictionCache:
-    """Predictions kept in a workspace."""
-
-    def __init__(self, workspace: Path) -> None:
-        self._cache = ContentCache(workspace / "cache" / "baseline", ".npz")
-
-    def read(self, key: str) -> Arrays | None:
-        """The predictions kept under a key; None if there are none, or the file is damaged."""
-        return self._cache.read(key, _read_arrays)
-
-    def keep(self, key: str, predictions: Arrays) -> None:
-        """Keep ``predictions``."""
+def find_predictions(
+    workspace: Path, model: nn.Module, source: ModelSource, images: ImageSet, make: Callable[[], Arrays]
+) -> Arrays:
+    """The predictions of ``model`` on ``images`` kept in a workspace; where there are none, made and kept."""
+    cache = ContentCache(workspace / "cache" / "baseline", ".npz")
+    key = predictions_key(model, source, images)
+    found = cache.read(key, _read_arrays)
+    if found is None:
+        found = make()
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **predictions)
-        self._cache.keep(key, buffer.getvalue())
+        np.savez_compressed(buffer, allow_pickle=False, **found)
+        cache.keep(key, buffer.getvalue())
+    return found
 
 
 def _read_arrays(path: Path) -> Arrays:

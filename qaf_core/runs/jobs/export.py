@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qaf_core.data.load import to_batches
+from qaf_core.data.load import BATCH_SIZE, to_batches
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.models.source import ModelSource
 from qaf_core.deploy.onnx_export.export import export_onnx, with_ranges
@@ -25,14 +25,14 @@ from qaf_core.deploy.onnx_export.report import (
 from qaf_core.deploy.packed.open import describe_packed, load
 from qaf_core.deploy.packed.read import verify_packed
 from qaf_core.deploy.runtime.target import THIS, saturates_for
-from qaf_core.errors import PlanError, WeightsError, WorkspaceError
+from qaf_core.errors import PlanError, WeightsError
 from qaf_core.files import write_file, write_json
 from qaf_core.pipeline.events import Progress
 from qaf_core.quantization.grid import FLOAT, Grid
 from qaf_core.runs.jobs.exported_models import range_images
-from qaf_core.runs.jobs.images import BATCH_SIZE, load_evaluation_images, load_run_images
+from qaf_core.runs.jobs.images import load_evaluation_images, load_run_images
 from qaf_core.runs.store.request import ExportRequest, source_of
-from qaf_core.runs.store.workspace import EXPORTS_FOLDER, PACKED_NAME
+from qaf_core.runs.store.workspace import EXPORTS_FOLDER
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -82,14 +82,7 @@ def export_run(
         raise PlanError("unknown precision", got=precision, expected=", ".join(Precision))
     saturates_for(target)  # refuses what is no target
     record, folder = store.run(run_id), store.run_folder(run_id)
-    packed = folder / PACKED_NAME
-    if not packed.is_file():
-        raise WorkspaceError(
-            "the run has no compressed network to export",
-            got=f"{run_id}, {record.status}",
-            expected="a run that was completed, or stopped after its first layer",
-            remedy="choose another: qaf runs",
-        )
+    packed = store.packed_file(record, "to export")
     try:
         if format == PACKED:
             report = _export_packed(store, record, packed, path, force)

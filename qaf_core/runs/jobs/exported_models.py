@@ -18,7 +18,7 @@ from qaf_core.deploy.packed.read import load_packed
 from qaf_core.deploy.runtime.measure_kit import checksum
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.deploy.runtime.target import THIS, saturates_for, saturates_products
-from qaf_core.errors import ModelError, WorkspaceError
+from qaf_core.errors import ModelError
 from qaf_core.files import read_json, write_json
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.layer_info import LayerInfo
@@ -27,7 +27,6 @@ from qaf_core.runs.jobs.images import load_run_images
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import source_of
 from qaf_core.runs.store.store import Store
-from qaf_core.runs.store.workspace import PACKED_NAME
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -83,14 +82,7 @@ def prepare_models(store: Store, run_id: str, *, target: str = THIS) -> RunModel
     """
     safe = saturates_for(target)
     record = store.run(run_id)
-    packed = store.run_folder(run_id) / PACKED_NAME
-    if not packed.is_file():
-        raise WorkspaceError(
-            "this run has no compressed network",
-            got=f"{run_id} ({record.status})",
-            expected="a completed run",
-            remedy="list them with: qaf runs",
-        )
+    packed = store.packed_file(record)
     source = source_of(record.request, store.workspace)
     model = build_model(source)
     inventory = take_inventory(model, source.input_shape)

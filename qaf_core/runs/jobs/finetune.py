@@ -6,13 +6,11 @@ import copy
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from qaf_core.errors import WorkspaceError
 from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.pipeline.finetune.options import CODES, FinetuneOptions
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import RunRequest
-from qaf_core.runs.store.workspace import PACKED_NAME
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,13 +40,7 @@ def finetune_request(
     Raises:
         WorkspaceError: If the run has no compressed network.
     """
-    if not (store.run_folder(parent.id) / PACKED_NAME).is_file():
-        raise WorkspaceError(
-            "this run has no compressed network to fine-tune",
-            got=f"{parent.id} ({parent.status})",
-            expected="a completed run",
-            remedy="list them with: qaf runs",
-        )
+    store.packed_file(parent, "to fine-tune")
     return replace(
         parent.request,
         calibration=parent.request.calibration if calibration is None else calibration,
@@ -78,7 +70,7 @@ def finetune_parent(store: Store, record: RunRecord, subject: Subject, progress:
 
     parent_id, options = read_finetune_options(record.request.finetune or {})
     parent = store.run(parent_id)
-    model = load_packed(store.run_folder(parent.id) / PACKED_NAME, copy.deepcopy(subject.model))
+    model = load_packed(store.packed_file(parent, "to fine-tune"), copy.deepcopy(subject.model))
     # As in the packed file, so that what the layers of both put out stands for the same.
     original = fold_batchnorm(subject.model, subject.inventory)
     found = finetune_network(original, model, subject.calibration, options, progress=progress)

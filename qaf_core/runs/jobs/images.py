@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 CALIBRATION_IMAGES = 512
 CALIBRATION_IMAGES_GIVEN = 1024
-BATCH_SIZE = 32  # larger ones leave the processor's caches and run up to four times slower
 
 
 def load_run_images(

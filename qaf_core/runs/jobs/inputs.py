@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from qaf_core.data.images.split import describe_split
-from qaf_core.data.load import ImageSet, to_batches
+from qaf_core.data.load import BATCH_SIZE, ImageSet, to_batches
 from qaf_core.data.models.catalogue import build_model
 from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.models.source import ModelSource
@@ -24,8 +24,8 @@ from qaf_core.pipeline.events import Progress, RunStatus
 from qaf_core.pipeline.results import ImagesUsed
 from qaf_core.pipeline.tasks import Arrays, Task, find_task, predict
 from qaf_core.runs.evidence.predictions import describe_predictions, keep_predictions
-from qaf_core.runs.jobs.baseline import PredictionCache, predictions_key
-from qaf_core.runs.jobs.images import BATCH_SIZE, load_evaluation_images, load_run_images
+from qaf_core.runs.jobs.baseline import find_predictions
+from qaf_core.runs.jobs.images import load_evaluation_images, load_run_images
 from qaf_core.runs.jobs.preview import write_preview
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import RunRequest, source_of
@@ -123,12 +123,10 @@ def compare_networks(
     if images is None:
         images = load_evaluation_images(record.request, subject.source, store.workspace)
     task, targets = subject.task, subject.task.collate(images)
-    cache = PredictionCache(store.workspace)
-    key = predictions_key(subject.model, subject.source, images)
-    original = cache.read(key)
-    if original is None:
-        original = _predict(subject, subject.model, images, progress, "baseline", "the original")
-        cache.keep(key, original)
+    original = find_predictions(
+        store.workspace, subject.model, subject.source, images,
+        lambda: _predict(subject, subject.model, images, progress, "baseline", "the original"),
+    )  # fmt: skip
     before = task.metric(original, targets, images.classes).to_dict()
     progress.send("evaluated", which="original", **before)
     predictions = _predict(subject, packed, images, progress, "evaluating", "the compressed network")

@@ -164,10 +164,10 @@ def judge_files(store: Store, models: RunModels, limit: int) -> dict[str, Any]:
         For each file: metric, value, n, ci95, drop, drop_ci95, agreement; the original's under its own name;
         of the fast file also agreement_with_exact, with the file that is exactly the evaluated network.
     """
-    from qaf_core.data.load import to_batches
+    from qaf_core.data.load import BATCH_SIZE, to_batches
     from qaf_core.deploy.onnx_export.ort_quantizer import OnnxNetwork
     from qaf_core.pipeline.tasks import find_task, predict
-    from qaf_core.runs.jobs.images import BATCH_SIZE, load_evaluation_images
+    from qaf_core.runs.jobs.images import load_evaluation_images
 
     task, source = find_task(models.source.task), models.source
     chosen = spread_images(load_evaluation_images(models.record.request, source, store.workspace), limit)

@@ -54,13 +54,13 @@ def make_auto_plan(
     check_bits("weight bits", request.bits)
     import torch
 
-    from qaf_core.data.load import to_batches
+    from qaf_core.data.load import BATCH_SIZE, to_batches
     from qaf_core.data.models.catalogue import build_model
     from qaf_core.network.graph.inventory import take_inventory
     from qaf_core.pipeline.compress.solve_cache import SolveCache
     from qaf_core.pipeline.tasks import find_task
     from qaf_core.runs.jobs.baseline import predictions_key
-    from qaf_core.runs.jobs.images import BATCH_SIZE, load_run_images
+    from qaf_core.runs.jobs.images import load_run_images
     from qaf_core.search.candidates import choose_structures
     from qaf_core.search.disagreement import Answers
     from qaf_core.search.network_timing import WholeNetwork

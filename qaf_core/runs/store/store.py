@@ -22,6 +22,7 @@ from qaf_core.runs.store.queue import (
 from qaf_core.runs.store.record import JobRecord, RunRecord, StoredEvent
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.shapes import check_run
+from qaf_core.runs.store.workspace import PACKED_NAME
 
 
 class Store(Queue):
@@ -30,6 +31,22 @@ class Store(Queue):
     def run_folder(self, run_id: str) -> Path:
         """Where the files of a run lie: its packed model, its traceback if it failed."""
         return self.workspace / "runs" / run_id
+
+    def packed_file(self, record: RunRecord, purpose: str = "") -> Path:
+        """The packed network of a run.
+
+        Raises:
+            WorkspaceError: If it has none; ``purpose`` says what it was wanted for.
+        """
+        path = self.run_folder(record.id) / PACKED_NAME
+        if not path.is_file():
+            raise WorkspaceError(
+                f"this run has no compressed network {purpose}".rstrip(),
+                got=f"{record.id} ({record.status})",
+                expected="a run that was completed, or stopped after its first layer",
+                remedy="list them with: qaf runs",
+            )
+        return path
 
     # Runs
 

@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qaf_core.data.models.catalogue import build_model
+from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import RunCancelled, WorkspaceError
 from qaf_core.pipeline.events import Progress, RunEvent
+from qaf_core.runs.evidence import networks
 from qaf_core.runs.evidence.gallery import picture_addresses
 from qaf_core.runs.evidence.networks import load_predictions
 from qaf_core.runs.evidence.predictions import read_predictions
@@ -30,7 +33,9 @@ def own_run(finished_run: Run, tmp_path: Path) -> Run:
     return tmp_path / "own", run_id
 
 
-def test_answers_are_kept_with_the_run_and_the_same_when_made_anew(own_run: Run) -> None:
+def test_answers_are_kept_with_the_run_and_the_same_when_made_anew(
+    own_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workspace, run_id = own_run
     with Store(workspace) as store:
         folder, record = store.run_folder(run_id), store.run(run_id)
@@ -41,6 +46,10 @@ def test_answers_are_kept_with_the_run_and_the_same_when_made_anew(own_run: Run)
         assert float(right) == record.compressed.value
         (folder / "predictions.npz").unlink()
         events: list[RunEvent] = []
+        built: list[ModelSource] = []
+        monkeypatch.setattr(
+            networks, "build_model", lambda source: built.append(source) or build_model(source)
+        )
         anew = load_predictions(store, run_id, Progress(events.append))
         assert read_predictions(folder) is not None  # and kept again
     assert (anew.task, anew.classes, anew.data_sha256) == (kept.task, kept.classes, kept.data_sha256)
@@ -48,6 +57,7 @@ def test_answers_are_kept_with_the_run_and_the_same_when_made_anew(own_run: Run)
         for key, values in getattr(kept, part).items():
             np.testing.assert_allclose(getattr(anew, part)[key], values, rtol=1e-5)
     assert {event.data["stage"] for event in events} == {"evaluating"}
+    assert len(built) == 1  # for both networks
 
 
 def test_checks_are_kept_with_the_run(own_run: Run) -> None:

@@ -3,6 +3,7 @@ import io
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from qaf_core.pipeline.compress.result import read_options
 from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.pipeline.tasks import find_task, predict
 from qaf_core.runs.jobs import compress, inputs
-from qaf_core.runs.jobs.baseline import PredictionCache, predictions_key
+from qaf_core.runs.jobs.baseline import find_predictions, predictions_key
 from qaf_core.runs.jobs.environment import describe_environment, peak_memory_bytes
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
@@ -214,13 +215,13 @@ def test_kept_predictions_belong_to_weights_and_images(tmp_path: Path) -> None:
     source = find_model("digits/cnn")
     model = build_model(source)
     images = load_images("builtin", source, split="evaluation", limit=10)
-    cache, key = PredictionCache(tmp_path), predictions_key(model, source, images)
-    assert cache.read(key) is None
-    cache.keep(key, {"ranked": np.arange(10), "counts": np.ones(3)})
-    kept = cache.read(key)
-    assert kept is not None
+    made = {"ranked": np.arange(10), "counts": np.ones(3)}
+    find = partial(find_predictions, tmp_path, model, source, images)
+    assert find(lambda: made) is made
+    kept = find(lambda: pytest.fail("they are kept"))
     assert np.array_equal(kept["ranked"], np.arange(10))
     assert set(kept) == {"ranked", "counts"}
+    key = predictions_key(model, source, images)
     other = copy.deepcopy(model)
     with torch.no_grad():
         next(iter(other.parameters())).add_(1e-6)
@@ -234,7 +235,7 @@ def test_kept_predictions_belong_to_weights_and_images(tmp_path: Path) -> None:
     content[60:80] = bytes(20)
     for damaged in (b"damaged", bytes(content)):
         path.write_bytes(damaged)
-        assert cache.read(key) is None
+        assert find(lambda: made) is made
 
 
 def test_the_environment_is_described() -> None:

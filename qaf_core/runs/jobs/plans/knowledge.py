@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 FOLDER = Path("cache") / "sensitivity"
 LEARNT_METHODS = ("joint", "dense")
 ACCURACY = "top1"  # the metric that a certainty can be compared with
-BATCH_SIZE = 32
 MOST_SCORES = 20_000  # rows of scores from which the curve is drawn
 EVALUATED_IMAGES = 1024  # of those for evaluation, whose scores are looked at
 
@@ -89,7 +88,7 @@ def load_explored(request: SensitivityRequest, workspace: Path, progress: Progre
     """
     import torch
 
-    from qaf_core.data.load import to_batches
+    from qaf_core.data.load import BATCH_SIZE, to_batches
     from qaf_core.data.models.catalogue import build_model
     from qaf_core.network.graph.inventory import take_inventory
     from qaf_core.runs.jobs.images import load_run_images
@@ -157,22 +156,21 @@ def _baseline(
     request: SensitivityRequest, explored: Explored, workspace: Path, progress: Progress
 ) -> dict[str, Any]:
     """The original on the evaluation images, as a run evaluates it."""
-    from qaf_core.data.load import to_batches
-    from qaf_core.pipeline.tasks import find_task, predict
-    from qaf_core.runs.jobs.baseline import PredictionCache, predictions_key
+    from qaf_core.data.load import BATCH_SIZE, to_batches
+    from qaf_core.pipeline.tasks import Arrays, find_task, predict
+    from qaf_core.runs.jobs.baseline import find_predictions
     from qaf_core.runs.jobs.images import load_evaluation_images
 
     images = load_evaluation_images(request, explored.source, workspace)
-    task, cache = find_task(explored.source.task), PredictionCache(workspace)
-    key = predictions_key(explored.model, explored.source, images)
-    found = cache.read(key)
-    if found is None:
+    task = find_task(explored.source.task)
+
+    def make() -> Arrays:
         batches = to_batches(images, explored.source, BATCH_SIZE)
         count = -(-len(images) // BATCH_SIZE)
-        found = predict(
-            task, explored.model, progress.track(batches, count, "evaluating", "Evaluating the original")
-        )
-        cache.keep(key, found)
+        told = progress.track(batches, count, "evaluating", "Evaluating the original")
+        return predict(task, explored.model, told)
+
+    found = find_predictions(workspace, explored.model, explored.source, images, make)
     return task.metric(found, task.collate(images), images.classes).to_dict()
 
 
@@ -180,6 +178,7 @@ def _scores(model: nn.Module, images: Tensor, baseline: Mapping[str, Any]) -> Sc
     """Some rows of the original's class scores; None where there are none."""
     import torch
 
+    from qaf_core.data.load import BATCH_SIZE
     from qaf_core.pipeline.divergence import class_scores
 
     rows: list[Tensor] = []
@@ -210,7 +209,7 @@ def _curve(
     import numpy as np
     import torch
 
-    from qaf_core.data.load import to_batches
+    from qaf_core.data.load import BATCH_SIZE, to_batches
     from qaf_core.pipeline.divergence import class_scores
     from qaf_core.runs.jobs.images import load_evaluation_images
 
@@ -236,9 +235,8 @@ def explored_by(run: RunRecord) -> SensitivityRequest:
 def teaches(run: RunRecord, request: SensitivityRequest) -> bool:
     """Whether a run's result can be held against what was expected of its plan."""
     asked = run.request
-    same = all(
-        getattr(asked, name) == getattr(request, name) for name in ("weights", "preprocessing", "data")
-    )
+    named = ("weights", "classes", "preprocessing", "data")
+    same = all(getattr(asked, name) == getattr(request, name) for name in named)
     return (
         same
         and run.status == RunStatus.COMPLETED

@@ -82,6 +82,7 @@ def test_runs_teach_and_those_of_other_images_do_not(store: Store, known: Knowle
     before = known.predictor(store, REQUEST).predict(plan())
     finish(store, 0.998, data="elsewhere.npz")
     finish(store, 0.998, method="paper")
+    finish(store, 0.998, classes="others.txt")
     assert known.predictor(store, REQUEST).predict(plan()) == before
     for _ in range(3):
         finish(store, 0.998)
