@@ -14,7 +14,7 @@ from qaf_core.data.models.torchvision_names import ANNOTATED_SETS, CLASSIFICATIO
 from qaf_core.data.workspace.trust import trust
 from qaf_core.errors import PlanError
 from qaf_core.factorization.options import METHODS, Method
-from qaf_core.network.plan.rules import KERNEL_STRUCTURES, MEASURED
+from qaf_core.network.plan.rules import KERNEL_STRUCTURES, MEASURED, USUAL
 from qaf_core.quantization.grid import BITS_ACCEPTED
 
 if TYPE_CHECKING:
@@ -73,8 +73,11 @@ Ratio = Annotated[float | None, typer.Option(help="Parameters before over after,
 Bits = Annotated[int | None, typer.Option(help=f"Weight bits of the covered layers: {BITS_ACCEPTED}.")]
 ActBits = Annotated[int | None, typer.Option(help=f"Activation bits: {BITS_ACCEPTED} [default: 8]")]
 Structure = Annotated[
-    str,
-    typer.Option(help=f"Of k×k convolutions: {', '.join(KERNEL_STRUCTURES)}, or {MEASURED} (see README)."),
+    str | None,
+    typer.Option(
+        help=f"Of k×k convolutions: {', '.join(KERNEL_STRUCTURES)}, or {MEASURED} (see README) "
+        f"[default: {USUAL}; of a plan to write {MEASURED}]"
+    ),
 ]
 MethodName = Annotated[str, typer.Option(help=f"{', '.join(METHODS[:-1])} or {METHODS[-1]}.")]
 Convention = Annotated[str, typer.Option(help="What counts as an operation: uniform or paper.")]
@@ -126,6 +129,21 @@ def image_fields(
     }
 
 
+def refuse_unused(**given: object) -> None:
+    """Refuse options of the plan that is measured where another was asked for.
+
+    Raises:
+        PlanError: If any has a value.
+    """
+    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if named:
+        raise PlanError(
+            "only a plan that is measured has a use for this option",
+            got=", ".join(named),
+            remedy=f"leave it out, or choose --structure {MEASURED}",
+        )
+
+
 def make_plan(
     model: str,
     inventory: tuple[LayerInfo, ...],
@@ -133,7 +151,7 @@ def make_plan(
     ratio: float | None,
     bits: int | None,
     act_bits: int | None,
-    structure: str,
+    structure: str | None,
     method: str,
     seed: int | None,
 ) -> Plan:
@@ -143,9 +161,11 @@ def make_plan(
     if method not in METHODS:
         raise PlanError("unknown method", got=method, expected=", ".join(METHODS))
     if file is not None:
-        if ratio is not None or bits is not None:
+        if ratio is not None or bits is not None or structure is not None:
             raise PlanError(
-                "--plan stands alone", got="--plan with --ratio or --bits", expected="one of the two"
+                "--plan stands alone",
+                got="--plan with --ratio, --bits or --structure",
+                expected="one of the two",
             )
         plan = read_plan(file)
         plan = plan if act_bits is None else replace(plan, activation_bits=act_bits)
@@ -161,7 +181,7 @@ def make_plan(
         ratio=ratio,
         bits=bits,
         activation_bits=8 if act_bits is None else act_bits,
-        structure=structure,
+        structure=structure or USUAL,
         method=method,
         seed=seed or 0,
     )

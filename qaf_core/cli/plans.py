@@ -21,6 +21,7 @@ from qaf_core.cli.options import (
     Workspace,
     image_fields,
     make_plan,
+    refuse_unused,
     warn_of_ranks,
 )
 from qaf_core.cli.text import print_json, print_stage, print_table
@@ -53,7 +54,7 @@ def plan(
     ratio: Ratio = None,
     bits: Bits = None,
     act_bits: ActBits = None,
-    structure: Structure = MEASURED,
+    structure: Structure = None,
     error_bound: ErrorBound = None,
     answer_bound: AnswerBound = None,
     threads: Threads = None,
@@ -70,6 +71,7 @@ def plan(
 ) -> None:
     """A plan: by rule, or with auto the fastest structures within bounds on errors and answers."""
     selection: Selection | None = None
+    structure = structure or MEASURED
     told: dict[str, Any] = {"model": model, "structure": structure}
     if structure == MEASURED:
         found = find_auto_plan(
@@ -82,10 +84,15 @@ def plan(
         told, selection = found, from_plain(Selection, found)
         chosen = selection.plan
     else:
-        from qaf_core.data.models.catalogue import find_model, load_inventory
+        from qaf_core.data.models.catalogue import load_inventory
 
+        refuse_unused(
+            error_bound=error_bound, answer_bound=answer_bound, threads=threads,
+            batch=None if batch == 1 else batch, data=data, calibration=calibration,
+        )  # fmt: skip
         folder = default_workspace() if workspace is None else workspace
-        inventory = load_inventory(find_model(model, weights, classes=classes, workspace=folder))
+        source, _ = image_fields(model, None, None, seed, weights, classes, preprocessing, folder)
+        inventory = load_inventory(source)
         chosen = make_plan(model, inventory, None, ratio, bits, act_bits, structure, "joint", seed)
         warn_of_ranks(chosen, inventory)
         told |= {"plan": chosen.to_dict(), "choices": []}

@@ -28,6 +28,7 @@ from qaf_core.cli.options import (
     Workspace,
     image_fields,
     make_plan,
+    refuse_unused,
     warn_of_ranks,
 )
 from qaf_core.cli.plans import AnswerBound, ErrorBound, Threads, find_auto_plan
@@ -72,7 +73,7 @@ def compress(
     ratio: Ratio = None,
     bits: Bits = None,
     act_bits: ActBits = None,
-    structure: Structure = "cp",
+    structure: Structure = None,
     error_bound: ErrorBound = None,
     answer_bound: AnswerBound = None,
     threads: Threads = None,
@@ -91,7 +92,7 @@ def compress(
 ) -> int:
     """Compress a model, evaluate it and store the run."""
     from qaf_core.data.models.catalogue import load_inventory
-    from qaf_core.network.plan.rules import MEASURED
+    from qaf_core.network.plan.rules import MEASURED, USUAL
     from qaf_core.network.plan.types import Plan
     from qaf_core.network.plan.validation import validate_plan
     from qaf_core.runs.store.request import RunRequest
@@ -108,13 +109,14 @@ def compress(
         )  # fmt: skip
         chosen = Plan.from_dict(found["plan"])
     else:
+        refuse_unused(error_bound=error_bound, answer_bound=answer_bound, threads=threads)
         chosen = make_plan(model, inventory, plan, ratio, bits, act_bits, structure, method, seed)
     validate_plan(chosen, inventory, model=model)
     warn_of_ranks(chosen, inventory)
     fields["controls"] = (
         None
         if ratio is None or structure == MEASURED
-        else {"ratio": ratio, "bits": bits, "structure": structure}
+        else {"ratio": ratio, "bits": bits, "structure": structure or USUAL}
     )
     fields |= {"plan": chosen.to_dict(), "seed": chosen.seed, "images": images, "method": method}
     result = run_here(RunRequest(**fields, name=name, check=check), workspace)

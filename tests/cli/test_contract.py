@@ -374,6 +374,12 @@ def test_plans_that_do_not_fit_are_told(
 ) -> None:
     assert "another model" in bad_input(capsys, "compress", "inspection/vgg", "--plan", str(plan_file))
     assert "No such file" in bad_input(capsys, "cost", "digits/cnn", "--plan", str(tmp_path / "none.json"))
+    for command in ("compress", "cost", "predict"):
+        for form in ("cp", "auto"):
+            line = bad_input(capsys, command, "digits/cnn", "--plan", str(plan_file), "--structure", form)
+            assert "--plan stands alone" in line
+    line = bad_input(capsys, "compress", "digits/cnn", "--plan", str(plan_file), "--error-bound", "0.1")
+    assert "got --error-bound" in line
     plan_file.write_text("{")
     assert "not valid JSON" in bad_input(capsys, "cost", "digits/cnn", "--plan", str(plan_file))
     plan_file.write_bytes(b"\xff\xfe\x00\x01")

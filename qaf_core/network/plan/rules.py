@@ -17,6 +17,7 @@ from qaf_core.quantization.grid import Grid
 
 BY_OPERATIONS, TO_CHOOSE_FROM = "cp-or-tucker2", ("cp", "tucker2")
 KERNEL_STRUCTURES = (*FACTORIZED, BY_OPERATIONS)
+USUAL = "cp"
 MEASURED = "auto"  # chosen by timing: no rule gives it, see ``search``
 SPARED_BITS = 8
 
@@ -68,7 +69,7 @@ def plan_for_ratio(
     ratio: float,
     bits: int,
     activation_bits: int = 8,
-    structure: str = "cp",
+    structure: str = USUAL,
     method: str = Method.JOINT,
     seed: int = 0,
 ) -> Plan:

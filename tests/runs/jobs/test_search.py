@@ -63,8 +63,11 @@ def test_the_command_makes_a_plan_that_can_be_compressed_with(
     assert json.loads(capsys.readouterr().out)["plan"] == told["plan"]
 
 
+BY_RULE = ("--structure", "cp", "--ratio", "2", "--bits", "4")
+
+
 def test_other_structures_are_planned_by_rule(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "digits/cnn", "--structure", "cp", "--ratio", "2", "--bits", "4", "--json"]) == 0
+    assert main(["plan", "digits/cnn", *BY_RULE, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert {row["structure"] for row in told["plan"]["layers"]} == {"dense", "cp", "svd"}
     assert told["choices"] == []
@@ -80,6 +83,14 @@ def test_other_structures_are_planned_by_rule(capsys: pytest.CaptureFixture[str]
         (("--bits", "4", "--ratio", "0.5"), "ratio out of range"),
         (("--bits", "4", "--structure", "pyramid", "--ratio", "2"), "unknown structure"),
         (("--bits", "4", "--threads", "0"), "threads"),
+        ((*BY_RULE, "--preprocessing", "none.json"), "none.json"),
+        (
+            (*BY_RULE, "--data", "builtin"),
+            "a plan that is measured has a use for this option; got --data",
+        ),
+        ((*BY_RULE, "--error-bound", "0.1", "--answer-bound", "0.1"), "got --error-bound, --answer-bound"),
+        ((*BY_RULE, "--calibration", "builtin", "--threads", "1"), "got --threads, --calibration"),
+        ((*BY_RULE, "--batch", "2"), "got --batch"),
     ],
 )
 def test_bad_options_are_one_line(
