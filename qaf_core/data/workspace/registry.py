@@ -23,7 +23,7 @@ from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY
 from qaf_core.data.weights.header import read_header
 from qaf_core.data.workspace.trust import trust
-from qaf_core.data.workspace.uploads import MODELS_FOLDER, delete_upload, uploads_of
+from qaf_core.data.workspace.uploads import MODELS_FOLDER, UNFINISHED, delete_upload, uploads_of
 from qaf_core.errors import DataError, ModelError, WeightsError, WorkspaceError
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".ckpt")
@@ -247,7 +247,7 @@ def _check_free(model_id: str) -> None:
 def _upload_folder(folder: Path) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".upload-", dir=folder) as temporary:
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as temporary:
             yield Path(temporary)
     except OSError as error:
         raise WorkspaceError(

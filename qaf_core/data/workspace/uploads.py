@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MODELS_FOLDER = "models"
 CLASSES_FOLDER = "classes"
 INCOMING_FOLDER = "incoming"
+UNFINISHED = ".upload-"  # how a folder's name begins in which an upload is checked before it is kept
 FORGOTTEN_SECONDS = 86_400.0
 
 
@@ -56,9 +57,7 @@ def receive_upload(workspace: Path, content: BinaryIO, name: str) -> dict[str, s
     folder = workspace.absolute() / INCOMING_FOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for forgotten in folder.iterdir():
-            if forgotten.stat().st_mtime < time.time() - FORGOTTEN_SECONDS:
-                forgotten.unlink(missing_ok=True)
+        _delete_forgotten(folder.iterdir())
         content.seek(0)
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
             shutil.copyfileobj(content, file)
@@ -69,6 +68,19 @@ def receive_upload(workspace: Path, content: BinaryIO, name: str) -> dict[str, s
             remedy="free some space, or choose another --workspace",
         ) from error
     return {"path": file.name, "name": name}
+
+
+def sweep_uploads(workspace: Path) -> None:
+    """Delete what is left of uploads that were cut off; one that was written to in the last day may go on."""
+    _delete_forgotten(workspace.glob(f"{MODELS_FOLDER}/{UNFINISHED}*"))
+
+
+def _delete_forgotten(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError, WorkspaceError):  # its own process may have tidied up meanwhile
+            written = max(part.stat().st_mtime for part in (path, *path.rglob("*")))
+            if written < time.time() - FORGOTTEN_SECONDS:
+                delete_upload(path)
 
 
 def delete_upload(path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from qaf_core.children import child_environment
+from qaf_core.data.workspace.uploads import sweep_uploads
 from qaf_core.errors import WorkspaceError
 from qaf_core.files import PART, sweep_parts
 from qaf_core.runs.store.kinds import HEAVY, PLACES
@@ -113,6 +114,7 @@ class Supervisor:
             file.flush()
             self._lock_file = file
             sweep_parts(self.workspace.rglob(f".*{PART}"))
+            sweep_uploads(self.workspace)
         return True
 
     def _tend(self) -> None:

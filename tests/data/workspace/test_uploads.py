@@ -12,7 +12,13 @@ import pytest
 from qaf_core.data.formats.zip import unpack_cached
 from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.models.settings import RegisteredModel
-from qaf_core.data.workspace.uploads import INCOMING_FOLDER, delete_upload, receive_upload, uploads_of
+from qaf_core.data.workspace.uploads import (
+    INCOMING_FOLDER,
+    delete_upload,
+    receive_upload,
+    sweep_uploads,
+    uploads_of,
+)
 from qaf_core.errors import WorkspaceError
 
 
@@ -95,3 +101,16 @@ def test_an_upload_is_written_down_and_what_was_forgotten_is_deleted(tmp_path: P
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkspaceError, match="cannot be kept"):
         receive_upload(tmp_path / "file", content, "mine.zip")
+
+
+def test_uploads_cut_off_a_day_ago_are_deleted_and_one_at_work_is_not(tmp_path: Path) -> None:
+    folders = [tmp_path / "models" / name for name in (".upload-left", ".upload-work", "kept")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "own.safetensors").write_text("")
+        os.utime(folder / "own.safetensors", (1, 1))
+        os.utime(folder, (1, 1))
+    os.utime(folders[1] / "own.safetensors")
+    sweep_uploads(tmp_path)
+    assert [folder.exists() for folder in folders] == [False, True, True]
+    sweep_uploads(tmp_path / "nowhere")

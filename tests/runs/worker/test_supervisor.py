@@ -32,6 +32,15 @@ store.finish(run_id, "completed", {})
 
 
 @pytest.fixture
+def left_behind(workspace: Path) -> Path:
+    """What an upload left in the workspace that was cut off long ago."""
+    folder = workspace / "models" / ".upload-left"
+    folder.mkdir(parents=True)
+    os.utime(folder, (1, 1))
+    return folder
+
+
+@pytest.fixture
 def supervisor(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
     def start(folder: Path, lane: str = HEAVY) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-c", STUB, str(folder), lane], start_new_session=True)
@@ -56,6 +65,11 @@ def test_a_queued_run_starts_at_once_on_the_standby_worker(supervisor: Superviso
     wait_for(lambda: store.run(run_id).status != "queued")
     assert time.monotonic() - began < 1.0
     wait_for(lambda: store.run(run_id).status == "completed")
+
+
+def test_it_tidies_up_as_it_takes_charge(left_behind: Path, supervisor: Supervisor) -> None:
+    wait_for(lambda: not left_behind.exists())
+    assert supervisor.in_charge
 
 
 def test_runs_follow_each_other_each_in_its_own_process(supervisor: Supervisor, store: Store) -> None:
