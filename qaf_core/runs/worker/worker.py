@@ -27,7 +27,7 @@ from qaf_core.runs.store.store import Store
 from qaf_core.runs.worker.execute import JobFailed, execute_job
 
 POLL_SECONDS = 0.05
-HEED_SECONDS = 3.0  # for a job that is no run, to come to an end once it was stopped
+HEED_SECONDS = 3.0  # for a job that is no run to end once it was stopped, for this process once told to
 _LOADED_AHEAD = ("torch", "torchvision", "qaf_core.runs.jobs.compress")
 TOO_LONG = "It took too long."
 JOB_INTERRUPTED = "The application ended before this job was done."
@@ -47,6 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--lane", choices=(*PLACES,), default=HEAVY)
     options = parser.parse_args(arguments)
+    told, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    threading.Thread(target=_end_once_told, args=(told, options.workspace), daemon=True).start()
     signal.signal(signal.SIGTERM, _raise_terminated)
     # Ctrl-C in the terminal of the application reaches it, not us: it then tells us to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -115,6 +119,19 @@ def _mark_own_job(workspace: Path) -> None:
             job = store.job(job_id)
             is_run = job is None or job.kind in RUN_KINDS
             store.finish(job_id, RunStatus.INTERRUPTED, error=_INTERRUPTED if is_run else JOB_INTERRUPTED)
+
+
+def _end_once_told(told: int, workspace: Path) -> None:
+    """End this process some time after SIGTERM, also where ``Terminated`` does not.
+
+    It is raised only once native code returns, and Python drops what is raised in finalizers and callbacks of
+    weak references, of which an import has thousands. The number of a signal comes through ``told`` at once.
+    """
+    while os.read(told, 1) != bytes([signal.SIGTERM]):
+        pass
+    time.sleep(HEED_SECONDS)
+    _mark_own_job(workspace)
+    os._exit(0)
 
 
 def _raise_terminated(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -125,6 +125,7 @@ def _own_signals() -> Iterator[None]:
     """What this process does on signals is as before, though a worker ran in it."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
+    signal.set_wakeup_fd(-1)
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -157,14 +158,25 @@ def test_a_quick_worker_does_one_job_and_another_finds_nothing(workspace: Path, 
 
 # A worker whose job neither ends nor looks whether it is to stop.
 STUBBORN = """
-import sys, time
+import hashlib, sys, threading, time
 from qaf_core.runs.jobs import models
 from qaf_core.runs.store import kinds
 from qaf_core.runs.worker import worker
-models.carry_out_inspection = lambda *_: time.sleep(600)
-worker.LAST_WORDS_SECONDS = 0.2
-object.__setattr__(kinds.KINDS["inspect"], "limit_seconds", float(sys.argv[2]))
-sys.exit(worker.main(["--workspace", sys.argv[1], "--lane", "quick", *sys.argv[3:]]))
+class Dropped:
+    def __del__(self):
+        print("at work", flush=True)
+        time.sleep(600)
+def drop():
+    Dropped()  # what is raised in there goes no further
+    time.sleep(600)
+def compute():
+    threading.Timer(0.5, print, ["at work"], {"flush": True}).start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # lets no signal's handler in
+workspace, limit, how, *more = sys.argv[1:]
+work = {"sleeps": lambda: time.sleep(600), "drops": drop, "computes": compute}[how]
+models.carry_out_inspection = lambda *_: work()
+object.__setattr__(kinds.KINDS["inspect"], "limit_seconds", float(limit))
+sys.exit(worker.main(["--workspace", workspace, "--lane", "quick", *more]))
 """
 # A parent that starts such a worker and dies without a word.
 MORTAL = """
@@ -175,12 +187,22 @@ time.sleep(600)
 """
 
 
-def test_a_light_worker_told_to_end_leaves_its_job_interrupted(workspace: Path, store: Store) -> None:
+@pytest.mark.parametrize("how", ["sleeps", "drops", "computes"])
+def test_a_light_worker_told_to_end_leaves_its_job_interrupted(
+    workspace: Path, store: Store, how: str
+) -> None:
+    """Also where the exception that ends it is dropped, or cannot be raised."""
     job_id = store.ask(InspectRequest(model="digits/cnn"))
-    process = subprocess.Popen([sys.executable, "-c", STUBBORN, str(workspace), "600"])
-    wait_for(lambda: store.job(job_id).status == "running")  # type: ignore[union-attr]
-    process.terminate()
-    assert process.wait(20) == 0
+    command = [sys.executable, "-c", STUBBORN, str(workspace), "600", how]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: store.job(job_id).status == "running")  # type: ignore[union-attr]
+        assert process.stdout is not None
+        assert how == "sleeps" or process.stdout.readline() == "at work\n"
+        process.terminate()
+        try:
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
     job = store.job(job_id)
     assert job is not None
     assert (job.status, job.error) == ("interrupted", worker.JOB_INTERRUPTED)
@@ -188,7 +210,7 @@ def test_a_light_worker_told_to_end_leaves_its_job_interrupted(workspace: Path, 
 
 def test_a_worker_ends_with_its_parent(workspace: Path, store: Store) -> None:
     job_id = store.ask(InspectRequest(model="digits/cnn"))
-    command = [sys.executable, "-c", MORTAL, sys.executable, "-c", STUBBORN, str(workspace), "600"]
+    command = [sys.executable, "-c", MORTAL, sys.executable, "-c", STUBBORN, str(workspace), "600", "sleeps"]
     parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
@@ -204,7 +226,7 @@ def test_a_worker_ends_with_its_parent(workspace: Path, store: Store) -> None:
 @pytest.mark.parametrize(("limit", "status"), [(600.0, "cancelled"), (0.1, "failed")])
 def test_a_job_that_heeds_nothing_is_ended(workspace: Path, store: Store, limit: float, status: str) -> None:
     job_id = store.ask(InspectRequest(model="digits/cnn"))
-    process = subprocess.Popen([sys.executable, "-c", STUBBORN, str(workspace), str(limit)])
+    process = subprocess.Popen([sys.executable, "-c", STUBBORN, str(workspace), str(limit), "sleeps"])
     wait_for(lambda: store.job(job_id).status != "queued")  # type: ignore[union-attr]
     if status == "cancelled":
         store.request_cancel(job_id)
