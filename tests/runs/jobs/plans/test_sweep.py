@@ -15,7 +15,7 @@ def search(**changes: Any) -> SearchRequest:
 
 
 def finish(store: Store, request: RunRequest) -> str:
-    run_id = store.create_run(request, pid=1)
+    run_id = store.create_run(request)
     store.finish(run_id, "completed", {})
     return run_id
 
