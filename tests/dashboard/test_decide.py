@@ -65,6 +65,14 @@ def test_criteria_are_entered_kept_and_judged(draw: Draw, seeded_store: Store, r
     }  # fmt: skip
 
 
+def test_criteria_left_as_they_are_are_no_change(draw: Draw, seeded_store: Store, run_id: str) -> None:
+    folder = seeded_store.run_folder(run_id)
+    limits = {"largest_drop": 0.011, "file_size": 500.3, "energy": 0.0011}
+    keep_criteria(folder, [Criterion(kind=kind, limit=limit) for kind, limit in limits.items()])
+    press(draw("decide", run=run_id), "-keep").run()
+    assert len(read_criteria(folder)) == 1
+
+
 def test_two_criteria_on_the_same_are_refused_at_the_form(
     draw: Draw, seeded_store: Store, run_id: str
 ) -> None:

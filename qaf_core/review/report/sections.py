@@ -109,6 +109,8 @@ def _criteria_history(review: Review, _: Translate) -> list[str]:
             told.append(text.format(date=when))
             continue
         what = "; ".join(change.text(_) for change in tell_changes(review.criteria_sets[place - 1], row))
+        if not what:  # only their order
+            continue
         text = (
             _("Changed on {date}, after the result was known: {what}.")
             if late
