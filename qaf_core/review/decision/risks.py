@@ -16,7 +16,7 @@ from qaf_core.files import read_json, write_json
 from qaf_core.review.decision.changes import Changes
 from qaf_core.review.decision.criteria import ON_IMAGES, value_text
 from qaf_core.review.decision.economics import BusinessCase
-from qaf_core.review.decision.evidence import Evidence
+from qaf_core.review.decision.evidence import DISTURBANCES, Evidence
 from qaf_core.review.decision.verdict import FAIL, OPEN, PASS, Verdict
 from qaf_core.text.said import Said, say
 
@@ -162,7 +162,7 @@ def _risks_of_verdict(verdict: Verdict) -> list[Risk]:
             elif row.criterion.kind in ON_IMAGES:
                 step = say("Label about {more} more images and evaluate again.", more=f"{row.more:,}")
             else:
-                step = say("Measure it again, about {more} times more.", more=f"{row.more:,}")
+                step = say("Measure it again, with about {more} more measurements.", more=f"{row.more:,}")
             found.append(Risk(key=f"open-{place}", level="medium", text=row.reason, next_step=step))
     if not verdict.rows:
         text = say("No criteria were set before the run.")
@@ -229,15 +229,6 @@ def _risks_of_images(evidence: Evidence) -> list[Risk]:
         level: Level = "medium" if worst["extra_drop"] > 0.05 else "low"
         found.append(Risk(key="unlike", level=level, text=text, next_step=step))
     return found
-
-
-DISTURBANCES = {
-    "noise": say("noise"),
-    "blur": say("blur"),
-    "brightness": say("brightness"),
-    "jpeg": say("JPEG compression"),
-    "shift": say("a small shift"),
-}
 
 
 def _risks_of_speed(evidence: Evidence) -> list[Risk]:

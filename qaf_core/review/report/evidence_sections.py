@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qaf_core.review.decision.changes import ChangedAnswer
-from qaf_core.review.decision.risks import DISTURBANCES
+from qaf_core.review.decision.evidence import DISTURBANCES
 from qaf_core.review.report.blocks import Block, Chart, Gallery, Section, Table
 from qaf_core.review.report.figures import confusion_figure, finish, reliability_figure, robustness_figure
 from qaf_core.review.report.review import Review

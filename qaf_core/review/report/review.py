@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 from qaf_core.errors import QafError
@@ -148,15 +149,14 @@ def check_comparable(runs: Sequence[Evidence]) -> None:
     Raises:
         QafError: If they are of several models, or were measured on different images.
     """
-    first = runs[0]
-    for run in runs[1:]:
+    for first, run in combinations(runs, 2):
         if run.record.model != first.record.model:
             raise QafError(
                 "runs of several models cannot stand side by side",
                 got=f"{first.record.model} and {run.record.model}",
                 remedy="make a report of each",
             )
-        if _data_of(run) != _data_of(first):
+        if not _same_images(run, first):
             raise QafError(
                 "these runs were measured on different images",
                 got=f"{first.name} and {run.name}",
@@ -165,10 +165,15 @@ def check_comparable(runs: Sequence[Evidence]) -> None:
             )
 
 
-def _data_of(run: Evidence) -> tuple[Any, ...]:
-    if run.predictions is not None:
-        return (run.predictions.data_sha256,)
-    return (run.record.request.data, run.record.request.images, run.after.n, run.after.metric)
+def _same_images(one: Evidence, other: Evidence) -> bool:
+    """Whether two runs were measured on the same images: by their content where both kept the answers."""
+    if one.predictions is not None and other.predictions is not None:
+        return one.predictions.data_sha256 == other.predictions.data_sha256
+    asked = [
+        (run.record.request.data, run.record.request.images, run.after.n, run.after.metric)
+        for run in (one, other)
+    ]
+    return asked[0] == asked[1]
 
 
 def network_costs(run: Evidence) -> NetworkCosts:

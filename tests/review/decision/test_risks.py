@@ -75,7 +75,14 @@ def test_images_are_asked_for_only_where_they_would_tell() -> None:
         "latencies": {"factorized_int8": row},
     }  # fmt: skip
     found = risks_of(evidence(timings=(timing,)), Criterion(kind="latency", limit=5.2))["open-0"]
-    assert re.fullmatch(r"Measure it again, about \d+ times more\.", found.next_step.text())
+    assert re.fullmatch(r"Measure it again, with about [\d,]+ more measurements\.", found.next_step.text())
+
+
+def test_measurements_that_lack_something_are_not_measured() -> None:
+    machine = {"processor": "Atom"}
+    timing = {"source": "this machine", "machine": machine, "latencies": {}, "peak_memory_bytes": None}
+    found = risks_of(evidence(timings=(timing, timing)), Criterion(kind="memory", limit=1e6))
+    assert found["open-0"].next_step.text() == "Measure it."
 
 
 def test_failures_and_classes_come_first() -> None:

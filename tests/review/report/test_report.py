@@ -7,6 +7,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import paired_answers
@@ -135,6 +136,30 @@ def test_what_cannot_be_compared_is_refused(store: Store) -> None:
     queued = store.create_run(RunRequest(model="inspection/resnet20"))
     with pytest.raises(WorkspaceError, match="no result to decide about"):
         gather_review(store, [queued])
+
+
+def test_a_run_that_kept_no_answers_is_compared_by_what_was_asked(store: Store) -> None:
+    first, other = add_run(store, "a", 3), add_run(store, "b", 3)
+    (store.run_folder(other) / "predictions.npz").unlink()
+    assert [run.run_id for run in gather_review(store, [first, other]).runs] == [first, other]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [],
+        {"checks": [{}], "worst": {"disturbance": "fog", "severity": 1, "extra_drop": 0.1}},
+        {"n": 5, "disturbances": {"fog": {"original": [1.0], "compressed": [1.0]}}},
+        {"n": 5, "disturbances": {"blur": {"original": [1.0], "compressed": []}}, "checks": [{"check": "x"}]},
+    ],
+)
+def test_damaged_checks_are_as_if_never_made(store: Store, told: Any) -> None:
+    run_id = add_run(store, "a", 3)
+    for name in ("robustness", "stability"):
+        (store.run_folder(run_id) / f"{name}.json").write_text(json.dumps(told))
+    review = gather_review(store, [run_id])
+    assert review.chosen.added == {}
+    assert "Robustness was not measured" in render_html(review)
 
 
 def test_a_run_without_criteria_and_answers_still_gives_a_report(store: Store) -> None:
