@@ -21,7 +21,11 @@ from qaf_core.text.said import say
 
 CORE = Path(qaf_core.__file__).parent
 REVIEW = CORE / "review"
-SOURCES = (*sorted(REVIEW.rglob("*.py")), *sorted((CORE.parent / "dashboard").rglob("*.py")))
+SOURCES = (
+    *sorted(REVIEW.rglob("*.py")),
+    *sorted((CORE.parent / "dashboard").rglob("*.py")),
+    CORE / "search" / "budget" / "predict.py",
+)
 VALUES_ONLY = ("", "{text}", "{value}")
 # Of a text with a form for one, catalogues hold the form for several: their languages have one form.
 MARKS = {"say": 0, "Said": 0, "_": 0, "plural": 1}

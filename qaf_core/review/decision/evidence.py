@@ -82,8 +82,8 @@ class Evidence:
         timings: Measurements of speed as ``qaf latency`` and device kits give them.
         files: Size in bytes of each file that may be deployed, by name.
         criteria: All sets kept with the run, oldest first.
-        added: Results of checks kept beside the run, by name: ``robustness``, ``stability``; those that cannot
-            be read are left out, as if never made.
+        added: Results of checks kept beside the run, by name: ``robustness``, ``stability``; what cannot be
+            read is left out, as if never made.
     """
 
     record: RunRecord

@@ -93,7 +93,9 @@ def test_paying_back_needs_something_saved(spans: Any, months: float | None, pai
     assert (case.payback_months, case.draws["paid_back"]) == (months, paid_back)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"format": 9, "spans": {}}', '{"format": 1, "spans": 3}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"format": 9, "spans": {}}', '{"format": 1, "spans": 3}']
+)
 def test_damaged_assumptions_are_said(tmp_path: Path, content: str) -> None:
     (tmp_path / FILE_NAME).write_text(content)
     with pytest.raises(WorkspaceError, match="assumptions of a business case cannot be read"):
