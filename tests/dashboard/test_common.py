@@ -50,3 +50,4 @@ def test_cards_are_in_the_language_of_the_session(draw: Draw) -> None:
         for language in ("en", "ja")
     ]
     assert ["Parameters" in card for card in cards] == [True, False]
+    assert ["表面検査" in card for card in cards] == [False, True]

@@ -12,6 +12,7 @@ from string import Formatter
 import pytest
 
 import qaf_core
+from qaf_core.data.models.catalogue import list_models
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.errors import QafError
 from qaf_core.network.plan.energy_model import MODELLED
@@ -52,6 +53,7 @@ def marked_texts() -> Iterator[str]:
     yield from (preset.label for preset in economics.PRESETS.values())
     yield from (file.label for file in ModelFile)
     yield MODELLED
+    yield from (source.title.partition(", ")[2] for source in list_models() if source.shipped)
     template = (REVIEW / "report" / "report.html.j2").read_text(encoding="utf-8")
     yield from re.findall(r'_\("([^"]+)"\)', template)
 

@@ -249,13 +249,13 @@ def card_html(source: ModelSource, in_language: str) -> str:
         f'<img src="{address}" alt="{html.escape(label)}" title="{html.escape(label)}">'
         for address, label in images
     )
-    name, _comma, subject = source.title.partition(", ")
+    name, subject = catalogue.title_of(source)
     task = plural("{count} class", "{count} classes", len(source.classes))
     rows = "".join(f"<dt>{html.escape(label)}</dt><dd>{value}</dd>" for label, value in _card_rows(source))
     return (
         f'<div class="qaf-card"><div class="qaf-strip{small}">{strip}</div>'
-        f"<h4>{html.escape(_(name))}</h4>"
-        f'<p class="task">{html.escape(_(subject).capitalize())} · {task}</p><dl>{rows}</dl></div>'
+        f"<h4>{html.escape(name)}</h4>"
+        f'<p class="task">{html.escape(subject[:1].upper() + subject[1:])} · {task}</p><dl>{rows}</dl></div>'
     )
 
 
