@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from malformed import Inputs
 
 from benchmarks import hostile
 from qaf_core.runs.store.request import RunRequest
@@ -38,7 +39,7 @@ def test_commands(attacked: tuple[Path, str]) -> None:
 def test_what_once_was_an_internal_error_or_had_no_end(
     attacked: tuple[Path, str], tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    inputs = hostile.Inputs(tmp_path, random.Random(0), *attacked)
+    inputs = Inputs(tmp_path, random.Random(0), *attacked)
     files = {"run": attacked[1], "npy": inputs.array_as_npz(), "endless": inputs.plan_with(starts=10**9)}
     words = [word.format(**files) for word in command]
     assert hostile.qaf([*words, "--workspace", str(attacked[0])]) == 2

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from dashboard.state import jobs
 from dashboard.state.overrides import NOTHING, Given
+from dashboard.text import _
 from qaf_core.data.images.image_set import ImageSet, one_of_each, shown_name
 from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import find_model, list_models, load_inventory
@@ -41,6 +42,12 @@ def shipped_models() -> tuple[ModelSource, ...]:
     """The models that come trained, with built-in images; the toy among them last."""
     shipped = [source for source in list_models() if source.shipped]
     return tuple(sorted(shipped, key=lambda source: source.default_data == "digits"))
+
+
+def title_of(source: ModelSource) -> tuple[str, str]:
+    """A model's name, and what it is for in the session's language; empty where that is not told."""
+    name, _comma, subject = source.title.partition(", ")
+    return name, _(subject) if subject else ""
 
 
 def registered_models(workspace: Path) -> tuple[ModelSource, ...]:

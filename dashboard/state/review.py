@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,8 +44,12 @@ def _pictures(_workspace: str, run_id: str, places: tuple[int, ...], _review: Re
 
 
 def _stamps(folder: Path) -> list[tuple[str, int, int]]:
-    found = [*folder.glob("*"), *folder.glob("onnx/*")]
-    return sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found)
+    found = []
+    for path in (*folder.glob("*"), *folder.glob("onnx/*")):
+        with contextlib.suppress(FileNotFoundError):  # a job renames and deletes what it has written
+            told = path.stat()
+            found.append((path.name, told.st_size, told.st_mtime_ns))
+    return sorted(found)
 
 
 def kept_criteria(run: RunRecord) -> tuple[CriteriaSet, ...]:

@@ -42,7 +42,8 @@ def draw_block(block: Block) -> None:
 def _table(block: Table) -> str:
     def cells(row: list[str] | tuple[str, ...], tag: str) -> str:
         return "".join(
-            f"<{tag}{' class=number' if place >= block.numeric else ''}>{html.escape(cell)}</{tag}>"
+            f'<{tag} class="{"number" if place >= block.numeric else "short" if len(cell) <= SHORT else ""}">'
+            f"{html.escape(cell)}</{tag}>"
             for place, cell in enumerate(row)
         )
 

@@ -30,7 +30,7 @@ def choose_run(runs: Sequence[RunRecord], lacking: str) -> RunRecord | None:
     by_id = {run.id: run for run in runs}
     asked = st.query_params.get("run") or st.session_state.get(LAST_RUN_KEY)
     if asked is not None and asked not in by_id:
-        _say_why(asked, lacking)
+        say_why(asked, lacking)
     if not runs:
         return None
     asked = next(iter(by_id)) if asked is None else asked
@@ -59,7 +59,8 @@ def say_unknown(run_id: str) -> None:
     ui.say_error(_("There is no run {run} in this workspace; it may have been deleted.").format(run=run_id))
 
 
-def _say_why(run_id: str, lacking: str) -> None:
+def say_why(run_id: str, lacking: str) -> None:
+    """Why a run that is asked for is not shown: there is none, or ``lacking`` tells what it has not."""
     run = ui.find_run(run_id)
     if run is None:
         say_unknown(run_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -11,9 +11,7 @@ from qaf_core.factorization.options import Method
 from qaf_core.review import palette
 from qaf_core.review.charts import style
 from qaf_core.review.units import percent_text
-from qaf_core.text.said import untranslated
-
-Translate = Callable[[str], str]
+from qaf_core.text.said import Translate, untranslated
 
 
 @dataclass(frozen=True, kw_only=True)

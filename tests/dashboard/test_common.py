@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+
 import pytest
 
 from dashboard.widgets import ui
+
+from .conftest import ROOT, Draw
 
 HOSTILE = (
     "![x](https://evil.example/a.png)", "<b>b</b>", ":red[x]", "$x^2$", "# h", "- item", "1. item", "> q",
@@ -23,3 +27,27 @@ def test_marks_are_escaped_and_lines_joined() -> None:
     assert ui.plain("<b>\n:red[x]") == "\\<b\\> \\:red\\[x\\]"
     assert ui.plain("![x](y)") == "!\\[x\\](y)"
     assert ui.plain("1. a") == "1\u2060. a"
+
+
+def test_what_is_cached_does_not_depend_on_the_language() -> None:
+    """Functions that are cached and put something in words, by others of their module too, are told it."""
+    for path in sorted((ROOT / "dashboard").rglob("*.py")):
+        made = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+        named = {
+            node.name: {part.id for part in ast.walk(node) if isinstance(part, ast.Name)} for node in made
+        }
+        speaks = {"_", "plural"}
+        while more := {name for name, used in named.items() if used & speaks} - speaks:
+            speaks |= more
+        for node in made:
+            if any("st.cache_" in ast.unparse(mark) for mark in node.decorator_list) and node.name in speaks:
+                assert "in_language" in [given.arg for given in node.args.args], f"{path}: {node.name}"
+
+
+def test_cards_are_in_the_language_of_the_session(draw: Draw) -> None:
+    cards = [
+        "".join(str(block.proto.body) for block in draw("explore", lang=language).get("html"))
+        for language in ("en", "ja")
+    ]
+    assert ["Parameters" in card for card in cards] == [True, False]
+    assert ["表面検査" in card for card in cards] == [False, True]

@@ -65,6 +65,28 @@ def test_criteria_are_entered_kept_and_judged(draw: Draw, seeded_store: Store, r
     }  # fmt: skip
 
 
+def test_criteria_left_as_they_are_are_no_change(draw: Draw, seeded_store: Store, run_id: str) -> None:
+    folder = seeded_store.run_folder(run_id)
+    limits = {"largest_drop": 0.011, "file_size": 500.3, "energy": 0.0011}
+    keep_criteria(folder, [Criterion(kind=kind, limit=limit) for kind, limit in limits.items()])
+    press(draw("decide", run=run_id), "-keep").run()
+    assert len(read_criteria(folder)) == 1
+
+
+def test_runs_that_are_not_there_are_said_and_none_is_shown_instead(
+    draw: Draw, seeded_store: Store, run_id: str
+) -> None:
+    unknown = "20200101-000000-abcdef"
+    test = draw("decide", run=unknown)
+    for _time in range(2):
+        assert f"There is no run {unknown}" in shown(test)
+        assert test.multiselect(key="decide-runs").value == []
+        test.run()
+    test = draw("decide")
+    test.query_params["run"] = [run_id, unknown]
+    assert f"There is no run {unknown}" in shown(test.run())
+
+
 def test_two_criteria_on_the_same_are_refused_at_the_form(
     draw: Draw, seeded_store: Store, run_id: str
 ) -> None:
@@ -110,6 +132,7 @@ def test_what_is_missing_is_asked_for_as_jobs(draw: Draw, seeded_store: Store, r
     test = draw("decide", run=run_id, part="checks")
     press(test, "ask-robustness").run()
     press(test, "ask-stability").run()
+    assert "Waiting for a free place" in shown(test)
     jobs = {kind: seeded_store.last_job(kind, run_id) for kind in ("robustness", "stability")}
     assert isinstance(jobs["robustness"] and jobs["robustness"].request, RobustnessRequest)
     assert isinstance(jobs["stability"] and jobs["stability"].request, StabilityRequest)
@@ -137,3 +160,10 @@ def test_owners_and_decision_are_kept(draw: Draw, seeded_store: Store, run_id: s
     notes = read_notes(seeded_store.run_folder(run_id))
     assert (list(notes.owners.values()), notes.notes) == (["Sato"], "Ask {the} line.")
     assert notes.signers == ()
+
+
+def test_files_that_go_while_they_are_looked_at_are_no_fault(
+    draw: Draw, seeded_store: Store, run_id: str
+) -> None:
+    (seeded_store.run_folder(run_id) / "gone.part").symlink_to("nowhere")
+    assert "What the network must hold" in shown(draw("decide", run=run_id))

@@ -10,6 +10,7 @@ import pytest
 
 from dashboard.state import expectations
 from dashboard.state.overrides import NOTHING
+from dashboard.views.explore import optimise
 from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.files import ContentCache
 from qaf_core.network.plan.cost import plan_cost
@@ -126,6 +127,41 @@ def test_the_best_plan_under_budgets_fills_the_table(draw: Draw, store: Store) -
     assert "What holds it back is size: 1 % more would win about 0.03 points." in text
     plan = test.session_state["plan-bases"][MODEL]
     assert plan.layer(LAYER).rank == 40
+
+
+def test_what_is_found_is_taken_once_on_each_model(draw: Draw, store: Store) -> None:
+    def found_for(job: JobRecord) -> dict[str, Any]:
+        inventory = load_inventory(find_model(job.request.model))
+        plan = plan_for_ratio(inventory, model=job.request.model, ratio=1.0, bits=8, method="dense")
+        return {**found(job), "plan": plan.to_dict()}
+
+    test = draw("explore")
+    for model in (MODEL, "digits/cnn"):
+        test.button(key=f"choose-{model}").click().run()
+        test.number_input(key="budget-size").set_value(60.0).run()
+        test.button(key="find-best").click().run()
+        serve(store, found_for)
+        test.run()
+        assert {row.structure for row in test.session_state["plan-bases"][model].layers} == {"dense"}
+        test.button(key="reset-plan").click().run()
+    test.button(key=f"choose-{MODEL}").click().run()
+    assert "cp" in {row.structure for row in test.session_state["plan-bases"][MODEL].layers}
+
+
+def test_what_a_search_tells_is_in_japanese_too(draw: Draw, store: Store) -> None:
+    explore(store)
+    test = draw("explore", model=MODEL, lang="ja")
+    test.number_input(key="budget-size").set_value(60.0).run()
+    test.button(key="find-best").click().run()
+    serve(store, found)
+    text = shown(test.run())
+    assert "1 % 緩めると約 0.03 ポイント改善" in text
+    assert "校正画像 512 枚, 実行はまだなし" in text
+
+
+def test_what_more_room_would_save_is_told_as_the_search_tells_it() -> None:
+    told = "1 % more would save about 3.2 kB"
+    assert optimise._price_text(told) == told
 
 
 def test_trade_offs_hold_runs_against_what_was_expected(draw: Draw, store: Store) -> None:

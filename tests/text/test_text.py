@@ -12,6 +12,7 @@ from string import Formatter
 import pytest
 
 import qaf_core
+from qaf_core.data.models.catalogue import list_models
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.errors import QafError
 from qaf_core.network.plan.energy_model import MODELLED
@@ -21,7 +22,11 @@ from qaf_core.text.said import say
 
 CORE = Path(qaf_core.__file__).parent
 REVIEW = CORE / "review"
-SOURCES = (*sorted(REVIEW.rglob("*.py")), *sorted((CORE.parent / "dashboard").rglob("*.py")))
+SOURCES = (
+    *sorted(REVIEW.rglob("*.py")),
+    *sorted((CORE.parent / "dashboard").rglob("*.py")),
+    CORE / "search" / "budget" / "predict.py",
+)
 VALUES_ONLY = ("", "{text}", "{value}")
 # Of a text with a form for one, catalogues hold the form for several: their languages have one form.
 MARKS = {"say": 0, "Said": 0, "_": 0, "plural": 1}
@@ -48,6 +53,7 @@ def marked_texts() -> Iterator[str]:
     yield from (preset.label for preset in economics.PRESETS.values())
     yield from (file.label for file in ModelFile)
     yield MODELLED
+    yield from (source.title.partition(", ")[2] for source in list_models() if source.shipped)
     template = (REVIEW / "report" / "report.html.j2").read_text(encoding="utf-8")
     yield from re.findall(r'_\("([^"]+)"\)', template)
 

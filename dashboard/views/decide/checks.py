@@ -68,7 +68,13 @@ def _answers(run_id: str) -> JobRequest | None:
 def _robustness(run_id: str) -> JobRequest | None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         images = st.number_input(
-            _("Images"), 10, 100_000, ROBUSTNESS_IMAGES, step=100, key="robustness-images", width=160
+            _("Number of images"),
+            10,
+            100_000,
+            ROBUSTNESS_IMAGES,
+            step=100,
+            key="robustness-images",
+            width=160,
         )
         pressed = st.button(_("Check robustness"), icon=":material/blur_on:", key="ask-robustness")
     return RobustnessRequest(run=run_id, images=images) if pressed else None
@@ -83,15 +89,14 @@ def _stability(run_id: str) -> JobRequest | None:
     return StabilityRequest(run=run_id, minutes=minutes) if pressed else None
 
 
-@st.fragment(run_every=2.0)
 def _ask(kind: str, run_id: str, offer: Callable[[str], JobRequest | None], text: str) -> None:
-    """A job at work, or the button that asks for it; the page is drawn anew once it is done."""
-    store, place = ui.open_store(), f"at-work-{kind}-{run_id}"
-    if ui.job_at_work(store.last_job(kind, run_id), text):
-        st.session_state[place] = True
+    """A job at work, or the button that asks for it."""
+    store = ui.open_store()
+    job = store.last_job(kind, run_id)
+    if job is not None and not job.is_final:
+        ui.follow_job(job.id, text)
         return
-    if st.session_state.pop(place, False):
-        st.rerun(scope="app")
+    ui.job_at_work(job, "")
     request = offer(run_id)
     if request is not None:
         store.ask(request, anew=True)

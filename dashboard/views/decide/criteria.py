@@ -152,7 +152,7 @@ def _draw_row(place: str, row: dict[str, Any], classes: Sequence[str]) -> dict[s
             "", icon=":material/delete:", key=f"{key}-gone", on_click=_remove, args=(place, row["number"]),
             help=_("Remove this criterion"),
         )  # fmt: skip
-    return {"kind": kind, "limit": value * unit.worth, "source": said, "owner": who, **about}
+    return {"kind": kind, "limit": round(value * unit.worth, 12), "source": said, "owner": who, **about}
 
 
 def _draw_of(key: str, kind: str, row: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:

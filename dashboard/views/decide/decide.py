@@ -10,7 +10,7 @@ import streamlit as st
 from dashboard.state import review as state
 from dashboard.text import _
 from dashboard.views.decide import business, checks, criteria, paper, risks
-from dashboard.widgets import blocks, ui
+from dashboard.widgets import blocks, run_choice, ui
 from qaf_core.review.report import evidence_sections, sections
 from qaf_core.review.report.review import MOST_RUNS, Review
 from qaf_core.runs.store.record import RunRecord
@@ -25,6 +25,10 @@ def page() -> None:
         _("Set what the network must hold, see whether it does, and take the decision away as one report."),
     )
     runs = [run for run in ui.open_store().list_runs() if run.compressed or not run.is_final]
+    known = {run.id for run in runs}
+    for run_id in st.query_params.get_all("run"):
+        if run_id not in known:
+            run_choice.say_why(run_id, _("It has no result to decide about."))
     if not runs:
         ui.empty_state(
             "gavel",
@@ -51,18 +55,20 @@ def page() -> None:
 def _choose(runs: Sequence[RunRecord]) -> list[RunRecord]:
     """The runs asked for, in the address too."""
     by_id = {run.id: run for run in runs}
-    asked = [run_id for run_id in st.query_params.get_all("run") if run_id in by_id][:MOST_RUNS]
+    named = st.query_params.get_all("run")
+    asked = [run_id for run_id in named if run_id in by_id][:MOST_RUNS]
+    first = [] if named else [next((run.id for run in runs if run.compressed), runs[0].id)]
     ids = st.multiselect(
         _("Runs to decide about"),
         list(by_id),
-        default=asked or [next((run.id for run in runs if run.compressed), runs[0].id)],
+        default=asked or first,
         format_func=lambda run_id: f"{ui.run_title(by_id[run_id])} · {by_id[run_id].model}",
         max_selections=MOST_RUNS,
         key="decide-runs",
         placeholder=_("Choose runs"),
         help=_("Up to five runs of one model on the same images; their criteria are those of the first."),
     )
-    if ids != st.query_params.get_all("run"):
+    if ids != asked:  # else what is said of unknown runs would go with the address
         st.query_params["run"] = ids
     return [by_id[run_id] for run_id in ids]
 

@@ -12,7 +12,7 @@ import streamlit as st
 
 from dashboard.state import catalogue
 from dashboard.state.overrides import NOTHING, Given, given_in, keep_class_names, read_class_text
-from dashboard.text import _, plural
+from dashboard.text import _, language, plural
 from dashboard.widgets import check_result, image_paths, preparation, ui
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.timm_names import TIMM_FAMILY
@@ -227,7 +227,7 @@ def _card(source: ModelSource, chosen: bool) -> None:
         height="stretch",
         vertical_alignment="distribute",
     ):
-        st.html(card_html(source))
+        st.html(card_html(source, language()))
         with st.container(key=f"chosen-{name}" if chosen else f"other-{name}"):
             st.button(
                 _("Chosen") if chosen else _("Choose"),
@@ -240,21 +240,22 @@ def _card(source: ModelSource, chosen: bool) -> None:
 
 
 @st.cache_data(show_spinner=False, hash_funcs={ModelSource: lambda source: (source.id, str(source.card))})
-def card_html(source: ModelSource) -> str:
+def card_html(source: ModelSource, in_language: str) -> str:
     """A model's card: sample images, name, task and the numbers that matter."""
+    del in_language  # it tells one card from another
     images = catalogue.sample_strip(source.id, CARD_IMAGES)
     small = " small" if source.input_shape[1] < catalogue.STRIP_SIDE_PX else ""
     strip = "".join(
         f'<img src="{address}" alt="{html.escape(label)}" title="{html.escape(label)}">'
         for address, label in images
     )
-    name, _comma, subject = source.title.partition(", ")
+    name, subject = catalogue.title_of(source)
     task = plural("{count} class", "{count} classes", len(source.classes))
     rows = "".join(f"<dt>{html.escape(label)}</dt><dd>{value}</dd>" for label, value in _card_rows(source))
     return (
         f'<div class="qaf-card"><div class="qaf-strip{small}">{strip}</div>'
-        f"<h4>{html.escape(_(name))}</h4>"
-        f'<p class="task">{html.escape(_(subject).capitalize())} · {task}</p><dl>{rows}</dl></div>'
+        f"<h4>{html.escape(name)}</h4>"
+        f'<p class="task">{html.escape(subject[:1].upper() + subject[1:])} · {task}</p><dl>{rows}</dl></div>'
     )
 
 

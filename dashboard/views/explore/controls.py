@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
 import streamlit as st
 
-from dashboard.state import expectations
+from dashboard.state import expectations, jobs
 from dashboard.text import _
 from dashboard.views.explore.choose import Choice
 from dashboard.widgets import ui
@@ -17,9 +18,10 @@ from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import BY_OPERATIONS, KERNEL_STRUCTURES, PRESETS, plan_for_ratio
 from qaf_core.network.plan.types import Plan
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.quantization.grid import ACTIVATION_GRID, BITS_ACCEPTED, FLOAT, GRIDS
 from qaf_core.review.charts import method_label
-from qaf_core.runs.store.request import RunRequest, SensitivityRequest
+from qaf_core.runs.store.request import JobRequest, RunRequest, SensitivityRequest
 
 FIRST_PRESET = "balanced"
 OFFERED = KERNEL_STRUCTURES
@@ -54,6 +56,34 @@ def request_of(choice: Choice) -> SensitivityRequest:
     return expectations.request_for(
         choice.source.id, choice.given, choice.data, choice.calibration, st.session_state["activation-bits"]
     )
+
+
+def ask_plan(place: str, request: JobRequest) -> None:
+    """Have a plan sought; what is found fills the table, even if it is what an earlier search found."""
+    jobs.remember(place, ui.open_store().ask(request))
+    st.session_state.pop(f"taken-{place}", None)
+
+
+def found_plan(choice: Choice, place: str, kind: str) -> Mapping[str, Any] | None:
+    """What a search found, once its plan is in the table; None, and how it stands is shown, before that.
+
+    Args:
+        choice: The model.
+        place: Of the search on the page, one for each model.
+        kind: Of the job.
+    """
+    job = jobs.recall(ui.open_store(), place, kind)
+    if job is not None and not job.is_final:
+        ui.follow_job(job.id, _("Searching, {time} so far. You may look at other pages meanwhile."))
+        return None
+    if job is None or job.status != RunStatus.COMPLETED:
+        ui.job_at_work(job, "")
+        return None
+    if st.session_state.get(f"taken-{place}") != job.id:
+        st.session_state[f"taken-{place}"] = job.id
+        take_plan(choice, Plan.from_dict(dict(job.result["plan"])))
+        st.rerun(scope="app")
+    return job.result
 
 
 def take_plan(choice: Choice, plan: Plan) -> None:

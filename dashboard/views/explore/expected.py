@@ -16,6 +16,7 @@ from dashboard.views.explore import controls
 from dashboard.views.explore.choose import Choice
 from dashboard.views.run import live
 from dashboard.widgets import ui
+from qaf_core.network.plan.layer_info import KEEP
 from qaf_core.network.plan.rules import replace_layer
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.metrics import metric_label
@@ -88,8 +89,9 @@ def _tell(expected: Prediction, original: float) -> None:
             st.warning(ui.plain(_collapse_text(expected)), icon=":material/warning:")
             return
         text = _("{points} points against the original's {original}; learnt from {source}.").format(
-            points=points_text(-expected.drop), original=percent_text(original), source=expected.learnt_from
-        )
+            points=points_text(-expected.drop), original=percent_text(original),
+            source=", ".join(part.text(_) for part in expected.learnt_from),
+        )  # fmt: skip
         if expected.worst:
             text += " " + _("Most harm is done by {layers}.").format(layers=_blamed(expected))
         st.caption(ui.plain(text))
@@ -139,10 +141,10 @@ def _heat_map(choice: Choice, draft: Draft, predictor: Predictor) -> None:
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     structure = left.segmented_control(
         _("Structure"),
-        [name for name in offered if name != "keep"],
+        [name for name in offered if name != KEEP],
         key="heat-structure",
         format_func=lambda name: labels.get(name, name),
-        default=next(n for n in offered if n != "keep"),
+        default=next(n for n in offered if n != KEEP),
         required=True,
     )
     by_size = right.toggle(

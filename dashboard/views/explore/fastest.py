@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard.state import jobs, rows
+from dashboard.state import rows
 from dashboard.text import _, plural
 from dashboard.views.explore import controls
 from dashboard.views.explore.choose import Choice
@@ -17,7 +17,6 @@ from dashboard.views.run import live
 from dashboard.widgets import ui
 from qaf_core.factorization.options import Method
 from qaf_core.factorization.structures import FACTORIZED
-from qaf_core.pipeline.events import RunStatus
 from qaf_core.records import from_plain
 from qaf_core.review.units import MISSING, percent_text
 from qaf_core.runs.store.request import PlanRequest
@@ -27,7 +26,6 @@ BOUNDS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 FIRST_BOUND = 0.1
 ANSWER_BOUNDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
 FIRST_ANSWER_BOUND = 0.02
-TAKEN_KEY = "fastest-taken"
 
 
 def offer(choice: Choice) -> None:
@@ -83,9 +81,10 @@ def offer(choice: Choice) -> None:
                 width="stretch",
                 help=_("For the joint method, with a model that can be run.") if disabled else None,
             ):
-                jobs.remember(place, ui.open_store().ask(_request(choice, bound, answer_bound, int(threads))))
-                st.session_state[TAKEN_KEY] = None
-        _outcome(choice, place)
+                controls.ask_plan(place, _request(choice, bound, answer_bound, int(threads)))
+        found = controls.found_plan(choice, place, "plan")
+        if found is not None:
+            _draw(from_plain(Selection, found))
 
 
 def _request(choice: Choice, bound: float, answer_bound: float, threads: int) -> PlanRequest:
@@ -95,22 +94,6 @@ def _request(choice: Choice, bound: float, answer_bound: float, threads: int) ->
         bits=state["bits"], activation_bits=state["activation-bits"], error_bound=bound,
         answer_bound=answer_bound, threads=threads,
     )  # fmt: skip
-
-
-def _outcome(choice: Choice, place: str) -> None:
-    job = jobs.recall(ui.open_store(), place, "plan")
-    if job is not None and not job.is_final:
-        ui.follow_job(job.id, _("Searching, {time} so far. You may look at other pages meanwhile."))
-        return
-    if job is None or job.status != RunStatus.COMPLETED:
-        ui.job_at_work(job, "")
-        return
-    found = from_plain(Selection, job.result)
-    if st.session_state.get(TAKEN_KEY) != job.id:
-        st.session_state[TAKEN_KEY] = job.id
-        controls.take_plan(choice, found.plan)
-        st.rerun(scope="app")
-    _draw(found)
 
 
 def _draw(found: Selection) -> None:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
 
-from dashboard.state import jobs
 from dashboard.state.plan_draft import Draft
 from dashboard.text import _
 from dashboard.views.explore import controls
 from dashboard.views.explore.choose import Choice
 from dashboard.widgets import ui
 from qaf_core.factorization.options import Method
-from qaf_core.network.plan.types import Plan
-from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.units import percent_text, size_text
 from qaf_core.runs.jobs.plans.sweep import BUDGETS, METHODS, front_requests
 from qaf_core.runs.store.request import SearchRequest
 from qaf_core.search.budget.budgets import lock_text
 
-TAKEN_KEY = "optimised-taken"
 EFFORTS = {"quick": 0.0, "normal": 600.0, "thorough": 3600.0}  # seconds of refinement
 
 
@@ -66,9 +63,10 @@ def offer(choice: Choice, draft: Draft) -> None:
             help=_("For the joint method, with a model that can be run.") if disabled else None,
         ):
             locks = tuple(lock_text(row) for row in draft.layers if row.name in locked)
-            jobs.remember(place, ui.open_store().ask(_request(choice, budgets, locks, EFFORTS[effort])))
-            st.session_state[TAKEN_KEY] = None
-        _outcome(choice, place)
+            controls.ask_plan(place, _request(choice, budgets, locks, EFFORTS[effort]))
+        found = controls.found_plan(choice, place, "search")
+        if found is not None:
+            st.success(ui.plain(_found_text(found)), icon=":material/check_circle:")
         _front(choice, disabled=disabled, seconds=EFFORTS[effort])
 
 
@@ -151,22 +149,7 @@ def _request(
     )
 
 
-def _outcome(choice: Choice, place: str) -> None:
-    job = jobs.recall(ui.open_store(), place, "search")
-    if job is not None and not job.is_final:
-        ui.follow_job(job.id, _("Searching, {time} so far. You may look at other pages meanwhile."))
-        return
-    if job is None or job.status != RunStatus.COMPLETED:
-        ui.job_at_work(job, "")
-        return
-    if st.session_state.get(TAKEN_KEY) != job.id:
-        st.session_state[TAKEN_KEY] = job.id
-        controls.take_plan(choice, Plan.from_dict(dict(job.result["plan"])))
-        st.rerun(scope="app")
-    st.success(ui.plain(_found_text(dict(job.result))), icon=":material/check_circle:")
-
-
-def _found_text(found: dict[str, Any]) -> str:
+def _found_text(found: Mapping[str, Any]) -> str:
     cost, before, predicted = found["cost"], found["baseline_cost"], found["predicted"]
     low, high = predicted["ci95"]
     text = _(
@@ -192,6 +175,17 @@ def _found_text(found: dict[str, Any]) -> str:
         text
         + " "
         + _("What holds it back is {limit}: {price}.").format(
-            limit=kinds[found["binding"]], price=found["price"]
+            limit=kinds[found["binding"]], price=_price_text(found["price"])
         )
     )
+
+
+def _price_text(told: str) -> str:
+    """What more of the limit would be worth, told by the search in English."""
+    *_words, amount, unit = told.split()
+    text = (
+        _("1 % more would save about {amount} kB")
+        if unit == "kB"
+        else _("1 % more would win about {amount} points")
+    )
+    return text.format(amount=amount)

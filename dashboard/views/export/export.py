@@ -20,7 +20,7 @@ from dashboard.widgets import run_choice, ui
 from qaf_core.deploy.onnx_export.report import ExportReport, Precision, read_report
 from qaf_core.errors import QafError
 from qaf_core.network.plan.cost import layer_cost, original_layer_cost
-from qaf_core.network.plan.layer_info import LayerInfo
+from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.types import Plan
 from qaf_core.review.units import MISSING, duration_text, size_text, times_text
 from qaf_core.runs.store.record import RunRecord
@@ -243,7 +243,7 @@ def _contents(run: RunRecord) -> None:
         hide_index=True,
         column_config=_content_columns(float(table["share"].max())),
         placeholder=MISSING,
-        height=min(420, 36 * (len(table) + 1)),
+        height=live.table_height(len(table), most=11),
     )
 
 
@@ -260,8 +260,8 @@ def content_rows(inventory: Sequence[LayerInfo], plan: Plan, solved: set[str]) -
     return [
         {
             "name": info.name,
-            "stored": labels.get(row.structure, row.structure) if row is not None else labels["keep"],
-            "rank": rows.rank_text(row.rank) if row is not None else "",
+            "stored": labels.get(row.structure, row.structure) if row is not None else labels[KEEP],
+            "rank": (rows.rank_text(row.rank) or None) if row is not None else None,
             "bits": rows.bits_text(row.bits) if row is not None else "16",
             "before": before / 1000,
             "after": after / 1000,

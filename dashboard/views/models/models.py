@@ -69,7 +69,7 @@ def _row(source: ModelSource) -> dict[str, Any]:
     cost = original_cost(catalogue.inventory_of(source, ui.workspace())) if inventory else None
     return {
         "model": source.id,
-        "title": _(source.title),
+        "title": ", ".join(filter(None, catalogue.title_of(source))),
         "task": task_label(source.task),
         "classes": len(source.classes),
         "input": " × ".join(str(n) for n in source.input_shape[1:]),
@@ -119,7 +119,7 @@ def _remove(source: ModelSource) -> None:
 
 def _study(source: ModelSource) -> None:
     left, right = st.columns([3, 2], vertical_alignment="bottom")
-    left.subheader(ui.plain(_(source.title)), anchor=False)
+    left.subheader(ui.plain(", ".join(filter(None, catalogue.title_of(source)))), anchor=False)
     with right, st.container(horizontal=True, horizontal_alignment="right"):
         if st.button(_("Compress it"), type="primary", icon=":material/arrow_forward:", key="compress"):
             ui.go_to("explore", model=source.id)
@@ -199,7 +199,10 @@ def draw_network(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
             help=_("After a run, the colour can show how much of each layer was lost."),
         )
     run = by_id.get(chosen or "")
-    errors, title = layer_errors(run) if run else None, html.escape(_(source.title))
+    errors, title = (
+        layer_errors(run) if run else None,
+        html.escape(", ".join(filter(None, catalogue.title_of(source)))),
+    )
     boxes = network_map.network_boxes(inventory, amount=amount, errors=errors, title=title)
     dark = ui.is_dark()
     st.plotly_chart(

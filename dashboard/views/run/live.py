@@ -15,6 +15,7 @@ from dashboard.state.progress import DONE, RunProgress
 from dashboard.text import _, plural
 from dashboard.widgets import ui
 from qaf_core.factorization.structures import STRUCTURES
+from qaf_core.network.plan.layer_info import KEEP
 from qaf_core.pipeline.results import LayerRow
 from qaf_core.review import charts
 from qaf_core.review.metrics import metric_label
@@ -209,7 +210,7 @@ def _convergence(progress: RunProgress) -> None:
 
 def structure_labels() -> dict[str, str]:
     """The names of the structures on screens."""
-    return {**{name: _(structure.label) for name, structure in STRUCTURES.items()}, "keep": _("Keep")}
+    return {**{name: _(structure.label) for name, structure in STRUCTURES.items()}, KEEP: _("Keep")}
 
 
 def _finished_layers(run: RunRecord, progress: RunProgress) -> None:

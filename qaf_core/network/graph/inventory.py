@@ -362,7 +362,7 @@ def _structures(layer: Layer) -> tuple[tuple[str, ...], str | None]:
         return (KEEP,), READ_ELSEWHERE
     if operation.groups > 1:
         depthwise = operation.groups == shape[0] or shape[1] == 1
-        return ("dense", "keep"), DEPTHWISE if depthwise else GROUPED
+        return ("dense", KEEP), DEPTHWISE if depthwise else GROUPED
     return possible_structures(shape), None
 
 
@@ -389,7 +389,7 @@ def _other_row(name: str, seen: _Seen, counted: set[int]) -> LayerInfo:
     return LayerInfo(
         name=name, kind=seen.kind, weight_shape=() if weight is None else tuple(weight.shape),
         bias=any(key.endswith("bias") for key in tensors), macs=_per_image(seen.macs),
-        params=_count(tensors.values(), counted), structures=() if seen.kind == "batchnorm" else ("keep",),
+        params=_count(tensors.values(), counted), structures=() if seen.kind == "batchnorm" else (KEEP,),
         skip_reason=reason if seen.calls else NOT_RUN, calls=seen.calls,
         output_elements=_per_image(seen.output_elements),
     )  # fmt: skip

@@ -65,7 +65,7 @@ class LayerInfo(Record):
     output_hw: Sizes | None = None
     macs: int = 0
     params: int = 0
-    structures: tuple[str, ...] = ("keep",)
+    structures: tuple[str, ...] = (KEEP,)
     skip_reason: str | None = None
     calls: int = 1
     output_elements: int = 0

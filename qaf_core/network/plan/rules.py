@@ -158,7 +158,7 @@ def replace_layer(plan: Plan, row: LayerPlan) -> Plan:
 def plan_done(plan: Plan, names: Iterable[str]) -> Plan:
     """The plan as far as it was carried out: layers not among ``names`` stay as they were."""
     solved = set(names)
-    rows = (row if row.name in solved else LayerPlan(name=row.name, structure="keep") for row in plan.layers)
+    rows = (row if row.name in solved else LayerPlan(name=row.name, structure=KEEP) for row in plan.layers)
     return replace(plan, layers=tuple(rows))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.files import read_json, write_json
-from qaf_core.review.units import energy_text, size_text
+from qaf_core.review.units import MISSING, energy_text, size_text
 from qaf_core.text.said import Said, say
 
 FILE_NAME = "criteria.json"
@@ -259,9 +259,16 @@ def tell_changes(before: CriteriaSet, after: CriteriaSet) -> tuple[Said, ...]:
         former = first.get(name)
         if former is None:
             told.append(say("added: {title}, limit {limit}", title=each.title(), limit=each.text(each.limit)))
-        elif former.limit != each.limit:
-            old, new = former.text(former.limit), each.text(each.limit)
-            told.append(say("{title}: limit {old} became {new}", title=each.title(), old=old, new=new))
+            continue
+        if former.limit != each.limit:
+            limits = {"old": former.text(former.limit), "new": each.text(each.limit)}
+            told.append(say("{title}: limit {old} became {new}", title=each.title(), **limits))
+        if former.source != each.source:
+            old, new = former.source or MISSING, each.source or MISSING
+            told.append(say("{title}: source {old} became {new}", title=each.title(), old=old, new=new))
+        if former.owner != each.owner:
+            old, new = former.owner or MISSING, each.owner or MISSING
+            told.append(say("{title}: owner {old} became {new}", title=each.title(), old=old, new=new))
     for name, each in first.items():
         if name not in last:
             told.append(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qaf_core.errors import QafError
+from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.files import read_json, write_json
 
 FILE_NAME = "economics.json"
@@ -211,10 +211,22 @@ def load_assumptions(folder: Path) -> Assumptions | None:
     """The assumptions kept with a run; None where there are none.
 
     Raises:
-        QafError: If they are damaged.
+        WorkspaceError: If they are damaged or of a newer version.
     """
-    told = read_json(folder / FILE_NAME)
-    return None if told is None else read_assumptions(told)
+    path = folder / FILE_NAME
+    if not path.exists():
+        return None
+    told = read_json(path)
+    try:
+        if told["format"] != FORMAT:
+            raise ValueError(f"format {told['format']}")
+        return read_assumptions(told)
+    except (QafError, KeyError, TypeError, ValueError) as error:
+        raise WorkspaceError(
+            "the assumptions of a business case cannot be read",
+            got=f"{path} ({error})",
+            remedy="move the file away",
+        ) from error
 
 
 def compute_case(assumptions: Assumptions, costs: NetworkCosts) -> BusinessCase:
@@ -233,7 +245,7 @@ def compute_case(assumptions: Assumptions, costs: NetworkCosts) -> BusinessCase:
         monthly=monthly,
         monthly_total=total,
         one_off=one_off,
-        payback_months=0.0 if one_off <= 0 else one_off / total if total > 0 else None,
+        payback_months=_payback(one_off, total),
         months=tuple(map(int, months)),
         net=tuple(float(month * total - one_off) for month in months),
         net_low=tuple(map(float, low)),
@@ -242,11 +254,18 @@ def compute_case(assumptions: Assumptions, costs: NetworkCosts) -> BusinessCase:
         draws={
             "monthly": [float(value) for value in np.quantile(monthly_drawn, (0.05, 0.5, 0.95))],
             "net": [float(value) for value in np.quantile(paths[-1], (0.05, 0.5, 0.95))],
-            "paid_back": float((paths[-1] >= 0).mean()),
+            "paid_back": float(((paths[-1] >= 0) & ((monthly_drawn > 0) | (one_off_drawn < 0))).mean()),
             "count": DRAWS,
             "seed": SEED,
         },
     )
+
+
+def _payback(one_off: float, monthly: float) -> float | None:
+    """The month in which a sum has paid for itself; None where it never does, or nothing is saved at all."""
+    if one_off < 0 <= monthly:
+        return 0.0
+    return max(0.0, one_off) / monthly if monthly > 0 else None
 
 
 def _monthly(values: Values, costs: NetworkCosts) -> dict[str, Any]:

@@ -9,9 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from qaf_core.deploy.runtime.soak import StabilityCheck
 from qaf_core.errors import WorkspaceError
+from qaf_core.files import read_json
 from qaf_core.network.plan.cost import Cost
 from qaf_core.pipeline.results import Evaluation
+from qaf_core.records import from_plain
 from qaf_core.review.decision.criteria import PACKED, CriteriaSet, read_criteria
 from qaf_core.runs.evidence.predictions import PairedPredictions, read_predictions
 from qaf_core.runs.jobs.device_kit import RESULT_NAME
@@ -19,10 +22,54 @@ from qaf_core.runs.jobs.latency import FILE_NAME, read_latency
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import PACKED_NAME
-
-_CHUNK = 2**20
+from qaf_core.text.said import say
 
 Part = TypeVar("Part")
+
+DISTURBANCES = {
+    "noise": say("noise"),
+    "blur": say("blur"),
+    "brightness": say("brightness"),
+    "jpeg": say("JPEG compression"),
+    "shift": say("a small shift"),
+}
+
+
+# What is read of the checks kept beside a run.
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scores:
+    original: tuple[float, ...]
+    compressed: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Worst:
+    disturbance: str
+    severity: int
+    extra_drop: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Robustness:
+    n: int
+    disturbances: Mapping[str, _Scores]
+    worst: _Worst | None = None
+
+    def __post_init__(self) -> None:
+        names = {*self.disturbances, *([self.worst.disturbance] if self.worst else ())}
+        lengths = {len(side) for row in self.disturbances.values() for side in (row.original, row.compressed)}
+        if not names <= DISTURBANCES.keys() or len(lengths) != 1:
+            raise ValueError("unknown disturbances, or not as many severities of each")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stability:
+    checks: tuple[StabilityCheck, ...]
+
+
+CHECKS: Mapping[str, type[_Robustness | _Stability]] = {"robustness": _Robustness, "stability": _Stability}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +82,8 @@ class Evidence:
         timings: Measurements of speed as ``qaf latency`` and device kits give them.
         files: Size in bytes of each file that may be deployed, by name.
         criteria: All sets kept with the run, oldest first.
-        added: Results of checks kept beside the run, by name: ``robustness``, ``stability``.
+        added: Results of checks kept beside the run, by name: ``robustness``, ``stability``; what cannot be
+            read is left out, as if never made.
     """
 
     record: RunRecord
@@ -82,21 +130,27 @@ def collect_evidence(store: Store, run_id: str, answers: PairedPredictions | Non
     Raises:
         WorkspaceError: If there is no such run, it has no result, or something kept with it is damaged.
     """
-    from qaf_core.files import read_json
-
     record, folder = store.run(run_id), store.run_folder(run_id)
     for part in (record.baseline, record.compressed, record.baseline_cost, record.cost):
         _known(part, f"{run_id} ({record.status})")
     timings = [read_latency(folder, name) for name in (FILE_NAME, RESULT_NAME)]
-    added = {name: read_json(folder / f"{name}.json") for name in ("robustness", "stability")}
     return Evidence(
         record=record,
         predictions=answers or read_predictions(folder),
         timings=tuple(timing for timing in timings if timing is not None),
         files={name: path.stat().st_size for name, path in deployable_files(folder).items()},
         criteria=read_criteria(folder),
-        added={name: told for name, told in added.items() if isinstance(told, dict)},
+        added={name: told for name in CHECKS if (told := _read_check(folder, name)) is not None},
     )
+
+
+def _read_check(folder: Path, name: str) -> Mapping[str, Any] | None:
+    told = read_json(folder / f"{name}.json")
+    try:
+        from_plain(CHECKS[name], told)
+    except (TypeError, ValueError):
+        return None
+    return dict(told)
 
 
 def _known(part: Part | None, run: str) -> Part:
@@ -124,8 +178,5 @@ def sha256_of(path: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _sha256(path: Path, _size: int, _changed: int) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -144,7 +144,7 @@ def _timing(criterion: Criterion, evidence: Evidence) -> Mapping[str, Any] | Sai
     ]
     if not fitting:
         return say("not measured on this device.")
-    return max(fitting, key=lambda timing: timing["measured_at"])
+    return max(fitting, key=lambda timing: timing.get("measured_at", 0.0))
 
 
 def _file_of(criterion: Criterion) -> str:
@@ -175,7 +175,7 @@ def _memory(criterion: Criterion, evidence: Evidence) -> Measured | Said:
     timing = _timing(criterion, evidence)
     if isinstance(timing, Said):
         return timing
-    peak = timing["peak_memory_bytes"].get(_file_of(criterion))
+    peak = (timing.get("peak_memory_bytes") or {}).get(_file_of(criterion))
     return say("not measured on this device.") if peak is None else Exact(value=float(peak))
 
 

@@ -6,7 +6,7 @@ run's folder, beside what is found anew each time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -14,9 +14,9 @@ from typing import Literal
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.files import read_json, write_json
 from qaf_core.review.decision.changes import Changes
-from qaf_core.review.decision.criteria import value_text
+from qaf_core.review.decision.criteria import ON_IMAGES, value_text
 from qaf_core.review.decision.economics import BusinessCase
-from qaf_core.review.decision.evidence import Evidence
+from qaf_core.review.decision.evidence import DISTURBANCES, Evidence
 from qaf_core.review.decision.verdict import FAIL, OPEN, PASS, Verdict
 from qaf_core.text.said import Said, say
 
@@ -157,11 +157,12 @@ def _risks_of_verdict(verdict: Verdict) -> list[Risk]:
             step = say("Give the network a larger budget, or fine-tune it, and measure again.")
             found.append(Risk(key=f"failed-{place}", level="high", text=row.reason, next_step=step))
         elif row.status == OPEN:
-            step = (
-                say("Label about {more} more images and evaluate again.", more=f"{row.more:,}")
-                if row.more
-                else say("Measure it.")
-            )
+            if not row.more:
+                step = say("Measure it.")
+            elif row.criterion.kind in ON_IMAGES:
+                step = say("Label about {more} more images and evaluate again.", more=f"{row.more:,}")
+            else:
+                step = say("Measure it again, with about {more} more measurements.", more=f"{row.more:,}")
             found.append(Risk(key=f"open-{place}", level="medium", text=row.reason, next_step=step))
     if not verdict.rows:
         text = say("No criteria were set before the run.")
@@ -228,15 +229,6 @@ def _risks_of_images(evidence: Evidence) -> list[Risk]:
         level: Level = "medium" if worst["extra_drop"] > 0.05 else "low"
         found.append(Risk(key="unlike", level=level, text=text, next_step=step))
     return found
-
-
-DISTURBANCES = {
-    "noise": say("noise"),
-    "blur": say("blur"),
-    "brightness": say("brightness"),
-    "jpeg": say("JPEG compression"),
-    "shift": say("a small shift"),
-}
 
 
 def _risks_of_speed(evidence: Evidence) -> list[Risk]:
@@ -352,8 +344,3 @@ def three_sentences(
     else:
         asked = say("Not all criteria are shown yet: we ask for the images and measurements listed as open.")
     return gained, lost, asked
-
-
-def worst_level(risks: Sequence[Risk]) -> Level | None:
-    """The gravest level among risks; None without any."""
-    return risks[0].level if risks else None

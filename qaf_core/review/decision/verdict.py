@@ -33,7 +33,8 @@ class CriterionVerdict:
         status: ``pass``, ``fail`` or ``open``.
         value, low, high: The number and its interval in the criterion's unit; None if it was not measured.
         n: Images or rounds it rests on.
-        more: Images more that would settle an open verdict with 80 %; None if unknown or not of images.
+        more: Images (of a latency measurements) more that would settle an open verdict with 80 %; None if
+            unknown.
         reason: In words.
     """
 

@@ -7,10 +7,8 @@ from qaf_core.review.decision.risks import plan_stages
 from qaf_core.review.report.blocks import Chart, Section, Table
 from qaf_core.review.report.figures import break_even_figure, tornado_figure
 from qaf_core.review.report.review import JOULES_FROM, Review
-from qaf_core.review.units import percent_text
+from qaf_core.review.units import MISSING, percent_text
 from qaf_core.text.said import Translate
-
-MISSING = "–"
 
 
 def money(value: float, currency: str) -> str:

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from qaf_core.review.decision.changes import ChangedAnswer
-from qaf_core.review.decision.risks import DISTURBANCES
+from qaf_core.review.decision.evidence import DISTURBANCES
+from qaf_core.review.decision.other_tasks import TaskChanges
 from qaf_core.review.report.blocks import Block, Chart, Gallery, Section, Table
 from qaf_core.review.report.figures import confusion_figure, finish, reliability_figure, robustness_figure
 from qaf_core.review.report.review import Review
-from qaf_core.review.report.sections import MISSING, between, loss_text, points
+from qaf_core.review.report.sections import between, loss_text, points
 from qaf_core.review.speed import latency_figure, model_labels
-from qaf_core.review.units import duration_text, percent_text, size_text
+from qaf_core.review.units import MISSING, duration_text, percent_text, size_text
 from qaf_core.text.said import Translate
 
 MOST_CHANGED = 20
@@ -22,6 +23,8 @@ def changes_section(review: Review, _: Translate) -> Section:
     """What changed for whom."""
     changes = review.changes
     title = _("What changed for whom")
+    if review.task_changes is not None:
+        return Section(key="changes", title=title, blocks=[_task_table(review.task_changes, _)])
     if changes is None:
         told = _("The answers to each image are not kept with this run, or are no classes.")
         return Section(key="changes", title=title, paragraphs=[told])
@@ -60,6 +63,33 @@ def changes_section(review: Review, _: Translate) -> Section:
     return Section(key="changes", title=title, paragraphs=paragraphs, blocks=blocks)
 
 
+def _task_table(found: TaskChanges, _: Translate) -> Table:
+    """Masks or boxes, class by class."""
+    boxes = found.metric == "ap50"
+    rows = []
+    for row in found.per_class:
+        cells = [row.name, f"{row.n:,}", percent_text(row.before), percent_text(row.after)]
+        cells.append(points(row.before - row.after))
+        if boxes:
+            cells += [f"{row.missed_before} → {row.missed_after}", f"{row.false_before} → {row.false_after}"]
+        elif row.low is not None:
+            cells.append(between(points(row.low), points(row.high), _))
+        rows.append(cells)
+    worse = sum(more > 0 for _place, more in found.changed)
+    note = _("{worse} images have more errors than before, {better} fewer.")
+    return Table(
+        key="classes",
+        title=_("Class by class: {measure}").format(measure="AP (IoU 0.5)" if boxes else "IoU"),
+        header=[
+            _("Class"), _("Number of images"), _("Original"), _("Compressed"), _("Loss, points"),
+            *((_("Objects missed"), _("False boxes")) if boxes else (_("Interval"),)),
+        ],
+        rows=rows,
+        numeric=1,
+        note=note.format(worse=worse, better=len(found.changed) - worse),
+    )  # fmt: skip
+
+
 def _one_sided_table(review: Review, _: Translate) -> Table:
     changes = review.changes
     rows = []
@@ -80,7 +110,7 @@ def _one_sided_table(review: Review, _: Translate) -> Table:
     return Table(
         key="one-sided",
         title=_("Missed defects and false alarms (ok class: {name})").format(name=review.ok_class),
-        header=["", _("Images"), _("Original"), _("Compressed"), _("More, in points (95 %)")],
+        header=["", _("Number of images"), _("Original"), _("Compressed"), _("More, in points (95 %)")],
         rows=rows,
         numeric=1,
     )
@@ -100,7 +130,7 @@ def _class_table(review: Review, _: Translate) -> Table:
         title=_("Class by class"),
         header=[
             _("Class"),
-            _("Images"),
+            _("Number of images"),
             _("Original"),
             _("Compressed"),
             _("no longer right"),

@@ -70,11 +70,11 @@ def criteria_figure(rows: Sequence[CriterionVerdict], _: Translate) -> go.Figure
             )
         )
     figure.add_vline(x=100, line={"color": INK, "width": 2, "dash": "dash"})
-    finish(figure, 90 + 44 * max(1, len(shown)))
+    finish(figure, 108 + 44 * max(1, len(shown)))
     top = max([130.0, *(1.05 * _number(_used(row, row.high or 0.0)) for row in shown)])
     least = min([0.0, *(1.05 * _number(_used(row, row.low or 0.0)) for row in shown)])
     figure.update_xaxes(
-        title_text=_("Share of the limit that is used (%); left of the dashed line is passed"),
+        title_text=_("Share of the limit that is used (%)<br>left of the dashed line: passed"),
         range=[max(least, -100.0), min(top, 400.0)],
     )
     figure.update_yaxes(automargin=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 from qaf_core.errors import QafError
@@ -20,6 +21,7 @@ from qaf_core.review.decision.economics import (
 )
 from qaf_core.review.decision.evidence import Evidence, collect_evidence, deployable_files, sha256_of
 from qaf_core.review.decision.numbers import CLASSIFICATION
+from qaf_core.review.decision.other_tasks import TaskChanges, compare_task
 from qaf_core.review.decision.risks import ReviewNotes, Risk, list_risks, read_notes
 from qaf_core.review.decision.verdict import Recommendation, Verdict, recommend
 from qaf_core.runs.evidence.predictions import PairedPredictions
@@ -40,6 +42,7 @@ class Review:
         recommendation: With the verdict on each run.
         chosen: The run that the report is about: the recommended one, else the first.
         changes: Of the chosen run; None where its answers are no classes or not kept.
+        task_changes: The same of masks and boxes.
         assumptions, case: The business case; None where nothing was assumed.
         risks, notes: Of the chosen run.
         sha256: Of weights, data and files, by what they are of.
@@ -56,6 +59,7 @@ class Review:
     case: BusinessCase | None
     risks: tuple[Risk, ...]
     notes: ReviewNotes
+    task_changes: TaskChanges | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
     pictures: Mapping[int, str] = field(default_factory=dict)
 
@@ -107,11 +111,12 @@ def gather_review(
     recommendation = recommend(criteria, runs)
     chosen = next((run for run in runs if run.run_id == recommendation.run_id), runs[0])
     folder = store.run_folder(chosen.run_id)
-    changes = None
-    if chosen.predictions is not None and chosen.predictions.task == CLASSIFICATION:
+    changes, task_changes, paired = None, None, chosen.predictions
+    if paired is not None and paired.task == CLASSIFICATION:
         ok_class = find_ok_class(criteria)
-        known = ok_class if ok_class in chosen.predictions.classes else None
-        changes = compare_answers(chosen.predictions, known)
+        changes = compare_answers(paired, ok_class if ok_class in paired.classes else None)
+    elif paired is not None:
+        task_changes = compare_task(paired)
     assumptions, notes = load_assumptions(folder), read_notes(folder)
     verdict = recommendation.verdicts[chosen.run_id]
     return Review(
@@ -125,6 +130,7 @@ def gather_review(
         case=None if assumptions is None else compute_case(assumptions, network_costs(chosen)),
         risks=list_risks(chosen, verdict, changes, notes),
         notes=notes,
+        task_changes=task_changes,
         sha256=_digests(store, runs),
         pictures=changed_pictures(store, chosen.run_id, changes, pictures),
     )
@@ -148,15 +154,14 @@ def check_comparable(runs: Sequence[Evidence]) -> None:
     Raises:
         QafError: If they are of several models, or were measured on different images.
     """
-    first = runs[0]
-    for run in runs[1:]:
+    for first, run in combinations(runs, 2):
         if run.record.model != first.record.model:
             raise QafError(
                 "runs of several models cannot stand side by side",
                 got=f"{first.record.model} and {run.record.model}",
                 remedy="make a report of each",
             )
-        if _data_of(run) != _data_of(first):
+        if not _same_images(run, first):
             raise QafError(
                 "these runs were measured on different images",
                 got=f"{first.name} and {run.name}",
@@ -165,10 +170,15 @@ def check_comparable(runs: Sequence[Evidence]) -> None:
             )
 
 
-def _data_of(run: Evidence) -> tuple[Any, ...]:
-    if run.predictions is not None:
-        return (run.predictions.data_sha256,)
-    return (run.record.request.data, run.record.request.images, run.after.n, run.after.metric)
+def _same_images(one: Evidence, other: Evidence) -> bool:
+    """Whether two runs were measured on the same images: by their content where both kept the answers."""
+    if one.predictions is not None and other.predictions is not None:
+        return one.predictions.data_sha256 == other.predictions.data_sha256
+    asked = [
+        (run.record.request.data, run.record.request.images, run.after.n, run.after.metric)
+        for run in (one, other)
+    ]
+    return asked[0] == asked[1]
 
 
 def network_costs(run: Evidence) -> NetworkCosts:

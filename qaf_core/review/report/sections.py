@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.review.decision.criteria import tell_changes
 from qaf_core.review.decision.evidence import Evidence
 from qaf_core.review.decision.verdict import CriterionVerdict
@@ -12,10 +14,10 @@ from qaf_core.review.metrics import metric_label
 from qaf_core.review.report.blocks import Chart, Section, Table
 from qaf_core.review.report.figures import criteria_figure
 from qaf_core.review.report.review import Review
-from qaf_core.review.units import percent_text, size_text, with_prefix
+from qaf_core.review.units import MISSING, percent_text, size_text, with_prefix
 from qaf_core.text.said import Translate
 
-MISSING = "–"
+_ORIGINAL, _COMPRESSED = ModelFile.ORIGINAL, ModelFile.FAST
 
 
 def status_labels(_: Translate) -> dict[str, str]:
@@ -109,6 +111,8 @@ def _criteria_history(review: Review, _: Translate) -> list[str]:
             told.append(text.format(date=when))
             continue
         what = "; ".join(change.text(_) for change in tell_changes(review.criteria_sets[place - 1], row))
+        if not what:  # only their order
+            continue
         text = (
             _("Changed on {date}, after the result was known: {what}.")
             if late
@@ -126,51 +130,36 @@ def date_text(seconds: float | None) -> str:
 def side_by_side(review: Review, _: Translate) -> Table:
     """The original and all runs in columns."""
     before, cost = review.runs[0].before, review.runs[0].costs[0]
-    metric = metric_label(before.metric, _)
     labels = status_labels(_)
-
-    def row(title: str, original: str, cells: list[str]) -> list[str]:
-        return [title, original, *cells]
-
     records = [run.record for run in review.runs]
+    told = [run.after.agreement for run in review.runs]
+    agreements = [MISSING if share is None else percent_text(share) for share in told]
+    verdicts = [labels[review.recommendation.verdicts[run.run_id].status] for run in review.runs]
     rows = [
-        row(
-            _("Verdict"),
-            "",
-            [labels[review.recommendation.verdicts[run.run_id].status] for run in review.runs],
-        ),
-        row(_("Method"), "", [record.method for record in records]),
-        row(
-            metric,
+        [_("Verdict"), "", *verdicts],
+        [_("Method"), "", *(record.method for record in records)],
+        [
+            metric_label(before.metric, _),
             percent_text(before.value),
-            [percent_text(run.after.value) for run in review.runs],
-        ),
-        row(
-            _("Loss (95 %), points"), "", [loss_text(record.drop, record.drop_ci95, _) for record in records]
-        ),
-        row(
-            _("Same answer as the original"),
+            *(percent_text(run.after.value) for run in review.runs),
+        ],
+        [
+            _("Loss (95 %), points"),
             "",
-            [
-                MISSING if run.after.agreement is None else percent_text(run.after.agreement)
-                for run in review.runs
-            ],
-        ),
-        row(
+            *(loss_text(record.drop, record.drop_ci95, _) for record in records),
+        ],
+        [_("Same answer as the original"), "", *agreements],
+        [
             _("File to deploy"),
             size_text(cost.size_bytes),
-            [size_text(run.size_bytes) for run in review.runs],
-        ),
-        row(
+            *(size_text(run.size_bytes) for run in review.runs),
+        ],
+        [
             _("Bit operations an image"),
             with_prefix(cost.bops, "BOPs"),
-            [with_prefix(run.costs[1].bops, "BOPs") for run in review.runs],
-        ),
-        row(
-            _("Time of one inference"),
-            _time_of(review.runs[0], "original_fp32"),
-            [_time_of(run, "factorized_int8") for run in review.runs],
-        ),
+            *(with_prefix(run.costs[1].bops, "BOPs") for run in review.runs),
+        ],
+        _times_row(review.runs, _),
     ]
     return Table(
         key="runs",
@@ -193,11 +182,27 @@ def loss_text(drop: float | None, interval: tuple[float, float] | None, _: Trans
     return f"{points(drop)} ({between(points(interval[0]), points(interval[1]), _)})"
 
 
-def _time_of(run: Evidence, model: str) -> str:
-    for timing in run.timings:
-        if model in timing["latencies"]:
-            return f"{timing['latencies'][model]['median_ms']:.2f} ms"
-    return MISSING
+def _times_row(runs: Sequence[Evidence], _: Translate) -> list[str]:
+    """Times of the one machine on which most runs were timed: those of others say nothing beside them."""
+    timed = [{_machine(row): row["latencies"] for row in run.timings} for run in runs]
+    found = [machine for row in timed for machine, times in row.items() if _COMPRESSED in times]
+    if not found:
+        return [_("Time of one inference"), MISSING, *(MISSING for _run in runs)]
+    machine = max(found, key=found.count)
+
+    def time_of(row: Mapping[Any, Any], model: str) -> str:
+        if model in row.get(machine, {}):
+            return f"{row[machine][model]['median_ms']:.2f} ms"
+        return _("on another machine") if any(model in times for times in row.values()) else MISSING
+
+    original = next((row for row in timed if _ORIGINAL in row.get(machine, {})), {})
+    where = _("Time of one inference: {processor}, {threads} threads, {batch} at once")
+    title = where.format(processor=machine[0], threads=machine[1], batch=machine[2])
+    return [title, time_of(original, _ORIGINAL), *(time_of(row, _COMPRESSED) for row in timed)]
+
+
+def _machine(timing: Mapping[str, Any]) -> tuple[str, int, int]:
+    return timing["machine"]["processor"], timing["threads"], timing["batch"]
 
 
 def first_chart(review: Review, _: Translate) -> Chart | None:
@@ -238,8 +243,8 @@ def three_numbers(review: Review, _: Translate) -> list[dict[str, str]]:
     ]
     for timing in run.timings:
         rows = timing["latencies"]
-        if "original_fp32" in rows and "factorized_int8" in rows:
-            first, last = rows["original_fp32"]["median_ms"], rows["factorized_int8"]["median_ms"]
+        if _ORIGINAL in rows and _COMPRESSED in rows:
+            first, last = rows[_ORIGINAL]["median_ms"], rows[_COMPRESSED]["median_ms"]
             numbers.append(
                 {
                     "title": _("Time of one inference"),

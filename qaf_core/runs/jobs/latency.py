@@ -316,6 +316,7 @@ class _Layer:
 @dataclass(frozen=True, kw_only=True)
 class _Energy:
     joules: Mapping[str, float] | None = None
+    images: int = 1
     reason: str | None = None
     modelled: Mapping[str, float | str | None] | None = None
 
@@ -345,3 +346,4 @@ class _Measurement:
     failed: Mapping[str, str] | None = None
     same_answers: Mapping[str, float] | None = None
     compared_images: int | None = None
+    measured_at: float = 0.0

@@ -22,7 +22,7 @@ UNITS: Mapping[str, Mapping[str, float]] = {
 SHARED = "x"  # of what the original takes
 RELATIVE = ("size", "bops", "latency")
 EXPECTED = "size=0.2x, size=60kB, bops=0.02x, drop=1pp or latency=0.5x"
-_FORM = re.compile(r"^(?P<kind>[a-z]+)=(?P<number>\d+(?:\.\d+)?(?:e-?\d+)?)\s*(?P<unit>[a-zA-Z%]*)$")
+_FORM = re.compile(r"^(?P<kind>[a-z]+)=(?P<number>\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(?P<unit>[a-zA-Z%]*)$")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qaf_core.network.plan.types import Plan
+from qaf_core.pipeline.intervals import Z95
 from qaf_core.search.sensitivity.settings import TOGETHER, Sensitivity, harm_together, plan_harms
+from qaf_core.text.said import Said, say
 
 Floats = NDArray[np.float64]
 
-Z95 = 1.96
 SMALLEST = 1e-9
 NOISES = np.geomspace(1e-3, 60.0, 48)  # of scores, in units of the temperature
 DRAWS = 6
@@ -190,13 +191,17 @@ class Prediction:
     divergence: float
     worst: tuple[tuple[str, float], ...]
     unknown: tuple[str, ...]
-    learnt_from: str
+    learnt_from: tuple[Said, ...]
     warning: str | None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
         worst = [{"name": name, "share": share} for name, share in self.worst]
-        return {**self.__dict__, "ci95": list(self.ci95), "worst": worst, "unknown": list(self.unknown)}
+        told = ", ".join(part.text() for part in self.learnt_from)
+        return {
+            **self.__dict__, "ci95": list(self.ci95), "worst": worst, "unknown": list(self.unknown),
+            "learnt_from": told,
+        }  # fmt: skip
 
 
 class Predictor:
@@ -246,8 +251,6 @@ class Predictor:
         if drop > COLLAPSE * base:
             blamed = ", ".join(f"{name} ({100 * share:.0f} %)" for name, share in worst)
             warning = f"The network is expected to collapse under this plan; most harm is done by {blamed}."
-        runs = sum(1 for seen in self.observations if seen.images)
-        trials = len(self.observations) - runs
         return Prediction(
             metric=str(self.baseline["metric"]),
             value=value,
@@ -256,11 +259,20 @@ class Predictor:
             divergence=divergence,
             worst=worst,
             unknown=tuple(name for name, harm in harms.items() if harm is None),
-            learnt_from=f"{self.sensitivity.images} calibration images"
-            + (f", {runs} run{'s' * (runs > 1)} of this model" if runs else ", no run yet")
-            + (f", {trials} plan{'s' * (trials > 1)} tried on those images" if trials else ""),
+            learnt_from=self._learnt_from(),
             warning=warning,
         )
+
+    def _learnt_from(self) -> tuple[Said, ...]:
+        runs = sum(1 for seen in self.observations if seen.images)
+        trials = len(self.observations) - runs
+        told = [say("{images} calibration images", images=self.sensitivity.images)]
+        several = say("{count} runs of this model", count=runs) if runs else say("no run yet")
+        told.append(say("1 run of this model") if runs == 1 else several)
+        if trials:
+            several = say("{count} plans tried on those images", count=trials)
+            told.append(say("1 plan tried on those images") if trials == 1 else several)
+        return tuple(told)
 
     def drop_at(self, harm: float) -> float:
         """The drop of the metric expected where harms (floor included) come to so much."""

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from qaf_core.errors import QafError
+from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.review.decision.economics import (
     ASSUMPTIONS,
     DAYS_A_MONTH,
+    FILE_NAME,
     PRESETS,
     NetworkCosts,
     compute_case,
@@ -77,6 +78,28 @@ def test_without_a_saving_nothing_is_paid_back() -> None:
     )
     assert (case.monthly_total, case.one_off, case.payback_months) == (0, 45, None)
     assert case.draws["paid_back"] == 0
+
+
+@pytest.mark.parametrize(
+    ("spans", "months", "paid_back"),
+    [
+        ({}, None, 0.0),
+        ({"devices": span(1), "images_a_day": span(100), "share_moved": span(1),
+          "price_an_inference": span(1)}, 0.0, 1.0),
+    ],
+)  # fmt: skip
+def test_paying_back_needs_something_saved(spans: Any, months: float | None, paid_back: float) -> None:
+    case = compute_case(read_assumptions({"spans": spans}), COSTS)
+    assert (case.payback_months, case.draws["paid_back"]) == (months, paid_back)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"format": 9, "spans": {}}', '{"format": 1, "spans": 3}']
+)
+def test_damaged_assumptions_are_said(tmp_path: Path, content: str) -> None:
+    (tmp_path / FILE_NAME).write_text(content)
+    with pytest.raises(WorkspaceError, match="assumptions of a business case cannot be read"):
+        load_assumptions(tmp_path)
 
 
 @pytest.mark.parametrize("value", [-1, 1e300, float("nan"), "12", None, True])

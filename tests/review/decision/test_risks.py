@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,23 @@ def test_what_a_run_leaves_open_is_listed() -> None:
     )
     assert "about" in found["open-0"].next_step.text()
     assert found["warning-0"].text.text() == "Only 9 calibration images."
+
+
+def test_images_are_asked_for_only_where_they_would_tell() -> None:
+    row = {"median_ms": 5.0, "p5_ms": 3.0, "p95_ms": 8.0, "n": 30}
+    timing = {
+        "source": "this machine", "machine": {"processor": "Atom"}, "measured_at": 1.0,
+        "latencies": {"factorized_int8": row},
+    }  # fmt: skip
+    found = risks_of(evidence(timings=(timing,)), Criterion(kind="latency", limit=5.2))["open-0"]
+    assert re.fullmatch(r"Measure it again, with about [\d,]+ more measurements\.", found.next_step.text())
+
+
+def test_measurements_that_lack_something_are_not_measured() -> None:
+    machine = {"processor": "Atom"}
+    timing = {"source": "this machine", "machine": machine, "latencies": {}, "peak_memory_bytes": None}
+    found = risks_of(evidence(timings=(timing, timing)), Criterion(kind="memory", limit=1e6))
+    assert found["open-0"].next_step.text() == "Measure it."
 
 
 def test_failures_and_classes_come_first() -> None:

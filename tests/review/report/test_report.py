@@ -6,8 +6,11 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from helpers import paired_answers
 from sklearn.metrics import confusion_matrix
@@ -15,10 +18,13 @@ from sklearn.metrics import confusion_matrix
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.review.decision.criteria import Criterion, keep_criteria
 from qaf_core.review.decision.economics import PRESETS, keep_assumptions
+from qaf_core.review.decision.other_tasks import ClassMeasure, TaskChanges
 from qaf_core.review.decision.risks import ReviewNotes, keep_notes
 from qaf_core.review.report import report
+from qaf_core.review.report.evidence_sections import changes_section
 from qaf_core.review.report.report import answers_csv, render_html, to_json, write_report
 from qaf_core.review.report.review import gather_review
+from qaf_core.review.report.sections import side_by_side
 from qaf_core.runs.evidence.predictions import PairedPredictions, keep_predictions, read_predictions
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
@@ -135,6 +141,88 @@ def test_what_cannot_be_compared_is_refused(store: Store) -> None:
     queued = store.create_run(RunRequest(model="inspection/resnet20"))
     with pytest.raises(WorkspaceError, match="no result to decide about"):
         gather_review(store, [queued])
+
+
+def test_times_of_several_machines_never_stand_in_one_row(store: Store) -> None:
+    def timed(processor: str, source: str, compressed: float) -> dict[str, Any]:
+        row = {"median_ms": compressed, "p5_ms": 1.0, "p95_ms": 9.0, "n": 30}
+        return {
+            "schema_version": 1, "source": source, "threads": 2, "batch": 1, "verdict": "",
+            "machine": {"processor": processor}, "latencies": {
+                "original_fp32": {**row, "median_ms": 7.0}, "factorized_int8": row
+            },
+        }  # fmt: skip
+
+    here = timed("Xeon", "this machine", 3.0)
+    runs = [add_run(store, name, 3) for name in "abc"]
+    found = gather_review(store, runs)
+    timings = ((here, timed("Atom", "device", 40.0)), (timed("Atom", "device", 50.0),), ())
+    told = tuple(replace(run, timings=kept) for run, kept in zip(found.runs, timings, strict=True))
+    row = side_by_side(replace(found, runs=told), str).rows[-1]
+    assert row == [
+        "Time of one inference: Atom, 2 threads, 1 at once",
+        "7.00 ms",
+        "40.00 ms",
+        "50.00 ms",
+        "–",
+    ]
+    told = (told[0], replace(told[1], timings=(timed("Cortex", "device", 50.0),)), told[2])
+    row = side_by_side(replace(found, runs=told), str).rows[-1]
+    assert row[0].startswith("Time of one inference: Xeon")
+    assert row[1:] == ["7.00 ms", "3.00 ms", "on another machine", "–"]
+
+
+def test_what_changed_of_masks_and_boxes_is_told_by_class(store: Store) -> None:
+    run_id = add_run(store, "a", 3)
+    masks = np.zeros((4, 8, 8), np.uint8)
+    masks[:, :4] = 1
+    worse = masks.copy()
+    worse[2, :2] = 0
+    sides = {"original": {"masks": masks}, "compressed": {"masks": worse}, "targets": {"masks": masks}}
+    review = gather_review(store, [run_id])
+    told = PairedPredictions(
+        task="segmentation", classes=("ground", "pit"), images="x", data_sha256="0" * 64, **sides
+    )
+    keep_predictions(store.run_folder(run_id), told)
+    review = gather_review(store, [run_id])
+    (table,) = changes_section(review, str).blocks
+    assert table.title == "Class by class: IoU"  # type: ignore[union-attr]
+    assert table.rows[1][:4] == ["pit", "4", "100.0 %", "87.5 %"]  # type: ignore[union-attr]
+    boxes = replace(
+        review, task_changes=TaskChanges(
+            metric="ap50", changed=((0, 1.0), (1, -1.0)), per_class=(
+                ClassMeasure(name="pit", n=3, before=0.9, after=0.8, missed_before=1, missed_after=2,
+                             false_before=0, false_after=4),
+            ),
+        ),
+    )  # fmt: skip
+    (table,) = changes_section(boxes, str).blocks
+    assert table.rows == [["pit", "3", "90.0 %", "80.0 %", "+10.00", "1 → 2", "0 → 4"]]  # type: ignore[union-attr]
+    assert table.note == "1 images have more errors than before, 1 fewer."
+
+
+def test_a_run_that_kept_no_answers_is_compared_by_what_was_asked(store: Store) -> None:
+    first, other = add_run(store, "a", 3), add_run(store, "b", 3)
+    (store.run_folder(other) / "predictions.npz").unlink()
+    assert [run.run_id for run in gather_review(store, [first, other]).runs] == [first, other]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [],
+        {"checks": [{}], "worst": {"disturbance": "fog", "severity": 1, "extra_drop": 0.1}},
+        {"n": 5, "disturbances": {"fog": {"original": [1.0], "compressed": [1.0]}}},
+        {"n": 5, "disturbances": {"blur": {"original": [1.0], "compressed": []}}, "checks": [{"check": "x"}]},
+    ],
+)
+def test_damaged_checks_are_as_if_never_made(store: Store, told: Any) -> None:
+    run_id = add_run(store, "a", 3)
+    for name in ("robustness", "stability"):
+        (store.run_folder(run_id) / f"{name}.json").write_text(json.dumps(told))
+    review = gather_review(store, [run_id])
+    assert review.chosen.added == {}
+    assert "Robustness was not measured" in render_html(review)
 
 
 def test_a_run_without_criteria_and_answers_still_gives_a_report(store: Store) -> None:

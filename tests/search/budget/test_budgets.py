@@ -23,6 +23,8 @@ CONV = LayerInfo(
         ("size=60kB", 1.0, 60e3),
         ("bops=0.02x", 1e9, 2e7),
         ("drop=1pp", 9.0, 0.01),
+        ("size=1e+3B", 1.0, 1000.0),  # as Explore writes large numbers
+        ("bops=2e-2x", 100.0, 2.0),
     ],
 )
 def test_a_budget_is_read(text: str, original: float, limit: float) -> None:

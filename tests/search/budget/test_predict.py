@@ -88,7 +88,7 @@ def test_runs_move_the_prediction_and_narrow_its_interval() -> None:
     assert after.divergence == pytest.approx(harm / 3, rel=0.15)
     assert after.value > before.value
     assert after.ci95[1] - after.ci95[0] < before.ci95[1] - before.ci95[0]
-    assert "6 plans tried" in after.learnt_from
+    assert "6 plans tried" in after.to_dict()["learnt_from"]
 
 
 def test_changed_answers_and_drops_of_runs_teach_too() -> None:

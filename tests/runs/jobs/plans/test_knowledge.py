@@ -88,7 +88,7 @@ def test_runs_teach_and_those_of_other_images_do_not(store: Store, known: Knowle
         finish(store, 0.998)
     after = known.predictor(store, REQUEST).predict(plan())
     assert after.value > before.value
-    assert "3 runs of this model" in after.learnt_from
+    assert "3 runs of this model" in after.to_dict()["learnt_from"]
 
 
 def test_what_is_known_is_read_back_without_torch(workspace: Path, known: Knowledge) -> None:
