@@ -21,7 +21,7 @@ from qaf_core.review.decision.economics import (
 )
 from qaf_core.review.decision.evidence import Evidence, collect_evidence, deployable_files, sha256_of
 from qaf_core.review.decision.numbers import CLASSIFICATION
-from qaf_core.review.decision.other_tasks import TaskChanges, compare_task
+from qaf_core.review.decision.other_tasks import DETECTION, SEGMENTATION, TaskChanges, compare_task
 from qaf_core.review.decision.risks import ReviewNotes, Risk, list_risks, read_notes
 from qaf_core.review.decision.verdict import Recommendation, Verdict, recommend
 from qaf_core.runs.evidence.predictions import PairedPredictions
@@ -115,7 +115,7 @@ def gather_review(
     if paired is not None and paired.task == CLASSIFICATION:
         ok_class = find_ok_class(criteria)
         changes = compare_answers(paired, ok_class if ok_class in paired.classes else None)
-    elif paired is not None:
+    elif paired is not None and paired.task in (SEGMENTATION, DETECTION):
         task_changes = compare_task(paired)
     assumptions, notes = load_assumptions(folder), read_notes(folder)
     verdict = recommendation.verdicts[chosen.run_id]

@@ -188,6 +188,8 @@ def test_what_changed_of_masks_and_boxes_is_told_by_class(store: Store) -> None:
     (table,) = changes_section(review, str).blocks
     assert table.title == "Class by class: IoU"  # type: ignore[union-attr]
     assert table.rows[1][:4] == ["pit", "4", "100.0 %", "87.5 %"]  # type: ignore[union-attr]
+    keep_predictions(store.run_folder(run_id), replace(told, task="of the user's own"))
+    assert gather_review(store, [run_id]).task_changes is None
     boxes = replace(
         review, task_changes=TaskChanges(
             metric="ap50", changed=((0, 1.0), (1, -1.0)), per_class=(
