@@ -6,6 +6,7 @@ import ast
 import re
 import tomllib
 from collections.abc import Iterator
+from itertools import chain, combinations
 from pathlib import Path
 from string import Formatter
 
@@ -13,10 +14,10 @@ import pytest
 
 import qaf_core
 from qaf_core.deploy.runtime.model_files import ModelFile
-from qaf_core.errors import QafError
+from qaf_core.errors import PIECES, QafError, frame
 from qaf_core.network.plan.energy_model import MODELLED
 from qaf_core.review.decision import criteria, economics
-from qaf_core.text import read_catalogue, translator
+from qaf_core.text.catalogue import read_catalogue, translator
 from qaf_core.text.said import say
 
 CORE = Path(qaf_core.__file__).parent
@@ -48,6 +49,8 @@ def marked_texts() -> Iterator[str]:
     yield from (preset.label for preset in economics.PRESETS.values())
     yield from (file.label for file in ModelFile)
     yield MODELLED
+    for parts in chain.from_iterable(combinations(list(PIECES)[1:], count) for count in range(4)):
+        yield frame(("what", *parts))
     template = (REVIEW / "report" / "report.html.j2").read_text(encoding="utf-8")
     yield from re.findall(r'_\("([^"]+)"\)', template)
 

@@ -185,7 +185,7 @@ def _start(choice: Choice, draft: Draft, name: str) -> None:
     try:
         run_id = ui.open_store().create_run(_request(choice, draft, name))
     except QafError as error:
-        ui.say_error(str(error))
+        ui.say_error(error)
         return
     ui.go_to("run", run=run_id)
 

@@ -31,7 +31,7 @@ from qaf_core.review.report.review import Review
 from qaf_core.runs.evidence.exchange import pack_evidence
 from qaf_core.runs.evidence.gallery import PICTURES_NAME
 from qaf_core.runs.store.store import Store
-from qaf_core.text import translator
+from qaf_core.text.catalogue import translator
 from qaf_core.text.said import Translate
 
 FORMATS = (".html", ".pdf", ".json", ".csv")

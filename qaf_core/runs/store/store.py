@@ -12,7 +12,9 @@ from qaf_core.errors import WorkspaceError
 from qaf_core.pipeline.events import RunEvent, RunStatus
 from qaf_core.runs.store.queue import (
     COLUMNS,
+    FIELDS,
     IS_RUN,
+    RUN,
     DamagedEntry,
     Queue,
     insert_job,
@@ -23,6 +25,7 @@ from qaf_core.runs.store.record import JobRecord, RunRecord, StoredEvent
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.shapes import check_run
 from qaf_core.runs.store.workspace import PACKED_NAME
+from qaf_core.text.said import say
 
 
 class Store(Queue):
@@ -218,8 +221,8 @@ class Store(Queue):
 def _read_run(row: tuple[Any, ...], layers: list[str]) -> RunRecord:
     damage = _find_damage(row, tuple(layers))
     if damage is None:
-        return RunRecord(**job_fields(row, "run", layers))
-    kept = dict(zip(COLUMNS.split(", "), row, strict=True))
+        return RunRecord(**job_fields(row, RUN, layers))
+    kept = dict(zip(FIELDS, row, strict=True))
     created_at = kept["created_at"] if isinstance(kept["created_at"], int | float) else 0.0
     return RunRecord(
         id=str(kept["id"]),
@@ -228,17 +231,18 @@ def _read_run(row: tuple[Any, ...], layers: list[str]) -> RunRecord:
         created_at=created_at,
         finished_at=created_at,
         request=RunRequest(model=str(object_in(kept["request"]).get("model", "?"))),
-        error=damage,
+        error=str(damage),
+        fault=damage.to_plain(),
         damaged=True,
     )
 
 
 @functools.lru_cache(maxsize=2000)  # runs are read at every look at a page, and hardly ever change
-def _find_damage(row: tuple[Any, ...], layers: tuple[str, ...]) -> str | None:
+def _find_damage(row: tuple[Any, ...], layers: tuple[str, ...]) -> DamagedEntry | None:
     try:
-        check_run(RunRecord(**job_fields(row, "run", layers)))
+        check_run(RunRecord(**job_fields(row, RUN, layers)))
     except DamagedEntry as problem:
-        return str(problem)
+        return problem
     except (ValueError, TypeError) as problem:
-        return str(DamagedEntry("a run in the store is damaged", got=f"{row[0]} ({problem})"))
+        return DamagedEntry(say("a {what} in the store is damaged", what=RUN), got=f"{row[0]} ({problem})")
     return None
