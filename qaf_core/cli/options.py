@@ -16,6 +16,7 @@ from qaf_core.errors import PlanError
 from qaf_core.factorization.options import METHODS, Method
 from qaf_core.network.plan.rules import KERNEL_STRUCTURES, MEASURED, USUAL
 from qaf_core.quantization.grid import BITS_ACCEPTED
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from qaf_core.data.models.source import ModelSource
@@ -174,7 +175,9 @@ def make_plan(
         ratio = 1.0
     if ratio is None or bits is None:
         needed = "--bits B" if method == Method.DENSE else "--ratio R --bits B"
-        raise PlanError("nothing says how to compress", expected=f"--plan FILE, or {needed}")
+        raise PlanError(
+            "nothing says how to compress", expected=say("--plan FILE, or {needed}", needed=needed)
+        )
     return plan_for_ratio(
         inventory,
         model=model,

@@ -12,6 +12,7 @@ from qaf_core.errors import SolverError
 from qaf_core.factorization.algebra import ALGEBRAS, Algebra
 from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.quantization.grid import FLOAT, Grid
+from qaf_core.text.said import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +82,9 @@ def exact_factors(weight: Tensor, structure: str) -> Factors:
     linear = ", or a linear layer's" if form.can_write((1, 1)) else ""
     if not values.is_floating_point() or not values.numel() or not form.can_write(values.shape):
         raise SolverError(
-            f"structure {structure} does not take such a weight",
+            say("structure {structure} does not take such a weight", structure=structure),
             got=f"{tuple(values.shape)} of {values.dtype}",
-            expected=f"a convolution's, not empty{linear}",
+            expected=say("a convolution's, not empty{linear}", linear=linear),
         )
     factors = ALGEBRAS[structure](values.shape).exact(values)
     return Factors(

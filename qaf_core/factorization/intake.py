@@ -14,6 +14,7 @@ from qaf_core.factorization.options import LARGEST_SEED, METHODS
 from qaf_core.factorization.rounding import damped
 from qaf_core.factorization.structures import STRUCTURES, Rank
 from qaf_core.quantization.spec import whole_number
+from qaf_core.text.said import say
 
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _NEEDS = "a plain tensor of real floating-point numbers"
@@ -51,7 +52,7 @@ def as_target(weight: Tensor, structure: str, method: str) -> Tensor:
         raise SolverError("unknown structure", got=structure, expected=", ".join(STRUCTURES))
     if not STRUCTURES[structure].can_write(weight.shape):
         raise SolverError(
-            f"structure {structure} takes convolution weights",
+            say("structure {structure} takes convolution weights", structure=structure),
             got=tuple(weight.shape),
             remedy="use structure svd",
         )
@@ -64,7 +65,7 @@ def check_published(structure: str, method: str, weight_shape: Sequence[int]) ->
     if method == "paper" and not STRUCTURES[structure].published(weight_shape):
         raise SolverError(
             "the published method solves CP only",
-            got=f"{structure} of a k×k kernel",
+            got=say("{structure} of a k×k kernel", structure=structure),
             remedy="use structure cp or method joint",
         )
 
@@ -81,19 +82,23 @@ def checked_rank(rank: object, structure: str, weight_shape: Sequence[int]) -> R
     if isinstance(largest, tuple):
         if not isinstance(rank, tuple | list) or len(rank) != 2:
             raise SolverError(
-                f"structure {structure} takes a pair of ranks", got=rank, expected="(R_out, R_in)"
+                say("structure {structure} takes a pair of ranks", structure=structure),
+                got=rank,
+                expected="(R_out, R_in)",
             )
         pair = [whole_number(value) for value in rank]
         if any(value is None or not 1 <= value <= limit for value, limit in zip(pair, largest, strict=True)):
             raise SolverError(
-                "rank out of range", got=tuple(rank), expected=f"whole numbers from 1 to {largest}"
+                "rank out of range",
+                got=tuple(rank),
+                expected=say("whole numbers from 1 to {largest}", largest=largest),
             )
         return int(rank[0]), int(rank[1])
     found = whole_number(rank)
     if found is None or found < 1:
         raise SolverError("rank out of range", got=rank, expected="a whole number, at least 1")
     if found > largest:
-        raise SolverError("rank larger than useful", got=found, expected=f"at most {largest}")
+        raise SolverError("rank larger than useful", got=found, expected=say("at most {most}", most=largest))
     return found
 
 
@@ -125,7 +130,9 @@ def checked_covariance(covariance: object, weight: Tensor, target: Tensor) -> Te
         raise SolverError(
             "input covariance has the wrong shape",
             got=tuple(moment.shape),
-            expected=f"({inputs}, {inputs}) or ({channels}, {channels})",
+            expected=say(
+                "({inputs}, {inputs}) or ({channels}, {channels})", inputs=inputs, channels=channels
+            ),
         )
     if not bool(torch.isfinite(moment).all()):
         raise SolverError(
@@ -146,7 +153,7 @@ def _plain(value: object, what: str) -> Tensor:
     if not isinstance(value, Tensor):
         given = "numpy.ndarray" if type(value).__module__ == "numpy" else type(value).__name__
         remedy = "give torch.from_numpy of it" if given == "numpy.ndarray" else None
-        raise SolverError(f"{what} is not a floating-point tensor", got=given, remedy=remedy)
+        raise SolverError(say("{what} is not a floating-point tensor", what=what), got=given, remedy=remedy)
     if is_lazy(value):
         raise _no_numbers(what, "a lazy parameter", "run the network once before")
     kind = str(value.dtype).removeprefix("torch.")
@@ -156,13 +163,17 @@ def _plain(value: object, what: str) -> Tensor:
             value.is_complex(): "give its real and its imaginary part one after the other",
         }
         raise SolverError(
-            f"{what} is not a floating-point tensor", got=f"torch.{kind}", remedy=remedies.get(True)
+            say("{what} is not a floating-point tensor", what=what),
+            got=f"torch.{kind}",
+            remedy=remedies.get(True),
         )
     if value.is_meta:
         raise _no_numbers(what, "a tensor on the meta device", "load its weights before")
     if value.is_nested or value.layout != torch.strided:
         got = "a nested tensor" if value.is_nested else f"layout {str(value.layout).removeprefix('torch.')}"
-        raise SolverError(f"{what} is not dense", got=got, expected=_NEEDS, remedy="give its to_dense()")
+        raise SolverError(
+            say("{what} is not dense", what=what), got=got, expected=_NEEDS, remedy="give its to_dense()"
+        )
     plain = value.detach()
     try:
         if plain.numel():
@@ -173,4 +184,6 @@ def _plain(value: object, what: str) -> Tensor:
 
 
 def _no_numbers(what: str, got: str, remedy: str | None) -> SolverError:
-    return SolverError(f"{what} holds no numbers that can be read", got=got, expected=_NEEDS, remedy=remedy)
+    return SolverError(
+        say("{what} holds no numbers that can be read", what=what), got=got, expected=_NEEDS, remedy=remedy
+    )

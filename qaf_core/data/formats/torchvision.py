@@ -21,6 +21,7 @@ from qaf_core.data.images.decode import Pixels, UndecodableError, fit_picture
 from qaf_core.data.images.image_set import ImageSet, shown_name
 from qaf_core.data.models.torchvision_names import ANNOTATED_SETS, CLASSIFICATION_SETS
 from qaf_core.errors import DataError
+from qaf_core.text.said import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,13 +152,15 @@ def _open(place: TorchvisionPlace, arguments: Mapping[str, Any], known: KnownSet
         asked = "".join(f"{key}={value!r}, " for key, value in arguments.items())
         fetch = f"fetch it once with torchvision.datasets.{place.name}(ROOT, {asked}download=True)"
         raise DataError(
-            f"torchvision's {place.name} is not, or not whole, in {root}",
+            say("torchvision's {place} is not, or not whole, in {root}", place=place.name, root=root),
             got=_first_line(error).replace(" You can use download=True to download it", ""),
-            expected=f"{known.holds} in this folder",
+            expected=say("{holds} in this folder", holds=known.holds),
             remedy=fetch if known.offered else "ask its authors for it: torchvision no longer fetches it",
         ) from error
     if len(dataset) == 0:
-        raise DataError(f"torchvision's {place.name} in {root} is empty", got="0 images")
+        raise DataError(
+            say("torchvision's {place} in {root} is empty", place=place.name, root=root), got=say("0 images")
+        )
     return dataset
 
 

@@ -24,6 +24,7 @@ from typing import BinaryIO, cast
 from qaf_core.data.images.decode import IMAGE_SUFFIXES, LARGEST_FILE_BYTES
 from qaf_core.data.images.image_set import shown_name
 from qaf_core.errors import DataError
+from qaf_core.text.said import say
 
 #: Files that go with pictures.
 DESCRIPTIONS = ("classes.txt", "annotations.json")
@@ -101,13 +102,13 @@ def unpack_archive(
                 shutil.rmtree(temporary, ignore_errors=True)
     except DAMAGE as error:
         raise DataError(
-            f"archive {shown_name(name)} cannot be unpacked",
+            say("archive {name} cannot be unpacked", name=shown_name(name)),
             got=_first_line(error),
             remedy="make it again as a plain .zip",
         ) from error
     except OSError as error:
         raise DataError(
-            f"archive {shown_name(name)} cannot be unpacked",
+            say("archive {name} cannot be unpacked", name=shown_name(name)),
             got=error.strerror or _first_line(error),
             remedy="free some space, or choose another --workspace",
         ) from error
@@ -138,7 +139,8 @@ def cached_place(archive: Path, cache: Path) -> Path:
             return cache / _digest(file)
     except OSError as error:
         raise DataError(
-            f"archive {shown_name(archive.name)} cannot be read", got=error.strerror or error
+            say("archive {name} cannot be read", name=shown_name(archive.name)),
+            got=error.strerror or error,
         ) from error
 
 
@@ -171,7 +173,9 @@ def add_archive(
         else:
             digest = _digest(upload)
     except OSError as error:
-        raise DataError(f"archive {shown_name(name)} cannot be read", got=error.strerror or error) from error
+        raise DataError(
+            say("archive {name} cannot be read", name=shown_name(name)), got=error.strerror or error
+        ) from error
     folder = workspace / DATA_FOLDER / f"{safe_name(name)}-{digest[:8]}"
     return unpack_archive(upload, folder, name=name, on_written=on_written)
 
@@ -278,7 +282,9 @@ def _checked_entries(
     if total > limits.ratio_from_bytes and total > packed * limits.ratio:
         raise _refusal(name, f"{packed:,} bytes that unpack to {total:,}", f"at most {limits.ratio} times")
     if not any(place.name.lower().endswith(IMAGE_SUFFIXES) for place in found):
-        raise DataError(f"archive {shown_name(name)} holds no images", expected=", ".join(IMAGE_SUFFIXES))
+        raise DataError(
+            say("archive {name} holds no images", name=shown_name(name)), expected=", ".join(IMAGE_SUFFIXES)
+        )
     return _without_wrapper(found)
 
 
@@ -341,8 +347,8 @@ def _check_space(folder: Path, needed: int, name: str) -> None:
     free = shutil.disk_usage(folder).free - _RESERVE_BYTES
     if needed > free:
         raise DataError(
-            f"no space to unpack archive {shown_name(name)}",
-            got=f"{max(0, free):,} bytes free",
+            say("no space to unpack archive {name}", name=shown_name(name)),
+            got=say("{value:,} bytes free", value=max(0, free)),
             expected=f"{needed:,}",
             remedy="free some space, or choose another --workspace",
         )
@@ -350,7 +356,7 @@ def _check_space(folder: Path, needed: int, name: str) -> None:
 
 def _refusal(name: str, got: str, expected: str) -> DataError:
     return DataError(
-        f"archive {shown_name(name)} is refused",
+        say("archive {name} is refused", name=shown_name(name)),
         got=got,
         expected=expected,
         remedy="make a plain .zip of the image folder",

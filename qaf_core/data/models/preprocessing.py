@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from qaf_core.errors import ModelError
 from qaf_core.records import Record
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -192,7 +193,7 @@ def from_timm(config: Mapping[str, Any]) -> Preprocessing:
     if mode not in ("center", "squash") or (mode == "center" and scaled[0] != scaled[1]):
         raise ModelError(
             "timm cuts pictures for this network in a way that is not understood",
-            got=f"{mode}, {height}×{width} pixels",
+            got=say("{mode}, {height}×{width} pixels", mode=mode, height=height, width=width),
             expected="center with square images, or squash",
         )
     return Preprocessing(
@@ -271,4 +272,6 @@ def _is_number(value: object) -> bool:
 
 def _require(holds: bool, field: str, got: object, expected: str) -> None:
     if not holds:
-        raise ModelError(f"{field} of the model's preprocessing is malformed", got=got, expected=expected)
+        raise ModelError(
+            say("{field} of the model's preprocessing is malformed", field=field), got=got, expected=expected
+        )

@@ -27,6 +27,7 @@ from qaf_core.data.weights.entries import WeightLimits, WeightsHeader
 from qaf_core.data.weights.load import match_names
 from qaf_core.errors import ModelError, WeightsError, WorkspaceError
 from qaf_core.files import appearing
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,7 +77,9 @@ def build_timm(name: str, num_classes: int) -> nn.Module:
     try:
         network: nn.Module = _timm().create_model(name, pretrained=False, num_classes=num_classes)
     except Exception as error:  # each family of networks has its own ways to fail
-        raise ModelError(f"timm cannot build {name}", got=f"{type(error).__name__}: {error}") from error
+        raise ModelError(
+            say("timm cannot build {name}", name=name), got=f"{type(error).__name__}: {error}"
+        ) from error
     return network
 
 
@@ -124,7 +127,9 @@ def describe_timm_weights(name: str, weights: str) -> PublishedWeights:
     if tag not in tags:
         names = [*tags[:_MOST_NAMED], *([DEFAULT] if tags else [])]
         raise WeightsError(
-            f"timm publishes no weights {weights} with a classifier for {name}",
+            say(
+                "timm publishes no weights {weights} with a classifier for {name}", weights=weights, name=name
+            ),
             got=weights,
             expected=", ".join(dict.fromkeys(names)) or "a file",
             remedy="name one of these, or a file (./NAME if it has a name like this)",
@@ -162,9 +167,9 @@ def fetch_timm_weights(url: str, path: Path, limits: WeightLimits | None = None)
         network = _timm().create_model(name, pretrained=True)
     except Exception as error:  # each of its sources fails in its own way
         raise WeightsError(
-            f"timm's published weights {name} cannot be fetched",
+            say("timm's published weights {name} cannot be fetched", name=name),
             got=" ".join(str(error).split())[:160] or type(error).__name__,
-            remedy=f"fetch {place} elsewhere and pass --weights FILE",
+            remedy=say("fetch {place} elsewhere and pass --weights FILE", place=place),
         ) from error
     _keep(network, name, path, (limits or WeightLimits()).file_bytes)
 
@@ -272,9 +277,9 @@ def _keep(network: nn.Module, name: str, path: Path, limit_bytes: int) -> None:
     size = sum(value.numel() * value.element_size() for value in state.values())
     if size > limit_bytes:
         raise WeightsError(
-            f"published weights {name} are too large",
-            got=f"{size:,} bytes",
-            expected=f"at most {limit_bytes:,}",
+            say("published weights {name} are too large", name=name),
+            got=say("{size:,} bytes", size=size),
+            expected=say("at most {most:,}", most=limit_bytes),
             remedy="if you trust them, raise weights_bytes in the workspace's settings.json",
         )
     try:

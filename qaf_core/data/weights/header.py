@@ -25,6 +25,7 @@ from qaf_core.data.weights.entries import (
     check_entry,
 )
 from qaf_core.errors import WeightsError
+from qaf_core.text.said import say
 
 
 def read_header(path: Path, limits: WeightLimits | None = None, part: str | None = None) -> WeightsHeader:
@@ -46,15 +47,15 @@ def read_header(path: Path, limits: WeightLimits | None = None, part: str | None
             start = file.read(9)
     except OSError as error:
         raise WeightsError(
-            f"weights file {path.name} cannot be read",
+            say("weights file {path} cannot be read", path=path.name),
             got=error.strerror or "no file",
             remedy="check the path",
         ) from error
     if size > limits.file_bytes:
         raise WeightsError(
-            f"weights file {path.name} is too large",
-            got=f"{size:,} bytes",
-            expected=f"at most {limits.file_bytes:,}",
+            say("weights file {path} is too large", path=path.name),
+            got=say("{size:,} bytes", size=size),
+            expected=say("at most {most:,}", most=limits.file_bytes),
             remedy="if you trust it, raise weights_bytes in the workspace's settings.json",
         )
     if is_safetensors(path.name, start):
@@ -152,7 +153,7 @@ def _check_spans(path: Path, spans: list[tuple[int, int, str]], data_bytes: int)
 
 def _invalid(path: Path, got: str, expected: str | None = None) -> WeightsError:
     return WeightsError(
-        f"weights file {path.name} is no valid safetensors file",
+        say("weights file {path} is no valid safetensors file", path=path.name),
         got=got,
         expected=expected,
         remedy="download or export it again",

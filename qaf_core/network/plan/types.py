@@ -10,6 +10,7 @@ from typing import Any
 from qaf_core.errors import PlanError
 from qaf_core.factorization.structures import Rank
 from qaf_core.records import Record
+from qaf_core.text.said import say
 
 SCHEMA_VERSION = 1
 
@@ -66,7 +67,9 @@ class LayerPlan(Record):
                 fields[key] = tuple(value)
                 if not all(is_whole(part) for part in value):
                     raise PlanError(
-                        f"{where}: {key} is of the wrong type", got=value, expected="whole numbers only"
+                        say("{where}: {key} is of the wrong type", where=where, key=key),
+                        got=value,
+                        expected="whole numbers only",
                     )
         return cls(**fields)
 
@@ -173,15 +176,27 @@ def _read_fields(
 ) -> dict[str, Any]:
     """The fields of a JSON object, checked by name and type."""
     if not isinstance(data, dict):
-        raise PlanError(f"{where} is of the wrong type", got=_short(data), expected="a JSON object")
+        raise PlanError(
+            say("{where} is of the wrong type", where=where), got=_short(data), expected="a JSON object"
+        )
     if unknown := sorted(map(str, data.keys() - known.keys())):
-        raise PlanError(f"{where} has unknown fields", got=listing(unknown), expected=", ".join(known))
+        raise PlanError(
+            say("{where} has unknown fields", where=where), got=listing(unknown), expected=", ".join(known)
+        )
     if missing := [key for key in required if key not in data]:
-        raise PlanError(f"{where} lacks fields", got=f"no {listing(missing)}", expected=", ".join(required))
+        raise PlanError(
+            say("{where} lacks fields", where=where),
+            got=say("no {missing}", missing=listing(missing)),
+            expected=", ".join(required),
+        )
     for key, value in data.items():
         if not isinstance(value, known[key]) or isinstance(value, bool):
             wanted = " or ".join(_TYPE_NAMES[kind] for kind in known[key])
-            raise PlanError(f"{where}: {key} is of the wrong type", got=_short(value), expected=wanted)
+            raise PlanError(
+                say("{where}: {key} is of the wrong type", where=where, key=key),
+                got=_short(value),
+                expected=wanted,
+            )
     return dict(data)
 
 

@@ -12,6 +12,7 @@ from qaf_core.network.plan.chains import holds_too_much, max_useful_rank
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.types import LayerPlan, Plan, is_whole, listing
 from qaf_core.quantization.grid import ACTIVATION_GRID, BITS_ACCEPTED, FLOAT, GRIDS
+from qaf_core.text.said import say
 
 
 def check_layer_plan(info: LayerInfo, row: LayerPlan) -> list[tuple[str, str]]:
@@ -52,7 +53,9 @@ def validate_plan(plan: Plan, inventory: Sequence[LayerInfo], *, model: str | No
     _check_names(plan, infos)
     for row in plan.layers:
         for field, message in check_layer_plan(infos[row.name], row):
-            raise PlanError(f"layer {row.name}, {field}: {message}")
+            raise PlanError(
+                say("layer {row}, {field}: {message}", row=row.name, field=field, message=message)
+            )
 
 
 def check_method(method: str, structures: Iterable[str]) -> None:
@@ -102,7 +105,7 @@ def check_bits(what: str, bits: Any) -> None:
         bits: Its value.
     """
     if not _known_bits(bits):
-        raise PlanError(f"{what} out of range", got=bits, expected=BITS_ACCEPTED)
+        raise PlanError(say("{name} out of range", name=what), got=bits, expected=BITS_ACCEPTED)
 
 
 def _check_names(plan: Plan, infos: Mapping[str, LayerInfo]) -> None:
@@ -113,9 +116,9 @@ def _check_names(plan: Plan, infos: Mapping[str, LayerInfo]) -> None:
     missing = [name for name in infos if name not in listed]
     if unknown and (missing or len(unknown) == len(names)):
         raise PlanError(
-            f"the plan, made for {plan.model}, does not fit this network",
-            got=f"unknown layers {listing(unknown)}",
-            expected=f"layers {listing(infos)}",
+            say("the plan, made for {model}, does not fit this network", model=plan.model),
+            got=say("unknown layers {unknown}", unknown=listing(unknown)),
+            expected=say("layers {infos}", infos=listing(infos)),
             remedy="make a plan for this model",
         )
     if unknown:
@@ -133,7 +136,7 @@ def _check_names(plan: Plan, infos: Mapping[str, LayerInfo]) -> None:
     if missing:
         raise PlanError(
             "the plan leaves out layers",
-            got=f"no row for {listing(missing)}",
+            got=say("no row for {layer}", layer=listing(missing)),
             expected="one row for each convolution and linear layer",
             remedy="add them with structure keep",
         )

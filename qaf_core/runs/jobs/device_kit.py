@@ -22,6 +22,7 @@ from qaf_core.errors import WorkspaceError, escape_text
 from qaf_core.files import read_json, share, write_file
 from qaf_core.runs.jobs.latency import DEVICE, SCHEMA_VERSION, keep_latency, spread_images, tell_verdict
 from qaf_core.runs.store.workspace import EXPORTS_FOLDER
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from qaf_core.pipeline.events import Progress
@@ -297,12 +298,14 @@ def _check_origin(told: Mapping[str, Any], folder: Path, run_id: str) -> None:
     kept = [manifest for manifest in manifests if isinstance(manifest, dict) and manifest.get("files")]
     if not kept:
         raise WorkspaceError(
-            "no kit was made from this run here", got=run_id, remedy=f"qaf device-kit {run_id} --out DIR"
+            "no kit was made from this run here",
+            got=run_id,
+            remedy=f"qaf device-kit {run_id} --out DIR",
         )
     if all(told.get("files") != manifest["files"] for manifest in kept):
         raise WorkspaceError(
             "the kit's result was measured with other files",
-            got="checksums that differ from all kits of this run",
+            got=say("checksums that differ from all kits of this run"),
             remedy="copy the kit again and measure with it",
         )
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from qaf_core.errors import PlanError
 from qaf_core.search.sensitivity.settings import TOGETHER, Setting, harm_together
+from qaf_core.text.said import say
 
 SECONDS = 20.0
 GAP = 1e-4
@@ -242,7 +243,7 @@ def _check_reachable(choices: Mapping[str, Sequence[Choice]], limit: Limit) -> N
     raise PlanError(
         "nothing meets the budget",
         got=limit.text,
-        expected=f"at least {limit.told(nearest)}",
+        expected=say("at least {least}", least=limit.told(nearest)),
         remedy=f"{worst}{held} is most in the way"
         + (f": it takes {limit.told(least[worst])} at least" if limit.tell is None else ""),
     )
