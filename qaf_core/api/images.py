@@ -93,7 +93,7 @@ def _as_labels(values: Any) -> NDArray[np.int64]:
     if found.dtype.kind not in "iu" or not shaped or found.min(initial=0) < 0:
         raise DataError(
             "labels are malformed",
-            got="none" if values is None else f"{found.dtype} {found.shape}",
+            got=say("none") if values is None else f"{found.dtype} {found.shape}",
             expected="class numbers (N,) from 0, or masks (N, H, W) from 0 to 255",
         )
     return found.astype(np.int64)

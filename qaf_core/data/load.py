@@ -24,7 +24,7 @@ from qaf_core.data.images.split import SPLIT_SEED, SPLITS, Choice, Split, told_a
 from qaf_core.data.images.targets import accepted_data, require_mask_classes, white_class
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError
-from qaf_core.text.said import say
+from qaf_core.text.said import Said, say
 
 if TYPE_CHECKING:
     import torch
@@ -200,10 +200,14 @@ def _load_user_data(data: str, reading: Reading) -> ImageSet:
     if path.suffix.lower() == ".npz":
         images = load_npz(path, source, labelled=reading.labelled, white=reading.white)
         return images.take(*choice.among(len(images), images.name))
-    accepted = ACCEPTED if source.task == "classification" else "builtin, " + accepted_data(source.task)
+    accepted = (
+        Said(ACCEPTED)
+        if source.task == "classification"
+        else say("builtin, {others}", others=accepted_data(source.task))
+    )
     raise DataError(
         say("data file {place} has an unknown format", place=place.name),
-        got=path.suffix or "no suffix",
+        got=path.suffix or say("no suffix"),
         expected=accepted,
     )
 

@@ -79,12 +79,14 @@ def exact_factors(weight: Tensor, structure: str) -> Factors:
     if structure not in STRUCTURES:
         raise SolverError("unknown structure", got=structure, expected=", ".join(STRUCTURES))
     form = STRUCTURES[structure]
-    linear = ", or a linear layer's" if form.can_write((1, 1)) else ""
+    linear = form.can_write((1, 1))
     if not values.is_floating_point() or not values.numel() or not form.can_write(values.shape):
         raise SolverError(
             say("structure {structure} does not take such a weight", structure=structure),
             got=f"{tuple(values.shape)} of {values.dtype}",
-            expected=say("a convolution's, not empty{linear}", linear=linear),
+            expected="a convolution's, not empty, or a linear layer's"
+            if linear
+            else "a convolution's, not empty",
         )
     factors = ALGEBRAS[structure](values.shape).exact(values)
     return Factors(

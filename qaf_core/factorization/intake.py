@@ -14,7 +14,7 @@ from qaf_core.factorization.options import LARGEST_SEED, METHODS
 from qaf_core.factorization.rounding import damped
 from qaf_core.factorization.structures import STRUCTURES, Rank
 from qaf_core.quantization.spec import whole_number
-from qaf_core.text.said import say
+from qaf_core.text.said import Said, say
 
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _NEEDS = "a plain tensor of real floating-point numbers"
@@ -26,7 +26,7 @@ def checked_weight(weight: object) -> Tensor:
     Raises:
         SolverError: If it holds no numbers, or they do not lie one after another as real numbers.
     """
-    values = _plain(weight, "weight")
+    values = _plain(weight, say("weight"))
     if values.ndim not in (2, 3, 4, 5) or values.numel() == 0:
         raise SolverError(
             "weight has a shape the solver does not take",
@@ -125,7 +125,7 @@ def checked_covariance(covariance: object, weight: Tensor, target: Tensor) -> Te
     channels, inputs = weight.shape[1], weight[0].numel()
     if isinstance(covariance, Tensor) and covariance.dtype in _WHOLE:
         covariance = covariance.to(target.dtype)
-    moment = _plain(covariance, "input covariance")
+    moment = _plain(covariance, say("input covariance"))
     if moment.ndim != 2 or moment.shape[0] != moment.shape[1] or moment.shape[0] not in (channels, inputs):
         raise SolverError(
             "input covariance has the wrong shape",
@@ -148,19 +148,19 @@ def checked_covariance(covariance: object, weight: Tensor, target: Tensor) -> Te
     return symmetric
 
 
-def _plain(value: object, what: str) -> Tensor:
+def _plain(value: object, what: Said) -> Tensor:
     """A tensor of real floating-point numbers that are there, without its gradient."""
     if not isinstance(value, Tensor):
         given = "numpy.ndarray" if type(value).__module__ == "numpy" else type(value).__name__
-        remedy = "give torch.from_numpy of it" if given == "numpy.ndarray" else None
+        remedy = say("give torch.from_numpy of it") if given == "numpy.ndarray" else None
         raise SolverError(say("{what} is not a floating-point tensor", what=what), got=given, remedy=remedy)
     if is_lazy(value):
-        raise _no_numbers(what, "a lazy parameter", "run the network once before")
+        raise _no_numbers(what, say("a lazy parameter"), say("run the network once before"))
     kind = str(value.dtype).removeprefix("torch.")
     if value.is_quantized or value.is_complex() or not value.is_floating_point():
         remedies = {
-            value.is_quantized: "give its values, dequantize()",
-            value.is_complex(): "give its real and its imaginary part one after the other",
+            value.is_quantized: say("give its values, dequantize()"),
+            value.is_complex(): say("give its real and its imaginary part one after the other"),
         }
         raise SolverError(
             say("{what} is not a floating-point tensor", what=what),
@@ -168,9 +168,13 @@ def _plain(value: object, what: str) -> Tensor:
             remedy=remedies.get(True),
         )
     if value.is_meta:
-        raise _no_numbers(what, "a tensor on the meta device", "load its weights before")
+        raise _no_numbers(what, say("a tensor on the meta device"), say("load its weights before"))
     if value.is_nested or value.layout != torch.strided:
-        got = "a nested tensor" if value.is_nested else f"layout {str(value.layout).removeprefix('torch.')}"
+        got = (
+            say("a nested tensor")
+            if value.is_nested
+            else f"layout {str(value.layout).removeprefix('torch.')}"
+        )
         raise SolverError(
             say("{what} is not dense", what=what), got=got, expected=_NEEDS, remedy="give its to_dense()"
         )
@@ -183,7 +187,7 @@ def _plain(value: object, what: str) -> Tensor:
     return plain
 
 
-def _no_numbers(what: str, got: str, remedy: str | None) -> SolverError:
+def _no_numbers(what: Said, got: Said | str, remedy: Said | None) -> SolverError:
     return SolverError(
         say("{what} holds no numbers that can be read", what=what), got=got, expected=_NEEDS, remedy=remedy
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from string import Formatter
 from typing import Any
@@ -45,6 +45,22 @@ class Said:
 def say(template: str, **values: Any) -> Said:
     """A sentence of a template and its values."""
     return Said(template, values)
+
+
+def listing(names: Iterable[str], limit: int = 5) -> Said:
+    """Names for a message: the first few and how many more."""
+    listed = list(names)
+    told, more = ", ".join(listed[:limit]), len(listed) - limit
+    return say("{names} and {count} more", names=told, count=more) if more > 0 else Said(told)
+
+
+def either(choices: Iterable[str | Said]) -> Said:
+    """One of several, for a message."""
+    first, *others = choices
+    told = first if isinstance(first, Said) else Said(first)
+    for other in others:
+        told = say("{one} or {other}", one=told, other=other)
+    return told
 
 
 def in_words(value: Any, _: Translate = untranslated) -> Any:

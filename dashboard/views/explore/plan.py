@@ -223,7 +223,7 @@ def _table(inventory: Sequence[LayerInfo], draft: Draft, key: str, edited: Conta
             icon=":material/error:",
         )
     for warning in oversized_ranks(draft.plan, inventory):
-        st.warning(ui.plain(_(warning)), icon=":material/warning:")
+        st.warning(ui.plain(warning.text(_)), icon=":material/warning:")
 
 
 def _columns() -> dict[str, Any]:

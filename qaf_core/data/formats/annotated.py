@@ -72,7 +72,7 @@ def open_masks(folder: Path, white: int | None = None) -> MaskFolder:
         raise DataError(
             say("{count} images of {folder} have no mask", count=len(bare), folder=folder.name),
             got=bare[0],
-            expected=say("masks/{stem}.png", stem=Path(bare[0]).stem),
+            expected=f"masks/{Path(bare[0]).stem}.png",
         )
     return MaskFolder({file: masks[file.stem] for file in files}, white=white, name=folder.name)
 
@@ -240,7 +240,7 @@ def _inside(folder: Path, name: str) -> Path:
 
 def _class_numbers(categories: Sequence[Mapping[str, Any]], source: ModelSource) -> dict[Any, int]:
     """Class of each category: by name where the model knows all of them, else the category's own id."""
-    found = find_classes([str(row.get("name", "")) for row in categories], source.classes, "categories")
+    found = find_classes([str(row.get("name", "")) for row in categories], source.classes, say("categories"))
     named = dict(zip([row["id"] for row in categories], found, strict=True))
     if all(number is not None for number in named.values()):
         return {key: number for key, number in named.items() if number is not None}

@@ -15,7 +15,7 @@ from qaf_core.data.images.decode import IMAGE_SUFFIXES, UndecodableError
 from qaf_core.data.images.image_set import shown_name
 from qaf_core.data.models.class_names import find_classes
 from qaf_core.errors import DataError
-from qaf_core.text.said import say
+from qaf_core.text.said import Said, listing, say
 
 if TYPE_CHECKING:
     from qaf_core.data.models.source import ModelSource
@@ -86,7 +86,7 @@ def list_folder(path: Path, source: ModelSource, *, labelled: bool = True) -> Im
             remedy="sort the images into sub-folders named after their class",
         )
     names = [folder.name for folder in folders]
-    label_of = dict(zip(names, match_classes(names, source, "class folders"), strict=True))
+    label_of = dict(zip(names, match_classes(names, source, say("class folders")), strict=True))
     by_folder = [(folder, sorted(_pictures_below(folder))) for folder in folders]
     files = tuple(file for _, inside in by_folder for file in inside)
     _require_pictures(root, files)
@@ -144,13 +144,13 @@ def _labels_where_they_match(root: Path, files: Sequence[Path], source: ModelSou
     first = [file.relative_to(root).parts[0] for file in files]
     try:
         names = sorted(set(first))
-        known = dict(zip(names, find_classes(names, source.classes, "folders"), strict=True))
+        known = dict(zip(names, find_classes(names, source.classes, say("folders")), strict=True))
     except DataError:
         known = {}
     return np.array([known.get(name) or 0 for name in first], np.int64)
 
 
-def match_classes(names: Sequence[str], source: ModelSource, what: str) -> list[int]:
+def match_classes(names: Sequence[str], source: ModelSource, what: Said) -> list[int]:
     """The model's class for each of the user's, by name; by order where no name is known and all are there.
 
     Args:
@@ -168,14 +168,14 @@ def match_classes(names: Sequence[str], source: ModelSource, what: str) -> list[
     if not matched and len(names) == len(source.classes):
         return list(range(len(names)))
     unknown = [shown_name(name) for name, index in zip(names, found, strict=True) if index is None]
-    more = f" and {len(unknown) - _MOST_NAMED} more" if len(unknown) > _MOST_NAMED else ""
     raise DataError(
         say("{what} do not match {source}", what=what, source=source.id),
-        got=", ".join(unknown[:_MOST_NAMED]) + more,
+        got=listing(unknown, _MOST_NAMED),
         expected=_shortened(source.classes),
         remedy="name each after a class of the model, or have as many as the model, in its order",
     )
 
 
-def _shortened(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" … ({len(names)} in all)" if len(names) > 8 else "")
+def _shortened(names: Sequence[str]) -> Said:
+    told = ", ".join(names[:8])
+    return say("{names} … ({count} in all)", names=told, count=len(names)) if len(names) > 8 else Said(told)

@@ -43,7 +43,7 @@ def load_npz(path: Path, source: ModelSource, *, labelled: bool = True, white: i
             if missing and not bare:
                 raise DataError(
                     say("{name} lacks array {missing}", name=name, missing=" and ".join(missing)),
-                    got=", ".join(archive.files[:6]) or "no arrays",
+                    got=", ".join(archive.files[:6]) or say("no arrays"),
                     expected=accepted_data(source.task),
                 )
             images, arrays = archive["x"], {} if bare else {key: archive[key] for key in wanted}
@@ -66,9 +66,12 @@ def load_npz(path: Path, source: ModelSource, *, labelled: bool = True, white: i
     if names is None:
         return check_arrays(name, images, arrays["y"], source.classes, source)
     classes = tuple(str(label) for label in names.reshape(-1))
-    if not any(number is not None for number in find_classes(classes, source.classes, f"classes of {name}")):
+    if not any(
+        number is not None
+        for number in find_classes(classes, source.classes, say("classes of {name}", name=name))
+    ):
         return check_arrays(name, images, arrays["y"], classes, source)
-    numbers = np.array(match_classes(classes, source, f"classes of {name}"))
+    numbers = np.array(match_classes(classes, source, say("classes of {name}", name=name)))
     _check_labels(name, arrays["y"], len(images), classes)
     return check_arrays(name, images, numbers[arrays["y"]], source.classes, source)
 
@@ -80,8 +83,8 @@ def _check_unpacked_size(path: Path) -> None:
     allowed = min(LARGEST_BYTES, max(RATIO_FROM_BYTES, path.stat().st_size * LARGEST_RATIO))
     if size > allowed:
         raise DataError(
-            say("{path} unpacks to too much", path=shown_name(path.name)),
-            got=say("{st_size:,} bytes that unpack to {size:,}", st_size=path.stat().st_size, size=size),
+            say("{name} unpacks to too much", name=shown_name(path.name)),
+            got=say("{packed:,} bytes that unpack to {size:,}", packed=path.stat().st_size, size=size),
             expected=say("at most {most:,}", most=allowed),
             remedy="give the images as a folder: it is read piece by piece",
         )

@@ -69,7 +69,7 @@ def _open_voc(folder: Path, part: str, source: ModelSource) -> MaskFolder:
     background = "background" if "background" in source.classes else "__background__"
     names = (background, *_VOC_OBJECTS.split())
     numbers = np.full(UNLABELLED + 1, UNLABELLED, np.uint8)
-    numbers[: len(names)] = match_classes(names, source, "classes of VOCSegmentation")
+    numbers[: len(names)] = match_classes(names, source, say("classes of {name}", name="VOCSegmentation"))
     files = [Path(name).name for name in ids]  # whatever the list says, they lie in these folders
     masks = {
         folder / "JPEGImages" / f"{name}.jpg": folder / "SegmentationClass" / f"{name}.png" for name in files

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from qaf_core.data.inspection import dataset
 from qaf_core.errors import DataError
-from qaf_core.text.said import say
+from qaf_core.text.said import Said, say
 
 if TYPE_CHECKING:
     from qaf_core.data.models.source import ModelSource
@@ -26,16 +26,20 @@ Targets = Mapping[str, npt.NDArray[Any]]
 UNLABELLED = 255
 _ARRAYS = {"segmentation": ("y",), "detection": ("boxes", "labels", "counts")}
 _ACCEPTED = {
-    "segmentation": "an .npz with x (N,H,W,C) uint8 and y (N,H,W) class of each pixel, "
-    "or a folder with images and masks (.png, a class a pixel) of the same names",
-    "detection": "an .npz with x (N,H,W,C) uint8, boxes (D,4), labels (D,) and counts (N,), "
-    "or a folder with images and a COCO annotations.json",
+    "segmentation": say(
+        "an .npz with x (N,H,W,C) uint8 and y (N,H,W) class of each pixel, "
+        "or a folder with images and masks (.png, a class a pixel) of the same names"
+    ),
+    "detection": say(
+        "an .npz with x (N,H,W,C) uint8, boxes (D,4), labels (D,) and counts (N,), "
+        "or a folder with images and a COCO annotations.json"
+    ),
 }
 
 
-def accepted_data(task: str) -> str:
+def accepted_data(task: str) -> Said:
     """What data of this task may look like, for messages."""
-    return _ACCEPTED.get(task, "an .npz with x (N,H,W,C) uint8 and y (N,…)")
+    return _ACCEPTED.get(task, say("an .npz with x (N,H,W,C) uint8 and y (N,…)"))
 
 
 def drawn_targets(drawn: dataset.RenderedImages, task: str) -> Targets:
@@ -111,10 +115,11 @@ def check_white(name: str, values: Collection[int], source: ModelSource) -> None
     one = source.classes[1] if len(source.classes) > 1 else "1"
     raise DataError(
         say("masks of {name} can be read in two ways", name=name),
-        got="no value but 0 and 255" if 0 in values else "no value but 255",
+        got=say("no value but 0 and 255") if 0 in values else say("no value but 255"),
         expected=say("class numbers, 0 to {count}", count=len(source.classes) - 1),
         remedy=say(
-            "say what 255 is at the end of the path: #255=1 for class 1 ({one}) or the number of another class, #255=none for pixels without label",
+            "say what 255 is at the end of the path: #255=1 for class 1 ({one}) or the number of another "
+            "class, #255=none for pixels without label",
             one=one,
         ),
     )

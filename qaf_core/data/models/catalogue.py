@@ -23,7 +23,7 @@ from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY, has_timm
 from qaf_core.data.workspace.trust import check_trusted
 from qaf_core.errors import ModelError, WeightsError
-from qaf_core.text.said import say
+from qaf_core.text.said import Said, say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -243,9 +243,11 @@ def _named(model_id: str, settings: Settings) -> ModelSource:
     unique = list(dict.fromkeys(close))[:4]
     raise ModelError(
         "unknown model",
-        got=model_id or "an empty name",
-        expected="one of " + ", ".join(unique) if unique else "a name that `qaf models` lists",
-        remedy="did you mean " + unique[0] + "?" if unique else None,
+        got=model_id or say("an empty name"),
+        expected=say("one of {names}", names=", ".join(unique))
+        if unique
+        else "a name that `qaf models` lists",
+        remedy=say("did you mean {name}?", name=unique[0]) if unique else None,
     )
 
 
@@ -382,10 +384,11 @@ def load_inventory(source: ModelSource) -> tuple[LayerInfo, ...]:
         return take_inventory(network, source.input_shape)
 
 
-def _origin(source: ModelSource) -> str:
+def _origin(source: ModelSource) -> Said:
     if source.architecture.startswith(TIMM_ARCHITECTURE):
-        return "or --weights DEFAULT for those timm publishes"
-    return f"public checkpoints: {CIFAR_ORIGIN if source.id.startswith('cifar/') else TORCHVISION_ORIGIN}"
+        return say("or --weights DEFAULT for those timm publishes")
+    place = CIFAR_ORIGIN if source.id.startswith("cifar/") else TORCHVISION_ORIGIN
+    return say("public checkpoints: {place}", place=place)
 
 
 def _weights_file(source: ModelSource) -> Path:
@@ -404,9 +407,9 @@ def _weights_file(source: ModelSource) -> Path:
         fetch(source.weights_url, path, source.limits)
     if not path.is_file():
         remedy = (
-            f"make them with: python sample_models/train.py {source.id}"
+            say("make them with: python sample_models/train.py {model}", model=source.id)
             if source.shipped
-            else "check the path"
+            else say("check the path")
         )
         raise WeightsError(say("weights file not found: {path}", path=path), remedy=remedy)
     return path

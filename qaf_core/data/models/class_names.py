@@ -13,7 +13,7 @@ from typing import Any
 
 from qaf_core.data.weights.entries import WeightsHeader
 from qaf_core.errors import DataError, escape_text
-from qaf_core.text.said import say
+from qaf_core.text.said import Said, either, say
 
 LONGEST_NAME = 80
 MOST_CLASSES = 100_000
@@ -141,7 +141,7 @@ def clean_class_names(names: Iterable[object], where: str) -> tuple[str, ...]:
         if not isinstance(name, str) or not name.strip():
             raise DataError(
                 say("{where} has no name for class {number}", where=where, number=number),
-                got="an empty line" if isinstance(name, str) else str(type(name).__name__),
+                got=say("an empty line") if isinstance(name, str) else str(type(name).__name__),
                 expected=_ACCEPTED,
             )
         shown = _shown(name)
@@ -149,10 +149,10 @@ def clean_class_names(names: Iterable[object], where: str) -> tuple[str, ...]:
             raise DataError(
                 say("{where} has a name twice", where=where),
                 got=say(
-                    "{shown}, for classes {number_of} and {number}",
-                    shown=shown,
-                    number_of=number_of[shown],
-                    number=number,
+                    "{name}, for classes {one} and {other}",
+                    name=shown,
+                    one=number_of[shown],
+                    other=number,
                 ),
                 remedy="tell them apart, for example by a number",
             )
@@ -163,7 +163,7 @@ def clean_class_names(names: Iterable[object], where: str) -> tuple[str, ...]:
     return tuple(cleaned)
 
 
-def find_classes(names: Sequence[str], classes: Sequence[str], what: str) -> list[int | None]:
+def find_classes(names: Sequence[str], classes: Sequence[str], what: Said) -> list[int | None]:
     """The class that each name means: by the same spelling, else by another that means the same.
 
     Tried one after another, so that names that differ in case alone stay two classes where both are there:
@@ -196,7 +196,7 @@ def find_classes(names: Sequence[str], classes: Sequence[str], what: str) -> lis
 
 
 def _find(
-    name: str, classes: Sequence[str], tables: Sequence[Mapping[str, Sequence[int]]], what: str
+    name: str, classes: Sequence[str], tables: Sequence[Mapping[str, Sequence[int]]], what: Said
 ) -> int | None:
     for spell, table in zip(_SPELLINGS, tables, strict=True):
         meant = table.get(spell(name), ())
@@ -206,7 +206,7 @@ def _find(
             raise DataError(
                 say("one of the {what} could be two classes", what=what),
                 got=_shown(name),
-                expected=" or ".join(classes[number] for number in meant),
+                expected=either(classes[number] for number in meant),
                 remedy="spell it as the class it is",
             )
     return None

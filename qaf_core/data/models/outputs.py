@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.errors import DataError
-from qaf_core.text.said import say
+from qaf_core.text.said import Said, say
 
 if TYPE_CHECKING:
     from qaf_core.data.models.source import ModelSource
@@ -228,7 +228,7 @@ def _find_scores(
     found = [(path, value) for path, value in every if value.is_floating_point()]
     if not found:
         given = f"{every[0][1].dtype} {tuple(every[0][1].shape)}".removeprefix("torch.") if every else None
-        remedy = "return the scores themselves, not the best class" if every else None
+        remedy = say("return the scores themselves, not the best class") if every else None
         raise _no_scores(given or type(output).__name__, bool(by_pixel), name, remedy)
     if len(found) == 1:
         return found[0]
@@ -344,9 +344,11 @@ def _check_count(outputs: int, classes: int, name: str) -> None:
             remedy="name both classes, first the one that an output below zero stands for",
         )
     if outputs > classes:
-        remedy = "name every output with --classes, one that stands for no class, such as background, too"
+        remedy = say(
+            "name every output with --classes, one that stands for no class, such as background, too"
+        )
     else:
-        remedy = "name only the classes that have an output, with --classes"
+        remedy = say("name only the classes that have an output, with --classes")
     raise DataError(
         say("{name} has another number of outputs than of classes", name=name),
         got=say("{outputs} outputs and {classes} names", outputs=outputs, classes=classes),
@@ -355,8 +357,8 @@ def _check_count(outputs: int, classes: int, name: str) -> None:
     )
 
 
-def _no_scores(got: object, by_pixel: bool, name: str, remedy: str | None = None) -> DataError:
-    what = "class scores for every pixel" if by_pixel else "one row of class scores per image"
+def _no_scores(got: object, by_pixel: bool, name: str, remedy: Said | None = None) -> DataError:
+    what = say("class scores for every pixel") if by_pixel else say("one row of class scores per image")
     return DataError(
         say("{name} does not put out {what}", name=name, what=what),
         got=got,

@@ -114,7 +114,7 @@ def read_preprocessing(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError, RuntimeError) as error:
         raise ModelError(
             say("preprocessing cannot be read: {path}", path=path),
-            got=getattr(error, "strerror", None) or "no JSON",
+            got=getattr(error, "strerror", None) or say("no JSON"),
             expected='a JSON file, as {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}',
         ) from error
     if not isinstance(values, dict):
@@ -193,7 +193,8 @@ def _classes_for(outputs: int) -> int:
 
 def _check_count(names: tuple[str, ...], outputs: int | None, what: str) -> None:
     if outputs is not None and len(names) != _classes_for(outputs):
-        expected = f"{outputs}, one for each output" if outputs != 1 else "2, for its single output"
+        single = say("2, for its single output")
+        expected = say("{outputs}, one for each output", outputs=outputs) if outputs != 1 else single
         raise DataError(
             say("the classes do not fit {what}", what=what),
             got=say("{count} names", count=len(names)),

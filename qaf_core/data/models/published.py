@@ -127,7 +127,7 @@ def fetch_weights(url: str, path: Path, limits: WeightLimits | None = None) -> N
     stated = _HASH.search(name)
     mirror = os.environ.get(MIRROR_VARIABLE)
     place = f"{mirror.rstrip('/')}/{name}" if mirror else url
-    remedy = f"download {name} elsewhere ({url}) and pass --weights FILE"
+    remedy = say("download {name} elsewhere ({url}) and pass --weights FILE", name=name, url=url)
     if stated is None:
         raise WeightsError("published weights without a checksum in their name are not fetched", got=name)
     try:

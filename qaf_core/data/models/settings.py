@@ -20,7 +20,7 @@ from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.weights.entries import DEFAULT_LIMITS, WeightLimits
 from qaf_core.errors import QafError, WorkspaceError, escape_text
 from qaf_core.files import write_json
-from qaf_core.text.said import say
+from qaf_core.text.said import Said, say
 
 SETTINGS_NAME = "settings.json"
 SETTINGS_VERSION = 1
@@ -71,20 +71,22 @@ class RegisteredModel:
         check_id(self.id)
         for name in ("title", "base", "task"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise _malformed(self.id, name, "text")
+                raise _malformed(self.id, name, say("text"))
         for name in ("code_path", "weights", "weights_part", "weights_url", "data", "output"):
             if not isinstance(getattr(self, name), str | None):
-                raise _malformed(self.id, name, "text or null")
+                raise _malformed(self.id, name, say("text or null"))
         if self.outputs is not None and (type(self.outputs) is not int or self.outputs < 1):
-            raise _malformed(self.id, "outputs", "a whole number, at least 1")
+            raise _malformed(self.id, "outputs", say("a whole number, at least 1"))
         shape = self.input_shape
         if len(shape) != 3 or not all(type(size) is int and size > 0 for size in shape):
-            raise _malformed(self.id, "input_shape", "[channels, height, width]")
+            raise _malformed(self.id, "input_shape", say("[channels, height, width]"))
         if not isinstance(self.preprocessing, Mapping):
-            raise _malformed(self.id, "preprocessing", "an object")
+            raise _malformed(self.id, "preprocessing", say("an object"))
         found = Preprocessing.from_dict(self.preprocessing).shape
         if found != (*shape[1:], shape[0]):
-            raise _malformed(self.id, "preprocessing", f"a crop and means for {'×'.join(map(str, shape))}")
+            raise _malformed(
+                self.id, "preprocessing", say("a crop and means for {shape}", shape="×".join(map(str, shape)))
+            )
         object.__setattr__(self, "title", escape_text(" ".join(self.title.split()))[:LONGEST_TITLE])
         object.__setattr__(self, "classes", clean_class_names(self.classes, f"model {self.id}"))
 
@@ -116,7 +118,7 @@ def check_id(model_id: object) -> str:
     if not isinstance(model_id, str) or not _ID.fullmatch(model_id):
         raise WorkspaceError(
             "a model's id is malformed",
-            got=str(model_id)[:80] or "an empty name",
+            got=str(model_id)[:80] or say("an empty name"),
             expected="letters, digits, '.', '_' and '-', and at most one '/', as in parts/resnet",
         )
     return model_id
@@ -232,7 +234,7 @@ def _read_limits(values: Mapping[str, Any]) -> WeightLimits:
         raise WorkspaceError(say("{name} is malformed: {error}", name=SETTINGS_NAME, error=error)) from error
 
 
-def _malformed(model_id: str, name: str, expected: str) -> WorkspaceError:
+def _malformed(model_id: str, name: str, expected: Said) -> WorkspaceError:
     return WorkspaceError(
         say("{name} of model {model_id} is malformed", name=name, model_id=model_id),
         expected=expected,

@@ -22,7 +22,7 @@ from qaf_core.data.models.listed import sketch_timm
 from qaf_core.data.models.preprocessing import from_timm
 from qaf_core.data.models.published import SILENCE_SECONDS, TIMM_SCHEME, PublishedWeights
 from qaf_core.data.models.source import ModelSource
-from qaf_core.data.models.timm_names import TIMM_FAMILY, TIMM_REMEDY, TimmEntry, has_timm, looks_like_tag
+from qaf_core.data.models.timm_names import TIMM_FAMILY, TimmEntry, has_timm, looks_like_tag
 from qaf_core.data.weights.entries import WeightLimits, WeightsHeader
 from qaf_core.data.weights.load import match_names
 from qaf_core.errors import ModelError, WeightsError, WorkspaceError
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "DEFAULT"
 IMAGENET_CLASSES = 1000
+_REMEDY = "install it with: pip install 'qaf[zoo]'"
 _MOST_NAMED = 12
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -190,12 +191,12 @@ def _timm() -> Any:
         ModelError: When it is not installed, or cannot be imported.
     """
     if not has_timm():
-        raise ModelError("timm is not installed", expected="the package timm", remedy=TIMM_REMEDY)
+        raise ModelError("timm is not installed", expected="the package timm", remedy=_REMEDY)
     try:
         return import_module("timm")
     except Exception as error:  # importing runs all of its modules
         raise ModelError(
-            "timm cannot be imported", got=f"{type(error).__name__}: {error}", remedy=TIMM_REMEDY
+            "timm cannot be imported", got=f"{type(error).__name__}: {error}", remedy=_REMEDY
         ) from error
 
 
@@ -215,8 +216,12 @@ def _config(name: str) -> dict[str, Any]:
         raise ModelError(
             "unknown model",
             got=TIMM_FAMILY + name,
-            expected="one of " + ", ".join(names) if names else "a name that timm.list_models() gives",
-            remedy=f"did you mean {names[0]}?" if names else "look for one with: qaf models --find TEXT",
+            expected=say("one of {names}", names=", ".join(names))
+            if names
+            else "a name that timm.list_models() gives",
+            remedy=say("did you mean {name}?", name=names[0])
+            if names
+            else "look for one with: qaf models --find TEXT",
         )
     found = timm.get_pretrained_cfg(name)
     return {} if found is None else dict(found.to_dict())

@@ -123,8 +123,12 @@ def load_weights(
     if missing or unexpected:
         raise WeightsError(
             say("weights file {file} is for another network than {model}", file=file, model=model),
-            got=f"{len(unexpected)} unknown tensors ({_some(unexpected)})" if unexpected else None,
-            expected=f"{len(missing)} more tensors ({_some(missing)})" if missing else None,
+            got=say("{count} unknown tensors ({names})", count=len(unexpected), names=_some(unexpected))
+            if unexpected
+            else None,
+            expected=say("{count} more tensors ({names})", count=len(missing), names=_some(missing))
+            if missing
+            else None,
             remedy=_TRAINED_FOR_ANOTHER,
         )
     for name, value in expected.items():
@@ -173,9 +177,9 @@ def _check_tensor(name: str, value: torch.Tensor, expected: torch.Tensor, file: 
     raise WeightsError(
         say("tensor {name} in {file} has the wrong type", name=name, file=file),
         got=say(
-            "{kind} that {removeprefix} does not hold",
+            "{kind} that {wanted} does not hold",
             kind=kind,
-            removeprefix=str(expected.dtype).removeprefix("torch."),
+            wanted=str(expected.dtype).removeprefix("torch."),
         ),
         expected="whole numbers",
         remedy=_TRAINED_FOR_ANOTHER,

@@ -31,7 +31,7 @@ from qaf_core.errors import WeightsError
 from qaf_core.text.said import say
 
 _ONLY_TENSORS = "tensors by name, and nothing that runs"
-_SAVE_AGAIN = "save only the tensors: safetensors.torch.save_file(model.state_dict(), FILE)"
+_SAVE_AGAIN = say("save only the tensors: safetensors.torch.save_file(model.state_dict(), FILE)")
 
 
 def read_torch_header(path: Path, size: int, limits: WeightLimits, part: str | None = None) -> WeightsHeader:
@@ -66,19 +66,20 @@ def read_torch_header(path: Path, size: int, limits: WeightLimits, part: str | N
 
 def _describe_foreign(path: Path, error: ForeignObject) -> WeightsError:
     """What a file holds that is more than tensors, named as what it is, with the way to its weights."""
-    what, remedy = "holds Python objects; nothing of it was run", _SAVE_AGAIN
+    what, remedy = say("holds Python objects; nothing of it was run"), _SAVE_AGAIN
     got: str | None = str(error)
     if error.kind == "torchscript":
-        what, got = "is a TorchScript program; nothing of it was run", None
-        remedy = "save its weights: safetensors.torch.save_file(torch.jit.load(FILE).state_dict(), NEW)"
+        what, got = say("is a TorchScript program; nothing of it was run"), None
+        remedy = say("save its weights: safetensors.torch.save_file(torch.jit.load(FILE).state_dict(), NEW)")
     elif error.kind == "exported":
-        what, got = "is a program of torch.export; nothing of it was run", None
-        remedy = (
+        what, got = say("is a program of torch.export; nothing of it was run"), None
+        remedy = say(
             "save its weights: safetensors.torch.save_file(dict(torch.export.load(FILE).state_dict), NEW)"
         )
     elif error.kind == "network":
-        what = "holds a whole pickled network; nothing of it was run"
-        remedy = "where its code is: " + _SAVE_AGAIN.replace("model", "torch.load(FILE, weights_only=False)")
+        what = say("holds a whole pickled network; nothing of it was run")
+        code = "safetensors.torch.save_file(torch.load(FILE, weights_only=False).state_dict(), FILE)"
+        remedy = say("where its code is: save only the tensors: {code}", code=code)
     return WeightsError(
         say("weights file {path} {what}", path=path.name, what=what),
         got=got,
@@ -92,7 +93,7 @@ def _describe(path: Path, loaded: Any, storages: Mapping[str, int], limits: Weig
     if not isinstance(loaded, dict) or not loaded:
         raise WeightsError(
             say("weights file {path} holds no state dict", path=path.name),
-            got="no tensors" if loaded == {} else _kind(loaded),
+            got=say("no tensors") if loaded == {} else _kind(loaded),
             expected="tensors by name",
             remedy=_SAVE_AGAIN,
         )

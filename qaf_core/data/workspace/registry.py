@@ -229,7 +229,7 @@ def clean_file_name(name: str) -> str:
     if suffix is None:
         raise WeightsError(
             "a file of this kind holds no weights",
-            got=last[-40:] or "no name",
+            got=last[-40:] or say("no name"),
             expected=", ".join(WEIGHT_SUFFIXES),
         )
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", last[: -len(suffix)]).strip(".-_")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from qaf_core.errors import DataError
 from qaf_core.pipeline.intervals import Z95
 from qaf_core.pipeline.results import Evaluation
-from qaf_core.text.said import say
+from qaf_core.text.said import Said, say
 
 if TYPE_CHECKING:
     from qaf_core.data.load import ImageSet
@@ -95,7 +95,7 @@ def predict(
             raise DataError(
                 say("the network puts out {what} that are not finite", what=error.what),
                 got=say(
-                    "NaN or infinity among images {done} to {done2}", done=done, done2=done + len(images) - 1
+                    "NaN or infinity among images {first} to {last}", first=done, last=done + len(images) - 1
                 ),
                 remedy="look at its weights and at the images",
             ) from error
@@ -110,12 +110,12 @@ def predict(
 class NotFiniteError(ValueError):
     """Outputs of one batch hold NaN or infinity; ``predict`` says among which images."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(what)
+    def __init__(self, what: Said) -> None:
+        super().__init__(str(what))
         self.what = what
 
 
-def check_finite(values: Tensor, what: str) -> None:
+def check_finite(values: Tensor, what: Said) -> None:
     """Raise ``NotFiniteError`` where values are NaN or infinite.
 
     Args:
@@ -131,7 +131,7 @@ def class_name(classes: Sequence[str], index: int) -> str:
     return classes[index] if index < len(classes) else str(index)
 
 
-def needed(images: ImageSet, key: str, what: str) -> NDArray[Any]:
+def needed(images: ImageSet, key: str, what: Said) -> NDArray[Any]:
     """A target of an image set.
 
     Raises:

@@ -42,7 +42,7 @@ class Segmentation:
                 got=tuple(scores.shape),
                 expected=say("(images, 2 to {unlabelled} classes, height, width)", unlabelled=UNLABELLED),
             )
-        check_finite(scores, "class scores")
+        check_finite(scores, say("class scores"))
         if scores.shape[-2:] != images.shape[-2:]:
             scores = functional.interpolate(
                 scores, size=images.shape[-2:], mode="bilinear", align_corners=False
@@ -51,7 +51,7 @@ class Segmentation:
 
     def collate(self, images: ImageSet) -> Arrays:
         """The masks."""
-        return {"masks": needed(images, "masks", "masks")}
+        return {"masks": needed(images, "masks", say("masks"))}
 
     def metric(self, predictions: Arrays, targets: Arrays, classes: Sequence[str]) -> Evaluation:
         """Mean IoU with a bootstrap interval, IoU by class, and the share of pixels that are right."""

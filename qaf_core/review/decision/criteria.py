@@ -98,7 +98,9 @@ class Criterion:
             if not (isinstance(text, str) and len(text) <= LONGEST_TEXT) and not (optional and text is None):
                 raise QafError(
                     say("{field} of {kind} is no text of usual length", field=field, kind=self.kind),
-                    got=f"{len(text):,} characters" if isinstance(text, str) else type(text).__name__,
+                    got=say("{count:,} characters", count=len(text))
+                    if isinstance(text, str)
+                    else type(text).__name__,
                     expected=say("at most {most} characters", most=LONGEST_TEXT),
                 )
 

@@ -98,7 +98,7 @@ def gather_review(
     if not 1 <= len(run_ids) <= MOST_RUNS or len(set(run_ids)) < len(run_ids):
         raise QafError(
             "a report compares one to five runs, each once",
-            got=", ".join(run_ids) or "none",
+            got=", ".join(run_ids) or say("none"),
             remedy="leave some out",
         )
     runs = tuple(collect_evidence(store, run_id, (answers or {}).get(run_id)) for run_id in run_ids)

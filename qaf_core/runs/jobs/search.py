@@ -52,7 +52,7 @@ def make_auto_plan(
         check_ratio(request.least_ratio)
     check_error_bound(request.error_bound)
     check_answer_bound(request.answer_bound)
-    check_bits("weight bits", request.bits)
+    check_bits(say("weight bits"), request.bits)
     import torch
 
     from qaf_core.data.load import BATCH_SIZE, to_batches

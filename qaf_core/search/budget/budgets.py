@@ -10,9 +10,9 @@ from typing import Any
 from qaf_core.errors import PlanError
 from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
-from qaf_core.network.plan.types import LayerPlan, listing
+from qaf_core.network.plan.types import LayerPlan
 from qaf_core.network.plan.validation import check_layer_plan
-from qaf_core.text.said import say
+from qaf_core.text.said import listing, say
 
 UNITS: Mapping[str, Mapping[str, float]] = {
     "size": {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9},
