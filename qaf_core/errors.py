@@ -54,10 +54,11 @@ class QafError(Exception):
         told = {
             name: _told(name, getattr(self, name), _) for name in PIECES if getattr(self, name) is not None
         }
-        line = _(frame(told)).format(**told)
-        return re.sub(
-            r"([?？])[.。]$", r"\1", escape_text(" ".join(re.sub(r"\s+([.。])$", r"\1", line).split()))
-        )
+        form = frame(told)
+        if told != {"what": _told("what", self.what, untranslated)}:  # a line that no catalogue has stays
+            form = _(form)
+        line = re.sub(r"\s+([.。])$", r"\1", form.format(**told))
+        return re.sub(r"([?？])[.。]$", r"\1", escape_text(" ".join(line.split())))
 
     def to_plain(self) -> dict[str, Any]:
         """Its parts as JSON can hold them; ``reread`` reads them."""

@@ -141,7 +141,7 @@ def refuse_unused(**given: object) -> None:
         raise PlanError(
             "only a plan that is measured has a use for this option",
             got=", ".join(named),
-            remedy=f"leave it out, or choose --structure {MEASURED}",
+            remedy=say("leave it out, or choose --structure {measured}", measured=MEASURED),
         )
 
 
@@ -165,7 +165,7 @@ def make_plan(
         if ratio is not None or bits is not None or structure is not None:
             raise PlanError(
                 "--plan stands alone",
-                got="--plan with --ratio, --bits or --structure",
+                got=say("--plan with --ratio, --bits or --structure"),
                 expected="one of the two",
             )
         plan = read_plan(file)

@@ -24,11 +24,13 @@ from qaf_core.runs.store.queue import DISCARDED
 from qaf_core.text.catalogue import read_catalogue, translator
 from qaf_core.text.said import say
 
+KINDS_IN = ("data.workspace.trust", "network.graph.export", "runs.store.queue")
+
 
 def every_kind(kind: type[QafError]) -> Iterator[type[QafError]]:
     """All kinds of errors there are."""
-    for module in ("data.workspace.trust", "network.graph.export", "runs.store.queue"):
-        import_module(f"qaf_core.{module}")
+    for module in (*(f"qaf_core.{name}" for name in KINDS_IN), "dashboard.state.jobs"):
+        import_module(module)
     for part in kind.__subclasses__():
         yield from (part, *every_kind(part))
 

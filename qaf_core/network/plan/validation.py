@@ -10,9 +10,8 @@ from qaf_core.factorization.options import METHODS, Method
 from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
 from qaf_core.network.plan.chains import holds_too_much, max_useful_rank
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
-from qaf_core.network.plan.types import LayerPlan, Plan, is_whole, listing
+from qaf_core.network.plan.types import LayerPlan, Plan, is_whole
 from qaf_core.quantization.grid import ACTIVATION_GRID, BITS_ACCEPTED, FLOAT, GRIDS
-from qaf_core.text.said import say
 from qaf_core.text.said import Said, listing, say
 
 
@@ -93,12 +92,12 @@ def check_activations(bits: int) -> None:
     if bits not in (ACTIVATION_GRID.bits, FLOAT.bits):
         raise PlanError(
             "activations are quantized to 8 bits or not at all",
-            got=f"{bits} bits",
-            expected=f"{ACTIVATION_GRID.bits} or {FLOAT.bits}",
+            got=say("{bits} bits", bits=bits),
+            expected=say("{one} or {other}", one=ACTIVATION_GRID.bits, other=FLOAT.bits),
         )
 
 
-def oversized_ranks(plan: Plan, inventory: Sequence[LayerInfo]) -> tuple[str, ...]:
+def oversized_ranks(plan: Plan, inventory: Sequence[LayerInfo]) -> tuple[Said, ...]:
     """Warnings, one for each layer whose factors hold more numbers than its weight: allowed, and no gain."""
     infos = {info.name: info for info in inventory}
     return tuple(

@@ -36,7 +36,6 @@ from qaf_core.pipeline.compress.solver_pool import SolveJob
 from qaf_core.pipeline.events import Progress, RunStatus
 from qaf_core.quantization.grid import FLOAT, Grid
 from qaf_core.quantization.spec import QuantSpec
-from qaf_core.text.said import say
 
 CALIBRATION_BATCH = 32  # images, of up to 224 × 224 pixels; fewer where they are larger
 BATCH_PIXELS = CALIBRATION_BATCH * 224 * 224

@@ -25,7 +25,9 @@ from qaf_core.runs.store.record import JobRecord, RunRecord, StoredEvent
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.shapes import check_run
 from qaf_core.runs.store.workspace import PACKED_NAME
-from qaf_core.text.said import say
+from qaf_core.text.said import Said, say
+
+NOT_COMPRESSED = say("this run has no compressed network")
 
 
 class Store(Queue):
@@ -35,16 +37,16 @@ class Store(Queue):
         """Where the files of a run lie: its packed model, its traceback if it failed."""
         return self.workspace / "runs" / run_id
 
-    def packed_file(self, record: RunRecord, purpose: str = "") -> Path:
+    def packed_file(self, record: RunRecord, fault: Said = NOT_COMPRESSED) -> Path:
         """The packed network of a run.
 
         Raises:
-            WorkspaceError: If it has none; ``purpose`` says what it was wanted for.
+            WorkspaceError: If it has none, with the words of ``fault``.
         """
         path = self.run_folder(record.id) / PACKED_NAME
         if not path.is_file():
             raise WorkspaceError(
-                f"this run has no compressed network {purpose}".rstrip(),
+                fault,
                 got=f"{record.id} ({record.status})",
                 expected="a run that was completed, or stopped after its first layer",
                 remedy="list them with: qaf runs",

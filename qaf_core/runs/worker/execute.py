@@ -80,7 +80,7 @@ def _execute(store: Store, job_id: str, progress: Progress) -> dict[str, Any]:
         store.finish(
             job_id,
             RunStatus.CANCELLED,
-            error=STOPPED_RUN if job is not None and job.kind in RUN_KINDS else None,
+            error=QafError(STOPPED_RUN) if job is not None and job.kind in RUN_KINDS else None,
         )
         raise
     store.finish(job_id, RunStatus(result.get("status", RunStatus.COMPLETED)), result)
