@@ -14,7 +14,7 @@ from dashboard.views.run import run as run_page
 from dashboard.views.start import start
 from dashboard.widgets import ui
 from qaf_core.data.models.settings import read_settings
-from qaf_core.errors import WorkspaceError
+from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.runs.store.store import Store
 
 MOST_DAMAGED = 3  # named above each page; all stand in the list of runs
@@ -70,18 +70,18 @@ def _draw(page: st.Page) -> None:
     if store.read_only:
         st.info(_("This workspace can only be read: its runs can be looked at, nothing new can be run."))
     for error in _damages(store)[:MOST_DAMAGED]:
-        st.warning(ui.plain(_(error)), icon=":material/warning:")
+        st.warning(ui.plain(error.text(_)), icon=":material/warning:")
     ui.keep_worker()
     page.run()
 
 
-def _damages(store: Store) -> list[str]:
+def _damages(store: Store) -> list[QafError]:
     """What of the workspace cannot be read and is left out."""
-    found = [run.error or "" for run in store.list_runs() if run.damaged]
+    found = [run.failure for run in store.list_runs() if run.damaged and run.failure]
     try:
         read_settings(store.workspace)
     except WorkspaceError as problem:
-        found.insert(0, str(problem))
+        found.insert(0, problem)
     return found
 
 

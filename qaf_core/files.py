@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from qaf_core.errors import WorkspaceError
+from qaf_core.text.said import say
 
 _log = logging.getLogger("qaf_core")
 
@@ -77,7 +78,7 @@ def appearing(path: Path) -> Iterator[Path]:
         raise WorkspaceError("a file needs a name", got=str(path)) from error
     try:
         if path.exists() and not path.is_file():  # a folder, or a device that would be gone
-            raise WorkspaceError("a file cannot be written", got=f"{path}, which is no file")
+            raise WorkspaceError("a file cannot be written", got=say("{path}, which is no file", path=path))
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep_parts(path.parent.glob(f".{glob.escape(path.name)}.*{PART}"))
         yield temporary

@@ -90,7 +90,7 @@ def test_a_package_imports_only_those_before_it(path: Path) -> None:
         if top == "qaf_core" and len(parts) > 1 and parts[1] in ORDER and room in ORDER:
             assert ORDER.index(parts[1]) <= ORDER.index(room), f"{room} must not import {module}"
         if room == "errors":
-            assert top != "qaf_core"
+            assert top != "qaf_core" or module.startswith("qaf_core.text.said")
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:

@@ -171,8 +171,8 @@ def _look_into(workspace: Path, request: InspectRequest) -> Mapping[str, Any]:
     """
     _check_code(workspace, request.model)
     found, refusal = _answer(digest_request(request, workspace), workspace, request)
-    if refusal:
-        raise QafError(refusal)
+    if refusal is not None:
+        raise refusal
     return found
 
 
@@ -185,14 +185,16 @@ def _check_code(workspace: Path, model: str) -> None:
 
 
 @st.cache_data(show_spinner=False, max_entries=64, ttl=REFUSAL_SECONDS)
-def _answer(digest: str, _workspace: Path, _request: InspectRequest) -> tuple[Mapping[str, Any], str]:
+def _answer(
+    digest: str, _workspace: Path, _request: InspectRequest
+) -> tuple[Mapping[str, Any], QafError | None]:
     """A job's answer, or why it is refused: kept for a while, as a page is drawn again at every click."""
     try:
-        return jobs.wait_for(_workspace, _request), ""
+        return jobs.wait_for(_workspace, _request), None
     except jobs.NoAnswerYet:
         raise
     except QafError as error:
-        return {}, str(error)
+        return {}, error
 
 
 @st.cache_data(show_spinner=False)

@@ -39,7 +39,7 @@ def wait_for(workspace: Path, request: JobRequest, *, anew: bool = False) -> Map
                 raise NoAnswerYet("it took too long", remedy="try again when less is at work")
             time.sleep(POLL_SECONDS)
     if job.status != RunStatus.COMPLETED:
-        raise QafError(job.error or "stopped")
+        raise job.failure or QafError("stopped")
     return job.result
 
 

@@ -138,7 +138,7 @@ def read_row(info: LayerInfo, row: DraftRow) -> tuple[LayerPlan | None, tuple[st
     if messages:
         return None, tuple(messages)
     planned = LayerPlan(name=info.name, structure=row.structure, rank=_single(rank), bits=_single(bits))
-    messages = [_(message) for _field, message in check_layer_plan(info, planned)]
+    messages = [message.text(_) for _field, message in check_layer_plan(info, planned)]
     return (None, tuple(messages)) if messages else (planned, ())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from qaf_core.text import LANGUAGES, translator
+from qaf_core.text.catalogue import LANGUAGES, translator
 
 LANGUAGE_KEY = "language"
 ADDRESS_KEY = "lang"

@@ -77,7 +77,7 @@ def show(
     elif job.status == RunStatus.CANCELLED:
         st.info(_("The check was stopped."), icon=":material/stop_circle:")
     elif job.status != RunStatus.COMPLETED:
-        ui.say_error(job.error or ui.status_label(job.status))
+        ui.say_error(job.failure or ui.status_label(job.status))
     else:
         found = from_plain(Plausibility, job.result)
         checked = replace(job.request, **job.result["stored"], uploads={})

@@ -66,7 +66,7 @@ def problem(data: str, calibration: str | None) -> str | None:
         try:
             path = missing_path(place) if place else None
         except DataError as error:
-            return str(error)
+            return error.text(_)
         if path is not None:
             return _("There is no file or folder {path}.").format(path=path)
     return None

@@ -82,7 +82,7 @@ def job_at_work(job: JobRecord | None, text: str) -> bool:
     """
     if job is None or job.is_final:
         if job is not None and job.status in (RunStatus.FAILED, RunStatus.INTERRUPTED):
-            say_error(job.error or status_label(job.status))
+            say_error(job.failure or status_label(job.status))
         return False
     say_problem(job)
     text = text if job.status == RunStatus.RUNNING else _("Waiting for a free place") + " · {time}"
@@ -199,9 +199,9 @@ def plain(text: object) -> str:
 
 
 def say_error(problem: QafError | str) -> None:
-    """What went wrong, in its own words; for code that is not trusted yet, with a way to trust it."""
+    """What went wrong, in the user's language; for code that is not trusted yet, with a way to trust it."""
     if not isinstance(problem, UntrustedCode):
-        st.error(plain(_(str(problem))), icon=":material/error:")
+        st.error(plain(problem if isinstance(problem, str) else problem.text(_)), icon=":material/error:")
         return
     st.warning(
         _(

@@ -32,6 +32,7 @@ from qaf_core.pipeline.compress.compress import compress_network
 from qaf_core.pipeline.compress.result import LayerOutcome, read_options
 from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.quantization.grid import Grid
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from qaf_core.deploy.onnx_export.report import ExportReport
@@ -242,14 +243,14 @@ def _plan_by_rule(
         ratio = 1.0
     if ratio is None or bits is None:
         needed = "bits=B" if method == Method.DENSE else "ratio=R and bits=B"
-        raise PlanError("nothing says how to compress", expected=f"plan=PLAN, or {needed}")
+        raise PlanError("nothing says how to compress", expected=say("plan=PLAN, or {needed}", needed=needed))
     return plan_for_ratio(inventory, model=model, ratio=ratio, bits=bits, method=method, **settings)
 
 
 def _given_plan(plan: object, ratio: float | None, bits: int | None, settings: PlanSettings) -> Plan:
     if ratio is not None or bits is not None or "structure" in settings:
         raise PlanError(
-            "a plan stands alone", got="plan with ratio, bits or structure", expected="one of the two"
+            "a plan stands alone", got=say("plan with ratio, bits or structure"), expected="one of the two"
         )
     if isinstance(plan, str | Path):
         plan = read_plan(Path(plan).expanduser())

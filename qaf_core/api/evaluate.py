@@ -19,6 +19,7 @@ from qaf_core.errors import DataError, ModelError
 from qaf_core.network.graph.inference import as_network, example_images, inference
 from qaf_core.pipeline.results import Evaluation
 from qaf_core.pipeline.tasks import Arrays, find_task, predict
+from qaf_core.text.said import say
 
 _TASKS = {1: "classification", 3: "segmentation"}  # by the dimensions of the labels
 
@@ -79,7 +80,7 @@ def _count_outputs(network: nn.Module, image: Tensor, *, by_pixel: bool) -> int:
         raise ModelError(
             "the network does not run on these images",
             got=f"{type(error).__name__}: {error}",
-            expected=f"images it takes in; these are {tuple(image.shape[1:])} each",
+            expected=say("images it takes in; these are {shape} each", shape=tuple(image.shape[1:])),
         ) from error
     return plain_scores(answer, 1, by_pixel=by_pixel).shape[1]
 
@@ -88,10 +89,16 @@ def _check_labels(labels: NDArray[np.int64], outputs: int, classes: Sequence[str
     given = labels[labels != UNLABELLED] if labels.ndim == 3 else labels
     if given.max(initial=0) >= outputs:
         raise DataError(
-            "a label is beyond the network's outputs", got=int(given.max()), expected=f"0 to {outputs - 1}"
+            "a label is beyond the network's outputs",
+            got=int(given.max()),
+            expected=say("0 to {last}", last=outputs - 1),
         )
     if classes and len(classes) != outputs:
-        raise DataError("classes and outputs differ in number", got=f"{len(classes)} names", expected=outputs)
+        raise DataError(
+            "classes and outputs differ in number",
+            got=say("{count} names", count=len(classes)),
+            expected=outputs,
+        )
 
 
 def _joined(parts: Sequence[Arrays]) -> Arrays:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qaf_core.data.images.targets import UNLABELLED
 from qaf_core.errors import DataError
+from qaf_core.text.said import say
 
 #: An array (N, C, H, W), or batches of it, or of pairs with labels.
 Images = Tensor | NDArray[Any] | Iterable[Any]
@@ -80,7 +81,10 @@ def labelled_batches(images: Images, labels: Any = None) -> Iterator[tuple[Tenso
 
 
 def _differ(images: int, labels: int) -> DataError:
-    return DataError("images and labels differ in number", got=f"{images} images, {labels} labels")
+    return DataError(
+        "images and labels differ in number",
+        got=say("{images} images, {labels} labels", images=images, labels=labels),
+    )
 
 
 def _as_labels(values: Any) -> NDArray[np.int64]:
@@ -89,7 +93,7 @@ def _as_labels(values: Any) -> NDArray[np.int64]:
     if found.dtype.kind not in "iu" or not shaped or found.min(initial=0) < 0:
         raise DataError(
             "labels are malformed",
-            got="none" if values is None else f"{found.dtype} {found.shape}",
+            got=say("none") if values is None else f"{found.dtype} {found.shape}",
             expected="class numbers (N,) from 0, or masks (N, H, W) from 0 to 255",
         )
     return found.astype(np.int64)

@@ -24,6 +24,7 @@ from qaf_core.children import child_environment
 from qaf_core.cli.options import Workspace
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.runs.store.workspace import WORKSPACE_VARIABLE, default_workspace
+from qaf_core.text.said import say
 
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
@@ -139,10 +140,10 @@ def check_port(host: str, port: int) -> None:
             probe.bind(address)
     except OSError as error:
         raise WorkspaceError(
-            f"port {port} on {host} cannot be used",
+            say("port {port} on {host} cannot be used", port=port, host=host),
             got=error.strerror or str(error),
             expected="a free port of this machine",
-            remedy=f"choose another, for instance --port {port + 1 if port < 65535 else 8501}",
+            remedy=say("choose another, for instance --port {port}", port=port + 1 if port < 65535 else 8501),
         ) from error
 
 
@@ -154,7 +155,7 @@ def _wait_until_served(server: subprocess.Popen[bytes], address: str) -> None:
         if server.poll() is not None:
             raise QafError(
                 "the dashboard could not start",
-                got=f"exit code {server.returncode}",
+                got=say("exit code {returncode}", returncode=server.returncode),
                 remedy="see the lines above",
             )
         try:
@@ -168,7 +169,7 @@ def _wait_until_served(server: subprocess.Popen[bytes], address: str) -> None:
         time.sleep(0.1)
     raise QafError(
         "the dashboard did not answer",
-        got=f"nothing at {address} in {START_SECONDS:.0f} s",
+        got=say("nothing at {address} in {seconds:.0f} s", address=address, seconds=START_SECONDS),
         remedy="try another --port",
     )
 

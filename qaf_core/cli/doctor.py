@@ -15,6 +15,7 @@ from qaf_core.cli.options import Json, Workspace
 from qaf_core.cli.text import print_json
 from qaf_core.errors import QafError
 from qaf_core.runs.store.workspace import default_workspace
+from qaf_core.text.said import say
 
 LEAST_FREE_BYTES = 1_000_000_000
 TORCH_SECONDS = 120
@@ -92,7 +93,10 @@ def _check_torch() -> str:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise QafError("importing torch takes too long", got=f"more than {TORCH_SECONDS} s") from error
+        raise QafError(
+            "importing torch takes too long",
+            got=say("more than {seconds} s", seconds=TORCH_SECONDS),
+        ) from error
     if probe.returncode != 0:
         last = (probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]
         raise QafError(

@@ -16,6 +16,7 @@ from qaf_core.errors import PlanError
 from qaf_core.factorization.options import METHODS, Method
 from qaf_core.network.plan.rules import KERNEL_STRUCTURES, MEASURED, USUAL
 from qaf_core.quantization.grid import BITS_ACCEPTED
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from qaf_core.data.models.source import ModelSource
@@ -140,7 +141,7 @@ def refuse_unused(**given: object) -> None:
         raise PlanError(
             "only a plan that is measured has a use for this option",
             got=", ".join(named),
-            remedy=f"leave it out, or choose --structure {MEASURED}",
+            remedy=say("leave it out, or choose --structure {measured}", measured=MEASURED),
         )
 
 
@@ -164,7 +165,7 @@ def make_plan(
         if ratio is not None or bits is not None or structure is not None:
             raise PlanError(
                 "--plan stands alone",
-                got="--plan with --ratio, --bits or --structure",
+                got=say("--plan with --ratio, --bits or --structure"),
                 expected="one of the two",
             )
         plan = read_plan(file)
@@ -174,7 +175,9 @@ def make_plan(
         ratio = 1.0
     if ratio is None or bits is None:
         needed = "--bits B" if method == Method.DENSE else "--ratio R --bits B"
-        raise PlanError("nothing says how to compress", expected=f"--plan FILE, or {needed}")
+        raise PlanError(
+            "nothing says how to compress", expected=say("--plan FILE, or {needed}", needed=needed)
+        )
     return plan_for_ratio(
         inventory,
         model=model,

@@ -24,6 +24,7 @@ from qaf_core.data.images.split import SPLIT_SEED, SPLITS, Choice, Split, told_a
 from qaf_core.data.images.targets import accepted_data, require_mask_classes, white_class
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError
+from qaf_core.text.said import Said, say
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +77,9 @@ def load_images(
     try:
         images = _load_user_data(data, reading)
     except (OSError, RuntimeError) as error:  # no permission, a name too long, an unknown ~user
-        raise DataError(f"data cannot be read: {data}", got=_first_line(error), expected=ACCEPTED) from error
+        raise DataError(
+            say("data cannot be read: {data}", data=data), got=_first_line(error), expected=ACCEPTED
+        ) from error
     if split == "evaluation" and source.task == "classification":
         require_classes(images.name, images.labels, source)
     if split == "evaluation" and source.task == "segmentation":
@@ -197,9 +200,15 @@ def _load_user_data(data: str, reading: Reading) -> ImageSet:
     if path.suffix.lower() == ".npz":
         images = load_npz(path, source, labelled=reading.labelled, white=reading.white)
         return images.take(*choice.among(len(images), images.name))
-    accepted = ACCEPTED if source.task == "classification" else "builtin, " + accepted_data(source.task)
+    accepted = (
+        Said(ACCEPTED)
+        if source.task == "classification"
+        else say("builtin, {others}", others=accepted_data(source.task))
+    )
     raise DataError(
-        f"data file {place.name} has an unknown format", got=path.suffix or "no suffix", expected=accepted
+        say("data file {place} has an unknown format", place=place.name),
+        got=path.suffix or say("no suffix"),
+        expected=accepted,
     )
 
 

@@ -12,6 +12,7 @@ from qaf_core.errors import SolverError
 from qaf_core.factorization.algebra import ALGEBRAS, Algebra
 from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.quantization.grid import FLOAT, Grid
+from qaf_core.text.said import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +79,14 @@ def exact_factors(weight: Tensor, structure: str) -> Factors:
     if structure not in STRUCTURES:
         raise SolverError("unknown structure", got=structure, expected=", ".join(STRUCTURES))
     form = STRUCTURES[structure]
-    linear = ", or a linear layer's" if form.can_write((1, 1)) else ""
+    linear = form.can_write((1, 1))
     if not values.is_floating_point() or not values.numel() or not form.can_write(values.shape):
         raise SolverError(
-            f"structure {structure} does not take such a weight",
+            say("structure {structure} does not take such a weight", structure=structure),
             got=f"{tuple(values.shape)} of {values.dtype}",
-            expected=f"a convolution's, not empty{linear}",
+            expected="a convolution's, not empty, or a linear layer's"
+            if linear
+            else "a convolution's, not empty",
         )
     factors = ALGEBRAS[structure](values.shape).exact(values)
     return Factors(

@@ -14,6 +14,7 @@ from qaf_core.factorization.options import LARGEST_SEED, METHODS
 from qaf_core.factorization.rounding import damped
 from qaf_core.factorization.structures import STRUCTURES, Rank
 from qaf_core.quantization.spec import whole_number
+from qaf_core.text.said import Said, say
 
 _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _NEEDS = "a plain tensor of real floating-point numbers"
@@ -25,7 +26,7 @@ def checked_weight(weight: object) -> Tensor:
     Raises:
         SolverError: If it holds no numbers, or they do not lie one after another as real numbers.
     """
-    values = _plain(weight, "weight")
+    values = _plain(weight, say("weight"))
     if values.ndim not in (2, 3, 4, 5) or values.numel() == 0:
         raise SolverError(
             "weight has a shape the solver does not take",
@@ -51,7 +52,7 @@ def as_target(weight: Tensor, structure: str, method: str) -> Tensor:
         raise SolverError("unknown structure", got=structure, expected=", ".join(STRUCTURES))
     if not STRUCTURES[structure].can_write(weight.shape):
         raise SolverError(
-            f"structure {structure} takes convolution weights",
+            say("structure {structure} takes convolution weights", structure=structure),
             got=tuple(weight.shape),
             remedy="use structure svd",
         )
@@ -64,7 +65,7 @@ def check_published(structure: str, method: str, weight_shape: Sequence[int]) ->
     if method == "paper" and not STRUCTURES[structure].published(weight_shape):
         raise SolverError(
             "the published method solves CP only",
-            got=f"{structure} of a k×k kernel",
+            got=say("{structure} of a k×k kernel", structure=structure),
             remedy="use structure cp or method joint",
         )
 
@@ -81,19 +82,23 @@ def checked_rank(rank: object, structure: str, weight_shape: Sequence[int]) -> R
     if isinstance(largest, tuple):
         if not isinstance(rank, tuple | list) or len(rank) != 2:
             raise SolverError(
-                f"structure {structure} takes a pair of ranks", got=rank, expected="(R_out, R_in)"
+                say("structure {structure} takes a pair of ranks", structure=structure),
+                got=rank,
+                expected="(R_out, R_in)",
             )
         pair = [whole_number(value) for value in rank]
         if any(value is None or not 1 <= value <= limit for value, limit in zip(pair, largest, strict=True)):
             raise SolverError(
-                "rank out of range", got=tuple(rank), expected=f"whole numbers from 1 to {largest}"
+                "rank out of range",
+                got=tuple(rank),
+                expected=say("whole numbers from 1 to {largest}", largest=largest),
             )
         return int(rank[0]), int(rank[1])
     found = whole_number(rank)
     if found is None or found < 1:
         raise SolverError("rank out of range", got=rank, expected="a whole number, at least 1")
     if found > largest:
-        raise SolverError("rank larger than useful", got=found, expected=f"at most {largest}")
+        raise SolverError("rank larger than useful", got=found, expected=say("at most {most}", most=largest))
     return found
 
 
@@ -120,12 +125,14 @@ def checked_covariance(covariance: object, weight: Tensor, target: Tensor) -> Te
     channels, inputs = weight.shape[1], weight[0].numel()
     if isinstance(covariance, Tensor) and covariance.dtype in _WHOLE:
         covariance = covariance.to(target.dtype)
-    moment = _plain(covariance, "input covariance")
+    moment = _plain(covariance, say("input covariance"))
     if moment.ndim != 2 or moment.shape[0] != moment.shape[1] or moment.shape[0] not in (channels, inputs):
         raise SolverError(
             "input covariance has the wrong shape",
             got=tuple(moment.shape),
-            expected=f"({inputs}, {inputs}) or ({channels}, {channels})",
+            expected=say(
+                "({inputs}, {inputs}) or ({channels}, {channels})", inputs=inputs, channels=channels
+            ),
         )
     if not bool(torch.isfinite(moment).all()):
         raise SolverError(
@@ -141,28 +148,36 @@ def checked_covariance(covariance: object, weight: Tensor, target: Tensor) -> Te
     return symmetric
 
 
-def _plain(value: object, what: str) -> Tensor:
+def _plain(value: object, what: Said) -> Tensor:
     """A tensor of real floating-point numbers that are there, without its gradient."""
     if not isinstance(value, Tensor):
         given = "numpy.ndarray" if type(value).__module__ == "numpy" else type(value).__name__
-        remedy = "give torch.from_numpy of it" if given == "numpy.ndarray" else None
-        raise SolverError(f"{what} is not a floating-point tensor", got=given, remedy=remedy)
+        remedy = say("give torch.from_numpy of it") if given == "numpy.ndarray" else None
+        raise SolverError(say("{what} is not a floating-point tensor", what=what), got=given, remedy=remedy)
     if is_lazy(value):
-        raise _no_numbers(what, "a lazy parameter", "run the network once before")
+        raise _no_numbers(what, say("a lazy parameter"), say("run the network once before"))
     kind = str(value.dtype).removeprefix("torch.")
     if value.is_quantized or value.is_complex() or not value.is_floating_point():
         remedies = {
-            value.is_quantized: "give its values, dequantize()",
-            value.is_complex(): "give its real and its imaginary part one after the other",
+            value.is_quantized: say("give its values, dequantize()"),
+            value.is_complex(): say("give its real and its imaginary part one after the other"),
         }
         raise SolverError(
-            f"{what} is not a floating-point tensor", got=f"torch.{kind}", remedy=remedies.get(True)
+            say("{what} is not a floating-point tensor", what=what),
+            got=f"torch.{kind}",
+            remedy=remedies.get(True),
         )
     if value.is_meta:
-        raise _no_numbers(what, "a tensor on the meta device", "load its weights before")
+        raise _no_numbers(what, say("a tensor on the meta device"), say("load its weights before"))
     if value.is_nested or value.layout != torch.strided:
-        got = "a nested tensor" if value.is_nested else f"layout {str(value.layout).removeprefix('torch.')}"
-        raise SolverError(f"{what} is not dense", got=got, expected=_NEEDS, remedy="give its to_dense()")
+        got = (
+            say("a nested tensor")
+            if value.is_nested
+            else f"layout {str(value.layout).removeprefix('torch.')}"
+        )
+        raise SolverError(
+            say("{what} is not dense", what=what), got=got, expected=_NEEDS, remedy="give its to_dense()"
+        )
     plain = value.detach()
     try:
         if plain.numel():
@@ -172,5 +187,7 @@ def _plain(value: object, what: str) -> Tensor:
     return plain
 
 
-def _no_numbers(what: str, got: str, remedy: str | None) -> SolverError:
-    return SolverError(f"{what} holds no numbers that can be read", got=got, expected=_NEEDS, remedy=remedy)
+def _no_numbers(what: Said, got: Said | str, remedy: Said | None) -> SolverError:
+    return SolverError(
+        say("{what} holds no numbers that can be read", what=what), got=got, expected=_NEEDS, remedy=remedy
+    )

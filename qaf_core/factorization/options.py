@@ -9,6 +9,7 @@ from numbers import Real
 
 from qaf_core.errors import SolverError
 from qaf_core.quantization.spec import whole_number
+from qaf_core.text.said import say
 
 RHO_POLICIES = ("trace",)
 
@@ -127,9 +128,13 @@ class SolverOptions:
             found = whole_number(value)
             if found is None or not minimum <= found <= maximum:
                 raise SolverError(
-                    f"solver option {field} out of range",
+                    say("solver option {field} out of range", field=field),
                     got=value,
-                    expected=f"a whole number, at least {minimum}, at most {maximum:,}",
+                    expected=say(
+                        "a whole number, at least {minimum}, at most {maximum:,}",
+                        minimum=minimum,
+                        maximum=maximum,
+                    ),
                 )
             object.__setattr__(self, field, found)
         if not (_is_finite_number(self.tolerance) and 0 <= self.tolerance < 1):

@@ -32,6 +32,7 @@ from qaf_core.factorization.subproblem import Subproblem
 from qaf_core.factorization.warm_start import warm_values
 from qaf_core.quantization.grid import FLOAT
 from qaf_core.quantization.spec import QuantSpec
+from qaf_core.text.said import say
 
 #: From here on the error of the whole weight tells by itself that channels are lost.
 HIDING_ERROR = 0.5
@@ -241,8 +242,8 @@ def _result(task: _Task, outcome: _Outcome, factors: Factors, size: float, began
     if not bool(torch.isfinite(factors.scales[0]).all()):
         kind = str(factors.scales[0].dtype).removeprefix("torch.")
         raise SolverError(
-            f"the scales of weight are beyond {kind}",
-            got=f"weights of {size:.0e}",
+            say("the scales of weight are beyond {kind}", kind=kind),
+            got=say("weights of {size:.0e}", size=size),
             remedy="divide the weight",
         )
     floats = [outcome.floats[0] * size, *outcome.floats[1:]]

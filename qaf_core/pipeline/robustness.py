@@ -22,6 +22,7 @@ from qaf_core.data.models.outputs import plain_scores
 from qaf_core.errors import DataError
 from qaf_core.pipeline.events import Progress
 from qaf_core.pipeline.tasks import Arrays, Task, predict
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,7 +85,11 @@ def check_robustness(
         RunCancelled: If stopped.
     """
     if len(images) < SEVERITIES:
-        raise DataError("too few images to disturb", got=len(images), expected=f"at least {SEVERITIES}")
+        raise DataError(
+            "too few images to disturb",
+            got=len(images),
+            expected=say("at least {least}", least=SEVERITIES),
+        )
     kinds = [name for name in STRENGTHS if name != "shift" or pair.task.name == "classification"]
     total, done = 2 * len(images) * (len(kinds) + 1), 0
     progress = progress or Progress()

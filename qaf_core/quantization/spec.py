@@ -7,6 +7,7 @@ from numbers import Integral
 
 from qaf_core.errors import SolverError
 from qaf_core.quantization.grid import BITS_ACCEPTED, GRIDS
+from qaf_core.text.said import say
 
 GRANULARITIES = ("tensor", "rank", "rank_row")
 
@@ -58,7 +59,9 @@ class QuantSpec:
             if len(self.bits) != factor_count:
                 raise SolverError(
                     "one bit-width per factor is needed",
-                    got=f"{len(self.bits)} for {factor_count} factors",
+                    got=say(
+                        "{count} for {factor_count} factors", count=len(self.bits), factor_count=factor_count
+                    ),
                     remedy="give one number, or as many as there are factors",
                 )
             return self.bits

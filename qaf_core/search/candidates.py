@@ -46,6 +46,7 @@ from qaf_core.search.selection import (
     Verdict,
     check_error_bound,
 )
+from qaf_core.text.said import say
 
 LEAST_GAIN = 0.05  # of the dense layer's time: less is within what a measurement says
 # The output fit makes up for what a longer solve would bring: a few percent of the output error.
@@ -244,7 +245,9 @@ def _read_rows(table: Sequence[Mapping[str, Any]], info: LayerInfo) -> dict[Step
             found[row["structure"], rank] = float(row["median_ms"])
     if DENSE not in found:
         raise PlanError(
-            "the latency table lacks a layer", got=f"no dense row of {info.name}", remedy="measure it again"
+            "the latency table lacks a layer",
+            got=say("no dense row of {info}", info=info.name),
+            remedy="measure it again",
         )
     return found
 

@@ -23,6 +23,7 @@ from qaf_core.search.geometry import LayerGeometry
 from qaf_core.search.graph_surgery import swap_layers, swappable_layers
 from qaf_core.search.refine import Form
 from qaf_core.search.selection import Candidate, Step, WholeTimes
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     import onnx
@@ -145,7 +146,9 @@ def _write_models(
         original, dense = folder / "original.onnx", folder / "dense.onnx"
         any_batch = write_original(model, inventory, original, input_shape=tuple(images.shape[1:]))
         if batch != 1 and not any_batch:
-            raise ModelError("this network takes one image at a time", got=f"a batch of {batch}")
+            raise ModelError(
+                "this network takes one image at a time", got=say("a batch of {batch}", batch=batch)
+            )
         write_dense_int8(original, dense, [images], any_batch=any_batch)
         return original.read_bytes(), onnx.load(str(dense))
 

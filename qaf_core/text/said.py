@@ -1,12 +1,14 @@
-"""Findings as a template and its values, so that a catalogue of another language can hold the template."""
+"""What is said as a template and its values, so that catalogues of other languages can hold the template."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from string import Formatter
 from typing import Any
 
 Translate = Callable[[str], str]
+_LONGEST_SPEC = 4  # of how a value is written, as ,.1f
 
 
 def untranslated(text: str) -> str:
@@ -19,7 +21,8 @@ class Said:
     """One sentence.
 
     Attributes:
-        template: In English, with ``{name}`` where a value stands; the key of the catalogues.
+        template: In English, with ``{name}`` where a value stands; the key of the catalogues. Without values
+            it is a text as it stands, braces and all.
         values: Plain JSON values by name; a ``Said`` is put in words first.
     """
 
@@ -28,12 +31,66 @@ class Said:
 
     def text(self, _: Translate = untranslated) -> str:
         """The sentence in the language of ``_``."""
-        values = {
-            key: value.text(_) if isinstance(value, Said) else value for key, value in self.values.items()
-        }
-        return _(self.template).format(**values)
+        told = _(self.template)
+        return (
+            told.format(**{key: in_words(value, _) for key, value in self.values.items()})
+            if self.values
+            else told
+        )
+
+    def __str__(self) -> str:
+        return self.text()
 
 
 def say(template: str, **values: Any) -> Said:
     """A sentence of a template and its values."""
     return Said(template, values)
+
+
+def listing(names: Iterable[str], limit: int = 5) -> Said:
+    """Names for a message: the first few and how many more."""
+    listed = list(names)
+    told, more = ", ".join(listed[:limit]), len(listed) - limit
+    return say("{names} and {count} more", names=told, count=more) if more > 0 else Said(told)
+
+
+def either(choices: Iterable[str | Said]) -> Said:
+    """One of several, for a message."""
+    first, *others = choices
+    told = first if isinstance(first, Said) else Said(first)
+    for other in others:
+        told = say("{one} or {other}", one=told, other=other)
+    return told
+
+
+def in_words(value: Any, _: Translate = untranslated) -> Any:
+    """A sentence as text in the language of ``_``; anything else as it is."""
+    return value.text(_) if isinstance(value, Said) else value
+
+
+def to_plain(value: Any) -> Any:
+    """A sentence, or a value, as JSON can hold it: a sentence as its ``template`` and ``values``."""
+    if isinstance(value, Said):
+        return {
+            "template": value.template,
+            "values": {key: to_plain(one) for key, one in value.values.items()},
+        }
+    return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def from_plain(stored: Any) -> Any:
+    """What `to_plain` gave.
+
+    Raises:
+        ValueError: If a template, which may come from a stranger's workspace, would fill in anything else
+            than its values, or fill them up.
+    """
+    if not isinstance(stored, Mapping):
+        return stored
+    template, values = str(stored.get("template")), dict(stored.get("values") or {})
+    if values and any(
+        name is not None and (name not in values or len(spec or "") > _LONGEST_SPEC or "{" in (spec or ""))
+        for _, name, spec, _ in Formatter().parse(template)
+    ):
+        raise ValueError("a template of another form")
+    return Said(template, {key: from_plain(one) for key, one in values.items()})

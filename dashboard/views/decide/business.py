@@ -135,7 +135,7 @@ def _take(
             {**told, "spans": spans, "device_classes": classes, "label": kept.label}
         )
     except QafError as error:
-        ui.say_error(str(error))
+        ui.say_error(error)
         return
     if spans != {name: vars(span) for name, span in kept.spans.items()}:
         assumptions = read_assumptions({**assumptions.to_dict(), "label": ""})  # no longer the example

@@ -100,7 +100,7 @@ def _keep(runs: Sequence[RunRecord], values: Sequence[dict[str, Any]], by: str) 
             folder.mkdir(parents=True, exist_ok=True)
             keep_criteria(folder, chosen, by=by)
     except QafError as error:
-        ui.say_error(str(error))
+        ui.say_error(error)
         return
     st.toast(_("The criteria are kept with the run."), icon=":material/check:")
     st.rerun()

@@ -12,7 +12,7 @@ from qaf_core.deploy.runtime.tempdir import scratch_folder
 from qaf_core.review.decision.numbers import CLASSIFICATION
 from qaf_core.review.report.report import EVIDENCE, find_browser, write_evidence, write_report
 from qaf_core.review.report.review import Review
-from qaf_core.text import LANGUAGES
+from qaf_core.text.catalogue import LANGUAGES
 
 LARGEST_BYTES = 64 * 2**20
 KINDS = {

@@ -76,7 +76,7 @@ def _form(review: Review) -> None:
         try:
             keep_notes(ui.open_store().run_folder(run_id), added)
         except QafError as error:
-            ui.say_error(str(error))
+            ui.say_error(error)
             return
         st.rerun()
 

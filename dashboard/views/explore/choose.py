@@ -376,5 +376,5 @@ def _open_own(
         with st.spinner(_("Looking into the model…"), show_time=True):
             return catalogue.open_model(model, folder, given), given, None
     except QafError as error:
-        ui.say_error(str(error))
+        ui.say_error(error)
     return catalogue.listed_model(model, folder), NOTHING, _("What was given cannot be used, see above.")

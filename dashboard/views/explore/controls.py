@@ -328,7 +328,7 @@ def plan_of_controls(choice: Choice, inventory: Sequence[LayerInfo]) -> Plan | N
             method=state["method"],
         )
     except QafError as error:
-        ui.say_error(str(error))
+        ui.say_error(error)
         return None
 
 

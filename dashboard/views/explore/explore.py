@@ -41,7 +41,7 @@ def _begin_with(model_id: str | None) -> None:
     try:
         catalogue.listed_model(model_id, ui.workspace())
     except QafError as error:
-        ui.say_error(str(error))
+        ui.say_error(error)
     else:
         choose.begin_with(model_id)
 
@@ -62,7 +62,7 @@ def _reuse_run() -> None:
     try:
         earlier = Plan.from_dict(dict(run.plan_row))
     except QafError as error:
-        st.warning(ui.plain(_(str(error))), icon=":material/warning:")
+        st.warning(ui.plain(error.text(_)), icon=":material/warning:")
         return
     choose.use(run.request)
     controls.use(run.request, earlier)

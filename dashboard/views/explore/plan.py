@@ -185,7 +185,7 @@ def _start(choice: Choice, draft: Draft, name: str) -> None:
     try:
         run_id = ui.open_store().create_run(_request(choice, draft, name))
     except QafError as error:
-        ui.say_error(str(error))
+        ui.say_error(error)
         return
     ui.go_to("run", run=run_id)
 
@@ -223,7 +223,7 @@ def _table(inventory: Sequence[LayerInfo], draft: Draft, key: str, edited: Conta
             icon=":material/error:",
         )
     for warning in oversized_ranks(draft.plan, inventory):
-        st.warning(ui.plain(_(warning)), icon=":material/warning:")
+        st.warning(ui.plain(warning.text(_)), icon=":material/warning:")
 
 
 def _columns() -> dict[str, Any]:

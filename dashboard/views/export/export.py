@@ -293,7 +293,7 @@ def _examples(run: RunRecord) -> None:
     try:
         source = catalogue.open_model(run.model, ui.workspace(), given_in(run.request))
     except QafError as error:
-        st.warning(ui.plain(_(str(error))), icon=":material/warning:")
+        st.warning(ui.plain(error.text(_)), icon=":material/warning:")
         return
     packed, onnx = (kind.download_name(run) for kind in _kinds() if kind.key in ("packed", Precision.INT8))
     left, right = st.columns(2, gap="small")

@@ -249,16 +249,16 @@ def _device(run: RunRecord) -> None:
 
 def take_result(run: RunRecord, upload: Any) -> None:
     """Read an uploaded result back, once: it stays uploaded while the page is drawn again and again."""
-    read: tuple[str, str] = st.session_state.get(f"kit-read-{run.id}", ("", ""))
+    read: tuple[str, QafError | None] = st.session_state.get(f"kit-read-{run.id}", ("", None))
     if read[0] != upload.file_id:
-        fault = ""
+        fault = None
         try:
             with tempfile.NamedTemporaryFile(suffix=".json") as file:
                 file.write(upload.getvalue())
                 file.flush()
                 read_kit_result(ui.open_store(), run.id, Path(file.name))
         except QafError as error:
-            fault = str(error)
+            fault = error
         read = st.session_state[f"kit-read-{run.id}"] = (upload.file_id, fault)
     if read[1]:
         ui.say_error(read[1])

@@ -118,7 +118,7 @@ def _begin(asked: CheckRequest, weights: BinaryIO | str, data: BinaryIO | str, c
         paths = {field: path for field, path in given.items() if isinstance(path, str)}
         asked = replace(asked, classes=keep_class_names(folder, classes), uploads=uploads, **paths)
     except QafError as error:
-        ui.say_error(str(error))
+        ui.say_error(error)
         return
     check_result.begin(FORM, asked)
 
@@ -144,7 +144,7 @@ def _add(checked: CheckRequest) -> None:
         with st.spinner(_("Adding the model…"), show_time=True):
             _register(checked)
     except QafError as error:
-        ui.say_error(str(error))
+        ui.say_error(error)
         return
     check_result.forget(FORM)
     st.session_state["model-added"] = checked.name

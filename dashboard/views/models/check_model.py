@@ -60,7 +60,7 @@ def _offer_to_keep(entry: RegisteredModel | None, given: Given) -> None:
         try:
             _keep(entry, given)
         except QafError as error:
-            ui.say_error(str(error))
+            ui.say_error(error)
             return
         check_result.forget(PLACE)
         st.rerun()

@@ -91,7 +91,7 @@ def _start(run: RunRecord, trains: str, minutes: int, images: str) -> None:
         request = finetune_request(store, run, options, calibration=images or None, name=name[:80])
         run_id = store.create_run(request)
     except QafError as error:
-        ui.say_error(str(error))
+        ui.say_error(error)
         return
     ui.go_to("run", run=run_id)
 

@@ -28,9 +28,10 @@ from qaf_core.review.units import (
 )
 from qaf_core.runs.jobs.preview import PREVIEW_NAME, read_preview
 from qaf_core.runs.store.record import RunRecord
+from qaf_core.text.said import say
 
 # How a run's error begins to tell of its command-line option; here there is a button for it.
-NO_CHECK = "To compress it all the same"
+NO_CHECK = say("To compress it all the same")
 
 
 def show(run: RunRecord) -> None:
@@ -61,8 +62,8 @@ def _banner(run: RunRecord) -> None:
             ),
             icon=":material/power_off:",
         )
-        if run.error:
-            st.caption(ui.plain(_(run.error)))
+        if run.failure:
+            st.caption(ui.plain(run.failure.text(_)))
     elif run.status == RunStatus.CANCELLED and run.compressed and run.request.finetune is not None:
         st.info(
             _("Stopped on request: the best state until then was kept and measured."),
@@ -80,8 +81,8 @@ def _banner(run: RunRecord) -> None:
         )
     elif run.status == RunStatus.CANCELLED:
         st.info(
-            ui.plain(_(run.error))
-            if run.error
+            ui.plain(run.failure.text(_))
+            if run.failure
             else _("Stopped before the first layer was done: there is nothing to measure."),
             icon=":material/stop_circle:",
         )
@@ -89,9 +90,11 @@ def _banner(run: RunRecord) -> None:
 
 def _failure(run: RunRecord) -> None:
     """Why a run failed; where only the check of the original stopped it, a way on without the check."""
-    error = run.error or _("The run failed without a message.")
-    stopped_by_check = run.request.check and NO_CHECK in error
-    ui.say_error(check_result.on_screen(error.partition(NO_CHECK)[0].rstrip()) if stopped_by_check else error)
+    stopped_by_check = run.request.check and NO_CHECK.template in (run.error or "")
+    told = run.failure.text(_) if run.failure else _("The run failed without a message.")
+    ui.say_error(
+        check_result.on_screen(told.partition(NO_CHECK.text(_))[0].rstrip()) if stopped_by_check else told
+    )
     if stopped_by_check:
         with st.container(horizontal=True, vertical_alignment="center"):
             if st.button(_("Run all the same"), icon=":material/play_arrow:", key="run-unchecked"):

@@ -15,6 +15,7 @@ from qaf_core.data.images.targets import UNLABELLED, Targets, accepted_data, che
 from qaf_core.data.models.class_names import find_classes
 from qaf_core.data.models.preprocessing import Fit
 from qaf_core.errors import DataError
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from qaf_core.data.models.source import ModelSource
@@ -52,7 +53,7 @@ def open_annotated(folder: Path, source: ModelSource, white: int | None = None) 
         images = folder / "images" if (folder / "images").is_dir() else folder
         return CocoFolder(folder / "annotations.json", images, source)
     raise DataError(
-        f"folders are not read for the task {source.task}",
+        say("folders are not read for the task {task}", task=source.task),
         got=folder.name,
         expected=accepted_data(source.task),
     )
@@ -69,7 +70,7 @@ def open_masks(folder: Path, white: int | None = None) -> MaskFolder:
     bare = [file.name for file in files if file.stem not in masks]
     if bare:
         raise DataError(
-            f"{len(bare)} images of {folder.name} have no mask",
+            say("{count} images of {folder} have no mask", count=len(bare), folder=folder.name),
             got=bare[0],
             expected=f"masks/{Path(bare[0]).stem}.png",
         )
@@ -124,10 +125,12 @@ class MaskFolder:
             with Image.open(file) as opened:
                 picture = opened.copy()
         except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise DataError(f"mask {file.name} cannot be read", got=error, remedy="replace it") from error
+            raise DataError(
+                say("mask {file} cannot be read", file=file.name), got=error, remedy="replace it"
+            ) from error
         if picture.mode not in ("L", "P", "1", "I;16", "I"):
             raise DataError(
-                f"mask {file.name} is a coloured picture",
+                say("mask {file} is a coloured picture", file=file.name),
                 got=picture.mode,
                 expected="one number a pixel: its class",
                 remedy="save it as a grey or palette PNG",
@@ -136,7 +139,9 @@ class MaskFolder:
         pixels = np.asarray(picture.resize(fit.size, Image.Resampling.NEAREST))
         if int(pixels.max()) > UNLABELLED:
             raise DataError(
-                f"mask {file.name} holds large numbers", got=int(pixels.max()), expected="0 to 255"
+                say("mask {file} holds large numbers", file=file.name),
+                got=int(pixels.max()),
+                expected="0 to 255",
             )
         return pixels.astype(np.uint8), fit
 
@@ -174,7 +179,11 @@ class CocoFolder:
                     self._boxes[named[entry["image_id"]]].append((box, numbers[entry["category_id"]]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
-                f"{annotations.name} of {annotations.parent.name} is not in COCO's form",
+                say(
+                    "{annotations} of {parent} is not in COCO's form",
+                    annotations=annotations.name,
+                    parent=annotations.parent.name,
+                ),
                 got=f"{type(error).__name__}: {error}",
                 expected="images (id, file_name), categories (id, name), "
                 "annotations (image_id, category_id, bbox)",
@@ -182,7 +191,12 @@ class CocoFolder:
         self.files = sorted(self._boxes)
         lost = [file.name for file in self.files if not file.is_file()]
         if lost:
-            raise DataError(f"{len(lost)} images of {annotations.parent.name} are missing", got=lost[0])
+            raise DataError(
+                say(
+                    "{count} images of {parent} are missing", count=len(lost), parent=annotations.parent.name
+                ),
+                got=lost[0],
+            )
 
     def arrays(self, chosen: Sequence[Path], source: ModelSource) -> Targets:
         """The boxes in the pixels of the model's input, those outside the part used left out."""
@@ -226,7 +240,7 @@ def _inside(folder: Path, name: str) -> Path:
 
 def _class_numbers(categories: Sequence[Mapping[str, Any]], source: ModelSource) -> dict[Any, int]:
     """Class of each category: by name where the model knows all of them, else the category's own id."""
-    found = find_classes([str(row.get("name", "")) for row in categories], source.classes, "categories")
+    found = find_classes([str(row.get("name", "")) for row in categories], source.classes, say("categories"))
     named = dict(zip([row["id"] for row in categories], found, strict=True))
     if all(number is not None for number in named.values()):
         return {key: number for key, number in named.items() if number is not None}
@@ -236,7 +250,7 @@ def _class_numbers(categories: Sequence[Mapping[str, Any]], source: ModelSource)
         return {key: int(key) for key in named}
     unknown = [str(row.get("name", row["id"])) for row in categories if named[row["id"]] is None]
     raise DataError(
-        f"categories do not match {source.id}",
+        say("categories do not match {source}", source=source.id),
         got=", ".join(unknown[:4]),
         expected=", ".join(source.classes[:8]),
         remedy="name each category after a class of the model",
@@ -245,7 +259,10 @@ def _class_numbers(categories: Sequence[Mapping[str, Any]], source: ModelSource)
 
 def _pictures(folder: Path, task: str) -> list[Path]:
     if not folder.is_dir():
-        raise DataError(f"{folder.parent.name} has no folder {folder.name}", expected=accepted_data(task))
+        raise DataError(
+            say("{parent} has no folder {folder}", parent=folder.parent.name, folder=folder.name),
+            expected=accepted_data(task),
+        )
     files = sorted(
         file
         for file in folder.iterdir()
@@ -253,7 +270,8 @@ def _pictures(folder: Path, task: str) -> list[Path]:
     )
     if not files:
         raise DataError(
-            f"folder {folder.parent.name}/{folder.name} holds no images", expected=", ".join(IMAGE_SUFFIXES)
+            say("folder {parent}/{folder} holds no images", parent=folder.parent.name, folder=folder.name),
+            expected=", ".join(IMAGE_SUFFIXES),
         )
     return files
 
@@ -263,12 +281,17 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(
-            f"{path.parent.name} has no {path.name}", expected=accepted_data("detection")
+            say("{parent} has no {path}", parent=path.parent.name, path=path.name),
+            expected=accepted_data("detection"),
         ) from error
     except (OSError, ValueError) as error:
-        raise DataError(f"{path.name} cannot be read", got=error, expected="COCO annotations") from error
+        raise DataError(
+            say("{path} cannot be read", path=path.name), got=error, expected="COCO annotations"
+        ) from error
     if not isinstance(content, dict):
         raise DataError(
-            f"{path.name} is not in COCO's form", got=type(content).__name__, expected="an object"
+            say("{path} is not in COCO's form", path=path.name),
+            got=type(content).__name__,
+            expected="an object",
         )
     return content

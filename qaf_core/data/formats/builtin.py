@@ -17,6 +17,7 @@ from qaf_core.data.images.targets import drawn_targets
 from qaf_core.data.inspection import dataset
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError
+from qaf_core.text.said import say
 
 #: Images taken from a built-in set when no limit is given.
 DEFAULT_COUNTS: dict[Split, int] = {"train": 12_000, "calibration": 1024, "evaluation": 2000}
@@ -45,7 +46,9 @@ def load_builtin(source: ModelSource, split: Split, limit: int | None, seed: int
     if source.default_data == "digits":
         chosen_seed = seed if split == "calibration" else 0
         return _load_digits(source, Choice(split=split, limit=limit, seed=chosen_seed, shared=False))
-    raise DataError(f"{source.id} has no built-in images", remedy="name your own images with --data")
+    raise DataError(
+        say("{source} has no built-in images", source=source.id), remedy="name your own images with --data"
+    )
 
 
 def _load_inspection(source: ModelSource, split: Split, count: int, seed: int) -> ImageSet:

@@ -15,6 +15,7 @@ from qaf_core.data.images.decode import IMAGE_SUFFIXES, UndecodableError
 from qaf_core.data.images.image_set import shown_name
 from qaf_core.data.models.class_names import find_classes
 from qaf_core.errors import DataError
+from qaf_core.text.said import Said, listing, say
 
 if TYPE_CHECKING:
     from qaf_core.data.models.source import ModelSource
@@ -80,12 +81,12 @@ def list_folder(path: Path, source: ModelSource, *, labelled: bool = True) -> Im
         return ImageFolder(root=root, files=files, labels=_labels_where_they_match(root, files, source))
     if not folders:
         raise DataError(
-            f"image folder {shown_name(root.name)} has no class sub-folders",
+            say("image folder {root} has no class sub-folders", root=shown_name(root.name)),
             expected="one sub-folder a class, images inside",
             remedy="sort the images into sub-folders named after their class",
         )
     names = [folder.name for folder in folders]
-    label_of = dict(zip(names, match_classes(names, source, "class folders"), strict=True))
+    label_of = dict(zip(names, match_classes(names, source, say("class folders")), strict=True))
     by_folder = [(folder, sorted(_pictures_below(folder))) for folder in folders]
     files = tuple(file for _, inside in by_folder for file in inside)
     _require_pictures(root, files)
@@ -101,7 +102,10 @@ def require_classes(name: str, labels: npt.NDArray[np.int64], source: ModelSourc
     """
     if len(source.classes) > 1 and len(labels) > 1 and (labels == labels[0]).all():
         raise DataError(
-            f"images of {shown_name(name)} are all of one class, which says nothing about accuracy",
+            say(
+                "images of {name} are all of one class, which says nothing about accuracy",
+                name=shown_name(name),
+            ),
             got=shown_name(source.classes[int(labels[0])]),
             expected="two classes or more to evaluate on",
             remedy="add images of the other classes, or take more images",
@@ -121,8 +125,8 @@ def _pictures_below(folder: Path) -> Iterator[Path]:
                 count += 1
                 if count > MOST_FILES:
                     raise DataError(
-                        f"image folder {shown_name(folder.name)} holds too many files",
-                        expected=f"at most {MOST_FILES:,}",
+                        say("image folder {folder} holds too many files", folder=shown_name(folder.name)),
+                        expected=say("at most {most:,}", most=MOST_FILES),
                     )
                 yield Path(place, name)
 
@@ -130,7 +134,8 @@ def _pictures_below(folder: Path) -> Iterator[Path]:
 def _require_pictures(root: Path, files: Sequence[Path]) -> None:
     if not files:
         raise DataError(
-            f"image folder {shown_name(root.name)} holds no images", expected=", ".join(IMAGE_SUFFIXES)
+            say("image folder {root} holds no images", root=shown_name(root.name)),
+            expected=", ".join(IMAGE_SUFFIXES),
         )
 
 
@@ -139,13 +144,13 @@ def _labels_where_they_match(root: Path, files: Sequence[Path], source: ModelSou
     first = [file.relative_to(root).parts[0] for file in files]
     try:
         names = sorted(set(first))
-        known = dict(zip(names, find_classes(names, source.classes, "folders"), strict=True))
+        known = dict(zip(names, find_classes(names, source.classes, say("folders")), strict=True))
     except DataError:
         known = {}
     return np.array([known.get(name) or 0 for name in first], np.int64)
 
 
-def match_classes(names: Sequence[str], source: ModelSource, what: str) -> list[int]:
+def match_classes(names: Sequence[str], source: ModelSource, what: Said) -> list[int]:
     """The model's class for each of the user's, by name; by order where no name is known and all are there.
 
     Args:
@@ -163,14 +168,14 @@ def match_classes(names: Sequence[str], source: ModelSource, what: str) -> list[
     if not matched and len(names) == len(source.classes):
         return list(range(len(names)))
     unknown = [shown_name(name) for name, index in zip(names, found, strict=True) if index is None]
-    more = f" and {len(unknown) - _MOST_NAMED} more" if len(unknown) > _MOST_NAMED else ""
     raise DataError(
-        f"{what} do not match {source.id}",
-        got=", ".join(unknown[:_MOST_NAMED]) + more,
+        say("{what} do not match {source}", what=what, source=source.id),
+        got=listing(unknown, _MOST_NAMED),
         expected=_shortened(source.classes),
         remedy="name each after a class of the model, or have as many as the model, in its order",
     )
 
 
-def _shortened(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" … ({len(names)} in all)" if len(names) > 8 else "")
+def _shortened(names: Sequence[str]) -> Said:
+    told = ", ".join(names[:8])
+    return say("{names} … ({count} in all)", names=told, count=len(names)) if len(names) > 8 else Said(told)

@@ -15,6 +15,7 @@ from qaf_core.data.images.targets import accepted_data, checked_targets, npz_arr
 from qaf_core.data.models.class_names import find_classes
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError
+from qaf_core.text.said import say
 
 LARGEST_BYTES = 8 * 2**30
 LARGEST_RATIO, RATIO_FROM_BYTES = 200, 256 * 2**20  # images hardly ever pack so well
@@ -41,15 +42,17 @@ def load_npz(path: Path, source: ModelSource, *, labelled: bool = True, white: i
             bare = bool(missing) and "x" not in missing and not labelled
             if missing and not bare:
                 raise DataError(
-                    f"{name} lacks array {' and '.join(missing)}",
-                    got=", ".join(archive.files[:6]) or "no arrays",
+                    say("{name} lacks array {missing}", name=name, missing=" and ".join(missing)),
+                    got=", ".join(archive.files[:6]) or say("no arrays"),
                     expected=accepted_data(source.task),
                 )
             images, arrays = archive["x"], {} if bare else {key: archive[key] for key in wanted}
             names = archive["classes"] if "classes" in archive.files else None
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"{name} cannot be read as .npz", got=_first_line(error), remedy="save it with numpy.savez"
+            say("{name} cannot be read as .npz", name=name),
+            got=_first_line(error),
+            remedy="save it with numpy.savez",
         ) from error
     if bare:
         _check_images(name, images, source)
@@ -63,9 +66,12 @@ def load_npz(path: Path, source: ModelSource, *, labelled: bool = True, white: i
     if names is None:
         return check_arrays(name, images, arrays["y"], source.classes, source)
     classes = tuple(str(label) for label in names.reshape(-1))
-    if not any(number is not None for number in find_classes(classes, source.classes, f"classes of {name}")):
+    if not any(
+        number is not None
+        for number in find_classes(classes, source.classes, say("classes of {name}", name=name))
+    ):
         return check_arrays(name, images, arrays["y"], classes, source)
-    numbers = np.array(match_classes(classes, source, f"classes of {name}"))
+    numbers = np.array(match_classes(classes, source, say("classes of {name}", name=name)))
     _check_labels(name, arrays["y"], len(images), classes)
     return check_arrays(name, images, numbers[arrays["y"]], source.classes, source)
 
@@ -77,9 +83,9 @@ def _check_unpacked_size(path: Path) -> None:
     allowed = min(LARGEST_BYTES, max(RATIO_FROM_BYTES, path.stat().st_size * LARGEST_RATIO))
     if size > allowed:
         raise DataError(
-            f"{shown_name(path.name)} unpacks to too much",
-            got=f"{path.stat().st_size:,} bytes that unpack to {size:,}",
-            expected=f"at most {allowed:,}",
+            say("{name} unpacks to too much", name=shown_name(path.name)),
+            got=say("{packed:,} bytes that unpack to {size:,}", packed=path.stat().st_size, size=size),
+            expected=say("at most {most:,}", most=allowed),
             remedy="give the images as a folder: it is read piece by piece",
         )
 
@@ -107,7 +113,7 @@ def check_arrays(
     _check_labels(name, labels, len(images), source.classes)
     if len(classes) != len(source.classes):
         raise DataError(
-            f"{name} has another number of classes than {source.id}",
+            say("{name} has another number of classes than {source}", name=name, source=source.id),
             got=len(classes),
             expected=len(source.classes),
         )
@@ -118,23 +124,23 @@ def _check_images(name: str, images: npt.NDArray[Any], source: ModelSource) -> N
     channels, height, width = source.input_shape
     if images.ndim != 4:
         raise DataError(
-            f"images of {name} have the wrong shape",
+            say("images of {name} have the wrong shape", name=name),
             got=images.shape,
             expected=f"(N, {height}, {width}, {channels})",
         )
     if len(images) == 0:
-        raise DataError(f"{name} is empty", got="0 images", expected="1 or more")
+        raise DataError(say("{name} is empty", name=name), got=say("0 images"), expected="1 or more")
     if images.shape[1:] != (height, width, channels):
         turned = images.shape[1:] == (channels, height, width)
         raise DataError(
-            f"images of {name} do not fit {source.id}",
+            say("images of {name} do not fit {source}", name=name, source=source.id),
             got=images.shape,
             expected=f"(N, {height}, {width}, {channels})",
             remedy="put the channels last" if turned else None,
         )
     if images.dtype != np.uint8:
         raise DataError(
-            f"images of {name} have the wrong type",
+            say("images of {name} have the wrong type", name=name),
             got=images.dtype,
             expected="uint8 pixels, 0 to 255, not normalised",
         )
@@ -142,17 +148,21 @@ def _check_images(name: str, images: npt.NDArray[Any], source: ModelSource) -> N
 
 def _check_labels(name: str, labels: npt.NDArray[Any], count: int, classes: tuple[str, ...]) -> None:
     if labels.shape != (count,):
-        raise DataError(f"labels of {name} have the wrong shape", got=labels.shape, expected=f"({count},)")
+        raise DataError(
+            say("labels of {name} have the wrong shape", name=name), got=labels.shape, expected=f"({count},)"
+        )
     if labels.dtype.kind not in "iu":
-        raise DataError(f"labels of {name} have the wrong type", got=labels.dtype, expected="integers")
+        raise DataError(
+            say("labels of {name} have the wrong type", name=name), got=labels.dtype, expected="integers"
+        )
     last = len(classes) - 1
     wrong = np.flatnonzero((labels < 0) | (labels > last))
     if len(wrong):
         first = int(wrong[0])
         raise DataError(
-            f"{len(wrong)} labels of {name} are out of range",
-            got=f"{int(labels[first])} at image {first}",
-            expected=f"0 to {last} for the {last + 1} classes",
+            say("{count} labels of {name} are out of range", count=len(wrong), name=name),
+            got=say("{labels} at image {first}", labels=int(labels[first]), first=first),
+            expected=say("0 to {last} for the {last2} classes", last=last, last2=last + 1),
         )
 
 

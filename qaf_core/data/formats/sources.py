@@ -14,6 +14,7 @@ from qaf_core.data.images.image_set import shown_name
 from qaf_core.data.images.split import Split
 from qaf_core.data.images.targets import UNLABELLED
 from qaf_core.errors import DataError
+from qaf_core.text.said import say
 
 BUILTIN = "builtin"
 _PREFIX = "torchvision"
@@ -87,10 +88,12 @@ def file_place(data: str, cache: Path | None) -> FilePlace:
     path = data_path(data) if place is None else place.root
     name = shown_name(path.name)
     if not path.exists():
-        raise DataError(f"data not found: {path}", expected=ACCEPTED, remedy="check the path")
+        raise DataError(say("data not found: {path}", path=path), expected=ACCEPTED, remedy="check the path")
     if path.is_file() and path.suffix.lower() == ".zip":
         if cache is None:
-            raise DataError(f"archive {name} has no workspace to be unpacked in", remedy="unpack it")
+            raise DataError(
+                say("archive {name} has no workspace to be unpacked in", name=name), remedy="unpack it"
+            )
         path = unpack_cached(path, cache / "archives")
     training, evaluation = _parts(path) if path.is_dir() else (path, path)
     return FilePlace(name=name, evaluation=evaluation, training=training, white=_split_white(data)[1])

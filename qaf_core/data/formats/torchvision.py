@@ -21,6 +21,7 @@ from qaf_core.data.images.decode import Pixels, UndecodableError, fit_picture
 from qaf_core.data.images.image_set import ImageSet, shown_name
 from qaf_core.data.models.torchvision_names import ANNOTATED_SETS, CLASSIFICATION_SETS
 from qaf_core.errors import DataError
+from qaf_core.text.said import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,7 @@ def load_torchvision_set(place: TorchvisionPlace, reading: Reading) -> ImageSet:
     given = getattr(dataset, "classes", None) or map(str, range(known.classes))
     # Imagenette has several names for each class, the first is the usual one.
     names = [str(name[0] if isinstance(name, tuple) else name) for name in given]
-    numbers = np.array(match_classes(names, source, f"classes of {place.name}"), np.int64)
+    numbers = np.array(match_classes(names, source, say("classes of {name}", name=place.name)), np.int64)
     name = f"{place.name}, {part} part" if known.has_parts else place.name
     chosen, name = choice.among(len(dataset), name)
     labels = np.zeros(len(chosen), np.int64)
@@ -137,7 +138,7 @@ def _known(name: str) -> KnownSet:
         "this torchvision data set is not read here",
         got=shown_name(name),
         expected=", ".join(every),
-        remedy=f"did you mean {close[0]}?" if close else "give an image folder instead",
+        remedy=say("did you mean {name}?", name=close[0]) if close else "give an image folder instead",
     )
 
 
@@ -149,15 +150,21 @@ def _open(place: TorchvisionPlace, arguments: Mapping[str, Any], known: KnownSet
         dataset: Sequence[Any] = getattr(datasets, place.name)(root, download=False, **arguments)
     except Exception as error:  # each set's reader has its own ways to fail on what it does not expect
         asked = "".join(f"{key}={value!r}, " for key, value in arguments.items())
-        fetch = f"fetch it once with torchvision.datasets.{place.name}(ROOT, {asked}download=True)"
+        fetch = say(
+            "fetch it once with torchvision.datasets.{name}(ROOT, {asked}download=True)",
+            name=place.name,
+            asked=asked,
+        )
         raise DataError(
-            f"torchvision's {place.name} is not, or not whole, in {root}",
+            say("torchvision's {place} is not, or not whole, in {root}", place=place.name, root=root),
             got=_first_line(error).replace(" You can use download=True to download it", ""),
-            expected=f"{known.holds} in this folder",
+            expected=say("{holds} in this folder", holds=known.holds),
             remedy=fetch if known.offered else "ask its authors for it: torchvision no longer fetches it",
         ) from error
     if len(dataset) == 0:
-        raise DataError(f"torchvision's {place.name} in {root} is empty", got="0 images")
+        raise DataError(
+            say("torchvision's {place} in {root} is empty", place=place.name, root=root), got=say("0 images")
+        )
     return dataset
 
 

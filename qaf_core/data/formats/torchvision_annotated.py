@@ -15,6 +15,7 @@ from qaf_core.data.images.targets import UNLABELLED, accepted_data
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.torchvision_names import ANNOTATED_SETS
 from qaf_core.errors import DataError
+from qaf_core.text.said import say
 
 _VOC = "VOCdevkit/VOC2012"
 _VOC_OBJECTS = (
@@ -42,7 +43,7 @@ def load_annotated_set(place: TorchvisionPlace, reading: Reading) -> ImageSet:
     if ANNOTATED_SETS.get(place.name) != source.task:
         fitting = [name for name, task in ANNOTATED_SETS.items() if task == source.task]
         raise DataError(
-            f"this torchvision data set is not read for {source.task}",
+            say("this torchvision data set is not read for {task}", task=source.task),
             got=shown_name(place.name),
             expected=", ".join(fitting) or accepted_data(source.task),
         )
@@ -57,9 +58,9 @@ def load_annotated_set(place: TorchvisionPlace, reading: Reading) -> ImageSet:
         return load_annotated(_open_coco(images, source), name, reading)
     except OSError as error:
         raise DataError(
-            f"torchvision's {place.name} is not, or not whole, in {place.root}",
+            say("torchvision's {place} is not, or not whole, in {root}", place=place.name, root=place.root),
             got=f"{error.filename} ({error.strerror})",
-            expected=f"{_HOLDS[place.name]} in this folder",
+            expected=say("{holds} in this folder", holds=_HOLDS[place.name]),
         ) from error
 
 
@@ -68,7 +69,7 @@ def _open_voc(folder: Path, part: str, source: ModelSource) -> MaskFolder:
     background = "background" if "background" in source.classes else "__background__"
     names = (background, *_VOC_OBJECTS.split())
     numbers = np.full(UNLABELLED + 1, UNLABELLED, np.uint8)
-    numbers[: len(names)] = match_classes(names, source, "classes of VOCSegmentation")
+    numbers[: len(names)] = match_classes(names, source, say("classes of {name}", name="VOCSegmentation"))
     files = [Path(name).name for name in ids]  # whatever the list says, they lie in these folders
     masks = {
         folder / "JPEGImages" / f"{name}.jpg": folder / "SegmentationClass" / f"{name}.png" for name in files

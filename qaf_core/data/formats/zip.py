@@ -24,6 +24,7 @@ from typing import BinaryIO, cast
 from qaf_core.data.images.decode import IMAGE_SUFFIXES, LARGEST_FILE_BYTES
 from qaf_core.data.images.image_set import shown_name
 from qaf_core.errors import DataError
+from qaf_core.text.said import Said, say
 
 #: Files that go with pictures.
 DESCRIPTIONS = ("classes.txt", "annotations.json")
@@ -101,13 +102,13 @@ def unpack_archive(
                 shutil.rmtree(temporary, ignore_errors=True)
     except DAMAGE as error:
         raise DataError(
-            f"archive {shown_name(name)} cannot be unpacked",
+            say("archive {name} cannot be unpacked", name=shown_name(name)),
             got=_first_line(error),
             remedy="make it again as a plain .zip",
         ) from error
     except OSError as error:
         raise DataError(
-            f"archive {shown_name(name)} cannot be unpacked",
+            say("archive {name} cannot be unpacked", name=shown_name(name)),
             got=error.strerror or _first_line(error),
             remedy="free some space, or choose another --workspace",
         ) from error
@@ -138,7 +139,8 @@ def cached_place(archive: Path, cache: Path) -> Path:
             return cache / _digest(file)
     except OSError as error:
         raise DataError(
-            f"archive {shown_name(archive.name)} cannot be read", got=error.strerror or error
+            say("archive {name} cannot be read", name=shown_name(archive.name)),
+            got=error.strerror or error,
         ) from error
 
 
@@ -171,7 +173,9 @@ def add_archive(
         else:
             digest = _digest(upload)
     except OSError as error:
-        raise DataError(f"archive {shown_name(name)} cannot be read", got=error.strerror or error) from error
+        raise DataError(
+            say("archive {name} cannot be read", name=shown_name(name)), got=error.strerror or error
+        ) from error
     folder = workspace / DATA_FOLDER / f"{safe_name(name)}-{digest[:8]}"
     return unpack_archive(upload, folder, name=name, on_written=on_written)
 
@@ -227,12 +231,12 @@ class _CappedFile:
 
     def read(self, size: int = -1) -> bytes:
         if size > self._most_bytes:
-            raise _TooLargeError(f"a table of contents of {size:,} bytes")
+            raise _TooLargeError(size)
         return self._file.read(size)
 
 
 class _TooLargeError(Exception):
-    """What is too large, in a few words."""
+    """A table of contents of so many bytes."""
 
 
 @contextmanager
@@ -245,7 +249,11 @@ def _open_zip(archive: Path | BinaryIO, limits: ArchiveLimits, name: str) -> Ite
     try:
         opened = zipfile.ZipFile(cast(BinaryIO, _CappedFile(archive, limits.directory_bytes)))
     except _TooLargeError as error:
-        raise _refusal(name, str(error), f"at most {limits.directory_bytes:,}") from error
+        raise _refusal(
+            name,
+            say("a table of contents of {size:,} bytes", size=error.args[0]),
+            say("at most {most:,}", most=limits.directory_bytes),
+        ) from error
     with opened:
         yield opened
 
@@ -256,7 +264,9 @@ def _checked_entries(
     """The entries to unpack by their place, once every entry of the archive is found harmless."""
     infos = opened.infolist()
     if len(infos) > limits.entries:
-        raise _refusal(name, f"{len(infos):,} entries", f"at most {limits.entries:,}")
+        raise _refusal(
+            name, say("{count:,} entries", count=len(infos)), say("at most {most:,}", most=limits.entries)
+        )
     found: dict[PurePosixPath, zipfile.ZipInfo] = {}
     seen: set[str] = set()
     total, packed = 0, 0
@@ -267,18 +277,28 @@ def _checked_entries(
         _check_entry(info, limits, name)
         folded = str(place).casefold()
         if folded in seen:
-            raise _refusal(name, f"two entries named {shown_name(str(place))}", "one of each name")
+            raise _refusal(
+                name, say("two entries named {name}", name=shown_name(str(place))), say("one of each name")
+            )
         seen.add(folded)
         total, packed = total + info.file_size, packed + info.compress_size
         found[place] = info
     if packed > archive_bytes:
-        raise _refusal(name, "entries that overlap", "each file once")
+        raise _refusal(name, say("entries that overlap"), say("each file once"))
     if total > limits.total_bytes:
-        raise _refusal(name, f"{total:,} bytes unpacked", f"at most {limits.total_bytes:,}")
+        raise _refusal(
+            name, say("{size:,} bytes unpacked", size=total), say("at most {most:,}", most=limits.total_bytes)
+        )
     if total > limits.ratio_from_bytes and total > packed * limits.ratio:
-        raise _refusal(name, f"{packed:,} bytes that unpack to {total:,}", f"at most {limits.ratio} times")
+        raise _refusal(
+            name,
+            say("{packed:,} bytes that unpack to {size:,}", packed=packed, size=total),
+            say("at most {most} times", most=limits.ratio),
+        )
     if not any(place.name.lower().endswith(IMAGE_SUFFIXES) for place in found):
-        raise DataError(f"archive {shown_name(name)} holds no images", expected=", ".join(IMAGE_SUFFIXES))
+        raise DataError(
+            say("archive {name} holds no images", name=shown_name(name)), expected=", ".join(IMAGE_SUFFIXES)
+        )
     return _without_wrapper(found)
 
 
@@ -287,18 +307,29 @@ def _checked_place(info: zipfile.ZipInfo, name: str) -> PurePosixPath:
     written = info.filename.replace("\\", "/")
     parts = [part for part in written.split("/") if part not in ("", ".")]
     if written.startswith("/") or ".." in parts or _DRIVE.match(written):
-        raise _refusal(name, f"an entry {shown_name(info.filename)}", "entries that stay inside the folder")
+        raise _refusal(
+            name,
+            say("an entry {name}", name=shown_name(info.filename)),
+            say("entries that stay inside the folder"),
+        )
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        what = "a symbolic link" if kind == stat.S_IFLNK else "a special file"
-        raise _refusal(name, f"{what} {shown_name(info.filename)}", "plain files and folders")
+        link = kind == stat.S_IFLNK
+        what = say(
+            "a symbolic link {name}" if link else "a special file {name}", name=shown_name(info.filename)
+        )
+        raise _refusal(name, what, say("plain files and folders"))
     if len(parts) > _DEEPEST or any(
         len(part.encode("utf-8", "surrogatepass")) > _LONGEST_PART_BYTES for part in parts
     ):
         raise _refusal(
             name,
-            f"an entry {shown_name(info.filename)}",
-            f"names of at most {_LONGEST_PART_BYTES} bytes, {_DEEPEST} folders deep",
+            say("an entry {name}", name=shown_name(info.filename)),
+            say(
+                "names of at most {most} bytes, {deepest} folders deep",
+                most=_LONGEST_PART_BYTES,
+                deepest=_DEEPEST,
+            ),
         )
     return PurePosixPath(*parts)
 
@@ -312,17 +343,26 @@ def _is_wanted(place: PurePosixPath) -> bool:
 def _check_entry(info: zipfile.ZipInfo, limits: ArchiveLimits, name: str) -> None:
     shown = shown_name(info.filename)
     if info.flag_bits & 0x1:
-        raise _refusal(name, f"an encrypted entry {shown}", "no password")
+        raise _refusal(name, say("an encrypted entry {name}", name=shown), say("no password"))
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise _refusal(name, f"an unusual compression of {shown}", "deflate, as every program writes it")
+        raise _refusal(
+            name,
+            say("an unusual compression of {name}", name=shown),
+            say("deflate, as every program writes it"),
+        )
     if info.file_size > limits.file_bytes:
-        got = f"{shown} of {info.file_size:,} bytes"
-        raise _refusal(name, got, f"files of at most {limits.file_bytes:,}")
+        got = say("{name} of {size:,} bytes", name=shown, size=info.file_size)
+        raise _refusal(name, got, say("files of at most {most:,}", most=limits.file_bytes))
     if info.file_size > max(limits.ratio_from_bytes, info.compress_size * limits.ratio):
         raise _refusal(
             name,
-            f"{shown}: {info.compress_size:,} bytes that unpack to {info.file_size:,}",
-            f"at most {limits.ratio} times",
+            say(
+                "{name}: {packed:,} bytes that unpack to {size:,}",
+                name=shown,
+                packed=info.compress_size,
+                size=info.file_size,
+            ),
+            say("at most {most} times", most=limits.ratio),
         )
 
 
@@ -341,16 +381,16 @@ def _check_space(folder: Path, needed: int, name: str) -> None:
     free = shutil.disk_usage(folder).free - _RESERVE_BYTES
     if needed > free:
         raise DataError(
-            f"no space to unpack archive {shown_name(name)}",
-            got=f"{max(0, free):,} bytes free",
+            say("no space to unpack archive {name}", name=shown_name(name)),
+            got=say("{size:,} bytes free", size=max(0, free)),
             expected=f"{needed:,}",
             remedy="free some space, or choose another --workspace",
         )
 
 
-def _refusal(name: str, got: str, expected: str) -> DataError:
+def _refusal(name: str, got: Said, expected: Said) -> DataError:
     return DataError(
-        f"archive {shown_name(name)} is refused",
+        say("archive {name} is refused", name=shown_name(name)),
         got=got,
         expected=expected,
         remedy="make a plain .zip of the image folder",

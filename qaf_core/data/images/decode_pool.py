@@ -28,6 +28,7 @@ import numpy.typing as npt
 from qaf_core.data.images.decode import Pixels, UndecodableError
 from qaf_core.data.images.image_set import Index, Pictures, SkippedImage, digest_pixels, shown_name
 from qaf_core.errors import DataError
+from qaf_core.text.said import say
 
 #: Decodes the picture with this number, or raises UndecodableError.
 Decoder = Callable[[int], Pixels]
@@ -165,7 +166,12 @@ def _check_skipped(name: str, skipped: Sequence[SkippedImage], count: int, whole
     first = [f"{image.name} ({image.reason})" for image in skipped[:_MOST_NAMED]]
     more = f" and {len(skipped) - _MOST_NAMED} more" if len(skipped) > _MOST_NAMED else ""
     raise DataError(
-        f"{len(skipped):,} of {count:,} images of {name} cannot be read",
+        say(
+            "{count:,} of {count2:,} images of {name} cannot be read",
+            count=len(skipped),
+            count2=count,
+            name=name,
+        ),
         got=", ".join(first) + more,
         expected="fewer than 1 %",
         remedy="replace or remove them",

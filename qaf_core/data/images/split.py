@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from qaf_core.data.images.image_set import ImageSet, shown_name
 from qaf_core.errors import DataError
+from qaf_core.text.said import say
 
 Split = Literal["train", "calibration", "evaluation"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -43,7 +44,9 @@ class Choice:
         if self.shared and self.split != "train":
             if count < 2:
                 raise DataError(
-                    f"{name} is too small to be split", got=f"{count} image", expected="2 or more"
+                    say("{name} is too small to be split", name=name),
+                    got=say("{count} image", count=count),
+                    expected="2 or more",
                 )
             # The two parts are disjoint and the same on every call.
             order = np.random.default_rng((count, SPLIT_SEED)).permutation(count)
@@ -80,7 +83,9 @@ def told_apart(evaluation: ImageSet, calibration: ImageSet, how: str) -> tuple[I
     if copies == len(own):
         raise DataError(
             "every calibration image is also an evaluation image",
-            got=f"{copies:,} images of {shown_name(calibration.name)}",
+            got=say(
+                "{copies:,} images of {calibration}", copies=copies, calibration=shown_name(calibration.name)
+            ),
             remedy="give other images to calibrate with, or none to have the evaluation images split",
         )
     if copies:

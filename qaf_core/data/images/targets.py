@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from qaf_core.data.inspection import dataset
 from qaf_core.errors import DataError
+from qaf_core.text.said import Said, say
 
 if TYPE_CHECKING:
     from qaf_core.data.models.source import ModelSource
@@ -25,16 +26,20 @@ Targets = Mapping[str, npt.NDArray[Any]]
 UNLABELLED = 255
 _ARRAYS = {"segmentation": ("y",), "detection": ("boxes", "labels", "counts")}
 _ACCEPTED = {
-    "segmentation": "an .npz with x (N,H,W,C) uint8 and y (N,H,W) class of each pixel, "
-    "or a folder with images and masks (.png, a class a pixel) of the same names",
-    "detection": "an .npz with x (N,H,W,C) uint8, boxes (D,4), labels (D,) and counts (N,), "
-    "or a folder with images and a COCO annotations.json",
+    "segmentation": say(
+        "an .npz with x (N,H,W,C) uint8 and y (N,H,W) class of each pixel, "
+        "or a folder with images and masks (.png, a class a pixel) of the same names"
+    ),
+    "detection": say(
+        "an .npz with x (N,H,W,C) uint8, boxes (D,4), labels (D,) and counts (N,), "
+        "or a folder with images and a COCO annotations.json"
+    ),
 }
 
 
-def accepted_data(task: str) -> str:
+def accepted_data(task: str) -> Said:
     """What data of this task may look like, for messages."""
-    return _ACCEPTED.get(task, "an .npz with x (N,H,W,C) uint8 and y (N,…)")
+    return _ACCEPTED.get(task, say("an .npz with x (N,H,W,C) uint8 and y (N,…)"))
 
 
 def drawn_targets(drawn: dataset.RenderedImages, task: str) -> Targets:
@@ -88,7 +93,9 @@ def checked_targets(
     if source.task == "detection":
         return _checked_boxes(name, arrays, count, source)
     if arrays["y"].ndim == 0 or len(arrays["y"]) != count:
-        raise DataError(f"y of {name} has the wrong shape", got=arrays["y"].shape, expected=f"({count}, …)")
+        raise DataError(
+            say("y of {name} has the wrong shape", name=name), got=arrays["y"].shape, expected=f"({count}, …)"
+        )
     return {"y": arrays["y"]}
 
 
@@ -107,11 +114,14 @@ def check_white(name: str, values: Collection[int], source: ModelSource) -> None
         return
     one = source.classes[1] if len(source.classes) > 1 else "1"
     raise DataError(
-        f"masks of {name} can be read in two ways",
-        got="no value but 0 and 255" if 0 in values else "no value but 255",
-        expected=f"class numbers, 0 to {len(source.classes) - 1}",
-        remedy=f"say what 255 is at the end of the path: #255=1 for class 1 ({one}) or the number of another "
-        "class, #255=none for pixels without label",
+        say("masks of {name} can be read in two ways", name=name),
+        got=say("no value but 0 and 255") if 0 in values else say("no value but 255"),
+        expected=say("class numbers, 0 to {count}", count=len(source.classes) - 1),
+        remedy=say(
+            "say what 255 is at the end of the path: #255=1 for class 1 ({one}) or the number of another "
+            "class, #255=none for pixels without label",
+            one=one,
+        ),
     )
 
 
@@ -124,7 +134,7 @@ def require_mask_classes(name: str, masks: npt.NDArray[np.uint8], source: ModelS
     present = np.flatnonzero(np.bincount(masks.reshape(-1), minlength=UNLABELLED + 1)[:UNLABELLED])
     if len(source.classes) > 1 and len(masks) > 1 and len(present) == 1:
         raise DataError(
-            f"masks of {name} are all of one class, which says nothing about accuracy",
+            say("masks of {name} are all of one class, which says nothing about accuracy", name=name),
             got=source.classes[int(present[0])],
             expected="pixels of two classes or more to evaluate on",
             remedy="add images of the other classes, or take more images",
@@ -138,10 +148,15 @@ def white_class(white: int, source: ModelSource) -> int:
         DataError: If it has no such class, or no masks are read for it.
     """
     if source.task != "segmentation":
-        raise DataError("#255 at the end of a path is for masks", got=f"task {source.task}", remedy="drop it")
+        raise DataError(
+            "#255 at the end of a path is for masks",
+            got=say("task {task}", task=source.task),
+            remedy="drop it",
+        )
     if white != UNLABELLED and white >= len(source.classes):
         raise DataError(
-            f"#255={white} names no class of {source.id}", expected=f"0 to {len(source.classes) - 1}, or none"
+            say("#255={white} names no class of {source}", white=white, source=source.id),
+            expected=say("0 to {count}, or none", count=len(source.classes) - 1),
         )
     return white
 
@@ -151,17 +166,26 @@ def _checked_masks(
 ) -> npt.NDArray[np.uint8]:
     shape = (count, *source.input_shape[1:])
     if masks.shape != shape:
-        raise DataError(f"masks of {name} have the wrong shape", got=masks.shape, expected=shape)
+        raise DataError(
+            say("masks of {name} have the wrong shape", name=name), got=masks.shape, expected=shape
+        )
     if masks.dtype.kind not in "iub":
-        raise DataError(f"masks of {name} have the wrong type", got=masks.dtype, expected="integers")
+        raise DataError(
+            say("masks of {name} have the wrong type", name=name), got=masks.dtype, expected="integers"
+        )
     last = len(source.classes) - 1
     wrong = ((masks < 0) | (masks > last)) & (masks != UNLABELLED)
     if wrong.any():
         image = int(np.flatnonzero(wrong.any(axis=(1, 2)))[0])
         raise DataError(
-            f"masks of {name} hold classes out of range",
-            got=f"{int(masks[image][wrong[image]][0])} in image {image}",
-            expected=f"0 to {last} for the classes of {source.id}, or {UNLABELLED} for pixels without label",
+            say("masks of {name} hold classes out of range", name=name),
+            got=say("{masks} in image {image}", masks=int(masks[image][wrong[image]][0]), image=image),
+            expected=say(
+                "0 to {last} for the classes of {source}, or {unlabelled} for pixels without label",
+                last=last,
+                source=source.id,
+                unlabelled=UNLABELLED,
+            ),
         )
     checked = masks.astype(np.uint8)
     if white is None:
@@ -169,7 +193,9 @@ def _checked_masks(
     elif white != UNLABELLED:
         checked[checked == UNLABELLED] = white_class(white, source)
     if (checked == UNLABELLED).all():
-        raise DataError(f"masks of {name} label no pixel", expected="at least one labelled pixel")
+        raise DataError(
+            say("masks of {name} label no pixel", name=name), expected="at least one labelled pixel"
+        )
     return checked
 
 
@@ -177,31 +203,31 @@ def _checked_boxes(name: str, arrays: Targets, count: int, source: ModelSource) 
     boxes, labels, counts = (arrays[key] for key in _ARRAYS["detection"])
     if counts.shape != (count,) or counts.dtype.kind not in "iu" or (len(counts) and counts.min() < 0):
         raise DataError(
-            f"counts of {name} are malformed",
+            say("counts of {name} are malformed", name=name),
             got=f"{counts.dtype} {counts.shape}",
-            expected=f"({count},) whole numbers, the boxes of each image",
+            expected=say("({count},) whole numbers, the boxes of each image", count=count),
         )
     total = int(counts.sum())
     if boxes.shape != (total, 4) or labels.shape != (total,):
         raise DataError(
-            f"boxes of {name} do not go with its counts",
-            got=f"boxes {boxes.shape}, labels {labels.shape}",
-            expected=f"({total}, 4) and ({total},)",
+            say("boxes of {name} do not go with its counts", name=name),
+            got=say("boxes {shape}, labels {shape2}", shape=boxes.shape, shape2=labels.shape),
+            expected=say("({total}, 4) and ({total},)", total=total),
         )
     if total == 0:
-        raise DataError(f"{name} holds no boxes", expected="at least one box in all")
+        raise DataError(say("{name} holds no boxes", name=name), expected="at least one box in all")
     if boxes.dtype.kind not in "iuf" or not np.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():
         raise DataError(
-            f"boxes of {name} are malformed",
+            say("boxes of {name} are malformed", name=name),
             expected="left, top, right and bottom in pixels, right > left and bottom > top",
             remedy="COCO's width and height must be added to left and top",
         )
     last = len(source.classes) - 1
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > last:
         raise DataError(
-            f"labels of {name} are out of range",
-            got=f"{labels.dtype}, {labels.min()} to {labels.max()}",
-            expected=f"0 to {last} for the classes of {source.id}",
+            say("labels of {name} are out of range", name=name),
+            got=say("{dtype}, {min} to {max}", dtype=labels.dtype, min=labels.min(), max=labels.max()),
+            expected=say("0 to {last} for the classes of {source}", last=last, source=source.id),
         )
     return {
         "boxes": boxes.astype(np.float32),

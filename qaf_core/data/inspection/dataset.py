@@ -34,6 +34,7 @@ from qaf_core.data.inspection.scene import (
     edge_distance,
 )
 from qaf_core.errors import DataError
+from qaf_core.text.said import say
 
 __all__ = [
     "CLASSES",
@@ -84,7 +85,9 @@ def render(count: int, seed: int, *, first: int = 0, workers: int | None = None)
     """
     for field, value, least in (("count", count, 1), ("seed", seed, 0), ("first", first, 0)):
         if value < least:
-            raise DataError(f"inspection images: {field} is too small", got=value, expected=f">= {least}")
+            raise DataError(
+                say("inspection images: {field} is too small", field=field), got=value, expected=f">= {least}"
+            )
     starts = range(first, first + count, _CHUNK)
     chunks = [range(start, min(start + _CHUNK, first + count)) for start in starts]
     threads = min(workers or _usable_cores(), len(chunks))

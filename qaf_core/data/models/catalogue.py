@@ -23,6 +23,7 @@ from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY, has_timm
 from qaf_core.data.workspace.trust import check_trusted
 from qaf_core.errors import ModelError, WeightsError
+from qaf_core.text.said import Said, say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -242,9 +243,11 @@ def _named(model_id: str, settings: Settings) -> ModelSource:
     unique = list(dict.fromkeys(close))[:4]
     raise ModelError(
         "unknown model",
-        got=model_id or "an empty name",
-        expected="one of " + ", ".join(unique) if unique else "a name that `qaf models` lists",
-        remedy="did you mean " + unique[0] + "?" if unique else None,
+        got=model_id or say("an empty name"),
+        expected=say("one of {names}", names=", ".join(unique))
+        if unique
+        else "a name that `qaf models` lists",
+        remedy=say("did you mean {name}?", name=unique[0]) if unique else None,
     )
 
 
@@ -254,11 +257,11 @@ def _read_card(path: Path, modified_ns: int) -> dict[str, Any]:
         card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"model card {path.name} cannot be read", got=error, remedy="restore it from git"
+            say("model card {path} cannot be read", path=path.name), got=error, remedy="restore it from git"
         ) from error
     if card.get("schema_version") != CARD_SCHEMA_VERSION:
         raise ModelError(
-            f"model card {path.name} has another version",
+            say("model card {path} has another version", path=path.name),
             got=card.get("schema_version"),
             expected=CARD_SCHEMA_VERSION,
             remedy="make it again with sample_models/train.py",
@@ -381,19 +384,20 @@ def load_inventory(source: ModelSource) -> tuple[LayerInfo, ...]:
         return take_inventory(network, source.input_shape)
 
 
-def _origin(source: ModelSource) -> str:
+def _origin(source: ModelSource) -> Said:
     if source.architecture.startswith(TIMM_ARCHITECTURE):
-        return "or --weights DEFAULT for those timm publishes"
-    return f"public checkpoints: {CIFAR_ORIGIN if source.id.startswith('cifar/') else TORCHVISION_ORIGIN}"
+        return say("or --weights DEFAULT for those timm publishes")
+    place = CIFAR_ORIGIN if source.id.startswith("cifar/") else TORCHVISION_ORIGIN
+    return say("public checkpoints: {place}", place=place)
 
 
 def _weights_file(source: ModelSource) -> Path:
     path = source.weights
     if path is None:
         raise WeightsError(
-            f"{source.id} comes without trained weights",
+            say("{source} comes without trained weights", source=source.id),
             expected="a safetensors file or a torch state dict",
-            remedy=f"pass --weights FILE ({_origin(source)})",
+            remedy=say("pass --weights FILE ({origin})", origin=_origin(source)),
         )
     if not path.is_file() and source.weights_url is not None:
         from qaf_core.data.models.published import TIMM_SCHEME, fetch_weights
@@ -403,9 +407,9 @@ def _weights_file(source: ModelSource) -> Path:
         fetch(source.weights_url, path, source.limits)
     if not path.is_file():
         remedy = (
-            f"make them with: python sample_models/train.py {source.id}"
+            say("make them with: python sample_models/train.py {model}", model=source.id)
             if source.shipped
-            else "check the path"
+            else say("check the path")
         )
-        raise WeightsError(f"weights file not found: {path}", remedy=remedy)
+        raise WeightsError(say("weights file not found: {path}", path=path), remedy=remedy)
     return path

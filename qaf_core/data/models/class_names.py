@@ -13,6 +13,7 @@ from typing import Any
 
 from qaf_core.data.weights.entries import WeightsHeader
 from qaf_core.errors import DataError, escape_text
+from qaf_core.text.said import Said, either, say
 
 LONGEST_NAME = 80
 MOST_CLASSES = 100_000
@@ -42,18 +43,23 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
         size = path.stat().st_size
         if size > MOST_BYTES:
             raise DataError(
-                f"class file {path.name} is too large",
-                got=f"{size:,} bytes",
-                expected=f"at most {MOST_BYTES:,}",
+                say("class file {path} is too large", path=path.name),
+                got=say("{size:,} bytes", size=size),
+                expected=say("at most {most:,}", most=MOST_BYTES),
             )
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, RuntimeError) as error:  # no permission, a name too long, an unknown ~user
         reason = getattr(error, "strerror", None) or "no such file"
         raise DataError(
-            f"class file cannot be read: {path}", got=reason, expected=_ACCEPTED, remedy="check the path"
+            say("class file cannot be read: {path}", path=path),
+            got=reason,
+            expected=_ACCEPTED,
+            remedy="check the path",
         ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"class file {path.name} is no UTF-8 text", expected=_ACCEPTED) from error
+        raise DataError(
+            say("class file {path} is no UTF-8 text", path=path.name), expected=_ACCEPTED
+        ) from error
     where = f"class file {path.name}"
     if text.lstrip()[:1] in ("[", "{"):
         return clean_class_names(_parse(text, where), where)
@@ -128,28 +134,36 @@ def clean_class_names(names: Iterable[object], where: str) -> tuple[str, ...]:
     number_of: dict[str, int] = {}
     for number, name in enumerate(names, 1):
         if number > MOST_CLASSES:
-            raise DataError(f"{where} names too many classes", expected=f"at most {MOST_CLASSES:,}")
+            raise DataError(
+                say("{where} names too many classes", where=where),
+                expected=say("at most {most:,}", most=MOST_CLASSES),
+            )
         if not isinstance(name, str) or not name.strip():
             raise DataError(
-                f"{where} has no name for class {number}",
-                got="an empty line" if isinstance(name, str) else str(type(name).__name__),
+                say("{where} has no name for class {number}", where=where, number=number),
+                got=say("an empty line") if isinstance(name, str) else str(type(name).__name__),
                 expected=_ACCEPTED,
             )
         shown = _shown(name)
         if shown in number_of:
             raise DataError(
-                f"{where} has a name twice",
-                got=f"{shown}, for classes {number_of[shown]} and {number}",
+                say("{where} has a name twice", where=where),
+                got=say(
+                    "{name}, for classes {one} and {other}",
+                    name=shown,
+                    one=number_of[shown],
+                    other=number,
+                ),
                 remedy="tell them apart, for example by a number",
             )
         number_of[shown] = number
         cleaned.append(shown)
     if not cleaned:
-        raise DataError(f"{where} names no classes", expected=_ACCEPTED)
+        raise DataError(say("{where} names no classes", where=where), expected=_ACCEPTED)
     return tuple(cleaned)
 
 
-def find_classes(names: Sequence[str], classes: Sequence[str], what: str) -> list[int | None]:
+def find_classes(names: Sequence[str], classes: Sequence[str], what: Said) -> list[int | None]:
     """The class that each name means: by the same spelling, else by another that means the same.
 
     Tried one after another, so that names that differ in case alone stay two classes where both are there:
@@ -173,16 +187,16 @@ def find_classes(names: Sequence[str], classes: Sequence[str], what: str) -> lis
     for name, number in zip(names, found, strict=True):
         if number is not None and name_of.setdefault(number, name) != name:
             raise DataError(
-                f"two {what} are one class",
-                got=f"{_shown(name_of[number])} and {_shown(name)}",
-                expected=f"one for {classes[number]}",
+                say("two {what} are one class", what=what),
+                got=say("{one} and {other}", one=_shown(name_of[number]), other=_shown(name)),
+                expected=say("one for {classes}", classes=classes[number]),
                 remedy="join them, or name their classes apart",
             )
     return found
 
 
 def _find(
-    name: str, classes: Sequence[str], tables: Sequence[Mapping[str, Sequence[int]]], what: str
+    name: str, classes: Sequence[str], tables: Sequence[Mapping[str, Sequence[int]]], what: Said
 ) -> int | None:
     for spell, table in zip(_SPELLINGS, tables, strict=True):
         meant = table.get(spell(name), ())
@@ -190,9 +204,9 @@ def _find(
             return meant[0]
         if meant:
             raise DataError(
-                f"one of the {what} could be two classes",
+                say("one of the {what} could be two classes", what=what),
                 got=_shown(name),
-                expected=" or ".join(classes[number] for number in meant),
+                expected=either(classes[number] for number in meant),
                 remedy="spell it as the class it is",
             )
     return None
@@ -238,12 +252,17 @@ def _parse(text: str, where: str) -> list[Any]:
             value = [value[str(number)] for number in range(len(value))]
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"{where} is no JSON list of names", got=_reason(error), expected=_ACCEPTED
+            say("{where} is no JSON list of names", where=where), got=_reason(error), expected=_ACCEPTED
         ) from error
     except KeyError as error:
-        raise DataError(f"{where} has no name for class {error.args[0]}", expected=_ACCEPTED) from error
+        raise DataError(
+            say("{where} has no name for class {number}", where=where, number=error.args[0]),
+            expected=_ACCEPTED,
+        ) from error
     if not isinstance(value, list):
-        raise DataError(f"{where} is no JSON list of names", got=type(value).__name__, expected=_ACCEPTED)
+        raise DataError(
+            say("{where} is no JSON list of names", where=where), got=type(value).__name__, expected=_ACCEPTED
+        )
     return value
 
 

@@ -18,6 +18,7 @@ from qaf_core.data.models.overrides import choose_preprocessing
 from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import ModelError
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,10 +40,14 @@ def call_factory(name: str, code_path: str | None = None) -> nn.Module:
     try:
         network = factory()
     except Exception as error:  # the user's code may raise anything; it is told in one line
-        raise ModelError(f"model factory {name} failed", got=f"{type(error).__name__}: {error}") from error
+        raise ModelError(
+            say("model factory {name} failed", name=name), got=f"{type(error).__name__}: {error}"
+        ) from error
     if not isinstance(network, nn.Module):
         raise ModelError(
-            f"model factory {name} returned no model", got=type(network).__name__, expected="nn.Module"
+            say("model factory {name} returned no model", name=name),
+            got=type(network).__name__,
+            expected="nn.Module",
         )
     return network
 
@@ -57,14 +62,18 @@ def describe_factory(name: str) -> ModelSource:
     shape = _declared(factory, "input_shape", (3, 224, 224))
     if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
         raise ModelError(
-            f"input_shape of {name} is malformed", got=shape, expected="(channels, height, width)"
+            say("input_shape of {name} is malformed", name=name),
+            got=shape,
+            expected="(channels, height, width)",
         )
     imagenet = shape[0] == 3
     mean = _declared(factory, "mean", (0.485, 0.456, 0.406) if imagenet else (0.5,) * shape[0])
     std = _declared(factory, "std", (0.229, 0.224, 0.225) if imagenet else (0.5,) * shape[0])
     if len(mean) != shape[0] or len(std) != shape[0] or not all(value > 0 for value in std):
         raise ModelError(
-            f"mean or std of {name} is malformed", got=(mean, std), expected=f"{shape[0]} numbers each"
+            say("mean or std of {name} is malformed", name=name),
+            got=(mean, std),
+            expected=say("{shape} numbers each", shape=shape[0]),
         )
     steps = Preprocessing(crop=shape[1:], mean=tuple(map(float, mean)), std=tuple(map(float, std)))
     task, output = _declared_task(factory), _declared_output(factory)
@@ -116,7 +125,7 @@ def _find_factory(name: str, code_path: str | None = None) -> Callable[[], Any]:
         module = import_module(module_name)
     except Exception as error:  # importing runs the user's code, which may raise anything
         raise ModelError(
-            f"cannot import {module_name or 'an empty module name'}",
+            say("cannot import {module_name}", module_name=module_name or "an empty module name"),
             got=f"{type(error).__name__}: {error}",
             expected="package.module:factory",
             remedy="run the command where the package can be imported",
@@ -124,7 +133,12 @@ def _find_factory(name: str, code_path: str | None = None) -> Callable[[], Any]:
     factory = getattr(module, attribute, None)
     if not callable(factory):
         raise ModelError(
-            f"{module_name} has no function {attribute or '(empty name)'}", expected="package.module:factory"
+            say(
+                "{module_name} has no function {attribute}",
+                module_name=module_name,
+                attribute=attribute or "(empty name)",
+            ),
+            expected="package.module:factory",
         )
     found: Callable[[], Any] = factory
     return found
@@ -133,7 +147,9 @@ def _find_factory(name: str, code_path: str | None = None) -> Callable[[], Any]:
 def _declared(factory: Callable[[], Any], field: str, default: tuple[Any, ...]) -> tuple[Any, ...]:
     value = _declared_value(factory, field, default)
     if not isinstance(value, tuple | list):
-        raise ModelError(f"{field} of the model factory is malformed", got=value, expected="a tuple")
+        raise ModelError(
+            say("{field} of the model factory is malformed", field=field), got=value, expected="a tuple"
+        )
     return tuple(value)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.errors import DataError
+from qaf_core.text.said import Said, say
 
 if TYPE_CHECKING:
     from qaf_core.data.models.source import ModelSource
@@ -227,7 +228,7 @@ def _find_scores(
     found = [(path, value) for path, value in every if value.is_floating_point()]
     if not found:
         given = f"{every[0][1].dtype} {tuple(every[0][1].shape)}".removeprefix("torch.") if every else None
-        remedy = "return the scores themselves, not the best class" if every else None
+        remedy = say("return the scores themselves, not the best class") if every else None
         raise _no_scores(given or type(output).__name__, bool(by_pixel), name, remedy)
     if len(found) == 1:
         return found[0]
@@ -243,9 +244,12 @@ def _find_scores(
     shown = ", ".join(f"{_spelled(path)} {tuple(value.shape)}" for path, value in pool[:_MOST_NAMED])
     example = _spelled(pool[0][0])
     raise DataError(
-        f"{name} puts out several tensors that may be its class scores",
+        say("{name} puts out several tensors that may be its class scores", name=name),
         got=shown + (" …" if len(pool) > _MOST_NAMED else ""),
-        remedy=f'say which: output = "{example}" on the model factory, or OUTPUT = "{example}" in its module',
+        remedy=say(
+            'say which: output = "{example}" on the model factory, or OUTPUT = "{example}" in its module',
+            example=example,
+        ),
     )
 
 
@@ -284,7 +288,7 @@ def _follow_named(output: Any, path: Path, name: str) -> Tensor:
         found = None
     if not isinstance(found, Tensor):
         there = ", ".join(_spelled(key) for key, _ in _tensors(output)) or type(output).__name__
-        raise DataError(f"{name} has no such output", got=_spelled(path), expected=there)
+        raise DataError(say("{name} has no such output", name=name), got=_spelled(path), expected=there)
     return found
 
 
@@ -334,27 +338,29 @@ def _check_count(outputs: int, classes: int, name: str) -> None:
         return
     if outputs == classes:
         raise DataError(
-            f"{name} tells no classes apart",
-            got="one output and one class",
+            say("{name} tells no classes apart", name=name),
+            got=say("one output and one class"),
             expected="two classes, or more",
             remedy="name both classes, first the one that an output below zero stands for",
         )
     if outputs > classes:
-        remedy = "name every output with --classes, one that stands for no class, such as background, too"
+        remedy = say(
+            "name every output with --classes, one that stands for no class, such as background, too"
+        )
     else:
-        remedy = "name only the classes that have an output, with --classes"
+        remedy = say("name only the classes that have an output, with --classes")
     raise DataError(
-        f"{name} has another number of outputs than of classes",
-        got=f"{outputs} outputs and {classes} names",
+        say("{name} has another number of outputs than of classes", name=name),
+        got=say("{outputs} outputs and {classes} names", outputs=outputs, classes=classes),
         expected="one name for each output, or two for a single one",
         remedy=remedy,
     )
 
 
-def _no_scores(got: object, by_pixel: bool, name: str, remedy: str | None = None) -> DataError:
-    what = "class scores for every pixel" if by_pixel else "one row of class scores per image"
+def _no_scores(got: object, by_pixel: bool, name: str, remedy: Said | None = None) -> DataError:
+    what = say("class scores for every pixel") if by_pixel else say("one row of class scores per image")
     return DataError(
-        f"{name} does not put out {what}",
+        say("{name} does not put out {what}", name=name, what=what),
         got=got,
         expected="(images, classes, height, width)" if by_pixel else "(images, classes)",
         remedy=remedy,

@@ -16,6 +16,7 @@ from qaf_core.data.weights.entries import WeightsHeader
 from qaf_core.data.weights.header import read_header
 from qaf_core.data.weights.load import count_outputs
 from qaf_core.errors import DataError, ModelError, WeightsError
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from qaf_core.data.models.source import ModelSource
@@ -96,8 +97,8 @@ def choose_preprocessing(source: ModelSource, changes: Mapping[str, Any]) -> Mod
     if len(steps.mean) != channels:
         raise ModelError(
             "preprocessing of the model is malformed",
-            got=f"{len(steps.mean)} channels",
-            expected=f"{channels} for {source.id}",
+            got=say("{count} channels", count=len(steps.mean)),
+            expected=say("{value} for {model}", value=channels, model=source.id),
         )
     return replace(source, preprocessing=steps)
 
@@ -112,13 +113,15 @@ def read_preprocessing(path: Path) -> dict[str, Any]:
         values = json.loads(path.expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, RuntimeError) as error:
         raise ModelError(
-            f"preprocessing cannot be read: {path}",
-            got=getattr(error, "strerror", None) or "no JSON",
+            say("preprocessing cannot be read: {path}", path=path),
+            got=getattr(error, "strerror", None) or say("no JSON"),
             expected='a JSON file, as {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}',
         ) from error
     if not isinstance(values, dict):
         raise ModelError(
-            f"preprocessing in {path} is malformed", got=type(values).__name__, expected="an object"
+            say("preprocessing in {path} is malformed", path=path),
+            got=type(values).__name__,
+            expected="an object",
         )
     return values
 
@@ -176,7 +179,10 @@ def _existing(weights: str | Path) -> tuple[Path, str | None]:
     except (OSError, RuntimeError):  # no permission, a name too long, an unknown ~user
         found = False
     if not found:
-        raise WeightsError(f"weights file not found: {weights}", remedy="check the path given with --weights")
+        raise WeightsError(
+            say("weights file not found: {path}", path=weights),
+            remedy="check the path given with --weights",
+        )
     return path, part
 
 
@@ -187,10 +193,11 @@ def _classes_for(outputs: int) -> int:
 
 def _check_count(names: tuple[str, ...], outputs: int | None, what: str) -> None:
     if outputs is not None and len(names) != _classes_for(outputs):
-        expected = f"{outputs}, one for each output" if outputs != 1 else "2, for its single output"
+        single = say("2, for its single output")
+        expected = say("{outputs}, one for each output", outputs=outputs) if outputs != 1 else single
         raise DataError(
-            f"the classes do not fit {what}",
-            got=f"{len(names)} names",
+            say("the classes do not fit {what}", what=what),
+            got=say("{count} names", count=len(names)),
             expected=expected,
             remedy="name them in a file, one a line, with --classes",
         )

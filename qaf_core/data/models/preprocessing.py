@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from qaf_core.errors import ModelError
 from qaf_core.records import Record
+from qaf_core.text.said import Said, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,8 +77,8 @@ class Preprocessing(Record):
 
     def __post_init__(self) -> None:
         sides = (self.resize,) if isinstance(self.resize, int) else self.resize or ()
-        _require(all(map(_is_side, sides)), "resize", self.resize, "pixels, (height, width) or nothing")
-        _require(len(sides) <= 2, "resize", self.resize, "one side, or (height, width)")
+        _require(all(map(_is_side, sides)), "resize", self.resize, say("pixels, (height, width) or nothing"))
+        _require(len(sides) <= 2, "resize", self.resize, say("one side, or (height, width)"))
         _require(len(self.crop) == 2 and all(map(_is_side, self.crop)), "crop", self.crop, "(height, width)")
         _require(
             self.interpolation in get_args(Interpolation),
@@ -86,14 +87,22 @@ class Preprocessing(Record):
             ", ".join(get_args(Interpolation)),
         )
         _require(
-            self.channel_order in get_args(ChannelOrder), "channel order", self.channel_order, "rgb or bgr"
+            self.channel_order in get_args(ChannelOrder),
+            "channel order",
+            self.channel_order,
+            say("rgb or bgr"),
         )
         channels = len(self.mean)
-        _require(channels in (1, 3), "mean", self.mean, "one number a channel, 1 or 3 channels")
-        _require(all(map(_is_number, self.mean)), "mean", self.mean, "finite numbers")
-        _require(len(self.std) == channels, "std", self.std, f"{channels} numbers, as many as mean")
-        _require(all(_is_number(value) and value > 0 for value in self.std), "std", self.std, "above 0")
-        _require(_is_number(self.scale) and self.scale > 0, "scale", self.scale, "above 0, as 255 or 1")
+        _require(channels in (1, 3), "mean", self.mean, say("one number a channel, 1 or 3 channels"))
+        _require(all(map(_is_number, self.mean)), "mean", self.mean, say("finite numbers"))
+        _require(
+            len(self.std) == channels,
+            "std",
+            self.std,
+            say("{count} numbers, as many as mean", count=channels),
+        )
+        _require(all(_is_number(value) and value > 0 for value in self.std), "std", self.std, say("above 0"))
+        _require(_is_number(self.scale) and self.scale > 0, "scale", self.scale, say("above 0, as 255 or 1"))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -148,7 +157,12 @@ class Preprocessing(Record):
         unknown = sorted(set(values) - known)
         missing = [name for name in ("crop", "mean", "std") if name not in values]
         _require(not unknown, "fields", ", ".join(map(str, unknown)), ", ".join(sorted(known)))
-        _require(not missing, "fields", f"no {' and no '.join(missing)}", "crop, mean and std at least")
+        _require(
+            not missing,
+            "fields",
+            say("no {missing}", missing=" and no ".join(missing)),
+            say("crop, mean and std at least"),
+        )
         try:
             return cls(**{key: _frozen(value) for key, value in values.items()})
         except TypeError as error:
@@ -192,7 +206,7 @@ def from_timm(config: Mapping[str, Any]) -> Preprocessing:
     if mode not in ("center", "squash") or (mode == "center" and scaled[0] != scaled[1]):
         raise ModelError(
             "timm cuts pictures for this network in a way that is not understood",
-            got=f"{mode}, {height}×{width} pixels",
+            got=say("{mode}, {height}×{width} pixels", mode=mode, height=height, width=width),
             expected="center with square images, or squash",
         )
     return Preprocessing(
@@ -269,6 +283,8 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
-def _require(holds: bool, field: str, got: object, expected: str) -> None:
+def _require(holds: bool, field: str, got: object, expected: str | Said) -> None:
     if not holds:
-        raise ModelError(f"{field} of the model's preprocessing is malformed", got=got, expected=expected)
+        raise ModelError(
+            say("{field} of the model's preprocessing is malformed", field=field), got=got, expected=expected
+        )

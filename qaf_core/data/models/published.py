@@ -21,6 +21,7 @@ from qaf_core.data.models.class_names import clean_class_names, tell_apart
 from qaf_core.data.models.preprocessing import Preprocessing, from_torchvision
 from qaf_core.data.weights.entries import WeightLimits
 from qaf_core.errors import WeightsError, WorkspaceError
+from qaf_core.text.said import say
 
 TIMM_SCHEME = "timm:"  # what follows is timm's name of the weights
 MIRROR_VARIABLE = "QAF_WEIGHTS_MIRROR"
@@ -79,7 +80,7 @@ def describe_published(network: str, name: str, crop: tuple[int, int]) -> Publis
     names = [*complete, "DEFAULT"] if complete else []
     if name not in names:
         raise WeightsError(
-            f"torchvision publishes no weights {name} for {network}",
+            say("torchvision publishes no weights {name} for {network}", name=name, network=network),
             got=name,
             expected=", ".join(names) or "a file",
             remedy="name one of these, or a file (./NAME if it has a name like this)",
@@ -126,7 +127,7 @@ def fetch_weights(url: str, path: Path, limits: WeightLimits | None = None) -> N
     stated = _HASH.search(name)
     mirror = os.environ.get(MIRROR_VARIABLE)
     place = f"{mirror.rstrip('/')}/{name}" if mirror else url
-    remedy = f"download {name} elsewhere ({url}) and pass --weights FILE"
+    remedy = say("download {name} elsewhere ({url}) and pass --weights FILE", name=name, url=url)
     if stated is None:
         raise WeightsError("published weights without a checksum in their name are not fetched", got=name)
     try:
@@ -136,7 +137,9 @@ def fetch_weights(url: str, path: Path, limits: WeightLimits | None = None) -> N
             torch.hub.download_url_to_file(place, str(path), stated.group(1), progress=True)
     except urllib.error.HTTPError as error:
         raise WeightsError(
-            f"published weights {name} are not at their address", got=f"HTTP {error.code}", remedy=remedy
+            say("published weights {name} are not at their address", name=name),
+            got=f"HTTP {error.code}",
+            remedy=remedy,
         ) from error
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", None) or error
@@ -147,12 +150,16 @@ def fetch_weights(url: str, path: Path, limits: WeightLimits | None = None) -> N
         ) from error
     except RuntimeError as error:  # what torch.hub raises when the checksum differs
         raise WeightsError(
-            f"published weights {name} arrived damaged or changed",
-            got="another checksum than their name says",
+            say("published weights {name} arrived damaged or changed", name=name),
+            got=say("another checksum than their name says"),
             remedy=remedy,
         ) from error
     except ValueError as error:
-        raise WeightsError(f"{MIRROR_VARIABLE} is no address", got=mirror, expected="https://…") from error
+        raise WeightsError(
+            say("{name} is no address", name=MIRROR_VARIABLE),
+            got=mirror,
+            expected="https://…",
+        ) from error
     except OSError as error:
         raise WorkspaceError(
             "published weights cannot be kept",
@@ -167,9 +174,9 @@ def _check_size(place: str, name: str, limit_bytes: int) -> None:
         size = int(answer.headers.get("Content-Length") or 0)
     if size > limit_bytes:
         raise WeightsError(
-            f"published weights {name} are too large",
-            got=f"{size:,} bytes",
-            expected=f"at most {limit_bytes:,}",
+            say("published weights {name} are too large", name=name),
+            got=say("{size:,} bytes", size=size),
+            expected=say("at most {most:,}", most=limit_bytes),
             remedy="if you trust them, raise weights_bytes in the workspace's settings.json",
         )
 

@@ -20,6 +20,7 @@ from qaf_core.data.models.preprocessing import Preprocessing
 from qaf_core.data.weights.entries import DEFAULT_LIMITS, WeightLimits
 from qaf_core.errors import QafError, WorkspaceError, escape_text
 from qaf_core.files import write_json
+from qaf_core.text.said import Said, say
 
 SETTINGS_NAME = "settings.json"
 SETTINGS_VERSION = 1
@@ -70,20 +71,22 @@ class RegisteredModel:
         check_id(self.id)
         for name in ("title", "base", "task"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise _malformed(self.id, name, "text")
+                raise _malformed(self.id, name, say("text"))
         for name in ("code_path", "weights", "weights_part", "weights_url", "data", "output"):
             if not isinstance(getattr(self, name), str | None):
-                raise _malformed(self.id, name, "text or null")
+                raise _malformed(self.id, name, say("text or null"))
         if self.outputs is not None and (type(self.outputs) is not int or self.outputs < 1):
-            raise _malformed(self.id, "outputs", "a whole number, at least 1")
+            raise _malformed(self.id, "outputs", say("a whole number, at least 1"))
         shape = self.input_shape
         if len(shape) != 3 or not all(type(size) is int and size > 0 for size in shape):
-            raise _malformed(self.id, "input_shape", "[channels, height, width]")
+            raise _malformed(self.id, "input_shape", say("[channels, height, width]"))
         if not isinstance(self.preprocessing, Mapping):
-            raise _malformed(self.id, "preprocessing", "an object")
+            raise _malformed(self.id, "preprocessing", say("an object"))
         found = Preprocessing.from_dict(self.preprocessing).shape
         if found != (*shape[1:], shape[0]):
-            raise _malformed(self.id, "preprocessing", f"a crop and means for {'×'.join(map(str, shape))}")
+            raise _malformed(
+                self.id, "preprocessing", say("a crop and means for {shape}", shape="×".join(map(str, shape)))
+            )
         object.__setattr__(self, "title", escape_text(" ".join(self.title.split()))[:LONGEST_TITLE])
         object.__setattr__(self, "classes", clean_class_names(self.classes, f"model {self.id}"))
 
@@ -115,7 +118,7 @@ def check_id(model_id: object) -> str:
     if not isinstance(model_id, str) or not _ID.fullmatch(model_id):
         raise WorkspaceError(
             "a model's id is malformed",
-            got=str(model_id)[:80] or "an empty name",
+            got=str(model_id)[:80] or say("an empty name"),
             expected="letters, digits, '.', '_' and '-', and at most one '/', as in parts/resnet",
         )
     return model_id
@@ -138,21 +141,27 @@ def read_settings(workspace: Path | None) -> Settings:
         raise WorkspaceError(
             "the workspace's settings cannot be read",
             got=f"{path} ({str(error)[:80]})",
-            remedy=f"mend or remove {SETTINGS_NAME}",
+            remedy=say("mend or remove {name}", name=SETTINGS_NAME),
         ) from error
     if not isinstance(values, dict) or values.get("schema_version") != SETTINGS_VERSION:
         found = values.get("schema_version") if isinstance(values, dict) else "no object"
         raise WorkspaceError(
-            f"{SETTINGS_NAME} of the workspace has another version", got=found, expected=SETTINGS_VERSION
+            say("{name} of the workspace has another version", name=SETTINGS_NAME),
+            got=found,
+            expected=SETTINGS_VERSION,
         )
     rows, limits = values.get("models", []), values.get("limits", {})
     if not isinstance(rows, list) or not isinstance(limits, dict):
         raise WorkspaceError(
-            f"{SETTINGS_NAME} is malformed", expected="models as a list, limits as an object"
+            say("{name} is malformed", name=SETTINGS_NAME),
+            expected="models as a list, limits as an object",
         )
     models = tuple(_read_model(row) for row in rows)
     if len({model.id for model in models}) < len(models):
-        raise WorkspaceError(f"{SETTINGS_NAME} has two models of the same id", remedy="remove one of them")
+        raise WorkspaceError(
+            say("{name} has two models of the same id", name=SETTINGS_NAME),
+            remedy="remove one of them",
+        )
     other = {key: value for key, value in values.items() if key not in ("schema_version", "models", "limits")}
     return Settings(models=models, limits=_read_limits(limits), other=other)
 
@@ -195,7 +204,9 @@ def _locked(workspace: Path) -> Iterator[None]:
 def _read_model(row: object) -> RegisteredModel:
     if not isinstance(row, dict):
         raise WorkspaceError(
-            f"{SETTINGS_NAME} is malformed", got=str(row)[:80], expected="an object per model"
+            say("{name} is malformed", name=SETTINGS_NAME),
+            got=str(row)[:80],
+            expected="an object per model",
         )
     known = {item.name for item in fields(RegisteredModel)}
     values: dict[str, Any] = {
@@ -205,7 +216,9 @@ def _read_model(row: object) -> RegisteredModel:
         return RegisteredModel(**{key: value for key, value in values.items() if key in known})
     except (TypeError, ValueError) as error:
         raise WorkspaceError(
-            f"a model in {SETTINGS_NAME} is malformed", got=str(error)[:120], remedy="add it again"
+            say("a model in {name} is malformed", name=SETTINGS_NAME),
+            got=str(error)[:120],
+            remedy="add it again",
         ) from error
 
 
@@ -218,10 +231,12 @@ def _read_limits(values: Mapping[str, Any]) -> WeightLimits:
     try:
         return replace(DEFAULT_LIMITS, **{names[key]: value for key, value in values.items() if key in names})
     except QafError as error:
-        raise WorkspaceError(f"{SETTINGS_NAME} is malformed: {error}") from error
+        raise WorkspaceError(say("{name} is malformed: {error}", name=SETTINGS_NAME, error=error)) from error
 
 
-def _malformed(model_id: str, name: str, expected: str) -> WorkspaceError:
+def _malformed(model_id: str, name: str, expected: Said) -> WorkspaceError:
     return WorkspaceError(
-        f"{name} of model {model_id} is malformed", expected=expected, remedy="add it again"
+        say("{name} of model {model_id} is malformed", name=name, model_id=model_id),
+        expected=expected,
+        remedy="add it again",
     )

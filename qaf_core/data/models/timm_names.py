@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 TIMM_FAMILY, TIMM_ARCHITECTURE = "timm/", "timm."
-TIMM_REMEDY = "install it with: pip install 'qaf[zoo]'"
 
 _TAG = re.compile(r"[A-Za-z0-9_]{2,80}")
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -22,17 +22,19 @@ from qaf_core.data.models.listed import sketch_timm
 from qaf_core.data.models.preprocessing import from_timm
 from qaf_core.data.models.published import SILENCE_SECONDS, TIMM_SCHEME, PublishedWeights
 from qaf_core.data.models.source import ModelSource
-from qaf_core.data.models.timm_names import TIMM_FAMILY, TIMM_REMEDY, TimmEntry, has_timm, looks_like_tag
+from qaf_core.data.models.timm_names import TIMM_FAMILY, TimmEntry, has_timm, looks_like_tag
 from qaf_core.data.weights.entries import WeightLimits, WeightsHeader
 from qaf_core.data.weights.load import match_names
 from qaf_core.errors import ModelError, WeightsError, WorkspaceError
 from qaf_core.files import appearing
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from torch import nn
 
 DEFAULT = "DEFAULT"
 IMAGENET_CLASSES = 1000
+_REMEDY = "install it with: pip install 'qaf[zoo]'"
 _MOST_NAMED = 12
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -76,7 +78,9 @@ def build_timm(name: str, num_classes: int) -> nn.Module:
     try:
         network: nn.Module = _timm().create_model(name, pretrained=False, num_classes=num_classes)
     except Exception as error:  # each family of networks has its own ways to fail
-        raise ModelError(f"timm cannot build {name}", got=f"{type(error).__name__}: {error}") from error
+        raise ModelError(
+            say("timm cannot build {name}", name=name), got=f"{type(error).__name__}: {error}"
+        ) from error
     return network
 
 
@@ -124,7 +128,9 @@ def describe_timm_weights(name: str, weights: str) -> PublishedWeights:
     if tag not in tags:
         names = [*tags[:_MOST_NAMED], *([DEFAULT] if tags else [])]
         raise WeightsError(
-            f"timm publishes no weights {weights} with a classifier for {name}",
+            say(
+                "timm publishes no weights {weights} with a classifier for {name}", weights=weights, name=name
+            ),
             got=weights,
             expected=", ".join(dict.fromkeys(names)) or "a file",
             remedy="name one of these, or a file (./NAME if it has a name like this)",
@@ -162,9 +168,9 @@ def fetch_timm_weights(url: str, path: Path, limits: WeightLimits | None = None)
         network = _timm().create_model(name, pretrained=True)
     except Exception as error:  # each of its sources fails in its own way
         raise WeightsError(
-            f"timm's published weights {name} cannot be fetched",
+            say("timm's published weights {name} cannot be fetched", name=name),
             got=" ".join(str(error).split())[:160] or type(error).__name__,
-            remedy=f"fetch {place} elsewhere and pass --weights FILE",
+            remedy=say("fetch {place} elsewhere and pass --weights FILE", place=place),
         ) from error
     _keep(network, name, path, (limits or WeightLimits()).file_bytes)
 
@@ -185,12 +191,12 @@ def _timm() -> Any:
         ModelError: When it is not installed, or cannot be imported.
     """
     if not has_timm():
-        raise ModelError("timm is not installed", expected="the package timm", remedy=TIMM_REMEDY)
+        raise ModelError("timm is not installed", expected="the package timm", remedy=_REMEDY)
     try:
         return import_module("timm")
     except Exception as error:  # importing runs all of its modules
         raise ModelError(
-            "timm cannot be imported", got=f"{type(error).__name__}: {error}", remedy=TIMM_REMEDY
+            "timm cannot be imported", got=f"{type(error).__name__}: {error}", remedy=_REMEDY
         ) from error
 
 
@@ -210,8 +216,12 @@ def _config(name: str) -> dict[str, Any]:
         raise ModelError(
             "unknown model",
             got=TIMM_FAMILY + name,
-            expected="one of " + ", ".join(names) if names else "a name that timm.list_models() gives",
-            remedy=f"did you mean {names[0]}?" if names else "look for one with: qaf models --find TEXT",
+            expected=say("one of {names}", names=", ".join(names))
+            if names
+            else "a name that timm.list_models() gives",
+            remedy=say("did you mean {name}?", name=names[0])
+            if names
+            else "look for one with: qaf models --find TEXT",
         )
     found = timm.get_pretrained_cfg(name)
     return {} if found is None else dict(found.to_dict())
@@ -272,9 +282,9 @@ def _keep(network: nn.Module, name: str, path: Path, limit_bytes: int) -> None:
     size = sum(value.numel() * value.element_size() for value in state.values())
     if size > limit_bytes:
         raise WeightsError(
-            f"published weights {name} are too large",
-            got=f"{size:,} bytes",
-            expected=f"at most {limit_bytes:,}",
+            say("published weights {name} are too large", name=name),
+            got=say("{size:,} bytes", size=size),
+            expected=say("at most {most:,}", most=limit_bytes),
             remedy="if you trust them, raise weights_bytes in the workspace's settings.json",
         )
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from qaf_core.errors import WeightsError
+from qaf_core.text.said import say
 
 RAW, AVERAGED = "raw", "ema"
 #: Names under which training scripts put weights.
@@ -143,9 +144,9 @@ def choose(parts: Sequence[tuple[str, bool]], wanted: str | None, file: str) -> 
     if len(fitting) > 1:
         told = [names[number] or "the file itself" for number in fitting]
         raise WeightsError(
-            f"weights file {file} holds several sets of weights",
+            say("weights file {file} holds several sets of weights", file=file),
             got=", ".join(told[:_MOST_NAMED]),
-            remedy=f"say which: {file}#{told[0]}",
+            remedy=say("say which: {file}#{told}", file=file, told=told[0]),
         )
     return fitting[0]
 
@@ -284,7 +285,7 @@ def _is_tensor(value: Any) -> bool:
 
 def _not_there(wanted: str, names: Sequence[str], file: str) -> WeightsError:
     return WeightsError(
-        f"weights file {file} holds no weights of this name",
+        say("weights file {file} holds no weights of this name", file=file),
         got=f"#{wanted}",
         expected=", ".join(f"#{name}" for name in names[:_MOST_NAMED] if name)
         or "no # at the end of the path",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from qaf_core.errors import QafError, WeightsError
+from qaf_core.text.said import say
 
 LONGEST_NAME = 512
 
@@ -44,7 +45,11 @@ class WeightLimits:
         for name in ("file_bytes", "tensors", "header_bytes"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise QafError(f"limit {name} out of range", got=value, expected="a whole number, at least 1")
+                raise QafError(
+                    say("limit {name} out of range", name=name),
+                    got=value,
+                    expected="a whole number, at least 1",
+                )
 
 
 DEFAULT_LIMITS = WeightLimits()
@@ -82,19 +87,20 @@ def check_entry(file: str, name: str, shape: Iterable[object]) -> tuple[int, ...
     sizes = tuple(shape)
     if len(name) > LONGEST_NAME:
         raise WeightsError(
-            f"weights file {file} has a tensor name that is too long",
-            got=f"{len(name):,} characters",
-            expected=f"at most {LONGEST_NAME}",
+            say("weights file {file} has a tensor name that is too long", file=file),
+            got=say("{count:,} characters", count=len(name)),
+            expected=say("at most {most}", most=LONGEST_NAME),
         )
     if len(sizes) > MOST_DIMENSIONS:
         raise WeightsError(
-            f"tensor {name} in {file} has too many dimensions",
+            say("tensor {name} in {file} has too many dimensions", name=name, file=file),
             got=len(sizes),
-            expected=f"at most {MOST_DIMENSIONS}",
+            expected=say("at most {most}", most=MOST_DIMENSIONS),
         )
     checked = tuple(size for size in sizes if type(size) is int and size >= 0)
     if len(checked) != len(sizes):
         raise WeightsError(
-            f"tensor {name} in {file} has an impossible shape", expected="whole numbers, 0 or more"
+            say("tensor {name} in {file} has an impossible shape", name=name, file=file),
+            expected="whole numbers, 0 or more",
         )
     return checked

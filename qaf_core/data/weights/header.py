@@ -25,6 +25,7 @@ from qaf_core.data.weights.entries import (
     check_entry,
 )
 from qaf_core.errors import WeightsError
+from qaf_core.text.said import Said, say
 
 
 def read_header(path: Path, limits: WeightLimits | None = None, part: str | None = None) -> WeightsHeader:
@@ -46,15 +47,15 @@ def read_header(path: Path, limits: WeightLimits | None = None, part: str | None
             start = file.read(9)
     except OSError as error:
         raise WeightsError(
-            f"weights file {path.name} cannot be read",
-            got=error.strerror or "no file",
+            say("weights file {path} cannot be read", path=path.name),
+            got=error.strerror or say("no file"),
             remedy="check the path",
         ) from error
     if size > limits.file_bytes:
         raise WeightsError(
-            f"weights file {path.name} is too large",
-            got=f"{size:,} bytes",
-            expected=f"at most {limits.file_bytes:,}",
+            say("weights file {path} is too large", path=path.name),
+            got=say("{size:,} bytes", size=size),
+            expected=say("at most {most:,}", most=limits.file_bytes),
             remedy="if you trust it, raise weights_bytes in the workspace's settings.json",
         )
     if is_safetensors(path.name, start):
@@ -77,16 +78,24 @@ def _read_safetensors_header(path: Path, size: int, limits: WeightLimits) -> Wei
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 10 or length > size - 8:
-            raise _invalid(path, f"a header of {length:,} bytes in a file of {size:,}")
+            raise _invalid(
+                path, say("a header of {length:,} bytes in a file of {size:,}", length=length, size=size)
+            )
         if length > limits.header_bytes:
-            raise _invalid(path, f"a header of {length:,} bytes", f"at most {limits.header_bytes:,}")
+            raise _invalid(
+                path,
+                say("a header of {length:,} bytes", length=length),
+                say("at most {most:,}", most=limits.header_bytes),
+            )
         text = file.read(length)
     rows = _parse(path, text)
     metadata = rows.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _invalid(path, "metadata that is not text by name")
+        raise _invalid(path, say("metadata that is not text by name"))
     if len(rows) > limits.tensors:
-        raise _invalid(path, f"{len(rows):,} tensors", f"at most {limits.tensors:,}")
+        raise _invalid(
+            path, say("{count:,} tensors", count=len(rows)), say("at most {most:,}", most=limits.tensors)
+        )
     entries, spans = {}, []
     for name, row in rows.items():
         entry, span = _read_row(path, name, row)
@@ -102,37 +111,45 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
         if len(found) < len(pairs):
             seen: set[str] = set()
             twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-            raise _invalid(path, f"the name {twice[:LONGEST_NAME]} twice in its header")
+            raise _invalid(path, say("the name {name} twice in its header", name=twice[:LONGEST_NAME]))
         return found
 
     try:
         rows = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
     except RecursionError as error:
-        raise _invalid(path, "a header nested too deeply") from error
+        raise _invalid(path, say("a header nested too deeply")) from error
     except ValueError as error:
-        raise _invalid(path, "a header that is no JSON") from error
+        raise _invalid(path, say("a header that is no JSON")) from error
     if not isinstance(rows, dict):
-        raise _invalid(path, "a header that is no JSON object")
+        raise _invalid(path, say("a header that is no JSON object"))
     return rows
 
 
 def _read_row(path: Path, name: str, row: object) -> tuple[TensorEntry, tuple[int, int]]:
     if not isinstance(row, dict) or not {"dtype", "shape", "data_offsets"} <= row.keys():
-        raise _invalid(path, f"no dtype, shape and data_offsets for tensor {name[:LONGEST_NAME]}")
+        raise _invalid(
+            path, say("no dtype, shape and data_offsets for tensor {name}", name=name[:LONGEST_NAME])
+        )
     dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
         known = ", ".join(DTYPE_BYTES)
-        raise _invalid(path, f"type {str(dtype)[:40]} for tensor {name[:LONGEST_NAME]}", known)
+        raise _invalid(
+            path,
+            say("type {dtype} for tensor {name}", dtype=str(dtype)[:40], name=name[:LONGEST_NAME]),
+            known,
+        )
     if not isinstance(shape, list):
-        raise _invalid(path, f"no list of sizes as the shape of tensor {name[:LONGEST_NAME]}")
+        raise _invalid(path, say("no list of sizes as the shape of tensor {name}", name=name[:LONGEST_NAME]))
     sizes = check_entry(path.name, name, shape)
     if not (isinstance(offsets, list) and len(offsets) == 2 and all(type(place) is int for place in offsets)):
-        raise _invalid(path, f"malformed offsets for tensor {name}")
+        raise _invalid(path, say("malformed offsets for tensor {name}", name=name))
     begin, end = offsets
     stated = prod(sizes) * DTYPE_BYTES[dtype]
     if not 0 <= begin <= end or end - begin != stated:
         raise _invalid(
-            path, f"offsets {begin} to {end} for tensor {name}", f"{stated:,} bytes for {list(sizes)} {dtype}"
+            path,
+            say("offsets {begin} to {end} for tensor {name}", begin=begin, end=end, name=name),
+            say("{size:,} bytes for {shape} {dtype}", size=stated, shape=list(sizes), dtype=dtype),
         )
     return TensorEntry(dtype=dtype, shape=sizes), (begin, end)
 
@@ -142,17 +159,24 @@ def _check_spans(path: Path, spans: list[tuple[int, int, str]], data_bytes: int)
     spans.sort()
     for (_, end, before), (begin, _, after) in pairwise(spans):
         if begin != end:
-            what = "overlapping tensors" if begin < end else "a gap between tensors"
-            raise _invalid(path, f"{what} {before} and {after}")
+            if begin < end:
+                raise _invalid(path, say("overlapping tensors {one} and {other}", one=before, other=after))
+            raise _invalid(path, say("a gap between tensors {one} and {other}", one=before, other=after))
     last = spans[-1][1] if spans else 0
     if (spans and spans[0][0] != 0) or last != data_bytes:
-        what = "cut off" if last > data_bytes else "followed by other content"
-        raise _invalid(path, f"tensors of {last:,} bytes but {data_bytes:,} bytes of data: it is {what}")
+        what = say("cut off") if last > data_bytes else say("followed by other content")
+        told = say(
+            "tensors of {last:,} bytes but {size:,} bytes of data: it is {what}",
+            last=last,
+            size=data_bytes,
+            what=what,
+        )
+        raise _invalid(path, told)
 
 
-def _invalid(path: Path, got: str, expected: str | None = None) -> WeightsError:
+def _invalid(path: Path, got: Said, expected: Said | str | None = None) -> WeightsError:
     return WeightsError(
-        f"weights file {path.name} is no valid safetensors file",
+        say("weights file {path} is no valid safetensors file", path=path.name),
         got=got,
         expected=expected,
         remedy="download or export it again",

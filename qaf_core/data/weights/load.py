@@ -11,6 +11,7 @@ from qaf_core.data.weights.entries import TensorEntry, WeightLimits, WeightsHead
 from qaf_core.data.weights.header import is_safetensors, read_header
 from qaf_core.data.weights.tensor_names import COUNTERS, rename
 from qaf_core.errors import WeightsError
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +57,8 @@ def read_weights(
     loaded = _load_safetensors(path) if is_safetensors(path.name, start) else _load_state_dict(path, part)
     if loaded.keys() != header.tensors.keys():
         raise WeightsError(
-            f"weights file {path.name} changed while it was read", remedy="wait until it is complete"
+            say("weights file {path} changed while it was read", path=path.name),
+            remedy="wait until it is complete",
         )
     return loaded
 
@@ -69,7 +71,7 @@ def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise WeightsError(
-            f"weights file {path.name} is no valid safetensors file",
+            say("weights file {path} is no valid safetensors file", path=path.name),
             got=_first_line(error),
             remedy="download or export it again",
         ) from error
@@ -87,7 +89,7 @@ def _load_state_dict(path: Path, part: str | None) -> dict[str, torch.Tensor]:
         AttributeError,
     ) as error:  # fmt: skip
         raise WeightsError(
-            f"weights file {path.name} cannot be read",
+            say("weights file {path} cannot be read", path=path.name),
             got=type(error).__name__,
             expected="a safetensors file or a torch state dict that loads with weights_only=True",
         ) from error
@@ -120,9 +122,13 @@ def load_weights(
     unexpected = [name for name in found if name not in expected and not name.endswith(COUNTERS)]
     if missing or unexpected:
         raise WeightsError(
-            f"weights file {file} is for another network than {model}",
-            got=f"{len(unexpected)} unknown tensors ({_some(unexpected)})" if unexpected else None,
-            expected=f"{len(missing)} more tensors ({_some(missing)})" if missing else None,
+            say("weights file {file} is for another network than {model}", file=file, model=model),
+            got=say("{count} unknown tensors ({names})", count=len(unexpected), names=_some(unexpected))
+            if unexpected
+            else None,
+            expected=say("{count} more tensors ({names})", count=len(missing), names=_some(missing))
+            if missing
+            else None,
             remedy=_TRAINED_FOR_ANOTHER,
         )
     for name, value in expected.items():
@@ -134,16 +140,16 @@ def load_weights(
 def _check_tensor(name: str, value: torch.Tensor, expected: torch.Tensor, file: str, model: str) -> None:
     if value.shape != expected.shape:
         raise WeightsError(
-            f"tensor {name} in {file} has the wrong shape",
+            say("tensor {name} in {file} has the wrong shape", name=name, file=file),
             got=tuple(value.shape),
-            expected=f"{tuple(expected.shape)} for {model}",
+            expected=say("{value} for {model}", value=tuple(expected.shape), model=model),
             remedy=_TRAINED_FOR_ANOTHER,
         )
     kind = str(value.dtype).removeprefix("torch.")
     if expected.is_complex() or expected.is_floating_point():
         if not value.is_floating_point() and not (value.is_complex() and expected.is_complex()):
             raise WeightsError(
-                f"tensor {name} in {file} has the wrong type",
+                say("tensor {name} in {file} has the wrong type", name=name, file=file),
                 got=kind,
                 expected="complex numbers" if expected.is_complex() else "floating-point numbers",
                 remedy="give the original weights, not quantized ones",
@@ -152,16 +158,29 @@ def _check_tensor(name: str, value: torch.Tensor, expected: torch.Tensor, file: 
             return
         if bool(value.isfinite().all()):
             wanted = str(expected.dtype).removeprefix("torch.")
-            raise WeightsError(f"tensor {name} in {file} holds numbers beyond {wanted}", got=kind)
+            raise WeightsError(
+                say(
+                    "tensor {name} in {file} holds numbers beyond {wanted}",
+                    name=name,
+                    file=file,
+                    wanted=wanted,
+                ),
+                got=kind,
+            )
         raise WeightsError(
-            f"tensor {name} in {file} holds NaN or infinite values", remedy="use an intact checkpoint"
+            say("tensor {name} in {file} holds NaN or infinite values", name=name, file=file),
+            remedy="use an intact checkpoint",
         )
     # Whole numbers and truth values come over as they are, or not at all.
     if not value.is_complex() and bool((value.to(expected.dtype).to(value.dtype) == value).all()):
         return
     raise WeightsError(
-        f"tensor {name} in {file} has the wrong type",
-        got=f"{kind} that {str(expected.dtype).removeprefix('torch.')} does not hold",
+        say("tensor {name} in {file} has the wrong type", name=name, file=file),
+        got=say(
+            "{kind} that {wanted} does not hold",
+            kind=kind,
+            wanted=str(expected.dtype).removeprefix("torch."),
+        ),
         expected="whole numbers",
         remedy=_TRAINED_FOR_ANOTHER,
     )

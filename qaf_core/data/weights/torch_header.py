@@ -28,9 +28,10 @@ from qaf_core.data.weights.pickle_reader import (
     TensorRecord,
 )
 from qaf_core.errors import WeightsError
+from qaf_core.text.said import say
 
 _ONLY_TENSORS = "tensors by name, and nothing that runs"
-_SAVE_AGAIN = "save only the tensors: safetensors.torch.save_file(model.state_dict(), FILE)"
+_SAVE_AGAIN = say("save only the tensors: safetensors.torch.save_file(model.state_dict(), FILE)")
 
 
 def read_torch_header(path: Path, size: int, limits: WeightLimits, part: str | None = None) -> WeightsHeader:
@@ -55,8 +56,8 @@ def read_torch_header(path: Path, size: int, limits: WeightLimits, part: str | N
     except (DamagedPickle, OSError, ValueError, KeyError, RuntimeError, NotImplementedError, struct.error,
             zipfile.BadZipFile) as error:  # fmt: skip
         raise WeightsError(
-            f"weights file {path.name} cannot be read",
-            got="a damaged or unknown file",
+            say("weights file {path} cannot be read", path=path.name),
+            got=say("a damaged or unknown file"),
             expected="a safetensors file or a torch state dict that loads with weights_only=True",
         ) from error
     chosen = pick_weights(loaded, part, path.name)
@@ -65,36 +66,42 @@ def read_torch_header(path: Path, size: int, limits: WeightLimits, part: str | N
 
 def _describe_foreign(path: Path, error: ForeignObject) -> WeightsError:
     """What a file holds that is more than tensors, named as what it is, with the way to its weights."""
-    what, remedy = "holds Python objects; nothing of it was run", _SAVE_AGAIN
+    what, remedy = say("holds Python objects; nothing of it was run"), _SAVE_AGAIN
     got: str | None = str(error)
     if error.kind == "torchscript":
-        what, got = "is a TorchScript program; nothing of it was run", None
-        remedy = "save its weights: safetensors.torch.save_file(torch.jit.load(FILE).state_dict(), NEW)"
+        what, got = say("is a TorchScript program; nothing of it was run"), None
+        remedy = say("save its weights: safetensors.torch.save_file(torch.jit.load(FILE).state_dict(), NEW)")
     elif error.kind == "exported":
-        what, got = "is a program of torch.export; nothing of it was run", None
-        remedy = (
+        what, got = say("is a program of torch.export; nothing of it was run"), None
+        remedy = say(
             "save its weights: safetensors.torch.save_file(dict(torch.export.load(FILE).state_dict), NEW)"
         )
     elif error.kind == "network":
-        what = "holds a whole pickled network; nothing of it was run"
-        remedy = "where its code is: " + _SAVE_AGAIN.replace("model", "torch.load(FILE, weights_only=False)")
-    return WeightsError(f"weights file {path.name} {what}", got=got, expected=_ONLY_TENSORS, remedy=remedy)
+        what = say("holds a whole pickled network; nothing of it was run")
+        code = "safetensors.torch.save_file(torch.load(FILE, weights_only=False).state_dict(), FILE)"
+        remedy = say("where its code is: save only the tensors: {code}", code=code)
+    return WeightsError(
+        say("weights file {path} {what}", path=path.name, what=what),
+        got=got,
+        expected=_ONLY_TENSORS,
+        remedy=remedy,
+    )
 
 
 def _describe(path: Path, loaded: Any, storages: Mapping[str, int], limits: WeightLimits) -> WeightsHeader:
     """Every tensor of a state dict, once each fits its storage, and each storage the file."""
     if not isinstance(loaded, dict) or not loaded:
         raise WeightsError(
-            f"weights file {path.name} holds no state dict",
-            got="no tensors" if loaded == {} else _kind(loaded),
+            say("weights file {path} holds no state dict", path=path.name),
+            got=say("no tensors") if loaded == {} else _kind(loaded),
             expected="tensors by name",
             remedy=_SAVE_AGAIN,
         )
     if len(loaded) > limits.tensors:
         raise WeightsError(
-            f"weights file {path.name} holds too many tensors",
+            say("weights file {path} holds too many tensors", path=path.name),
             got=f"{len(loaded):,}",
-            expected=f"at most {limits.tensors:,}",
+            expected=say("at most {most:,}", most=limits.tensors),
         )
     entries, total = {}, 0
     for name, value in loaded.items():
@@ -103,9 +110,9 @@ def _describe(path: Path, loaded: Any, storages: Mapping[str, int], limits: Weig
         entries[str(name)] = entry
     if total > limits.file_bytes:
         raise WeightsError(
-            f"the tensors of {path.name} are too large",
-            got=f"{total:,} bytes",
-            expected=f"at most {limits.file_bytes:,}",
+            say("the tensors of {path} are too large", path=path.name),
+            got=say("{size:,} bytes", size=total),
+            expected=say("at most {most:,}", most=limits.file_bytes),
         )
     return WeightsHeader(tensors=entries)
 
@@ -119,15 +126,15 @@ def _kind(value: Any) -> str:
 def _describe_tensor(path: Path, name: str, value: Any, storages: Mapping[str, int]) -> TensorEntry:
     if not isinstance(value, TensorRecord):
         raise WeightsError(
-            f"weights file {path.name} holds no state dict",
-            got=f"{_kind(value)} as {name[:LONGEST_NAME]}",
+            say("weights file {path} holds no state dict", path=path.name),
+            got=say("{kind} as {name}", kind=_kind(value), name=name[:LONGEST_NAME]),
             expected="tensors by name",
             remedy=_SAVE_AGAIN,
         )
     if value.odd is not None or value.storage is None:
         raise WeightsError(
-            f"tensor {name[:LONGEST_NAME]} in {path.name} cannot be used",
-            got=f"a tensor that is {value.odd}",
+            say("tensor {name} in {path} cannot be used", name=name[:LONGEST_NAME], path=path.name),
+            got=say("a tensor that is {odd}", odd=value.odd),
             expected="a plain tensor of floating-point numbers",
         )
     shape = check_entry(path.name, name, value.shape)
@@ -136,8 +143,8 @@ def _describe_tensor(path: Path, name: str, value: Any, storages: Mapping[str, i
     stated = value.storage.numel * ELEMENT_BYTES[value.storage.dtype]
     if stated > held or needed > stated:
         raise WeightsError(
-            f"tensor {name} in {path.name} is larger than its data",
-            got=f"{max(stated, needed):,} bytes stated, {held:,} there",
+            say("tensor {name} in {path} is larger than its data", name=name, path=path.name),
+            got=say("{stated:,} bytes stated, {held:,} there", stated=max(stated, needed), held=held),
             remedy="download or export it again",
         )
     return TensorEntry(dtype=value.dtype, shape=shape)
@@ -151,7 +158,9 @@ def _read_zip(path: Path, size: int, limits: WeightLimits) -> tuple[Any, dict[st
         parts = archive.infolist()
         if len(parts) > limits.tensors + 64:
             raise WeightsError(
-                f"weights file {path.name} has too many parts", got=f"{len(parts):,}", expected=limits.tensors
+                say("weights file {path} has too many parts", path=path.name),
+                got=f"{len(parts):,}",
+                expected=limits.tensors,
             )
         names = [part.filename for part in parts]
         if any(name.endswith("/constants.pkl") for name in names):
@@ -162,8 +171,8 @@ def _read_zip(path: Path, size: int, limits: WeightLimits) -> tuple[Any, dict[st
         packed = [part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED]
         if packed or unpacked > size:
             raise WeightsError(
-                f"weights file {path.name} would unpack to more than it holds",
-                got=f"{unpacked:,} bytes in a file of {size:,}",
+                say("weights file {path} would unpack to more than it holds", path=path.name),
+                got=say("{unpacked:,} bytes in a file of {size:,}", unpacked=unpacked, size=size),
                 expected="parts stored as they are, as torch.save writes them",
             )
         sizes = {part.filename: part.file_size for part in parts}
@@ -172,9 +181,9 @@ def _read_zip(path: Path, size: int, limits: WeightLimits) -> tuple[Any, dict[st
             raise DamagedPickle("not one data.pkl")
         if sizes[f"{tops[0]}data.pkl"] > limits.header_bytes:
             raise WeightsError(
-                f"weights file {path.name} has too long a list of tensors",
-                got=f"{sizes[f'{tops[0]}data.pkl']:,} bytes",
-                expected=f"at most {limits.header_bytes:,}",
+                say("weights file {path} has too long a list of tensors", path=path.name),
+                got=say("{size:,} bytes", size=sizes[f"{tops[0]}data.pkl"]),
+                expected=say("at most {most:,}", most=limits.header_bytes),
             )
         reader = PickleReader()
         loaded = reader.read(io.BytesIO(archive.read(f"{tops[0]}data.pkl")))

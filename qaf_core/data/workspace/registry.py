@@ -25,6 +25,7 @@ from qaf_core.data.weights.header import read_header
 from qaf_core.data.workspace.trust import trust
 from qaf_core.data.workspace.uploads import MODELS_FOLDER, UNFINISHED, delete_upload, uploads_of
 from qaf_core.errors import DataError, ModelError, WeightsError, WorkspaceError
+from qaf_core.text.said import say
 
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".bin", ".ckpt")
 LONGEST_FILE_NAME = 80
@@ -107,7 +108,9 @@ def _add(
     _check_free(model_id)
     missing = None if data is None else missing_path(data)
     if missing is not None:
-        raise DataError(f"data not found: {missing}", expected=ACCEPTED, remedy="check the path")
+        raise DataError(
+            say("data not found: {path}", path=missing), expected=ACCEPTED, remedy="check the path"
+        )
     if source.registered:
         raise ModelError(
             "a registered model cannot be made like another one", got=base, expected="a named model"
@@ -226,7 +229,7 @@ def clean_file_name(name: str) -> str:
     if suffix is None:
         raise WeightsError(
             "a file of this kind holds no weights",
-            got=last[-40:] or "no name",
+            got=last[-40:] or say("no name"),
             expected=", ".join(WEIGHT_SUFFIXES),
         )
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", last[: -len(suffix)]).strip(".-_")
@@ -239,7 +242,7 @@ def _check_free(model_id: str) -> None:
         raise WorkspaceError(
             "this id belongs to a model that is always here",
             got=model_id,
-            remedy=f"choose another, for example my/{model_id.rpartition('/')[2]}",
+            remedy=say("choose another, for example my/{name}", name=model_id.rpartition("/")[2]),
         )
 
 
@@ -264,9 +267,9 @@ def _write_chunks(path: Path, chunks: Iterable[bytes], limit_bytes: int) -> str:
             size += len(chunk)
             if size > limit_bytes:
                 raise WeightsError(
-                    f"weights file {path.name} is too large",
-                    got=f"more than {limit_bytes:,} bytes",
-                    expected=f"at most {limit_bytes:,}",
+                    say("weights file {path} is too large", path=path.name),
+                    got=say("more than {size:,} bytes", size=limit_bytes),
+                    expected=say("at most {most:,}", most=limit_bytes),
                 )
             digest.update(chunk)
             file.write(chunk)

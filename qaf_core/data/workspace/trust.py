@@ -11,6 +11,7 @@ from pathlib import Path
 
 from qaf_core.errors import ModelError, WorkspaceError
 from qaf_core.files import read_json, write_json
+from qaf_core.text.said import say
 
 _granted: set[tuple[str, str]] = set()  # where the configuration cannot be written
 
@@ -28,9 +29,9 @@ class UntrustedCode(ModelError):
         self.factory, self.code_path, self.folder = factory, code_path, _folder(code_path)
         super().__init__(
             "this workspace names code that has not been trusted on this machine",
-            got=f"{factory} in {self.folder}",
+            got=say("{factory} in {folder}", factory=factory, folder=self.folder),
             expected="code that you know",
-            remedy=f"look at it; to run it: qaf models --trust {model}",
+            remedy=say("look at it; to run it: qaf models --trust {model}", model=model),
         )
 
 

@@ -35,6 +35,7 @@ from qaf_core.files import write_file
 from qaf_core.network.graph.network import chains_in
 from qaf_core.network.modules.quantized import ActivationQuantizer, Link
 from qaf_core.pipeline.compress.calibrate import fit_range
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -221,7 +222,7 @@ def _reference(model: nn.Module, integer: bool) -> nn.Module:
     elif any(link.input_quantizer.qparams is None for link in _links_in(reference)):
         raise ModelError(
             "the network's activations have no 8-bit range",
-            got="a network compressed with --act-bits 32",
+            got=say("a network compressed with --act-bits 32"),
             remedy="export it with --precision fp32, or give calibration images",
         )
     for chain in chains_in(reference).values():

@@ -11,6 +11,7 @@ from typing import Any
 from qaf_core.errors import ModelError
 from qaf_core.files import read_json, write_json
 from qaf_core.records import Record, from_plain
+from qaf_core.text.said import Said, say
 
 PACKED, ONNX = "packed", "onnx"
 FORMATS = (PACKED, ONNX)
@@ -131,7 +132,7 @@ class ExportRejected(ModelError):
     def __init__(self, report: ExportReport) -> None:
         failed = next(check for check in report.checks if not check.passed)
         super().__init__(
-            f"the exported network failed a check: {failed.name}",
+            say("the exported network failed a check: {check}", check=Said(failed.name)),
             got=failed.detail,
             remedy="nothing was written; --force (in Python force=True) writes it all the same",
         )

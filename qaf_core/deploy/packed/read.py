@@ -41,6 +41,7 @@ from qaf_core.network.modules.quantized import BatchNorm, FactorizedLayer, Folde
 from qaf_core.network.passes.requantization import connect_chains
 from qaf_core.quantization.grid import ACTIVATION_GRID
 from qaf_core.quantization.packing import unpack_codes
+from qaf_core.text.said import say
 
 
 class _Reader:
@@ -115,7 +116,7 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Any], dict[str, 
             if with_tensors and metadata[CHECKSUM_KEY] != checksum_of(text, tensors):
                 raise WeightsError(
                     "the packed model has been altered or damaged",
-                    got=f"{path} (its checksum does not hold)",
+                    got=say("{path} (its checksum does not hold)", path=path),
                     remedy="take an intact copy, or compress it again",
                 )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -131,15 +132,15 @@ def _check_version(path: Path, version: int) -> None:
     if version > FORMAT_VERSION:
         raise WeightsError(
             "the packed model was made by a newer version of qaf",
-            got=f"{path}, format {version}",
-            expected=f"format {FORMAT_VERSION}",
+            got=say("{path}, format {version}", path=path, version=version),
+            expected=say("format {version}", version=FORMAT_VERSION),
             remedy="update qaf",
         )
     if version < OLDEST_VERSION:
         raise WeightsError(
             "the packed model was made by an older version of qaf",
-            got=f"{path}, format {version}",
-            expected=f"format {FORMAT_VERSION}",
+            got=say("{path}, format {version}", path=path, version=version),
+            expected=say("format {version}", version=FORMAT_VERSION),
             remedy="compress it again",
         )
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from qaf_core.errors import QafError
+from qaf_core.text.said import say
 
 POWERCAP = Path("/sys/class/powercap")
 MICROJOULE = 1e-6
@@ -78,7 +79,7 @@ def find_zones(powercap: Path = POWERCAP) -> tuple[Zone, ...]:
     if not found:
         raise QafError(
             "this machine shows no energy counters",
-            got=f"no package below {powercap}",
+            got=say("no package below {powercap}", powercap=powercap),
             expected="Linux on a processor of its own, not a virtual machine",
         )
     return tuple(found)

@@ -27,6 +27,7 @@ from qaf_core.children import child_environment, end_with
 from qaf_core.deploy.runtime.measure_kit import checksum, one_inference, open_session
 from qaf_core.deploy.runtime.tempdir import scratch_folder
 from qaf_core.errors import QafError, RunCancelled
+from qaf_core.text.said import say
 
 WINDOWS = 20
 START_SECONDS = 60.0
@@ -132,8 +133,8 @@ def _judge_windows(windows: list[dict[str, Any]], seconds: float) -> list[Stabil
     if len(windows) < LEAST_WINDOWS:
         raise QafError(
             "the soak was too short to tell drift",
-            got=f"{len(windows)} windows",
-            expected=f"at least {LEAST_WINDOWS}",
+            got=say("{count} windows", count=len(windows)),
+            expected=say("at least {least}", least=LEAST_WINDOWS),
             remedy="let it last longer",
         )
     quarter = max(1, len(windows) // 4)
@@ -203,7 +204,8 @@ def _run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
         )
     except subprocess.TimeoutExpired as error:
         raise QafError(
-            "the exported model does not start", got=f"nothing in {START_SECONDS:.0f} s"
+            "the exported model does not start",
+            got=say("nothing in {seconds:.0f} s", seconds=START_SECONDS),
         ) from error
 
 

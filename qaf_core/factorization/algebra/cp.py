@@ -24,6 +24,7 @@ from qaf_core.factorization.structures import cp as descriptor
 from qaf_core.factorization.structures.base import one_number
 from qaf_core.factorization.subproblem import Quadratic
 from qaf_core.quantization.grid import FLOAT
+from qaf_core.text.said import say
 
 NEW_COMPONENT_SIZE = 0.1
 TENSORLY_ITERATIONS = 50
@@ -203,7 +204,9 @@ class Canonical:
                 continue
             return [factors[0] * weights, *factors[1:]]
         raise SolverError(
-            "TensorLy cannot factorize this tensor", got=f"rank {self.rank}", remedy="use a lower rank"
+            "TensorLy cannot factorize this tensor",
+            got=say("rank {rank}", rank=self.rank),
+            remedy="use a lower rank",
         )
 
 

@@ -38,6 +38,7 @@ from qaf_core.network.graph.proof import prove_capture
 from qaf_core.network.graph.value_choices import KeepEverything
 from qaf_core.network.graph.wrappers import unwrapped
 from qaf_core.network.modules.quantized import BatchNorm, Layer
+from qaf_core.text.said import say
 
 EXAMPLE_IMAGES = 2  # of one, export would conclude that it is always just one
 EXAMPLE_ROWS = 16  # of what a part is captured on, if the rows were chosen
@@ -290,7 +291,7 @@ def _check_runs(network: nn.Module, input_shape: Sequence[int]) -> None:
         network(example_images(network, input_shape, 1))
     except Exception as error:
         raise ModelError(
-            f"the network does not run on an input of shape {(1, *input_shape)}",
+            say("the network does not run on an input of shape {value}", value=(1, *input_shape)),
             got=_reason(error),
             remedy="check the input shape (channels, height, width) and the network's forward()",
         ) from error

@@ -26,6 +26,7 @@ from torch.utils._pytree import TreeSpec, tree_map
 from qaf_core.errors import ModelError
 from qaf_core.network.graph.constants import is_filled
 from qaf_core.network.graph.nodes import made_by, schema_of
+from qaf_core.text.said import say
 
 EXPORT_LOGGERS = (
     "torch.export", "torch.onnx", "torch.fx.experimental.symbolic_shapes", "torch._dynamo", "torch._export",
@@ -180,7 +181,7 @@ def _inline_contexts(module: GraphModule) -> None:
             if enabled and device == "cpu":
                 raise RefusedNetworkError(
                     "the network computes in mixed precision",
-                    got=f"autocast to {dtype} in its forward pass",
+                    got=say("autocast to {dtype} in its forward pass", dtype=dtype),
                     remedy="switch autocast off there: qaf starts from the numbers in full precision",
                 )
         elif kind == "wrap_with_set_grad_enabled":

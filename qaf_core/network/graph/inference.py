@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.errors import ModelError
+from qaf_core.text.said import say
 
 
 def example_images(network: nn.Module, input_shape: Sequence[int], count: int) -> Tensor:
@@ -29,7 +30,9 @@ def as_network(network: object) -> nn.Module:
         raise ModelError("this is no network", got=type(network).__name__, expected="an nn.Module")
     if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
         raise ModelError(
-            "the network's weights are not loaded", got="tensors on the meta device", remedy="load them first"
+            "the network's weights are not loaded",
+            got=say("tensors on the meta device"),
+            remedy="load them first",
         )
     return network
 

@@ -17,6 +17,7 @@ from qaf_core.errors import ModelError
 from qaf_core.network.graph.export import RefusedNetworkError
 from qaf_core.network.graph.inference import example_images, inference
 from qaf_core.network.graph.network import GraphNetwork, networks_in
+from qaf_core.text.said import say
 
 PROVED_BATCHES = (1, 2, 3, 8)  # images; the last shows networks that split a batch
 PROVED_BATCHES_IN_PARTS = (1, 2)  # what is captured in parts runs Python of its own for each image
@@ -42,7 +43,7 @@ def prove_capture(original: nn.Module, captured: nn.Module, input_shape: Sequenc
             if count == counts[0] and largest_difference(expected, original(images.clone())) > 0.0:
                 raise ModelError(
                     "the network does not give the same answer twice",
-                    got="another answer for the same image",
+                    got=say("another answer for the same image"),
                     remedy="switch off what is random in a prediction, such as functional dropout",
                 )
             difference = largest_difference(expected, captured(images.clone()))
@@ -52,8 +53,12 @@ def prove_capture(original: nn.Module, captured: nn.Module, input_shape: Sequenc
             if difference > TOLERANCE:
                 raise ModelError(
                     "the captured graph computes something else than the network",
-                    got=f"a relative difference of {difference:.2g} on {count} images",
-                    expected=f"at most {TOLERANCE:g}",
+                    got=say(
+                        "a relative difference of {difference:.2g} on {count} images",
+                        difference=difference,
+                        count=count,
+                    ),
+                    expected=say("at most {tolerance:g}", tolerance=TOLERANCE),
                 )
         changed = [name for name, tensor in original.named_buffers() if not _same(tensor, state.get(name))]
     if changed:

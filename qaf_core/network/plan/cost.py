@@ -36,6 +36,7 @@ from qaf_core.network.plan.rules import paper_plan, plan_for_ratio
 from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.quantization.grid import FLOAT, Grid
 from qaf_core.records import Record
+from qaf_core.text.said import say
 
 CONVENTIONS = ("uniform", "paper")
 FLOATS = (FLOAT.bits, FLOAT.bits)  # of weights and activations
@@ -95,7 +96,7 @@ def plan_cost(inventory: Sequence[LayerInfo], plan: Plan, convention: str = "uni
         if info.planned and info.name not in rows:
             raise PlanError(
                 "the plan leaves out a layer",
-                got=f"no row for {info.name}",
+                got=say("no row for {layer}", layer=info.name),
                 remedy="add it, or make a new plan",
             )
         costs.append(layer_cost(info, rows.get(info.name), plan.activation_bits, convention))
@@ -153,7 +154,14 @@ def layer_cost(
     structure, rank = layer_plan.structure, layer_plan.rank
     shapes = factor_shapes(info, structure, rank)
     if chain_structure(structure, rank) is None:
-        raise PlanError(f"layer {info.name}: {structure} and its rank do not go together", got=f"rank {rank}")
+        raise PlanError(
+            say(
+                "layer {info}: {structure} and its rank do not go together",
+                info=info.name,
+                structure=structure,
+            ),
+            got=say("rank {rank}", rank=rank),
+        )
     bits = _factor_bits(info, layer_plan, len(shapes))
     macs = factor_macs(info, structure, rank)
     activation_bytes = [(x + y) * activation_bits / 8 for x, y in link_activations(info, structure, rank)]
@@ -205,7 +213,9 @@ def _factor_bits(info: LayerInfo, layer_plan: LayerPlan, count: int) -> tuple[in
     whole = tuple(value for value in bits if isinstance(value, int))
     if len(whole) != count:
         raise PlanError(
-            f"layer {info.name}: bits missing", got=layer_plan.bits, expected=f"one number, or {count}"
+            say("layer {info}: bits missing", info=info.name),
+            got=layer_plan.bits,
+            expected=say("one number, or {count}", count=count),
         )
     return whole
 

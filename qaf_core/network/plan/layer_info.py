@@ -10,6 +10,7 @@ from typing import Any
 from qaf_core.errors import ModelError
 from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
 from qaf_core.records import Record
+from qaf_core.text.said import say
 
 Sizes = tuple[int, ...]
 
@@ -126,8 +127,10 @@ class LayerInfo(Record):
         missing = sorted({"name", "kind", "weight_shape"} - set(row))
         if unknown or missing:
             raise ModelError(
-                f"damaged inventory row {row.get('name', '')!r}",
-                got=f"unknown fields {unknown}, missing fields {missing}",
+                say("damaged inventory row {get!r}", get=row.get("name", "")),
+                got=say(
+                    "unknown fields {unknown}, missing fields {missing}", unknown=unknown, missing=missing
+                ),
                 remedy="take the inventory again from the model",
             )
         values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in row.items()}

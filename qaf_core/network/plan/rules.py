@@ -14,6 +14,7 @@ from qaf_core.network.plan.layer_info import KEEP, LayerInfo, first_convolution,
 from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.network.plan.validation import check_bits
 from qaf_core.quantization.grid import Grid
+from qaf_core.text.said import say
 
 BY_OPERATIONS, TO_CHOOSE_FROM = "cp-or-tucker2", ("cp", "tucker2")
 KERNEL_STRUCTURES = (*FACTORIZED, BY_OPERATIONS)
@@ -94,16 +95,18 @@ def plan_for_ratio(
         PlanError: If an argument is out of range.
     """
     if structure not in KERNEL_STRUCTURES:
-        measured = "auto is measured, for the joint method: qaf plan --structure auto --out FILE"
+        measured = say(
+            "auto is measured, for the joint method: qaf plan --structure auto --out FILE, then --plan FILE"
+        )
         raise PlanError(
             "unknown structure",
             got=structure,
             expected=", ".join(KERNEL_STRUCTURES),
-            remedy=f"{measured}, then --plan FILE" if structure == MEASURED else None,
+            remedy=measured if structure == MEASURED else None,
         )
     check_ratio(ratio)
-    check_bits("weight bits", bits)
-    check_bits("activation bits", activation_bits)
+    check_bits(say("weight bits"), bits)
+    check_bits(say("activation bits"), activation_bits)
     wanted = "dense" if method == Method.DENSE else structure
     spared = "dense" if not Grid.of(activation_bits).is_float else KEEP
     first = first_convolution(inventory)

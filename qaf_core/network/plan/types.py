@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from qaf_core.errors import PlanError
 from qaf_core.factorization.structures import Rank
 from qaf_core.records import Record
+from qaf_core.text.said import Said, either, listing, say
 
 SCHEMA_VERSION = 1
 
@@ -30,7 +31,9 @@ _PLAN_FIELDS: dict[str, tuple[type, ...]] = {
     "options": (dict,),
     "seed": (int,),
 }
-_TYPE_NAMES = {str: "text", int: "a whole number", list: "a list", dict: "an object", _NONE: "null"}
+_TYPE_NAMES: dict[type, Said | str] = {
+    str: say("text"), int: say("a whole number"), list: say("a list"), dict: say("an object"), _NONE: "null",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,8 @@ class LayerPlan(Record):
             PlanError: If a field is missing, unknown, or of the wrong type.
         """
         named = data.get("name") if isinstance(data, dict) else None
-        where = f"layer {named} of the plan" if isinstance(named, str) else "a layer of the plan"
+        unnamed = say("a layer of the plan")
+        where = say("layer {name} of the plan", name=named) if isinstance(named, str) else unnamed
         fields = _read_fields(where, data, _LAYER_FIELDS, required=("name", "structure"))
         for key in ("rank", "bits"):
             value = fields.get(key)
@@ -66,7 +70,9 @@ class LayerPlan(Record):
                 fields[key] = tuple(value)
                 if not all(is_whole(part) for part in value):
                     raise PlanError(
-                        f"{where}: {key} is of the wrong type", got=value, expected="whole numbers only"
+                        say("{where}: {key} is of the wrong type", where=where, key=key),
+                        got=value,
+                        expected="whole numbers only",
                     )
         return cls(**fields)
 
@@ -137,7 +143,7 @@ class Plan:
                 expected=f"schema_version {SCHEMA_VERSION}",
                 remedy="update this program" if newer else "make a new plan",
             )
-        fields = _read_fields("the plan", data, _PLAN_FIELDS, required=("model", "layers"))
+        fields = _read_fields(say("the plan"), data, _PLAN_FIELDS, required=("model", "layers"))
         return cls(**{**fields, "layers": tuple(LayerPlan.from_dict(row) for row in fields["layers"])})
 
     @classmethod
@@ -161,27 +167,32 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def listing(names: Iterable[str], limit: int = 5) -> str:
-    """Names for a message: the first few and how many more."""
-    listed = list(names)
-    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more
-
-
 def _read_fields(
-    where: str, data: Any, known: Mapping[str, tuple[type, ...]], required: tuple[str, ...]
+    where: Said, data: Any, known: Mapping[str, tuple[type, ...]], required: tuple[str, ...]
 ) -> dict[str, Any]:
     """The fields of a JSON object, checked by name and type."""
     if not isinstance(data, dict):
-        raise PlanError(f"{where} is of the wrong type", got=_short(data), expected="a JSON object")
+        raise PlanError(
+            say("{where} is of the wrong type", where=where), got=_short(data), expected="a JSON object"
+        )
     if unknown := sorted(map(str, data.keys() - known.keys())):
-        raise PlanError(f"{where} has unknown fields", got=listing(unknown), expected=", ".join(known))
+        raise PlanError(
+            say("{where} has unknown fields", where=where), got=listing(unknown), expected=", ".join(known)
+        )
     if missing := [key for key in required if key not in data]:
-        raise PlanError(f"{where} lacks fields", got=f"no {listing(missing)}", expected=", ".join(required))
+        raise PlanError(
+            say("{where} lacks fields", where=where),
+            got=say("no {missing}", missing=listing(missing)),
+            expected=", ".join(required),
+        )
     for key, value in data.items():
         if not isinstance(value, known[key]) or isinstance(value, bool):
-            wanted = " or ".join(_TYPE_NAMES[kind] for kind in known[key])
-            raise PlanError(f"{where}: {key} is of the wrong type", got=_short(value), expected=wanted)
+            wanted = either(_TYPE_NAMES[kind] for kind in known[key])
+            raise PlanError(
+                say("{where}: {key} is of the wrong type", where=where, key=key),
+                got=_short(value),
+                expected=wanted,
+            )
     return dict(data)
 
 

@@ -10,21 +10,32 @@ from qaf_core.factorization.options import METHODS, Method
 from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
 from qaf_core.network.plan.chains import holds_too_much, max_useful_rank
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
-from qaf_core.network.plan.types import LayerPlan, Plan, is_whole, listing
+from qaf_core.network.plan.types import LayerPlan, Plan, is_whole
 from qaf_core.quantization.grid import ACTIVATION_GRID, BITS_ACCEPTED, FLOAT, GRIDS
+from qaf_core.text.said import Said, listing, say
 
 
-def check_layer_plan(info: LayerInfo, row: LayerPlan) -> list[tuple[str, str]]:
+def check_layer_plan(info: LayerInfo, row: LayerPlan) -> list[tuple[str, Said]]:
     """What is wrong with one row, for people.
 
     Returns:
         (field, message) pairs, the field one of ``structure``, ``rank``, ``bits``; empty for a good row.
     """
     if row.structure not in (*STRUCTURES, KEEP):
-        return [("structure", _say("unknown structure", row.structure, ", ".join(info.structures)))]
+        return [("structure", _say(say("unknown structure"), row.structure, ", ".join(info.structures)))]
     if row.structure not in info.structures:
-        what = f"{row.structure} does not fit this layer"
-        return [("structure", _say(what, row.structure, ", ".join(info.structures), info.skip_reason))]
+        what = say("{structure} does not fit this layer", structure=row.structure)
+        return [
+            (
+                "structure",
+                _say(
+                    what,
+                    row.structure,
+                    ", ".join(info.structures),
+                    info.skip_reason and Said(info.skip_reason),
+                ),
+            )
+        ]
     found = (("rank", _rank_problem(info, row)), ("bits", _row_bits_problem(row)))
     return [(field, message) for field, message in found if message is not None]
 
@@ -47,12 +58,14 @@ def validate_plan(plan: Plan, inventory: Sequence[LayerInfo], *, model: str | No
             expected=model,
             remedy="make a plan for this model",
         )
-    check_bits("activation bits", plan.activation_bits)
+    check_bits(say("activation bits"), plan.activation_bits)
     infos = {info.name: info for info in inventory if info.planned}
     _check_names(plan, infos)
     for row in plan.layers:
         for field, message in check_layer_plan(infos[row.name], row):
-            raise PlanError(f"layer {row.name}, {field}: {message}")
+            raise PlanError(
+                say("layer {row}, {field}: {message}", row=row.name, field=field, message=message)
+            )
 
 
 def check_method(method: str, structures: Iterable[str]) -> None:
@@ -79,22 +92,26 @@ def check_activations(bits: int) -> None:
     if bits not in (ACTIVATION_GRID.bits, FLOAT.bits):
         raise PlanError(
             "activations are quantized to 8 bits or not at all",
-            got=f"{bits} bits",
-            expected=f"{ACTIVATION_GRID.bits} or {FLOAT.bits}",
+            got=say("{bits} bits", bits=bits),
+            expected=say("{one} or {other}", one=ACTIVATION_GRID.bits, other=FLOAT.bits),
         )
 
 
-def oversized_ranks(plan: Plan, inventory: Sequence[LayerInfo]) -> tuple[str, ...]:
+def oversized_ranks(plan: Plan, inventory: Sequence[LayerInfo]) -> tuple[Said, ...]:
     """Warnings, one for each layer whose factors hold more numbers than its weight: allowed, and no gain."""
     infos = {info.name: info for info in inventory}
     return tuple(
-        f"rank {_listed(row.rank)} of layer {row.name} holds more numbers than the layer itself"
+        say(
+            "rank {rank} of layer {layer} holds more numbers than the layer itself",
+            rank=_listed(row.rank),
+            layer=row.name,
+        )
         for row in plan.layers
         if row.rank is not None and holds_too_much(infos[row.name], row.structure, row.rank)
     )
 
 
-def check_bits(what: str, bits: Any) -> None:
+def check_bits(what: Said, bits: Any) -> None:
     """Raise PlanError unless ``bits`` is 2 to 8 or 32.
 
     Args:
@@ -102,7 +119,7 @@ def check_bits(what: str, bits: Any) -> None:
         bits: Its value.
     """
     if not _known_bits(bits):
-        raise PlanError(f"{what} out of range", got=bits, expected=BITS_ACCEPTED)
+        raise PlanError(say("{name} out of range", name=what), got=bits, expected=BITS_ACCEPTED)
 
 
 def _check_names(plan: Plan, infos: Mapping[str, LayerInfo]) -> None:
@@ -113,9 +130,9 @@ def _check_names(plan: Plan, infos: Mapping[str, LayerInfo]) -> None:
     missing = [name for name in infos if name not in listed]
     if unknown and (missing or len(unknown) == len(names)):
         raise PlanError(
-            f"the plan, made for {plan.model}, does not fit this network",
-            got=f"unknown layers {listing(unknown)}",
-            expected=f"layers {listing(infos)}",
+            say("the plan, made for {model}, does not fit this network", model=plan.model),
+            got=say("unknown layers {unknown}", unknown=listing(unknown)),
+            expected=say("layers {infos}", infos=listing(infos)),
             remedy="make a plan for this model",
         )
     if unknown:
@@ -133,61 +150,74 @@ def _check_names(plan: Plan, infos: Mapping[str, LayerInfo]) -> None:
     if missing:
         raise PlanError(
             "the plan leaves out layers",
-            got=f"no row for {listing(missing)}",
+            got=say("no row for {layer}", layer=listing(missing)),
             expected="one row for each convolution and linear layer",
             remedy="add them with structure keep",
         )
 
 
-def _rank_problem(info: LayerInfo, row: LayerPlan) -> str | None:
+def _rank_problem(info: LayerInfo, row: LayerPlan) -> Said | None:
     largest, rank = max_useful_rank(info, row.structure), row.rank
     if largest is None:
-        return None if rank is None else _say(f"{row.structure} has no rank", rank, "none")
+        return (
+            None
+            if rank is None
+            else _say(say("{structure} has no rank", structure=row.structure), rank, say("none"))
+        )
     if isinstance(largest, tuple):
         return _pair_problem(row.structure, rank, largest)
+    accepted = say("a whole number from 1 to {largest}", largest=largest)
     if not isinstance(rank, int) or isinstance(rank, bool):
-        return _say(
-            "rank missing" if rank is None else "not a rank", rank, f"a whole number from 1 to {largest}"
-        )
+        return _say(say("rank missing") if rank is None else say("not a rank"), rank, accepted)
     if 1 <= rank <= largest:
         return None
-    why = f"with {largest} any weight of this shape is met exactly" if rank > largest else None
-    return _say("rank out of range", rank, f"a whole number from 1 to {largest}", why)
+    exact = say("with {largest} any weight of this shape is met exactly", largest=largest)
+    return _say(say("rank out of range"), rank, accepted, exact if rank > largest else None)
 
 
-def _pair_problem(structure: str, rank: Any, largest: tuple[int, int]) -> str | None:
-    accepted = f"R_out from 1 to {largest[0]}, R_in from 1 to {largest[1]}"
+def _pair_problem(structure: str, rank: Any, largest: tuple[int, int]) -> Said | None:
+    accepted = say(
+        "R_out from 1 to {outputs}, R_in from 1 to {inputs}", outputs=largest[0], inputs=largest[1]
+    )
     if not (isinstance(rank, tuple) and len(rank) == 2 and all(is_whole(part) for part in rank)):
-        return _say(f"{structure} needs two ranks", rank, accepted)
+        return _say(say("{structure} needs two ranks", structure=structure), rank, accepted)
     within = all(1 <= part <= limit for part, limit in zip(rank, largest, strict=True))
-    return None if within else _say("rank out of range", rank, accepted)
+    return None if within else _say(say("rank out of range"), rank, accepted)
 
 
-def _row_bits_problem(row: LayerPlan) -> str | None:
+def _row_bits_problem(row: LayerPlan) -> Said | None:
     if row.structure == KEEP:
         return (
             None
             if row.bits is None
-            else _say("a kept layer has no bits", row.bits, "none", "dense quantizes it")
+            else _say(say("a kept layer has no bits"), row.bits, say("none"), say("dense quantizes it"))
         )
     if row.bits is None:
-        return _say("bits missing", None, BITS_ACCEPTED)
+        return _say(say("bits missing"), None, Said(BITS_ACCEPTED))
     values = row.bits if isinstance(row.bits, tuple) else (row.bits,)
     count = len(STRUCTURES[row.structure].factors)
     if isinstance(row.bits, tuple) and len(values) != count:
-        return _say("one bit-width per factor is needed", row.bits, f"one number, or {count} of them")
+        return _say(
+            say("one bit-width per factor is needed"),
+            row.bits,
+            say("one number, or {count} of them", count=count),
+        )
     if all(_known_bits(value) for value in values):
         return None
-    return _say("bits out of range", row.bits, BITS_ACCEPTED)
+    return _say(say("bits out of range"), row.bits, Said(BITS_ACCEPTED))
 
 
 def _known_bits(bits: Any) -> bool:
     return is_whole(bits) and bits in GRIDS
 
 
-def _say(what: str, got: Any, expected: str, why: str | None = None) -> str:
-    told = "none" if got is None else _listed(got)
-    return f"{what}: got {told}, expected {expected}" + (f" ({why})" if why else "")
+def _say(what: Said, got: Any, expected: Said | str, why: Said | str | None = None) -> Said:
+    told = say("none") if got is None else _listed(got)
+    if not why:
+        return say("{what}: got {got}, expected {expected}", what=what, got=told, expected=expected)
+    return say(
+        "{what}: got {got}, expected {expected} ({why})", what=what, got=told, expected=expected, why=why
+    )
 
 
 def _listed(value: Any) -> str:

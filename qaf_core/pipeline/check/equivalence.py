@@ -25,6 +25,7 @@ from qaf_core.network.modules.quantized import FactorizedLayer, Layer, swap_laye
 from qaf_core.network.passes.batchnorm_folding import fold_batchnorm
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.types import LayerPlan
+from qaf_core.text.said import Said, say
 
 _log = logging.getLogger("qaf_core")
 
@@ -80,7 +81,7 @@ def layers_to_blame(
         raise ModelError(
             "joining BatchNorm with the layers before it changes what the network computes",
             got=_how_far(folded),
-            expected=f"a relative difference of at most {TOLERANCE:g}",
+            expected=say("a relative difference of at most {tolerance:g}", tolerance=TOLERANCE),
         )
     return blamed
 
@@ -114,10 +115,10 @@ def explain(blamed: Mapping[str, float]) -> list[str]:
     ]
 
 
-def _how_far(difference: float) -> str:
+def _how_far(difference: float) -> Said:
     if math.isinf(difference):
-        return "it ends in an error, or puts out something of another kind"
-    return f"relative difference {difference:.2g}"
+        return say("it ends in an error, or puts out something of another kind")
+    return say("relative difference {difference:.2g}", difference=difference)
 
 
 @torch.inference_mode()

@@ -14,6 +14,7 @@ from qaf_core.network.graph.network import GraphNetwork, layer_of, layers_in, ne
 from qaf_core.network.graph.nodes import site_of
 from qaf_core.network.graph.program import Execution
 from qaf_core.pipeline.compress.walk import Segment, Walk
+from qaf_core.text.said import say
 
 LARGEST_STATE = 80_000_000  # numbers that the batches at one layer hold, its inputs and what waits (320 MB)
 
@@ -78,7 +79,11 @@ def walk_layers(
             if first.path != second.path:
                 raise ModelError(
                     "the compressed network takes another way than the original",
-                    got=f"{second.path or 'the whole'} where that runs {first.path or 'the whole'}",
+                    got=say(
+                        "{path} where that runs {path2}",
+                        path=second.path or "the whole",
+                        path2=first.path or "the whole",
+                    ),
                     remedy="plan the layers before that place as keep",
                 )
             for name in [name for name in second.layers() if name in open_layers]:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from qaf_core.errors import PlanError
+from qaf_core.text.said import either
 
 SCALES, CODES = "scales", "codes"
 TRAINED = (SCALES, CODES)
@@ -32,7 +33,7 @@ class FinetuneOptions:
 
     def __post_init__(self) -> None:
         if self.trains not in TRAINED:
-            raise PlanError("unknown choice of what to train", got=self.trains, expected=" or ".join(TRAINED))
+            raise PlanError("unknown choice of what to train", got=self.trains, expected=either(TRAINED))
         if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
             raise PlanError("epochs out of range", got=self.epochs, expected="a whole number, at least 1")
         limit = self.time_limit_seconds

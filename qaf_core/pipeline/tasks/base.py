@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from qaf_core.errors import DataError
 from qaf_core.pipeline.intervals import Z95
 from qaf_core.pipeline.results import Evaluation
+from qaf_core.text.said import Said, say
 
 if TYPE_CHECKING:
     from qaf_core.data.load import ImageSet
@@ -92,8 +93,10 @@ def predict(
             found.append(task.forward(model, images))
         except NotFiniteError as error:
             raise DataError(
-                f"the network puts out {error.what} that are not finite",
-                got=f"NaN or infinity among images {done} to {done + len(images) - 1}",
+                say("the network puts out {what} that are not finite", what=error.what),
+                got=say(
+                    "NaN or infinity among images {first} to {last}", first=done, last=done + len(images) - 1
+                ),
                 remedy="look at its weights and at the images",
             ) from error
         done += len(images)
@@ -107,12 +110,12 @@ def predict(
 class NotFiniteError(ValueError):
     """Outputs of one batch hold NaN or infinity; ``predict`` says among which images."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(what)
+    def __init__(self, what: Said) -> None:
+        super().__init__(str(what))
         self.what = what
 
 
-def check_finite(values: Tensor, what: str) -> None:
+def check_finite(values: Tensor, what: Said) -> None:
     """Raise ``NotFiniteError`` where values are NaN or infinite.
 
     Args:
@@ -128,14 +131,17 @@ def class_name(classes: Sequence[str], index: int) -> str:
     return classes[index] if index < len(classes) else str(index)
 
 
-def needed(images: ImageSet, key: str, what: str) -> NDArray[Any]:
+def needed(images: ImageSet, key: str, what: Said) -> NDArray[Any]:
     """A target of an image set.
 
     Raises:
         DataError: If the set has none of this name.
     """
     if key not in images.targets:
-        raise DataError(f"{images.name} comes without {what}", remedy=f"give images with {what}")
+        raise DataError(
+            say("{images} comes without {what}", images=images.name, what=what),
+            remedy=say("give images with {what}", what=what),
+        )
     return images.targets[key]
 
 

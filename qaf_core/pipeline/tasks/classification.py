@@ -13,6 +13,7 @@ from qaf_core.data.models.outputs import plain_scores
 from qaf_core.pipeline.intervals import paired_drop, wilson_interval
 from qaf_core.pipeline.results import Evaluation
 from qaf_core.pipeline.tasks.base import Arrays, check_finite, class_name
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from qaf_core.data.load import ImageSet
@@ -32,7 +33,7 @@ class Classification:
     def forward(self, model: nn.Module, images: Tensor) -> Arrays:
         """The five best classes of each image (fewer where there are fewer)."""
         logits = plain_scores(model(images), len(images), by_pixel=False)
-        check_finite(logits, "class scores")
+        check_finite(logits, say("class scores"))
         best = logits.argmax(dim=1, keepdim=True)  # of equal scores the first class, as everywhere
         rest = logits.scatter(1, best, -float("inf")).topk(min(RANKS, logits.shape[1]) - 1, dim=1).indices
         ranked = torch.cat([best, rest], dim=1)

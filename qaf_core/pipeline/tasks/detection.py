@@ -14,6 +14,7 @@ from qaf_core.pipeline.intervals import FloatArray, bootstrap_interval
 from qaf_core.pipeline.results import Evaluation
 from qaf_core.pipeline.tasks.base import Arrays, check_finite, class_name, needed
 from qaf_core.pipeline.tasks.matching import Matches, match_boxes
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from qaf_core.data.load import ImageSet
@@ -52,7 +53,7 @@ class Detection:
 
     def collate(self, images: ImageSet) -> Arrays:
         """The boxes."""
-        return {key: needed(images, key, "boxes") for key in ("boxes", "labels", "counts")}
+        return {key: needed(images, key, say("boxes")) for key in ("boxes", "labels", "counts")}
 
     def metric(self, predictions: Arrays, targets: Arrays, classes: Sequence[str]) -> Evaluation:
         """mAP at 0.5 with a bootstrap interval, by class, and mAP over all thresholds."""
@@ -108,8 +109,8 @@ def _check_boxes(output: Any) -> None:
             got=f"{tuple(boxes.shape)}, {tuple(labels.shape)}, {tuple(scores.shape)}",
             expected="(D, 4), (D,), (D,)",
         )
-    check_finite(boxes, "boxes")
-    check_finite(scores, "scores")
+    check_finite(boxes, say("boxes"))
+    check_finite(scores, say("scores"))
 
 
 def _joined(parts: Sequence[Tensor]) -> np.ndarray[Any, Any]:

@@ -16,6 +16,7 @@ from qaf_core.errors import DataError
 from qaf_core.pipeline.intervals import FloatArray, bootstrap_interval
 from qaf_core.pipeline.results import Evaluation
 from qaf_core.pipeline.tasks.base import Arrays, check_finite, class_name, needed
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from qaf_core.data.load import ImageSet
@@ -39,9 +40,9 @@ class Segmentation:
             raise DataError(
                 "the network does not put out class scores for every pixel",
                 got=tuple(scores.shape),
-                expected=f"(images, 2 to {UNLABELLED} classes, height, width)",
+                expected=say("(images, 2 to {unlabelled} classes, height, width)", unlabelled=UNLABELLED),
             )
-        check_finite(scores, "class scores")
+        check_finite(scores, say("class scores"))
         if scores.shape[-2:] != images.shape[-2:]:
             scores = functional.interpolate(
                 scores, size=images.shape[-2:], mode="bilinear", align_corners=False
@@ -50,7 +51,7 @@ class Segmentation:
 
     def collate(self, images: ImageSet) -> Arrays:
         """The masks."""
-        return {"masks": needed(images, "masks", "masks")}
+        return {"masks": needed(images, "masks", say("masks"))}
 
     def metric(self, predictions: Arrays, targets: Arrays, classes: Sequence[str]) -> Evaluation:
         """Mean IoU with a bootstrap interval, IoU by class, and the share of pixels that are right."""

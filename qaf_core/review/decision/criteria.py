@@ -84,20 +84,24 @@ class Criterion:
         limit = self.limit
         if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 <= limit <= most:
             raise QafError(
-                f"limit of {self.kind} out of range",
+                say("limit of {kind} out of range", kind=self.kind),
                 got=repr(limit)[:40],
-                expected=f"a number from 0 to {most:g}, in {unit}",
+                expected=say("a number from 0 to {most:g}, in {unit}", most=most, unit=unit),
             )
         if self.kind in ONE_SIDED and not self.ok_class:
-            raise QafError(f"{self.kind} needs the class that means ok", remedy="name it in ok_class")
+            raise QafError(
+                say("{kind} needs the class that means ok", kind=self.kind), remedy="name it in ok_class"
+            )
         for field in ("class_name", "ok_class", "device", "file", "source", "owner"):
             text = getattr(self, field)
             optional = field in ("class_name", "ok_class")
             if not (isinstance(text, str) and len(text) <= LONGEST_TEXT) and not (optional and text is None):
                 raise QafError(
-                    f"{field} of {self.kind} is no text of usual length",
-                    got=f"{len(text):,} characters" if isinstance(text, str) else type(text).__name__,
-                    expected=f"at most {LONGEST_TEXT} characters",
+                    say("{field} of {kind} is no text of usual length", field=field, kind=self.kind),
+                    got=say("{count:,} characters", count=len(text))
+                    if isinstance(text, str)
+                    else type(text).__name__,
+                    expected=say("at most {most} characters", most=LONGEST_TEXT),
                 )
 
     @property
@@ -177,10 +181,16 @@ def read_criterion(values: Any) -> Criterion:
     if unknown := sorted(str(key) for key in values.keys() - known):
         raise QafError("unknown field of a criterion", got=", ".join(unknown), expected=", ".join(known))
     if missing := sorted({"kind", "limit"} - values.keys()):
-        raise QafError("a criterion lacks a field", got=f"no {missing[0]}", expected="kind and limit")
+        raise QafError(
+            "a criterion lacks a field",
+            got=say("no {missing}", missing=missing[0]),
+            expected="kind and limit",
+        )
     limit = values["limit"]
     if isinstance(limit, float) and not math.isfinite(limit):
-        raise QafError(f"limit of {values['kind']} is not finite", got=limit, expected="a number")
+        raise QafError(
+            say("limit of {values} is not finite", values=values["kind"]), got=limit, expected="a number"
+        )
     return Criterion(**values)
 
 
@@ -206,7 +216,11 @@ def keep_criteria(folder: Path, criteria: Sequence[Criterion], *, by: str = "") 
         WorkspaceError: If those kept are damaged, or the file cannot be written.
     """
     if len(criteria) > MOST_CRITERIA:
-        raise QafError("too many criteria", got=len(criteria), expected=f"at most {MOST_CRITERIA}")
+        raise QafError(
+            "too many criteria",
+            got=len(criteria),
+            expected=say("at most {most}", most=MOST_CRITERIA),
+        )
     names = [_identity(criterion) for criterion in criteria]
     if twice := [name for name in names if names.count(name) > 1]:
         raise QafError("two criteria limit the same", got=twice[0][0], remedy="leave one out")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.files import read_json, write_json
+from qaf_core.text.said import say
 
 FILE_NAME = "economics.json"
 FORMAT = 1
@@ -164,10 +165,17 @@ def read_assumptions(told: Any) -> Assumptions:
     if not isinstance(currency, str) or not 0 < len(currency) <= LONGEST_CURRENCY:
         raise QafError("currency is no short text", got=repr(currency)[:40], expected="such as JPY")
     if isinstance(months, bool) or not isinstance(months, int) or not 1 <= months <= MOST_MONTHS:
-        raise QafError("months out of range", got=repr(months)[:40], expected=f"1 to {MOST_MONTHS}")
+        raise QafError(
+            "months out of range",
+            got=repr(months)[:40],
+            expected=say("1 to {most}", most=MOST_MONTHS),
+        )
     classes = told.get("device_classes", [])
     if not isinstance(classes, list | tuple) or len(classes) > MOST_CLASSES:
-        raise QafError("device_classes is no short list", expected=f"at most {MOST_CLASSES} classes")
+        raise QafError(
+            "device_classes is no short list",
+            expected=say("at most {most} classes", most=MOST_CLASSES),
+        )
     return Assumptions(
         spans={name: _read_span(name, values) for name, values in spans.items()},
         currency=currency,
@@ -179,10 +187,14 @@ def read_assumptions(told: Any) -> Assumptions:
 
 def _read_span(name: str, values: Any) -> Span:
     if not isinstance(values, Mapping) or set(values) != {"low", "likely", "high"}:
-        raise QafError(f"{name} is no span", got=repr(values)[:60], expected="low, likely and high")
+        raise QafError(
+            say("{name} is no span", name=name), got=repr(values)[:60], expected="low, likely and high"
+        )
     numbers = {key: _number(f"{key} of {name}", values[key], ASSUMPTIONS[name][1]) for key in values}
     if not numbers["low"] <= numbers["likely"] <= numbers["high"]:
-        raise QafError(f"{name} is not in order", got=repr(dict(values)), expected="low ≤ likely ≤ high")
+        raise QafError(
+            say("{name} is not in order", name=name), got=repr(dict(values)), expected="low ≤ likely ≤ high"
+        )
     return Span(**numbers)
 
 
@@ -198,7 +210,11 @@ def _read_class(row: Any) -> DeviceClass:
 
 def _number(field: str, value: Any, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-        raise QafError(f"{field} out of range", got=repr(value)[:40], expected=f"a number from 0 to {most:g}")
+        raise QafError(
+            say("{name} out of range", name=field),
+            got=repr(value)[:40],
+            expected=say("a number from 0 to {most:g}", most=most),
+        )
     return float(value)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from qaf_core.errors import QafError
 from qaf_core.pipeline.intervals import bootstrap_interval
 from qaf_core.runs.evidence.predictions import Arrays, PairedPredictions
+from qaf_core.text.said import say
 
 SEGMENTATION, DETECTION = "segmentation", "detection"
 CONFIDENT = 0.5  # score from which a box counts as found
@@ -68,7 +69,9 @@ def compare_task(paired: PairedPredictions) -> TaskChanges:
     if paired.task == DETECTION:
         return _compare_boxes(paired)
     raise QafError(
-        "no measure by class for this task", got=paired.task, expected=f"{SEGMENTATION} or {DETECTION}"
+        "no measure by class for this task",
+        got=paired.task,
+        expected=say("{one} or {other}", one=SEGMENTATION, other=DETECTION),
     )
 
 

@@ -88,15 +88,15 @@ def keep_notes(folder: Path, notes: ReviewNotes) -> None:
     if len(notes.notes) > LONGEST_TEXT:
         raise QafError(
             "notes are too long",
-            got=f"{len(notes.notes):,} characters",
-            expected=f"at most {LONGEST_TEXT:,}",
+            got=say("{count:,} characters", count=len(notes.notes)),
+            expected=say("at most {most:,}", most=LONGEST_TEXT),
         )
     for text in (*notes.owners.values(), *notes.steps.values(), *notes.signers):
         if len(text) > LONGEST_FIELD:
             raise QafError(
                 "owner, next step or name too long",
-                got=f"{len(text):,} characters",
-                expected=f"at most {LONGEST_FIELD}",
+                got=say("{count:,} characters", count=len(text)),
+                expected=say("at most {most}", most=LONGEST_FIELD),
             )
     told = {
         "format": FORMAT, "owners": dict(notes.owners), "steps": dict(notes.steps), "notes": notes.notes,

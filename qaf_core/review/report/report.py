@@ -31,8 +31,8 @@ from qaf_core.review.report.review import Review
 from qaf_core.runs.evidence.exchange import pack_evidence
 from qaf_core.runs.evidence.gallery import PICTURES_NAME
 from qaf_core.runs.store.store import Store
-from qaf_core.text import translator
-from qaf_core.text.said import Translate
+from qaf_core.text.catalogue import translator
+from qaf_core.text.said import Translate, say
 
 FORMATS = (".html", ".pdf", ".json", ".csv")
 EVIDENCE = ".zip"
@@ -168,7 +168,7 @@ def print_pdf(page: bytes) -> bytes:
     if browser is None:
         raise QafError(
             "no Chromium to print a PDF with",
-            expected=" or ".join(BROWSERS[:2]) + " on the path",
+            expected=say("{one} or {other} on the path", one=BROWSERS[0], other=BROWSERS[1]),
             remedy="install one, or write .html and print it from your browser",
         )
     with scratch_folder(len(page) * 4) as folder:

@@ -27,6 +27,7 @@ from qaf_core.review.decision.verdict import Recommendation, Verdict, recommend
 from qaf_core.runs.evidence.predictions import PairedPredictions
 from qaf_core.runs.store.request import source_of
 from qaf_core.runs.store.store import Store
+from qaf_core.text.said import say
 
 MOST_RUNS = 5
 
@@ -101,7 +102,7 @@ def gather_review(
     if not 1 <= len(run_ids) <= MOST_RUNS or len(set(run_ids)) < len(run_ids):
         raise QafError(
             "a report compares one to five runs, each once",
-            got=", ".join(run_ids) or "none",
+            got=", ".join(run_ids) or say("none"),
             remedy="leave some out",
         )
     runs = tuple(collect_evidence(store, run_id, (answers or {}).get(run_id)) for run_id in run_ids)
@@ -158,13 +159,13 @@ def check_comparable(runs: Sequence[Evidence]) -> None:
         if run.record.model != first.record.model:
             raise QafError(
                 "runs of several models cannot stand side by side",
-                got=f"{first.record.model} and {run.record.model}",
+                got=say("{one} and {other}", one=first.record.model, other=run.record.model),
                 remedy="make a report of each",
             )
         if not _same_images(run, first):
             raise QafError(
                 "these runs were measured on different images",
-                got=f"{first.name} and {run.name}",
+                got=say("{one} and {other}", one=first.name, other=run.name),
                 expected="runs on the same images",
                 remedy="make a report of each, or run one of them again on the other's images",
             )

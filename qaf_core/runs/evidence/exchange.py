@@ -29,6 +29,7 @@ from qaf_core.runs.store.kinds import RUN_KINDS
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import PACKED_NAME
+from qaf_core.text.said import say
 
 FORMAT = 1
 MANIFEST = "evidence.json"
@@ -170,5 +171,8 @@ def _take_files(archive: zipfile.ZipFile, run_id: str, folder: Path) -> None:
             continue
         size = archive.getinfo(place).file_size
         if size > LARGEST_FILE_BYTES:
-            raise WorkspaceError("a file of this evidence is too large", got=f"{name}, {size:,} bytes")
+            raise WorkspaceError(
+                "a file of this evidence is too large",
+                got=say("{name}, {size:,} bytes", name=name, size=size),
+            )
         write_file(folder / name, archive.read(place))

@@ -10,6 +10,7 @@ from qaf_core.files import write_json
 from qaf_core.pipeline.events import Progress
 from qaf_core.runs.store.request import STABILITY_MINUTES, StabilityRequest
 from qaf_core.runs.store.store import Store
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from qaf_core.runs.store.record import JobRecord
@@ -47,7 +48,11 @@ def check_run_stability(
         RunCancelled: If stopped; nothing is kept.
     """
     if not 0 < minutes <= LONGEST_MINUTES:
-        raise WorkspaceError("minutes out of range", got=minutes, expected=f"up to {LONGEST_MINUTES:,}")
+        raise WorkspaceError(
+            "minutes out of range",
+            got=minutes,
+            expected=say("up to {most:,}", most=LONGEST_MINUTES),
+        )
     from qaf_core.deploy.runtime.soak import check_stability
     from qaf_core.runs.jobs.exported_models import prepare_models
 

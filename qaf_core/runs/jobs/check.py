@@ -20,6 +20,7 @@ from qaf_core.pipeline.events import Progress
 from qaf_core.records import from_plain
 from qaf_core.runs.jobs.baseline import predictions_key
 from qaf_core.runs.store.request import CheckRequest, source_of
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -160,5 +161,5 @@ def refuse_serious(found: Plausibility) -> None:
         DataError: With the first serious finding and what to do about it.
     """
     if found.serious is not None:
-        remedy = f"{found.serious.remedy} To compress it all the same, pass --no-check"
+        remedy = say("{remedy} To compress it all the same, pass --no-check", remedy=found.serious.remedy)
         raise DataError(found.serious.sentence, remedy=remedy)

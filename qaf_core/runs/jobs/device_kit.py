@@ -22,6 +22,7 @@ from qaf_core.errors import WorkspaceError, escape_text
 from qaf_core.files import read_json, share, write_file
 from qaf_core.runs.jobs.latency import DEVICE, SCHEMA_VERSION, keep_latency, spread_images, tell_verdict
 from qaf_core.runs.store.workspace import EXPORTS_FOLDER
+from qaf_core.text.said import Said, say
 
 if TYPE_CHECKING:
     from qaf_core.pipeline.events import Progress
@@ -229,7 +230,7 @@ def read_kit_result(store: Store, run_id: str, path: Path) -> dict[str, Any]:
     ratios = _read_ratios(told, failed)
     others = told.get("others_share")  # kits of earlier versions do not tell
     if others is not None and not _is_share(others):
-        raise _not_a_result("a damaged share of the processors")
+        raise _not_a_result(say("a damaged share of the processors"))
     machine = _read_machine(told)
     result = {
         "schema_version": SCHEMA_VERSION,
@@ -258,7 +259,7 @@ def read_kit_result(store: Store, run_id: str, path: Path) -> dict[str, Any]:
 def _read_result(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_RESULT_BYTES:
-            raise _not_a_result("a file that is too large")
+            raise _not_a_result(say("a file that is too large"))
         told = json.loads(path.read_text(encoding="utf-8"))
         unchanged = isinstance(told, dict) and told.get("checksum") == measure_kit.result_checksum(told)
     except OSError as error:
@@ -268,9 +269,9 @@ def _read_result(path: Path) -> dict[str, Any]:
             remedy="check the path",
         ) from error
     except (ValueError, RecursionError) as error:
-        raise _not_a_result("a file that is not JSON") from error
+        raise _not_a_result(say("a file that is not JSON")) from error
     if not isinstance(told, dict) or "schema_version" not in told:
-        raise _not_a_result("another JSON file")
+        raise _not_a_result(say("another JSON file"))
     if told["schema_version"] != KIT_SCHEMA_VERSION or isinstance(told["schema_version"], bool):
         raise WorkspaceError(
             "the kit's result has another version",
@@ -297,12 +298,14 @@ def _check_origin(told: Mapping[str, Any], folder: Path, run_id: str) -> None:
     kept = [manifest for manifest in manifests if isinstance(manifest, dict) and manifest.get("files")]
     if not kept:
         raise WorkspaceError(
-            "no kit was made from this run here", got=run_id, remedy=f"qaf device-kit {run_id} --out DIR"
+            "no kit was made from this run here",
+            got=run_id,
+            remedy=say("qaf device-kit {run} --out DIR", run=run_id),
         )
     if all(told.get("files") != manifest["files"] for manifest in kept):
         raise WorkspaceError(
             "the kit's result was measured with other files",
-            got="checksums that differ from all kits of this run",
+            got=say("checksums that differ from all kits of this run"),
             remedy="copy the kit again and measure with it",
         )
 
@@ -311,21 +314,21 @@ def _read_failed(told: Mapping[str, Any]) -> dict[str, str]:
     """Models that did not run on the device, with the reason."""
     failed = told.get("failed") or {}
     if not _is_by_model(failed) or not all(isinstance(reason, str) for reason in failed.values()):
-        raise _not_a_result("a damaged list of models that failed")
+        raise _not_a_result(say("a damaged list of models that failed"))
     return {name: escape_text(reason[:LONGEST_TEXT]) for name, reason in failed.items()}
 
 
 def _read_latencies(told: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     rows = told.get("latencies")
     if not _is_by_model(rows) or not {*rows, *failed} >= COMPARED:
-        raise _not_a_result("no latencies")
+        raise _not_a_result(say("no latencies"))
     for name, row in rows.items():
         if not isinstance(row, dict) or not all(_is_number(row.get(key)) for key in LATENCY_FIELDS):
-            raise _not_a_result(f"a damaged row of {name}")
+            raise _not_a_result(say("a damaged row of {name}", name=name))
         if not row["p5_ms"] <= row["median_ms"] <= row["p95_ms"]:
-            raise _not_a_result(f"quantiles of {name} that are not in order")
+            raise _not_a_result(say("quantiles of {name} that are not in order", name=name))
         if not _is_count(row["n"]):
-            raise _not_a_result(f"a damaged number of rounds of {name}")
+            raise _not_a_result(say("a damaged number of rounds of {name}", name=name))
     return {name: {key: row[key] for key in LATENCY_FIELDS} for name, row in rows.items()}
 
 
@@ -333,14 +336,14 @@ def _read_ratios(told: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str
     """Ratios to dense INT8 by model; none where that did not run."""
     ratios, fields = told.get("ratios") or {}, ("value", "low", "high")
     if not _is_by_model(ratios):
-        raise _not_a_result("damaged ratios")
+        raise _not_a_result(say("damaged ratios"))
     if not COMPARED & set(failed):
         ratios = {**ratios, ModelFile.FAST: told.get("ratio_to_dense_int8")}
     for name, ratio in ratios.items():
         if not isinstance(ratio, dict) or not all(_is_number(ratio.get(key)) for key in fields):
-            raise _not_a_result(f"no ratio of {name} to dense INT8")
+            raise _not_a_result(say("no ratio of {name} to dense INT8", name=name))
         if ratio["low"] > ratio["high"]:
-            raise _not_a_result(f"an interval of {name} that is not in order")
+            raise _not_a_result(say("an interval of {name} that is not in order", name=name))
     return {name: {key: ratio[key] for key in fields} for name, ratio in ratios.items()}
 
 
@@ -348,7 +351,7 @@ def _read_answers(told: Mapping[str, Any]) -> dict[str, float]:
     """Share of the kit's images on which the device gives the answers of where the kit was made."""
     same = told.get("same_answers") or {}
     if not _is_by_model(same) or not all(map(_is_share, same.values())):
-        raise _not_a_result("damaged shares of the same answers")
+        raise _not_a_result(say("damaged shares of the same answers"))
     return dict(same)
 
 
@@ -356,7 +359,7 @@ def _read_memory(told: Mapping[str, Any]) -> dict[str, int | None]:
     """Peak memory of one inference of each model; None where the device did not tell it."""
     memory = told.get("peak_memory_bytes") or {}
     if not _is_by_model(memory) or not all(size is None or _is_count(size) for size in memory.values()):
-        raise _not_a_result("damaged sizes of memory")
+        raise _not_a_result(say("damaged sizes of memory"))
     return dict(memory)
 
 
@@ -364,27 +367,27 @@ def _read_machine(told: Mapping[str, Any]) -> dict[str, Any]:
     """The device, its texts as they may be shown."""
     machine = told.get("machine")
     if not isinstance(machine, dict) or not {"processor", "threads", "onnxruntime"} <= machine.keys():
-        raise _not_a_result("no description of the device")
+        raise _not_a_result(say("no description of the device"))
     texts = {name: machine.get(name, "") for name in ("processor", "platform", "python", "onnxruntime")}
     counts = {name: machine.get(name) for name in ("cpu_count", "threads")}
     if not all(isinstance(text, str) for text in texts.values()) or not _is_count(counts["threads"]):
-        raise _not_a_result("a damaged description of the device")
+        raise _not_a_result(say("a damaged description of the device"))
     if counts["cpu_count"] is not None and not _is_count(counts["cpu_count"]):
-        raise _not_a_result("a damaged description of the device")
+        raise _not_a_result(say("a damaged description of the device"))
     return {**{name: escape_text(text[:LONGEST_TEXT]) for name, text in texts.items()}, **counts}
 
 
 def _read_shape(told: Mapping[str, Any]) -> list[int]:
     shape = told.get("input_shape")
     if not isinstance(shape, list) or len(shape) != 3 or not all(map(_is_count, shape)):
-        raise _not_a_result("a damaged input_shape")
+        raise _not_a_result(say("a damaged input_shape"))
     return list(shape)
 
 
 def _read_count(told: Mapping[str, Any], name: str) -> int:
     count = told.get(name)
     if not _is_count(count):
-        raise _not_a_result(f"a damaged number: {name}")
+        raise _not_a_result(say("a damaged number: {name}", name=name))
     return int(count)  # type: ignore[arg-type]
 
 
@@ -405,7 +408,7 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value <= LARGEST_NUMBER
 
 
-def _not_a_result(found: str) -> WorkspaceError:
+def _not_a_result(found: Said) -> WorkspaceError:
     return WorkspaceError(
         "this is not the result of a device kit", got=found, expected="the result.json that measure.py wrote"
     )

@@ -33,6 +33,7 @@ from qaf_core.runs.jobs.exported_models import range_images
 from qaf_core.runs.jobs.images import load_evaluation_images, load_run_images
 from qaf_core.runs.store.request import ExportRequest, source_of
 from qaf_core.runs.store.workspace import EXPORTS_FOLDER
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -82,7 +83,7 @@ def export_run(
         raise PlanError("unknown precision", got=precision, expected=", ".join(Precision))
     saturates_for(target)  # refuses what is no target
     record, folder = store.run(run_id), store.run_folder(run_id)
-    packed = store.packed_file(record, "to export")
+    packed = store.packed_file(record, say("this run has no compressed network to export"))
     try:
         if format == PACKED:
             report = _export_packed(store, record, packed, path, force)

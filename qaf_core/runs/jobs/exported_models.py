@@ -27,6 +27,7 @@ from qaf_core.runs.jobs.images import load_run_images
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import source_of
 from qaf_core.runs.store.store import Store
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -62,7 +63,7 @@ class RunModels:
         if batch != 1 and not self.any_batch:
             raise ModelError(
                 "this network takes one image at a time",
-                got=f"a batch of {batch}",
+                got=say("a batch of {batch}", batch=batch),
                 remedy="leave out --batch",
             )
 

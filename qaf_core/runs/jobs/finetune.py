@@ -11,6 +11,7 @@ from qaf_core.pipeline.events import RunStatus
 from qaf_core.pipeline.finetune.options import CODES, FinetuneOptions
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import RunRequest
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from qaf_core.pipeline.events import Progress
     from qaf_core.runs.jobs.inputs import Made, Subject
     from qaf_core.runs.store.store import Store
+
+_NOT_COMPRESSED = say("this run has no compressed network to fine-tune")
 
 
 def finetune_request(
@@ -40,7 +43,7 @@ def finetune_request(
     Raises:
         WorkspaceError: If the run has no compressed network.
     """
-    store.packed_file(parent, "to fine-tune")
+    store.packed_file(parent, _NOT_COMPRESSED)
     return replace(
         parent.request,
         calibration=parent.request.calibration if calibration is None else calibration,
@@ -70,7 +73,7 @@ def finetune_parent(store: Store, record: RunRecord, subject: Subject, progress:
 
     parent_id, options = read_finetune_options(record.request.finetune or {})
     parent = store.run(parent_id)
-    model = load_packed(store.packed_file(parent, "to fine-tune"), copy.deepcopy(subject.model))
+    model = load_packed(store.packed_file(parent, _NOT_COMPRESSED), copy.deepcopy(subject.model))
     # As in the packed file, so that what the layers of both put out stands for the same.
     original = fold_batchnorm(subject.model, subject.inventory)
     found = finetune_network(original, model, subject.calibration, options, progress=progress)

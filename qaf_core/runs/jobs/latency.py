@@ -29,6 +29,7 @@ from qaf_core.network.plan.energy_model import MODELLED
 from qaf_core.pipeline.events import Progress
 from qaf_core.records import from_plain
 from qaf_core.runs.store.request import LatencyRequest
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,7 +88,7 @@ def measure_run(
     """
     for name, value in (("threads", threads), ("batch", batch), ("rounds", rounds)):
         if value < 1:
-            raise WorkspaceError(f"{name} out of range", got=value, expected="at least 1")
+            raise WorkspaceError(say("{name} out of range", name=name), got=value, expected="at least 1")
     from qaf_core.runs.jobs.exported_models import prepare_models
 
     progress = progress or Progress()

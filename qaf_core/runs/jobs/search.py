@@ -16,6 +16,7 @@ from qaf_core.runs.store.request import PlanRequest, source_of
 from qaf_core.search.latency_table import RATIOS, measure_layer_table
 from qaf_core.search.selection import Selection, Step, check_answer_bound, check_error_bound
 from qaf_core.search.whole_plan import choose_as_a_whole
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from qaf_core.network.modules.quantized import FactorizedLayer
@@ -46,12 +47,12 @@ def make_auto_plan(
     threads = os.cpu_count() or 1 if request.threads is None else request.threads
     for name, value in (("threads", threads), ("batch", request.batch)):
         if value < 1:
-            raise PlanError(f"{name} out of range", got=value, expected="at least 1")
+            raise PlanError(say("{name} out of range", name=name), got=value, expected="at least 1")
     if request.least_ratio is not None:
         check_ratio(request.least_ratio)
     check_error_bound(request.error_bound)
     check_answer_bound(request.answer_bound)
-    check_bits("weight bits", request.bits)
+    check_bits(say("weight bits"), request.bits)
     import torch
 
     from qaf_core.data.load import BATCH_SIZE, to_batches

@@ -15,6 +15,7 @@ from typing import Any, Self
 from qaf_core.errors import WorkspaceError
 from qaf_core.runs.store.schema import prepare_schema
 from qaf_core.runs.store.workspace import DATABASE_NAME, default_workspace, open_workspace
+from qaf_core.text.said import say
 
 BUSY_TIMEOUT_SECONDS = 15.0
 
@@ -147,5 +148,8 @@ class Database:
             raise WorkspaceError(
                 "the run store is damaged",
                 got=f"{self.path} ({error})",
-                remedy=f"move {DATABASE_NAME} away (a new one is made) or choose another --workspace",
+                remedy=say(
+                    "move {database_name} away (a new one is made) or choose another --workspace",
+                    database_name=DATABASE_NAME,
+                ),
             ) from error

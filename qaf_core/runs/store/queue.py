@@ -25,13 +25,22 @@ from qaf_core.runs.store.kinds import (
 from qaf_core.runs.store.processes import is_alive, process_token
 from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.request import JobRequest, RunRequest
+from qaf_core.text.said import Said, say
 
-LOST_WORKER = "The process working on this {what} ended before it was done."
+RUN, JOB = say("run"), say("job")
 DISCARD, DISCARDED = 2, "Discarded on request: nothing was kept."  # what stands under ``cancel``
 LONGEST_REASON = 160
 MOST_JOBS_KEPT = 500  # that are no runs
 PLACE = "COALESCE(place, created_at)"  # in the queue
-COLUMNS = "id, kind, status, request, result, error, created_at, started_at, finished_at"
+FIELDS = (
+    *("id", "kind", "status", "request", "result", "error", "created_at", "started_at", "finished_at"),
+    "fault",
+)
+FAULT = "fault"  # kind of event: the parts of an error, as its line alone is told in English only
+COLUMNS = (
+    f"{', '.join(FIELDS[:-1])}, CASE WHEN error IS NULL THEN NULL ELSE"
+    f" (SELECT data FROM events WHERE run_id = runs.id AND kind = '{FAULT}' ORDER BY seq DESC LIMIT 1) END"
+)
 IS_RUN = f"kind IN ({', '.join(map(repr, RUN_KINDS))})"
 
 
@@ -92,7 +101,7 @@ class Queue(Database):
             "SELECT data FROM events WHERE run_id = ? AND kind = 'stage' ORDER BY seq DESC LIMIT 1",
             (rows[0][0],),
         )
-        return JobRecord(**job_fields(rows[0], "job"), stage=object_in(told[0][0]) if told else {})
+        return JobRecord(**job_fields(rows[0], JOB), stage=object_in(told[0][0]) if told else {})
 
     def count_ahead(self, job_id: str) -> int:
         """How many jobs of its lane come before a queued one."""
@@ -210,7 +219,7 @@ class Queue(Database):
         run_id: str,
         status: RunStatus,
         result: Mapping[str, Any] | None = None,
-        error: str | None = None,
+        error: QafError | str | None = None,
     ) -> None:
         """Write how a job ended. One that has ended stays as it is.
 
@@ -218,17 +227,23 @@ class Queue(Database):
             run_id: The job's id.
             status: A final one.
             result: What came of it; of a run the JSON object of ``qaf compress --json``.
-            error: One line, if it failed.
+            error: Why it failed, if it did; of a text, one line.
         """
         if not RunStatus(status).is_final:
             raise WorkspaceError("not a status to end with", got=status)
         text = None if result is None else json.dumps(result, separators=(",", ":"))
         with self.transaction() as connection:
-            connection.execute(
+            line = None if error is None else str(error)
+            ended = connection.execute(
                 "UPDATE runs SET status = ?, result = ?, error = ?, finished_at = ?"
                 " WHERE id = ? AND status IN (?,?)",
-                (status, text, error, time.time(), run_id, RunStatus.QUEUED, RunStatus.RUNNING),
-            )
+                (status, text, line, time.time(), run_id, RunStatus.QUEUED, RunStatus.RUNNING),
+            ).rowcount
+            if ended and isinstance(error, QafError):
+                connection.execute(
+                    "INSERT INTO events (run_id, kind, data, elapsed_seconds) VALUES (?,?,?,0)",
+                    (run_id, FAULT, json.dumps(error.to_plain())),
+                )
 
     def mark_interrupted(self) -> tuple[str, ...]:
         """Mark the jobs of dead processes as interrupted, those at work and those they waited for.
@@ -244,8 +259,12 @@ class Queue(Database):
         )
         dead = {str(row_id): kind for row_id, kind, pid, token in held if not is_alive(pid, token)}
         for row_id, kind in dead.items():
-            what = "run" if kind in RUN_KINDS else "job"
-            self.finish(row_id, RunStatus.INTERRUPTED, error=LOST_WORKER.format(what=what))
+            what = RUN if kind in RUN_KINDS else JOB
+            self.finish(
+                row_id,
+                RunStatus.INTERRUPTED,
+                error=QafError(say("The process working on this {what} ended before it was done", what=what)),
+            )
         return tuple(dead)
 
     def running_of(self, pid: int) -> tuple[str, ...]:
@@ -331,13 +350,14 @@ class DamagedEntry(WorkspaceError):
     """An entry of the store that cannot be read."""
 
 
-def job_fields(row: tuple[Any, ...], what: str, layers: Sequence[str] = ()) -> dict[str, Any]:
+def job_fields(row: tuple[Any, ...], what: Said, layers: Sequence[str] = ()) -> dict[str, Any]:
     """The fields of a ``JobRecord`` from ``COLUMNS``; and ``layer_rows``, of a run.
 
     Raises:
         DamagedEntry: If what was asked for, or the result, cannot be read.
     """
-    fields = dict(zip(COLUMNS.split(", "), row, strict=True))
+    fields = dict(zip(FIELDS, row, strict=True))
+    fields["fault"] = object_in(fields["fault"])
     try:
         fields["status"] = RunStatus(fields["status"])
         fields["request"] = KINDS[fields["kind"]].request.from_json(fields["request"])
@@ -347,7 +367,8 @@ def job_fields(row: tuple[Any, ...], what: str, layers: Sequence[str] = ()) -> d
             raise ValueError("its result is no object")
     except (QafError, ValueError, KeyError, TypeError, RecursionError) as problem:
         raise DamagedEntry(
-            f"a {what} in the store is damaged", got=f"{fields['id']} ({str(problem)[:LONGEST_REASON]})"
+            say("a {what} in the store is damaged", what=what),
+            got=f"{fields['id']} ({str(problem)[:LONGEST_REASON]})",
         ) from problem
     return {**fields, **({"layer_rows": rows} if rows else {})}
 

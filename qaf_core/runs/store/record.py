@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
-from qaf_core.errors import PlanError
+from qaf_core.errors import PlanError, QafError, reread
 from qaf_core.network.plan.cost import Cost
 from qaf_core.network.plan.layer_info import KEEP
 from qaf_core.network.plan.rules import plan_done
@@ -42,6 +42,7 @@ class JobRecord:
         request: What was asked for, of its kind's class.
         result: What came of it, ready for JSON; files are named, not held. Empty until completed.
         error: One line, if it failed or was interrupted.
+        fault: The parts of the error, where they were kept.
         stage: The last it told: ``stage``, ``message``, ``fraction``; empty before.
     """
 
@@ -54,12 +55,18 @@ class JobRecord:
     request: Any
     result: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
+    fault: Mapping[str, Any] = field(default_factory=dict)
     stage: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_final(self) -> bool:
         """Whether nothing more will happen to it."""
         return self.status.is_final
+
+    @property
+    def failure(self) -> QafError | None:
+        """The error as it can be told in any language."""
+        return None if self.error is None else reread(self.fault, self.error)
 
     @property
     def elapsed_seconds(self) -> float:

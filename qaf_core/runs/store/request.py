@@ -14,6 +14,7 @@ from qaf_core.errors import DataError, PlanError, QafError
 from qaf_core.factorization.options import LARGEST_SEED, Method
 from qaf_core.network.plan.validation import check_method
 from qaf_core.search.selection import DEFAULT_ANSWER_BOUND, DEFAULT_ERROR_BOUND
+from qaf_core.text.said import say
 
 LONGEST_NAME = 120
 FOUND = "found"  # by a search, structures and bits mixed
@@ -228,8 +229,8 @@ class RunRequest(ImagesRequest):
         if self.name is not None and len(self.name) > LONGEST_NAME:
             raise QafError(
                 "name of the run too long",
-                got=f"{len(self.name)} characters",
-                expected=f"at most {LONGEST_NAME}",
+                got=say("{count} characters", count=len(self.name)),
+                expected=say("at most {most}", most=LONGEST_NAME),
             )
 
 

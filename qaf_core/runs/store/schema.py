@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 
 from qaf_core.errors import WorkspaceError
+from qaf_core.text.said import say
 
 SCHEMA_VERSION = 3
 
@@ -85,7 +86,7 @@ def _migrate(connection: sqlite3.Connection, version: int) -> None:
         raise WorkspaceError(
             "the run store was written by a newer version",
             got=f"schema {version}",
-            expected=f"at most {SCHEMA_VERSION}",
+            expected=say("at most {most}", most=SCHEMA_VERSION),
             remedy="update this installation or choose another --workspace",
         )
     while version < SCHEMA_VERSION:

@@ -12,7 +12,9 @@ from qaf_core.errors import WorkspaceError
 from qaf_core.pipeline.events import RunEvent, RunStatus
 from qaf_core.runs.store.queue import (
     COLUMNS,
+    FIELDS,
     IS_RUN,
+    RUN,
     DamagedEntry,
     Queue,
     insert_job,
@@ -23,6 +25,9 @@ from qaf_core.runs.store.record import JobRecord, RunRecord, StoredEvent
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.shapes import check_run
 from qaf_core.runs.store.workspace import PACKED_NAME
+from qaf_core.text.said import Said, say
+
+NOT_COMPRESSED = say("this run has no compressed network")
 
 
 class Store(Queue):
@@ -32,16 +37,16 @@ class Store(Queue):
         """Where the files of a run lie: its packed model, its traceback if it failed."""
         return self.workspace / "runs" / run_id
 
-    def packed_file(self, record: RunRecord, purpose: str = "") -> Path:
+    def packed_file(self, record: RunRecord, fault: Said = NOT_COMPRESSED) -> Path:
         """The packed network of a run.
 
         Raises:
-            WorkspaceError: If it has none; ``purpose`` says what it was wanted for.
+            WorkspaceError: If it has none, with the words of ``fault``.
         """
         path = self.run_folder(record.id) / PACKED_NAME
         if not path.is_file():
             raise WorkspaceError(
-                f"this run has no compressed network {purpose}".rstrip(),
+                fault,
                 got=f"{record.id} ({record.status})",
                 expected="a run that was completed, or stopped after its first layer",
                 remedy="list them with: qaf runs",
@@ -218,8 +223,8 @@ class Store(Queue):
 def _read_run(row: tuple[Any, ...], layers: list[str]) -> RunRecord:
     damage = _find_damage(row, tuple(layers))
     if damage is None:
-        return RunRecord(**job_fields(row, "run", layers))
-    kept = dict(zip(COLUMNS.split(", "), row, strict=True))
+        return RunRecord(**job_fields(row, RUN, layers))
+    kept = dict(zip(FIELDS, row, strict=True))
     created_at = kept["created_at"] if isinstance(kept["created_at"], int | float) else 0.0
     return RunRecord(
         id=str(kept["id"]),
@@ -228,17 +233,18 @@ def _read_run(row: tuple[Any, ...], layers: list[str]) -> RunRecord:
         created_at=created_at,
         finished_at=created_at,
         request=RunRequest(model=str(object_in(kept["request"]).get("model", "?"))),
-        error=damage,
+        error=str(damage),
+        fault=damage.to_plain(),
         damaged=True,
     )
 
 
 @functools.lru_cache(maxsize=2000)  # runs are read at every look at a page, and hardly ever change
-def _find_damage(row: tuple[Any, ...], layers: tuple[str, ...]) -> str | None:
+def _find_damage(row: tuple[Any, ...], layers: tuple[str, ...]) -> DamagedEntry | None:
     try:
-        check_run(RunRecord(**job_fields(row, "run", layers)))
+        check_run(RunRecord(**job_fields(row, RUN, layers)))
     except DamagedEntry as problem:
-        return str(problem)
+        return problem
     except (ValueError, TypeError) as problem:
-        return str(DamagedEntry("a run in the store is damaged", got=f"{row[0]} ({problem})"))
+        return DamagedEntry(say("a {what} in the store is damaged", what=RUN), got=f"{row[0]} ({problem})")
     return None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from qaf_core.errors import WorkspaceError
 from qaf_core.files import keep_private
+from qaf_core.text.said import say
 
 DATABASE_NAME = "runs.sqlite"
 WORKSPACE_VARIABLE = "QAF_WORKSPACE"
@@ -19,7 +20,7 @@ _OWN = (
     "runs", "cache", "logs", "models", "data", "classes", "incoming", "settings.json", "settings.lock",
     "supervisor.lock", *(f"{DATABASE_NAME}{end}" for end in ("", "-wal", "-shm", "-journal")),
 )  # fmt: skip
-_REMEDY = f"choose a folder you can write to with --workspace or {WORKSPACE_VARIABLE}"
+_REMEDY = say("choose a folder you can write to with --workspace or {name}", name=WORKSPACE_VARIABLE)
 
 
 def default_workspace() -> Path:

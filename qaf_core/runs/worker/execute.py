@@ -21,6 +21,7 @@ from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.recorder import record_progress
 from qaf_core.runs.store.request import JobRequest
 from qaf_core.runs.store.store import Store
+from qaf_core.text.said import Said, say
 
 POLL_SECONDS = 0.1
 STOPPED_RUN = "Stopped before the layers done so far could be evaluated."
@@ -30,6 +31,10 @@ EXIT_DISCARDED = 130  # as of other commands that are stopped
 
 class JobFailed(Exception):
     """A fault of ours, not of the input; says in one line what happened and where the traceback lies."""
+
+    def __init__(self, fault: QafError) -> None:
+        self.fault = fault
+        super().__init__(str(fault))
 
 
 def execute_job(
@@ -65,17 +70,17 @@ def _execute(store: Store, job_id: str, progress: Progress) -> dict[str, Any]:
         store.finish(job_id, RunStatus.CANCELLED)
         raise
     except QafError as error:
-        store.finish(job_id, RunStatus.FAILED, error=str(error))
+        store.finish(job_id, RunStatus.FAILED, error=error)
         raise
     except Exception as error:
-        message = _keep_traceback(store, job_id, error)
-        store.finish(job_id, RunStatus.FAILED, error=message)
-        raise JobFailed(message) from error
+        fault = _keep_traceback(store, job_id, error)
+        store.finish(job_id, RunStatus.FAILED, error=fault)
+        raise JobFailed(fault) from error
     except KeyboardInterrupt:
         store.finish(
             job_id,
             RunStatus.CANCELLED,
-            error=STOPPED_RUN if job is not None and job.kind in RUN_KINDS else None,
+            error=QafError(STOPPED_RUN) if job is not None and job.kind in RUN_KINDS else None,
         )
         raise
     store.finish(job_id, RunStatus(result.get("status", RunStatus.COMPLETED)), result)
@@ -161,13 +166,16 @@ def _end_when_discarded(store: Store, job_id: str, ended: threading.Event, code:
                 os._exit(code)
 
 
-def _keep_traceback(store: Store, job_id: str, error: Exception) -> str:
-    path = store.run_folder(job_id) / "traceback.txt"
-    summary = " ".join(str(error).split())[:200] or "no message"
-    if isinstance(error, MemoryError) or "can't allocate memory" in summary:
-        summary = "memory ran out; choose a smaller model or fewer images, or close other programs"
+def _keep_traceback(store: Store, job_id: str, error: Exception) -> QafError:
+    path, kind = store.run_folder(job_id) / "traceback.txt", type(error).__name__
+    summary: str | Said = say("no message") if not str(error).split() else " ".join(str(error).split())[:200]
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(summary):
+        summary = say("memory ran out; choose a smaller model or fewer images, or close other programs")
     try:
         write_file(path, "".join(traceback.format_exception(error)).encode())
     except QafError:
-        return f"Internal error: {type(error).__name__}: {summary}."
-    return f"Internal error: {type(error).__name__}: {summary}. Details are in {path}."
+        return QafError(say("Internal error: {kind}: {summary}", kind=kind, summary=summary))
+    told = say(
+        "Internal error: {kind}: {summary}. Details are in {path}", kind=kind, summary=summary, path=str(path)
+    )
+    return QafError(told)

@@ -108,7 +108,7 @@ def _end_in_time(store: Store, job_id: str) -> None:
                 store.finish(job_id, RunStatus.CANCELLED)
                 os._exit(0)
             if limit is not None and now - began > limit:
-                store.finish(job_id, RunStatus.FAILED, error=TOO_LONG)
+                store.finish(job_id, RunStatus.FAILED, error=QafError(TOO_LONG))
                 os._exit(0)
 
 
@@ -118,7 +118,9 @@ def _mark_own_job(workspace: Path) -> None:
         for job_id in store.running_of(os.getpid()):
             job = store.job(job_id)
             is_run = job is None or job.kind in RUN_KINDS
-            store.finish(job_id, RunStatus.INTERRUPTED, error=_INTERRUPTED if is_run else JOB_INTERRUPTED)
+            store.finish(
+                job_id, RunStatus.INTERRUPTED, error=QafError(_INTERRUPTED if is_run else JOB_INTERRUPTED)
+            )
 
 
 def _end_once_told(told: int, workspace: Path) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from qaf_core.errors import PlanError
 from qaf_core.search.sensitivity.settings import TOGETHER, Setting, harm_together
+from qaf_core.text.said import say
 
 SECONDS = 20.0
 GAP = 1e-4
@@ -238,13 +239,16 @@ def _check_reachable(choices: Mapping[str, Sequence[Choice]], limit: Limit) -> N
     if nearest <= limit.limit * (1 + 1e-12):
         return
     worst = max(least, key=lambda name: least[name])
-    held = " (locked)" if len(choices[worst]) == 1 else ""
+    layer = say("{layer} (locked)", layer=worst) if len(choices[worst]) == 1 else worst
+    remedy = say("{layer} is most in the way", layer=layer)
+    if limit.tell is None:
+        need = limit.told(least[worst])
+        remedy = say("{layer} is most in the way: it takes {least} at least", layer=layer, least=need)
     raise PlanError(
         "nothing meets the budget",
         got=limit.text,
-        expected=f"at least {limit.told(nearest)}",
-        remedy=f"{worst}{held} is most in the way"
-        + (f": it takes {limit.told(least[worst])} at least" if limit.tell is None else ""),
+        expected=say("at least {least}", least=limit.told(nearest)),
+        remedy=remedy,
     )
 
 
@@ -253,6 +257,9 @@ def _together_unmeetable(table: _Table, limits: Sequence[Limit]) -> PlanError:
     return PlanError(
         "each budget can be met, but not all together",
         got=", ".join(limit.text for limit in limits),
-        expected="about " + ", ".join(limit.told(limit.total(limit.left * factor)) for limit in limits),
+        expected=say(
+            "about {amounts}",
+            amounts=", ".join(limit.told(limit.total(limit.left * factor)) for limit in limits),
+        ),
         remedy="loosen one of them",
     )

@@ -10,8 +10,9 @@ from typing import Any
 from qaf_core.errors import PlanError
 from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
-from qaf_core.network.plan.types import LayerPlan, listing
+from qaf_core.network.plan.types import LayerPlan
 from qaf_core.network.plan.validation import check_layer_plan
+from qaf_core.text.said import listing, say
 
 UNITS: Mapping[str, Mapping[str, float]] = {
     "size": {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9},
@@ -92,10 +93,14 @@ def read_locks(texts: Sequence[str], inventory: Sequence[LayerInfo]) -> dict[str
             raise PlanError("no such layer to lock", got=name or text, expected=listing(infos))
         row = _read_setting(name, setting)
         for field, message in check_layer_plan(infos[name], row):
-            raise PlanError(f"lock on {name}, {field}: {message}")
+            raise PlanError(
+                say("lock on {name}, {field}: {message}", name=name, field=field, message=message)
+            )
         if locks.get(name, row) != row:
             raise PlanError(
-                "locks contradict each other", got=f"two settings for {name}", remedy="keep one of them"
+                "locks contradict each other",
+                got=say("two settings for {name}", name=name),
+                remedy="keep one of them",
             )
         locks[name] = row
     return locks

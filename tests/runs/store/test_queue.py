@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from qaf_core.pipeline.events import RunEvent
+from qaf_core.errors import WorkspaceError
+from qaf_core.pipeline.events import RunEvent, RunStatus
 from qaf_core.runs.store import queue
 from qaf_core.runs.store.kinds import HEAVY, LIGHT, PLACES, QUICK, kind_of
 from qaf_core.runs.store.request import (
@@ -25,6 +26,8 @@ from qaf_core.runs.store.request import (
     SearchRequest,
 )
 from qaf_core.runs.store.store import Store
+from qaf_core.text.catalogue import translator
+from qaf_core.text.said import say
 
 LOOK = InspectRequest(model="digits/cnn")
 EXPORT = ExportRequest(run="a", format="packed")
@@ -225,3 +228,20 @@ def test_a_job_is_no_run(store: Store) -> None:
         store.run(job_id)
     with pytest.raises(Exception, match="no such run"):
         store.find(job_id[:8])
+
+
+def test_a_failed_job_keeps_the_parts_of_its_error_beside_the_line(store: Store) -> None:
+    error = WorkspaceError(say("{name} is no address", name="{mirror}"), got=1, remedy="check the path")
+    told, plain = (store.ask(InspectRequest(model=model)) for model in ("one", "two"))
+    store.finish(told, RunStatus.FAILED, error=error)
+    store.finish(plain, RunStatus.FAILED, error="as it was; got 1.")
+    kept, old = (store.job(job_id) for job_id in (told, plain))
+    assert kept is not None
+    assert kept.error == str(error) == str(kept.failure)
+    assert kept.failure is not None
+    assert kept.failure.text(translator("ja")) == (
+        "{mirror} がアドレスではありません（実際: 1）。パスを確認してください。"
+    )
+    assert old is not None
+    assert old.failure is not None
+    assert old.failure.text(translator("ja")) == "as it was; got 1."

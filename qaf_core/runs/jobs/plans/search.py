@@ -21,6 +21,7 @@ from qaf_core.search.budget.allocate import HARM, Allocation, Choice, Limit, all
 from qaf_core.search.budget.budgets import Budget, read_budgets, read_locks
 from qaf_core.search.budget.predict import Observation, Predictor
 from qaf_core.search.sensitivity.settings import Setting, harm_together
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -377,8 +378,8 @@ def predict_plan(knowledge: Knowledge, predictor: Predictor, plan: Plan) -> dict
     if plan.activation_bits != knowledge.sensitivity.activation_bits:
         raise PlanError(
             "the sensitivity is that of other activations",
-            got=f"{plan.activation_bits} bits",
-            expected=f"{knowledge.sensitivity.activation_bits} bits",
+            got=say("{bits} bits", bits=plan.activation_bits),
+            expected=say("{bits} bits", bits=knowledge.sensitivity.activation_bits),
         )
     return {
         "model": plan.model,

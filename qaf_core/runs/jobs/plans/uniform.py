@@ -14,6 +14,7 @@ from qaf_core.network.plan.types import Plan
 from qaf_core.runs.store.request import FOUND, SearchRequest
 from qaf_core.search.budget.budgets import Budget
 from qaf_core.search.budget.predict import Predictor
+from qaf_core.text.said import say
 
 RATIOS = tuple(np.geomspace(1.1, 8.0, 30).tolist())
 BITS = (2, 3, 4, 5, 6, 8)
@@ -31,7 +32,7 @@ def check_uniform(request: SearchRequest, budgets: Sequence[Budget]) -> None:
         raise PlanError(
             "a uniform plan has no locked layers",
             got=", ".join(request.locks),
-            remedy=f"leave the locks out, or search by the method {FOUND}",
+            remedy=say("leave the locks out, or search by the method {found}", found=FOUND),
         )
 
 

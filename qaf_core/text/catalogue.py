@@ -1,0 +1,39 @@
+"""The languages, and their catalogues: what stands for an English text, a file for each part."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import lru_cache
+from pathlib import Path
+
+from qaf_core.errors import QafError
+from qaf_core.text.said import Translate, untranslated
+
+#: What each language calls itself.
+LANGUAGES = {"en": "English", "ja": "日本語"}
+_FOLDER = Path(__file__).parent
+
+
+def translator(language: str) -> Translate:
+    """The function that puts an English text into a language; a text without translation stays English.
+
+    Raises:
+        QafError: If there is no catalogue of this language.
+    """
+    if language not in LANGUAGES:
+        raise QafError("unknown language", got=language[:40], expected=", ".join(LANGUAGES))
+    if language == "en":
+        return untranslated
+    texts = read_catalogue(language)
+    return lambda text: texts.get(text, text)
+
+
+@lru_cache(maxsize=4)
+def read_catalogue(language: str) -> dict[str, str]:
+    """The translations of a language by English text."""
+    found: dict[str, str] = {}
+    for path in sorted((_FOLDER / language).glob("*.toml")):
+        with path.open("rb") as file:
+            for part in tomllib.load(file).values():
+                found.update(part)
+    return found
