@@ -74,19 +74,34 @@ def told_apart(evaluation: ImageSet, calibration: ImageSet, how: str) -> tuple[I
     Raises:
         DataError: When no image is left to calibrate with.
     """
+    remedy = "give other images to calibrate with, or none to have the evaluation images split"
+    calibration, copies = without_copies(calibration, evaluation, "calibration", remedy)
+    sentence = describe_split(len(evaluation), len(calibration), how, copies)
+    return replace(evaluation, split=sentence), replace(calibration, split=sentence)
+
+
+def without_copies(images: ImageSet, evaluation: ImageSet, what: str, remedy: str) -> tuple[ImageSet, int]:
+    """Images without those that have the pixels of an evaluation image, and how many these were.
+
+    Args:
+        images: Of any origin.
+        evaluation: The images to evaluate on.
+        what: What the images are for, for messages.
+        remedy: What to do where none is left.
+
+    Raises:
+        DataError: When none is left.
+    """
     seen = set(evaluation.digests())
-    own = np.array([digest not in seen for digest in calibration.digests()], bool)
+    own = np.array([digest not in seen for digest in images.digests()], bool)
     copies = int(len(own) - own.sum())
     if copies == len(own):
         raise DataError(
-            "every calibration image is also an evaluation image",
-            got=f"{copies:,} images of {shown_name(calibration.name)}",
-            remedy="give other images to calibrate with, or none to have the evaluation images split",
+            f"every {what} image is also an evaluation image",
+            got=f"{copies:,} images of {shown_name(images.name)}",
+            remedy=remedy,
         )
-    if copies:
-        calibration = calibration.take(np.flatnonzero(own), calibration.name)
-    sentence = describe_split(len(evaluation), len(calibration), how, copies)
-    return replace(evaluation, split=sentence), replace(calibration, split=sentence)
+    return (images.take(np.flatnonzero(own), images.name) if copies else images), copies
 
 
 def describe_split(evaluating: int, calibrating: int, how: str, copies: int = 0) -> str:
