@@ -38,7 +38,7 @@ from qaf_core.runs.jobs.export import export_run
 from qaf_core.runs.jobs.exported_models import RANGE_BATCH
 from qaf_core.runs.jobs.images import load_run_images
 from qaf_core.runs.jobs.latency import measure_run
-from qaf_core.runs.jobs.search import make_auto_plan
+from qaf_core.runs.jobs.plans.auto import make_auto_plan
 from qaf_core.runs.store.request import PlanRequest, RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import PACKED_NAME

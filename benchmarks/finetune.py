@@ -1,92 +1,119 @@
-"""Fine-tuning the real ResNet-20 without labels on its calibration images; prints one JSON object.
+"""What fine-tuning gains, as runs of the product; prints one JSON object a run.
 
-QAF_REAL_DATA=DIR python benchmarks/finetune.py [--ratio 2] [--bits 3] [--seeds 3] [--trains codes]
+    QAF_REAL_DATA=DIR python benchmarks/finetune.py ratio3 found inspection [--seeds 3] [--minutes 15]
 
-Every seed's network is packed and read back first, as a run's is. Nothing is chosen on the evaluation images:
-the state that is kept is chosen by held-back calibration images.
+``ratio3``: the real ResNet-20 at 4 bits and ratio 3, 10,000 further CIFAR-10 training images with labels.
+``found``: the plan that a search finds for 30 kB, the same images. ``inspection``: the built-in network at 3
+bits and ratio 3, built-in images without labels. Nothing is chosen on evaluation images: those that are held
+back from learning choose the state that is kept. What was compressed before in the workspace is not again.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
-import tempfile
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from real_data import load_network, load_sets
+from real_data import real_data_folder
 
-from qaf_core.data.load import to_batches
-from qaf_core.deploy.packed.read import load_packed
-from qaf_core.deploy.packed.write import save_packed
-from qaf_core.network.passes.batchnorm_folding import fold_batchnorm
+from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.network.plan.rules import plan_for_ratio
-from qaf_core.pipeline.compress.compress import compress_network
-from qaf_core.pipeline.finetune.finetune import finetune_network
-from qaf_core.pipeline.finetune.options import FinetuneOptions
-from qaf_core.pipeline.intervals import paired_drop
-from qaf_core.pipeline.tasks import find_task, predict
+from qaf_core.pipeline.events import Progress
+from qaf_core.pipeline.finetune.options import CODES, MOST_EPOCHS, FinetuneOptions
+from qaf_core.runs.jobs.finetune import finetune_request
+from qaf_core.runs.jobs.plans.search import search_plan
+from qaf_core.runs.store.record import RunRecord
+from qaf_core.runs.store.request import RunRequest, SearchRequest
+from qaf_core.runs.store.store import Store
+from qaf_core.runs.worker.execute import execute_in_turn
+
+WHAT = ("ratio3", "found", "inspection")
 
 
-def measure(ratio: float, bits: int, seed: int, options: FinetuneOptions) -> dict[str, Any]:
-    """One seed: top-1 before and after, and how long it took."""
-    source, model, inventory = load_network(20)
-    calibration, evaluation = load_sets(source)
+def images_to_learn_from(workspace: Path) -> str:
+    """The 10,000 training images as an ``.npz``."""
+    file = workspace / "cifar10_train_10000.npz"
+    if not file.exists():
+        subprocess.run([sys.executable, str(real_data_folder() / "unpack.py"), str(workspace)], check=True)
+    return str(file)
 
-    def right(network: torch.nn.Module) -> np.ndarray:
-        ranked = predict(find_task("classification"), network, to_batches(evaluation, source))["ranked"]
-        return np.asarray(ranked[:, 0] == evaluation.labels)
 
-    plan = plan_for_ratio(inventory, model=source.id, ratio=ratio, bits=bits, activation_bits=8, seed=seed)
-    solved = compress_network(model, plan, inventory, calibration=calibration).model
-    card = {"model": source.id, "input_shape": source.input_shape}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.safetensors"
-        save_packed(path, solved, inventory, card)
-        network = load_packed(path, copy.deepcopy(model))
-        before = right(network)
-        found = finetune_network(fold_batchnorm(model, inventory), network, calibration, options)
-        save_packed(path, network, inventory, card)
-        after = right(load_packed(path, copy.deepcopy(model)))
-    gain, interval = paired_drop(after, before)
+def request_of(store: Store, what: str, seed: int) -> RunRequest:
+    """The compression to begin with."""
+    if what == "inspection":
+        model, fields, bits = "inspection/resnet20", {}, 3
+    else:
+        folder, model, bits = real_data_folder(), "cifar/resnet20", 4
+        fields = {
+            "weights": str(folder / "cifar10_resnet20.safetensors"),
+            "data": str(folder / "cifar10_eval_2000.npz"),
+            "calibration": str(folder / "cifar10_calibration_1024.npz"),
+        }
+    if what == "found":
+        asked = SearchRequest(model=model, seed=seed, budgets=("size=30kB",), **fields)
+        plan = search_plan(asked, store, Progress()).plan
+    else:
+        inventory = load_inventory(find_model(model, fields.get("weights")))
+        plan = plan_for_ratio(inventory, model=model, ratio=3.0, bits=bits, activation_bits=8, seed=seed)
+    return RunRequest(
+        model=model, plan=plan.to_dict(), seed=seed, name=f"{what}, {seed}", check=False, **fields
+    )
+
+
+def compressed(store: Store, what: str, seed: int) -> RunRecord:
+    """The run to begin with, made now or before."""
+    for run in store.list_runs():
+        if run.name == f"{what}, {seed}" and run.status == "completed":
+            return run
+    return store.run(execute_in_turn(store, request_of(store, what, seed))["run_id"])
+
+
+def measure(store: Store, what: str, seed: int, options: FinetuneOptions) -> dict[str, Any]:
+    """One fine-tuning."""
+    parent = compressed(store, what, seed)
+    data = None if what == "inspection" else images_to_learn_from(store.workspace)
+    request = finetune_request(store, parent, options, data=data, labels=what != "inspection", name=what)
+    began = time.process_time()
+    result = execute_in_turn(store, request)
+    before = parent.result
     return {
+        "measure": what,
         "seed": seed,
-        "original_top1": round(float(right(model).mean()), 4),
-        "top1_before": round(float(before.mean()), 4),
-        "top1_after": round(float(after.mean()), 4),
-        "gain_points": round(100 * gain, 2),
-        "gain_ci95_points": [round(100 * edge, 2) for edge in interval],
-        "held_back_before": round(found.before, 4),
-        "held_back_after": round(found.after, 4),
-        "best_epoch": found.best_epoch,
-        "epochs": found.epochs,
-        "seconds": round(found.seconds, 1),
+        "size_bytes": result["file"]["size_bytes"],
+        "original": before["baseline"]["value"],
+        "drop_points_before": round(100 * before["drop"], 2),
+        "drop_points": round(100 * result["drop"], 2),
+        "gain_points": round(100 * (before["drop"] - result["drop"]), 2),
+        "drop_ci95": result["drop_ci95"],
+        **{key: result["finetune"][key] for key in ("images", "labelled", "flips", "crops", "epochs")},
+        "held_back": [result["finetune"]["before"], result["finetune"]["after"]],
+        "seconds": round(result["finetune"]["seconds"], 1),
+        "processor_seconds": round(time.process_time() - began, 1),
+        "threads": torch.get_num_threads(),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--ratio", type=float, default=2.0)
-    parser.add_argument("--bits", type=int, default=3)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--trains", default="codes")
-    parser.add_argument("--time-limit", type=float, default=FinetuneOptions.time_limit_seconds)
+    shown = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=shown)
+    parser.add_argument("what", nargs="+", choices=WHAT)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--train", default=CODES)
+    parser.add_argument("--workspace", type=Path, default=Path("/tmp/qaf-benchmark-finetune"))
     given = parser.parse_args()
-    options = FinetuneOptions(trains=given.trains, time_limit_seconds=given.time_limit)
-    rows = [measure(given.ratio, given.bits, seed, options) for seed in range(given.seeds)]
-    report = {
-        "benchmark": "finetune",
-        "threads": torch.get_num_threads(),
-        "ratio": given.ratio,
-        "bits": given.bits,
-        "trains": given.trains,
-        "mean_gain_points": round(float(np.mean([row["gain_points"] for row in rows])), 2),
-        "rows": rows,
-    }
-    print(json.dumps(report))
+    with Store(given.workspace) as store:
+        for what in given.what:
+            for seed in range(given.seeds):
+                options = FinetuneOptions(
+                    trains=given.train, epochs=MOST_EPOCHS, time_limit_seconds=60 * given.minutes, seed=seed
+                )
+                print(json.dumps(measure(store, what, seed, options)), flush=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.runs import print_progress, print_result
 from qaf_core.cli.text import print_json
 from qaf_core.pipeline.events import RunStatus
-from qaf_core.pipeline.finetune.options import FinetuneOptions
+from qaf_core.pipeline.finetune.options import MOST_EPOCHS, FinetuneOptions
 
 
 def finetune(
@@ -23,20 +23,45 @@ def finetune(
     time_limit: Annotated[
         float, typer.Option(help="Seconds of learning, at most; the best state so far is kept.")
     ] = 240.0,
-    calibration: Annotated[
-        str | None, typer.Option(help="Other images to learn from; labels are not read.")
+    minutes: Annotated[
+        float | None, typer.Option(help="The same in minutes; the learning rate falls to end in time.")
+    ] = None,
+    train_data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images to learn from, as for --data, with or without labels [default: built-in ones where "
+            "the run had these, else its calibration images]"
+        ),
+    ] = None,
+    labels: Annotated[
+        bool | None, typer.Option(help="Learn from the labels too [default: where there are any]")
+    ] = None,
+    flips: Annotated[
+        bool | None,
+        typer.Option(help="Mirror half of the images [default: if the original's answers stay the same]"),
+    ] = None,
+    crops: Annotated[
+        bool | None,
+        typer.Option(help="Move images by an eighth at most [default: if its answers stay the same]"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the order of the images.")] = 0,
     name: Annotated[str | None, typer.Option(help="What to call the new run.")] = None,
     as_json: Json = False,
     workspace: Workspace = None,
 ) -> int:
-    """Let a run's network learn from its original, on images without labels; a new run holds the result."""
+    """Let a run's network learn from its original, and from labels; a new run holds the result."""
     from qaf_core.data.formats.sources import absolute_data
     from qaf_core.runs.jobs.finetune import finetune_request
     from qaf_core.runs.store.store import Store
 
-    options = FinetuneOptions(trains=train, epochs=epochs, time_limit_seconds=time_limit, seed=seed)
+    options = FinetuneOptions(
+        trains=train,
+        epochs=epochs if minutes is None else MOST_EPOCHS,
+        time_limit_seconds=time_limit if minutes is None else 60.0 * minutes,
+        seed=seed,
+        flips=flips,
+        crops=crops,
+    )
     with (
         Store(workspace) as store,
         stop_on_interrupt("the best state so far is kept", print_progress) as progress,
@@ -45,7 +70,8 @@ def finetune(
             store,
             store.find(run),
             options,
-            calibration=None if calibration is None else absolute_data(calibration),
+            data=None if train_data is None else absolute_data(train_data),
+            labels=labels,
             name=name,
         )
         result = execute(store, request, progress)
@@ -64,7 +90,10 @@ def _print_gain(result: dict[str, Any]) -> None:
     if told["best_epoch"] == 0:
         print("Nothing was gained on the held-back images: the network is as it was.")
         return
+    used = f"{told['images']:,} images {'with' if told['labelled'] else 'without'} labels"
+    changed = " and ".join(word for word, on in (("mirrored", told["flips"]), ("moved", told["crops"])) if on)
+    print(f"learnt from {used}, {changed or 'neither mirrored nor moved'}")
     print(
-        f"divergence from the original on held-back images {told['before']:.4f} → {told['after']:.4f}"
+        f"loss on held-back images {told['before']:.4f} → {told['after']:.4f}"
         f" (pass {told['best_epoch']} of {told['epochs']})"
     )

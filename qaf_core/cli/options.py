@@ -13,6 +13,7 @@ import typer
 from qaf_core.data.models.torchvision_names import ANNOTATED_SETS, CLASSIFICATION_SETS
 from qaf_core.data.workspace.trust import trust
 from qaf_core.errors import PlanError
+from qaf_core.factorization.effort import Effort
 from qaf_core.factorization.options import METHODS, Method
 from qaf_core.network.plan.rules import KERNEL_STRUCTURES, MEASURED, USUAL
 from qaf_core.quantization.grid import BITS_ACCEPTED
@@ -79,6 +80,9 @@ Structure = Annotated[
         help=f"Of k×k convolutions: {', '.join(KERNEL_STRUCTURES)}, or {MEASURED} (see README) "
         f"[default: {USUAL}; of a plan to write {MEASURED}]"
     ),
+]
+EffortName = Annotated[
+    str, typer.Option("--effort", help=f"How hard each layer is solved: {', '.join(Effort)}.")
 ]
 MethodName = Annotated[str, typer.Option(help=f"{', '.join(METHODS[:-1])} or {METHODS[-1]}.")]
 Convention = Annotated[str, typer.Option(help="What counts as an operation: uniform or paper.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from qaf_core.cli.options import (
     Calibration,
     Classes,
     Data,
+    EffortName,
     Json,
     MethodName,
     Model,
@@ -40,6 +42,7 @@ from qaf_core.cli.text import (
     print_stage,
     print_table,
 )
+from qaf_core.factorization.effort import REFINING_SECONDS, Effort, effort_options, read_effort
 from qaf_core.factorization.options import Method
 from qaf_core.files import write_json
 from qaf_core.pipeline.events import RunStatus
@@ -63,7 +66,12 @@ Locks = Annotated[
     typer.Option(metavar="LAYER=SETTING", help="keep, dense:BITS or STRUCTURE:RANK:BITS, as cp:32:4."),
 ]
 TimeLimit = Annotated[
-    float, typer.Option(min=0.0, metavar="SECONDS", help="No refinement begins after it; 0 for none.")
+    float | None,
+    typer.Option(
+        min=0.0,
+        metavar="SECONDS",
+        help="No refinement begins after it; 0 for none [default: by effort 0, 600 or 3600]",
+    ),
 ]
 
 
@@ -78,6 +86,7 @@ def compress(
     answer_bound: AnswerBound = None,
     threads: Threads = None,
     method: MethodName = Method.JOINT,
+    effort: EffortName = Effort.STANDARD,
     data: Data = None,
     calibration: Calibration = None,
     images: Annotated[int | None, typer.Option(help="At most so many evaluation images.")] = None,
@@ -111,6 +120,7 @@ def compress(
     else:
         refuse_unused(error_bound=error_bound, answer_bound=answer_bound, threads=threads)
         chosen = make_plan(model, inventory, plan, ratio, bits, act_bits, structure, method, seed)
+    chosen = replace(chosen, options={**effort_options(effort), **chosen.options})
     validate_plan(chosen, inventory, model=model)
     warn_of_ranks(chosen, inventory)
     fields["controls"] = (
@@ -143,7 +153,8 @@ def search(
     budget: Budgets = None,
     lock: Locks = None,
     run: Annotated[bool, typer.Option(help="Run the plan that is found.")] = True,
-    time_limit: TimeLimit = 600.0,
+    time_limit: TimeLimit = None,
+    effort: EffortName = Effort.STANDARD,
     act_bits: ActBits = None,
     data: Data = None,
     calibration: Calibration = None,
@@ -164,7 +175,8 @@ def search(
     _, fields = image_fields(model, data, calibration, seed, weights, classes, preprocessing, folder)
     fields["images"] = images
     request = SearchRequest(
-        **fields, budgets=tuple(budget or ()), locks=tuple(lock or ()), time_limit=time_limit,
+        **fields, budgets=tuple(budget or ()), locks=tuple(lock or ()),
+        time_limit=refining_seconds(time_limit, effort), effort=effort,
         activation_bits=8 if act_bits is None else act_bits,
     )  # fmt: skip
     with Store(workspace) as store, stop_on_interrupt("what was measured is kept", print_stage) as progress:
@@ -180,6 +192,11 @@ def search(
     else:
         _print_search(result, found)
     return EXIT_CANCELLED if result["status"] == RunStatus.CANCELLED else EXIT_DONE
+
+
+def refining_seconds(time_limit: float | None, effort: str) -> float:
+    """How long a search refines what it finds."""
+    return REFINING_SECONDS[read_effort(effort)] if time_limit is None else time_limit
 
 
 def _print_search(result: dict[str, Any], found: dict[str, Any]) -> None:
@@ -212,7 +229,7 @@ def print_progress(event: RunEvent) -> None:
         took = duration_text(data["seconds"])
         line = f"    error {percent_text(data['relative_error'])}, {data['status']}, {took}"
     elif event.kind == "finetune":
-        line = f"    pass {data['epoch']}: divergence {data['held_back']:.4f}, best {data['best']:.4f}"
+        line = f"    pass {data['epoch']}: loss {data['held_back']:.4f}, best {data['best']:.4f}"
     elif event.kind == "evaluated":
         line = f"    {data['which']}: {data['metric']} {percent_text(data['value'])} on {data['n']:,} images"
     else:

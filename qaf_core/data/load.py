@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from qaf_core.data.formats.builtin import load_builtin
 from qaf_core.data.formats.files import Reading, load_folder
-from qaf_core.data.formats.folder import require_classes
+from qaf_core.data.formats.folder import has_class_folders, require_classes
 from qaf_core.data.formats.npz import load_npz
 from qaf_core.data.formats.sources import (
     ACCEPTED,
@@ -29,7 +30,9 @@ from qaf_core.text.said import Said, say
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BATCH_SIZE", "ImageSet", "Split", "has_parts", "load_images", "load_pair", "to_batches"]
+__all__ = [
+    "BATCH_SIZE", "ImageSet", "Split", "has_labels", "has_parts", "load_images", "load_pair", "to_batches",
+]  # fmt: skip
 
 BATCH_SIZE = 32  # larger ones leave the processor's caches and run up to four times slower
 
@@ -162,6 +165,30 @@ def has_parts(data: str, cache: Path | None) -> bool:
     try:
         return file_place(data, cache).has_parts
     except (OSError, RuntimeError):
+        return False  # loading says what is wrong
+
+
+def has_labels(data: str, source: ModelSource, cache: Path | None) -> bool:
+    """Whether images for a classifier bring their classes: a folder in sub-folders, an `.npz` as y.
+
+    Args:
+        data, source, cache: As in `load_images`.
+
+    Raises:
+        DataError: When there is nothing, or a zip is refused.
+    """
+    known = None if data == BUILTIN else torchvision_place(data)
+    if source.task != "classification":
+        return False
+    if data == BUILTIN or (known is not None and known.name not in FOLDER_SETS):
+        return True
+    try:
+        path = file_place(data, cache).training
+        if path.is_dir():
+            return has_class_folders(path)
+        with zipfile.ZipFile(path) as arrays:
+            return "y.npy" in arrays.namelist()
+    except (OSError, RuntimeError, zipfile.BadZipFile):
         return False  # loading says what is wrong
 
 

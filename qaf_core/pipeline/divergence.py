@@ -1,4 +1,4 @@
-"""How far a compressed network's outputs are from the original's, without labels."""
+"""How far a compressed network's outputs are from the original's, and from labels."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from qaf_core.data.models.outputs import scores_in
+from qaf_core.errors import DataError
 from qaf_core.network.modules.quantized import FactorizedLayer
 
 SMALLEST = 1e-30
@@ -44,15 +46,22 @@ def batch_divergence(original: nn.Module, model: nn.Module, batch: Tensor) -> Te
     return torch.stack(errors).sum() if errors else batch.new_zeros(())
 
 
-def training_loss(original: nn.Module, model: nn.Module, batch: Tensor) -> Tensor:
+def training_loss(
+    original: nn.Module, model: nn.Module, batch: Tensor, labels: Tensor | None = None
+) -> Tensor:
     """What a network that learns from its original makes small, the mean over a batch.
 
     The divergence of class scores, where there are any, and ``LAYER_WEIGHT`` times the mean relative squared
     error of the exchanged layers' outputs: from few images the layers between tell far more than the scores.
+    With labels their cross-entropy is added.
 
     Args:
         original: With BatchNorm folded as in ``model``; no gradient reaches it.
         model, batch: As in :func:`batch_divergence`.
+        labels: Classes of the images ``(B,)``, or None.
+
+    Raises:
+        DataError: If there are labels and no class scores.
     """
     names = _exchanged(model)
     with torch.no_grad(), _outputs_of(original, names) as wanted:
@@ -61,9 +70,22 @@ def training_loss(original: nn.Module, model: nn.Module, batch: Tensor) -> Tenso
         found_scores = class_scores(model(batch))
     errors = _relative_errors(names, wanted, found)
     loss = LAYER_WEIGHT * torch.stack(errors).mean() if errors else batch.new_zeros(())
+    if labels is not None:
+        loss = loss + cross_entropy(found_scores, labels)
     if wanted_scores is None or found_scores is None or wanted_scores.shape != found_scores.shape:
         return loss
     return loss + _from_scores(wanted_scores, found_scores)
+
+
+def cross_entropy(scores: Tensor | None, labels: Tensor) -> Tensor:
+    """Of class scores ``(B, classes)``, the mean over a batch.
+
+    Raises:
+        DataError: If there are no scores.
+    """
+    if scores is None:
+        raise DataError("labels need a network that puts out class scores", remedy="learn without labels")
+    return functional.cross_entropy(scores, labels.to(scores.device))
 
 
 def class_scores(output: Any) -> Tensor | None:

@@ -15,6 +15,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
+from qaf_core.factorization.effort import effort_of, work_share
 from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.network.plan.cost import original_cost, plan_cost
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
@@ -87,7 +88,9 @@ def read_history(store: Store, request: RunRequest) -> History:
         pace={stage: pace.get(stage, usual) for stage in {*STAGES, *FINETUNE_STAGES}},
         runs=len(told),
         images=same_images[0].compressed.n if same_images and same_images[0].compressed else None,
-        solved=frozenset(_row_key(run.method, row) for run in alike for row in run.layer_rows),
+        solved=frozenset(
+            _row_key(run.method, row, run.request.plan) for run in alike for row in run.layer_rows
+        ),
         original_known=bool(same_images),
     )
 
@@ -97,8 +100,9 @@ def _subject(request: RunRequest) -> tuple[Any, ...]:
     return (request.model, request.weights, steps, request.data, request.calibration, request.seed)
 
 
-def _row_key(method: str, row: Mapping[str, Any]) -> str:
-    return json.dumps([method, *(row.get(name) for name in ("name", "structure", "rank", "bits"))])
+def _row_key(method: str, row: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
+    told = [row.get(name) for name in ("name", "structure", "rank", "bits")]
+    return json.dumps([method, effort_of(plan.get("options") or {}), *told])
 
 
 def _all_stages(told: Sequence[Mapping[str, float]]) -> set[str]:
@@ -157,8 +161,8 @@ def count_work(
     rows = [row for row in plan.layers if row.structure != KEEP]
     layers = {
         row.name: KNOWN_LAYER
-        if _row_key(request.method, row.to_dict()) in history.solved
-        else _solve_seconds(infos[row.name], row)
+        if _row_key(request.method, row.to_dict(), request.plan) in history.solved
+        else work_share(plan.options) * _solve_seconds(infos[row.name], row)
         for row in rows
     }
     stages = {

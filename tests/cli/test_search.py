@@ -108,6 +108,7 @@ def test_a_drop_makes_the_model_small_without_a_run(
     ("arguments", "told"),
     [
         ((), "no budget is given"),
+        (("--budget", "size=20kB", "--effort", "hard"), "unknown effort"),
         (("--budget", "size=lots"), "not a budget"),
         (("--budget", "size=1kB"), "most in the way"),
         (

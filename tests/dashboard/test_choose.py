@@ -12,6 +12,7 @@ from dashboard.state.overrides import keep_class_names, read_class_text
 from qaf_core.data.formats.sources import ACCEPTED
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.workspace.registry import add_model
+from qaf_core.factorization.effort import effort_options
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
 
@@ -71,8 +72,10 @@ def test_all_that_was_given_is_taken_up_again(
     shown(test)
     assert test.text_input(key="own-size").value == "64 × 64"
     assert test.selectbox(key="own-scale").value == 1.0
+    test.segmented_control(key="solver-effort").set_value("thorough").run()
     test.button(key="start-run").click().run()
     again = store.list_runs()[0].request
+    assert again.plan["options"] == effort_options("thorough")
     assert (again.weights, again.preprocessing, again.data) == (weights, GIVEN, str(tmp_path))
     assert read_class_text(again.classes) == read_class_text(classes)
 

@@ -60,9 +60,9 @@ def test_it_begins_with_what_is_set(draw: Draw, seeded_store: Store, tmp_path: P
     begun = seeded_store.list_runs()[0]
     assert begun.status == "queued"
     assert begun.request.finetune == {
-        "run": parent, "trains": "codes", "epochs": 1000, "time_limit_seconds": 240.0, "seed": 0,
+        "run": parent, "data": str(tmp_path), "labels": None, "trains": "codes", "epochs": 1000,
+        "time_limit_seconds": 240.0, "seed": 0, "flips": None, "crops": None,
     }  # fmt: skip
-    assert begun.request.calibration == str(tmp_path)
     assert begun.request.plan == seeded_store.run(parent).request.plan
     assert "fine-tuned" in (begun.request.name or "")
 
@@ -95,7 +95,7 @@ def test_the_result_says_what_was_gained(draw: Draw, seeded_store: Store, best_e
     value = before.compressed.value + (0.013 if best_epoch else 0.0)
     asked, after = seeded_store.run(run_id).request.finetune or {}, 0.1 if best_epoch else 0.2
     told = {
-        **asked, "before": 0.2, "after": after,
+        **asked, "before": 0.2, "after": after, "images": 9000, "labelled": True,
         "best_epoch": best_epoch, "epochs": 3, "status": "completed", "seconds": 10.0,
     }  # fmt: skip
     result = {**before.result, "run_id": run_id, "finetune": told}
@@ -104,6 +104,7 @@ def test_the_result_says_what_was_gained(draw: Draw, seeded_store: Store, best_e
     text = shown(draw("run", run=run_id))
     assert "pass 2 of 3 kept" in text or not best_epoch
     assert ("+1.3 points" in text) == bool(best_epoch)
+    assert "9,000 images with labels" in text
     assert ("Nothing was gained" in text) == (not best_epoch)
 
 

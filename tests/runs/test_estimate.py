@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from qaf_core.data.models.catalogue import find_model, load_inventory
+from qaf_core.factorization.effort import effort_options, work_share
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.pipeline.events import RunEvent
@@ -87,6 +88,16 @@ def test_what_is_known_already_takes_no_time(
     rows = [dict(row, bits=3) if row["name"] == "features.3" else row for row in request_.plan["layers"]]
     changed = count_work(replace(request_, plan={**request_.plan, "layers": rows}), inventory, history)
     assert [name for name, seconds in changed.layers.items() if seconds > KNOWN_LAYER] == ["features.3"]
+
+
+def test_effort_takes_its_time(store: Store, request_: RunRequest, inventory: tuple[LayerInfo, ...]) -> None:
+    keep_run(store, request_, inventory, pace=1.0)
+    history, known = read_history(store, request_), History(pace={})
+    thorough = replace(request_, plan={**request_.plan, "options": effort_options("thorough")})
+    found, usual = (count_work(asked, inventory, known).layers for asked in (thorough, request_))
+    share = work_share(effort_options("thorough"))
+    assert found == {name: pytest.approx(share * seconds) for name, seconds in usual.items()}
+    assert count_work(thorough, inventory, history).layers == found  # what is kept was solved otherwise
 
 
 def test_fine_tuning_takes_its_time_limit(request_: RunRequest, inventory: tuple[LayerInfo, ...]) -> None:

@@ -13,6 +13,7 @@ from dashboard.text import _
 from dashboard.views.explore.choose import Choice
 from dashboard.widgets import ui
 from qaf_core.errors import QafError
+from qaf_core.factorization.effort import Effort
 from qaf_core.factorization.options import METHODS, Method
 from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
 from qaf_core.network.plan.layer_info import LayerInfo
@@ -345,3 +346,22 @@ def base_plan(choice: Choice, reference: Plan) -> Plan:
         st.warning(text, icon=":material/warning:")
     state[BASES_KEY] = {**state[BASES_KEY], choice.source.id: reference}
     return reference
+
+
+def effort_dial(key: str, explained: str) -> Effort:
+    """The dial from quick to thorough."""
+    names = {
+        Effort.QUICK: _("Quick"),
+        Effort.STANDARD: _("Standard"),
+        Effort.THOROUGH: _("Thorough"),
+    }
+    chosen = st.segmented_control(
+        _("Effort"),
+        list(Effort),
+        default=Effort.STANDARD,
+        required=True,
+        key=key,
+        format_func=names.__getitem__,
+        help=explained,
+    )
+    return Effort(chosen)

@@ -12,13 +12,12 @@ from dashboard.text import _
 from dashboard.views.explore import controls
 from dashboard.views.explore.choose import Choice
 from dashboard.widgets import ui
+from qaf_core.factorization.effort import REFINING_SECONDS, Effort
 from qaf_core.factorization.options import Method
 from qaf_core.review.units import percent_text, size_text
 from qaf_core.runs.jobs.plans.sweep import BUDGETS, METHODS, front_requests
 from qaf_core.runs.store.request import SearchRequest
 from qaf_core.search.budget.budgets import lock_text
-
-EFFORTS = {"quick": 0.0, "normal": 600.0, "thorough": 3600.0}  # seconds of refinement
 
 
 def offer(choice: Choice, draft: Draft) -> None:
@@ -39,19 +38,15 @@ def offer(choice: Choice, draft: Draft) -> None:
             key=f"locked-{choice.source.id}",
             placeholder=_("none"),
         )
-        names = {"quick": _("Quick"), "normal": _("Normal"), "thorough": _("Thorough")}
-        effort = middle.segmented_control(
-            _("Effort"),
-            list(EFFORTS),
-            default="normal",
-            required=True,
-            key="search-effort",
-            format_func=names.__getitem__,
-            help=_(
-                "Quick takes the first choice. Normal refines it for up to 10 minutes, thorough for up to an "
-                "hour: networks are compressed, and what they diverge on calibration images decides."
-            ),
-        )
+        with middle:
+            effort = controls.effort_dial(
+                "search-effort",
+                _(
+                    "Quick takes the first choice. Standard refines it for up to 10 minutes, thorough for up "
+                    "to an hour: networks are compressed, and what they diverge on calibration images "
+                    "decides. Each layer of the plan is then solved with that effort."
+                ),
+            )
         place = f"optimise-{choice.source.id}"
         disabled = st.session_state["method"] != Method.JOINT or choice.obstacle is not None
         if right.button(
@@ -63,14 +58,14 @@ def offer(choice: Choice, draft: Draft) -> None:
             help=_("For the joint method, with a model that can be run.") if disabled else None,
         ):
             locks = tuple(lock_text(row) for row in draft.layers if row.name in locked)
-            controls.ask_plan(place, _request(choice, budgets, locks, EFFORTS[effort]))
+            controls.ask_plan(place, _request(choice, budgets, locks, effort))
         found = controls.found_plan(choice, place, "search")
         if found is not None:
             st.success(ui.plain(_found_text(found)), icon=":material/check_circle:")
-        _front(choice, disabled=disabled, seconds=EFFORTS[effort])
+        _front(choice, disabled=disabled, effort=effort)
 
 
-def _front(choice: Choice, *, disabled: bool, seconds: float) -> None:
+def _front(choice: Choice, *, disabled: bool, effort: Effort) -> None:
     """A search for each of several sizes, found and dense, each followed by a run; in the background."""
     key, store = f"front-{choice.source.id}", ui.open_store()
     left, right = st.columns([1.2, 3.6], gap="medium", vertical_alignment="center")
@@ -82,7 +77,9 @@ def _front(choice: Choice, *, disabled: bool, seconds: float) -> None:
         disabled=disabled,
     )
     if begin:
-        asked = front_requests(controls.request_of(choice), BUDGETS, METHODS, seconds)
+        asked = front_requests(
+            controls.request_of(choice), BUDGETS, METHODS, REFINING_SECONDS[effort], effort
+        )
         st.session_state[key] = [store.ask(request) for request in asked]
     searches = [job for job_id in st.session_state.get(key, ()) if (job := store.job(job_id)) is not None]
     if not searches:
@@ -142,11 +139,12 @@ def _budgets() -> tuple[str, ...]:
 
 
 def _request(
-    choice: Choice, budgets: tuple[str, ...], locks: tuple[str, ...], seconds: float
+    choice: Choice, budgets: tuple[str, ...], locks: tuple[str, ...], effort: Effort
 ) -> SearchRequest:
     return SearchRequest(
-        **vars(controls.request_of(choice)), budgets=budgets, locks=locks, time_limit=seconds
-    )
+        **vars(controls.request_of(choice)), budgets=budgets, locks=locks,
+        time_limit=REFINING_SECONDS[effort], effort=effort,
+    )  # fmt: skip
 
 
 def _found_text(found: Mapping[str, Any]) -> str:

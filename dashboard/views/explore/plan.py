@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
+from dataclasses import replace
 from typing import Any
 
 import streamlit as st
@@ -17,6 +18,7 @@ from dashboard.views.run import live
 from dashboard.views.tradeoffs import bops_help
 from dashboard.widgets import ui
 from qaf_core.errors import QafError
+from qaf_core.factorization.effort import Effort, effort_options
 from qaf_core.factorization.options import Method
 from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.network.plan.cost import Cost, plan_cost
@@ -116,6 +118,13 @@ def _run_box(choice: Choice, inventory: Sequence[LayerInfo], draft: Draft) -> No
             max_chars=80,
             label_visibility="collapsed",
         )
+        controls.effort_dial(
+            "solver-effort",
+            _(
+                "How hard each layer is solved: starts, iterations and rounds of rounding. Thorough takes "
+                "about five times as long, two minutes a layer at most; quick a third."
+            ),
+        )
         if st.button(
             _("Run"),
             type="primary",
@@ -169,12 +178,13 @@ def run_obstacle(choice: Choice, inventory: Sequence[LayerInfo], draft: Draft) -
 
 
 def _request(choice: Choice, draft: Draft, name: str) -> RunRequest:
+    effort = st.session_state.get("solver-effort", Effort.STANDARD)
     return RunRequest(
         **choice.given.of(choice.source.id),
         data=choice.data,
         calibration=choice.calibration,
         method=st.session_state["method"],
-        plan=draft.plan.to_dict(),
+        plan=replace(draft.plan, options={**draft.plan.options, **effort_options(effort)}).to_dict(),
         seed=draft.plan.seed,
         name=name.strip() or None,
         controls={key: st.session_state[key] for key in controls.RESTORED},

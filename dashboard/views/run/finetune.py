@@ -12,9 +12,10 @@ from dashboard.state.progress import RunProgress
 from dashboard.text import _
 from dashboard.views.run import live
 from dashboard.widgets import run_choice, ui
+from qaf_core.data.formats.sources import absolute_data
 from qaf_core.errors import QafError
 from qaf_core.pipeline.events import RunStatus
-from qaf_core.pipeline.finetune.options import CODES, SCALES, FinetuneOptions
+from qaf_core.pipeline.finetune.options import CODES, MOST_EPOCHS, SCALES, FinetuneOptions
 from qaf_core.review.metrics import metric_label
 from qaf_core.review.units import MISSING, duration_text, percent_text, points_text
 from qaf_core.runs.jobs.finetune import finetune_request
@@ -23,7 +24,6 @@ from qaf_core.runs.store.workspace import PACKED_NAME
 
 MINUTES = (1, 2, 4, 8, 15, 30, 60)
 FIRST_MINUTES = 4
-MOST_EPOCHS = 1000  # the time limit ends it
 
 
 def offer(run: RunRecord) -> None:
@@ -36,9 +36,9 @@ def offer(run: RunRecord) -> None:
     with st.expander(_("Fine-tune"), icon=":material/model_training:"):
         st.caption(
             _(
-                "The compressed network learns from the original one: on images without labels, it is "
-                "brought closer to what the original says. Its size and its operations stay as they are. "
-                "Closer is not always more accurate: the new run is measured beside this one. "
+                "The compressed network learns from the original one, and from labels where images have "
+                "them. Its size and its operations stay as they are. Better on images held back is not "
+                "always more accurate: the new run is measured beside this one. "
                 "The result is a run of its own; this one stays."
             )
         )
@@ -46,11 +46,11 @@ def offer(run: RunRecord) -> None:
         with left:
             trains = st.radio(
                 _("What may change"),
-                (SCALES, CODES),
+                (CODES, SCALES),
                 format_func=_trained_labels().__getitem__,
                 captions=(
-                    _("The integer weights stay as they were solved."),
                     _("The integer weights may move on their grid as well."),
+                    _("The integer weights stay as they were solved."),
                 ),
                 key="finetune-trains",
             )
@@ -64,13 +64,14 @@ def offer(run: RunRecord) -> None:
             )
         with right:
             images = st.text_input(
-                _("Other images to learn from"),
+                _("Images to learn from"),
                 key="finetune-images",
                 placeholder=_("Folder, .zip or .npz (optional)"),
                 help=_(
-                    "Left empty: the calibration images of this run. More images help; labels are not "
-                    "read. One image in eight is held back to judge, and the evaluation images are never "
-                    "learnt from."
+                    "With class folders (or y in an .npz) they are learnt from with labels. Left empty: "
+                    "built-in images where this run had these, else its calibration images. More images "
+                    "help. Some are held back to judge, and the evaluation images are never learnt from. "
+                    "Images are mirrored and moved where the original's answers stay the same."
                 ),
             )
             if st.button(
@@ -88,7 +89,8 @@ def _start(run: RunRecord, trains: str, minutes: int, images: str) -> None:
     options = FinetuneOptions(trains=trains, epochs=MOST_EPOCHS, time_limit_seconds=60.0 * minutes)
     name = _("{run}, fine-tuned").format(run=ui.run_title(run))
     try:
-        request = finetune_request(store, run, options, calibration=images or None, name=name[:80])
+        data = absolute_data(images) if images else None
+        request = finetune_request(store, run, options, data=data, name=name[:80])
         run_id = store.create_run(request)
     except QafError as error:
         ui.say_error(error)
@@ -127,13 +129,13 @@ def show_running(run: RunRecord, progress: RunProgress, *, stopping: bool) -> No
 def _divergence_card(before: float | None, after: float | None) -> None:
     known = before is not None and after is not None and before > 0
     ui.metric_card(
-        _("Distance from the original"),
+        _("Loss on held-back images"),
         percent_text(after / before, 0) if known else MISSING,  # type: ignore[operator]
         f"{before:.4f} → {after:.4f}" if known else "–",
         _(
             "How differently the two networks answer on images that are held back: the Kullback-Leibler "
-            "divergence of their class scores (of other outputs the relative squared error of the layers). "
-            "As a share of where it began; 0 would be the same answers."
+            "divergence of their class scores (of other outputs the relative squared error of the layers); "
+            "with labels, the cross-entropy besides. As a share of where it began."
         ),
     )
 
@@ -172,7 +174,8 @@ def show_result(run: RunRecord) -> None:
         ui.metric_card(
             _("What changed"),
             _trained_labels().get(told["trains"], str(told["trains"])),
-            _("pass {best} of {count} kept").format(best=told["best_epoch"], count=told["epochs"]),
+            _used(told)
+            + _("pass {best} of {count} kept").format(best=told["best_epoch"], count=told["epochs"]),
         )
     events = ui.open_store().events_since(run.id, kinds=("finetune",))
     _curve([dict(stored.event.data) for stored in events])
@@ -182,6 +185,14 @@ def show_result(run: RunRecord) -> None:
     ):
         ui.go_to("run", run=parent.id)
     st.caption(_("The layer errors below are those of the solver, before fine-tuning."))
+
+
+def _used(told: dict[str, Any]) -> str:
+    """What was learnt from; nothing is known of runs of earlier versions."""
+    if "images" not in told:
+        return ""
+    what = _("{count} images with labels") if told["labelled"] else _("{count} images without labels")
+    return what.format(count=f"{told['images']:,}") + " · "
 
 
 def _parent_card(run: RunRecord, parent: RunRecord | None) -> None:

@@ -14,6 +14,7 @@ from qaf_core.cli.options import (
     Calibration,
     Classes,
     Data,
+    EffortName,
     Json,
     Model,
     PreprocessingFile,
@@ -22,9 +23,10 @@ from qaf_core.cli.options import (
     Workspace,
     image_fields,
 )
-from qaf_core.cli.runs import TimeLimit, run_here
+from qaf_core.cli.runs import TimeLimit, refining_seconds, run_here
 from qaf_core.cli.text import print_json, print_stage, print_table
 from qaf_core.errors import PlanError
+from qaf_core.factorization.effort import Effort
 from qaf_core.review.pareto import knee, pareto_front
 from qaf_core.review.units import percent_text, points_text, size_text
 from qaf_core.runs.jobs.plans.sweep import BUDGETS, METHODS, front_requests, measured_point, run_request
@@ -55,7 +57,8 @@ def sweep(
             "[default: found,dense]",
         ),
     ] = None,
-    time_limit: TimeLimit = 600.0,
+    time_limit: TimeLimit = None,
+    effort: EffortName = Effort.STANDARD,
     act_bits: ActBits = None,
     data: Data = None,
     calibration: Calibration = None,
@@ -73,7 +76,10 @@ def sweep(
     _, fields = image_fields(model, data, calibration, seed, weights, classes, preprocessing, folder)
     asked = SensitivityRequest(**fields, activation_bits=8 if act_bits is None else act_bits)
     points: list[dict[str, Any]] = []
-    for request in front_requests(asked, _parts(budgets) or BUDGETS, _parts(methods) or METHODS, time_limit):
+    seconds = refining_seconds(time_limit, effort)
+    for request in front_requests(
+        asked, _parts(budgets) or BUDGETS, _parts(methods) or METHODS, seconds, effort
+    ):
         try:
             point = _measure(request, workspace)
         except PlanError as error:

@@ -36,7 +36,8 @@ def load_builtin(source: ModelSource, split: Split, limit: int | None, seed: int
         source: The model.
         split: What they are used for.
         limit: At most this many; None takes the usual number.
-        seed: Chooses the calibration images.
+        seed: Chooses the calibration images; training images other than 0 gives are none that the shipped
+            models have learnt from.
 
     Raises:
         DataError: When the model has no built-in images.
@@ -52,7 +53,8 @@ def load_builtin(source: ModelSource, split: Split, limit: int | None, seed: int
 
 
 def _load_inspection(source: ModelSource, split: Split, count: int, seed: int) -> ImageSet:
-    stream = INSPECTION_SEEDS[split] + (seed if split == "calibration" else 0)
+    other = {"calibration": seed, "train": int(seed > 0)}  # the stream after the next evaluates
+    stream = INSPECTION_SEEDS[split] + other.get(split, 0)
     drawn = dataset.render(count, stream)
     found = check_arrays(
         f"built-in inspection set, {split}", drawn.images, drawn.labels, dataset.CLASSES, source

@@ -112,6 +112,11 @@ def require_classes(name: str, labels: npt.NDArray[np.int64], source: ModelSourc
         )
 
 
+def has_class_folders(path: Path) -> bool:
+    """Whether a folder has sub-folders that can be classes."""
+    return any(map(_is_class_folder, path.iterdir()))
+
+
 def _is_class_folder(entry: Path) -> bool:
     return entry.is_dir() and not entry.is_symlink() and not entry.name.startswith(".")
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from qaf_core.data.images.image_set import ImageSet, shown_name
 from qaf_core.errors import DataError
-from qaf_core.text.said import say
+from qaf_core.text.said import Said, say
 
 Split = Literal["train", "calibration", "evaluation"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -77,21 +77,39 @@ def told_apart(evaluation: ImageSet, calibration: ImageSet, how: str) -> tuple[I
     Raises:
         DataError: When no image is left to calibrate with.
     """
+    calibration, copies = without_copies(
+        calibration,
+        evaluation,
+        fault=say("every calibration image is also an evaluation image"),
+        remedy=say("give other images to calibrate with, or none to have the evaluation images split"),
+    )
+    sentence = describe_split(len(evaluation), len(calibration), how, copies)
+    return replace(evaluation, split=sentence), replace(calibration, split=sentence)
+
+
+def without_copies(
+    images: ImageSet, evaluation: ImageSet, *, fault: Said, remedy: Said
+) -> tuple[ImageSet, int]:
+    """Images without those that have the pixels of an evaluation image, and how many these were.
+
+    Args:
+        images: Of any origin.
+        evaluation: The images to evaluate on.
+        fault, remedy: What is said where none is left.
+
+    Raises:
+        DataError: When none is left.
+    """
     seen = set(evaluation.digests())
-    own = np.array([digest not in seen for digest in calibration.digests()], bool)
+    own = np.array([digest not in seen for digest in images.digests()], bool)
     copies = int(len(own) - own.sum())
     if copies == len(own):
         raise DataError(
-            "every calibration image is also an evaluation image",
-            got=say(
-                "{copies:,} images of {calibration}", copies=copies, calibration=shown_name(calibration.name)
-            ),
-            remedy="give other images to calibrate with, or none to have the evaluation images split",
+            fault,
+            got=say("{copies:,} images of {name}", copies=copies, name=shown_name(images.name)),
+            remedy=remedy,
         )
-    if copies:
-        calibration = calibration.take(np.flatnonzero(own), calibration.name)
-    sentence = describe_split(len(evaluation), len(calibration), how, copies)
-    return replace(evaluation, split=sentence), replace(calibration, split=sentence)
+    return (images.take(np.flatnonzero(own), images.name) if copies else images), copies
 
 
 def describe_split(evaluating: int, calibrating: int, how: str, copies: int = 0) -> str:

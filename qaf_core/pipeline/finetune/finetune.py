@@ -1,40 +1,44 @@
-"""Fine-tuning: a compressed network learns from its original, on images without labels.
+"""Fine-tuning: a compressed network learns from its original, and from labels where there are any.
 
 Scales, biases and the normalisations beside the chains are learnt (``scales``), or the codes too
 (``codes``). The loss is the divergence of the outputs, and of the layers' outputs, from the original's
-(:mod:`qaf_core.pipeline.divergence`; distillation as in Hinton et al. 2015, arXiv 1503.02531). Images are
-shifted, mirrored and mixed (mixup; arXiv 1710.09412): the original tells what is right for any of them. One
-image in eight is never learnt from and judges: the best state by that measure is kept, which may be the one
-it began with.
+(:mod:`qaf_core.pipeline.divergence`; distillation as in Hinton et al. 2015, arXiv 1503.02531), with labels
+the cross-entropy of the class scores besides. Images are moved and mirrored where the original takes them
+for the same still, and half of the batches are mixed (mixup; arXiv 1710.09412): there the original alone
+tells what is right. Some images are never learnt from and judge: the best state by that measure is kept,
+which may be the one it began with.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from qaf_core.errors import DataError, RunCancelled
-from qaf_core.pipeline.divergence import divergence, training_loss
+from qaf_core.pipeline.divergence import class_scores, cross_entropy, divergence, training_loss
 from qaf_core.pipeline.events import Progress
+from qaf_core.pipeline.finetune.augment import flipped, mixed, shifted
 from qaf_core.pipeline.finetune.options import CODES, FinetuneOptions
 from qaf_core.pipeline.finetune.trainable import TrainableNetwork
 
-MOST_BATCH = 64
-VALIDATION_SHARE = 8
+MOST_BATCH, LEAST_BATCH = 64, 8
+BATCH_PIXELS = 2**19  # of a batch, where images are large
+VALIDATION_SHARE, MOST_HELD = 8, 512
 GAIN_RATE = 1e-3  # learning rate of the logarithms of scales, and of biases in units of their size
 CODE_RATE = 5e-3  # of codes, in steps of the grid
 FALL = 0.01  # the learning rate's last share of its first
 WARM_UP = 0.05  # share of the steps in which it rises
-LARGEST_SHIFT = 1 / 8  # of the image's side
 LARGEST_NORM = 1.0  # of the gradient, per parameter group
-MIXED_SHARE = 1.0  # of the batches
+MIXED_SHARE = 0.5  # of the batches
 MIXED_VIEWS = 2  # of every held-back image, beside it as it is
+SAME_ANSWERS = 0.8  # of the original on images changed in a way that is safe
 
 
 class FinetuneStatus(StrEnum):
@@ -46,9 +50,19 @@ class FinetuneStatus(StrEnum):
     DIVERGED = "diverged"
 
 
+class Images(Protocol):
+    """Normalised images, read when they are asked for; a tensor ``(N, C, H, W)`` is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: Tensor, /) -> Tensor:
+        """Some of them, ``(n, C, H, W)``."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Mean divergences on held-back images: ``plain`` as they are, ``mean`` with mixed ones among them."""
+    """Mean losses on held-back images: ``plain`` as they are, ``mean`` with mixed ones among them."""
 
     plain: float
     mean: float
@@ -59,11 +73,15 @@ class Finetuning:
     """What fine-tuning came to; the network itself was changed in place.
 
     Attributes:
-        before, after: Mean divergence on the held-back images; ``after`` is never above ``before``.
+        before, after: Mean loss on the held-back images: the divergence from the original, with labels the
+            cross-entropy besides; ``after`` is never above ``before``.
         best_epoch: The pass whose state was kept; 0: nothing was gained, nothing changed.
         epochs: Passes done.
         status: Why it ended.
         seconds: Wall-clock time.
+        images: How many it was given, held-back ones among them.
+        labelled: Whether labels were learnt from.
+        flips, crops: Whether images were mirrored and moved.
     """
 
     before: float
@@ -72,14 +90,19 @@ class Finetuning:
     epochs: int
     status: FinetuneStatus
     seconds: float
+    images: int
+    labelled: bool
+    flips: bool
+    crops: bool
 
 
 def finetune_network(
     original: nn.Module,
     compressed: nn.Module,
-    images: Tensor,
+    images: Images,
     options: FinetuneOptions | None = None,
     *,
+    labels: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Finetuning:
     """Let a compressed network learn from its original; the network is changed in place.
@@ -87,10 +110,11 @@ def finetune_network(
     Args:
         original: Its outputs count as right; not changed.
         compressed: With chains in place of layers, as compressed or as loaded from a packed file.
-        images: Normalised ``(N, C, H, W)``, without labels.
+        images: Normalised ``(N, C, H, W)``.
         options: What is learnt, and for how long.
+        labels: The images' classes ``(N,)``; None to learn from the original alone.
         progress: Told of every pass (event ``finetune``: ``epoch``, 0 for the network as it came; ``loss``,
-            the mean of what was learnt from in it; ``held_back``, the mean divergence on held-back images;
+            the mean of what was learnt from in it; ``held_back``, the mean loss on held-back images;
             ``best`` so far; ``fraction`` done; ``elapsed_seconds``). Asked between steps whether to stop: the
             best so far is kept.
 
@@ -98,25 +122,30 @@ def finetune_network(
         DataError: If there are too few images to hold some back.
     """
     options = options or FinetuneOptions()
-    learnt, validation = _split(images)
     original, compressed = original.eval(), compressed.eval()
+    learnt, held = _split(len(images))
+    validation = Validation(images, held, labels)
     with TrainableNetwork(compressed, trains_codes=options.trains == CODES) as network:
         run = _Training(
-            original=original, network=network, images=learnt, validation=validation, options=options,
-            progress=progress or Progress(),
+            original=original, network=network, images=images, learnt=learnt, labels=labels,
+            validation=validation, options=options, progress=progress or Progress(),
         )  # fmt: skip
         result = run.carry_out()
     return result
 
 
-def _split(images: Tensor) -> tuple[Tensor, Validation]:
-    """Images to learn from, and those that judge."""
-    if len(images) < 2:
-        raise DataError("too few images to fine-tune on", got=len(images), expected="at least 2")
-    held = torch.arange(len(images)) % VALIDATION_SHARE == VALIDATION_SHARE - 1
-    if not bool(held.any()):
-        held[-1] = True
-    return images[~held], Validation(list(torch.split(images[held], MOST_BATCH)))
+def _split(count: int) -> tuple[Tensor, Tensor]:
+    """Numbers of the images to learn from, and of those that judge."""
+    if count < 2:
+        raise DataError("too few images to fine-tune on", got=count, expected="at least 2")
+    apart = max(min(VALIDATION_SHARE, count), -(-count // MOST_HELD))
+    held = torch.arange(count) % apart == apart - 1
+    return torch.nonzero(~held).flatten(), torch.nonzero(held).flatten()
+
+
+def _batch_size(batch: Tensor) -> int:
+    """How many images like those of a batch are learnt from at a time."""
+    return max(LEAST_BATCH, min(MOST_BATCH, BATCH_PIXELS // batch[0, 0].numel()))
 
 
 class Validation:
@@ -124,36 +153,66 @@ class Validation:
 
     Few images are near a border between classes; mixed ones are, and make the measure steadier. But what
     is gained on mixed images alone is no gain: a state must also be no worse on the images as they are.
+
+    Args:
+        images: All images.
+        held: Numbers of those that judge.
+        labels: Of all images, or None.
     """
 
-    def __init__(self, plain: Sequence[Tensor]) -> None:
+    def __init__(self, images: Images, held: Tensor, labels: Tensor | None = None) -> None:
         generator = torch.Generator().manual_seed(0)
-        self.plain = plain
+        chosen = torch.split(held, _batch_size(images[held[:1]]))
+        self.plain = [images[numbers] for numbers in chosen]
+        self.labels = None if labels is None else [labels[numbers] for numbers in chosen]
         self.mixed = [
-            mixed(batch, generator) for batch in plain for _ in range(MIXED_VIEWS) if len(batch) > 1
+            mixed(batch, generator) for batch in self.plain for _ in range(MIXED_VIEWS) if len(batch) > 1
         ]
         self.count = sum(map(len, (*self.plain, *self.mixed)))
 
     def verdict(self, original: nn.Module, model: nn.Module) -> Verdict:
-        """How far the model is from the original, the mean over the images."""
-        plain = divergence(original, model, self.plain)
+        """How far the model is from the original and from the labels, the mean over the images."""
+        plain = divergence(original, model, self.plain) + self._cross_entropy(model)
         total = plain + divergence(original, model, self.mixed)
         return Verdict(plain=plain / sum(map(len, self.plain)), mean=total / self.count)
+
+    @torch.inference_mode()
+    def _cross_entropy(self, model: nn.Module) -> float:
+        if self.labels is None:
+            return 0.0
+        return sum(
+            float(cross_entropy(class_scores(model(batch)), labels)) * len(batch)
+            for batch, labels in zip(self.plain, self.labels, strict=True)
+        )
+
+    @torch.inference_mode()
+    def is_safe(self, original: nn.Module, change: Callable[[Tensor], Tensor]) -> bool:
+        """Whether the original takes images changed so for the same; so it is without one class an image."""
+        same = total = 0
+        for batch in self.plain:
+            scores, others = class_scores(original(batch)), class_scores(original(change(batch)))
+            if scores is None or others is None or scores.dim() != 2:
+                return True
+            same, total = same + int((scores.argmax(1) == others.argmax(1)).sum()), total + len(batch)
+        return same >= SAME_ANSWERS * total
 
 
 class _Training:
     """One fine-tuning from its first pass to the state that is kept."""
 
     def __init__(
-        self, *, original: nn.Module, network: TrainableNetwork, images: Tensor, validation: Validation,
-        options: FinetuneOptions, progress: Progress,
+        self, *, original: nn.Module, network: TrainableNetwork, images: Images, learnt: Tensor,
+        labels: Tensor | None, validation: Validation, options: FinetuneOptions, progress: Progress,
     ) -> None:  # fmt: skip
         self._original, self._network, self._options = original, network, options
-        self._images, self._jury = images, validation
+        self._images, self._learnt, self._labels, self._jury = images, learnt, labels, validation
         self._progress = progress
-        count = len(images) + sum(map(len, validation.plain))
-        self._message = f"Learning from the original on {count:,} images"
+        self._message = f"Learning from the original on {len(images):,} images"
         self._generator = torch.Generator().manual_seed(options.seed)
+        self._flips = self._allows(options.flips, lambda batch: batch.flip(3))
+        self._crops = self._allows(
+            options.crops, lambda batch: shifted(batch, torch.Generator().manual_seed(0))
+        )
         self._gains = [*network.gains(), *network.norms()]
         self._codes = list(network.codes())
         groups = [{"params": self._gains, "lr": GAIN_RATE}]
@@ -163,6 +222,9 @@ class _Training:
         self._optimizer = torch.optim.Adam(groups)
         self._began = time.monotonic()
         self._fraction = 0.0
+
+    def _allows(self, asked: bool | None, change: Callable[[Tensor], Tensor]) -> bool:
+        return self._jury.is_safe(self._original, change) if asked is None else asked
 
     def carry_out(self) -> Finetuning:
         """Learn; then leave the network in the best state."""
@@ -197,19 +259,19 @@ class _Training:
             parameter.requires_grad_(flag)
         return Finetuning(
             before=before, after=best, best_epoch=best_epoch, epochs=epoch,
-            status=status, seconds=time.monotonic() - self._began,
+            status=status, seconds=time.monotonic() - self._began, images=len(self._images),
+            labelled=self._labels is not None, flips=self._flips, crops=self._crops,
         )  # fmt: skip
 
     def _learn(self, epoch: int) -> float:
         """One pass; the mean loss."""
         total, steps = 0.0, 0
-        order = torch.randperm(len(self._images), generator=self._generator)
-        batches = torch.split(order, MOST_BATCH)
+        order = self._learnt[torch.randperm(len(self._learnt), generator=self._generator)]
+        batches = torch.split(order, _batch_size(self._images[order[:1]]))
         for index, chosen in enumerate(batches):
             self._progress.check()
-            batch = self._varied(self._images[chosen])
             self._set_rates((epoch + index / len(batches)) / self._options.epochs)
-            loss = training_loss(self._original, self._network.model, batch)
+            loss = self._loss(chosen)
             self._optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(self._gains, LARGEST_NORM)
@@ -236,12 +298,17 @@ class _Training:
         limit = self._options.time_limit_seconds
         return limit is not None and time.monotonic() - self._began >= limit
 
-    def _varied(self, batch: Tensor) -> Tensor:
-        """Each image shifted, some mirrored; mixed with others in ``MIXED_SHARE`` of the batches."""
-        batch = varied(batch, self._generator)
+    def _loss(self, chosen: Tensor) -> Tensor:
+        """What is made small on some images, each mirrored and moved by chance, or all mixed."""
+        batch = self._images[chosen]
+        if self._flips:
+            batch = flipped(batch, self._generator)
+        if self._crops:
+            batch = shifted(batch, self._generator)
         if len(batch) > 1 and float(torch.rand((), generator=self._generator)) < MIXED_SHARE:
-            batch = mixed(batch, self._generator)
-        return batch
+            return training_loss(self._original, self._network.model, mixed(batch, self._generator))
+        labels = None if self._labels is None else self._labels[chosen]
+        return training_loss(self._original, self._network.model, batch, labels)
 
     def _judge(self) -> Verdict:
         return self._jury.verdict(self._original, self._network.model)
@@ -261,29 +328,3 @@ class _Training:
     def _restore(self, state: Sequence[Tensor]) -> None:
         for parameter, value in zip((*self._gains, *self._codes), state, strict=True):
             parameter.copy_(value)
-
-
-def varied(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Images ``(B, C, H, W)``, each moved by up to an eighth of its side (edges repeated), half of them
-    mirrored.
-    """
-    count, _, height, width = images.shape
-    flips = torch.rand(count, generator=generator) < 0.5
-    images = torch.where(flips.to(images.device)[:, None, None, None], images.flip(3), images)
-    limit = [int(side * LARGEST_SHIFT) for side in (height, width)]
-    rows, columns = (
-        torch.randint(-most, most + 1, (count, 1), generator=generator) + torch.arange(side)
-        for most, side in zip(limit, (height, width), strict=True)
-    )
-    rows, columns = (
-        where.clamp(0, side - 1).to(images.device) for where, side in ((rows, height), (columns, width))
-    )
-    number = torch.arange(count, device=images.device)
-    return images[number[:, None, None], :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
-
-
-def mixed(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Every image mixed with another of the batch, by a share drawn evenly for each."""
-    share = torch.rand(len(images), 1, 1, 1, generator=generator).to(images)
-    other = torch.randperm(len(images), generator=generator).to(images.device)
-    return torch.lerp(images[other], images, share)

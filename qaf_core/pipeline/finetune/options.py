@@ -10,6 +10,7 @@ from qaf_core.text.said import either
 
 SCALES, CODES = "scales", "codes"
 TRAINED = (SCALES, CODES)
+MOST_EPOCHS = 1000  # where a time limit is to end it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,15 +22,19 @@ class FinetuneOptions:
         epochs: Passes over the images.
         time_limit_seconds: The learning rate falls so that it ends in this time; None for no limit.
         seed: Of the order of the images and of how they are changed.
+        flips, crops: Mirror half of the images; move each by up to an eighth of its side. None: where the
+            original takes an image so changed for the same.
 
     Raises:
         PlanError: If a field is out of range.
     """
 
-    trains: str = SCALES
+    trains: str = CODES
     epochs: int = 40
     time_limit_seconds: float | None = 240.0
     seed: int = 0
+    flips: bool | None = None
+    crops: bool | None = None
 
     def __post_init__(self) -> None:
         if self.trains not in TRAINED:

@@ -28,7 +28,8 @@ def finetune_request(
     parent: RunRecord,
     options: FinetuneOptions,
     *,
-    calibration: str | None = None,
+    data: str | None = None,
+    labels: bool | None = None,
     name: str | None = None,
 ) -> RunRequest:
     """What is asked for when a run's network is to be fine-tuned.
@@ -37,7 +38,9 @@ def finetune_request(
         store: Where the run lies.
         parent: The run.
         options: What is learnt, and for how long.
-        calibration: Other images to learn from than those the run was calibrated with; labels are not read.
+        data: Images to learn from; None for built-in ones where the run had these, else those it was
+            calibrated with.
+        labels: Whether their labels are learnt from; None: where there are any.
         name: What the user calls the new run.
 
     Raises:
@@ -46,10 +49,9 @@ def finetune_request(
     store.packed_file(parent, _NOT_COMPRESSED)
     return replace(
         parent.request,
-        calibration=parent.request.calibration if calibration is None else calibration,
         name=name,
         check=False,
-        finetune={"run": parent.id, **asdict(options)},
+        finetune={"run": parent.id, "data": data, "labels": labels, **asdict(options)},
     )
 
 
@@ -70,20 +72,24 @@ def finetune_parent(store: Store, record: RunRecord, subject: Subject, progress:
     from qaf_core.network.passes.batchnorm_folding import fold_batchnorm
     from qaf_core.pipeline.finetune.finetune import FinetuneStatus, finetune_network
     from qaf_core.runs.jobs.inputs import Made
+    from qaf_core.runs.jobs.training_images import load_training_images
 
-    parent_id, options = read_finetune_options(record.request.finetune or {})
+    asked = record.request.finetune or {}
+    parent_id, options = read_finetune_options(asked)
     parent = store.run(parent_id)
     model = load_packed(store.packed_file(parent, _NOT_COMPRESSED), copy.deepcopy(subject.model))
     # As in the packed file, so that what the layers of both put out stands for the same.
     original = fold_batchnorm(subject.model, subject.inventory)
-    found = finetune_network(original, model, subject.calibration, options, progress=progress)
+    images = load_training_images(record.request, subject, store.workspace, progress)
+    found = finetune_network(original, model, images, options, labels=images.labels, progress=progress)
     rows = _keep_layers(store, record, parent, model, changed=options.trains == CODES)
     return Made(
         model=model,
         layers=rows,
         status=RunStatus.CANCELLED if found.status == FinetuneStatus.CANCELLED else RunStatus.COMPLETED,
         seconds={"finetune": found.seconds},
-        told={"finetune": {"run": parent.id, **asdict(options), **asdict(found)}},
+        told={"finetune": {**asked, **asdict(found)}},
+        notes=images.notes,
     )
 
 

@@ -11,6 +11,7 @@ from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.workspace.trust import check_trusted
 from qaf_core.errors import DataError, PlanError, QafError
+from qaf_core.factorization.effort import Effort, read_effort
 from qaf_core.factorization.options import LARGEST_SEED, Method
 from qaf_core.network.plan.validation import check_method
 from qaf_core.search.selection import DEFAULT_ANSWER_BOUND, DEFAULT_ERROR_BOUND
@@ -171,9 +172,10 @@ class SearchRequest(SensitivityRequest):
             uniform plan of ``joint``, ``paper`` or ``sequential``.
         time_limit: Seconds after which no further refinement begins; 0 for none.
         then_run: Queue a run of what is found.
+        effort: How hard the layers of the plan are solved (``Effort``).
 
     Raises:
-        PlanError: If there is no such method.
+        QafError: If there is no such method or effort.
     """
 
     budgets: tuple[str, ...] = ()
@@ -181,9 +183,11 @@ class SearchRequest(SensitivityRequest):
     method: str = FOUND
     time_limit: float = 600.0
     then_run: bool = False
+    effort: str = Effort.STANDARD
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        read_effort(self.effort)
         if self.method != FOUND:
             check_method(self.method, ())
 

@@ -28,7 +28,7 @@ class Found:
 
 
 def finished(store: Store, request: RunRequest) -> dict[str, Any]:
-    size, value = SIZES[str(request.name).partition(", ")[2]]
+    size, value = SIZES[str(request.name).split(", ")[1]]
     run_id = store.create_run(request)
     told = {"metric": "top1", "n": 100, "ci95": [0.5, 1.0]}
     value -= 0.05 * (request.method == "dense")
@@ -70,4 +70,6 @@ def test_points_are_measured_once_and_the_front_is_marked(
     again = points("--budgets", "size=30kB,size=20kB,size=10kB", "--methods", "found")
     assert len(asked) == 7
     assert [row["mark"] for row in again] == ["front", "knee", "front"]
+    points("--budgets", "size=30kB", "--methods", "found", "--effort", "quick")
+    assert [(row.effort, row.time_limit) for row in asked[6:]] == [("standard", 600.0), ("quick", 0.0)]
     assert [row["run_id"] for row in again[:2]] == [first[0]["run_id"], first[2]["run_id"]]

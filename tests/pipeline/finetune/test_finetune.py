@@ -20,7 +20,7 @@ from qaf_core.pipeline.compress.result import CompressOptions
 from qaf_core.pipeline.divergence import divergence
 from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.pipeline.finetune import finetune
-from qaf_core.pipeline.finetune.finetune import finetune_network, mixed, varied
+from qaf_core.pipeline.finetune.finetune import finetune_network
 from qaf_core.pipeline.finetune.options import FinetuneOptions
 
 SHAPE = (3, 8, 8)
@@ -112,7 +112,7 @@ def test_damage_is_made_good_on_unseen_images_too(
 def test_the_network_is_left_in_the_best_state(networks: tuple[nn.Module, nn.Module]) -> None:
     original, model = networks[0], copy.deepcopy(networks[1])
     found = finetune_network(original, model, images(), FinetuneOptions(epochs=4))
-    _, validation = finetune._split(images())
+    validation = finetune.Validation(images(), finetune._split(256)[1])
     assert validation.verdict(original, model).mean == pytest.approx(found.after, rel=1e-3)
     assert validation.verdict(original, model).plain <= validation.verdict(original, networks[1]).plain
 
@@ -207,24 +207,39 @@ def test_one_image_is_too_few(networks: tuple[nn.Module, nn.Module]) -> None:
     assert found.after <= found.before
 
 
-@pytest.mark.parametrize("change", [varied, mixed])
-def test_changed_images_are_made_of_the_given_ones(change: Callable[..., Tensor]) -> None:
-    given = images(16)
-    first, second = (change(given, torch.Generator().manual_seed(seed)) for seed in (0, 0))
-    assert torch.equal(first, second)
-    assert first.shape == given.shape
-    assert not torch.equal(first, given)
-    assert float(first.max()) <= float(given.max())
-    assert float(first.min()) >= float(given.min())
+class LeftOrRight(nn.Module):
+    """Two classes: which half of the image is brighter."""
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return torch.stack([half.mean(dim=(1, 2, 3)) for half in pictures.chunk(2, dim=3)], dim=1)
 
 
-def test_varied_images_are_moved_or_mirrored_only() -> None:
-    """Columns of an image that holds its own column number tell how far it went."""
-    given = torch.arange(16.0).expand(64, 1, 16, 16)
-    moved = varied(given, torch.Generator().manual_seed(0))
-    for image in moved:
-        row = image[0, 0]
-        steps = row.diff()
-        assert set(steps.tolist()) <= {0.0, 1.0} or set(steps.tolist()) <= {0.0, -1.0}
-        assert int((steps == 0).sum()) <= 2
-        assert torch.equal(image[0], row.expand(16, 16))
+def test_images_are_changed_only_where_the_original_answers_the_same() -> None:
+    pictures = torch.zeros(32, 3, 8, 8)
+    pictures[::2, :, :, 6] = pictures[1::2, :, :, 1] = 1.0
+    validation = finetune.Validation(pictures, torch.arange(32))
+    assert not validation.is_safe(LeftOrRight(), lambda batch: batch.flip(3))
+    assert validation.is_safe(LeftOrRight(), lambda batch: batch.flip(2))
+    assert validation.is_safe(nn.Identity(), lambda batch: batch.flip(3))  # nothing is said of one class
+
+
+def test_labels_are_learnt_from_and_judge(networks: tuple[nn.Module, nn.Module]) -> None:
+    original, model, given = networks[0], copy.deepcopy(networks[1]), images(128)
+    labels = torch.arange(128) % 4
+    held = finetune._split(128)[1]
+    with torch.no_grad():
+        plain, whole = (
+            finetune.Validation(given, held, said).verdict(original, model) for said in (None, labels)
+        )
+        expected = nn.functional.cross_entropy(model(given[held]), labels[held])
+    assert whole.plain - plain.plain == pytest.approx(float(expected), rel=1e-4)
+    found = finetune_network(original, model, given, FinetuneOptions(epochs=1, flips=True), labels=labels)
+    assert (found.labelled, found.flips, found.images) == (True, True, 128)
+    assert found.after <= found.before == pytest.approx(whole.mean, rel=1e-3)
+
+
+def test_no_more_than_some_images_are_held_back() -> None:
+    for count, most in ((2, 1), (9, 1), (64, 8), (100_000, finetune.MOST_HELD)):
+        learnt, held = finetune._split(count)
+        assert 1 <= len(held) <= most
+        assert sorted([*learnt.tolist(), *held.tolist()]) == list(range(count))

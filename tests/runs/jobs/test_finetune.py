@@ -142,7 +142,7 @@ def test_a_run_without_a_network_is_refused(seeded_store: Store) -> None:
 
 def test_the_request_comes_back_from_the_store(store: Store, parent: str) -> None:
     options = FinetuneOptions(trains="codes", epochs=7, time_limit_seconds=9.0, seed=3)
-    request = finetune_request(store, store.run(parent), options, calibration="builtin")
+    request = finetune_request(store, store.run(parent), options, data="builtin", labels=False)
     again = RunRequest.from_json(request.to_json())
     assert again == request
     with pytest.raises(PlanError, match="scales or codes"):
@@ -150,9 +150,11 @@ def test_the_request_comes_back_from_the_store(store: Store, parent: str) -> Non
 
 
 def test_the_command_prints_one_object(store: Store, parent: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["finetune", parent[:20], "--epochs", "1", "--train", "codes", "--json"]) == 0
+    asked = ["--train", "codes", "--minutes", "0.01", "--no-labels", "--flips"]
+    assert main(["finetune", parent[:20], *asked, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed["finetune"]["trains"] == "codes"
+    told = printed["finetune"]
+    assert (told["trains"], told["labelled"], told["flips"], told["images"]) == ("codes", False, True, 998)
     assert printed["status"] == "completed"
     assert main(["finetune", parent, "--epochs", "0"]) == 2
     assert "epochs out of range" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qaf_core.network.plan.chains import factor_macs
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
-from qaf_core.runs.jobs.search import TABLE_FOLDER
+from qaf_core.runs.jobs.plans.auto import TABLE_FOLDER
 from qaf_core.search.sensitivity.settings import Setting
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qaf_core.data.models.catalogue import load_inventory
 from qaf_core.errors import PlanError
+from qaf_core.factorization.effort import effort_options
 from qaf_core.factorization.options import Method
 from qaf_core.network.plan.cost import layer_cost, original_cost, plan_cost
 from qaf_core.network.plan.file_size import CONTAINER_BYTES_FIXED
@@ -91,6 +92,7 @@ def search_plan(request: SearchRequest, store: Store, progress: Progress) -> Fou
     progress.step("selecting", "Choosing a setting for every layer")
     if request.method in UNIFORM:
         plan = best_uniform(request, knowledge.inventory, budgets, search.predictor)
+        plan = replace(plan, options=effort_options(request.effort))
         return _found(search, plan, None, [], progress.elapsed_seconds - began - known_after)
     allocation = search.choose(search.choices)
     trials: list[_Trial] = []
@@ -240,6 +242,7 @@ class _Search:
             layers=tuple(allocation.settings[name].row for name in self.choices),
             activation_bits=self.request.activation_bits,
             seed=self.request.seed,
+            options=effort_options(self.request.effort),
         )
 
 

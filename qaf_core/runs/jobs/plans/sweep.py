@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
+from qaf_core.factorization.effort import Effort
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import (
@@ -22,7 +23,11 @@ METHODS = (FOUND, "dense")
 
 
 def front_requests(
-    request: SensitivityRequest, budgets: Sequence[str], methods: Sequence[str], time_limit: float
+    request: SensitivityRequest,
+    budgets: Sequence[str],
+    methods: Sequence[str],
+    time_limit: float,
+    effort: str = Effort.STANDARD,
 ) -> list[SearchRequest]:
     """The searches of a sweep, from the loosest budget on, each to be followed by a run.
 
@@ -31,6 +36,7 @@ def front_requests(
         budgets: Each one point, or several joined by ``+``.
         methods: Ways to meet a budget (``SearchRequest.method``).
         time_limit: Seconds of refinement of each plan that is found.
+        effort: How hard the layers of each plan are solved.
     """
     return [
         SearchRequest(
@@ -38,6 +44,7 @@ def front_requests(
             budgets=tuple(budget.split(TOGETHER)),
             method=method,
             time_limit=time_limit,
+            effort=effort,
             then_run=True,
         )
         for budget in budgets
@@ -55,7 +62,8 @@ def run_request(request: SearchRequest, plan: dict[str, object]) -> RunRequest:
 def point_name(request: SearchRequest) -> str:
     """What the run of a search is called."""
     told = f"{request.method}, {TOGETHER.join(request.budgets)}"
-    return f"{told}, {len(request.locks)} locked" if request.locks else told
+    locked = f", {len(request.locks)} locked" if request.locks else ""
+    return told + locked + ("" if request.effort == Effort.STANDARD else f", {request.effort}")
 
 
 def measured_point(store: Store, request: SearchRequest) -> RunRecord | None:

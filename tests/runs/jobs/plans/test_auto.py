@@ -16,8 +16,7 @@ from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.errors import PlanError, RunCancelled
 from qaf_core.network.plan.types import Plan
 from qaf_core.pipeline.events import Progress
-from qaf_core.runs.jobs import search
-from qaf_core.runs.jobs.search import TABLE_FOLDER, make_auto_plan, ratios_from
+from qaf_core.runs.jobs.plans.auto import TABLE_FOLDER, make_auto_plan, ratios_from
 from qaf_core.runs.store.request import PlanRequest
 from qaf_core.search.latency_table import RATIOS
 from qaf_core.search.selection import Selection
@@ -28,7 +27,7 @@ DIGITS = PlanRequest(model="digits/cnn")
 @pytest.fixture
 def few_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer candidates to time and solve: a plan is chosen among them as among many."""
-    monkeypatch.setattr(search, "RATIOS", (2.0, 6.0))
+    monkeypatch.setattr(auto, "RATIOS", (2.0, 6.0))
 
 
 @pytest.mark.usefixtures("few_ratios")
@@ -128,7 +127,7 @@ def test_other_weights_or_images_are_judged_anew(
         told.append(given[-1])
         return selection
 
-    monkeypatch.setattr(search, "choose_as_a_whole", keep)
+    monkeypatch.setattr(auto, "choose_as_a_whole", keep)
     state = build_model(find_model("digits/cnn")).state_dict()
     last = list(state)[-1]  # behind all layers that are judged
     weights = tmp_path / "another_head.safetensors"
