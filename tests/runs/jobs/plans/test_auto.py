@@ -16,6 +16,7 @@ from qaf_core.data.models.catalogue import build_model, find_model
 from qaf_core.errors import PlanError, RunCancelled
 from qaf_core.network.plan.types import Plan
 from qaf_core.pipeline.events import Progress
+from qaf_core.runs.jobs.plans import auto
 from qaf_core.runs.jobs.plans.auto import TABLE_FOLDER, make_auto_plan, ratios_from
 from qaf_core.runs.store.request import PlanRequest
 from qaf_core.search.latency_table import RATIOS
