@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from qaf_core.cli.interrupt import EXIT_CANCELLED, EXIT_DONE, execute, stop_on_interrupt
+from qaf_core.cli.language import tell
 from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.runs import print_progress, print_result
 from qaf_core.cli.text import print_json
@@ -62,9 +63,13 @@ def _print_gain(result: dict[str, Any]) -> None:
     if told is None:
         return
     if told["best_epoch"] == 0:
-        print("Nothing was gained on the held-back images: the network is as it was.")
+        tell("Nothing was gained on the held-back images: the network is as it was.")
         return
-    print(
-        f"divergence from the original on held-back images {told['before']:.4f} → {told['after']:.4f}"
-        f" (pass {told['best_epoch']} of {told['epochs']})"
+    tell(
+        "divergence from the original on held-back images {before:.4f} → {after:.4f} "
+        "(pass {best} of {count})",
+        before=told["before"],
+        after=told["after"],
+        best=told["best_epoch"],
+        count=told["epochs"],
     )

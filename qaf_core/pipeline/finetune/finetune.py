@@ -24,6 +24,7 @@ from qaf_core.pipeline.divergence import divergence, training_loss
 from qaf_core.pipeline.events import Progress
 from qaf_core.pipeline.finetune.options import CODES, FinetuneOptions
 from qaf_core.pipeline.finetune.trainable import TrainableNetwork
+from qaf_core.text.said import say
 
 MOST_BATCH = 64
 VALIDATION_SHARE = 8
@@ -152,7 +153,7 @@ class _Training:
         self._images, self._jury = images, validation
         self._progress = progress
         count = len(images) + sum(map(len, validation.plain))
-        self._message = f"Learning from the original on {count:,} images"
+        self._message = say("Learning from the original on {count:,} images", count=count)
         self._generator = torch.Generator().manual_seed(options.seed)
         self._gains = [*network.gains(), *network.norms()]
         self._codes = list(network.codes())
