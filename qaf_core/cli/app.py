@@ -21,8 +21,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from qaf_core.children import child_environment
-from qaf_core.cli.language import tell
 from qaf_core.cli.options import Workspace
+from qaf_core.cli.text import tell
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.runs.store.workspace import WORKSPACE_VARIABLE, default_workspace
 from qaf_core.text.said import say

@@ -11,9 +11,8 @@ from importlib import metadata
 from pathlib import Path
 
 from qaf_core.children import child_environment
-from qaf_core.cli.language import _
 from qaf_core.cli.options import Json, Workspace
-from qaf_core.cli.text import print_json
+from qaf_core.cli.text import _, print_json
 from qaf_core.errors import QafError
 from qaf_core.runs.store.workspace import default_workspace
 from qaf_core.text.said import say

@@ -18,13 +18,13 @@ from qaf_core.cli.explore.sweep import sweep
 from qaf_core.cli.export import export
 from qaf_core.cli.finetune import finetune
 from qaf_core.cli.interrupt import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE, EXIT_FAILED
-from qaf_core.cli.language import VARIABLE, _, choose_language
 from qaf_core.cli.latency import device_kit, latency
 from qaf_core.cli.models import models
 from qaf_core.cli.networks import check, cost, inspect, predict, sensitivity
 from qaf_core.cli.plans import plan
 from qaf_core.cli.report import import_evidence, report
 from qaf_core.cli.runs import compress, runs, search, show
+from qaf_core.cli.text import VARIABLE, _, choose_language
 from qaf_core.errors import QafError, RunCancelled
 from qaf_core.files import write_file
 from qaf_core.runs.store.workspace import default_workspace

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qaf_core.cli.interrupt import execute
-from qaf_core.cli.language import _, tell
 from qaf_core.cli.options import Json, Run, Workspace
-from qaf_core.cli.text import print_json, print_stage
+from qaf_core.cli.text import _, print_json, print_stage, tell
 from qaf_core.review.units import duration_text, size_text
 
 if TYPE_CHECKING:

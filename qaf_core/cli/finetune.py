@@ -7,10 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from qaf_core.cli.interrupt import EXIT_CANCELLED, EXIT_DONE, execute, stop_on_interrupt
-from qaf_core.cli.language import tell
 from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.runs import print_progress, print_result
-from qaf_core.cli.text import print_json
+from qaf_core.cli.text import print_json, tell
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.pipeline.finetune.options import FinetuneOptions
 

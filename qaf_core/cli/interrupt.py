@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from qaf_core.cli.language import warn
+from qaf_core.cli.text import warn
 from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.text.said import Said
 

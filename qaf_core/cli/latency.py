@@ -11,10 +11,9 @@ import typer
 
 from qaf_core.cli.export import Target
 from qaf_core.cli.interrupt import execute, stop_on_interrupt
-from qaf_core.cli.language import _, tell
 from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.plans import Batch, Threads
-from qaf_core.cli.text import print_json, print_stage, print_table
+from qaf_core.cli.text import _, print_json, print_stage, print_table, tell
 from qaf_core.deploy.runtime.model_files import PROFILED, ModelFile
 from qaf_core.errors import QafError
 from qaf_core.review.units import energy_text, percent_text, points_text, size_text

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qaf_core.cli.language import _, tell
 from qaf_core.cli.options import Classes, Json, PreprocessingFile, Weights, Workspace, lasting_weights
-from qaf_core.cli.text import print_json, print_table
+from qaf_core.cli.text import _, print_json, print_table, tell
 from qaf_core.errors import ModelError
 from qaf_core.runs.store.workspace import default_workspace
 from qaf_core.text.said import Said, say

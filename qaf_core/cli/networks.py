@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qaf_core.cli.interrupt import execute, stop_on_interrupt
-from qaf_core.cli.language import _, tell
 from qaf_core.cli.options import (
     ActBits,
     Bits,
@@ -34,12 +33,14 @@ from qaf_core.cli.options import (
     warn_of_ranks,
 )
 from qaf_core.cli.text import (
+    _,
     print_costs,
     print_images,
     print_json,
     print_prediction,
     print_stage,
     print_table,
+    tell,
 )
 from qaf_core.errors import WorkspaceError
 from qaf_core.factorization.options import Method

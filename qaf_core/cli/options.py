@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qaf_core.cli.language import warn
+from qaf_core.cli.text import warn
 from qaf_core.data.models.torchvision_names import ANNOTATED_SETS, CLASSIFICATION_SETS
 from qaf_core.data.workspace.trust import trust
 from qaf_core.errors import PlanError

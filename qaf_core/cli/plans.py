@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qaf_core.cli.interrupt import execute, stop_on_interrupt
-from qaf_core.cli.language import _, tell
 from qaf_core.cli.options import (
     ActBits,
     Bits,
@@ -25,7 +24,7 @@ from qaf_core.cli.options import (
     refuse_unused,
     warn_of_ranks,
 )
-from qaf_core.cli.text import print_json, print_stage, print_table
+from qaf_core.cli.text import _, print_json, print_stage, print_table, tell
 from qaf_core.errors import PlanError
 from qaf_core.files import write_json
 from qaf_core.network.plan.rules import MEASURED

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qaf_core.cli.language import tell, warn
 from qaf_core.cli.options import Json, Workspace
-from qaf_core.cli.text import print_json
+from qaf_core.cli.text import print_json, tell, warn
 from qaf_core.errors import QafError
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qaf_core.cli.interrupt import EXIT_CANCELLED, EXIT_DONE, execute, stop_on_interrupt
-from qaf_core.cli.language import _, status_word, tell, warn
 from qaf_core.cli.options import (
     ActBits,
     Bits,
@@ -34,12 +33,16 @@ from qaf_core.cli.options import (
 )
 from qaf_core.cli.plans import AnswerBound, ErrorBound, Threads, find_auto_plan
 from qaf_core.cli.text import (
+    _,
     print_costs,
     print_images,
     print_json,
     print_prediction,
     print_stage,
     print_table,
+    status_word,
+    tell,
+    warn,
 )
 from qaf_core.factorization.options import Method
 from qaf_core.files import write_json

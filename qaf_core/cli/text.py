@@ -1,23 +1,71 @@
-"""How the command line prints: JSON objects, tables, costs."""
+"""How the command line prints, and in which language: lines, JSON objects, tables, costs.
+
+The language is that of ``--lang``, else of ``QAF_LANG``, else what the system is set to.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qaf_core.cli.language import _, tell
 from qaf_core.pipeline.events import stage_text
 from qaf_core.review.units import count_text, percent_text, size_text, times_text, with_prefix
-from qaf_core.text.said import listing, say
+from qaf_core.text.catalogue import translator
+from qaf_core.text.said import Said, Translate, listing, say, untranslated
 
 if TYPE_CHECKING:
     from qaf_core.pipeline.events import RunEvent
 
+VARIABLE = "QAF_LANG"
+_SYSTEM = ("LC_ALL", "LC_MESSAGES", "LANG")
+_translate: Translate = untranslated
 _SKIPPED_NAMED = 3
+
+
+def choose_language(named: str | None = None) -> None:
+    """Tell everything from now on in a language.
+
+    Args:
+        named: Its code; None for what the environment says.
+
+    Raises:
+        QafError: If there is no catalogue of the language named here, or in ``QAF_LANG``.
+    """
+    global _translate
+    _translate = untranslated
+    _translate = translator(named or os.environ.get(VARIABLE) or system_language(os.environ))
+
+
+def system_language(environment: Mapping[str, str]) -> str:
+    """``ja`` where the system speaks Japanese, else ``en``; the first variable that is set counts."""
+    told = next((environment[name] for name in _SYSTEM if environment.get(name)), "")
+    return "ja" if told.startswith("ja") else "en"
+
+
+def _(text: str) -> str:
+    """A text in the language of the command line."""
+    return _translate(text)
+
+
+def status_word(status: str) -> str:
+    """How far a run is, or how it ended; a catalogue tells it from what a check comes to."""
+    told = _(f"run: {status}")
+    return status if told.startswith("run: ") else told
+
+
+def tell(template: str, **values: Any) -> None:
+    """Print a line."""
+    print(Said(template, values).text(_), flush=True)
+
+
+def warn(template: str, **values: Any) -> None:
+    """Print a line on stderr."""
+    print(Said(template, values).text(_), file=sys.stderr)
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from qaf_core.cli.entry import main
-from qaf_core.cli.language import choose_language, status_word, system_language
-from qaf_core.cli.text import print_table
+from qaf_core.cli.text import choose_language, print_table, status_word, system_language
 from qaf_core.pipeline.events import Progress, RunEvent, stage_text
 from qaf_core.text.catalogue import translator
 from qaf_core.text.said import say
