@@ -16,7 +16,7 @@ import streamlit as st
 from dashboard.text import _
 from qaf_core.data.workspace.trust import UntrustedCode, trust
 from qaf_core.errors import QafError, WorkspaceError
-from qaf_core.pipeline.events import RunStatus
+from qaf_core.pipeline.events import RunStatus, stage_text
 from qaf_core.review.units import duration_text
 from qaf_core.runs.store.record import JobRecord, RunRecord
 from qaf_core.runs.store.store import Store
@@ -183,7 +183,7 @@ def follow_job(job_id: str, text: str) -> None:
     job = open_store().job(job_id)
     if job is None or job.is_final:
         st.rerun(scope="app")
-    told = plain(job.stage.get("message") or "").replace("{", "{{").replace("}", "}}")
+    told = plain(stage_text(job.stage, _)).replace("{", "{{").replace("}", "}}")
     job_at_work(job, f"{text} {told}." if told else text)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from qaf_core.children import child_environment
 from qaf_core.cli.options import Json, Workspace
-from qaf_core.cli.text import print_json
+from qaf_core.cli.text import _, print_json
 from qaf_core.errors import QafError
 from qaf_core.runs.store.workspace import default_workspace
 from qaf_core.text.said import say
@@ -55,7 +55,7 @@ def doctor(as_json: Json = False, workspace: Workspace = None) -> int:
         try:
             rows.append({"check": name, "ok": True, "detail": check()})
         except QafError as error:
-            rows.append({"check": name, "ok": False, "detail": str(error)})
+            rows.append({"check": name, "ok": False, "detail": str(error) if as_json else error.text(_)})
     healthy = all(row["ok"] for row in rows)
     if as_json:
         print_json({"ok": healthy, "checks": rows})

@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -24,9 +24,12 @@ from qaf_core.cli.networks import check, cost, inspect, predict, sensitivity
 from qaf_core.cli.plans import plan
 from qaf_core.cli.report import import_evidence, report
 from qaf_core.cli.runs import compress, runs, search, show
+from qaf_core.cli.text import VARIABLE, _, choose_language
 from qaf_core.errors import QafError, RunCancelled
 from qaf_core.files import write_file
 from qaf_core.runs.store.workspace import default_workspace
+from qaf_core.text.catalogue import LANGUAGES
+from qaf_core.text.said import say
 
 LONGEST_MESSAGE = 400
 
@@ -45,6 +48,16 @@ for command in (
 program.command("import")(import_evidence)
 
 
+@program.callback()
+def _begin(
+    lang: Annotated[
+        str | None, typer.Option(help=f"{' or '.join(LANGUAGES)} [default: ${VARIABLE}, else the system's]")
+    ] = None,
+) -> None:
+    if lang is not None:
+        choose_language(lang)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -56,13 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        choose_language()
         outcome = program(given or ["--help"], standalone_mode=False)
         sys.stdout.flush()
         return outcome if isinstance(outcome, int) else EXIT_DONE
     except QafError as error:
-        return _tell(str(error), EXIT_BAD_INPUT)
+        return _tell(error.text(_), EXIT_BAD_INPUT)
     except (KeyboardInterrupt, RunCancelled):
-        return _tell("Cancelled.", EXIT_CANCELLED)
+        return _tell(_("Cancelled."), EXIT_CANCELLED)
     except BrokenPipeError:
         # Whoever read our output has seen enough; keep the interpreter from flushing into the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -84,16 +98,17 @@ def run() -> NoReturn:
 def _tell_other(error: Exception) -> int:
     # Typer carries its own copy of click in newer versions, so its errors are known by what they can do.
     if hasattr(error, "format_message"):
-        return _tell(f"{error.format_message().rstrip('.')}; see: qaf --help.", EXIT_BAD_INPUT)
+        told = say("{fault}; see: qaf --help.", fault=error.format_message().rstrip("."))
+        return _tell(told.text(_), EXIT_BAD_INPUT)
     if type(error).__name__ == "Abort":
-        return _tell("Cancelled.", EXIT_CANCELLED)
+        return _tell(_("Cancelled."), EXIT_CANCELLED)
     if type(error).__name__ == "JobFailed":
-        return _tell(str(error), EXIT_FAILED)
-    summary = f"Internal error: {type(error).__name__}: {error}"
+        return _tell(error.fault.text(_), EXIT_FAILED)  # type: ignore[attr-defined]
+    summary = say("Internal error: {kind}: {summary}", kind=type(error).__name__, summary=str(error)).text(_)
     with contextlib.suppress(OSError, QafError):
         path = default_workspace() / "logs" / "cli-traceback.txt"
         write_file(path, "".join(traceback.format_exception(error)).encode())
-        summary += f"; details are in {path}"
+        summary += say("; details are in {path}", path=path).text(_)
     return _tell(summary, EXIT_FAILED)
 
 

@@ -9,7 +9,7 @@ import typer
 
 from qaf_core.cli.interrupt import execute
 from qaf_core.cli.options import Json, Run, Workspace
-from qaf_core.cli.text import print_json, print_stage
+from qaf_core.cli.text import _, print_json, print_stage, tell
 from qaf_core.review.units import duration_text, size_text
 
 if TYPE_CHECKING:
@@ -61,20 +61,32 @@ def export(
         _print_report(from_plain(ExportReport, report))
         if record.is_partial:
             done, planned = len(record.layers), len(record.planned_layers)
-            print(f"  {done} of {planned} layers are compressed: the run ended before the others")
+            tell(
+                "  {done} of {planned} layers are compressed: the run ended before the others",
+                done=done,
+                planned=planned,
+            )
 
 
 def _print_report(report: ExportReport) -> None:
-    print(f"{report.path}: {size_text(report.size_bytes)}, in {duration_text(report.seconds)}")
+    tell(
+        "{path}: {size}, in {time}",
+        path=report.path,
+        size=size_text(report.size_bytes),
+        time=duration_text(report.seconds),
+    )
     if report.precision is not None:
-        print(f"  {report.precision.difference}")
+        print(f"  {_(report.precision.difference)}")
     for check in report.checks:
-        print(f"  {'passed' if check.passed else 'FAILED'}  {check.name}: {check.detail}")
+        print(f"  {_('passed') if check.passed else _('FAILED')}  {_(check.name)}: {check.detail}")
     stored = ", ".join(f"{count} as {kind}" for kind, count in sorted(report.weights_stored_as.items()))
-    print(f"  weights: {stored}")
+    tell("  weights: {stored}", stored=stored)
     if {"int4", "uint4"} & report.weights_stored_as.keys():
         from qaf_core.deploy.runtime.measure_kit import LEAST_RUNTIME
 
-        print(f"  needs ONNX Runtime {'.'.join(map(str, LEAST_RUNTIME))} or later, which takes 4-bit weights")
+        tell(
+            "  needs ONNX Runtime {version} or later, which takes 4-bit weights",
+            version=".".join(map(str, LEAST_RUNTIME)),
+        )
     if not report.any_batch:
-        print("  takes one image at a time: the network does not work with any number of them")
+        tell("  takes one image at a time: the network does not work with any number of them")

@@ -9,9 +9,10 @@ import typer
 from qaf_core.cli.interrupt import EXIT_CANCELLED, EXIT_DONE, execute, stop_on_interrupt
 from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.runs import print_progress, print_result
-from qaf_core.cli.text import print_json
+from qaf_core.cli.text import print_json, tell
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.pipeline.finetune.options import MOST_EPOCHS, FinetuneOptions
+from qaf_core.text.said import say
 
 
 def finetune(
@@ -88,12 +89,24 @@ def _print_gain(result: dict[str, Any]) -> None:
     if told is None:
         return
     if told["best_epoch"] == 0:
-        print("Nothing was gained on the held-back images: the network is as it was.")
+        tell("Nothing was gained on the held-back images: the network is as it was.")
         return
-    used = f"{told['images']:,} images {'with' if told['labelled'] else 'without'} labels"
-    changed = " and ".join(word for word, on in (("mirrored", told["flips"]), ("moved", told["crops"])) if on)
-    print(f"learnt from {used}, {changed or 'neither mirrored nor moved'}")
-    print(
-        f"loss on held-back images {told['before']:.4f} → {told['after']:.4f}"
-        f" (pass {told['best_epoch']} of {told['epochs']})"
+    changed = {
+        (False, False): say("neither mirrored nor moved"),
+        (True, False): say("mirrored"),
+        (False, True): say("moved"),
+        (True, True): say("mirrored and moved"),
+    }[bool(told["flips"]), bool(told["crops"])]
+    tell(
+        "learnt from {count:,} images {labels}, {changed}",
+        count=told["images"],
+        labels=say("with labels") if told["labelled"] else say("without labels"),
+        changed=changed,
+    )
+    tell(
+        "loss on held-back images {before:.4f} → {after:.4f} (pass {best} of {count})",
+        before=told["before"],
+        after=told["after"],
+        best=told["best_epoch"],
+        count=told["epochs"],
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from qaf_core.cli.text import warn
 from qaf_core.pipeline.events import Progress, RunEvent
+from qaf_core.text.said import Said
 
 if TYPE_CHECKING:
     from qaf_core.runs.store.request import JobRequest
@@ -36,7 +37,7 @@ def stop_on_interrupt(kept: str, tell: Callable[[RunEvent], None]) -> Iterator[P
         if asked:
             raise KeyboardInterrupt
         asked = True
-        print(f"Stopping: {kept}. Press Ctrl-C again to end at once.", file=sys.stderr)
+        warn("Stopping: {kept}. Press Ctrl-C again to end at once.", kept=Said(kept))
 
     before = signal.signal(signal.SIGINT, ask)
     try:
@@ -53,4 +54,4 @@ def execute(store: Store, request: JobRequest, progress: Progress | None = None)
 
 
 def _tell_waiting() -> None:
-    print("Waiting until other work in this workspace has ended. Press Ctrl-C to leave.", file=sys.stderr)
+    warn("Waiting until other work in this workspace has ended. Press Ctrl-C to leave.")

@@ -13,7 +13,7 @@ from qaf_core.cli.export import Target
 from qaf_core.cli.interrupt import execute, stop_on_interrupt
 from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.plans import Batch, Threads
-from qaf_core.cli.text import print_json, print_stage, print_table
+from qaf_core.cli.text import _, print_json, print_stage, print_table, tell
 from qaf_core.deploy.runtime.model_files import PROFILED, ModelFile
 from qaf_core.errors import QafError
 from qaf_core.review.units import energy_text, percent_text, points_text, size_text
@@ -90,19 +90,29 @@ def device_kit(
     elif result is not None:
         _print_latency(told, record)
     else:
-        print(f"The kit is in {told['folder']}. On the device: python measure.py")
-        print(f"Then here: qaf device-kit {record.id} --result result.json")
+        tell("The kit is in {folder}. On the device: python measure.py", folder=told["folder"])
+        tell("Then here: qaf device-kit {run} --result result.json", run=record.id)
 
 
 def _print_energy(energy: dict[str, Any]) -> None:
     for name, joules in (energy.get("joules") or {}).items():
-        print(f"{TITLES.get(name, name)}: {energy_text(joules)} an inference, {energy['source']}")
+        tell(
+            "{name}: {energy} an inference, {source}",
+            name=_(TITLES.get(name, name)),
+            energy=energy_text(joules),
+            source=energy["source"],
+        )
     if energy.get("reason"):
-        print(f"energy not measured: {energy['reason']}")
+        tell("energy not measured: {reason}", reason=energy["reason"])
     modelled = energy.get("modelled") or {}
     if modelled.get("original") and modelled.get("compressed"):
         before, after = (energy_text(modelled[key]) for key in ("original", "compressed"))
-        print(f"energy of an image {before} → {after}, {modelled['source']}")
+        tell(
+            "energy of an image {before} → {after}, {source}",
+            before=before,
+            after=after,
+            source=modelled["source"],
+        )
 
 
 def print_verdict(result: dict[str, Any]) -> None:
@@ -114,25 +124,33 @@ def print_verdict(result: dict[str, Any]) -> None:
     for name in (ModelFile.FAST, ModelFile.EXACT):
         ratio = (result.get("ratios") or {}).get(name)
         if ratio is not None:
-            interval = f"95 %: {ratio['low']:.2f} to {ratio['high']:.2f}"
-            print(f"{name.short} over dense INT8: {ratio['value']:.2f} ({interval})")
-    print(result["verdict"])
+            tell(
+                "{name} over dense INT8: {value:.2f} (95 %: {low:.2f} to {high:.2f})",
+                name=name.short,
+                value=ratio["value"],
+                low=ratio["low"],
+                high=ratio["high"],
+            )
+    print(_(result["verdict"]))
 
 
 def _print_latency(result: dict[str, Any], record: RunRecord) -> None:
     from qaf_core.deploy.runtime.measure_kit import tell_answers
 
     machine = result["machine"]
-    print(
-        f"{machine['processor']}, {machine['threads']} threads, batch {result['batch']},"
-        f" ONNX Runtime {machine['onnxruntime']}"
+    tell(
+        "{processor}, {threads} threads, batch {batch}, ONNX Runtime {version}",
+        processor=machine["processor"],
+        threads=machine["threads"],
+        batch=result["batch"],
+        version=machine["onnxruntime"],
     )
     accuracy, rows = result.get("accuracy") or {}, []
     for name, row in result["latencies"].items():
         memory, judged = result["peak_memory_bytes"].get(name), accuracy.get(name)
         rows.append(
             (
-                TITLES.get(name, name),
+                _(TITLES.get(name, name)),
                 f"{row['median_ms']:.3f}",
                 f"{row['p5_ms']:.3f} to {row['p95_ms']:.3f}",
                 "–" if memory is None else size_text(memory),
@@ -144,8 +162,14 @@ def _print_latency(result: dict[str, Any], record: RunRecord) -> None:
     if accuracy:
         judged = max(row["n"] for row in accuracy.values())
         measured = record.compressed.n if record.compressed else 0
-        whole = "" if judged == measured else f", not all {measured:,} that the run was measured on"
-        print(f"accuracy on {judged:,} images{whole if measured else ''}")
+        if measured in (0, judged):
+            tell("accuracy on {judged:,} images", judged=judged)
+        else:
+            tell(
+                "accuracy on {judged:,} images, not all {measured:,} that the run was measured on",
+                judged=judged,
+                measured=measured,
+            )
     _print_energy(result.get("energy") or {})
     for line in tell_answers(result):
         print(line, file=sys.stderr if line.startswith("warning") else sys.stdout)
@@ -155,7 +179,7 @@ def _print_latency(result: dict[str, Any], record: RunRecord) -> None:
             str(row["layer"]),
             f"{row['structure'] or ''} {row['rank'] or ''}".strip(),
             *(f"{row[f'{name}_ms']:.3f}" for name in PROFILED),
-            {True: "slower", False: "faster", None: ""}[row["slower_than_dense"]],
+            {True: _("slower"), False: _("faster"), None: ""}[row["slower_than_dense"]],
         )
         for row in result["layers"]
     ]

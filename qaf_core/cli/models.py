@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qaf_core.cli.options import Classes, Json, PreprocessingFile, Weights, Workspace, lasting_weights
-from qaf_core.cli.text import print_json, print_table
+from qaf_core.cli.text import _, print_json, print_table, tell
 from qaf_core.errors import ModelError
 from qaf_core.runs.store.workspace import default_workspace
+from qaf_core.text.said import Said, say
 
 if TYPE_CHECKING:
     from qaf_core.data.models.source import ModelSource
@@ -48,7 +49,7 @@ def models(
         raise ModelError("--add, --remove and --trust stand alone", expected="one of them")
     if trust is not None:
         code = _trust(folder, trust)
-        _tell(as_json, {"trusted": code}, f"Trusted {code}.")
+        _tell(as_json, {"trusted": code}, say("Trusted {code}.", code=code))
     elif add is not None:
         from qaf_core.data.models.overrides import read_preprocessing
 
@@ -60,13 +61,22 @@ def models(
             "title": title,
         }
         added = _add(folder, add, model, factory, given)
-        _tell(as_json, {"added": _model_row(added)}, f"Registered {added.id}. Try: qaf check {added.id}")
+        _tell(
+            as_json,
+            {"added": _model_row(added)},
+            say("Registered {model}. Try: qaf check {model}", model=added.id),
+        )
     elif remove is not None:
         from qaf_core.runs.store.removal import remove_registered
 
         deleted = [str(path) for path in remove_registered(folder, remove)]
-        also = f"; deleted, as nothing else uses it: {', '.join(deleted)}" if deleted else "."
-        _tell(as_json, {"removed": remove, "deleted": deleted}, f"Removed {remove}{also}")
+        line = say("Removed {model}.", model=remove)
+        if deleted:
+            files = ", ".join(deleted)
+            line = say(
+                "Removed {model}; deleted, as nothing else uses it: {files}", model=remove, files=files
+            )
+        _tell(as_json, {"removed": remove, "deleted": deleted}, line)
     elif any(value is not None for value in (model, factory, weights, classes, preprocessing, data, title)):
         raise ModelError("nothing says what to register", expected="--add ID beside the other options")
     else:
@@ -104,11 +114,11 @@ def _trust(folder: Path, named: str) -> str:
     return entry.base
 
 
-def _tell(as_json: bool, row: dict[str, Any], line: str) -> None:
+def _tell(as_json: bool, row: dict[str, Any], line: Said) -> None:
     if as_json:
         print_json(row)
     else:
-        print(line)
+        print(line.text(_))
 
 
 def _list(folder: Path, text: str | None, as_json: bool) -> None:
@@ -131,9 +141,12 @@ def _list(folder: Path, text: str | None, as_json: bool) -> None:
         for row in rows
     ]
     print_table(("model", "what it is", "weights", "input"), table)
-    more = "any other by its name, see --find TEXT" if timm else "all its networks once it is installed"
-    print(f"\ntimm/NAME: {more}" + ("" if timm else " (pip install 'qaf[zoo]')"))
-    print("Your own: qaf models --add ID (--model NAME | --factory package.module:factory) --weights FILE …")
+    print()
+    if timm:
+        tell("timm/NAME: any other by its name, see --find TEXT")
+    else:
+        tell("timm/NAME: all its networks once it is installed (pip install 'qaf[zoo]')")
+    tell("Your own: qaf models --add ID (--model NAME | --factory package.module:factory) --weights FILE …")
 
 
 def _model_row(source: ModelSource) -> dict[str, Any]:

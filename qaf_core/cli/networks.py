@@ -33,17 +33,20 @@ from qaf_core.cli.options import (
     warn_of_ranks,
 )
 from qaf_core.cli.text import (
+    _,
     print_costs,
     print_images,
     print_json,
     print_prediction,
     print_stage,
     print_table,
+    tell,
 )
 from qaf_core.errors import WorkspaceError
 from qaf_core.factorization.options import Method
 from qaf_core.review.units import MISSING, count_text, percent_text, points_text, with_prefix
 from qaf_core.runs.store.workspace import default_workspace, open_workspace
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from qaf_core.network.plan.layer_info import LayerInfo
@@ -97,10 +100,14 @@ def _summary(inventory: Sequence[LayerInfo]) -> str:
     eligible = [info for info in planned if info.eligible]
     params = sum(info.params for info in eligible) / max(1, sum(info.params for info in inventory))
     macs = sum(info.macs for info in eligible) / max(1, sum(info.macs for info in inventory))
-    return (
-        f"{len(eligible)} of {len(planned)} convolution and linear layers can be factorized: "
-        f"{percent_text(params)} of the parameters, {percent_text(macs)} of the operations."
-    )
+    return say(
+        "{count} of {planned} convolution and linear layers can be factorized: "
+        "{params} of the parameters, {macs} of the operations.",
+        count=len(eligible),
+        planned=len(planned),
+        params=percent_text(params),
+        macs=percent_text(macs),
+    ).text(_)
 
 
 def cost(
@@ -151,7 +158,7 @@ def cost(
             }
         )
         return
-    print(f"{model}, {convention} convention")
+    tell("{model}, {convention} convention", model=model, convention=convention)
     print_costs(before.to_dict(), after.to_dict())
 
 
@@ -195,9 +202,11 @@ def _print_sensitivity(told: dict[str, Any]) -> None:
         )
         rows.append((layer["name"], *cells, *named))
     print_table(("layer", "8 bits", "4 bits", "3 bits", "2 bits", "factorized", "harm"), rows)
-    print(
-        f"harm: expected {told['unit']} of the outputs, by {told['how']}; "
-        f"of the whole network at 8 bits {told['floor']:.2g}"
+    tell(
+        "harm: expected {unit} of the outputs, by {how}; of the whole network at 8 bits {floor:.2g}",
+        unit=told["unit"],
+        how=told["how"],
+        floor=told["floor"],
     )
 
 
@@ -308,8 +317,17 @@ def _checked(request: CheckRequest, folder: Path) -> dict[str, Any]:
 def _print_check(model: str, data: str, found: dict[str, Any]) -> None:
     low, high = map(percent_text, found["ci95"])
     value, n, right = percent_text(found["value"]), f"{found['n']:,}", found["metric"] == "top1"
-    told = f"{value} of {n} images are right" if right else f"{found['metric']} {value} on {n} images"
-    print(f"{model} on {data}: {told} (95 %: {low} to {high})")
+    told = say("{value} of {n} images are right", value=value, n=n)
+    if not right:
+        told = say("{metric} {value} on {n} images", metric=found["metric"], value=value, n=n)
+    tell(
+        "{model} on {data}: {told} (95 %: {low} to {high})",
+        model=model,
+        data=data,
+        told=told,
+        low=low,
+        high=high,
+    )
     print_images(found)
     print()
     rows = [
@@ -325,10 +343,11 @@ def _print_check(model: str, data: str, found: dict[str, Any]) -> None:
     print_table(("the same images as", "right" if right else found["metric"], "points more", "images"), rows)
     print()
     for finding in found["findings"]:
-        print(f"{'FAULT' if finding['serious'] else 'note'}: {finding['sentence']}\n    {finding['remedy']}")
+        kind = _("FAULT") if finding["serious"] else _("note")
+        print(f"{kind}: {_(finding['sentence'])}\n    {_(finding['remedy'])}")
     if found["weights_note"]:
-        print(f"note: {found['weights_note']}")
+        tell("note: {note}", note=found["weights_note"])
     if found["cannot_tell"]:
-        print(f"note: {found['cannot_tell']}")
+        tell("note: {note}", note=found["cannot_tell"])
     if found["summary"]:
-        print(found["summary"])
+        print(_(found["summary"]))

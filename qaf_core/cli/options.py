@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qaf_core.cli.text import warn
 from qaf_core.data.models.torchvision_names import ANNOTATED_SETS, CLASSIFICATION_SETS
 from qaf_core.data.workspace.trust import trust
 from qaf_core.errors import PlanError
@@ -103,7 +103,7 @@ def warn_of_ranks(plan: Plan, inventory: Sequence[LayerInfo]) -> None:
     from qaf_core.network.plan.validation import oversized_ranks
 
     for warning in oversized_ranks(plan, inventory):
-        print(f"warning: {warning}", file=sys.stderr)
+        warn("warning: {warning}", warning=warning)
 
 
 def image_fields(

@@ -24,11 +24,12 @@ from qaf_core.cli.options import (
     refuse_unused,
     warn_of_ranks,
 )
-from qaf_core.cli.text import print_json, print_stage, print_table
+from qaf_core.cli.text import _, print_json, print_stage, print_table, tell
 from qaf_core.errors import PlanError
 from qaf_core.files import write_json
 from qaf_core.network.plan.rules import MEASURED
 from qaf_core.runs.store.workspace import default_workspace, open_workspace
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from qaf_core.network.plan.types import Plan
@@ -158,16 +159,26 @@ def _print_plan(plan: Plan, found: Selection | None) -> None:
         return
     if found.whole is not None:
         ratio, before, after = found.whole.ratio, found.whole.dense_ms, found.whole.planned_ms
-        print(
-            f"The whole network: {after:.3f} ms as planned, {before:.3f} ms as dense INT8, "
-            f"ratio {ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+        tell(
+            "The whole network: {after:.3f} ms as planned, {before:.3f} ms as dense INT8, "
+            "ratio {value:.2f} ({low:.2f} to {high:.2f})",
+            after=after,
+            before=before,
+            value=ratio.value,
+            low=ratio.low,
+            high=ratio.high,
         )
     answers = found.answers
     if answers is not None and answers.changed is not None:
         dense = answers.changed_by_dense
+        line = say(
+            "Answers that change, of {images} calibration images: {changed:.1f} % as planned",
+            images=answers.images,
+            changed=100 * answers.changed,
+        )
         print(
-            f"Answers that change, of {answers.images} calibration images: {100 * answers.changed:.1f} "
-            "% as planned" + (f", {100 * dense:.1f} % in dense INT8" if dense is not None else "")
+            line.text(_)
+            + ("" if dense is None else say(", {changed:.1f} % in dense INT8", changed=100 * dense).text(_))
         )
     if found.note:
-        print(found.note)
+        print(_(found.note))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qaf_core.cli.options import Json, Workspace
-from qaf_core.cli.text import print_json
+from qaf_core.cli.text import print_json, tell, warn
 from qaf_core.errors import QafError
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def _answers(store: Store, record: RunRecord) -> PairedPredictions | None:
     try:
         return load_predictions(store, record.id)
     except QafError as error:  # of an imported run not all need be here
-        print(f"warning: the answers to each image are missing: {error}", file=sys.stderr)
+        warn("warning: the answers to each image are missing: {error}", error=error)
         return None
 
 
@@ -111,9 +110,9 @@ def import_evidence(
         print_json({"imported": new, "known": known})
     else:
         for run_id in new:
-            print(f"{run_id}: imported")
+            tell("{run_id}: imported", run_id=run_id)
         for run_id in known:
-            print(f"{run_id}: already here, left as it is")
+            tell("{run_id}: already here, left as it is", run_id=run_id)
 
 
 def _read(path: Path) -> Any:

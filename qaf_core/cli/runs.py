@@ -35,19 +35,24 @@ from qaf_core.cli.options import (
 )
 from qaf_core.cli.plans import AnswerBound, ErrorBound, Threads, find_auto_plan
 from qaf_core.cli.text import (
+    _,
     print_costs,
     print_images,
     print_json,
     print_prediction,
     print_stage,
     print_table,
+    status_word,
+    tell,
+    warn,
 )
 from qaf_core.factorization.effort import REFINING_SECONDS, Effort, effort_options, read_effort
 from qaf_core.factorization.options import Method
 from qaf_core.files import write_json
-from qaf_core.pipeline.events import RunStatus
+from qaf_core.pipeline.events import RunStatus, stage_text
 from qaf_core.review.units import duration_text, percent_text, points_text, size_text
 from qaf_core.runs.store.workspace import default_workspace
+from qaf_core.text.said import Said, say
 
 if TYPE_CHECKING:
     from qaf_core.pipeline.events import RunEvent
@@ -109,7 +114,7 @@ def compress(
     folder = default_workspace() if workspace is None else workspace
     source, fields = image_fields(model, data, calibration, seed, weights, classes, preprocessing, folder)
     if source.weights_note is not None:
-        print(f"note: {source.weights_note}", file=sys.stderr)
+        warn("note: {note}", note=source.weights_note)
     inventory = load_inventory(source)
     if structure == MEASURED and method == Method.JOINT and plan is None:
         found = find_auto_plan(
@@ -144,7 +149,7 @@ def run_here(request: RunRequest, workspace: Path | None) -> dict[str, Any]:
     with Store(workspace) as store, stop_on_interrupt("finished layers are kept", print_progress) as progress:
         result = execute(store, request, progress)
     for finding in (result.get("checks") or {}).get("findings", ()):
-        print(f"warning: {finding['sentence']} {finding['remedy']}", file=sys.stderr)
+        warn("warning: {sentence} {remedy}", sentence=_(finding["sentence"]), remedy=_(finding["remedy"]))
     return result
 
 
@@ -207,7 +212,7 @@ def _print_search(result: dict[str, Any], found: dict[str, Any]) -> None:
     print_table(("layer", "structure", "rank", "bits"), cells)
     print_prediction(found["predicted"])
     if found["binding"] is not None:
-        print(f"binding: {found['binding']}; {found['price']}")
+        tell("binding: {budget}; {price}", budget=found["binding"], price=found["price"])
     print_costs(found["baseline_cost"], found["cost"])
     if "run_id" in result:
         print_result(result)
@@ -220,18 +225,31 @@ def print_progress(event: RunEvent) -> None:
         # Bad input shows while loading: a script then finds one line on stderr, the fault.
         return
     if event.kind == "stage" and data.get("fraction") in (None, 0, 0.0):
-        line = f"{data['stage']}: {data['message']}"
+        line = f"{_(data['stage'])}: {stage_text(data, _)}"
     elif event.kind == "layer_started":
-        rank = "" if data.get("rank") is None else f" rank {data['rank']}"
+        rank = "" if data.get("rank") is None else f" {say('rank {rank}', rank=data['rank']).text(_)}"
         place = f"[{data['index'] + 1}/{data['total']}]"
-        line = f"{place} {event.layer}: {data['structure']}{rank}, {data['bits']} bits"
+        bits = say("{bits} bits", bits=data["bits"]).text(_)
+        line = f"{place} {event.layer}: {data['structure']}{rank}, {bits}"
     elif event.kind == "layer_finished":
         took = duration_text(data["seconds"])
-        line = f"    error {percent_text(data['relative_error'])}, {data['status']}, {took}"
+        error = say("error {error}", error=percent_text(data["relative_error"])).text(_)
+        line = f"    {error}, {data['status']}, {took}"
     elif event.kind == "finetune":
-        line = f"    pass {data['epoch']}: loss {data['held_back']:.4f}, best {data['best']:.4f}"
+        line = say(
+            "    pass {epoch}: loss {loss:.4f}, best {best:.4f}",
+            epoch=data["epoch"],
+            loss=data["held_back"],
+            best=data["best"],
+        ).text(_)
     elif event.kind == "evaluated":
-        line = f"    {data['which']}: {data['metric']} {percent_text(data['value'])} on {data['n']:,} images"
+        line = say(
+            "    {which}: {metric} {value} on {count:,} images",
+            which=Said(data["which"]),
+            metric=data["metric"],
+            value=percent_text(data["value"]),
+            count=data["n"],
+        ).text(_)
     else:
         return
     print(f"{duration_text(event.elapsed_seconds):>12}  {line}", file=sys.stderr)
@@ -239,25 +257,34 @@ def print_progress(event: RunEvent) -> None:
 
 def print_result(result: dict[str, Any]) -> None:
     """What a finished run came to."""
-    print(f"run {result['run_id']}: {result['status']}")
+    tell("run {run}: {status}", run=result["run_id"], status=status_word(result["status"]))
     if result.get("compressed") is None:
         return
     before, after = result["baseline"], result["compressed"]
     low, high = result["drop_ci95"]
-    print(
-        f"{before['metric']} {percent_text(before['value'])} → {percent_text(after['value'])}"
-        f" on {after['n']:,} images, drop {points_text(result['drop'])} points"
-        f" (95 %: {points_text(low)} to {points_text(high)})"
+    tell(
+        "{metric} {before} → {after} on {count:,} images, drop {drop} points (95 %: {low} to {high})",
+        metric=before["metric"],
+        before=percent_text(before["value"]),
+        after=percent_text(after["value"]),
+        count=after["n"],
+        drop=points_text(result["drop"]),
+        low=points_text(low),
+        high=points_text(high),
     )
     for name, value in after.get("extra", {}).items():
         print(f"{name} {percent_text(before['extra'][name])} → {percent_text(value)}")
     if after.get("agreement") is not None:
-        print(f"agreement with the original {percent_text(after['agreement'])}")
+        tell("agreement with the original {share}", share=percent_text(after["agreement"]))
     print_images(result.get("data") or {})
     size = (result.get("file") or result["cost"])["size_bytes"]  # of the file; its prediction is in "cost"
     print_costs(result["baseline_cost"], {**result["cost"], "size_bytes": size})
     peak = size_text(result["peak_memory_bytes"])
-    print(f"in {duration_text(result['seconds']['total'])}, peak memory {peak}")
+    tell(
+        "in {time}, peak memory {peak}",
+        time=duration_text(result["seconds"]["total"]),
+        peak=peak,
+    )
 
 
 def runs(
@@ -274,10 +301,12 @@ def runs(
     if as_json:
         print_json({"runs": [_record_row(record) for record in records]})
     elif not records:
-        print("No runs yet. Start one with: qaf compress digits/cnn --ratio 2 --bits 4")
+        tell("No runs yet. Start one with: qaf compress digits/cnn --ratio 2 --bits 4")
     else:
-        header = ("run", "status", "model", "method", "metric", "drop", "size", "name")
-        print_table(header, [_record_cells(record) for record in records])
+        print_table(
+            ("run", "status", "model", "method", "metric", "drop", "size", "name"),
+            [_record_cells(record) for record in records],
+        )
 
 
 def _record_row(record: RunRecord) -> dict[str, Any]:
@@ -300,20 +329,23 @@ def _record_row(record: RunRecord) -> dict[str, Any]:
 
 def part_done(record: RunRecord) -> str:
     """How many layers of its plan a run has compressed."""
-    return f"{len(record.layers)} of {len(record.planned_layers)} layers"
+    done, planned = len(record.layers), len(record.planned_layers)
+    return say("{done} of {planned} layers", done=done, planned=planned).text(_)
 
 
 def _record_cells(record: RunRecord) -> tuple[str, ...]:
     compressed, drop = record.compressed, record.drop
     return (
         record.id,
-        f"{record.status}, {part_done(record)}" if record.is_partial else str(record.status),
+        f"{status_word(record.status)}, {part_done(record)}"
+        if record.is_partial
+        else status_word(record.status),
         record.model,
         record.method,
         "–" if compressed is None else f"{compressed.metric} {percent_text(compressed.value)}",
         "–" if drop is None else points_text(drop),
         "–" if record.size_bytes is None else size_text(record.size_bytes),
-        record.request.name or record.error or "",
+        record.request.name or (record.failure.text(_) if record.failure else ""),
     )
 
 
@@ -335,18 +367,23 @@ def show(
         speeds = {name: read_latency(folder, name) for name in (FILE_NAME, RESULT_NAME)}
     for name, speed in speeds.items():
         if speed is None and (folder / name).exists():
-            print(f"warning: {name} of this run is damaged and left out", file=sys.stderr)
+            warn("warning: {name} of this run is damaged and left out", name=name)
     if as_json:
         print_json(_record_row(record))
         return
     print(f"{record.model}, {record.method}" + (f", {record.request.name}" if record.request.name else ""))
-    if record.error:
-        print(record.error)
+    if record.failure:
+        print(record.failure.text(_))
     if record.is_partial:
-        print(f"{part_done(record)} compressed, the others as they were")
+        tell("{part} compressed, the others as they were", part=part_done(record))
     print_result({"run_id": record.id, "status": record.status, **record.result})
     for speed in filter(None, speeds.values()):
-        print(f"speed, {speed['source']}, {speed['machine']['processor']}, {speed['threads']} threads:")
+        tell(
+            "speed, {source}, {processor}, {threads} threads:",
+            source=speed["source"],
+            processor=speed["machine"]["processor"],
+            threads=speed["threads"],
+        )
         print_verdict(speed)
     rows = [
         (

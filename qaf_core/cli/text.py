@@ -1,19 +1,71 @@
-"""How the command line prints: JSON objects, tables, costs."""
+"""How the command line prints, and in which language: lines, JSON objects, tables, costs.
+
+The language is that of ``--lang``, else of ``QAF_LANG``, else what the system is set to.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import sys
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from qaf_core.pipeline.events import stage_text
 from qaf_core.review.units import count_text, percent_text, size_text, times_text, with_prefix
+from qaf_core.text.catalogue import translator
+from qaf_core.text.said import Said, Translate, listing, say, untranslated
 
 if TYPE_CHECKING:
     from qaf_core.pipeline.events import RunEvent
 
+VARIABLE = "QAF_LANG"
+_SYSTEM = ("LC_ALL", "LC_MESSAGES", "LANG")
+_translate: Translate = untranslated
 _SKIPPED_NAMED = 3
+
+
+def choose_language(named: str | None = None) -> None:
+    """Tell everything from now on in a language.
+
+    Args:
+        named: Its code; None for what the environment says.
+
+    Raises:
+        QafError: If there is no catalogue of the language named here, or in ``QAF_LANG``.
+    """
+    global _translate
+    _translate = untranslated
+    _translate = translator(named or os.environ.get(VARIABLE) or system_language(os.environ))
+
+
+def system_language(environment: Mapping[str, str]) -> str:
+    """``ja`` where the system speaks Japanese, else ``en``; the first variable that is set counts."""
+    told = next((environment[name] for name in _SYSTEM if environment.get(name)), "")
+    return "ja" if told.startswith("ja") else "en"
+
+
+def _(text: str) -> str:
+    """A text in the language of the command line."""
+    return _translate(text)
+
+
+def status_word(status: str) -> str:
+    """How far a run is, or how it ended; a catalogue tells it from what a check comes to."""
+    told = _(f"run: {status}")
+    return status if told.startswith("run: ") else told
+
+
+def tell(template: str, **values: Any) -> None:
+    """Print a line."""
+    print(Said(template, values).text(_), flush=True)
+
+
+def warn(template: str, **values: Any) -> None:
+    """Print a line on stderr."""
+    print(Said(template, values).text(_), file=sys.stderr)
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -32,30 +84,44 @@ def _finite(value: Any) -> Any:
 def print_stage(event: RunEvent) -> None:
     """A line on stderr for a terminal; a script finds only faults there."""
     if sys.stderr.isatty():
-        print(event.data["message"], file=sys.stderr)
+        print(stage_text(event.data, _), file=sys.stderr)
 
 
 def print_prediction(predicted: dict[str, Any]) -> None:
     """Print what is expected of a plan."""
     low, high = predicted["ci95"]
-    print(
-        f"expected {predicted['metric']} {percent_text(predicted['value'])} "
-        f"(95 %: {percent_text(low)} to {percent_text(high)}), learnt from {predicted['learnt_from']}"
+    tell(
+        "expected {metric} {value} (95 %: {low} to {high}), learnt from {source}",
+        metric=predicted["metric"],
+        value=percent_text(predicted["value"]),
+        low=percent_text(low),
+        high=percent_text(high),
+        source=predicted["learnt_from"],
     )
     if predicted["worst"]:
         named = ", ".join(f"{row['name']} ({percent_text(row['share'], 0)})" for row in predicted["worst"])
-        print(f"most harm is done by {named}")
+        tell("most harm is done by {named}", named=named)
     if predicted["unknown"]:
-        print(f"nothing is known of {', '.join(predicted['unknown'])}: what they harm is not counted")
+        tell(
+            "nothing is known of {layers}: what they harm is not counted",
+            layers=", ".join(predicted["unknown"]),
+        )
     if predicted["warning"]:
-        print(f"warning: {predicted['warning']}")
+        tell("warning: {warning}", warning=predicted["warning"])
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print columns as wide as their widest cell."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    for row in (header, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    """Print columns as wide as their widest cell; the header is told in the user's language."""
+    lines = [[_(cell) if cell else "" for cell in header], *rows]
+    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+def _width(text: str) -> int:
+    """Columns of a terminal that a text takes: signs of East Asia two."""
+    return sum(2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text)
 
 
 def print_images(data: dict[str, Any]) -> None:
@@ -66,25 +132,31 @@ def print_images(data: dict[str, Any]) -> None:
             ``skipped_count``, and ``warnings`` in words; each may be missing.
     """
     for warning in data.get("warnings") or ():
-        print(f"warning: {warning}")
+        tell("warning: {warning}", warning=warning)
     if data.get("split"):
-        print(f"images: {data['split']}")
+        tell("images: {split}", split=data["split"])
     skipped = data.get("skipped") or []
     count = data.get("skipped_count", len(skipped))
     if count:
         named = [f"{image['name']} ({image['reason']})" for image in skipped[:_SKIPPED_NAMED]]
-        more = f" and {count - len(named):,} more" if count > len(named) else ""
-        what = "1 image is" if count == 1 else f"{count:,} images are"
-        print(f"{what} left out, unreadable: {', '.join(named)}{more}")
+        images = (
+            listing(named, limit=count)
+            if count == len(named)
+            else say("{names} and {count} more", names=", ".join(named), count=f"{count - len(named):,}")
+        )
+        if count == 1:
+            tell("1 image is left out, unreadable: {images}", images=images)
+        else:
+            tell("{count:,} images are left out, unreadable: {images}", count=count, images=images)
 
 
 def print_costs(before: dict[str, Any], after: dict[str, Any]) -> None:
     """Print the original's cost beside the compressed network's."""
     quantities: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-        ("parameters", "params", count_text),
-        ("size", "size_bytes", size_text),
-        ("operations", "macs", lambda value: with_prefix(value, "MACs")),
-        ("bit operations", "bops", lambda value: with_prefix(value, "BOPs")),
+        (_("parameters"), "params", count_text),
+        (_("size"), "size_bytes", size_text),
+        (_("operations"), "macs", lambda value: with_prefix(value, "MACs")),
+        (_("bit operations"), "bops", lambda value: with_prefix(value, "BOPs")),
     )
     rows = [
         (title, show(before[field]), show(after[field]), times_text(before[field], after[field]))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from qaf_core.errors import RunCancelled
+from qaf_core.text.said import Said, Translate, from_plain, in_words, to_plain, untranslated
 
 if TYPE_CHECKING:
     from qaf_core.factorization.options import SolveEvent
@@ -57,6 +58,19 @@ class RunEvent:
 OnRunEvent = Callable[[RunEvent], None]
 
 
+def stage_text(told: Mapping[str, Any], _: Translate = untranslated) -> str:
+    """What a stage is about, from the data of its event, in the language of ``_``."""
+    try:
+        return str(in_words(from_plain(told["said"]), _))
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ):  # a text without values, or of another version
+        return _(str(told.get("message") or ""))
+
+
 class Progress:
     """Tells how far a piece of work is, and whether it is to stop: with one clock, at a rate screens can use.
 
@@ -77,7 +91,7 @@ class Progress:
         self._began = time.monotonic()
         self._told_at: dict[str | None, float] = {}  # iterations, by layer
         self._waiting: dict[str | None, RunEvent] = {}
-        self._stage: tuple[tuple[str, str], float] = (("", ""), 0.0)
+        self._stage: tuple[tuple[str, str | Said], float] = (("", ""), 0.0)
 
     @property
     def elapsed_seconds(self) -> float:
@@ -135,19 +149,20 @@ class Progress:
         )  # fmt: skip
         self.send("iteration", event.layer, **{name: getattr(event, name) for name in numbers})
 
-    def stage(self, stage: str, message: str, fraction: float | None = None) -> None:
+    def stage(self, stage: str, message: str | Said, fraction: float | None = None) -> None:
         """Tell what the work is about now, in one line for people, and how much of that stage is done."""
         now, (known, told_at) = self.elapsed_seconds, self._stage
         if (stage, message) != known or not fraction or now - told_at >= STAGE_SECONDS:
             self._stage = ((stage, message), now)
-            self.send("stage", stage=stage, fraction=fraction, message=message)
+            said = {"said": to_plain(message)} if isinstance(message, Said) else {}
+            self.send("stage", stage=stage, fraction=fraction, message=str(message), **said)
 
-    def step(self, stage: str, message: str, fraction: float | None = None) -> None:
+    def step(self, stage: str, message: str | Said, fraction: float | None = None) -> None:
         """Go on to a stage, unless the work is to stop: then raise ``RunCancelled``."""
         self.check()
         self.stage(stage, message, fraction)
 
-    def track(self, items: Iterable[Item], count: int, stage: str, message: str) -> Iterator[Item]:
+    def track(self, items: Iterable[Item], count: int, stage: str, message: str | Said) -> Iterator[Item]:
         """Pass ``count`` items on, telling how far the stage has come."""
         self.stage(stage, message, 0.0)
         for index, item in enumerate(items):

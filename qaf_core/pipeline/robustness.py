@@ -97,7 +97,7 @@ def check_robustness(
     def tell(count: int) -> None:
         nonlocal done
         done += count
-        message = f"Disturbing {len(images):,} images"
+        message = say("Disturbing {count:,} images", count=len(images))
         progress.step("robustness", message, min(1.0, done / total))
 
     clean = _measure(pair, images, tell)

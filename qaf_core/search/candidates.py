@@ -127,7 +127,12 @@ def choose_structures(
     def visit(name: str, samples: LayerSamples) -> None:
         nonlocal plan
         info = by_name[name]
-        message = f"Trying forms of {name}, {len(choices) + 1} of {len(infos)} layers"
+        message = say(
+            "Trying forms of {layer}, {number} of {count} layers",
+            layer=name,
+            number=len(choices) + 1,
+            count=len(infos),
+        )
         progress.stage("selecting", message, len(choices) / len(infos))
         judge.samples = samples
         choice = _choose(info, _read_rows(table, info), judge, error_bound)

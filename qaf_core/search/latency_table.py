@@ -28,6 +28,7 @@ from qaf_core.network.plan.chains import holds_too_much, rank_for_ratio
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.pipeline.events import Progress
 from qaf_core.search.geometry import LayerGeometry
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -102,7 +103,9 @@ def measure_layer_table(
     progress = progress or Progress()
     for index, (geometry, candidates) in enumerate(jobs.items()):
         missing = [pair for pair in candidates if _candidate_key(geometry, *pair) not in known]
-        message = f"Timing layers on this machine, {index + 1} of {len(jobs)} kinds"
+        message = say(
+            "Timing layers on this machine, {number} of {count} kinds", number=index + 1, count=len(jobs)
+        )
         progress.step("latency", message, index / len(jobs))
         if missing:
             # Always with the dense form, so that what is compared was measured side by side.

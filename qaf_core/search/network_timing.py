@@ -203,7 +203,11 @@ def choose_in_place(
     forms = []
     progress = progress or Progress()
     for index, kind in enumerate(asked):
-        message = f"Timing the network as a whole, {index + 1} of {len(asked)} kinds of layers"
+        message = say(
+            "Timing the network as a whole, {number} of {count} kinds of layers",
+            number=index + 1,
+            count=len(asked),
+        )
         progress.step("latency", message, index / len(asked))
         plans = {DENSE: {**chosen, **dict.fromkeys(kind, (DENSE, None))}, CHOSEN: chosen}
         for structure in dict.fromkeys(structure for name in kind for structure in fitting[name]):

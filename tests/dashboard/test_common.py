@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+from types import SimpleNamespace
 
 import pytest
 
+from dashboard import text as texts
 from dashboard.widgets import ui
 
 from .conftest import ROOT, Draw
@@ -51,3 +53,25 @@ def test_cards_are_in_the_language_of_the_session(draw: Draw) -> None:
     ]
     assert ["Parameters" in card for card in cards] == [True, False]
     assert ["表面検査" in card for card in cards] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "address", "browser", "told"),
+    [
+        (None, None, "ja-JP", "ja"),
+        (None, None, "ja", "ja"),
+        (None, None, "de-DE", "en"),
+        (None, None, None, "en"),
+        (None, "en", "ja-JP", "en"),
+        (None, "xx", "ja-JP", "ja"),
+        ("ja", "en", "en-GB", "ja"),
+    ],
+)
+def test_the_language_is_the_chosen_one_else_the_addresss_else_the_browsers(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None, address: str | None, browser: str | None, told: str
+) -> None:
+    session = {} if chosen is None else {texts.LANGUAGE_KEY: chosen}
+    query = {} if address is None else {texts.ADDRESS_KEY: address}
+    page = SimpleNamespace(session_state=session, query_params=query, context=SimpleNamespace(locale=browser))
+    monkeypatch.setattr(texts, "st", page)
+    assert texts.language() == told

@@ -19,6 +19,7 @@ from qaf_core.data.models.catalogue import list_models
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.errors import PIECES, QafError, frame
 from qaf_core.network.plan.energy_model import MODELLED
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.quantization.grid import BITS_ACCEPTED
 from qaf_core.review.decision import criteria, economics
 from qaf_core.runs.store.queue import DISCARDED
@@ -39,12 +40,22 @@ def every_kind(kind: type[QafError]) -> Iterator[type[QafError]]:
 CORE = Path(qaf_core.__file__).parent
 REVIEW = CORE / "review"
 SOURCES = (*sorted(CORE.rglob("*.py")), *sorted((CORE.parent / "dashboard").rglob("*.py")))
-VALUES_ONLY = ("", "{text}", "{value}")
+VALUES_ONLY = ("", " ", "run: ", "{text}", "{value}")
 # Of a text with a form for one, catalogues hold the form for several: their languages have one form.
-MARKS = {"say": 0, "Said": 0, "_": 0, "plural": 1}
+MARKS = {
+    "say": 0,
+    "Said": 0,
+    "_": 0,
+    "plural": 1,
+    "tell": 0,
+    "warn": 0,
+    "print_table": 0,
+    "stop_on_interrupt": 0,
+}
+STAGES = {"stage": 2, "step": 2, "track": 4}  # of progress, by name: its words end before this argument
 ERRORS = {kind.__name__ for kind in (QafError, *every_kind(QafError))}
 NOTATION = r"[(\[][^()\[\]]*[)\]]|https://…|symmetric=True"  # of shapes and addresses
-KEYS_OF_SETTINGS = ("sentence", "remedy", "reason", "split")
+KEYS_OF_SETTINGS = ("sentence", "remedy", "reason", "split", "message")
 
 
 @cache
@@ -58,6 +69,10 @@ def marked_texts() -> Iterator[str]:
     for path in SOURCES:
         yield from error_texts(path)
         for node in nodes_of(path):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in STAGES:
+                for part in node.args[: STAGES[node.func.attr]]:  # type: ignore[attr-defined]
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                        yield part.value
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in MARKS:
                 place = MARKS[node.func.id]  # type: ignore[attr-defined]
                 for part in node.args[place : place + 1]:
@@ -73,6 +88,7 @@ def marked_texts() -> Iterator[str]:
     yield from economics.SAVINGS.values()
     yield from (preset.label for preset in economics.PRESETS.values())
     yield from (file.label for file in ModelFile)
+    yield from (f"run: {status}" for status in RunStatus)
     yield from (MODELLED, BITS_ACCEPTED, DISCARDED)
     yield from (source.title.partition(", ")[2] for source in list_models() if source.shipped)
     for parts in chain.from_iterable(combinations(list(PIECES)[1:], count) for count in range(4)):
@@ -202,7 +218,9 @@ def test_templates_take_the_values_they_are_given() -> None:
         f"{path.name}: {ast.unparse(node)}"
         for path in SOURCES
         for node in nodes_of(path)
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "say" and node.keywords
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") in ("say", "tell", "warn")
+        and node.keywords
         if all(part.arg is not None for part in node.keywords)
         for text in literals(node.args[0])
         if fields(text) != {part.arg for part in node.keywords}

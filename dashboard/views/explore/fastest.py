@@ -111,8 +111,8 @@ def _draw(found: Selection) -> None:
         )
     else:
         gains = found.whole is None or found.whole.ratio.high < 1.0
-        tell, icon = (st.success, "check_circle") if gains else (st.warning, "warning")
-        tell(
+        draw, icon = (st.success, "check_circle") if gains else (st.warning, "warning")
+        draw(
             plural(
                 "{count} layer gets a faster form; the table below is filled with the plan.",
                 "{count} layers get a faster form; the table below is filled with the plan.",

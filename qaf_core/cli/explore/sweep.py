@@ -139,7 +139,6 @@ def _mark(points: list[dict[str, Any]]) -> None:
 
 
 def _print_points(points: list[dict[str, Any]]) -> None:
-    header = ("budget", "method", "size", "bit operations", "metric", "drop", "best", "run")
     cells = [
         (
             point["budget"], point["method"], size_text(point["size_bytes"]),
@@ -148,4 +147,4 @@ def _print_points(points: list[dict[str, Any]]) -> None:
         )
         for point in points
     ]  # fmt: skip
-    print_table(header, cells)
+    print_table(("budget", "method", "size", "bit operations", "metric", "drop", "best", "run"), cells)

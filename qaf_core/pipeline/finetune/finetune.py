@@ -27,6 +27,7 @@ from qaf_core.pipeline.events import Progress
 from qaf_core.pipeline.finetune.augment import flipped, mixed, shifted
 from qaf_core.pipeline.finetune.options import CODES, FinetuneOptions
 from qaf_core.pipeline.finetune.trainable import TrainableNetwork
+from qaf_core.text.said import say
 
 MOST_BATCH, LEAST_BATCH = 64, 8
 BATCH_PIXELS = 2**19  # of a batch, where images are large
@@ -207,7 +208,7 @@ class _Training:
         self._original, self._network, self._options = original, network, options
         self._images, self._learnt, self._labels, self._jury = images, learnt, labels, validation
         self._progress = progress
-        self._message = f"Learning from the original on {len(images):,} images"
+        self._message = say("Learning from the original on {count:,} images", count=len(images))
         self._generator = torch.Generator().manual_seed(options.seed)
         self._flips = self._allows(options.flips, lambda batch: batch.flip(3))
         self._crops = self._allows(

@@ -22,6 +22,7 @@ from qaf_core.runs.jobs.baseline import find_predictions
 from qaf_core.runs.jobs.images import load_evaluation_images
 from qaf_core.runs.store.request import source_of
 from qaf_core.runs.store.store import Store
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -83,7 +84,7 @@ def load_predictions(
 
     def answers(network: nn.Module, before: int) -> Arrays:
         def tell(done: int) -> None:
-            message = f"Asking both networks again on {len(run.images):,} images"
+            message = say("Asking both networks again on {count:,} images", count=len(run.images))
             progress.step("evaluating", message, (before + done) / total)
 
         return predict(task, network, to_batches(run.images, run.source, BATCH_SIZE), tell)

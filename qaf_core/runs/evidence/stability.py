@@ -61,7 +61,7 @@ def check_run_stability(
     models = prepare_models(store, run_id)
     if file not in models.paths:
         raise WorkspaceError("no such exported model", got=file, expected=", ".join(models.paths))
-    progress.step("stability", f"Running {file} for {minutes:g} minutes")
+    progress.step("stability", say("Running {file} for {minutes:g} minutes", file=file, minutes=minutes))
     found = check_stability(
         models.paths[file],
         models.paths[ModelFile.ORIGINAL],

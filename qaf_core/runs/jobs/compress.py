@@ -33,6 +33,7 @@ from qaf_core.runs.store.record import JobRecord, RunRecord
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import PACKED_NAME
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,7 +56,7 @@ def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any
 
 
 def _execute(store: Store, record: RunRecord, progress: Progress) -> dict[str, Any]:
-    progress.stage("loading", f"Loading {record.model}", 0.0)
+    progress.stage("loading", say("Loading {model}", model=record.model), 0.0)
     subject = load_subject(record.request, store.workspace, progress)
     images = None if subject.images is None else len(subject.images)
     work = count_work(

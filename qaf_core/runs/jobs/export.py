@@ -189,7 +189,9 @@ def _export_onnx(
     progress.step("exporting", "Loading the evaluation images")
     images = load_evaluation_images(record.request, source, store.workspace)
     card = {key: index[key] for key in CARD_KEYS if key in index}
-    progress.step("exporting", f"Writing ONNX, and comparing both networks on {len(images):,} images")
+    progress.step(
+        "exporting", say("Writing ONNX, and comparing both networks on {count:,} images", count=len(images))
+    )
     given: dict[str, Any] = {
         "input_shape": source.input_shape,
         "images": (batch for batch, _ in to_batches(images, source, BATCH_SIZE)),

@@ -30,6 +30,7 @@ from qaf_core.runs.jobs.preview import write_preview
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import RunRequest, source_of
 from qaf_core.runs.store.store import Store
+from qaf_core.text.said import Said, say
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -91,7 +92,7 @@ def load_subject(request: RunRequest, workspace: Path, progress: Progress) -> Su
     progress.step("loading", "Loading images", 0.5)
 
     def tell_read(done: int, total: int) -> None:
-        progress.step("loading", f"Reading {total:,} images", done / total)
+        progress.step("loading", say("Reading {total:,} images", total=total), done / total)
 
     calibration, images = load_run_images(request, source, workspace, tell_read)
     batches = [batch for batch, _ in to_batches(calibration, source, BATCH_SIZE)]
@@ -125,11 +126,11 @@ def compare_networks(
     task, targets = subject.task, subject.task.collate(images)
     original = find_predictions(
         store.workspace, subject.model, subject.source, images,
-        lambda: _predict(subject, subject.model, images, progress, "baseline", "the original"),
+        lambda: _predict(subject, subject.model, images, progress, "baseline", say("the original")),
     )  # fmt: skip
     before = task.metric(original, targets, images.classes).to_dict()
     progress.send("evaluated", which="original", **before)
-    predictions = _predict(subject, packed, images, progress, "evaluating", "the compressed network")
+    predictions = _predict(subject, packed, images, progress, "evaluating", say("the compressed network"))
     measured = task.metric(predictions, targets, images.classes)
     after = replace(measured, agreement=task.agreement(original, predictions)).to_dict()
     progress.send("evaluated", which="compressed", **after)
@@ -174,9 +175,9 @@ def _few_images(calibration: int) -> tuple[str, ...]:
 
 
 def _predict(
-    subject: Subject, model: nn.Module, images: ImageSet, progress: Progress, stage: str, what: str
+    subject: Subject, model: nn.Module, images: ImageSet, progress: Progress, stage: str, what: Said
 ) -> Arrays:
-    message = f"Evaluating {what} on {len(images):,} images"
+    message = say("Evaluating {what} on {count:,} images", what=what, count=len(images))
     count = -(-len(images) // BATCH_SIZE)
     batches = to_batches(images, subject.source, BATCH_SIZE)
     return predict(subject.task, model, progress.track(batches, count, stage, message))

@@ -9,6 +9,7 @@ from qaf_core.data.models.catalogue import load_inventory
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.workspace.registry import add_model
 from qaf_core.runs.store.request import InspectRequest, source_of
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from qaf_core.pipeline.events import Progress
@@ -47,7 +48,7 @@ def _source_row(source: ModelSource) -> dict[str, Any]:
 
 def carry_out_inspection(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
     """The job ``inspect``."""
-    progress.step("loading", f"Looking into {job.request.about}")
+    progress.step("loading", say("Looking into {about}", about=job.request.about))
     return inspect_model(job.request, store.workspace)
 
 

@@ -16,6 +16,7 @@ from qaf_core.network.plan.types import Plan
 from qaf_core.pipeline.events import Progress
 from qaf_core.search.budget.allocate import Allocation, Choice
 from qaf_core.search.sensitivity.measure import MeasuredNetwork
+from qaf_core.text.said import say
 
 ROUNDS = 4
 LARGEST_SCALE = 4.0
@@ -70,7 +71,9 @@ def improve(
         last = steps[-1]
         for index, row in enumerate(last.plan.layers):
             progress.step(
-                "refining", f"Taking layers back, round {number + 1}", index / len(last.plan.layers)
+                "refining",
+                say("Taking layers back, round {number}", number=number + 1),
+                index / len(last.plan.layers),
             )
             setting = last.allocation.settings[row.name]
             if row.structure == KEEP or setting.harm <= 0:

@@ -37,6 +37,7 @@ from qaf_core.search.sensitivity.settings import (
     plain_structure,
     ranks_of,
 )
+from qaf_core.text.said import say
 
 TABLE_VERSION = 2  # raised with every change of what is expected
 SOLVED_BITS = {
@@ -89,7 +90,9 @@ def measure_sensitivity(
     settings: dict[str, tuple[Setting, ...]] = {}
     infos = [info for info in inventory if info.planned]
     for index, info in enumerate(infos):
-        progress.step("sensitivity", f"Trying settings of {info.name}", index / max(len(infos), 1))
+        progress.step(
+            "sensitivity", say("Trying settings of {info}", info=info.name), index / max(len(infos), 1)
+        )
         harms: dict[Key, float] = {}
         if info.name in network.weights:
             key = digest_of(TABLE_VERSION, info.to_dict(), network.key(info.name), seed)

@@ -26,6 +26,7 @@ from qaf_core.search.budget.predict import (
     temperature_for,
 )
 from qaf_core.search.sensitivity.settings import Sensitivity, sensitivity_from_dict
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -93,7 +94,7 @@ def load_explored(request: SensitivityRequest, workspace: Path, progress: Progre
     from qaf_core.network.graph.inventory import take_inventory
     from qaf_core.runs.jobs.images import load_run_images
 
-    progress.step("loading", f"Loading {request.model}", 0.0)
+    progress.step("loading", say("Loading {model}", model=request.model), 0.0)
     source = source_of(request, workspace)
     model = build_model(source)
     inventory = take_inventory(model, source.input_shape)
