@@ -13,13 +13,13 @@ from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.review.expected import ExpectedPoint
 from qaf_core.runs.jobs.plans.knowledge import Knowledge, explored_by, read_knowledge, teaches
 from qaf_core.runs.store.kinds import digest_request
-from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import SensitivityRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.search.budget.front import FrontPoint, expected_front, harm_at_size
 from qaf_core.search.budget.predict import Predictor
 
 Known = tuple[Knowledge, Predictor]
+MOST_RUNS = 200  # that are set against what was expected
 FRESH_SECONDS = 20.0  # after which files and runs are looked at again
 
 
@@ -50,6 +50,14 @@ def smallest_within(found: Known, drop: float) -> tuple[LayerPlan, ...] | None:
     return next((point.rows for point in front if predictor.drop_at(point.harm + floor) <= drop), None)
 
 
+@st.cache_resource(show_spinner=False, ttl=FRESH_SECONDS, max_entries=16)
+def divergence_shares(_store: Store, run_id: str) -> dict[str, float]:
+    """What share of the divergence each layer of a run is expected to cause; empty where nothing is known."""
+    run = _store.run(run_id)
+    found = known(_store, explored_by(run))
+    return {} if found is None else found[1].shares(run.plan_done)
+
+
 def dense_harm_at(found: Known, plan: Plan) -> float | None:
     """What plain rounding of as many bytes as a plan is expected to harm, floor included; None where it does
     not get so small.
@@ -70,12 +78,16 @@ def _front(knowledge: Knowledge, *, dense: bool) -> list[FrontPoint]:
     return expected_front(rows)
 
 
-def of_runs(store: Store, runs: Sequence[RunRecord]) -> list[ExpectedPoint]:
+@st.cache_resource(show_spinner=False, ttl=FRESH_SECONDS, max_entries=16)
+def of_runs(_store: Store, run_ids: Sequence[str]) -> list[ExpectedPoint]:
     """Runs with what was expected of their plans by exploring the model alone, none of its runs known."""
-    points = []
-    for run in runs:
+    points, met = [], dict[str, Known | None]()
+    for run in _store.runs(run_ids):
         request = explored_by(run)
-        found = known(store, request)
+        asked = request.to_json()
+        if asked not in met:
+            met[asked] = known(_store, request)
+        found = met[asked]
         if found is not None and run.compressed is not None and teaches(run, request):
             knowledge = found[0]
             cold = Predictor(knowledge.sensitivity, knowledge.curve, knowledge.baseline)

@@ -12,8 +12,10 @@ import streamlit as st
 
 from dashboard.widgets import ui
 from qaf_core.review.decision.criteria import CriteriaSet, read_criteria
-from qaf_core.review.report.review import Review, changed_pictures, gather_review
+from qaf_core.review.decision.evidence import Evidence, collect_evidence
+from qaf_core.review.report.review import Review, changed_pictures, check_comparable, gather_review
 from qaf_core.runs.store.record import RunRecord
+from qaf_core.runs.store.store import Store
 
 PICTURES = 18
 _KEY = "review"
@@ -41,6 +43,25 @@ def load_review(run_ids: Sequence[str]) -> Review:
 def _pictures(_workspace: str, run_id: str, places: tuple[int, ...], _review: Review) -> dict[int, str]:
     del places  # they tell one answer from another
     return dict(changed_pictures(ui.open_store(), run_id, _review.changes, PICTURES))
+
+
+def load_evidence(run_ids: Sequence[str]) -> tuple[Evidence, ...]:
+    """What is known of some runs that can stand side by side.
+
+    Raises:
+        QafError: If they cannot, or what is kept with one is damaged.
+    """
+    store = ui.open_store()
+    stamps = [(run_id, tuple(_stamps(store.run_folder(run_id)))) for run_id in run_ids]
+    runs = tuple(_evidence(run_id, stamp, store) for run_id, stamp in stamps)
+    check_comparable(runs)
+    return runs
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _evidence(run_id: str, stamp: tuple[Any, ...], _store: Store) -> Evidence:
+    del stamp  # it tells one state of the files from another
+    return collect_evidence(_store, run_id)
 
 
 def _stamps(folder: Path) -> list[tuple[str, int, int]]:

@@ -8,7 +8,7 @@ from typing import Any
 from dashboard.text import _
 from qaf_core.pipeline.results import LayerRow
 from qaf_core.review.charts import LayerErrors
-from qaf_core.review.points import RunPoint, original_point, plan_text, run_point
+from qaf_core.runs.listing import RunRow
 from qaf_core.runs.store.record import RunRecord
 
 
@@ -43,32 +43,14 @@ def class_rows(before: Mapping[str, float], after: Mapping[str, float]) -> list[
     ]
 
 
-def plan_summary(run: RunRecord) -> str:
+def plan_summary(row: RunRow) -> str:
     """A run's plan in one short line: of one that ended early how much of it was done, and that."""
-    text = plan_text(run.plan_done if run.layers else run.plan)
-    return f"{part_done(run)} · {text}" if run.is_partial else text
+    return f"{part_done(row)} · {row.plan}" if row.is_partial else row.plan
 
 
-def part_done(run: RunRecord) -> str:
+def part_done(row: RunRow) -> str:
     """How many layers of its plan a run has compressed: ``11 of 20 layers``."""
-    return _("{done} of {count} layers").format(done=len(run.layers), count=len(run.planned_layers))
-
-
-def tradeoff_points(runs: Sequence[RunRecord], titles: Mapping[str, str], original: str) -> list[RunPoint]:
-    """The points of the trade-off charts: every run with a result, and the original of each evaluation.
-
-    Args:
-        runs: Runs of one model and one data set.
-        titles: The name of each run, by id.
-        original: What the original is called.
-    """
-    points = [run_point(run, title=titles[run.id]) for run in runs]
-    originals = {
-        (point.value, point.size_bytes): point
-        for run in runs
-        if (point := original_point(run, title=original)) is not None
-    }
-    return [point for point in points if point is not None] + list(originals.values())
+    return _("{done} of {count} layers").format(done=row.done, count=row.planned)
 
 
 def layer_errors(run: RunRecord, title: str) -> LayerErrors:
@@ -87,8 +69,3 @@ def errors_of(layers: Sequence[LayerRow], names: tuple[str, ...], title: str = "
         float_errors=tuple(row.float_relative_error for row in found),
         quantized_errors=tuple(row.relative_error for row in found),
     )
-
-
-def evaluation_data(run: RunRecord) -> str:
-    """What a run was evaluated on, in words; only runs of the same have accuracies to compare."""
-    return run.images.evaluation or run.request.data

@@ -16,6 +16,7 @@ from dashboard.widgets import run_choice, ui
 from qaf_core.pipeline.results import LayerRow
 from qaf_core.review import charts, histograms
 from qaf_core.review.units import MISSING
+from qaf_core.runs.listing import RunRow, list_rows
 from qaf_core.runs.store.record import RunRecord
 
 HISTOGRAM_COLUMNS = 4
@@ -27,7 +28,7 @@ def page() -> None:
         _("Layers"),
         _("How well each layer's weights were kept, and how its factors use their integer grids."),
     )
-    runs = [run for run in ui.open_store().list_runs() if run.layer_rows]
+    runs = [row for row in list_rows(ui.open_store()) if row.done]
     left, right = st.columns(2)
     with left:
         first = run_choice.choose_run(runs, _("None of its layers is done."))
@@ -51,18 +52,18 @@ def page() -> None:
         _details(run, layer, titled=len(shown) > 1)
 
 
-def _choose_second(first: RunRecord, runs: Sequence[RunRecord]) -> RunRecord | None:
+def _choose_second(first: RunRecord, runs: Sequence[RunRow]) -> RunRecord | None:
     others = {run.id: run for run in runs if run.model == first.model and run.id != first.id}
     second = st.selectbox(
         _("Compare with"),
         list(others),
         index=None,
-        format_func=lambda run_id: run_choice.run_label(others[run_id]),
+        format_func=run_choice.labels(tuple(others.values())).__getitem__,
         placeholder=_("No other run") if others else _("No other run of this model"),
         disabled=not others,
         key=f"second-{first.id}",
     )
-    return others.get(second or "")
+    return ui.find_run(second) if second in others else None
 
 
 def _errors(runs: Sequence[RunRecord]) -> None:

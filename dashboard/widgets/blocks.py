@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 
 import streamlit as st
 
@@ -40,18 +41,19 @@ def draw_block(block: Block) -> None:
 
 
 def _table(block: Table) -> str:
-    def cells(row: list[str] | tuple[str, ...], tag: str) -> str:
-        return "".join(
-            f'<{tag} class="{"number" if place >= block.numeric else "short" if len(cell) <= SHORT else ""}">'
-            f"{html.escape(cell)}</{tag}>"
-            for place, cell in enumerate(row)
-        )
+    def cells(row: Sequence[str], tag: str, line: int = -1) -> str:
+        told = []
+        for place, cell in enumerate(row):
+            name = "number" if place >= block.numeric else "short" if len(cell) <= SHORT else ""
+            name += " changed" if (line, place) in block.changed else ""
+            told.append(f'<{tag} class="{name}">{html.escape(cell)}</{tag}>')
+        return "".join(told)
 
     marks = block.marks or [""] * len(block.rows)
-    head = f"<thead><tr>{cells(tuple(block.header), 'th')}</tr></thead>" if any(block.header) else ""
+    head = f"<thead><tr>{cells(block.header, 'th')}</tr></thead>" if any(block.header) else ""
     body = "".join(
-        f'<tr class="{html.escape(mark)}">{cells(tuple(row), "td")}</tr>'
-        for mark, row in zip(marks, block.rows, strict=True)
+        f'<tr class="{html.escape(mark)}">{cells(row, "td", line)}</tr>'
+        for line, (mark, row) in enumerate(zip(marks, block.rows, strict=True))
     )
     title = f"<p><b>{html.escape(block.title)}</b></p>" if block.title else ""
     note = f"<p class=note>{html.escape(block.note)}</p>" if block.note else ""

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from dashboard.state import catalogue, rows
-from dashboard.text import _
+from dashboard.state import address, catalogue, rows
+from dashboard.text import _, translation
 from dashboard.widgets import ui
 from qaf_core.errors import QafError
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.charts import method_label
 from qaf_core.review.units import percent_text
+from qaf_core.runs.listing import RunRow, list_rows, row_of
+from qaf_core.runs.management import restore
 from qaf_core.runs.store.record import RunRecord
 
 LAST_RUN_KEY = "last_run"
 
 
-def choose_run(runs: Sequence[RunRecord], lacking: str) -> RunRecord | None:
+def choose_run(runs: Sequence[RunRow], lacking: str) -> RunRecord | None:
     """The run asked for, by the address or by the page of a run that was looked at; or another one chosen.
 
     Never another run instead of one that has nothing to show: then that is said, and nothing is chosen.
@@ -38,24 +41,41 @@ def choose_run(runs: Sequence[RunRecord], lacking: str) -> RunRecord | None:
         _("Run"),
         list(by_id),
         index=list(by_id).index(asked) if asked in by_id else None,
-        format_func=lambda run_id: run_label(by_id[run_id]),
+        format_func=labels(runs).__getitem__,
         placeholder=_("Choose another run"),
     )
     if chosen is not None:
-        st.query_params["run"] = chosen
-    return by_id.get(chosen or "")
+        address.tell("run", chosen)
+    return ui.find_run(chosen) if chosen in by_id else None
 
 
-def run_label(run: RunRecord) -> str:
+def run_label(run: RunRow, say: Callable[[str], str] = _) -> str:
     """A run in one line: its name, model, method, plan, how much of that was done, and accuracy."""
-    title = ui.run_title(run)
+    title = run.title
     model = "" if run.model in title else f" · {run.model}"
-    accuracy = f" · {percent_text(run.compressed.value)}" if run.compressed else ""
-    return f"{title}{model} · {method_label(run.method, _)} · {rows.plan_summary(run)}{accuracy}"
+    accuracy = "" if run.value is None else f" · {percent_text(run.value)}"
+    return f"{title}{model} · {method_label(run.method, say)} · {rows.plan_summary(run)}{accuracy}"
+
+
+def labels(runs: Sequence[RunRow], label: Callable[[RunRow], str] | None = None) -> dict[str, str]:
+    """Labels by run, no two alike: boxes of choices tell their options apart by what they show."""
+    say = translation()
+    told = {run.id: label(run) if label else run_label(run, say) for run in runs}
+    often = Counter(told.values())
+    return {key: f"{text} · {key[-6:]}" if often[text] > 1 else text for key, text in told.items()}
 
 
 def say_unknown(run_id: str) -> None:
     """There is no such run, or no longer."""
+    store = ui.open_store()
+    if any(row.id == run_id for row in list_rows(store, deleted=True)):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.warning(ui.plain(_("The run {run} was deleted.").format(run=run_id)), icon=":material/delete:")
+            st.button(
+                _("Bring it back"), icon=":material/undo:", key=f"restore-{run_id}", type="primary",
+                on_click=restore, args=(store, [run_id]),
+            )  # fmt: skip
+        return
     ui.say_error(_("There is no run {run} in this workspace; it may have been deleted.").format(run=run_id))
 
 
@@ -96,4 +116,4 @@ def say_partial(run: RunRecord) -> None:
     """That only a part of a run's layers is compressed, where that is so."""
     if run.is_partial and run.layers:
         text = _("{part} are compressed; the others are those of the original.")
-        st.info(text.format(part=rows.part_done(run)), icon=":material/stop_circle:")
+        st.info(text.format(part=rows.part_done(row_of(run))), icon=":material/stop_circle:")

@@ -7,12 +7,13 @@ import functools
 import html
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
 
 import streamlit as st
 
+from dashboard.state import address
 from dashboard.text import _
 from qaf_core.data.workspace.trust import UntrustedCode, trust
 from qaf_core.errors import QafError, WorkspaceError
@@ -116,12 +117,12 @@ def is_dark() -> bool:
     return st.context.theme.type == "dark"
 
 
-def go_to(page: str, **query: str) -> None:
+def go_to(page: str, **query: str | Sequence[str]) -> None:
     """Leave for another page (``explore``, ``run``, ``tradeoffs``, ``layers``)."""
     st.switch_page(st.session_state[PAGES_KEY][page], query_params=query or None)
 
 
-def link_to(page: str, label: str, icon: str, **query: str) -> None:
+def link_to(page: str, label: str, icon: str, **query: str | Sequence[str]) -> None:
     """A link to another page."""
     st.page_link(st.session_state[PAGES_KEY][page], label=label, icon=icon, query_params=query or None)
 
@@ -151,12 +152,16 @@ def empty_state(icon: str, title: str, body: str, link: tuple[str, str] | None =
 
 
 def guarded(draw: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Turn faults into words on the page: bad input in its own, anything else with where the details are."""
+    """Turn faults into words on the page: bad input in its own, anything else with where the details are.
+
+    A fragment drawn anew also writes the address.
+    """
 
     @functools.wraps(draw)
     def draw_or_explain(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         try:
             draw(*args, **kwargs)
+            address.settle()
         except QafError as error:
             say_error(error)
         except Exception:

@@ -17,13 +17,15 @@ from qaf_core.cli.doctor import doctor
 from qaf_core.cli.explore.sweep import sweep
 from qaf_core.cli.export import export
 from qaf_core.cli.finetune import finetune
+from qaf_core.cli.history import manage
+from qaf_core.cli.history.listed import show
 from qaf_core.cli.interrupt import EXIT_BAD_INPUT, EXIT_CANCELLED, EXIT_DONE, EXIT_FAILED
 from qaf_core.cli.latency import device_kit, latency
 from qaf_core.cli.models import models
 from qaf_core.cli.networks import check, cost, inspect, predict, sensitivity
 from qaf_core.cli.plans import plan
 from qaf_core.cli.report import import_evidence, report
-from qaf_core.cli.runs import compress, runs, search, show
+from qaf_core.cli.runs import compress, search
 from qaf_core.cli.text import VARIABLE, _, choose_language
 from qaf_core.errors import QafError, RunCancelled
 from qaf_core.files import write_file
@@ -41,11 +43,12 @@ program = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    app, models, inspect, cost, check, sensitivity, predict, search, sweep, plan, compress, finetune, runs,
-    show, export, latency, device_kit, report, doctor,
+    app, models, inspect, cost, check, sensitivity, predict, search, sweep, plan, compress, finetune, show,
+    export, latency, device_kit, report, doctor,
 ):  # fmt: skip
     program.command()(command)
 program.command("import")(import_evidence)
+program.add_typer(manage.program, name="runs")
 
 
 @program.callback()

@@ -1,4 +1,4 @@
-"""Commands about runs: ``compress``, ``runs``, ``show``."""
+"""Commands that make runs: ``compress`` and ``search``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from qaf_core.cli.options import (
     PlanFile,
     PreprocessingFile,
     Ratio,
-    Run,
     Seed,
     Structure,
     Weights,
@@ -56,7 +55,6 @@ from qaf_core.text.said import Said, say
 
 if TYPE_CHECKING:
     from qaf_core.pipeline.events import RunEvent
-    from qaf_core.runs.store.record import RunRecord
     from qaf_core.runs.store.request import RunRequest
 
 Budgets = Annotated[
@@ -285,129 +283,3 @@ def print_result(result: dict[str, Any]) -> None:
         time=duration_text(result["seconds"]["total"]),
         peak=peak,
     )
-
-
-def runs(
-    model: Annotated[str | None, typer.Option(help="Only this model's.")] = None,
-    as_json: Json = False,
-    workspace: Workspace = None,
-) -> None:
-    """The runs of the workspace, newest first."""
-    from qaf_core.runs.store.store import Store
-
-    with Store(workspace) as store:
-        store.mark_interrupted()
-        records = store.list_runs(model)
-    if as_json:
-        print_json({"runs": [_record_row(record) for record in records]})
-    elif not records:
-        tell("No runs yet. Start one with: qaf compress digits/cnn --ratio 2 --bits 4")
-    else:
-        print_table(
-            ("run", "status", "model", "method", "metric", "drop", "size", "name"),
-            [_record_cells(record) for record in records],
-        )
-
-
-def _record_row(record: RunRecord) -> dict[str, Any]:
-    row = {
-        "run_id": record.id,
-        "status": record.status,
-        "name": record.request.name,
-        "model": record.model,
-        "method": record.method,
-        "plan": dict(record.plan_row),
-        "layers": [dict(layer) for layer in record.layer_rows],
-        **record.result,
-        "created_at": record.created_at,
-        "started_at": record.started_at,
-        "finished_at": record.finished_at,
-        "error": record.error,
-    }
-    return {**row, "status": record.status}
-
-
-def part_done(record: RunRecord) -> str:
-    """How many layers of its plan a run has compressed."""
-    done, planned = len(record.layers), len(record.planned_layers)
-    return say("{done} of {planned} layers", done=done, planned=planned).text(_)
-
-
-def _record_cells(record: RunRecord) -> tuple[str, ...]:
-    compressed, drop = record.compressed, record.drop
-    return (
-        record.id,
-        f"{status_word(record.status)}, {part_done(record)}"
-        if record.is_partial
-        else status_word(record.status),
-        record.model,
-        record.method,
-        "–" if compressed is None else f"{compressed.metric} {percent_text(compressed.value)}",
-        "–" if drop is None else points_text(drop),
-        "–" if record.size_bytes is None else size_text(record.size_bytes),
-        record.request.name or (record.failure.text(_) if record.failure else ""),
-    )
-
-
-def show(
-    run: Run,
-    as_json: Json = False,
-    workspace: Workspace = None,
-) -> None:
-    """One run: what was asked for and what came of it."""
-    from qaf_core.cli.latency import print_verdict
-    from qaf_core.runs.jobs.device_kit import RESULT_NAME
-    from qaf_core.runs.jobs.latency import FILE_NAME, read_latency
-    from qaf_core.runs.store.store import Store
-
-    with Store(workspace) as store:
-        store.mark_interrupted()
-        record = store.find(run)
-        folder = store.run_folder(record.id)
-        speeds = {name: read_latency(folder, name) for name in (FILE_NAME, RESULT_NAME)}
-    for name, speed in speeds.items():
-        if speed is None and (folder / name).exists():
-            warn("warning: {name} of this run is damaged and left out", name=name)
-    if as_json:
-        print_json(_record_row(record))
-        return
-    print(f"{record.model}, {record.method}" + (f", {record.request.name}" if record.request.name else ""))
-    if record.failure:
-        print(record.failure.text(_))
-    if record.is_partial:
-        tell("{part} compressed, the others as they were", part=part_done(record))
-    print_result({"run_id": record.id, "status": record.status, **record.result})
-    for speed in filter(None, speeds.values()):
-        tell(
-            "speed, {source}, {processor}, {threads} threads:",
-            source=speed["source"],
-            processor=speed["machine"]["processor"],
-            threads=speed["threads"],
-        )
-        print_verdict(speed)
-    rows = [
-        (
-            str(row["name"]),
-            str(row.get("structure", "–")),
-            str(row.get("rank") or ""),
-            str(row.get("bits", "–")),
-            "–" if row.get("relative_error") is None else percent_text(row["relative_error"]),
-            str(row.get("status", "–")),
-        )
-        for row in record.layer_rows
-    ]
-    if rows:
-        print()
-        print_table(("layer", "structure", "rank", "bits", "error", "status"), rows)
-    if record.compressed is not None and record.compressed.per_class:
-        print()
-        print_table(("class", "original", "compressed"), _class_cells(record))
-
-
-def _class_cells(record: RunRecord) -> list[tuple[str, str, str]]:
-    before = record.baseline.per_class if record.baseline else {}
-    after = record.compressed.per_class if record.compressed else {}
-    return [
-        (name, percent_text(before[name]) if name in before else "–", percent_text(value))
-        for name, value in after.items()
-    ]

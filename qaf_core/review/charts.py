@@ -9,23 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import plotly.graph_objects as go
 
-from qaf_core.factorization.options import METHODS, Method
+from qaf_core.factorization.options import Method
 from qaf_core.review import palette
-from qaf_core.review.metrics import metric_label
 from qaf_core.review.palette import Mark
-from qaf_core.review.pareto import pareto_front
-from qaf_core.review.points import RunPoint
-from qaf_core.review.units import percent_text, size_text, with_prefix
 from qaf_core.text.said import Translate, untranslated
 
-CostAxis = Literal["size", "bops"]
 ROW_HEIGHT_PX = 24
-MOST_TICKS = 6
-NEAR = 0.15  # a metric this far below the best is still shown in a close-up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,163 +29,6 @@ class LayerErrors:
     names: tuple[str, ...]
     float_errors: tuple[float | None, ...]
     quantized_errors: tuple[float | None, ...]
-
-
-def tradeoff_figure(
-    points: Sequence[RunPoint],
-    *,
-    axis: CostAxis,
-    dark: bool = False,
-    floor: float | None = None,
-    _: Translate = untranslated,
-) -> go.Figure:
-    """The metric against size or bit-operations, with 95 % intervals, the original and the Pareto front.
-
-    Args:
-        points: Runs of one model, evaluated on the same images by the same metric; method ``original`` is
-            drawn as a star.
-        axis: What stands on the horizontal axis.
-        dark: Whether the ground is dark.
-        floor: Runs below this fraction are drawn, open, at the lower edge, with their value written
-            beside them; None gives everything its place.
-        _: Translation of texts.
-
-    Returns:
-        A figure whose points carry the run's id as first entry of ``customdata`` (empty for the original).
-    """
-    figure = go.Figure()
-    _add_front(figure, points, axis, dark, _)
-    others = sorted({p.method for p in points} - {*METHODS, "original"})
-    for method in (*METHODS, *others, "original"):
-        chosen = [p for p in points if p.method == method]
-        if chosen:
-            figure.add_trace(_run_trace(chosen, method, axis, dark, floor or 0.0, _))
-    titles = {
-        "size": _("Model size (smaller is better)"),
-        "bops": _("Bit-operations per image, BOPs (fewer is better)"),
-    }
-    style(figure, height_px=430)
-    figure.update_layout(hovermode="closest", dragmode=False, clickmode="event+select")
-    figure.update_xaxes(title_text=titles[axis], **_cost_ticks([_cost(p, axis) for p in points], axis))
-    metric = metric_label(points[0].metric if points else None, _)
-    figure.update_yaxes(title_text=f"{metric} (%)", ticksuffix=" ", automargin=True)
-    if floor is not None:
-        top = max((p.high for p in points), default=1.0)
-        figure.update_yaxes(range=[100 * (floor - 0.08 * (top - floor)), 100 * (top + 0.06 * (top - floor))])
-    return figure
-
-
-def closeup_floor(points: Sequence[RunPoint]) -> float | None:
-    """Where a close-up of the best runs ends, as a fraction; None where all are near each other."""
-    if not points:
-        return None
-    best = max(point.value for point in points)
-    near = [point.low for point in points if point.value >= best - NEAR]
-    return None if len(near) == len(points) else max(0.0, min(near) - 0.02)
-
-
-def _cost(point: RunPoint, axis: CostAxis) -> float:
-    return point.size_bytes if axis == "size" else point.bops
-
-
-def _add_front(
-    figure: go.Figure, points: Sequence[RunPoint], axis: CostAxis, dark: bool, _: Translate
-) -> None:
-    front = pareto_front([_cost(p, axis) for p in points], [p.value for p in points])
-    if len(front) < 2:
-        return
-    chosen = [points[index] for index in front]
-    figure.add_trace(
-        go.Scatter(
-            x=[_cost(p, axis) for p in chosen],
-            y=[100 * p.value for p in chosen],
-            mode="lines",
-            name=_("Best trade-offs"),
-            hoverinfo="skip",
-            line={"color": palette.OTHER_MARK.colour(dark), "width": 1.5, "dash": "dot", "shape": "hv"},
-        )
-    )
-
-
-def _run_trace(
-    points: Sequence[RunPoint], method: str, axis: CostAxis, dark: bool, floor: float, _: Translate
-) -> go.Scatter:
-    original = method == "original"
-    mark = palette.ORIGINAL_MARK if original else palette.method_mark(method)
-    colour = mark.colour(dark)
-    below = [p.value < floor for p in points]
-    return go.Scatter(
-        x=[_cost(p, axis) for p in points],
-        y=[100 * max(p.value, floor) for p in points],
-        error_y={
-            "type": "data",
-            "symmetric": False,
-            "thickness": 1.2,
-            "width": 4,
-            "color": colour,
-            "array": [0 if out else 100 * (p.high - p.value) for p, out in zip(points, below, strict=True)],
-            "arrayminus": [
-                0 if out else 100 * (p.value - p.low) for p, out in zip(points, below, strict=True)
-            ],
-        },
-        mode="markers+text" if any(below) else "markers",
-        text=[f"↓ {percent_text(p.value)}" if out else "" for p, out in zip(points, below, strict=True)],
-        textposition="middle right",
-        name=_("Original") if original else method_label(method, _),
-        marker={
-            "color": colour,
-            "symbol": [
-                f"{mark.symbol}-open" if out or p.is_partial else mark.symbol
-                for p, out in zip(points, below, strict=True)
-            ],
-            "size": 15 if original else 11,
-            "line": {"width": 1, "color": "#0F151E" if dark else "#FFFFFF"},
-        },
-        customdata=[[p.run_id] for p in points],
-        hovertext=[_hover(p, _) for p in points],
-        hovertemplate="%{hovertext}<extra></extra>",
-        selected={"marker": {"opacity": 1}},
-        unselected={"marker": {"opacity": 1}},
-    )
-
-
-def _hover(point: RunPoint, _: Translate) -> str:
-    interval = f"{percent_text(point.low)} … {percent_text(point.high)}"
-    lines = [
-        f"<b>{point.title}</b>",
-        _("{metric} {value} ({interval})").format(
-            metric=metric_label(point.metric, _), value=percent_text(point.value), interval=interval
-        ),
-        _("Size {size}, {bops} per image").format(
-            size=size_text(point.size_bytes), bops=with_prefix(point.bops, "BOPs")
-        ),
-    ]
-    if point.summary:
-        lines.append(point.summary)
-    if point.run_id:
-        lines.append(f"<i>{_('Click to open the run')}</i>")
-    return "<br>".join(lines)
-
-
-def _cost_ticks(values: Sequence[float], axis: CostAxis) -> dict[str, Any]:
-    """A logarithmic axis with few round ticks that carry their unit."""
-    positive = [v for v in values if v > 0 and math.isfinite(v)]
-    if not positive:
-        return {"type": "linear"}
-    low, high = min(positive) / 1.35, max(positive) * 1.35
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks: list[float] = []
-    for digits in ((1, 2, 5), (1, 5), (1,)):
-        ticks = [t for decade in decades for digit in digits if low <= (t := digit * 10.0**decade) <= high]
-        if len(ticks) <= MOST_TICKS:
-            break
-    return {
-        "type": "log",
-        "range": [math.log10(low), math.log10(high)],
-        "tickvals": ticks,
-        "ticktext": [with_prefix(tick, "B" if axis == "size" else "") for tick in ticks],
-        "tickangle": 0,
-    }
 
 
 def method_label(method: str, _: Translate = untranslated) -> str:

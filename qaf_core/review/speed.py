@@ -66,6 +66,18 @@ def latency_figure(
     return figure
 
 
+def times_as_long(ratio: Mapping[str, float], _: Translate = untranslated) -> str:
+    """A ratio of times in words: ``1.5 times as long``; as long where chance explains the difference.
+
+    Args:
+        ratio: ``value``, ``low`` and ``high`` of one time over another.
+        _: Translation of texts.
+    """
+    if ratio["low"] <= 1.0 <= ratio["high"]:
+        return _("as long")
+    return _("{times} times as long").format(times=f"{ratio['value']:.2g}")
+
+
 def speed_sentence(ratio: Mapping[str, float], _: Translate = untranslated) -> str:
     """Whether the compressed integer model is faster than the dense one, without flattery.
 

@@ -30,7 +30,8 @@ STAGES = ("loading", "solving", "calibrating", "saving", "baseline", "evaluating
 FINETUNE_STAGES = ("loading", "finetuning", "saving", "baseline", "evaluating")
 EVENT = "work"  # a run's event that tells its own, once its images are loaded
 EVALUATION_IMAGES, CALIBRATION_IMAGES = 2000, 512  # until a run has told how many there are
-MOST_RUNS = 12  # that are looked at
+MOST_LOOKED_AT = 300  # of the newest runs
+MOST_RUNS = 12  # of them whose time is looked at
 ENOUGH_RUNS = 3  # of the most alike
 # Seconds of the basis. A solve: calls, and operations; large layers get fewer sweeps, on all cores.
 CALLS, PER_OPERATION, LARGE, PER_LARGE_OPERATION = 0.5, 1e-8, 2.0, 1e-9
@@ -78,7 +79,7 @@ class History:
 
 def read_history(store: Store, request: RunRequest) -> History:
     """What the workspace's runs tell of one like ``request``; its plan is not looked at."""
-    runs = [run for run in store.list_runs() if run.is_final and run.compressed]
+    runs = [run for run in store.list_runs(most=MOST_LOOKED_AT) if run.is_final and run.compressed]
     alike = [run for run in runs if _subject(run.request) == _subject(request)]
     same_images = [run for run in alike if run.request.images == request.images]
     told = _paces(store, request, [run for run in runs if run.status == RunStatus.COMPLETED][:MOST_RUNS])

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from dashboard.state import address
 from dashboard.state import review as state
 from dashboard.text import _
 from dashboard.views.decide import business, checks, criteria, paper, risks
 from dashboard.widgets import blocks, run_choice, ui
 from qaf_core.review.report import evidence_sections, sections
 from qaf_core.review.report.review import MOST_RUNS, Review
+from qaf_core.runs.listing import RunRow, list_rows
 from qaf_core.runs.store.record import RunRecord
-
-PART_KEY = "part"
 
 
 def page() -> None:
@@ -24,7 +24,7 @@ def page() -> None:
         _("Decide"),
         _("Set what the network must hold, see whether it does, and take the decision away as one report."),
     )
-    runs = [run for run in ui.open_store().list_runs() if run.compressed or not run.is_final]
+    runs = [row for row in list_rows(ui.open_store()) if row.value is not None or not row.is_final]
     known = {run.id for run in runs}
     for run_id in st.query_params.get_all("run"):
         if run_id not in known:
@@ -52,25 +52,25 @@ def page() -> None:
     _draw(state.load_review([run.id for run in chosen]), chosen)
 
 
-def _choose(runs: Sequence[RunRecord]) -> list[RunRecord]:
+def _choose(runs: Sequence[RunRow]) -> list[RunRecord]:
     """The runs asked for, in the address too."""
     by_id = {run.id: run for run in runs}
-    named = st.query_params.get_all("run")
-    asked = [run_id for run_id in named if run_id in by_id][:MOST_RUNS]
-    first = [] if named else [next((run.id for run in runs if run.compressed), runs[0].id)]
+    named = [run_id for run_id in st.query_params.get_all("run") if run_id not in by_id]
+    first = [] if named else [next((run.id for run in runs if run.value is not None), runs[0].id)]
+    key = address.several("run", list(by_id), first, key="decide-runs")
+    st.session_state[key] = st.session_state[key][:MOST_RUNS]
     ids = st.multiselect(
         _("Runs to decide about"),
         list(by_id),
-        default=asked or first,
-        format_func=lambda run_id: f"{ui.run_title(by_id[run_id])} · {by_id[run_id].model}",
+        format_func=run_choice.labels(runs, lambda run: f"{run.title} · {run.model}").__getitem__,
         max_selections=MOST_RUNS,
-        key="decide-runs",
+        key=key,
         placeholder=_("Choose runs"),
         help=_("Up to five runs of one model on the same images; their criteria are those of the first."),
     )
-    if ids != asked:  # else what is said of unknown runs would go with the address
-        st.query_params["run"] = ids
-    return [by_id[run_id] for run_id in ids]
+    if ids or not named:  # else what is said of unknown runs would go with the address
+        address.tell("run", *ids)
+    return [ui.open_store().run(run_id) for run_id in ids]
 
 
 def _draw(review: Review, chosen: Sequence[RunRecord]) -> None:
@@ -84,17 +84,14 @@ def _draw(review: Review, chosen: Sequence[RunRecord]) -> None:
         "risks": _("Risks and plan"),
         "report": _("Report"),
     }
-    asked = st.query_params.get(PART_KEY)
     part = st.segmented_control(
         _("Part of the decision"),
         list(parts),
         format_func=parts.__getitem__,
-        default=asked if asked in parts else "verdict",
-        key="decide-part",
+        key=address.choice("part", list(parts), "verdict", key="decide-part"),
         required=True,
         label_visibility="collapsed",
     )
-    st.query_params[PART_KEY] = part
     if part == "verdict":
         _verdict(review, chosen)
     elif part == "changes":

@@ -15,7 +15,7 @@ from dashboard.text import _, plural
 from dashboard.views.explore import controls, expected, fastest, optimise
 from dashboard.views.explore.choose import Choice
 from dashboard.views.run import live
-from dashboard.views.tradeoffs import bops_help
+from dashboard.views.tradeoffs.table import bops_help
 from dashboard.widgets import ui
 from qaf_core.errors import QafError
 from qaf_core.factorization.effort import Effort, effort_options

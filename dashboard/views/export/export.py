@@ -23,6 +23,7 @@ from qaf_core.network.plan.cost import layer_cost, original_layer_cost
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.types import Plan
 from qaf_core.review.units import MISSING, duration_text, size_text, times_text
+from qaf_core.runs.listing import PACKED, list_rows, refresh_row
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import ExportRequest
 from qaf_core.runs.store.workspace import EXPORTS_FOLDER, PACKED_NAME
@@ -69,8 +70,9 @@ def page() -> None:
         _("Export"),
         _("Take the compressed network away: real files, checked against what was measured."),
     )
-    runs = [run for run in ui.open_store().list_runs() if run.compressed and packed_file(run).is_file()]
-    run = run_choice.choose_run(runs, _("It has no compressed network to take away."))
+    lacking = _("It has no compressed network to take away.")
+    runs = [row for row in list_rows(ui.open_store()) if row.value is not None and PACKED in row.files]
+    run = run_choice.choose_run(runs, lacking)
     if not runs:
         ui.empty_state(
             "download",
@@ -80,6 +82,10 @@ def page() -> None:
         )
         return
     if run is None:
+        return
+    if not packed_file(run).is_file():  # it was there when the list was made
+        refresh_row(ui.open_store(), run.id)
+        st.warning(lacking, icon=":material/block:")
         return
     run_choice.say_partial(run)
     missing = run_choice.missing_model(run)

@@ -21,6 +21,7 @@ from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.review import network_map
 from qaf_core.review.charts import method_label
 from qaf_core.review.units import MISSING, count_text, percent_text, size_text, with_prefix
+from qaf_core.runs.listing import RunRow, list_rows
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.removal import remove_registered
 
@@ -175,7 +176,7 @@ def _facts(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
 
 def draw_network(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
     """The drawing with its controls: what the widths stand for, and which run's errors colour it."""
-    runs = [run for run in ui.open_store().list_runs() if run.model == source.id and run.layer_rows]
+    runs = [row for row in list_rows(ui.open_store(), model=source.id) if row.done]
     amounts = {"params": _("Parameters"), "bops": _("Bit-operations")}
     left, right = st.columns([1, 2], vertical_alignment="bottom")
     with left:
@@ -198,7 +199,7 @@ def draw_network(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
             key=f"{COLOUR_KEY}-{source.id}",
             help=_("After a run, the colour can show how much of each layer was lost."),
         )
-    run = by_id.get(chosen or "")
+    run = ui.find_run(chosen) if chosen else None
     errors, title = (
         layer_errors(run) if run else None,
         html.escape(", ".join(filter(None, catalogue.title_of(source)))),
@@ -219,8 +220,8 @@ def draw_network(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
     )
 
 
-def _run_label(run: RunRecord) -> str:
-    return _("Layer errors of {run}").format(run=f"{ui.run_title(run)} · {method_label(run.method, _)}")
+def _run_label(run: RunRow) -> str:
+    return _("Layer errors of {run}").format(run=f"{run.title} · {method_label(run.method, _)}")
 
 
 def layer_errors(run: RunRecord) -> dict[str, float]:

@@ -17,6 +17,7 @@ from qaf_core.data.workspace.registry import WEIGHT_SUFFIXES
 from qaf_core.data.workspace.uploads import MODELS_FOLDER, delete_upload
 from qaf_core.errors import QafError
 from qaf_core.review.units import size_text
+from qaf_core.runs.listing import list_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ def stored(workspace: Path, models: Sequence[ModelSource]) -> list[Stored]:
         workspace: Whose folders of weights and images are looked through.
         models: The registered ones.
     """
-    runs = [run.request for run in ui.open_store().list_runs()]
+    runs = list_rows(ui.open_store()) + list_rows(ui.open_store(), deleted=True)
     found = []
     for path in (*_weights(workspace), *list_added(workspace)):
         found.append(
@@ -92,7 +93,7 @@ def stored(workspace: Path, models: Sequence[ModelSource]) -> list[Stored]:
                 path=path,
                 size_bytes=_size_bytes(str(path), path.stat().st_mtime_ns),
                 models=tuple(m.id for m in models if _uses((str(m.weights or ""), m.data), path)),
-                runs=sum(_uses((r.weights, r.data, r.calibration), path) for r in runs),
+                runs=sum(_uses(row.places, path) for row in runs),
             )
         )
     return found

@@ -87,10 +87,9 @@ def _trained_labels() -> dict[str, str]:
 def _start(run: RunRecord, trains: str, minutes: int, images: str) -> None:
     store = ui.open_store()
     options = FinetuneOptions(trains=trains, epochs=MOST_EPOCHS, time_limit_seconds=60.0 * minutes)
-    name = _("{run}, fine-tuned").format(run=ui.run_title(run))
     try:
         data = absolute_data(images) if images else None
-        request = finetune_request(store, run, options, data=data, name=name[:80])
+        request = finetune_request(store, run, options, data=data)
         run_id = store.create_run(request)
     except QafError as error:
         ui.say_error(error)

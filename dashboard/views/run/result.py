@@ -12,7 +12,7 @@ import streamlit as st
 
 from dashboard.state import rows
 from dashboard.text import _, plural
-from dashboard.views.run import finetune, live
+from dashboard.views.run import finetune, live, speed_tile
 from dashboard.widgets import check_result, predictions, ui
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review import charts
@@ -27,6 +27,8 @@ from qaf_core.review.units import (
     with_prefix,
 )
 from qaf_core.runs.jobs.preview import PREVIEW_NAME, read_preview
+from qaf_core.runs.listing import row_of
+from qaf_core.runs.management import resume
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.text.said import say
 
@@ -44,6 +46,7 @@ def show(run: RunRecord) -> None:
     if run.layers:
         _layers(run)
     _classes(run)
+    speed_tile.files(run)
     _pictures(run)
     finetune.offer(run)
     _facts(run)
@@ -64,6 +67,11 @@ def _banner(run: RunRecord) -> None:
         )
         if run.failure:
             st.caption(ui.plain(run.failure.text(_)))
+        st.button(
+            _("Resume"), icon=":material/resume:", type="primary", key="resume-run",
+            on_click=resume, args=(ui.open_store(), run.id),
+            help=_("Queues it again under its own address; layers it had solved are not solved again."),
+        )  # fmt: skip
     elif run.status == RunStatus.CANCELLED and run.compressed and run.request.finetune is not None:
         st.info(
             _("Stopped on request: the best state until then was kept and measured."),
@@ -132,7 +140,7 @@ def _headline(run: RunRecord) -> None:
     compressed, cost, baseline, original = run.compressed, run.cost, run.baseline, run.baseline_cost
     assert compressed is not None
     assert cost is not None
-    columns = st.columns(4)
+    columns = st.columns(5)
     with columns[0]:
         low, high = compressed.ci95
         ui.metric_card(
@@ -176,6 +184,8 @@ def _headline(run: RunRecord) -> None:
                 "A measure of arithmetic effort, not of time."
             ),
         )
+    with columns[4]:
+        speed_tile.show(run)
     with st.container(horizontal=True, gap="medium"):
         ui.link_to("tradeoffs", _("Compare with other runs"), ":material/scatter_plot:", model=run.model)
         ui.link_to("layers", _("Look into the layers"), ":material/stacks:", run=run.id)
@@ -247,10 +257,10 @@ def _classes(run: RunRecord) -> None:
 
 
 def _facts(run: RunRecord) -> None:
-    facts = _seconds(run.seconds)
+    facts, row = _seconds(run.seconds), row_of(run)
     if run.peak_memory_bytes:
         facts.append((_("Peak memory"), size_text(run.peak_memory_bytes)))
-    facts += [(_("Plan"), rows.plan_summary(run)), (_("Data"), rows.evaluation_data(run))]
+    facts += [(_("Plan"), rows.plan_summary(row)), (_("Data"), row.data)]
     if run.request.weights:
         facts.append((_("Weights"), run.request.weights))
     if run.request.preprocessing:

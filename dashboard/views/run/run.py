@@ -14,9 +14,11 @@ from dashboard.widgets import run_choice, ui
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.charts import method_label
 from qaf_core.runs.estimate import FINETUNE_STAGES, STAGES
+from qaf_core.runs.listing import list_rows
 from qaf_core.runs.store.record import RunRecord
 
 REFRESH_SECONDS = 0.5
+MOST_OTHERS = 8
 PROGRESS_KEY = "progress"
 
 
@@ -38,6 +40,19 @@ def page() -> None:
         result.show(run)
     else:
         _watch(run.id)
+        _others_waiting(run)
+
+
+def _others_waiting(run: RunRecord) -> None:
+    """The runs at work and waiting, in the order they come, to go to."""
+    others = [row for row in list_rows(ui.open_store()) if not row.is_final and row.id != run.id][::-1]
+    if not others:
+        return
+    st.markdown(f"**{_('Other runs at work or waiting')}**")
+    for row in others[:MOST_OTHERS]:  # no links: one to the page it stands on leaves the address as it is
+        label = f"{row.title} · {ui.status_label(row.status)}"
+        if st.button(ui.plain(label), icon=":material/monitoring:", key=f"open-{row.id}", type="tertiary"):
+            ui.go_to("run", run=row.id)
 
 
 def _heading(run: RunRecord) -> None:

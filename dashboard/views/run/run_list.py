@@ -1,58 +1,85 @@
-"""All runs, newest first, to choose one from."""
+"""All runs, newest first, to choose one from, and to do something with several."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from dashboard.state import rows
-from dashboard.text import _
-from dashboard.widgets import ui
+from dashboard.text import _, translation
+from dashboard.widgets import run_tools, ui
+from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.charts import method_label
 from qaf_core.review.units import MISSING, points_text
-from qaf_core.runs.store.record import RunRecord
+from qaf_core.runs.listing import RunRow, list_rows
+
+LONGEST_TABLE_PX = 640
 
 
 def show() -> None:
     """The list, or a way on where there is no run yet."""
     ui.page_title(_("Runs"), _("Every compression started in this workspace. Click a row to open it."))
-    runs = ui.open_store().list_runs()
+    runs = list_rows(ui.open_store())
     if not runs:
+        run_tools.tools((), key="runs") if run_tools.UNDO_KEY in st.session_state else None
         ui.empty_state(
             "rocket_launch",
             _("No run yet"),
             _("Choose a model and a plan, press Run, and watch it work here."),
             ("explore", _("Choose a model")),
         )
+        run_tools.deleted()
         return
+    shown = run_tools.filtered(runs, key="runs")
+    place = st.container()
+    if shown:
+        chosen = _table(shown)
+    else:
+        st.info(_("No run matches these filters."), icon=":material/filter_alt_off:")
+        chosen = []
+    with place:
+        run_tools.tools(chosen, key="runs")
+    run_tools.deleted()
+
+
+def _table(shown: Sequence[RunRow]) -> list[RunRow]:
+    """The table; a click opens a run, ticks choose some."""
+    say, statuses = translation(), {status: ui.status_label(status) for status in RunStatus}
+    frame = pd.DataFrame([_row(run, statuses[run.status], say) for run in shown])
+    if not frame["tags"].any():
+        frame = frame.drop(columns="tags")
     chosen = st.dataframe(
-        pd.DataFrame([_row(run) for run in runs]),
+        frame,
         hide_index=True,
-        key="run-list",
+        key=f"run-list-{hash(tuple(run.id for run in shown))}",  # ticks are of rows, not of runs
         on_select="rerun",
-        selection_mode="single-cell",
+        selection_mode=["multi-row", "single-cell"],
         column_config=_columns(),
         placeholder=MISSING,
-        height="content",
+        height="content" if len(shown) <= 16 else LONGEST_TABLE_PX,
     )
     for position, _column in chosen.selection.cells:
-        ui.go_to("run", run=runs[position].id)
+        ui.go_to("run", run=shown[position].id)
+    return [shown[position] for position in chosen.selection.rows]
 
 
-def _row(run: RunRecord) -> dict[str, Any]:
-    before, after = run.baseline_cost, run.size_bytes
+def _row(run: RunRow, status: str, say: Callable[[str], str]) -> dict[str, Any]:
+    before, after = run.original_bytes, run.size_bytes
     return {
-        "status": ui.status_label(run.status),
-        "run": ui.run_title(run),
+        "status": status,
+        "run": run.title,
         "model": run.model,
-        "method": method_label(run.method, _),
+        "method": method_label(run.method, say),
         "plan": rows.plan_summary(run),
-        "accuracy": 100 * run.compressed.value if run.compressed else None,
-        "change": points_text(-run.drop) if run.drop is not None else None,
-        "smaller": before.size_bytes / after if before and after else None,
+        "accuracy": None if run.value is None else 100 * run.value,
+        "change": None if run.drop is None else points_text(-run.drop),
+        "smaller": before / after if before and after else None,
+        "slower": None if run.slower is None else run.slower[0],
+        "tags": list(run.tags),
         "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at)),
     }
 
@@ -75,5 +102,11 @@ def _columns() -> dict[str, Any]:
         ),
         "change": column.TextColumn(_("Change"), help=_("Percentage points against the original network.")),
         "smaller": column.NumberColumn(_("Smaller"), format="%.1f×"),
+        "slower": column.NumberColumn(
+            _("Time"),
+            help=run_tools.time_help(),
+            format="%.2f×",
+        ),
+        "tags": column.ListColumn(_("Tags")),
         "started": column.TextColumn(_("Started")),
     }

@@ -27,7 +27,7 @@ from qaf_core.cli.runs import TimeLimit, refining_seconds, run_here
 from qaf_core.cli.text import print_json, print_stage, print_table
 from qaf_core.errors import PlanError
 from qaf_core.factorization.effort import Effort
-from qaf_core.review.pareto import knee, pareto_front
+from qaf_core.review.tradeoffs.pareto import knee, pareto_front
 from qaf_core.review.units import percent_text, points_text, size_text
 from qaf_core.runs.jobs.plans.sweep import BUDGETS, METHODS, front_requests, measured_point, run_request
 from qaf_core.runs.store.workspace import default_workspace

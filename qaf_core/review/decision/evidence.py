@@ -19,9 +19,9 @@ from qaf_core.review.decision.criteria import PACKED, CriteriaSet, read_criteria
 from qaf_core.runs.evidence.predictions import PairedPredictions, read_predictions
 from qaf_core.runs.jobs.device_kit import RESULT_NAME
 from qaf_core.runs.jobs.latency import FILE_NAME, read_latency
+from qaf_core.runs.listing import deployable_files
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.store import Store
-from qaf_core.runs.store.workspace import PACKED_NAME
 from qaf_core.text.said import say
 
 Part = TypeVar("Part")
@@ -162,12 +162,6 @@ def _known(part: Part | None, run: str) -> Part:
             remedy="list them with: qaf runs",
         )
     return part
-
-
-def deployable_files(folder: Path) -> dict[str, Path]:
-    """The files of a run that may be deployed, by name: the packed one, and ONNX files as they were timed."""
-    found = {PACKED: folder / PACKED_NAME, **{path.stem: path for path in sorted(folder.glob("onnx/*.onnx"))}}
-    return {name: path for name, path in found.items() if path.is_file()}
 
 
 def sha256_of(path: Path) -> str:

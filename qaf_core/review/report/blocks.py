@@ -16,6 +16,7 @@ class Table:
         key: Names the table, whatever the language.
         marks: Status of each row, which colours it; empty for none.
         numeric: Columns from this one on are set to the right.
+        changed: Cells, by row and column, that are marked as different.
     """
 
     key: str
@@ -25,6 +26,7 @@ class Table:
     marks: Sequence[str] = ()
     numeric: int = 99
     note: str = ""
+    changed: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)

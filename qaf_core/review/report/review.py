@@ -19,12 +19,13 @@ from qaf_core.review.decision.economics import (
     compute_case,
     load_assumptions,
 )
-from qaf_core.review.decision.evidence import Evidence, collect_evidence, deployable_files, sha256_of
+from qaf_core.review.decision.evidence import Evidence, collect_evidence, sha256_of
 from qaf_core.review.decision.numbers import CLASSIFICATION
 from qaf_core.review.decision.other_tasks import DETECTION, SEGMENTATION, TaskChanges, compare_task
 from qaf_core.review.decision.risks import ReviewNotes, Risk, list_risks, read_notes
 from qaf_core.review.decision.verdict import Recommendation, Verdict, recommend
 from qaf_core.runs.evidence.predictions import PairedPredictions
+from qaf_core.runs.listing import deployable_files
 from qaf_core.runs.store.request import source_of
 from qaf_core.runs.store.store import Store
 from qaf_core.text.said import say

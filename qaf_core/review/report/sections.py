@@ -128,46 +128,48 @@ def date_text(seconds: float | None) -> str:
 
 
 def side_by_side(review: Review, _: Translate) -> Table:
-    """The original and all runs in columns."""
-    before, cost = review.runs[0].before, review.runs[0].costs[0]
-    labels = status_labels(_)
-    records = [run.record for run in review.runs]
-    told = [run.after.agreement for run in review.runs]
-    agreements = [MISSING if share is None else percent_text(share) for share in told]
-    verdicts = [labels[review.recommendation.verdicts[run.run_id].status] for run in review.runs]
-    rows = [
-        [_("Verdict"), "", *verdicts],
+    """The original and all runs in columns, with the verdict on each."""
+    labels, verdicts = status_labels(_), review.recommendation.verdicts
+    verdict = [_("Verdict"), "", *(labels[verdicts[run.run_id].status] for run in review.runs)]
+    return Table(
+        key="runs",
+        title=_("Side by side"),
+        header=["", _("Original"), *(run.name for run in review.runs)],
+        rows=[verdict, *run_rows(review.runs, _)],
+        numeric=1,
+    )
+
+
+def run_rows(runs: Sequence[Evidence], _: Translate) -> list[list[str]]:
+    """What runs came to: a title, the original's cell, and a cell for each run."""
+    before, cost = runs[0].before, runs[0].costs[0]
+    records = [run.record for run in runs]
+    told = [run.after.agreement for run in runs]
+    return [
         [_("Method"), "", *(record.method for record in records)],
         [
             metric_label(before.metric, _),
             percent_text(before.value),
-            *(percent_text(run.after.value) for run in review.runs),
+            *(percent_text(run.after.value) for run in runs),
         ],
         [
             _("Loss (95 %), points"),
             "",
             *(loss_text(record.drop, record.drop_ci95, _) for record in records),
         ],
-        [_("Same answer as the original"), "", *agreements],
         [
-            _("File to deploy"),
-            size_text(cost.size_bytes),
-            *(size_text(run.size_bytes) for run in review.runs),
+            _("Same answer as the original"),
+            "",
+            *(MISSING if share is None else percent_text(share) for share in told),
         ],
+        [_("File to deploy"), size_text(cost.size_bytes), *(size_text(run.size_bytes) for run in runs)],
         [
             _("Bit operations an image"),
             with_prefix(cost.bops, "BOPs"),
-            *(with_prefix(run.costs[1].bops, "BOPs") for run in review.runs),
+            *(with_prefix(run.costs[1].bops, "BOPs") for run in runs),
         ],
-        _times_row(review.runs, _),
+        _times_row(runs, _),
     ]
-    return Table(
-        key="runs",
-        title=_("Side by side"),
-        header=["", _("Original"), *(run.name for run in review.runs)],
-        rows=rows,
-        numeric=1,
-    )
 
 
 def between(low: str, high: str, _: Translate) -> str:

@@ -12,6 +12,7 @@ from qaf_core.data.models.source import ModelSource
 from qaf_core.deploy.packed.read import load_packed
 from qaf_core.pipeline.events import Progress
 from qaf_core.pipeline.tasks import Arrays, find_task, predict
+from qaf_core.runs.evidence.answers import forget_answers
 from qaf_core.runs.evidence.predictions import (
     PairedPredictions,
     describe_predictions,
@@ -95,6 +96,7 @@ def load_predictions(
     compressed = answers(run.compressed, len(run.images))
     paired = describe_predictions(task.name, run.images, original, compressed, task.collate(run.images))
     keep_predictions(store.run_folder(run_id), paired)
+    forget_answers(store, run_id)
     return paired
 
 

@@ -10,7 +10,7 @@ from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.pipeline.finetune.options import CODES, FinetuneOptions
 from qaf_core.runs.store.record import RunRecord
-from qaf_core.runs.store.request import RunRequest
+from qaf_core.runs.store.request import LONGEST_NAME, RunRequest
 from qaf_core.text.said import say
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def finetune_request(
         data: Images to learn from; None for built-in ones where the run had these, else those it was
             calibrated with.
         labels: Whether their labels are learnt from; None: where there are any.
-        name: What the user calls the new run.
+        name: What the user calls the new run; None to name it after its run and what is learnt.
 
     Raises:
         WorkspaceError: If the run has no compressed network.
@@ -49,10 +49,17 @@ def finetune_request(
     store.packed_file(parent, _NOT_COMPRESSED)
     return replace(
         parent.request,
-        name=name,
+        name=name or finetuned_name(parent, options),
         check=False,
         finetune={"run": parent.id, "data": data, "labels": labels, **asdict(options)},
     )
+
+
+def finetuned_name(parent: RunRecord, options: FinetuneOptions) -> str:
+    """What a fine-tuning is called: after its run, what is learnt and for how long at most."""
+    limit = options.time_limit_seconds
+    told = f"fine-tuned: {options.trains}" + (f", {limit / 60:.3g} min" if limit else "")
+    return f"{parent.title[: LONGEST_NAME - len(told) - 2]}, {told}"
 
 
 def read_finetune_options(told: dict[str, Any]) -> tuple[str, FinetuneOptions]:

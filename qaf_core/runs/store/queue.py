@@ -42,6 +42,7 @@ COLUMNS = (
     f" (SELECT data FROM events WHERE run_id = runs.id AND kind = '{FAULT}' ORDER BY seq DESC LIMIT 1) END"
 )
 IS_RUN = f"kind IN ({', '.join(map(repr, RUN_KINDS))})"
+IS_LISTED = f"{IS_RUN} AND deleted_at IS NULL"
 
 
 class Queue(Database):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qaf_core.data.workspace.registry import remove_model
+from qaf_core.runs.listing import list_rows
 from qaf_core.runs.store.store import Store
 
 
@@ -22,11 +23,6 @@ def remove_registered(workspace: Path, model_id: str) -> tuple[Path, ...]:
         WorkspaceError: If no such model is registered, or something of it cannot be deleted.
     """
     with Store(workspace) as store:
-        requests = [record.request for record in store.list_runs()]
-    used = {
-        place
-        for request in requests
-        for place in (request.weights, request.classes, request.data, request.calibration)
-        if place is not None
-    }
+        rows = list_rows(store) + list_rows(store, deleted=True)
+    used = {place for row in rows for place in row.places}
     return remove_model(workspace, model_id, used)

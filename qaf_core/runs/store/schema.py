@@ -8,7 +8,7 @@ from collections.abc import Callable
 from qaf_core.errors import WorkspaceError
 from qaf_core.text.said import say
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL);
@@ -16,7 +16,8 @@ CREATE TABLE IF NOT EXISTS runs (
     id TEXT PRIMARY KEY, model TEXT NOT NULL, status TEXT NOT NULL, request TEXT NOT NULL,
     result TEXT, error TEXT, created_at REAL NOT NULL, started_at REAL, finished_at REAL,
     pid INTEGER, pid_token TEXT, cancel INTEGER NOT NULL DEFAULT 0,
-    kind TEXT NOT NULL DEFAULT 'compress', digest TEXT, place REAL);
+    kind TEXT NOT NULL DEFAULT 'compress', digest TEXT, place REAL, note TEXT, tags TEXT,
+    archived INTEGER NOT NULL DEFAULT 0, deleted_at REAL, listed TEXT);
 CREATE INDEX IF NOT EXISTS runs_by_digest ON runs (digest);
 CREATE INDEX IF NOT EXISTS runs_by_model ON runs (model, created_at);
 CREATE INDEX IF NOT EXISTS runs_by_status ON runs (status, created_at);
@@ -30,7 +31,19 @@ CREATE TABLE IF NOT EXISTS layers (
 CREATE TABLE IF NOT EXISTS workers (
     pid INTEGER PRIMARY KEY, pid_token TEXT, state TEXT NOT NULL, since REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS problems (lane TEXT PRIMARY KEY, problem TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS answers (
+    run_id TEXT PRIMARY KEY, data TEXT NOT NULL, n INTEGER NOT NULL, right_bits BLOB NOT NULL);
 """
+# What lists show of a run is kept with it (``listed``), and made anew once something it tells of changes.
+_TRIGGERS = tuple(
+    f"CREATE TRIGGER {name} AFTER {event} BEGIN UPDATE runs SET listed = NULL WHERE id = {run}; END"
+    for name, event, run in (
+        ("run_changed", "UPDATE OF status, request, result, error, finished_at ON runs", "NEW.id"),
+        ("layer_added", "INSERT ON layers", "NEW.run_id"),
+        ("layer_changed", "UPDATE ON layers", "NEW.run_id"),
+        ("layer_removed", "DELETE ON layers", "OLD.run_id"),
+    )
+)
 
 
 def _add_kinds(connection: sqlite3.Connection) -> None:
@@ -50,8 +63,23 @@ def _add_problems_and_places(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE problems (lane TEXT PRIMARY KEY, problem TEXT NOT NULL)")
 
 
+def _add_management(connection: sqlite3.Connection) -> None:
+    """Runs get notes and tags, are archived and deleted, and tell lists of themselves in one row."""
+    for column in ("note TEXT", "tags TEXT", "archived INTEGER NOT NULL DEFAULT 0", "deleted_at REAL",
+                   "listed TEXT"):  # fmt: skip
+        connection.execute(f"ALTER TABLE runs ADD COLUMN {column}")
+    connection.execute(
+        "CREATE TABLE answers (run_id TEXT PRIMARY KEY, data TEXT NOT NULL, n INTEGER NOT NULL,"
+        " right_bits BLOB NOT NULL)"
+    )
+    for trigger in _TRIGGERS:
+        connection.execute(trigger)
+
+
 # What leads from version n (the key) to n + 1, run inside one transaction.
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _add_kinds, 2: _add_problems_and_places}
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
+    1: _add_kinds, 2: _add_problems_and_places, 3: _add_management,
+}  # fmt: skip
 
 
 def prepare_schema(connection: sqlite3.Connection) -> None:
@@ -70,7 +98,8 @@ def prepare_schema(connection: sqlite3.Connection) -> None:
     try:
         version = _read_version(connection)
         if version is None:
-            for statement in filter(None, (part.strip() for part in _TABLES.split(";"))):
+            tables = filter(None, (part.strip() for part in _TABLES.split(";")))
+            for statement in (*tables, *_TRIGGERS):
                 connection.execute(statement)
             connection.execute("INSERT INTO schema_version VALUES (?)", (SCHEMA_VERSION,))
         else:

@@ -13,6 +13,7 @@ from qaf_core.pipeline.events import RunEvent, RunStatus
 from qaf_core.runs.store.queue import (
     COLUMNS,
     FIELDS,
+    IS_LISTED,
     IS_RUN,
     RUN,
     DamagedEntry,
@@ -95,7 +96,7 @@ class Store(Queue):
         Raises:
             WorkspaceError: If there is none with this id.
         """
-        rows = self.rows(f"SELECT {COLUMNS} FROM runs WHERE id = ? AND {IS_RUN}", (run_id,))
+        rows = self.rows(f"SELECT {COLUMNS} FROM runs WHERE id = ? AND {IS_LISTED}", (run_id,))
         if not rows:
             raise WorkspaceError(
                 "no such run",
@@ -114,23 +115,34 @@ class Store(Queue):
         """
         pattern = beginning.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
         rows = self.rows(
-            f"SELECT id FROM runs WHERE id LIKE ? ESCAPE '\\' AND {IS_RUN} ORDER BY id LIMIT 2", (pattern,)
+            f"SELECT id FROM runs WHERE id LIKE ? ESCAPE '\\' AND {IS_LISTED} ORDER BY id LIMIT 2", (pattern,)
         )
         if len(rows) > 1 and beginning:
             raise WorkspaceError("several runs begin like this", got=beginning, expected="more of the id")
         return self.run(rows[0][0] if len(rows) == 1 else beginning)
 
-    def list_runs(self, model: str | None = None) -> tuple[RunRecord, ...]:
-        """All runs, or those of one model, newest first; damaged ones as in ``run``."""
-        where, values = ("", ()) if model is None else (" AND model = ?", (model,))
-        rows = self.rows(
-            f"SELECT {COLUMNS} FROM runs WHERE {IS_RUN}{where} ORDER BY created_at DESC, id DESC",
-            values,
-        )
+    def list_runs(self, model: str | None = None, most: int = -1) -> tuple[RunRecord, ...]:
+        """All runs, or those of one model, newest first; damaged ones as in ``run``.
+
+        Args:
+            model: Its id; None for all.
+            most: The newest of them only; below 0 for all.
+        """
+        where, values = ("", (most,)) if model is None else (" AND model = ?", (model, most))
+        return self._records(f"{IS_LISTED}{where} ORDER BY created_at DESC, id DESC LIMIT ?", values)
+
+    def runs(self, run_ids: Sequence[str]) -> tuple[RunRecord, ...]:
+        """Some runs, newest first, deleted ones too; damaged ones as in ``run``."""
+        marks = ",".join("?" * len(run_ids))
+        return self._records(f"{IS_RUN} AND id IN ({marks}) ORDER BY created_at DESC, id DESC", run_ids)
+
+    def _records(self, which: str, values: Iterable[Any]) -> tuple[RunRecord, ...]:
+        rows = self.rows(f"SELECT {COLUMNS} FROM runs WHERE {which}", values)
         layers: dict[str, list[str]] = {}
-        scope = "" if model is None else " WHERE run_id IN (SELECT id FROM runs WHERE model = ?)"
         for run_id, row in self.rows(
-            f"SELECT run_id, row FROM layers{scope} ORDER BY run_id, position", values
+            f"SELECT run_id, row FROM layers WHERE run_id IN (SELECT id FROM runs WHERE {which})"
+            " ORDER BY run_id, position",
+            values,
         ):
             layers.setdefault(run_id, []).append(row)
         return tuple(_read_run(row, layers.get(row[0], [])) for row in rows)

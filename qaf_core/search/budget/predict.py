@@ -237,6 +237,12 @@ class Predictor:
     def _together(self, harms: Mapping[str, float | None]) -> float:
         return harm_together(harm or 0.0 for harm in harms.values()) + self.sensitivity.floor
 
+    def shares(self, plan: Plan) -> dict[str, float]:
+        """What share of the network's divergence each layer of a plan is expected to cause."""
+        harms = plan_harms(self.sensitivity, plan)
+        total = max(self._together(harms), SMALLEST)
+        return {name: (harm / total) ** TOGETHER for name, harm in harms.items() if harm is not None}
+
     def predict(self, plan: Plan) -> Prediction:
         """What is expected of a plan."""
         harms = plan_harms(self.sensitivity, plan)
@@ -244,9 +250,8 @@ class Predictor:
         divergence, drop, half = self._expect(total)
         value, base = float(self.baseline["value"]) - drop, float(self.baseline["value"])
         ranked = sorted(((harm or 0.0, name) for name, harm in harms.items()), reverse=True)
-        worst = tuple(
-            (name, (harm / max(total, SMALLEST)) ** TOGETHER) for harm, name in ranked[:BLAMED] if harm > 0
-        )
+        shares = self.shares(plan)
+        worst = tuple((name, shares[name]) for harm, name in ranked[:BLAMED] if harm > 0)
         warning = None
         if drop > COLLAPSE * base:
             blamed = ", ".join(f"{name} ({100 * share:.0f} %)" for name, share in worst)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+from qaf_core.runs.listing import list_rows
+from qaf_core.runs.management import delete, restore, tag
 from qaf_core.runs.store.database import DATABASE_NAME
 from qaf_core.runs.store.request import InspectRequest
 from qaf_core.runs.store.schema import SCHEMA_VERSION
@@ -30,10 +32,17 @@ def test_a_store_without_kinds_is_brought_up_to_date(workspace: Path) -> None:
             assert kinds == {
                 "compressed": "compress", "tuned": "finetune", "lost": "compress", "waiting": "compress"
             }  # fmt: skip
+            (row,) = [row for row in list_rows(store, model="digits/cnn") if row.title == "compressed"]
+            assert (row.drop, row.done, row.tags, row.archived) == (0.01, 1, (), False)
             (damaged,) = store.list_runs("old/damaged")
             assert (damaged.damaged, damaged.status) == (True, "failed")
             assert "a run in the store is damaged" in str(damaged.error)
     with Store(workspace) as store:
+        tag(store, [compressed.id], add=["kept"])
+        delete(store, [compressed.id])
+        assert compressed.id not in {row.id for row in list_rows(store)}
+        restore(store, [compressed.id])
+        assert {row.id: row.tags for row in list_rows(store)}[compressed.id] == ("kept",)
         assert len(store.mark_interrupted()) == 1
         waiting = store.claim_next(pid=1)
         assert waiting is not None

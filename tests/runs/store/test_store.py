@@ -314,7 +314,7 @@ def test_an_older_store_is_migrated_step_by_step(workspace: Path, monkeypatch: p
         now + 1,
         lambda connection: (
             steps.append(now + 1),
-            connection.execute("ALTER TABLE runs ADD COLUMN note TEXT"),
+            connection.execute("ALTER TABLE runs ADD COLUMN later TEXT"),
         ),
     )
     for _ in range(2):

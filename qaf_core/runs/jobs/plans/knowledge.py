@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 FOLDER = Path("cache") / "sensitivity"
 LEARNT_METHODS = ("joint", "dense")
 ACCURACY = "top1"  # the metric that a certainty can be compared with
+MOST_TEACHING = 300  # of the newest runs
 MOST_SCORES = 20_000  # rows of scores from which the curve is drawn
 EVALUATED_IMAGES = 1024  # of those for evaluation, whose scores are looked at
 
@@ -62,7 +63,7 @@ class Knowledge:
     def predictor(self, store: Store, request: SensitivityRequest) -> Predictor:
         """Predicts plans of the model, by what its runs in a workspace have taught."""
         first = Predictor(self.sensitivity, self.curve, self.baseline)
-        runs = [run for run in store.list_runs(request.model) if teaches(run, request)]
+        runs = [run for run in store.list_runs(request.model, MOST_TEACHING) if teaches(run, request)]
         return Predictor(self.sensitivity, self.curve, self.baseline, [_observed(run, first) for run in runs])
 
 

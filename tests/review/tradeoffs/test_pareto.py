@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qaf_core.review.pareto import knee, pareto_front
+from qaf_core.review.tradeoffs.pareto import knee, pareto_front
 
 NUMBERS = st.one_of(st.integers(-3, 3).map(float), st.floats(allow_nan=False, allow_infinity=False))
 POINTS = st.lists(st.tuples(NUMBERS, NUMBERS), max_size=30)

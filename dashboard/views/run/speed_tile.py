@@ -1,0 +1,82 @@
+"""How long a run's network takes, in words where decisions are made; and the files that can be deployed."""
+
+from __future__ import annotations
+
+import os
+
+import pandas as pd
+import streamlit as st
+
+from dashboard.text import _
+from dashboard.widgets import run_choice, ui
+from qaf_core.deploy.runtime.model_files import ModelFile
+from qaf_core.review.speed import model_labels, times_as_long
+from qaf_core.review.units import MISSING
+from qaf_core.runs.jobs.latency import read_latency
+from qaf_core.runs.listing import PACKED, deployable_files
+from qaf_core.runs.store.record import RunRecord
+from qaf_core.runs.store.request import LatencyRequest
+from qaf_core.runs.store.workspace import PACKED_NAME
+
+EXPORTED = {"model-int8-fast": ModelFile.FAST, "model-int8": ModelFile.EXACT, "model-fp32": ModelFile.FLOAT}
+
+
+@st.fragment(run_every=2.0)
+@ui.guarded
+def show(run: RunRecord) -> None:
+    """The tile: the time against the original in 8 bits, or a way to measure it."""
+    store = ui.open_store()
+    folder = store.run_folder(run.id)
+    job, found = store.last_job("latency", run.id), read_latency(folder)
+    at_work = job is not None and not job.is_final
+    ratio = None if found is None else (found.get("ratios") or {}).get(ModelFile.FAST)
+    if at_work or ratio is None:
+        value = _("measuring…") if at_work else _("not measured yet")
+        note = _("the models take turns") if at_work else _("fewer operations are not always less time")
+    else:
+        value = times_as_long(ratio, _)
+        times = [(found or {})["latencies"][name]["median_ms"] for name in (ModelFile.DENSE, ModelFile.FAST)]
+        note = _("as the original in 8 bits: {before} → {after}").format(
+            before=f"{times[0]:.2f} ms", after=f"{times[1]:.2f} ms"
+        )
+    ui.metric_card(
+        _("Time of one inference"), value, note,
+        _("The fastest integer file against the original in 8 bits, measured in turns on this machine."),
+    )  # fmt: skip
+    can = (folder / PACKED_NAME).is_file() and run_choice.missing_model(run) is None
+    offered = ratio is None and can and not at_work
+    if offered and st.button(_("Measure"), icon=":material/speed:", key="tile-measure", width="stretch"):
+        store.ask(LatencyRequest(run=run.id, threads=os.cpu_count() or 1), anew=True)
+        st.rerun(scope="fragment")
+
+
+def files(run: RunRecord) -> None:
+    """The files of a run that can be deployed, with their sizes against the original's."""
+    found = deployable_files(ui.open_store().run_folder(run.id))
+    before = run.baseline_cost.size_bytes if run.baseline_cost else None
+    labels = {PACKED: _("Packed file"), **model_labels(_)}
+    exported = {name: _("{file} (exported)").format(file=labels[of]) for name, of in EXPORTED.items()}
+    rows = [
+        {
+            "file": {**labels, **exported}.get(name, name),
+            "size": path.stat().st_size / 1e3,
+            "smaller": before / max(1, path.stat().st_size) if before else None,
+        }
+        for name, path in found.items()
+    ]
+    if not rows:
+        return
+    with st.expander(_("Files that can be deployed"), icon=":material/folder_zip:"):
+        column = st.column_config
+        st.dataframe(
+            pd.DataFrame(rows), hide_index=True, placeholder=MISSING, height="content",
+            column_config={
+                "file": column.TextColumn(_("File")),
+                "size": column.NumberColumn(_("Size"), format="%.1f kB"),
+                "smaller": column.NumberColumn(
+                    _("Smaller"), format="%.2f×", help=_("The original counts 4 bytes a parameter.")
+                ),
+            },
+        )  # fmt: skip
+        if len(rows) == 1:
+            st.caption(_("ONNX files stand here once they are exported, or timed."))

@@ -1,0 +1,182 @@
+"""The table of the Trade-offs page: who passes first, in groups if wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from dashboard.state import address, rows
+from dashboard.text import _, plural, translation
+from dashboard.views.tradeoffs.judged import Judged
+from dashboard.widgets import run_tools, ui
+from qaf_core.pipeline.events import RunStatus
+from qaf_core.review import charts
+from qaf_core.review.metrics import metric_help, metric_label
+from qaf_core.review.tradeoffs.axes import BOPS, SIZE, VALUE
+from qaf_core.review.tradeoffs.figure import front_of
+from qaf_core.review.tradeoffs.pareto import knee
+from qaf_core.review.tradeoffs.points import RunPoint
+from qaf_core.review.units import MISSING
+from qaf_core.runs.listing import RunRow
+
+LONGEST_TABLE_PX = 640
+WHENEVER_KNOWN = ("passes", "deployed", "latency", "slower", "memory", "tags")  # columns left out when empty
+
+
+def show(runs: Sequence[RunRow], points: Sequence[RunPoint], judged: Judged) -> None:
+    """The table, and what can be done with ticked runs."""
+    ordered = sorted(runs, key=lambda run: _rank(judged.passes.get(run.id, True)))
+    left, right = st.columns([3, 2], vertical_alignment="bottom")
+    left.subheader(plural("{count} run", "{count} runs", len(runs)), anchor=False)
+    groups = {"": _("Not grouped"), "method": _("By method"), "tag": _("By tag")}
+    with right:
+        grouped = st.segmented_control(
+            _("Groups"), list(groups), format_func=groups.__getitem__, required=True,
+            key=address.choice("group", list(groups), ""), label_visibility="collapsed",
+        )  # fmt: skip
+    best, place = _marks(points), st.container()
+    chosen: list[RunRow] = []
+    for title, members in _groups(ordered, grouped or "").items():
+        if title:
+            st.markdown(f"**{ui.plain(title)}** · " + plural("{count} run", "{count} runs", len(members)))
+        chosen += _table(members, judged, best, title)
+    with place:
+        run_tools.tools(chosen, key="tradeoffs")
+
+
+def _rank(passing: bool | None) -> int:
+    return (True, None, False).index(passing)
+
+
+def _groups(runs: Sequence[RunRow], grouped: str) -> dict[str, list[RunRow]]:
+    if not grouped:
+        return {"": list(runs)}
+    found: dict[str, list[RunRow]] = {}
+    for run in runs:
+        tags = run.tags or (_("Without a tag"),)
+        for name in (charts.method_label(run.method, _),) if grouped == "method" else tags:
+            found.setdefault(name, []).append(run)
+    return dict(sorted(found.items()))
+
+
+def _table(runs: Sequence[RunRow], judged: Judged, best: Mapping[str, str], title: str) -> list[RunRow]:
+    """One table; a click opens a run; the ticked ones."""
+    say, statuses = translation(), {status: ui.status_label(status) for status in RunStatus}
+    frame = pd.DataFrame([_row(run, judged, best, say) for run in runs])
+    frame["status"] = [statuses[run.status] for run in runs]
+    empty = [name for name in WHENEVER_KNOWN if not frame[name].map(bool).any() or frame[name].isna().all()]
+    chosen = st.dataframe(
+        frame.drop(columns=empty),
+        hide_index=True,
+        key=f"tradeoff-table-{title}-{hash(tuple(run.id for run in runs))}",
+        on_select="rerun",
+        selection_mode=["multi-row", "single-cell"],
+        column_config=_columns(runs[0].metric or "", judged),
+        placeholder=MISSING,
+        height="content" if len(runs) <= 16 else LONGEST_TABLE_PX,
+    )
+    for position, _column in chosen.selection.cells:
+        ui.go_to("run", run=runs[position].id)
+    return [runs[position] for position in chosen.selection.rows]
+
+
+def _marks(points: Sequence[RunPoint]) -> dict[str, str]:
+    """The signs of the runs on a front: of size, with its cheapest and its knee, or of bit-operations."""
+    front = front_of(points, SIZE, VALUE)
+    signs = {points[i].run_id: "★" for i in (*front, *front_of(points, BOPS, VALUE))}
+    turn = knee([points[i].size_bytes or 0.0 for i in front], [points[i].value for i in front])
+    if front:
+        signs[points[front[0]].run_id] = _("★ smallest")
+    if turn is not None:
+        signs[points[front[turn]].run_id] = _("★ knee")
+    return signs
+
+
+def _row(run: RunRow, judged: Judged, best: Mapping[str, str], say: Callable[[str], str]) -> dict[str, Any]:
+    size, bops = run.size_bytes or 0.0, run.bops or 0.0
+    found = judged.differences.get(run.id)
+    signs = {True: "✓", False: "✗", None: "?"}
+    mark = {"worse": "▼ ", "better": "▲ ", "same": "≈ "}
+    return {
+        "best": best.get(run.id, ""),
+        "passes": signs[judged.passes[run.id]] if judged.passes else "",
+        "run": run.title,
+        "method": charts.method_label(run.method, say),
+        "plan": rows.plan_summary(run),
+        "accuracy": 100 * (run.value or 0.0),
+        "interval": f"{100 * (run.low or 0.0):.1f} – {100 * (run.high or 0.0):.1f}",
+        "drop": None if found is None else mark.get(found.verdict, "") + found.text(say),
+        "size": size / 1e6,
+        "smaller": run.original_bytes / size if run.original_bytes and size else None,
+        "deployed": None if run.deployed_bytes is None else run.deployed_bytes / 1e6,
+        "latency": run.latency_ms,
+        "slower": None if run.slower is None else run.slower[0],
+        "bops": bops / 1e9,
+        "share": 100 * bops / run.original_bops if run.original_bops else None,
+        "energy": None if run.energy_joules is None else run.energy_joules * 1e3,
+        "memory": None if run.memory_bytes is None else run.memory_bytes / 1e6,
+        "tags": list(run.tags),
+    }
+
+
+def bops_help() -> str:
+    """What bit-operations are, for a tooltip."""
+    return _(
+        "Bit-operations (BOPs): multiplications per image, each counted as weight bits × activation bits. "
+        "A measure of arithmetic effort, not of time."
+    )
+
+
+def _columns(metric: str, judged: Judged) -> dict[str, Any]:
+    column = st.column_config
+    name = _("the original") if judged.reference is None else judged.reference.title
+    return {
+        "best": column.TextColumn(
+            _("Best"),
+            help=_(
+                "On the line of best trade-offs for size or bit-operations: the smallest that passes the "
+                "largest loss above, and the knee, after which more size buys little."
+            ),
+            width=85,
+        ),
+        "passes": column.TextColumn(
+            _("Target"), help=_("✓ keeps to it, ✗ does not, ? not all of it is measured."), width=60
+        ),
+        "run": column.TextColumn(_("Run")),
+        "method": column.TextColumn(_("Method")),
+        "plan": column.TextColumn(
+            _("Plan"),
+            help=_("Layers per structure · R: lowest and highest rank · W: weight bits · A: activation bits"),
+        ),
+        "accuracy": column.NumberColumn(
+            metric_label(metric, _), help=metric_help(metric, _) or None, format="%.1f %%"
+        ),
+        "interval": column.TextColumn(_("95 % interval")),
+        "drop": column.TextColumn(
+            _("Against {name}").format(name=name),
+            help=_(
+                "Points against {name} on the same images, with the 95 % interval. ▼ worse, ▲ better: chance "
+                "does not explain it; ≈ no difference shown."
+            ).format(name=name),
+        ),
+        "size": column.NumberColumn(_("Size"), format="%.3f MB"),
+        "smaller": column.NumberColumn(_("Smaller"), format="%.1f×"),
+        "deployed": column.NumberColumn(
+            _("Deployed"), format="%.3f MB", help=_("The ONNX file with integers, once it is made or timed.")
+        ),
+        "latency": column.NumberColumn(_("Latency"), format="%.2f ms", help=_("Median for one image here.")),
+        "slower": column.NumberColumn(
+            _("Time"),
+            help=run_tools.time_help(),
+            format="%.2f×",
+        ),
+        "bops": column.NumberColumn(_("BOPs"), format="%.3f G", help=bops_help()),
+        "share": column.NumberColumn(_("Of original BOPs"), format="%.1f %%"),
+        "energy": column.NumberColumn(_("Energy"), format="%.3f mJ", help=_("Of one image, modelled.")),
+        "memory": column.NumberColumn(_("Memory"), format="%.1f MB", help=_("Peak of one inference here.")),
+        "tags": column.ListColumn(_("Tags")),
+        "status": column.TextColumn(_("Status")),
+    }
