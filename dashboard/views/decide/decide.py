@@ -55,10 +55,11 @@ def page() -> None:
 def _choose(runs: Sequence[RunRow]) -> list[RunRecord]:
     """The runs asked for, in the address too."""
     by_id = {run.id: run for run in runs}
-    named = [run_id for run_id in st.query_params.get_all("run") if run_id not in by_id]
+    named, key = st.query_params.get_all("run"), "decide-runs"
+    asked = [run_id for run_id in named if run_id in by_id][:MOST_RUNS]
     first = [] if named else [next((run.id for run in runs if run.value is not None), runs[0].id)]
-    key = address.several("run", list(by_id), first, key="decide-runs")
-    st.session_state[key] = st.session_state[key][:MOST_RUNS]
+    if address.given("run") or address.going_back("run") or key not in st.session_state:
+        st.session_state[key] = asked or first
     ids = st.multiselect(
         _("Runs to decide about"),
         list(by_id),
@@ -68,8 +69,7 @@ def _choose(runs: Sequence[RunRow]) -> list[RunRecord]:
         placeholder=_("Choose runs"),
         help=_("Up to five runs of one model on the same images; their criteria are those of the first."),
     )
-    if ids or not named:  # else what is said of unknown runs would go with the address
-        address.tell("run", *ids)
+    address.tell("run", *(named if ids == asked else ids))  # what is said of unknown runs stays
     return [ui.open_store().run(run_id) for run_id in ids]
 
 
