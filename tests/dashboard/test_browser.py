@@ -210,7 +210,7 @@ def test_edit_run_and_compare(page: Any, app: tuple[str, Path]) -> None:
 
     # It stands on the Trade-offs page, and a click on its point opens it.
     page.get_by_role("link", name="Compare with other runs").click()
-    page.get_by_text("Accuracy against size").wait_for()
+    page.get_by_role("heading", name="Trade-offs").wait_for()
     points = page.locator(".js-plotly-plot").first.locator(".scatterlayer .points path.point")
     points.first.wait_for()
     settle(page)

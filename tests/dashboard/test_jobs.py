@@ -63,13 +63,13 @@ def test_that_there_is_no_answer_yet_is_told_at_once_and_not_kept(
 
 
 def test_a_page_that_waits_in_vain_says_why(draw: Draw, seeded_store: Store) -> None:
+    done = next(run.id for run in seeded_store.list_runs() if run.status == "completed")
+    (seeded_store.run_folder(done)).mkdir(parents=True)
+    (seeded_store.run_folder(done) / PACKED_NAME).write_bytes(b"packed")
     run_id = seeded_store.create_run(RunRequest(model="digits/cnn"))
     assert "cannot start" not in shown(draw("run", run=run_id))
     seeded_store.put_problem(HEAVY, "The process cannot start; see /logs/worker.log.")
     assert "The process cannot start; see /logs/worker.log." in shown(draw("run", run=run_id))
-    done = next(run.id for run in seeded_store.list_runs() if run.status == "completed")
-    (seeded_store.run_folder(done)).mkdir(parents=True)
-    (seeded_store.run_folder(done) / PACKED_NAME).write_bytes(b"packed")
     seeded_store.ask(LatencyRequest(run=done, threads=1))
     assert "The process cannot start" in shown(draw("export", run=done))
     assert seeded_store.claim_next(os.getpid()) == run_id
