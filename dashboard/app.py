@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
-from dashboard.text import _, choose_language
+from dashboard.state import address
+from dashboard.text import ADDRESS_KEY, LANGUAGE_KEY, _, browser_language, language
 from dashboard.views import layers, tradeoffs
 from dashboard.views.decide import decide
 from dashboard.views.explore import explore
@@ -16,6 +19,7 @@ from dashboard.widgets import ui
 from qaf_core.data.models.settings import read_settings
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.runs.store.store import Store
+from qaf_core.text import LANGUAGES
 
 MOST_DAMAGED = 3  # named above each page; all stand in the list of runs
 
@@ -53,14 +57,33 @@ def main(first_page: str = "start") -> None:
         for name, (view, title, icon) in views.items()
     }
     st.session_state[ui.PAGES_KEY] = pages
-    named = st.Page(
-        lambda: ui.go_to(first_page, **st.query_params), title=views[first_page][1], url_path=first_page,
-        visibility="hidden",
-    )  # fmt: skip
-    chosen = st.navigation([*pages.values(), named], position="top")
-    choose_language()
-    ui.inject_style()
-    _draw(chosen)
+    other_names = {first_page: first_page, "live": "run"}
+    hidden = [
+        st.Page(partial(_lead_to, page), title=views[page][1], url_path=name, visibility="hidden")
+        for name, page in other_names.items()
+    ]
+    chosen = st.navigation([*pages.values(), *hidden], position="top")
+    with address.drawing(chosen.url_path):
+        _choose_language()
+        ui.inject_style()
+        _draw(chosen)
+
+
+def _lead_to(page: str) -> None:
+    """From another name of a page to the page, with what the address says."""
+    st.switch_page(
+        st.session_state[ui.PAGES_KEY][page],
+        query_params=[(name, value) for name in st.query_params for value in st.query_params.get_all(name)],
+    )
+
+
+def _choose_language() -> None:
+    """The switch in the sidebar; a language other than the browser's is kept in the address."""
+    before, codes = language(), list(LANGUAGES)
+    key = address.choice(ADDRESS_KEY, codes, browser_language(), key=LANGUAGE_KEY)
+    if language() != before:  # what is drawn already is in another
+        st.rerun()
+    st.sidebar.selectbox(_("Language"), codes, format_func=LANGUAGES.__getitem__, key=key)
 
 
 @ui.guarded
@@ -72,7 +95,10 @@ def _draw(page: st.Page) -> None:
     for error in _damages(store)[:MOST_DAMAGED]:
         st.warning(ui.plain(error.text(_)), icon=":material/warning:")
     ui.keep_worker()
+    place = st.container()
     page.run()
+    for fault in address.faults():
+        place.warning(ui.plain(fault), icon=":material/link_off:")
 
 
 def _damages(store: Store) -> list[QafError]:

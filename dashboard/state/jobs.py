@@ -9,6 +9,7 @@ from typing import Any
 
 import streamlit as st
 
+from dashboard.state import address
 from qaf_core.errors import QafError
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.runs.store.record import JobRecord
@@ -45,16 +46,14 @@ def wait_for(workspace: Path, request: JobRequest, *, anew: bool = False) -> Map
 
 def remember(place: str, job_id: str | None) -> None:
     """Keep which job a place of a page shows: in the session, and in the address for a reload."""
-    if job_id is None:
-        st.session_state.pop(f"job-{place}", None)
-        st.query_params.pop(place, None)
-    else:
-        st.session_state[f"job-{place}"] = st.query_params[place] = job_id
+    st.session_state[f"job-{place}"] = job_id
+    address.tell(place, *([job_id] if job_id else []))
 
 
 def recall(store: Store, place: str, kind: str) -> JobRecord | None:
     """The job of a kind that a place of a page shows; None if there is none."""
-    job_id = st.session_state.get(f"job-{place}") or st.query_params.get(place)
+    asked = address.given(place)
+    job_id = asked[-1] if asked else st.session_state.get(f"job-{place}")
     job = store.job(job_id) if job_id else None
     if job is None or job.kind != kind:
         return None

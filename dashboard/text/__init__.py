@@ -27,19 +27,10 @@ def plural(singular: str, several: str, count: int) -> str:
 def language() -> str:
     """The session's language, such as ``en``: chosen, else named by the address, else the browser's."""
     chosen = st.session_state.get(LANGUAGE_KEY) or st.query_params.get(ADDRESS_KEY)
-    return chosen if chosen in LANGUAGES else _browser_language()
+    return chosen if chosen in LANGUAGES else browser_language()
 
 
-def _browser_language() -> str:
+def browser_language() -> str:
+    """The language the browser asks for, where there is a translation."""
     code = (st.context.locale or "").partition("-")[0].lower()
     return code if code in LANGUAGES else "en"
-
-
-def choose_language() -> None:
-    """The switch in the sidebar; a language other than the browser's is kept in the address."""
-    codes = list(LANGUAGES)
-    st.sidebar.selectbox(
-        _("Language"), codes, codes.index(language()), format_func=LANGUAGES.__getitem__, key=LANGUAGE_KEY
-    )
-    if st.query_params.get(ADDRESS_KEY, _browser_language()) != language():
-        st.query_params[ADDRESS_KEY] = language()

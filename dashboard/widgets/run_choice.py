@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard.state import catalogue, rows
+from dashboard.state import address, catalogue, rows
 from dashboard.text import _
 from dashboard.widgets import ui
 from qaf_core.errors import QafError
@@ -42,7 +42,7 @@ def choose_run(runs: Sequence[RunRecord], lacking: str) -> RunRecord | None:
         placeholder=_("Choose another run"),
     )
     if chosen is not None:
-        st.query_params["run"] = chosen
+        address.tell("run", chosen)
     return by_id.get(chosen or "")
 
 

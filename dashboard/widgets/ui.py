@@ -13,6 +13,7 @@ from typing import Any, ParamSpec
 
 import streamlit as st
 
+from dashboard.state import address
 from dashboard.text import _
 from qaf_core.data.workspace.trust import UntrustedCode, trust
 from qaf_core.errors import QafError, WorkspaceError
@@ -151,12 +152,16 @@ def empty_state(icon: str, title: str, body: str, link: tuple[str, str] | None =
 
 
 def guarded(draw: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Turn faults into words on the page: bad input in its own, anything else with where the details are."""
+    """Turn faults into words on the page: bad input in its own, anything else with where the details are.
+
+    A fragment drawn anew also writes the address.
+    """
 
     @functools.wraps(draw)
     def draw_or_explain(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         try:
             draw(*args, **kwargs)
+            address.settle()
         except QafError as error:
             say_error(error)
         except Exception:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from dashboard.state import address
 from dashboard.state import review as state
 from dashboard.text import _
 from dashboard.views.decide import business, checks, criteria, paper, risks
@@ -14,8 +15,6 @@ from dashboard.widgets import blocks, run_choice, ui
 from qaf_core.review.report import evidence_sections, sections
 from qaf_core.review.report.review import MOST_RUNS, Review
 from qaf_core.runs.store.record import RunRecord
-
-PART_KEY = "part"
 
 
 def page() -> None:
@@ -55,21 +54,21 @@ def page() -> None:
 def _choose(runs: Sequence[RunRecord]) -> list[RunRecord]:
     """The runs asked for, in the address too."""
     by_id = {run.id: run for run in runs}
-    named = st.query_params.get_all("run")
+    named, key = st.query_params.get_all("run"), "decide-runs"
     asked = [run_id for run_id in named if run_id in by_id][:MOST_RUNS]
     first = [] if named else [next((run.id for run in runs if run.compressed), runs[0].id)]
+    if address.given("run") or address.going_back("run") or key not in st.session_state:
+        st.session_state[key] = asked or first
     ids = st.multiselect(
         _("Runs to decide about"),
         list(by_id),
-        default=asked or first,
         format_func=lambda run_id: f"{ui.run_title(by_id[run_id])} · {by_id[run_id].model}",
         max_selections=MOST_RUNS,
-        key="decide-runs",
+        key=key,
         placeholder=_("Choose runs"),
         help=_("Up to five runs of one model on the same images; their criteria are those of the first."),
     )
-    if ids != asked:  # else what is said of unknown runs would go with the address
-        st.query_params["run"] = ids
+    address.tell("run", *(named if ids == asked else ids))  # what is said of unknown runs stays
     return [by_id[run_id] for run_id in ids]
 
 
@@ -84,17 +83,14 @@ def _draw(review: Review, chosen: Sequence[RunRecord]) -> None:
         "risks": _("Risks and plan"),
         "report": _("Report"),
     }
-    asked = st.query_params.get(PART_KEY)
     part = st.segmented_control(
         _("Part of the decision"),
         list(parts),
         format_func=parts.__getitem__,
-        default=asked if asked in parts else "verdict",
-        key="decide-part",
+        key=address.choice("part", list(parts), "verdict", key="decide-part"),
         required=True,
         label_visibility="collapsed",
     )
-    st.query_params[PART_KEY] = part
     if part == "verdict":
         _verdict(review, chosen)
     elif part == "changes":
