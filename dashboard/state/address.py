@@ -53,8 +53,8 @@ class _Address:
         page: The page it was drawn for last.
         drawing: Whether a whole page is being drawn, which writes at its end.
         going_back: Whether it was come to by Back or Forward.
-        named: What it named when it was come to, and nobody has asked for yet.
-        met: The names asked for since then.
+        named: What it named when it was come to, and nobody has taken up yet.
+        met: The names bound or told since then.
         bound: What is to stand in it; nothing for a default.
         kept: The values by key, which outlive their widgets.
         defaults: The defaults by key when the values were kept.
@@ -125,30 +125,38 @@ def text(name: str, default: str = "", *, key: str | None = None) -> str:
 
 
 def given(name: str) -> Values:
-    """What the address that was come to says of a name; it is told once, then nothing."""
-    state = _state()
-    state.met.add(name)
-    return state.named.pop(name, ())
+    """What the address that was come to says of a name, until something is told of it."""
+    return _state().named.get(name, ())
 
 
 def going_back(name: str) -> bool:
-    """Whether Back or Forward led here, and a name was not asked for since."""
+    """Whether Back or Forward led here, and nothing was told of a name since."""
     state = _state()
     return state.going_back and name not in state.met
+
+
+def leave_back() -> None:
+    """Have Back and Forward restore nothing that is bound from here on: the page has set it itself."""
+    _state().going_back = False
 
 
 def tell(name: str, *values: str) -> None:
     """Have the address say something of a name; without values, nothing."""
     state = _state()
     state.met.add(name)
+    state.named.pop(name, None)
     state.bound[name] = values
 
 
 def fault(name: str, value: str) -> None:
     """Note that the address says of a name what cannot be."""
+    _note_fault(_state(), name, value)
+
+
+def _note_fault(state: _Address, name: str, value: str) -> None:
     shown = value if len(value) <= LONGEST_TOLD else value[:LONGEST_TOLD] + "…"
     told = _("The address asks for {name} “{value}”, which is not known here: it is left out.")
-    _state().faults.append(told.format(name=name, value=shown))
+    state.faults.append(told.format(name=name, value=shown))
 
 
 def faults() -> list[str]:
@@ -186,8 +194,8 @@ def settle() -> None:
     wanted = {name: values for name, values in now.items() if name not in state.met}
     wanted |= {name: values for name, values in state.bound.items() if values}
     if wanted != now:
-        st.query_params.from_dict(wanted)
         state.written = [*state.written, wanted][-MOST_PENDING:]
+        st.query_params.from_dict(wanted)
 
 
 def _bind(
@@ -201,20 +209,26 @@ def _bind(
 ) -> str:
     state = _state()
     key = key or f"{state.page}-{name}"
-    restored, named = going_back(name), given(name)
+    restored = state.going_back and name not in state.met
     value = st.session_state.get(key, state.kept.get(key, default))
     if restored or value == state.defaults.get(key, default) or not fits(value):
         value = default
-    if named:
+    wrong = None
+    if state.named.get(name):
         try:
-            value = read(named)
+            value = read(state.named[name])
         except (ValueError, KeyError, OverflowError):
-            fault(name, named[-1])
+            wrong = state.named[name][-1]
     # Only what differs: a widget whose value is set in the session loses what is being typed into it.
     if key not in st.session_state or st.session_state[key] != value:
         st.session_state[key] = value
+    # From here on nothing ends the run, as each use of the session may.
+    state.named.pop(name, None)
+    state.met.add(name)
     state.kept[key], state.defaults[key] = value, default
-    tell(name, *(() if value == default else write(value)))
+    state.bound[name] = () if value == default else write(value)
+    if wrong is not None:
+        _note_fault(state, name, wrong)
     return key
 
 

@@ -53,7 +53,7 @@ def remember(place: str, job_id: str | None) -> None:
 def recall(store: Store, place: str, kind: str) -> JobRecord | None:
     """The job of a kind that a place of a page shows; None if there is none."""
     asked = address.given(place)
-    job_id = asked[-1] if asked else st.session_state.get(f"job-{place}")
+    job_id = asked[0] if asked else st.session_state.get(f"job-{place}")
     job = store.job(job_id) if job_id else None
     if job is None or job.kind != kind:
         return None
