@@ -19,7 +19,7 @@ from dashboard.widgets import ui
 from qaf_core.data.models.settings import read_settings
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.runs.store.store import Store
-from qaf_core.text import LANGUAGES
+from qaf_core.text.catalogue import LANGUAGES
 
 MOST_DAMAGED = 3  # named above each page; all stand in the list of runs
 

@@ -81,8 +81,8 @@ def found_plan(choice: Choice, place: str, kind: str) -> Mapping[str, Any] | Non
         ui.job_at_work(job, "")
         return None
     if st.session_state.get(f"taken-{place}") != job.id:
-        st.session_state[f"taken-{place}"] = job.id
         take_plan(choice, Plan.from_dict(dict(job.result["plan"])))
+        st.session_state[f"taken-{place}"] = job.id
         st.rerun(scope="app")
     address.tell(place, job.id, TAKEN)
     return job.result
