@@ -78,6 +78,16 @@ def fill(model: str, plan: Plan | None, edits: Edits | None = None) -> None:
     book.sheets[model] = Sheet(base=plan, edits=edits or {})
 
 
+def follow_controls(model: str) -> None:
+    """Fill the rows from the controls, where these are other than before.
+
+    A browser that is behind sends values of widgets that are gone, which are told as changes too.
+    """
+    before = _book().now.get(model)
+    if before is None or sheet_of(model).controls != before.controls:
+        fill(model, None)
+
+
 def wiped() -> bool:
     """Whether typed values were replaced since this was asked last."""
     book = _book()

@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.state import rows
+from dashboard.state import address, rows
 from dashboard.text import _
 from dashboard.views.run import live
 from dashboard.widgets import run_choice, ui
@@ -56,11 +56,10 @@ def _choose_second(first: RunRecord, runs: Sequence[RunRecord]) -> RunRecord | N
     second = st.selectbox(
         _("Compare with"),
         list(others),
-        index=None,
         format_func=lambda run_id: run_choice.run_label(others[run_id]),
         placeholder=_("No other run") if others else _("No other run of this model"),
         disabled=not others,
-        key=f"second-{first.id}",
+        key=address.choice("second", list(others), None, key=f"second-{first.id}"),
     )
     return others.get(second or "")
 
@@ -107,8 +106,7 @@ def _choose_layer(runs: Sequence[RunRecord]) -> str:
     return st.selectbox(
         _("Layer"),
         names,
-        index=names.index(worst),
-        key=f"layer-of-{runs[0].id}",
+        key=address.choice("layer", names, worst, key=f"layer-of-{runs[0].id}"),
         help=_("The one with the largest error is shown first."),
     )
 

@@ -151,7 +151,7 @@ def choose_digits(page: Any, address: str) -> None:
 def test_stop_a_run(page: Any, app: tuple[str, Path]) -> None:
     address, workspace = app
     choose_digits(page, address)
-    page.get_by_role("radio", name="Gentle").click()  # higher ranks: time enough to stop
+    page.get_by_role("button", name="Gentle").click()  # higher ranks: time enough to stop
     run_id = start(page, "to be stopped")
     page.get_by_text("Layer being solved").wait_for()
     page.get_by_role("button", name="Stop").click()
@@ -165,7 +165,7 @@ def test_stop_a_run(page: Any, app: tuple[str, Path]) -> None:
 def test_edit_run_and_compare(page: Any, app: tuple[str, Path]) -> None:
     address, workspace = app
     choose_digits(page, address)
-    page.get_by_role("radio", name="Gentle").click()  # higher ranks and more bits: time enough to look
+    page.get_by_role("button", name="Gentle").click()  # higher ranks and more bits: time enough to look
     size = page.get_by_test_id("stMetricValue").first
 
     # A rank out of range is said at the row, and Run is closed.

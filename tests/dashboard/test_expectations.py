@@ -184,7 +184,7 @@ def test_presets_of_an_explored_model_lie_on_its_front(draw: Draw, store: Store)
     test = draw("explore", model=MODEL)
     found = expectations.known(store, REQUEST)
     assert found is not None
-    next(group for group in test.button_group if group.label == "Preset").set_value("aggressive").run()
+    test.button(key="preset-aggressive").click().run()
     plan = base_of(test, MODEL)
     assert plan.layers == expectations.smallest_within(found, 0.03)
     assert 0.005 < found[1].predict(plan).drop <= 0.03

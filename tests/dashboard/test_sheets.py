@@ -73,8 +73,7 @@ def test_steps_are_undone_and_done_again_controls_and_edits_alike(draw: Draw) ->
     first = cell(test, "rank")
     type_into(test, LAYER, "rank", "12")
     type_into(test, LAYER, "bits", "3")
-    preset = next(group for group in test.button_group if group.label.startswith("Preset"))
-    preset.set_value("aggressive").run()
+    test.button(key="preset-aggressive").click().run()
     assert cell(test, "rank") != "12"
     assert "Undo (Ctrl+Z) brings it back" in test.toast[0].value
     aggressive = test.session_state["ratio"]

@@ -25,7 +25,7 @@ from qaf_core.runs.store.request import JobRequest, RunRequest, SensitivityReque
 
 FIRST_PRESET = "balanced"
 PLAN_NAME = "plan"  # of the address
-PRESSED_KEY, TAKEN = "presets-pressed", "taken"
+TAKEN = "taken"
 ACTIVATION_BITS = (ACTIVATION_GRID.bits, FLOAT.bits)
 OFFERED = KERNEL_STRUCTURES
 RESTORED = ("ratio", "bits", "structure")  # kept with a run: what its plan was made from before edits
@@ -184,19 +184,17 @@ def _preset_control(choice: Choice, is_custom: bool) -> None:
     labels = {"gentle": _("Gentle"), "balanced": _("Balanced"), "aggressive": _("Aggressive")}
     now = (st.session_state["ratio"], st.session_state["bits"])
     preset = next((name for name, values in PRESETS.items() if values == now), None)
-    shown = None if is_custom else preset
-    # Another control for each thing to show: what the browser still sends of the one before is no click.
-    key = f"preset-{shown}-{st.session_state.get(PRESSED_KEY, 0)}"
-    st.segmented_control(
-        _label(_("Preset"), is_custom),
-        list(PRESETS),
-        format_func=labels.__getitem__,
-        default=shown,
-        key=key,
-        on_change=_use_preset,
-        args=(choice, key, shown),
-        help=_preset_help(labels),
-    )
+    with st.container(gap="xsmall", key="presets"):
+        st.markdown(_label(_("Preset"), is_custom), help=_preset_help(labels))
+        # Buttons, as they hold no value: one that the browser still sends of a control of a moment ago would
+        # be taken for a click, and what was typed meanwhile be lost.
+        for column, name in zip(st.columns(len(PRESETS), gap="xsmall"), PRESETS, strict=True):
+            chosen = name == preset and not is_custom
+            with column, st.container(key=f"chosen-{name}" if chosen else f"other-{name}"):
+                st.button(
+                    labels[name], key=f"preset-{name}", width="stretch", on_click=_use_preset,
+                    args=(choice, name),
+                )  # fmt: skip
 
 
 def _ratio_control(model: str, dense: bool, is_custom: bool) -> None:
@@ -208,8 +206,8 @@ def _ratio_control(model: str, dense: bool, is_custom: bool) -> None:
         key="ratio",
         format="%.1f×",
         disabled=dense,
-        on_change=sheets.fill,
-        args=(model, None),
+        on_change=sheets.follow_controls,
+        args=(model,),
         help=_(
             "How many times fewer parameters each covered layer gets. It decides the rank: the number of "
             "components a layer is made of. The first convolution and the classifier are not factorized."
@@ -222,8 +220,8 @@ def _bits_control(model: str, is_custom: bool) -> None:
         _label(_("Weight bits"), is_custom),
         tuple(GRIDS),
         key="bits",
-        on_change=sheets.fill,
-        args=(model, None),
+        on_change=sheets.follow_controls,
+        args=(model,),
         help=_("Bits per stored weight: {accepted}.").format(accepted=BITS_ACCEPTED),
     )
 
@@ -233,8 +231,8 @@ def _activation_control(model: str) -> None:
         _("Activation bits"),
         ACTIVATION_BITS,
         key="activation-bits",
-        on_change=sheets.fill,
-        args=(model, None),
+        on_change=sheets.follow_controls,
+        args=(model,),
         help=_("Bits of the numbers that flow between layers: 8, or 32 for floating point."),
     )
 
@@ -247,8 +245,8 @@ def _structure_control(model: str, dense: bool, is_custom: bool) -> None:
         format_func=names.__getitem__,
         key="structure",
         disabled=dense,
-        on_change=sheets.fill,
-        args=(model, None),
+        on_change=sheets.follow_controls,
+        args=(model,),
         help=structure_help(),
     )
 
@@ -290,12 +288,8 @@ def structure_help() -> str:
     )
 
 
-def _use_preset(choice: Choice, key: str, shown: str | None) -> None:
+def _use_preset(choice: Choice, chosen: str) -> None:
     """One ratio and one bit-width; of an explored model a point on its expected front."""
-    st.session_state[PRESSED_KEY] = st.session_state.get(PRESSED_KEY, 0) + 1
-    chosen = st.session_state.get(key) or shown
-    if chosen not in PRESETS:
-        return
     st.session_state["ratio"], st.session_state["bits"] = PRESETS[chosen]
     sheets.fill(choice.source.id, None)
     if st.session_state["method"] != Method.JOINT or choice.obstacle is not None:
