@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,12 @@ def keep_class_names(workspace: Path, text: str) -> str | None:
     if not path.is_file():
         write_file(path, text.encode())
     return str(path)
+
+
+def kept_class_names(workspace: Path, digest: str) -> str | None:
+    """The typed names that `keep_class_names` kept under a digest, a file's stem; None for none."""
+    known = re.fullmatch(r"[0-9a-f]{32}", digest)
+    return read_class_text(str(workspace / CLASSES_FOLDER / f"{digest}.txt")) or None if known else None
 
 
 def read_class_text(path: str | None) -> str:

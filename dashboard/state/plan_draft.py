@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-import pandas as pd
-
 from dashboard.state.rows import bits_text, rank_text
 from dashboard.text import _
 from qaf_core.network.plan.chains import rank_for_ratio
@@ -20,7 +18,6 @@ from qaf_core.network.plan.validation import check_layer_plan
 from qaf_core.quantization.grid import BITS_ACCEPTED
 from qaf_core.review.units import MISSING
 
-EDITED = "✎"
 _SEPARATOR = re.compile(r"[\s,;/×x*]+")
 
 
@@ -40,14 +37,12 @@ class Draft:
     Attributes:
         base: The plan the bulk controls made, before edits.
         rows: The table's rows with the edits, one for each row of ``base``.
-        shown: The same without the edits themselves: what the editor is given.
         layers: The layer plans read from the rows; the row of ``base`` where a row has a problem.
         problems: What is wrong, in words, by layer name; empty when the plan can be run.
     """
 
     base: Plan
     rows: tuple[DraftRow, ...]
-    shown: tuple[DraftRow, ...]
     layers: tuple[LayerPlan, ...]
     problems: Mapping[str, tuple[str, ...]]
 
@@ -58,29 +53,27 @@ class Draft:
 
 
 def make_draft(
-    inventory: Sequence[LayerInfo], base: Plan, edits: Mapping[int, Mapping[str, Any]], ratio: float
+    inventory: Sequence[LayerInfo], base: Plan, edits: Mapping[str, Mapping[str, str]], ratio: float
 ) -> Draft:
     """Apply the table's edits to a plan and check every row.
 
     Args:
         inventory: The network.
         base: The plan the table started from.
-        edits: Edited cells by row position, then column, as ``st.data_editor`` keeps them.
+        edits: What was typed, by layer, then column (``structure``, ``rank``, ``bits``).
         ratio: Gives the rank of a row whose structure was changed and whose rank was not.
     """
     infos = {info.name: info for info in inventory}
-    rows, shown, layers, problems = [], [], [], {}
-    for position, planned in enumerate(base.layers):
+    rows, layers, problems = [], [], {}
+    for planned in base.layers:
         info = infos[planned.name]
-        edit = edits.get(position) or {}
-        row = _edited_row(info, planned, edit, ratio)
+        row = _edited_row(info, planned, edits.get(planned.name) or {}, ratio)
         read, found = read_row(info, row)
         rows.append(row)
-        shown.append(_shown_row(planned, row, edit))
         layers.append(planned if read is None else read)
         if found:
             problems[planned.name] = found
-    return Draft(base=base, rows=tuple(rows), shown=tuple(shown), layers=tuple(layers), problems=problems)
+    return Draft(base=base, rows=tuple(rows), layers=tuple(layers), problems=problems)
 
 
 def differing(draft: Draft, reference: Plan) -> dict[str, frozenset[str]]:
@@ -94,25 +87,16 @@ def differing(draft: Draft, reference: Plan) -> dict[str, frozenset[str]]:
     return found
 
 
-def _edited_row(info: LayerInfo, planned: LayerPlan, edit: Mapping[str, Any], ratio: float) -> DraftRow:
-    structure = str(edit.get("structure") or planned.structure)
+def _edited_row(info: LayerInfo, planned: LayerPlan, edit: Mapping[str, str], ratio: float) -> DraftRow:
+    structure = edit.get("structure") or planned.structure
     rank, bits = planned.rank, planned.bits
     if structure != planned.structure:
         rank = rank_for_ratio(info, structure, ratio) if structure in info.structures else None
         bits = None if structure == KEEP else bits if bits is not None else 8
     return DraftRow(
         structure=structure,
-        rank=str(edit["rank"] or "").strip() if "rank" in edit else rank_text(rank),
-        bits=str(edit["bits"] or "").strip() if "bits" in edit else bits_text(bits),
-    )
-
-
-def _shown_row(planned: LayerPlan, row: DraftRow, edit: Mapping[str, Any]) -> DraftRow:
-    """The cells the editor lays its edits on: an edited one keeps its first value, others follow the row."""
-    return DraftRow(
-        structure=planned.structure,
-        rank=rank_text(planned.rank) if "rank" in edit else row.rank,
-        bits=bits_text(planned.bits) if "bits" in edit else row.bits,
+        rank=edit.get("rank", rank_text(rank)).strip(),
+        bits=edit.get("bits", bits_text(bits)).strip(),
     )
 
 
@@ -166,45 +150,45 @@ def _layer_share(info: LayerInfo, planned: LayerPlan | None, activation_bits: in
     return cost.size_bytes, cost.bops
 
 
-def plan_frame(
+def plan_rows(
     inventory: Sequence[LayerInfo], draft: Draft, kinds: Mapping[str, str], edited: Container[str] = ()
-) -> pd.DataFrame:
-    """The table of layers.
-
-    The cells a user may edit (structure, rank, bits) hold ``draft.shown``: the editor lays the edits on top.
-    The other columns follow every edit.
+) -> list[dict[str, Any]]:
+    """The rows of the table of layers.
 
     Args:
         inventory: The network.
         draft: The plan as far as it is made.
         kinds: The name of each kind of layer on screens.
         edited: The rows that are to be marked.
+
+    Returns:
+        For each: texts, the cells as typed, percentages (None for none), and whether it has a ``problem``.
     """
     infos = {info.name: info for info in inventory}
     params = sum(info.params for info in inventory) or 1
     bops = sum(_layer_share(info, None, 0)[1] for info in inventory) or 1
-    frame = []
-    for row, planned in zip(draft.shown, draft.layers, strict=True):
+    rows = []
+    for row, planned in zip(draft.rows, draft.layers, strict=True):
         info = infos[planned.name]
         size_before, bops_before = _layer_share(info, None, 0)
         size_after, bops_after = _layer_share(info, planned, draft.base.activation_bits)
         messages = draft.problems.get(planned.name, ())
-        frame.append(
+        rows.append(
             {
-                "layer": f"{EDITED} {planned.name}" if planned.name in edited else planned.name,
+                "layer": planned.name,
+                "edited": planned.name in edited,
                 "kind": kind_label(info, kinds),
                 "shape": shape_label(info),
                 "params": 100 * info.params / params,
                 "bops": 100 * bops_before / bops,
-                "structure": row.structure,
-                "rank": row.rank,
-                "bits": row.bits,
+                **vars(row),
+                "problem": bool(messages),
                 "check": "✗ " + "; ".join(messages) if messages else _note(info),
                 "size_after": 100 * size_after / size_before if size_before else None,
                 "bops_after": 100 * bops_after / bops_before if bops_before else None,
             }
         )
-    return pd.DataFrame(frame)
+    return rows
 
 
 def _note(info: LayerInfo) -> str:

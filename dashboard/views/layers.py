@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.state import rows
+from dashboard.state import address, rows
 from dashboard.text import _
 from dashboard.views.run import live
 from dashboard.widgets import run_choice, ui
@@ -61,7 +61,7 @@ def _choose_second(first: RunRecord, runs: Sequence[RunRow]) -> RunRecord | None
         format_func=run_choice.labels(tuple(others.values())).__getitem__,
         placeholder=_("No other run") if others else _("No other run of this model"),
         disabled=not others,
-        key=f"second-{first.id}",
+        key=address.choice("second", list(others), None, key=f"second-{first.id}"),
     )
     return ui.find_run(second) if second in others else None
 
@@ -108,8 +108,7 @@ def _choose_layer(runs: Sequence[RunRecord]) -> str:
     return st.selectbox(
         _("Layer"),
         names,
-        index=names.index(worst),
-        key=f"layer-of-{runs[0].id}",
+        key=address.choice("layer", names, worst, key=f"layer-of-{runs[0].id}"),
         help=_("The one with the largest error is shown first."),
     )
 

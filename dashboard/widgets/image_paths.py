@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from dashboard.state import address
 from dashboard.text import _
 from dashboard.widgets import ui
 from qaf_core.data.formats.sources import ACCEPTED, missing_path
@@ -21,15 +22,13 @@ def ask(task: str) -> tuple[str, str | None]:
     left, right = st.columns(2)
     data = left.text_input(
         _("Labelled images to measure on"),
-        key=DATA_KEY,
-        persist_state="session",
+        key=address.text("data", key=DATA_KEY),
         placeholder=_("/path/to/images or images.npz"),
         help=_data_help(task),
     )
     calibration = right.text_input(
         _("Images to fit with (optional)"),
-        key=CALIBRATION_KEY,
-        persist_state="session",
+        key=address.text("calibration", key=CALIBRATION_KEY),
         placeholder=_("a part of the others"),
         help=_(
             "A few hundred images like those the network sees in use; labels are not used. Left "

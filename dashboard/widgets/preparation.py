@@ -8,6 +8,7 @@ from typing import Any
 
 import streamlit as st
 
+from dashboard.state import address
 from dashboard.text import _
 
 NUMBER_FIELDS = ("mean", "std")
@@ -33,24 +34,24 @@ def ask(prefix: str) -> tuple[dict[str, Any] | None, str | None]:
         st.caption(_("As in training. What is left empty stays as the model's own."))
         left, right = st.columns(2)
         left.text_input(
-            _("Mean"), key=f"{prefix}-mean", persist_state="session", placeholder="0.485, 0.456, 0.406",
+            _("Mean"), key=address.text("mean", key=f"{prefix}-mean"), placeholder="0.485, 0.456, 0.406",
             help=_("Taken off each channel, on the scale chosen here."),
         )  # fmt: skip
         right.text_input(
-            _("Standard deviation"), key=f"{prefix}-std", persist_state="session",
+            _("Standard deviation"), key=address.text("std", key=f"{prefix}-std"),
             placeholder="0.229, 0.224, 0.225", help=_("Each channel is divided by it."),
         )  # fmt: skip
         left, middle, right = st.columns(3)
         left.text_input(
-            _("Size, px"), key=f"{prefix}-size", persist_state="session", placeholder="224",
+            _("Size, px"), key=address.text("size", key=f"{prefix}-size"), placeholder="224",
             help=_("The network's input: one number, or height × width. Images are scaled and cut to it."),
         )  # fmt: skip
         middle.selectbox(
-            _("Channels"), list(orders), key=f"{prefix}-order", persist_state="session",
+            _("Channels"), list(orders), key=address.choice("order", list(orders), "", key=f"{prefix}-order"),
             format_func=orders.__getitem__,
         )  # fmt: skip
         right.selectbox(
-            _("Pixels"), list(scales), key=f"{prefix}-scale", persist_state="session",
+            _("Pixels"), list(scales), key=address.choice("scale", list(scales), 0.0, key=f"{prefix}-scale"),
             format_func=scales.__getitem__, help=_("The range before mean and deviation."),
         )  # fmt: skip
         steps, problem = read({field: st.session_state.get(f"{prefix}-{field}") for field in _FIELDS})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
@@ -14,9 +15,10 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from dashboard.state import jobs
+from dashboard.state import jobs, sheets
 from dashboard.widgets import ui
 from qaf_core.errors import QafError
+from qaf_core.network.plan.types import Plan
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.runs.store.kinds import PLACES
 from qaf_core.runs.store.record import JobRecord
@@ -60,6 +62,27 @@ def shown(test: AppTest) -> str:
     text = words(test)
     assert "could not be drawn" not in text
     return text
+
+
+def table_rows(test: AppTest) -> list[dict[str, Any]]:
+    """The rows of Explore's table of layers."""
+    (table,) = (element for element in test.get("bidi_component") if "plan-table" in (element.key or ""))
+    rows: list[dict[str, Any]] = json.loads(table.proto.json)["rows"]
+    return rows
+
+
+def type_into(test: AppTest, layer: str, column: str, text: str) -> AppTest:
+    """Type into a cell of Explore's table of layers, as the browser tells of it."""
+    (table,) = (element for element in test.get("bidi_component") if "plan-table" in (element.key or ""))
+    test.session_state[table.key] = {"edits": [[time.time_ns() // 1000, layer, column, text]]}
+    return test.run()
+
+
+def base_of(test: AppTest, model: str) -> Plan:
+    """The plan that fills Explore's table of layers."""
+    base = test.session_state[sheets.BOOK_KEY].sheets[model].base
+    assert isinstance(base, Plan)
+    return base
 
 
 Answer = Callable[[JobRecord], Mapping[str, Any]]

@@ -31,8 +31,6 @@ from .test_common import HOSTILE
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
-# Columns of the layer table, counted from the layer's name.
-RANK_COLUMN, BITS_COLUMN = 6, 7
 UPLOAD_BYTES = 20_000_000
 IMAGES, SIDE = 32, 768
 
@@ -116,22 +114,12 @@ def settle(page: Any) -> None:
         page.wait_for_timeout(50)
 
 
-def set_cell(page: Any, row: int, column: int, text: str) -> None:
-    """Type into a cell of the layer table, a canvas: reach it by arrow keys from its first cell."""
+def set_cell(page: Any, layer: str, column: str, text: str) -> None:
+    """Type into a cell of the layer table."""
     settle(page)
-    table = page.get_by_test_id("stDataFrame").locator("canvas").first
-    table.scroll_into_view_if_needed()
-    box = table.bounding_box()
-    page.mouse.click(box["x"] + 40, box["y"] + 52)
-    page.wait_for_timeout(200)
-    for _step in range(row):
-        page.keyboard.press("ArrowDown")
-    for _step in range(column):
-        page.keyboard.press("ArrowRight")
-    page.keyboard.press("Enter")
-    editor = page.locator("#portal").locator("input, textarea").first
-    editor.fill(text)
-    editor.press("Enter")
+    cell = page.get_by_label(f"{column}, {layer}", exact=True)
+    cell.fill(text)
+    cell.press("Enter")
 
 
 def start(page: Any, name: str) -> str:
@@ -163,7 +151,7 @@ def choose_digits(page: Any, address: str) -> None:
 def test_stop_a_run(page: Any, app: tuple[str, Path]) -> None:
     address, workspace = app
     choose_digits(page, address)
-    page.get_by_role("radio", name="Gentle").click()  # higher ranks: time enough to stop
+    page.get_by_role("button", name="Gentle").click()  # higher ranks: time enough to stop
     run_id = start(page, "to be stopped")
     page.get_by_text("Layer being solved").wait_for()
     page.get_by_role("button", name="Stop").click()
@@ -177,19 +165,19 @@ def test_stop_a_run(page: Any, app: tuple[str, Path]) -> None:
 def test_edit_run_and_compare(page: Any, app: tuple[str, Path]) -> None:
     address, workspace = app
     choose_digits(page, address)
-    page.get_by_role("radio", name="Gentle").click()  # higher ranks and more bits: time enough to look
+    page.get_by_role("button", name="Gentle").click()  # higher ranks and more bits: time enough to look
     size = page.get_by_test_id("stMetricValue").first
 
     # A rank out of range is said at the row, and Run is closed.
-    set_cell(page, 1, RANK_COLUMN, "9999")
+    set_cell(page, "features.3", "Rank", "9999")
     page.get_by_text("These rows cannot be used as they are").wait_for()
     assert page.get_by_role("button", name="Run", exact=True).is_disabled()
 
     # Another rank and other bits: the prediction follows.
     before = size.inner_text()
-    set_cell(page, 1, RANK_COLUMN, "40")
+    set_cell(page, "features.3", "Rank", "40")
     page.get_by_text("These rows cannot be used as they are").wait_for(state="detached")
-    set_cell(page, 2, BITS_COLUMN, "8")
+    set_cell(page, "features.7", "Bits", "8")
     page.wait_for_function(
         "before => document.querySelector('[data-testid=stMetricValue]').innerText !== before", arg=before
     )

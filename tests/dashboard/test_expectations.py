@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dashboard.state import expectations
+from dashboard.state import expectations, sheets
 from dashboard.state.overrides import NOTHING
 from dashboard.views.explore import optimise
 from qaf_core.data.models.catalogue import find_model, load_inventory
@@ -25,7 +25,7 @@ from qaf_core.runs.store.store import Store
 from qaf_core.search.budget.predict import curve_from_errors
 from qaf_core.search.sensitivity.settings import Sensitivity, harm_rows
 
-from .conftest import Draw, serve, shown
+from .conftest import Draw, base_of, serve, shown, table_rows
 
 MODEL, LAYER = "inspection/resnet20", "layer3.1.conv1"
 REQUEST = expectations.request_for(MODEL, NOTHING, "builtin", None, 8)
@@ -71,8 +71,7 @@ def test_a_plan_that_would_collapse_is_told_with_its_layers(draw: Draw, store: S
     explore(store)
     plan = plan_for_ratio(load_inventory(find_model(MODEL)), model=MODEL, ratio=1.0, bits=2, method="dense")
     test = draw("explore", model=MODEL)
-    test.session_state["plan-bases"] = {MODEL: plan}
-    test.session_state["plan-version"] += 1
+    test.session_state[sheets.BOOK_KEY].sheets[MODEL] = sheets.Sheet(base=plan)
     text = shown(test.run())
     assert "expected to collapse under this plan. Most harm is done by" in text
 
@@ -85,8 +84,8 @@ def test_a_setting_of_the_table_of_harms_goes_into_the_plan(
     key = next(frame.key for frame in test.dataframe if (frame.key or "").startswith("heat-"))
     test.session_state[key] = {"selection": {"rows": [], "columns": [], "cells": [(0, "3 bits")]}}
     shown(test.run())
-    first = test.session_state["plan-bases"][MODEL].layers[0]
-    assert (first.structure, first.bits) == ("dense", 3)
+    first = table_rows(test)[0]
+    assert (first["structure"], first["rank"], first["bits"], first["edited"]) == ("dense", "", "3", True)
 
 
 def test_predictions_are_told_at_once(store: Store) -> None:
@@ -125,7 +124,7 @@ def test_the_best_plan_under_budgets_fills_the_table(draw: Draw, store: Store) -
     text = shown(test.run())
     assert "size=60kB, bops=0.025x: 60 kB, 2.0 % of the bit-operations, expected 96.0 %" in text
     assert "What holds it back is size: 1 % more would win about 0.03 points." in text
-    plan = test.session_state["plan-bases"][MODEL]
+    plan = base_of(test, MODEL)
     assert plan.layer(LAYER).rank == 40
 
 
@@ -185,8 +184,8 @@ def test_presets_of_an_explored_model_lie_on_its_front(draw: Draw, store: Store)
     test = draw("explore", model=MODEL)
     found = expectations.known(store, REQUEST)
     assert found is not None
-    test.button_group(key="preset").set_value("aggressive").run()
-    plan = test.session_state["plan-bases"][MODEL]
+    test.button(key="preset-aggressive").click().run()
+    plan = base_of(test, MODEL)
     assert plan.layers == expectations.smallest_within(found, 0.03)
     assert 0.005 < found[1].predict(plan).drop <= 0.03
     assert "Plain rounding" not in shown(test)
@@ -200,8 +199,7 @@ def test_where_plain_rounding_is_better_the_page_says_so(draw: Draw, store: Stor
         for row in plan.layers
     )
     test = draw("explore", model=MODEL)
-    test.session_state["plan-bases"] = {MODEL: replace(plan, layers=rows)}
-    test.session_state["plan-version"] += 1
+    test.session_state[sheets.BOOK_KEY].sheets[MODEL] = sheets.Sheet(base=replace(plan, layers=rows))
     assert "Plain rounding, its bits spread over the layers, is expected to lose" in shown(test.run())
 
 

@@ -15,7 +15,7 @@ from qaf_core.pipeline.events import RunEvent
 from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.store import Store
 
-from .conftest import Draw, serve, shown
+from .conftest import Draw, base_of, serve, shown
 
 MODEL = "inspection/resnet20"
 LAYER = "layer3.1.conv1"
@@ -71,7 +71,7 @@ def test_the_plan_it_finds_fills_the_table(draw: Draw, store: Store) -> None:
     assert "1 layer gets a faster form" in text
     assert "0.50 ms as plain INT8, 0.20 ms as planned" in text
     assert (asked.kind, asked.request.model, asked.request.bits) == ("plan", MODEL, 4)
-    plan = test.session_state["plan-bases"][MODEL]
+    plan = base_of(test, MODEL)
     assert next(row for row in plan.layers if row.name == LAYER).structure == "tucker2"
     test.button(key="start-run").click().run()
     queued = store.list_runs()[0]

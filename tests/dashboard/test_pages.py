@@ -22,7 +22,7 @@ from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import EXPORTS_FOLDER, PACKED_NAME, default_workspace
 
-from .conftest import Draw, shown, words
+from .conftest import Draw, shown, table_rows, words
 
 
 def run_with(store: Store, status: str) -> str:
@@ -238,8 +238,8 @@ def test_a_run_taken_up_again_has_its_controls_and_its_edits_marked(draw: Draw, 
         "Weight bits · Custom"
     ]
     assert again.selectbox(key="structure").label == "Structure"
-    marked = [name for name in again.dataframe[-1].value["layer"] if name.startswith("✎")]
-    assert marked == ["✎ " + plan["layers"][1]["name"]]
+    marked = [row["layer"] for row in table_rows(again) if row["edited"]]
+    assert marked == [plan["layers"][1]["name"]]
     again.button(key="start-run").click().run()
     repeated = next(found for found in store.list_runs() if found.id not in (run.id, edited))
     assert (repeated.plan_row, repeated.request.seed) == (plan, 4)

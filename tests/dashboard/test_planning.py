@@ -42,7 +42,7 @@ def test_without_edits_the_plan_is_the_base(base: Plan) -> None:
 
 
 def test_edits_are_read(base: Plan) -> None:
-    draft = make_draft(INVENTORY, base, {0: {"rank": "40", "bits": " 3 "}}, 2.0)
+    draft = make_draft(INVENTORY, base, {"conv": {"rank": "40", "bits": " 3 "}}, 2.0)
     assert draft.plan.layer("conv") == LayerPlan(name="conv", structure="cp", rank=40, bits=3)
     assert plan_cost(INVENTORY, draft.plan).bops < plan_cost(INVENTORY, base).bops
 
@@ -56,9 +56,9 @@ def test_two_ranks_in_any_spelling(text: str) -> None:
 
 
 def test_a_new_structure_brings_its_rank(base: Plan) -> None:
-    draft = make_draft(INVENTORY, base, {0: {"structure": "tucker2"}}, 3.0)
+    draft = make_draft(INVENTORY, base, {"conv": {"structure": "tucker2"}}, 3.0)
     assert draft.plan.layer("conv").rank == rank_for_ratio(CONV, "tucker2", 3.0)
-    draft = make_draft(INVENTORY, base, {0: {"structure": "keep"}}, 3.0)
+    draft = make_draft(INVENTORY, base, {"conv": {"structure": "keep"}}, 3.0)
     assert draft.plan.layer("conv") == LayerPlan(name="conv", structure="keep")
 
 
@@ -67,34 +67,35 @@ def test_a_new_structure_brings_its_rank(base: Plan) -> None:
     [
         ({"rank": "100000"}, "100000"), ({"rank": "0"}, "0"), ({"rank": "-3"}, "-3"),
         ({"rank": "many"}, "many"),
-        ({"rank": "2.5"}, "2.5"), ({"rank": None}, "rank"), ({"bits": "9"}, "9"), ({"bits": "1"}, "1"),
-        ({"bits": "four"}, "four"), ({"bits": None}, "bits"), ({"structure": "keel"}, "keel"),
+        ({"rank": "2.5"}, "2.5"), ({"rank": ""}, "rank"), ({"bits": "9"}, "9"), ({"bits": "1"}, "1"),
+        ({"bits": "four"}, "four"), ({"bits": ""}, "bits"), ({"structure": "keel"}, "keel"),
         ({"bits": "4, 4"}, "3"),
     ],
 )  # fmt: skip
 def test_what_is_out_of_range_is_said_and_not_counted(base: Plan, edit: dict[str, str], said: str) -> None:
-    draft = make_draft(INVENTORY, base, {0: edit}, 2.0)
+    draft = make_draft(INVENTORY, base, {"conv": edit}, 2.0)
     assert list(draft.problems) == ["conv"]
     assert said in " ".join(draft.problems["conv"])
     assert draft.plan == base
-    check = plan_draft.plan_frame(INVENTORY, draft, {})["check"]
-    assert said in check[0]
-    assert check[1].startswith("✓")
+    first, second = plan_draft.plan_rows(INVENTORY, draft, {})
+    assert said in first["check"]
+    assert second["check"].startswith("✓")
+    assert (first["problem"], second["problem"]) == (True, False)
 
 
-def test_the_editor_is_given_the_cells_without_their_edits(base: Plan) -> None:
-    edits = {0: {"rank": "40"}, 1: {"structure": "svd"}}
-    frame = plan_draft.plan_frame(INVENTORY, make_draft(INVENTORY, base, edits, 2.0), {})
-    assert list(frame["rank"]) == ["100", str(rank_for_ratio(LINEAR, "svd", 2.0))]
-    assert list(frame["structure"]) == ["cp", "dense"]
+def test_the_table_shows_what_was_typed_and_what_follows_from_it(base: Plan) -> None:
+    edits = {"conv": {"rank": "many"}, "fc": {"structure": "svd"}, "gone": {"rank": "1"}}
+    rows = plan_draft.plan_rows(INVENTORY, make_draft(INVENTORY, base, edits, 2.0), {}, {"fc"})
+    assert [row["rank"] for row in rows] == ["many", str(rank_for_ratio(LINEAR, "svd", 2.0))]
+    assert [row["structure"] for row in rows] == ["cp", "svd"]
+    assert [row["edited"] for row in rows] == [False, True]
 
 
 def test_shares_add_up(base: Plan) -> None:
-    frame = plan_draft.plan_frame(INVENTORY, make_draft(INVENTORY, base, {}, 2.0), {})
-    assert sum(frame["params"]) == pytest.approx(100)
-    assert sum(frame["bops"]) == pytest.approx(100)
-    assert frame["kind"][0] == "conv2d 3×3"
-    assert frame["shape"][0] == "64 → 64, 16×16"
+    rows = plan_draft.plan_rows(INVENTORY, make_draft(INVENTORY, base, {}, 2.0), {})
+    for share in ("params", "bops"):
+        assert sum(row[share] for row in rows) == pytest.approx(100)
+    assert (rows[0]["kind"], rows[0]["shape"]) == ("conv2d 3×3", "64 → 64, 16×16")
 
 
 def test_an_edit_of_a_network_like_resnet50_takes_a_fraction_of_200_ms() -> None:
@@ -104,7 +105,7 @@ def test_an_edit_of_a_network_like_resnet50_takes_a_fraction_of_200_ms() -> None
     )
     base = plan_for_ratio(inventory, model="m", ratio=2.0, bits=4)
     started = time.perf_counter()
-    draft = make_draft(inventory, base, {5: {"bits": "3"}}, 2.0)
+    draft = make_draft(inventory, base, {"layer5": {"bits": "3"}}, 2.0)
     plan_cost(inventory, draft.plan)
-    plan_draft.plan_frame(inventory, draft, {})
+    plan_draft.plan_rows(inventory, draft, {})
     assert time.perf_counter() - started < 0.1

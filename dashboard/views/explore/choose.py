@@ -10,8 +10,15 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.state import catalogue
-from dashboard.state.overrides import NOTHING, Given, given_in, keep_class_names, read_class_text
+from dashboard.state import address, catalogue
+from dashboard.state.overrides import (
+    NOTHING,
+    Given,
+    given_in,
+    keep_class_names,
+    kept_class_names,
+    read_class_text,
+)
 from dashboard.text import _, language, plural
 from dashboard.widgets import check_result, image_paths, preparation, ui
 from qaf_core.data.models.source import ModelSource
@@ -53,7 +60,6 @@ class Choice:
 def choose() -> Choice:
     """Draw the cards; what is chosen."""
     st.session_state.setdefault(MODE_KEY, "shipped")
-    st.session_state.setdefault(DATA_MODE_KEY, "builtin")
     modes = {"shipped": _("Trained models"), "own": _("Your weights")}
     registered = catalogue.registered_models(ui.workspace())
     if registered:
@@ -177,15 +183,13 @@ def _data_of_registered(source: ModelSource) -> tuple[str, str | None]:
     if source.data is None and source.default_data is None:
         return image_paths.ask(source.task)
     names = {"own": _("Its own"), "other": _("Others")}
-    st.session_state.setdefault(REGISTERED_DATA_KEY, "own")
     left, right = st.columns([1, 3], vertical_alignment="center")
     mode = left.segmented_control(
         _("Images"),
         list(names),
         format_func=names.__getitem__,
         required=True,
-        key=REGISTERED_DATA_KEY,
-        persist_state="session",
+        key=address.choice("images", list(names), "own", key=REGISTERED_DATA_KEY),
     )
     with right:
         if mode == "other":
@@ -286,8 +290,7 @@ def _data_for(source: ModelSource) -> tuple[str, str | None]:
             list(names),
             format_func=names.__getitem__,
             required=True,
-            key=DATA_MODE_KEY,
-            persist_state="session",
+            key=address.choice("images", list(names), "builtin", key=DATA_MODE_KEY),
             help=_(
                 "The images accuracy is measured on, before and after. Others, without labels, fit "
                 "the compressed "
@@ -306,6 +309,11 @@ def _own_model() -> Choice:
     with st.container(border=True):
         model, weights = _own_network()
         left, right = st.columns(2)
+        for digest in address.given("classes"):
+            kept = kept_class_names(ui.workspace(), digest)
+            if kept is None:
+                address.fault("classes", digest)
+            st.session_state[CLASSES_KEY] = kept or ""
         with left, st.expander(_("Class names"), icon=":material/label:"):
             names = st.text_area(
                 _("Class names (optional)"),
@@ -323,6 +331,7 @@ def _own_model() -> Choice:
             "This model comes without trained weights: give the path of a weights file above to run it."
         )
     source, given, fault = _open_own(model, weights, names, steps)
+    address.tell("classes", *([Path(given.classes).stem] if given.classes else []))
     obstacle = fault or obstacle
     if obstacle is None and not data:
         obstacle = _("Give the path of labelled images above: accuracy is measured on them.")
@@ -347,8 +356,7 @@ def _own_network() -> tuple[str, str]:
     )
     weights = right.text_input(
         _("Trained weights"),
-        key=WEIGHTS_KEY,
-        persist_state="session",
+        key=address.text("weights", key=WEIGHTS_KEY),
         placeholder="/path/to/weights.safetensors",
         help=_(
             "A path on the computer the dashboard runs on: a safetensors file, or a PyTorch state dict; "

@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.state import expectations, jobs
+from dashboard.state import address, expectations, jobs, sheets
 from dashboard.text import _
 from dashboard.views.explore.choose import Choice
 from dashboard.widgets import ui
@@ -25,31 +25,29 @@ from qaf_core.review.charts import method_label
 from qaf_core.runs.store.request import JobRequest, RunRequest, SensitivityRequest
 
 FIRST_PRESET = "balanced"
+PLAN_NAME = "plan"  # of the address
+TAKEN = "taken"
+ACTIVATION_BITS = (ACTIVATION_GRID.bits, FLOAT.bits)
 OFFERED = KERNEL_STRUCTURES
-BASES_KEY, DRAFTS_KEY, VERSION_KEY = "plan-bases", "plan-drafts", "plan-version"
 RESTORED = ("ratio", "bits", "structure")  # kept with a run: what its plan was made from before edits
-SETTINGS = (*RESTORED, "activation-bits", "method")
 LEAST_RATIO, LARGEST_RATIO = 1.0, 8.0
 PRESET_DROPS = {"gentle": 0.003, "balanced": 0.01, "aggressive": 0.03}  # of the metric, expected
 
 
 def use(request: RunRequest, plan: Plan) -> None:
-    """Begin from the plan of an earlier run."""
-    first_settings()
-    st.session_state["method"] = request.method
-    st.session_state["activation-bits"] = plan.activation_bits
-    told = request.controls or {}
+    """Begin from the plan of an earlier run, before the controls are bound."""
+    state, told = st.session_state, request.controls or {}
+    state["method"], state["activation-bits"] = request.method, plan.activation_bits
     bits, structure, ratio = told.get("bits"), told.get("structure"), told.get("ratio")
     # Of a plan made otherwise the controls take what most rows have; the table marks the others.
     common_bits = Counter(row.bits for row in plan.layers if row.bits in GRIDS).most_common(1)
     common = Counter(row.structure for row in plan.layers if row.structure in FACTORIZED).most_common(1)
-    st.session_state["bits"] = bits if bits in GRIDS else common_bits[0][0] if common_bits else 8
+    state["bits"] = bits if bits in GRIDS else common_bits[0][0] if common_bits else 8
     if structure in OFFERED or common:
-        st.session_state["structure"] = structure if structure in OFFERED else common[0][0]
+        state["structure"] = structure if structure in OFFERED else common[0][0]
     if isinstance(ratio, int | float) and LEAST_RATIO <= ratio <= LARGEST_RATIO:
-        st.session_state["ratio"] = float(ratio)
-    st.session_state[BASES_KEY] = {**st.session_state.get(BASES_KEY, {}), request.model: plan}
-    st.session_state[VERSION_KEY] += 1
+        state["ratio"] = float(ratio)
+    sheets.fill(request.model, plan, {})
 
 
 def request_of(choice: Choice) -> SensitivityRequest:
@@ -73,6 +71,9 @@ def found_plan(choice: Choice, place: str, kind: str) -> Mapping[str, Any] | Non
         place: Of the search on the page, one for each model.
         kind: Of the job.
     """
+    named = address.given(place)
+    if TAKEN in named:  # the address tells what became of its plan since
+        st.session_state[f"taken-{place}"] = named[0]
     job = jobs.recall(ui.open_store(), place, kind)
     if job is not None and not job.is_final:
         ui.follow_job(job.id, _("Searching, {time} so far. You may look at other pages meanwhile."))
@@ -81,29 +82,45 @@ def found_plan(choice: Choice, place: str, kind: str) -> Mapping[str, Any] | Non
         ui.job_at_work(job, "")
         return None
     if st.session_state.get(f"taken-{place}") != job.id:
-        st.session_state[f"taken-{place}"] = job.id
         take_plan(choice, Plan.from_dict(dict(job.result["plan"])))
+        st.session_state[f"taken-{place}"] = job.id
         st.rerun(scope="app")
+    address.tell(place, job.id, TAKEN)
     return job.result
 
 
 def take_plan(choice: Choice, plan: Plan) -> None:
     """Fill the table with a plan made elsewhere; the bulk controls fill it anew."""
-    model = choice.source.id
-    st.session_state[DRAFTS_KEY] = {k: v for k, v in st.session_state[DRAFTS_KEY].items() if k != model}
-    st.session_state[BASES_KEY] = {**st.session_state[BASES_KEY], model: plan}
-    st.session_state[VERSION_KEY] += 1
+    sheets.fill(choice.source.id, plan)
 
 
-def first_settings() -> None:
+def bind_settings() -> None:
+    """Keep the controls' values, also while another page is shown; the address names them."""
+    sheets.restore_controls()
     ratio, bits = PRESETS[FIRST_PRESET]
-    first = {"ratio": ratio, "bits": bits, "activation-bits": 8, "structure": "cp", "method": Method.JOINT}
-    for name in SETTINGS:
-        # Written back on every run: the widgets' own memory ends when another page is shown.
-        st.session_state[name] = st.session_state.get(name, first[name])
-    st.session_state.setdefault(VERSION_KEY, 0)
-    st.session_state.setdefault(BASES_KEY, {})
-    st.session_state.setdefault(DRAFTS_KEY, {})
+    address.number("ratio", ratio, LEAST_RATIO, LARGEST_RATIO, key="ratio")
+    address.choice("bits", tuple(GRIDS), bits, key="bits")
+    address.choice("activation-bits", ACTIVATION_BITS, ACTIVATION_BITS[0], key="activation-bits")
+    address.choice("structure", OFFERED, "cp", key="structure")
+    address.choice("method", METHODS, Method.JOINT, key="method")
+
+
+def follow_plan(model: str) -> None:
+    """Take up the plan that a followed address names."""
+    none_named = address.going_back(PLAN_NAME)
+    for sheet_id in address.given(PLAN_NAME):
+        none_named = False
+        if not sheets.take_sheet(ui.workspace(), model, sheet_id):
+            address.fault(PLAN_NAME, sheet_id)
+    if none_named:
+        sheets.fill(model, None, {})
+
+
+def tell_plan(model: str) -> None:
+    """Have the address name the plan, and remember the step to it."""
+    sheets.note_step(model)
+    kept = sheets.keep_sheet(ui.workspace(), model)
+    address.tell(PLAN_NAME, *([kept] if kept else []))
 
 
 def choose_method(choice: Choice, inventory: Sequence[LayerInfo]) -> None:
@@ -132,7 +149,7 @@ def _set_method(method: str, model: str) -> None:
     before = st.session_state["method"]
     st.session_state["method"] = method
     if Method.DENSE in (before, method) and before != method:
-        _start_over(model)
+        sheets.fill(model, None)
 
 
 def bulk_controls(choice: Choice, custom: Container[str] = ()) -> None:
@@ -168,16 +185,17 @@ def _preset_control(choice: Choice, is_custom: bool) -> None:
     labels = {"gentle": _("Gentle"), "balanced": _("Balanced"), "aggressive": _("Aggressive")}
     now = (st.session_state["ratio"], st.session_state["bits"])
     preset = next((name for name, values in PRESETS.items() if values == now), None)
-    st.session_state["preset"] = None if is_custom else preset
-    st.segmented_control(
-        _label(_("Preset"), is_custom),
-        list(PRESETS),
-        format_func=labels.__getitem__,
-        key="preset",
-        on_change=_use_preset,
-        args=(choice,),
-        help=_preset_help(labels),
-    )
+    with st.container(gap="xsmall", key="presets"):
+        st.markdown(_label(_("Preset"), is_custom), help=_preset_help(labels))
+        # Buttons, as they hold no value: one that the browser still sends of a control of a moment ago would
+        # be taken for a click, and what was typed meanwhile be lost.
+        for column, name in zip(st.columns(len(PRESETS), gap="xsmall"), PRESETS, strict=True):
+            chosen = name == preset and not is_custom
+            with column, st.container(key=f"chosen-{name}" if chosen else f"other-{name}"):
+                st.button(
+                    labels[name], key=f"preset-{name}", width="stretch", on_click=_use_preset,
+                    args=(choice, name),
+                )  # fmt: skip
 
 
 def _ratio_control(model: str, dense: bool, is_custom: bool) -> None:
@@ -189,7 +207,7 @@ def _ratio_control(model: str, dense: bool, is_custom: bool) -> None:
         key="ratio",
         format="%.1f×",
         disabled=dense,
-        on_change=_start_over,
+        on_change=sheets.follow_controls,
         args=(model,),
         help=_(
             "How many times fewer parameters each covered layer gets. It decides the rank: the number of "
@@ -203,7 +221,7 @@ def _bits_control(model: str, is_custom: bool) -> None:
         _label(_("Weight bits"), is_custom),
         tuple(GRIDS),
         key="bits",
-        on_change=_start_over,
+        on_change=sheets.follow_controls,
         args=(model,),
         help=_("Bits per stored weight: {accepted}.").format(accepted=BITS_ACCEPTED),
     )
@@ -212,9 +230,9 @@ def _bits_control(model: str, is_custom: bool) -> None:
 def _activation_control(model: str) -> None:
     st.selectbox(
         _("Activation bits"),
-        (ACTIVATION_GRID.bits, FLOAT.bits),
+        ACTIVATION_BITS,
         key="activation-bits",
-        on_change=_start_over,
+        on_change=sheets.follow_controls,
         args=(model,),
         help=_("Bits of the numbers that flow between layers: 8, or 32 for floating point."),
     )
@@ -228,7 +246,7 @@ def _structure_control(model: str, dense: bool, is_custom: bool) -> None:
         format_func=names.__getitem__,
         key="structure",
         disabled=dense,
-        on_change=_start_over,
+        on_change=sheets.follow_controls,
         args=(model,),
         help=structure_help(),
     )
@@ -271,13 +289,10 @@ def structure_help() -> str:
     )
 
 
-def _use_preset(choice: Choice) -> None:
+def _use_preset(choice: Choice, chosen: str) -> None:
     """One ratio and one bit-width; of an explored model a point on its expected front."""
-    chosen = st.session_state.get("preset")
-    if chosen not in PRESETS:
-        return
     st.session_state["ratio"], st.session_state["bits"] = PRESETS[chosen]
-    _start_over(choice.source.id)
+    sheets.fill(choice.source.id, None)
     if st.session_state["method"] != Method.JOINT or choice.obstacle is not None:
         return
     found = expectations.known(ui.open_store(), request_of(choice))
@@ -289,30 +304,8 @@ def _use_preset(choice: Choice) -> None:
 
 def reset(model: str) -> None:
     st.session_state["ratio"], st.session_state["bits"] = PRESETS[FIRST_PRESET]
-    st.session_state["activation-bits"], st.session_state["structure"] = 8, "cp"
-    _start_over(model)
-
-
-def _start_over(model: str) -> None:
-    """Forget the edits: the bulk controls make the plan anew."""
-    for key in (BASES_KEY, DRAFTS_KEY):
-        st.session_state[key] = {k: v for k, v in st.session_state[key].items() if k != model}
-    st.session_state[VERSION_KEY] += 1
-
-
-def editor_key(choice: Choice) -> str:
-    return f"layers-{choice.source.id}-{st.session_state[VERSION_KEY]}"
-
-
-def take_up_edits(choice: Choice) -> None:
-    """Begin from the plan as it was edited, after a look at another page or model: the table forgets."""
-    model = choice.source.id
-    if editor_key(choice) not in st.session_state and model in st.session_state[DRAFTS_KEY]:
-        st.session_state[BASES_KEY] = {
-            **st.session_state[BASES_KEY],
-            model: st.session_state[DRAFTS_KEY].pop(model),
-        }
-        st.session_state[VERSION_KEY] += 1
+    st.session_state["activation-bits"], st.session_state["structure"] = ACTIVATION_BITS[0], "cp"
+    sheets.fill(model, None)
 
 
 def plan_of_controls(choice: Choice, inventory: Sequence[LayerInfo]) -> Plan | None:
@@ -334,17 +327,15 @@ def plan_of_controls(choice: Choice, inventory: Sequence[LayerInfo]) -> Plan | N
 
 
 def base_plan(choice: Choice, reference: Plan) -> Plan:
-    """The plan the table starts from: kept from before, or that of the bulk controls."""
-    state = st.session_state
-    kept = state[BASES_KEY].get(choice.source.id)
-    if kept is not None:
-        if {row.name for row in kept.layers} == {row.name for row in reference.layers}:
-            return kept
-        text = _(
-            "The earlier plan names other layers than this model has: the table starts from the controls."
-        )
-        st.warning(text, icon=":material/warning:")
-    state[BASES_KEY] = {**state[BASES_KEY], choice.source.id: reference}
+    """The plan the table starts from: one that fills it, or that of the bulk controls."""
+    kept = sheets.sheet_of(choice.source.id).base
+    if kept is None:
+        return reference
+    if {row.name for row in kept.layers} == {row.name for row in reference.layers}:
+        return kept
+    text = _("The earlier plan names other layers than this model has: the table starts from the controls.")
+    st.warning(text, icon=":material/warning:")
+    sheets.fill(choice.source.id, None, {})
     return reference
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard.state import expectations, jobs
+from dashboard.state import expectations, jobs, rows, sheets
 from dashboard.state.plan_draft import Draft
 from dashboard.text import _
 from dashboard.views.explore import controls
@@ -17,7 +17,6 @@ from dashboard.views.explore.choose import Choice
 from dashboard.views.run import live
 from dashboard.widgets import ui
 from qaf_core.network.plan.layer_info import KEEP
-from qaf_core.network.plan.rules import replace_layer
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.metrics import metric_label
 from qaf_core.review.units import MISSING, percent_text, points_text
@@ -28,6 +27,7 @@ from qaf_core.search.sensitivity.settings import Setting
 
 GENTLE, HARD = 1e-4, 0.2  # losses at which a cell's colour begins and ends
 COLOUR = "213, 94, 0"
+CLICKED_KEY = "heat-clicked"
 LONGEST_TABLE_ROWS = 14
 WORTH_TELLING = 0.002  # of the metric
 
@@ -168,26 +168,35 @@ def _heat_map(choice: Choice, draft: Draft, predictor: Predictor) -> None:
     ]
     frame = pd.DataFrame(losses, columns=columns, index=pd.Index(names, name=_("Layer")))
     top = HARD * 100 if not by_size else max((v for row in losses for v in row if v == v), default=1.0)
-    _draw(choice, draft, frame.style.map(_shade, top=max(top, 1e-6)).format("{:.2g}", na_rep=MISSING), table)
+    _draw(choice, frame.style.map(_shade, top=max(top, 1e-6)).format("{:.2g}", na_rep=MISSING), table)
 
 
-def _draw(choice: Choice, draft: Draft, shaded: Any, table: dict[str, dict[str, Setting]]) -> None:
+def _draw(choice: Choice, shaded: Any, table: dict[str, dict[str, Setting]]) -> None:
     names, columns = list(shaded.index), list(shaded.columns)
     st.caption(
         _("Points expected to be lost if only this layer is changed. Click a cell to put it into the plan.")
     )
+    key = f"heat-{choice.source.id}-{','.join(columns)}"
     event = st.dataframe(
         shaded,
-        key=f"heat-{controls.editor_key(choice)}",
+        key=key,
         on_select="rerun",
         selection_mode="single-cell",
         height=live.table_height(len(names), most=LONGEST_TABLE_ROWS),
     )
-    for position, label in event.selection.cells:
-        setting = table[names[position]].get(label) if label in columns else None
+    clicked = list(event.selection.cells)
+    if clicked == st.session_state.get(CLICKED_KEY, []):
+        return
+    for position, label in clicked:
+        setting = table[names[position]].get(label)
         if setting is not None:
-            controls.take_plan(choice, replace_layer(draft.plan, setting.row))
-            st.rerun()
+            row = setting.row
+            texts = (row.structure, rows.rank_text(row.rank), rows.bits_text(row.bits))
+            cells = zip(sheets.COLUMNS, texts, strict=True)
+            sheets.type_in(choice.source.id, *((row.name, column, text) for column, text in cells))
+    st.session_state[CLICKED_KEY] = clicked
+    if clicked:
+        st.rerun()
 
 
 def _cells(settings: Sequence[Setting]) -> dict[str, Setting]:

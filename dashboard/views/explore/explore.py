@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.state import catalogue
+from dashboard.state import address, catalogue
 from dashboard.text import _
 from dashboard.views.explore import choose, controls, plan
 from dashboard.widgets import run_choice, ui
@@ -23,8 +23,10 @@ def page() -> None:
         ),
     )
     _reuse_run()
-    _begin_with(st.query_params.pop("model", None))
+    _begin_with()
     choice = choose.choose()
+    model = choice.source.id
+    address.tell("model", *([] if model == choose.FIRST_MODEL else [model]))
     try:
         with st.spinner(_("Looking into the model…"), show_time=True):
             inventory = catalogue.inventory_of(choice.source, ui.workspace(), choice.given)
@@ -34,23 +36,26 @@ def page() -> None:
     plan.plan_and_run(choice, inventory)
 
 
-def _begin_with(model_id: str | None) -> None:
+def _begin_with() -> None:
     """Begin from a model where the address names one."""
-    if model_id is None:
-        return
-    try:
-        catalogue.listed_model(model_id, ui.workspace())
-    except QafError as error:
-        ui.say_error(error)
-    else:
-        choose.begin_with(model_id)
+    restored, named = address.going_back("model"), address.given("model")
+    for model_id in named or ((choose.FIRST_MODEL,) if restored else ()):
+        try:
+            catalogue.listed_model(model_id, ui.workspace())
+        except QafError as error:
+            ui.say_error(error)
+        else:
+            choose.begin_with(model_id)
 
 
 def _reuse_run() -> None:
     """Begin from an earlier run where the address names one."""
-    run_id = st.query_params.pop("run", None)
-    if run_id is None:
-        return
+    for run_id in address.given("run"):
+        _take_up(run_id)
+    address.tell("run")
+
+
+def _take_up(run_id: str) -> None:
     run = ui.find_run(run_id)
     if run is None:
         run_choice.say_unknown(run_id)
@@ -64,5 +69,6 @@ def _reuse_run() -> None:
     except QafError as error:
         st.warning(ui.plain(error.text(_)), icon=":material/warning:")
         return
+    address.leave_back()
     choose.use(run.request)
     controls.use(run.request, earlier)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard.state import rows
+from dashboard.state import address, rows
 from dashboard.text import _, plural
 from dashboard.views.explore import controls
 from dashboard.views.explore.choose import Choice
@@ -46,9 +46,8 @@ def offer(choice: Choice) -> None:
             bound = st.select_slider(
                 _("Largest error of a layer's output"),
                 BOUNDS,
-                FIRST_BOUND,
                 format_func=lambda value: percent_text(value, 0),
-                key="fastest-bound",
+                key=address.choice("error", BOUNDS, FIRST_BOUND, key="fastest-bound"),
                 help=_(
                     "Squared error as a share of the output's own variation, on held-back images. Forms "
                     "beyond it are not considered."
@@ -58,9 +57,8 @@ def offer(choice: Choice) -> None:
             answer_bound = st.select_slider(
                 _("Answers that may change"),
                 ANSWER_BOUNDS,
-                FIRST_ANSWER_BOUND,
                 format_func=lambda value: percent_text(value, 1),
-                key="fastest-answer-bound",
+                key=address.choice("answers", ANSWER_BOUNDS, FIRST_ANSWER_BOUND, key="fastest-answer-bound"),
                 help=_(
                     "On the calibration images, beyond those that plain INT8 changes. No labels are needed: "
                     "on these images a classifier's accuracy cannot fall by more than the answers that "
@@ -70,7 +68,10 @@ def offer(choice: Choice) -> None:
         left, right, _rest = st.columns([1, 1.5, 1.5], gap="medium", vertical_alignment="bottom")
         with left:
             cores = os.cpu_count() or 1
-            threads = st.number_input(_("Threads"), 1, cores, min(2, cores), key="fastest-threads")
+            threads = st.number_input(
+                _("Threads"), 1, cores,
+                key=address.number("threads", min(2, cores), 1, cores, key="fastest-threads"),
+            )  # fmt: skip
         place = f"search-{choice.source.id}"
         with right:
             if st.button(

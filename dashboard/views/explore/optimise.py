@@ -7,6 +7,7 @@ from typing import Any
 
 import streamlit as st
 
+from dashboard.state import address
 from dashboard.state.plan_draft import Draft
 from dashboard.text import _
 from dashboard.views.explore import controls
@@ -18,6 +19,8 @@ from qaf_core.review.units import percent_text, size_text
 from qaf_core.runs.jobs.plans.sweep import BUDGETS, METHODS, front_requests
 from qaf_core.runs.store.request import SearchRequest
 from qaf_core.search.budget.budgets import lock_text
+
+LARGEST_BUDGET = 1e12
 
 
 def offer(choice: Choice, draft: Draft) -> None:
@@ -35,7 +38,9 @@ def offer(choice: Choice, draft: Draft) -> None:
         locked = left.multiselect(
             _("Layers that stay as they are in the table"),
             [row.name for row in draft.layers],
-            key=f"locked-{choice.source.id}",
+            key=address.several(
+                "lock", [row.name for row in draft.layers], [], key=f"locked-{choice.source.id}"
+            ),
             placeholder=_("none"),
         )
         with middle:
@@ -128,7 +133,7 @@ def _budgets() -> tuple[str, ...]:
             label,
             min_value=0.0,
             value=None,
-            key=f"budget-{kind}",
+            key=address.number(kind, None, 0.0, LARGEST_BUDGET, key=f"budget-{kind}"),
             help=help_text,
             format="%g",
             placeholder=_("no limit"),

@@ -8,15 +8,15 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.state import plan_draft
+from dashboard.state import plan_draft, sheets
 from dashboard.state.estimates import history_of
 from dashboard.state.plan_draft import Draft
 from dashboard.text import _, plural
-from dashboard.views.explore import controls, expected, fastest, optimise
+from dashboard.views.explore import controls, expected, fastest, files, optimise
 from dashboard.views.explore.choose import Choice
 from dashboard.views.run import live
 from dashboard.views.tradeoffs.table import bops_help
-from dashboard.widgets import ui
+from dashboard.widgets import plan_table, ui
 from qaf_core.errors import QafError
 from qaf_core.factorization.effort import Effort, effort_options
 from qaf_core.factorization.options import Method
@@ -29,38 +29,35 @@ from qaf_core.review.units import MISSING, duration_text, percent_text, size_tex
 from qaf_core.runs.estimate import count_work
 from qaf_core.runs.store.request import RunRequest
 
-LONGEST_TABLE_ROWS = 14
-SHARE_WIDTH_PX = 118
-
 
 @st.fragment
 @ui.guarded
 def plan_and_run(choice: Choice, inventory: tuple[LayerInfo, ...]) -> None:
     """The plan of the chosen model; an edit draws only this part of the page again."""
-    controls.first_settings()
+    controls.bind_settings()
+    model, key = choice.source.id, f"plan-table-{choice.source.id}"
+    controls.follow_plan(model)
+    sheets.take_typed(model, plan_table.typed(key))
     st.subheader(_("2 · Plan"), anchor=False)
     controls.choose_method(choice, inventory)
     place = st.container()
     fastest.offer(choice)
-    controls.take_up_edits(choice)
     reference = controls.plan_of_controls(choice, inventory)
     if reference is None:
         with place:
             controls.bulk_controls(choice)
         return
     base = controls.base_plan(choice, reference)
-    key = controls.editor_key(choice)
-    edits = (st.session_state.get(key) or {}).get("edited_rows") or {}
-    draft = plan_draft.make_draft(inventory, base, edits, st.session_state["ratio"])
+    controls.tell_plan(model)
+    draft = plan_draft.make_draft(inventory, base, sheets.sheet_of(model).edits, st.session_state["ratio"])
     edited = plan_draft.differing(draft, reference)
     with place:
         controls.bulk_controls(choice, frozenset().union(*edited.values()))
     optimise.offer(choice, draft)
     _prediction(choice, inventory, draft)
     expected.show(choice, draft)
+    files.toolbar(model, draft)
     _table(inventory, draft, key, edited)
-    if edits:
-        st.session_state[controls.DRAFTS_KEY][choice.source.id] = draft.plan
 
 
 def _prediction(choice: Choice, inventory: tuple[LayerInfo, ...], draft: Draft) -> None:
@@ -202,25 +199,17 @@ def _start(choice: Choice, draft: Draft, name: str) -> None:
 
 def _table(inventory: Sequence[LayerInfo], draft: Draft, key: str, edited: Container[str]) -> None:
     kinds = {"conv2d": _("Convolution"), "depthwise": _("Depthwise convolution"), "linear": _("Linear")}
-    frame = plan_draft.plan_frame(inventory, draft, kinds, edited)
+    rows = plan_draft.plan_rows(inventory, draft, kinds, edited)
     with st.container(gap=None):
-        st.markdown("**" + plural("{count} layer", "{count} layers", len(frame)) + "**")
+        st.markdown("**" + plural("{count} layer", "{count} layers", len(rows)) + "**")
         st.caption(
             _(
-                "Double-click a cell under Structure, Rank or Bits to change it. "
-                "The controls above fill all rows anew; {mark} marks rows that differ from them."
-            ).format(mark=plan_draft.EDITED)
+                "Structure, Rank and Bits can be changed; Enter goes to the next row, "
+                "a column can be pasted. The controls above fill all rows anew; "
+                "{mark} marks rows that differ from them."
+            ).format(mark=plan_table.MARK)
         )
-    rows = min(len(frame), LONGEST_TABLE_ROWS)
-    st.data_editor(
-        frame,
-        key=key,
-        hide_index=True,
-        width="stretch",
-        height=35 * (rows + 1) + 3,
-        column_config=_columns(),
-        disabled=["layer", "kind", "shape", "params", "bops", "size_after", "bops_after", "check"],
-    )
+    plan_table.show(key, rows, _columns(), live.structure_labels(), sheets.taken(draft.base.model))
     if draft.problems:
         lines = "\n".join(
             f"- {ui.plain(name)}: {ui.plain('; '.join(messages))}"
@@ -236,62 +225,33 @@ def _table(inventory: Sequence[LayerInfo], draft: Draft, key: str, edited: Conta
         st.warning(ui.plain(warning.text(_)), icon=":material/warning:")
 
 
-def _columns() -> dict[str, Any]:
-    column = st.column_config
-    labels = live.structure_labels()
-    return {
-        "layer": column.TextColumn(_("Layer"), pinned=True),
-        "kind": column.TextColumn(_("Kind")),
-        "shape": column.TextColumn(
-            _("Shape"), help=_("Channels in and out, then height × width of the output.")
-        ),
-        "params": column.ProgressColumn(
-            _("Parameters"),
-            format="%.1f %%",
-            min_value=0,
-            max_value=100,
-            width=SHARE_WIDTH_PX,
-            help=_("Share of all parameters of the original network."),
-        ),
-        "bops": column.ProgressColumn(
-            _("BOPs"),
-            format="%.1f %%",
-            min_value=0,
-            max_value=100,
-            width=SHARE_WIDTH_PX,
-            help=_("Share of the original network's bit-operations. ") + bops_help(),
-        ),
-        "structure": column.SelectboxColumn(
-            _("Structure"),
-            options=list(labels),
-            format_func=labels.__getitem__,
-            required=True,
-            help=controls.structure_help(),
-        ),
-        "rank": column.TextColumn(
-            _("Rank"),
-            alignment="right",
-            help=_(
-                "The number of components the layer is made of: more is more accurate, and larger. "
-                "Tucker-2 takes two, such as 12 × 24."
-            ),
-        ),
-        "bits": column.TextColumn(
-            _("Bits"),
-            alignment="right",
-            help=_("Bits per weight: {accepted}; one number, or one for each factor such as 4, 4, 8.").format(
-                accepted=BITS_ACCEPTED
-            ),
-        ),
-        "size_after": column.NumberColumn(
-            _("Size left"),
-            format="%.1f %%",
-            help=_("Bytes of this layer after compression, as a share of before."),
-        ),
-        "bops_after": column.NumberColumn(
+def _columns() -> list[dict[str, Any]]:
+    shares = _("Share of all parameters of the original network.")
+    bops = _("Share of the original network's bit-operations. ") + bops_help()
+    rank = _(
+        "The number of components the layer is made of: more is more accurate, and larger. "
+        "Tucker-2 takes two, such as 12 × 24."
+    )
+    bits = _("Bits per weight: {accepted}; one number, or one for each factor such as 4, 4, 8.")
+    structure = controls.structure_help().replace("**", "")
+    told = (
+        ("layer", _("Layer"), ""),
+        ("kind", _("Kind"), ""),
+        ("shape", _("Shape"), _("Channels in and out, then height × width of the output.")),
+        ("params", _("Parameters"), shares),
+        ("bops", _("BOPs"), bops),
+        ("structure", _("Structure"), structure),
+        ("rank", _("Rank"), rank),
+        ("bits", _("Bits"), bits.format(accepted=BITS_ACCEPTED)),
+        ("size_after", _("Size left"), _("Bytes of this layer after compression, as a share of before.")),
+        (
+            "bops_after",
             _("BOPs left"),
-            format="%.1f %%",
-            help=_("Bit-operations of this layer after compression, as a share of before."),
+            _("Bit-operations of this layer after compression, as a share of before."),
         ),
-        "check": column.TextColumn(_("Check"), width=170),
-    }
+        ("check", _("Check"), ""),
+    )
+    return [
+        {"key": key, "label": label, "help": help_text, "share": key in ("params", "bops")}
+        for key, label, help_text in told
+    ]

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from dashboard.state import address
 from dashboard.text import _
 from dashboard.widgets import ui
 from qaf_core.deploy.runtime.measure_kit import BUSY_SHARE, LEAST_AGREEMENT
@@ -49,8 +50,8 @@ def show(run: RunRecord, can_measure: bool) -> None:
 def _measure_here(run: RunRecord) -> None:
     cores = os.cpu_count() or 1
     left, middle, right = st.columns([1, 1, 2], vertical_alignment="bottom")
-    threads = left.number_input(_("Threads"), 1, cores, cores, key="speed-threads")
-    batch = middle.number_input(_("Images at once"), 1, 64, 1, key="speed-batch")
+    threads = left.number_input(_("Threads"), 1, cores, key=address.number("threads", cores, 1, cores))
+    batch = middle.number_input(_("Images at once"), 1, 64, key=address.number("batch", 1, 1, 64))
     with right:
         if st.button(_("Measure"), key="measure-speed", icon=":material/speed:"):
             ui.open_store().ask(LatencyRequest(run=run.id, threads=threads, batch=batch), anew=True)

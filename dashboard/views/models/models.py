@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pandas as pd
 import streamlit as st
 
-from dashboard.state import catalogue
+from dashboard.state import address, catalogue
 from dashboard.text import _
 from dashboard.views.models import add_model, check_model, uploads
 from dashboard.widgets import ui
@@ -47,21 +47,28 @@ def page() -> None:
 
 
 def _choose(sources: Sequence[ModelSource]) -> ModelSource:
-    by_id = {source.id: source for source in sources}
-    asked = st.query_params.get("model")
-    ids = list(by_id)
+    ids = [source.id for source in sources]
+    arrived = address.given("model") or address.going_back("model")
+    key = address.choice("model", ids, ids[0], key="model-chosen")
+    selection = {"selection": {"rows": [ids.index(st.session_state[key])], "columns": [], "cells": []}}
+    if arrived:
+        st.session_state["model-list"] = selection
     chosen = st.dataframe(
         pd.DataFrame([_row(source) for source in sources]),
         hide_index=True,
         key="model-list",
         on_select="rerun",
         selection_mode="single-row-required",
-        selection_default={"selection": {"rows": [ids.index(asked) if asked in by_id else 0]}},
+        selection_default=selection,
         column_config=_columns(),
         placeholder=MISSING,
         height="content",
     )
-    return sources[chosen.selection.rows[0] if chosen.selection.rows else 0]
+    source = sources[chosen.selection.rows[0] if chosen.selection.rows else 0]
+    if source.id != st.session_state[key]:
+        st.session_state[key] = source.id
+        address.choice("model", ids, ids[0], key=key)
+    return source
 
 
 def _row(source: ModelSource) -> dict[str, Any]:
@@ -185,8 +192,7 @@ def draw_network(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
             list(amounts),
             format_func=amounts.__getitem__,
             required=True,
-            default=get_args(network_map.Amount)[0],
-            key=AMOUNT_KEY,
+            key=address.choice("width", list(amounts), get_args(network_map.Amount)[0], key=AMOUNT_KEY),
         )
     with right:
         by_id = {run.id: run for run in runs}
@@ -196,7 +202,7 @@ def draw_network(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
             format_func=lambda run_id: (
                 _run_label(by_id[run_id]) if run_id else _("Share of the whole network")
             ),
-            key=f"{COLOUR_KEY}-{source.id}",
+            key=address.choice("colour", ["", *by_id], "", key=f"{COLOUR_KEY}-{source.id}"),
             help=_("After a run, the colour can show how much of each layer was lost."),
         )
     run = ui.find_run(chosen) if chosen else None

@@ -1,0 +1,136 @@
+"""In a real browser: pages are restored from their addresses; typed values are kept, undone, found again."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.dashboard.test_browser import settle
+
+from .test_run_links import page, served  # noqa: F401
+
+EXPLORE = "ratio=3.1&bits=6&method=sequential&structure=svd&size=60"
+PAGES = (
+    "models?model=inspection%2Fvgg&width=bops",
+    f"explore?model=digits%2Fcnn&{EXPLORE}",
+    "run?run={finished}",
+    "layers?run={finished}&second={stopped}&layer=layer2.0.conv1",
+    "export?run={finished}&batch=4",
+    "decide?run={finished}&part=risks",
+    "start?step=2",
+    "explore?model=digits%2Fcnn&ratio=3.1&lang=ja",
+)
+RANKS = [str(rank) for rank in range(21, 29)]
+
+
+def query(view: Any) -> list[str]:
+    return sorted(str(view.url).partition("?")[2].split("&"))
+
+
+@pytest.mark.parametrize("asked", PAGES)
+def test_a_page_is_restored_from_its_address(
+    page: Any,  # noqa: F811
+    served: tuple[str, dict[str, str]],  # noqa: F811
+    asked: str,
+) -> None:
+    address, ids = served
+    asked = asked.format(**ids)
+    page.goto(f"{address}/{asked}")
+    page.get_by_role("heading").first.wait_for()
+    settle(page)
+    said = page.get_by_test_id("stMain").inner_text()
+    assert "not known here" not in said
+    assert sorted(asked.partition("?")[2].split("&")) == query(page)
+    page.goto(f"{address}/models")
+    page.get_by_text("Add your own").wait_for()
+    settle(page)
+    page.go_back()
+    page.wait_for_url(f"**/{asked.partition('?')[0]}*")
+    settle(page)
+    assert sorted(asked.partition("?")[2].split("&")) == query(page)
+    page.reload()
+    page.get_by_role("heading").first.wait_for()
+    settle(page)
+    page.wait_for_function(
+        "said => document.querySelector('[data-testid=stMain]').innerText === said", arg=said
+    )
+
+
+def test_back_and_forth_through_changes_of_one_page(
+    page: Any,  # noqa: F811
+    served: tuple[str, dict[str, str]],  # noqa: F811
+) -> None:
+    page.goto(f"{served[0]}/live")
+    page.wait_for_url("**/run")
+    page.goto(f"{served[0]}/explore?model=digits%2Fcnn")
+    page.get_by_role("button", name="Sequential").wait_for()
+    settle(page)
+    page.get_by_role("button", name="Sequential").click()
+    page.wait_for_url(re.compile("method=sequential"))
+    page.get_by_role("button", name="Paper", exact=True).click()
+    page.wait_for_url(re.compile("method=paper"))
+    settle(page)
+    page.go_back()
+    page.locator(".st-key-chosen-sequential").wait_for()
+    page.go_back()
+    page.locator(".st-key-chosen-joint").wait_for()
+    settle(page)
+    page.go_forward()
+    page.locator(".st-key-chosen-sequential").wait_for()
+    assert "method=sequential" in page.url
+
+
+def test_a_typed_column_is_kept_undone_and_found_again(
+    page: Any,  # noqa: F811
+    served: tuple[str, dict[str, str]],  # noqa: F811
+) -> None:
+    page.goto(f"{served[0]}/explore")
+    first = page.get_by_label("Rank, layer1.0.conv1", exact=True)
+    first.wait_for()
+    settle(page)
+    cells = page.locator("td.rank input")
+
+    def ranks() -> list[str]:
+        settle(page)
+        return [cells.nth(1 + place).input_value() for place in range(len(RANKS))]
+
+    before = ranks()
+    first.click()
+    for rank in RANKS:
+        for sign in rank:
+            page.keyboard.press(sign)
+            page.wait_for_timeout(50)
+        page.keyboard.press("Enter")
+        page.wait_for_timeout(50)
+    page.get_by_text("Custom").first.wait_for()
+    page.wait_for_url(re.compile("plan="))
+    assert ranks() == RANKS
+
+    # What cannot be survives another page; then all is taken back, and made again.
+    page.get_by_label("Bits, layer1.0.conv1", exact=True).fill("nine")
+    page.keyboard.press("Enter")
+    page.get_by_text("These rows cannot be used as they are").wait_for()
+    page.get_by_role("link", name="Models").first.click()
+    page.get_by_text("Add your own").wait_for()
+    page.get_by_role("link", name="Explore").first.click()
+    page.get_by_text("These rows cannot be used as they are").wait_for()
+    assert ranks() == RANKS
+    page.get_by_role("button", name="Aggressive").click()
+    page.get_by_text("What you typed into the table was replaced").wait_for()
+    page.get_by_text("These rows cannot be used as they are").wait_for(state="detached")
+    settle(page)
+    page.keyboard.press("Control+z")
+    page.get_by_text("These rows cannot be used as they are").wait_for()
+    assert ranks() == RANKS
+    undo = page.get_by_role("button", name="Undo")
+    while undo.is_enabled():
+        undo.click()
+        settle(page)
+    assert ranks() == before
+    page.keyboard.press("Control+Shift+z")
+    page.wait_for_url(re.compile("plan="))
+    page.reload()
+    first.wait_for()
+    assert ranks() != before
