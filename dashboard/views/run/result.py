@@ -184,7 +184,7 @@ def _headline(run: RunRecord) -> None:
                 "A measure of arithmetic effort, not of time."
             ),
         )
-    with columns[4]:
+    with columns[4], st.container(key="speed-tile"):
         speed_tile.show(run)
     with st.container(horizontal=True, gap="medium"):
         ui.link_to("tradeoffs", _("Compare with other runs"), ":material/scatter_plot:", model=run.model)

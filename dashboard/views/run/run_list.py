@@ -50,8 +50,7 @@ def _table(shown: Sequence[RunRow]) -> list[RunRow]:
     """The table; a click opens a run, ticks choose some."""
     say, statuses = translation(), {status: ui.status_label(status) for status in RunStatus}
     frame = pd.DataFrame([_row(run, statuses[run.status], say) for run in shown])
-    if not frame["tags"].any():
-        frame = frame.drop(columns="tags")
+    frame = frame.drop(columns=[name for name in ("tags", "slower") if not frame[name].map(bool).any()])
     chosen = st.dataframe(
         frame,
         hide_index=True,

@@ -11,6 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from qaf_core.factorization.options import METHODS
+from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.review import palette
 from qaf_core.review.charts import method_label, style
 from qaf_core.review.metrics import metric_label
@@ -165,9 +166,14 @@ def _intervals(points: Sequence[RunPoint], below: Sequence[bool], colour: str) -
     pairs = list(zip(points, below, strict=True))
     return {
         "type": "data", "symmetric": False, "thickness": 1.2, "width": 4, "color": colour,
-        "array": [0 if out else 100 * (p.high - p.value) for p, out in pairs],
-        "arrayminus": [0 if out else 100 * (p.value - p.low) for p, out in pairs],
+        "array": [_bar(p, out, p.high - p.value) for p, out in pairs],
+        "arrayminus": [_bar(p, out, p.value - p.low) for p, out in pairs],
     }  # fmt: skip
+
+
+def _bar(point: RunPoint, below: bool, length: float) -> float | None:
+    """An end of an interval in percent; none of points that do not stand out, 0 of those out of sight."""
+    return None if point.stands_out is False else 0 if below else 100 * length
 
 
 def _hover(point: RunPoint, labels: Mapping[str, str], _: Translate) -> str:
@@ -263,7 +269,7 @@ def parallel_figure(
     structures = sorted({name for row in rows for name in row.shares})
     columns: list[tuple[str, list[float | None], bool]] = [
         (
-            _("Share of {structure}").format(structure=name),
+            _("Share of {structure}").format(structure=_structure(name, _)),
             [100 * row.shares.get(name, 0.0) for row in rows],
             False,
         )
@@ -301,6 +307,10 @@ def parallel_figure(
     style(figure, height_px=430)
     figure.update_layout(margin={"l": 70, "r": 40, "t": 60, "b": 24})
     return figure
+
+
+def _structure(name: str, _: Translate) -> str:
+    return _(STRUCTURES[name].label) if name in STRUCTURES else name
 
 
 def _dimension(title: str, values: Sequence[float | None], logarithmic: bool) -> dict[str, Any] | None:

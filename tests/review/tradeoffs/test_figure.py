@@ -181,7 +181,7 @@ def test_lines_over_all_runs() -> None:
     ]  # fmt: skip
     (lines,) = parallel_figure(rows, {"a": True, "b": False}).data
     found = {each.label: list(each["values"]) for each in lines.dimensions}
-    assert found["Share of cp"] == [50, 25]
+    assert found["Share of CP"] == [50, 25]
     assert found["Accuracy (%)"] == pytest.approx([90, 80])
     assert found["Packed file, kB"] == pytest.approx([-2, 0])
     assert "Latency, ms" not in found, "known of one run only"
