@@ -349,9 +349,8 @@ def effort_dial(key: str, explained: str) -> Effort:
     chosen = st.segmented_control(
         _("Effort"),
         list(Effort),
-        default=Effort.STANDARD,
         required=True,
-        key=key,
+        key=address.choice(key, list(Effort), Effort.STANDARD, key=key),
         format_func=names.__getitem__,
         help=explained,
     )

@@ -13,6 +13,7 @@ from qaf_core.files import digest_of
 from qaf_core.network.plan.types import Plan
 
 BROUGHT_KEY = "plan-brought"
+LARGEST_MB = 5
 
 
 def toolbar(model: str, draft: Draft) -> None:
@@ -77,7 +78,9 @@ def _carried(model: str, draft: Draft) -> None:
         mime="application/json", icon=":material/download:", key="download-plan", width="stretch",
         on_click="ignore", disabled=bool(draft.problems),
     )  # fmt: skip
-    brought = st.file_uploader(_("Upload a plan (JSON)"), type="json", key="upload-plan")
+    brought = st.file_uploader(
+        _("Upload a plan (JSON)"), type="json", key="upload-plan", max_upload_size=LARGEST_MB
+    )
     if brought is None:
         st.session_state.pop(BROUGHT_KEY, None)
         return
