@@ -68,7 +68,7 @@ def request_of(store: Store, what: str, seed: int) -> RunRequest:
 def compressed(store: Store, what: str, seed: int) -> RunRecord:
     """The run to begin with, made now or before."""
     for run in store.list_runs():
-        if run.name == f"{what}, {seed}" and run.status == "completed":
+        if run.request.name == f"{what}, {seed}" and run.status == "completed":
             return run
     return store.run(execute_in_turn(store, request_of(store, what, seed))["run_id"])
 

@@ -31,14 +31,15 @@ from qaf_core.text.said import say
 
 MOST_BATCH, LEAST_BATCH = 64, 8
 BATCH_PIXELS = 2**19  # of a batch, where images are large
-VALIDATION_SHARE, MOST_HELD = 8, 512
+VALIDATION_SHARE, LEAST_HELD, MOST_HELD = 8, 64, 512
+HELD_PIXELS = 2**20  # of all held-back images, where they are large: judging must not take the time
 GAIN_RATE = 1e-3  # learning rate of the logarithms of scales, and of biases in units of their size
 CODE_RATE = 5e-3  # of codes, in steps of the grid
 FALL = 0.01  # the learning rate's last share of its first
 WARM_UP = 0.05  # share of the steps in which it rises
 LARGEST_NORM = 1.0  # of the gradient, per parameter group
 MIXED_SHARE = 0.5  # of the batches
-MIXED_VIEWS = 2  # of every held-back image, beside it as it is
+MIXED_VIEWS = 1  # of every held-back image, beside it as it is
 SAME_ANSWERS = 0.8  # of the original on images changed in a way that is safe
 
 
@@ -124,7 +125,7 @@ def finetune_network(
     """
     options = options or FinetuneOptions()
     original, compressed = original.eval(), compressed.eval()
-    learnt, held = _split(len(images))
+    learnt, held = _split(images)
     validation = Validation(images, held, labels)
     with TrainableNetwork(compressed, trains_codes=options.trains == CODES) as network:
         run = _Training(
@@ -135,11 +136,14 @@ def finetune_network(
     return result
 
 
-def _split(count: int) -> tuple[Tensor, Tensor]:
+def _split(images: Images) -> tuple[Tensor, Tensor]:
     """Numbers of the images to learn from, and of those that judge."""
+    count = len(images)
     if count < 2:
         raise DataError("too few images to fine-tune on", got=count, expected="at least 2")
-    apart = max(min(VALIDATION_SHARE, count), -(-count // MOST_HELD))
+    pixels = images[torch.zeros(1, dtype=torch.int64)][0, 0].numel()
+    most = max(LEAST_HELD, min(MOST_HELD, HELD_PIXELS // pixels))
+    apart = max(min(VALIDATION_SHARE, count), -(-count // most))
     held = torch.arange(count) % apart == apart - 1
     return torch.nonzero(~held).flatten(), torch.nonzero(held).flatten()
 

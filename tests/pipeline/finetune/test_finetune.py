@@ -112,7 +112,7 @@ def test_damage_is_made_good_on_unseen_images_too(
 def test_the_network_is_left_in_the_best_state(networks: tuple[nn.Module, nn.Module]) -> None:
     original, model = networks[0], copy.deepcopy(networks[1])
     found = finetune_network(original, model, images(), FinetuneOptions(epochs=4))
-    validation = finetune.Validation(images(), finetune._split(256)[1])
+    validation = finetune.Validation(images(), finetune._split(images())[1])
     assert validation.verdict(original, model).mean == pytest.approx(found.after, rel=1e-3)
     assert validation.verdict(original, model).plain <= validation.verdict(original, networks[1]).plain
 
@@ -226,7 +226,7 @@ def test_images_are_changed_only_where_the_original_answers_the_same() -> None:
 def test_labels_are_learnt_from_and_judge(networks: tuple[nn.Module, nn.Module]) -> None:
     original, model, given = networks[0], copy.deepcopy(networks[1]), images(128)
     labels = torch.arange(128) % 4
-    held = finetune._split(128)[1]
+    held = finetune._split(given)[1]
     with torch.no_grad():
         plain, whole = (
             finetune.Validation(given, held, said).verdict(original, model) for said in (None, labels)
@@ -239,7 +239,7 @@ def test_labels_are_learnt_from_and_judge(networks: tuple[nn.Module, nn.Module])
 
 
 def test_no_more_than_some_images_are_held_back() -> None:
-    for count, most in ((2, 1), (9, 1), (64, 8), (100_000, finetune.MOST_HELD)):
-        learnt, held = finetune._split(count)
+    for count, side, most in ((2, 8, 1), (9, 8, 1), (64, 8, 8), (9000, 2, 512), (700, 128, 64)):
+        learnt, held = finetune._split(torch.zeros(1, 1, side, side).expand(count, 1, side, side))
         assert 1 <= len(held) <= most
         assert sorted([*learnt.tolist(), *held.tolist()]) == list(range(count))

@@ -11,6 +11,7 @@ import pytest
 from helpers import begun_run
 
 from qaf_core.cli.entry import main
+from qaf_core.data.formats import builtin
 from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.deploy.packed.read import read_index, verify_packed
 from qaf_core.errors import PlanError, WorkspaceError
@@ -99,6 +100,7 @@ def test_batchnorm_folded_by_the_first_run_stays_folded(
 ) -> None:
     """A network with BatchNorm: what the second file holds computes what was trained."""
     monkeypatch.setattr(images, "CALIBRATION_IMAGES", 64)  # what is proved does not need more
+    monkeypatch.setitem(builtin.DEFAULT_COUNTS, "train", 64)
     inventory = load_inventory(find_model("inspection/resnet20"))
     plan = plan_for_ratio(inventory, model="inspection/resnet20", ratio=1.0, bits=8, method="dense")
     options = {"descent_sweeps": 0, "output_fit": False}
