@@ -1,7 +1,7 @@
 """Every network that can be named, compressed to 8 bits from end to end; one JSON line each, and a summary.
 
 python benchmarks/zoo.py [ID ...] [--only TEXT] [--skip TEXT] [--limit N] [--seconds 900] [--images N]
-    [--processes N] [--no-output-fit]
+    [--processes N] [--side PIXELS] [--no-output-fit]
 
 Each network is built with random weights, its BatchNorm settled on smooth random pictures, and compressed by
 ``dense`` at W8A8 through the functions that ``qaf compress`` uses: compress, packed file, the file read back
@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import json
 import resource
 import subprocess
@@ -214,7 +215,9 @@ class RoundedInput:
         return ((first / step).round().clamp(low, high) * step, *inputs[1:])
 
 
-def measure(model_id: str, images: int | None, fit: bool, stages: Stages) -> dict[str, Any]:
+def measure(
+    model_id: str, images: int | None, fit: bool, stages: Stages, side: int | None = None
+) -> dict[str, Any]:
     """Compress one network from end to end and measure it."""
     from qaf_core.data.models.catalogue import build_model, find_model
     from qaf_core.deploy.packed.read import load_packed
@@ -229,6 +232,8 @@ def measure(model_id: str, images: int | None, fit: bool, stages: Stages) -> dic
 
     with stages.stage("build"):
         source = find_model(model_id)
+        if side is not None:
+            source = dataclasses.replace(source, input_shape=(source.input_shape[0], side, side))
         model = draw_network(source)
     count = images or calibration_count(source)
     with stages.stage("inspect"):
@@ -326,11 +331,11 @@ def verdict(row: dict[str, Any]) -> str:
     return "good" if error <= LARGEST_ERROR else "as plain rounding"
 
 
-def tell_one(model_id: str, images: int | None, fit: bool) -> None:
+def tell_one(model_id: str, images: int | None, fit: bool, side: int | None = None) -> None:
     """Measure one network and print its line."""
     stages, began = Stages(), time.perf_counter()
     try:
-        row = measure(model_id, images, fit, stages)
+        row = measure(model_id, images, fit, stages, side)
     except Exception as error:  # whatever a network does to us is what this is to find
         row = {"stage": stages.now, "error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -346,6 +351,7 @@ def run_apart(model_id: str, options: argparse.Namespace) -> dict[str, Any]:
     """The line of one network, measured by another process; what it writes to stderr goes to ours."""
     command = [sys.executable, __file__, "--one", model_id]
     command += ["--images", str(options.images)] if options.images else []
+    command += ["--side", str(options.side)] if options.side else []
     command += [] if options.output_fit else ["--no-output-fit"]
     began = time.perf_counter()
     row: dict[str, Any]
@@ -402,13 +408,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=900.0, help="for each network")
     parser.add_argument("--images", type=int, help="calibration pictures, by default up to 32")
     parser.add_argument(
+        "--side", type=int, help="pixels, of networks that take any size; by default their own"
+    )
+    parser.add_argument(
         "--no-output-fit", dest="output_fit", action="store_false", help="round each layer as it is, faster"
     )
     parser.add_argument("--processes", type=int, default=1, help="networks at the same time")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        tell_one(options.one, options.images, options.output_fit)
+        tell_one(options.one, options.images, options.output_fit, options.side)
         return
     rows = []
     with ThreadPoolExecutor(options.processes) as pool:
