@@ -233,7 +233,8 @@ def measure(
     with stages.stage("build"):
         source = find_model(model_id)
         if side is not None:
-            source = dataclasses.replace(source, input_shape=(source.input_shape[0], side, side))
+            prepared = dataclasses.replace(source.preprocessing, crop=(side, side), resize=None)
+            source = dataclasses.replace(source, preprocessing=prepared)
         model = draw_network(source)
     count = images or calibration_count(source)
     with stages.stage("inspect"):
