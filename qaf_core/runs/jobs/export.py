@@ -31,6 +31,7 @@ from qaf_core.pipeline.events import Progress
 from qaf_core.quantization.grid import FLOAT, Grid
 from qaf_core.runs.jobs.exported_models import range_images
 from qaf_core.runs.jobs.images import load_evaluation_images, load_run_images
+from qaf_core.runs.listing import refresh_row
 from qaf_core.runs.store.request import ExportRequest, source_of
 from qaf_core.runs.store.workspace import EXPORTS_FOLDER
 from qaf_core.text.said import say
@@ -97,6 +98,7 @@ def export_run(
         raise
     if not store.read_only:
         keep_report(folder, report)
+        refresh_row(store, run_id)
     return report
 
 
