@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -98,7 +99,8 @@ def export_run(
         raise
     if not store.read_only:
         keep_report(folder, report)
-        refresh_row(store, run_id)
+        with contextlib.suppress(WorkspaceError):  # a full disk: the list follows later
+            refresh_row(store, run_id)
     return report
 
 
