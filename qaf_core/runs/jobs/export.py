@@ -26,7 +26,7 @@ from qaf_core.deploy.onnx_export.report import (
 from qaf_core.deploy.packed.open import describe_packed, load
 from qaf_core.deploy.packed.read import verify_packed
 from qaf_core.deploy.runtime.target import THIS, saturates_for
-from qaf_core.errors import PlanError, WeightsError
+from qaf_core.errors import PlanError, WeightsError, WorkspaceError
 from qaf_core.files import write_file, write_json
 from qaf_core.pipeline.events import Progress
 from qaf_core.quantization.grid import FLOAT, Grid
