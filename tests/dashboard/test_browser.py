@@ -203,6 +203,8 @@ def test_edit_run_and_compare(page: Any, app: tuple[str, Path]) -> None:
     points.first.wait_for()
     settle(page)
     assert "to be finished" in page.get_by_test_id("stDataFrame").first.text_content()
+    points.first.scroll_into_view_if_needed()
+    settle(page)
     box = points.first.bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_url(re.compile(rf"run={run_id}"))

@@ -60,7 +60,7 @@ def test_tables_are_there_for_spreadsheets(evidence: Path) -> None:
         names = archive.namelist()
         assert len(names) == len(set(names))
         assert {"tables/classes.csv", "tables/runs.csv", "tables/about.csv", "report.json"} <= set(names)
-        assert archive.read("tables/classes.csv").decode("utf-8-sig").startswith("Class,Images,")
+        assert archive.read("tables/classes.csv").decode("utf-8-sig").startswith("Class,Number of images,")
 
 
 def change(run: dict[str, Any], key: str, value: Any) -> None:
