@@ -141,10 +141,10 @@ def test_what_is_found_is_taken_once_on_each_model(draw: Draw, store: Store) -> 
         test.button(key="find-best").click().run()
         serve(store, found_for)
         test.run()
-        assert {row.structure for row in test.session_state["plan-bases"][model].layers} == {"dense"}
+        assert {row.structure for row in base_of(test, model).layers} == {"dense"}
         test.button(key="reset-plan").click().run()
     test.button(key=f"choose-{MODEL}").click().run()
-    assert "cp" in {row.structure for row in test.session_state["plan-bases"][MODEL].layers}
+    assert "cp" in {row["structure"] for row in table_rows(test)}
 
 
 def test_what_a_search_tells_is_in_japanese_too(draw: Draw, store: Store) -> None:
