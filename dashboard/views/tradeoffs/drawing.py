@@ -18,6 +18,7 @@ from qaf_core.review.tradeoffs.points import RunPoint, original_point, run_point
 from qaf_core.runs.listing import RunRow
 
 POINTS, LINES = "points", "lines"
+DRAW_KEY = "tradeoffs-draw"
 
 
 def points_of(runs: Sequence[RunRow], judged: Judged) -> list[RunPoint]:
@@ -66,6 +67,7 @@ def show(runs: Sequence[RunRow], points: Sequence[RunPoint], judged: Judged) -> 
             _("Drag along an axis to keep only the lines that pass there; drag an axis's name to move it.")
         )
         return
+    st.toggle(_("Draw the target: drag a box over a chart"), key=DRAW_KEY)
     for place, (column, first) in enumerate(zip(st.columns(2, gap="medium"), (SIZE, BOPS), strict=True)):
         with column:
             _panel(points, judged, upwards, floor, first, f"x{place + 1}")
@@ -110,18 +112,20 @@ def _panel(
         st.caption(text.format(known=known, count=len(points)))
     view = View(across=across, upwards=upwards, dark=ui.is_dark(), floor=floor, target=judged.target)
     figure = tradeoff_figure(points, view, _=translation())
-    figure.update_layout(dragmode="select")
+    if st.session_state.get(DRAW_KEY):  # a click opens a run only where no box is drawn
+        figure.update_layout(dragmode="select")
     # Once a box was drawn and read, the chart is another one: nothing stays selected.
-    key = f"{name}-{across}-{upwards}-{' '.join(each.typed() for each in judged.target)}"
+    drawn = bool(st.session_state.get(DRAW_KEY))
+    key = f"{name}-{across}-{upwards}-{drawn}-{' '.join(each.typed() for each in judged.target)}"
     event = st.plotly_chart(
         figure,
         key=key,
-        on_select=lambda: _read_box(key, across, upwards),
-        selection_mode=("points", "box"),
+        on_select=(lambda: _read_box(key, across, upwards)) if drawn else "rerun",
+        selection_mode="box" if drawn else "points",
         config={"displayModeBar": False},
         alt=f"{axis_label(upwards, points[0].metric, _)} / {axis_label(across, points[0].metric, _)}",
     )
-    if not event.selection.get("box"):
+    if not drawn:
         _open_clicked(event)
 
 
