@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.dashboard.test_browser import settle
-
-from .test_run_links import page, served  # noqa: F401
+from tests.browsing import settle
 
 EXPLORE = "ratio=3.1&bits=6&method=sequential&structure=svd&size=60"
 PAGES = {  # with what shows that it is that page
@@ -31,8 +29,8 @@ def query(view: Any) -> list[str]:
 
 @pytest.mark.parametrize(("asked", "sign"), PAGES.items())
 def test_a_page_is_restored_from_its_address(
-    page: Any,  # noqa: F811
-    served: tuple[str, dict[str, str]],  # noqa: F811
+    page: Any,
+    served: tuple[str, dict[str, str]],
     asked: str,
     sign: str,
 ) -> None:
@@ -57,8 +55,8 @@ def test_a_page_is_restored_from_its_address(
 
 
 def test_back_and_forth_through_changes_of_one_page(
-    page: Any,  # noqa: F811
-    served: tuple[str, dict[str, str]],  # noqa: F811
+    page: Any,
+    served: tuple[str, dict[str, str]],
 ) -> None:
     page.goto(f"{served[0]}/live")
     page.wait_for_url("**/run")
@@ -81,8 +79,8 @@ def test_back_and_forth_through_changes_of_one_page(
 
 
 def test_a_typed_column_is_kept_undone_and_found_again(
-    page: Any,  # noqa: F811
-    served: tuple[str, dict[str, str]],  # noqa: F811
+    page: Any,
+    served: tuple[str, dict[str, str]],
 ) -> None:
     page.goto(f"{served[0]}/explore")
     first = page.get_by_label("Rank, layer1.0.conv1", exact=True)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +12,8 @@ import pytest
 
 from qaf_core.runs.listing import list_rows
 from qaf_core.runs.store.store import Store
-from tests.browser.test_run_links import ROOT, SCRIPT
+from tests.browsing import serve_pages, settle
 from tests.conftest import seed_finished_run
-from tests.dashboard.test_browser import BROWSERS, FLAGS, settle, wait_for_server
 
 Served = tuple[str, list[str], Path]
 TICK = {"x": 20, "y": 52}  # of the first row, in the table's canvas
@@ -33,39 +27,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             ("dense", 1.0, 0.931))  # fmt: skip
     with Store(folder / "workspace") as store:
         ids = [seed_finished_run(store, method=how, ratio=ratio, value=value) for how, ratio, value in runs]
-    (folder / "page.py").write_text(SCRIPT)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    flags = ["--server.port", str(port), "--server.headless", "true", "--browser.gatherUsageStats", "false"]
-    environment = {**os.environ, "QAF_WORKSPACE": str(folder / "workspace"), "PYTHONPATH": str(ROOT)}
-    log = folder / "page.log"
-    with log.open("wb") as messages:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "streamlit", "run", str(folder / "page.py"), *flags],
-            cwd=ROOT / "dashboard", env=environment, stdout=messages, stderr=messages,
-        )  # fmt: skip
-    try:
-        wait_for_server(f"http://127.0.0.1:{port}/_stcore/health", server, log)
-        yield f"http://127.0.0.1:{port}", ids, folder / "workspace"
-    finally:
-        server.terminate()
-        server.wait(20)
-
-
-@pytest.fixture(scope="module")
-def page() -> Iterator[Any]:
-    """A page of a headless system Chromium."""
-    found = os.environ.get("QAF_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip("no Chromium on this machine (Debian package chromium)")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        view = opened.new_page(viewport={"width": 1440, "height": 1600}, reduced_motion="reduce")
-        view.set_default_timeout(60_000)
-        yield view
-        opened.close()
+    with serve_pages(folder / "workspace") as address:
+        yield address, ids, folder / "workspace"
 
 
 def test_five_runs_stand_beside_each_other_by_their_address(page: Any, served: Served) -> None:
@@ -95,9 +58,36 @@ def test_a_typed_target_says_who_passes_and_stays_in_the_address(page: Any, serv
     page.reload()
     said.wait_for()
     settle(page)
-    assert page.locator(".js-plotly-plot .shapelayer path, .js-plotly-plot .layer-below path").count() >= 2
+    shapes = page.locator(".js-plotly-plot .shapelayer path, .js-plotly-plot .layer-below path")
+    shapes.nth(1).wait_for(state="attached")
     page.goto(f"{address}/tradeoffs?target={quote('≤ 5 parsecs')}")
     page.get_by_text("this part of the target cannot be read").wait_for()
+
+
+def test_a_drawn_box_becomes_the_target_and_a_click_opens_a_run_where_none_is_drawn(
+    page: Any, served: Served
+) -> None:
+    address, ids, _ = served
+    page.goto(f"{address}/tradeoffs")
+    chart = page.locator(".js-plotly-plot").first
+    chart.wait_for()
+    page.get_by_text("Click a point to open its run").wait_for()
+    page.get_by_text("Draw the target").click()
+    page.get_by_text("Click a point to open its run").wait_for(state="detached")
+    settle(page)
+    plot = chart.locator(".nsewdrag").first.bounding_box()
+    page.mouse.move(plot["x"] + 20, plot["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(plot["x"] + 200, plot["y"] + 100, steps=6)
+    page.mouse.up()
+    page.get_by_text("runs keep to: Size of the packed file").wait_for()
+    settle(page)
+    assert re.fullmatch(r"≤ .* kB, ≥ .* %", page.get_by_label("Target", exact=True).input_value())
+    page.get_by_text("Draw the target").click()
+    settle(page)
+    point = chart.locator(".scatterlayer .points path.point").first.bounding_box()
+    page.mouse.click(point["x"] + point["width"] / 2, point["y"] + point["height"] / 2)
+    page.wait_for_url(re.compile("run=(" + "|".join(ids) + ")"))
 
 
 def test_runs_are_deleted_and_brought_back(page: Any, served: Served) -> None:

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import shutil
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,12 +19,10 @@ from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.store import Store
+from tests.browsing import ROOT, free_port, open_browser, serve, settle
 
-from .conftest import ROOT
 from .test_common import HOSTILE
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
 UPLOAD_BYTES = 20_000_000
 IMAGES, SIDE = 32, 768
 
@@ -38,55 +30,20 @@ IMAGES, SIDE = 32, 768
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless system Chromium."""
-    found = os.environ.get("QAF_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        reason = "no Chromium on this machine (Debian package chromium)"
-        if os.environ.get("QAF_REQUIRE_BROWSER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found, args=FLAGS)
+    with open_browser() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """``qaf app`` on a free port over an empty workspace: its address and the workspace."""
     workspace = tmp_path_factory.mktemp("browser") / "workspace"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "qaf_core.cli", "app", "--port", str(port), "--no-browser"]
-    log = workspace.parent / "app.log"
-    with log.open("wb") as messages:
-        server = subprocess.Popen(
-            [*command, "--workspace", str(workspace)], cwd=ROOT, stdout=messages, stderr=messages
-        )
-    try:
-        wait_for_server(f"http://127.0.0.1:{port}/_stcore/health", server, log)
-        yield f"http://127.0.0.1:{port}", workspace
-    finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def wait_for_server(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()
-        try:
-            with opener.open(address, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.2)
-    pytest.fail("the app did not answer within a minute: " + log.read_text())
+    with serve(
+        [*command, "--workspace", str(workspace)], port, workspace.parent / "app.log", cwd=ROOT
+    ) as address:
+        yield address, workspace
 
 
 @pytest.fixture
@@ -102,16 +59,6 @@ def page(browser: Any, app: tuple[str, Path]) -> Iterator[Any]:
     context.close()
     outside = [url for url in asked if not url.startswith((app[0], "ws://127.0.0.1", "data:", "blob:"))]
     assert not outside
-
-
-def settle(page: Any) -> None:
-    """Wait until the page has been still for a moment."""
-    quiet_since = time.monotonic()
-    deadline = quiet_since + 60
-    while time.monotonic() < deadline and time.monotonic() - quiet_since < 0.6:
-        if page.get_by_test_id("stApp").get_attribute("data-test-script-state") != "notRunning":
-            quiet_since = time.monotonic()
-        page.wait_for_timeout(50)
 
 
 def set_cell(page: Any, layer: str, column: str, text: str) -> None:
@@ -283,21 +230,11 @@ def text_app(tmp_path: Path) -> Iterator[str]:
         f"import streamlit as st\nfor number, text in enumerate({[plain(text) for text in HOSTILE]!r}):\n"
         "    st.container(key=f'text-{number}').markdown(text)\n"
     )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     flags = ["--server.port", str(port), "--server.headless", "true", "--browser.gatherUsageStats", "false"]
-    log = tmp_path / "texts.log"
-    with log.open("wb") as messages:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "streamlit", "run", str(script), *flags], stdout=messages, stderr=messages
-        )
-    try:
-        wait_for_server(f"http://127.0.0.1:{port}/_stcore/health", server, log)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(20)
+    command = [sys.executable, "-m", "streamlit", "run", str(script), *flags]
+    with serve(command, port, tmp_path / "texts.log") as address:
+        yield address
 
 
 def test_plain_text_is_drawn_as_it_stands(browser: Any, text_app: str) -> None:

@@ -71,10 +71,9 @@ def show(runs: Sequence[RunRow], points: Sequence[RunPoint], judged: Judged) -> 
     for place, (column, first) in enumerate(zip(st.columns(2, gap="medium"), (SIZE, BOPS), strict=True)):
         with column:
             _panel(points, judged, upwards, floor, first, f"x{place + 1}")
-    note = _(
-        "Bars show 95 % intervals of the measurement; the dotted line joins the best trade-offs. "
-        "Click a point to open its run."
-    )
+    note = _("Bars show 95 % intervals of the measurement; the dotted line joins the best trade-offs.")
+    if not st.session_state[DRAW_KEY]:
+        note += " " + _("Click a point to open its run.")
     if floor is not None:
         note += " " + _("Open marks with an arrow belong further down.")
     if any(point.is_partial for point in points):
@@ -112,10 +111,10 @@ def _panel(
         st.caption(text.format(known=known, count=len(points)))
     view = View(across=across, upwards=upwards, dark=ui.is_dark(), floor=floor, target=judged.target)
     figure = tradeoff_figure(points, view, _=translation())
-    if st.session_state.get(DRAW_KEY):  # a click opens a run only where no box is drawn
+    drawn = bool(st.session_state[DRAW_KEY])  # Streamlit tells of clicks on points only where none is
+    if drawn:
         figure.update_layout(dragmode="select")
     # Once a box was drawn and read, the chart is another one: nothing stays selected.
-    drawn = bool(st.session_state.get(DRAW_KEY))
     key = f"{name}-{across}-{upwards}-{drawn}-{' '.join(each.typed() for each in judged.target)}"
     event = st.plotly_chart(
         figure,

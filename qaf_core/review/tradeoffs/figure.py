@@ -223,7 +223,7 @@ def _reach(figure: go.Figure, letter: str, axis: str, told: Sequence[Condition])
     everything = [v for v in (*values, *limits) if v > 0] or [1.0]
     low, high = min(everything) / 10, max(everything) * 10
     if axis == VALUE:
-        low, high = 0.0, 110.0
+        low, high = 0.0, 100.0
     for condition, limit in zip(told, limits, strict=True):
         low, high = (max(low, limit), high) if condition.at_least else (low, min(high, limit))
     return low, max(low, high)

@@ -161,7 +161,7 @@ def test_a_target_is_a_box_and_what_passes_stands_out() -> None:
     target = read_target("90 %, 1.5 MB")
     figure = tradeoff_figure(points, View(target=target))
     (box,) = figure.layout.shapes
-    assert (box.y0, box.x1, box.xref, box.yref) == (90, 1.5e6, "x", "y")
+    assert (box.y0, box.y1, box.x1, box.xref, box.yref) == (90, 100, 1.5e6, "x", "y")  # not above 100 %
     assert list(trace(figure, "Joint").marker.opacity) == [1, FAINT]
     (half,) = tradeoff_figure(points, View(across="bops", target=target)).layout.shapes
     assert (half.xref, half.x1, half.y0) == ("x domain", 1, 90)
