@@ -1,5 +1,6 @@
 """Children run nothing that lies where they start; server and worker are in tests/cli/test_app.py."""
 
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -25,9 +26,10 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_helpers_of_the_solver(planted: Path) -> None:
-    with SolverPool([], shared=(), cache=SolveCache(planted / "cache"), helpers=1) as pool:
-        assert len(pool.process_ids) == 1
-        os.waitid(os.P_PID, pool.process_ids[0], os.WEXITED | os.WNOWAIT)
+    with SolverPool([], shared=(), cache=SolveCache(planted / "cache"), helpers=1):
+        (helper,) = multiprocessing.active_children()
+        assert helper.pid is not None
+        os.waitid(os.P_PID, helper.pid, os.WEXITED | os.WNOWAIT)
     assert not list(planted.glob("RUN-*"))
 
 

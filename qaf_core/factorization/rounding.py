@@ -142,7 +142,6 @@ def round_rows(
     gram: Tensor | None,
     bits: int,
     *,
-    column_scales: Tensor | None = None,
     rounds: int = 4,
     sweeps: int = 3,
     deadline: float | None = None,
@@ -156,17 +155,13 @@ def round_rows(
         target: ``T (N, P)``.
         gram: ``G (P, P)``; None for the identity, where every code is the nearest one.
         bits: 2 to 8, or 32 for no rounding.
-        column_scales: ``(1, P)`` scales that hold besides those of the rows; None for ones.
         rounds: Turns of codes and scales.
         sweeps: Coordinate-descent sweeps per turn.
         deadline: Reading of ``time.monotonic`` after which no further turn begins, or None.
 
     Returns:
-        Codes ``(N, P)`` and row scales ``(N, 1)``; the values are codes × row scales × column scales.
+        Codes ``(N, P)`` and row scales ``(N, 1)``; the values are codes × row scales.
     """
-    if column_scales is not None:
-        gram = torch.eye(target.shape[1]).to(target) if gram is None else gram
-        target, gram = target / column_scales, gram * (column_scales.mT * column_scales)
     grid = Grid.of(bits)
     if grid.is_float:
         return target, target.new_ones(target.shape[0], 1)

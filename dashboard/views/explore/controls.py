@@ -123,7 +123,7 @@ def tell_plan(model: str) -> None:
     address.tell(PLAN_NAME, *([kept] if kept else []))
 
 
-def choose_method(choice: Choice, inventory: Sequence[LayerInfo]) -> None:
+def choose_method(choice: Choice) -> None:
     captions = [
         _("Factors found directly on the integer grid, then fitted to the layer's output."),
         _("The published joint method (arXiv 2308.04595) as described, to compare with."),

@@ -39,7 +39,7 @@ def plan_and_run(choice: Choice, inventory: tuple[LayerInfo, ...]) -> None:
     controls.follow_plan(model)
     sheets.take_typed(model, plan_table.typed(key))
     st.subheader(_("2 · Plan"), anchor=False)
-    controls.choose_method(choice, inventory)
+    controls.choose_method(choice)
     place = st.container()
     fastest.offer(choice)
     reference = controls.plan_of_controls(choice, inventory)

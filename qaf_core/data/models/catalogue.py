@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qaf_core.data.inspection import dataset
-from qaf_core.data.models.listed import IMAGENET_MEAN, IMAGENET_STD, list_timm, list_torchvision
+from qaf_core.data.models.listed import list_timm, list_torchvision
 from qaf_core.data.models.overrides import choose_classes, choose_preprocessing, choose_weights
-from qaf_core.data.models.preprocessing import Preprocessing
+from qaf_core.data.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from qaf_core.data.models.settings import RegisteredModel, Settings, read_settings
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY, has_timm

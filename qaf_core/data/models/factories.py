@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from qaf_core.data.models.overrides import choose_preprocessing
-from qaf_core.data.models.preprocessing import Preprocessing
+from qaf_core.data.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import ModelError
 from qaf_core.text.said import say
@@ -67,8 +67,8 @@ def describe_factory(name: str) -> ModelSource:
             expected="(channels, height, width)",
         )
     imagenet = shape[0] == 3
-    mean = _declared(factory, "mean", (0.485, 0.456, 0.406) if imagenet else (0.5,) * shape[0])
-    std = _declared(factory, "std", (0.229, 0.224, 0.225) if imagenet else (0.5,) * shape[0])
+    mean = _declared(factory, "mean", IMAGENET_MEAN if imagenet else (0.5,) * shape[0])
+    std = _declared(factory, "std", IMAGENET_STD if imagenet else (0.5,) * shape[0])
     if len(mean) != shape[0] or len(std) != shape[0] or not all(value > 0 for value in std):
         raise ModelError(
             say("mean or std of {name} is malformed", name=name),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qaf_core.data.models.class_names import published_categories
-from qaf_core.data.models.preprocessing import Preprocessing
+from qaf_core.data.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY, TIMM_MODELS, TimmEntry, has_timm
 from qaf_core.data.models.torchvision_names import (
@@ -11,8 +11,6 @@ from qaf_core.data.models.torchvision_names import (
     TORCHVISION_MODELS,
     TORCHVISION_SEGMENTATION,
 )
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def list_torchvision() -> tuple[ModelSource, ...]:

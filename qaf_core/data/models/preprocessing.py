@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
 ChannelOrder = Literal["rgb", "bgr"]
 
+#: What nearly every published network of ImageNet was trained with, for red, green and blue.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 _LARGEST_SIDE_PX = 8192
 _MARGIN, _MARGIN_FROM_PX = 256 / 224, 128  # the usual margin of ImageNet evaluation
 _TIMM_CROP = 0.875  # timm's own default

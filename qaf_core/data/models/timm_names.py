@@ -12,10 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from qaf_core.data.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+
 TIMM_FAMILY, TIMM_ARCHITECTURE = "timm/", "timm."
 
 _TAG = re.compile(r"[A-Za-z0-9_]{2,80}")
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_IMAGENET = (IMAGENET_MEAN, IMAGENET_STD)
 _HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -30,8 +32,8 @@ class TimmEntry:
     """
 
     side: int = 224
-    mean: tuple[float, ...] = _IMAGENET[0]
-    std: tuple[float, ...] = _IMAGENET[1]
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
 
 def _entries(

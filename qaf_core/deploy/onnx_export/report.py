@@ -37,7 +37,6 @@ _DIFFERENCES = {
     Precision.FP32: "the factors in floating point, activations not rounded",
 }
 REPORT_VERSION = 1
-_PATTERN = "export-*.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,9 +157,3 @@ def read_report(path: Path) -> ExportReport | None:
         return from_plain(ExportReport, read_json(path))
     except (TypeError, ValueError):
         return None
-
-
-def read_reports(folder: Path) -> tuple[ExportReport, ...]:
-    """The reports in a run's folder; damaged ones are left out."""
-    found = (read_report(path) for path in sorted(folder.glob(_PATTERN)))
-    return tuple(report for report in found if report is not None)

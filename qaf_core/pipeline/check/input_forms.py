@@ -9,11 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qaf_core.data.models.preprocessing import Preprocessing
+from qaf_core.data.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from qaf_core.data.models.source import ModelSource
 from qaf_core.pipeline.check.plausibility import CHANNELS_EXCHANGED, FindingKind
 
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CIFAR = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 _CAFFE_MEAN = (103.939, 116.779, 123.68)
 _CIFAR_LARGEST_SIDE = 64
@@ -93,7 +92,7 @@ def usual_forms(configured: InputForm, pixels: NDArray[np.uint8]) -> tuple[Input
     forms["0 to 255, not normalised"] = replace(plain, scale=1.0)
     forms["-1 to 1"] = replace(plain, mean=(0.5,) * channels, std=(0.5,) * channels)
     if colour:
-        forms["ImageNet's normalisation"] = replace(plain, mean=_IMAGENET[0], std=_IMAGENET[1])
+        forms["ImageNet's normalisation"] = replace(plain, mean=IMAGENET_MEAN, std=IMAGENET_STD)
         caffe = replace(plain, mean=_CAFFE_MEAN, scale=1.0, channel_order="bgr")
         forms["0 to 255 less the mean, as in Caffe"] = caffe
     if colour and height <= _CIFAR_LARGEST_SIDE:

@@ -101,7 +101,6 @@ class SolverPool:
         self._shared = set(shared)
         self._cache = cache
         self._wanted = helpers
-        self._at_work: set[str] = set()
         self._lock = threading.Lock()
         self._news: SimpleQueue[News] = SimpleQueue()
         self._processes: list[SpawnProcess] = []
@@ -130,16 +129,6 @@ class SolverPool:
         for thread in self._threads:
             thread.join()
 
-    @property
-    def waiting(self) -> bool:
-        """Whether helpers are at work on layers whose end has not been told."""
-        return bool(self._at_work)
-
-    @property
-    def process_ids(self) -> tuple[int, ...]:
-        """Of the helpers started."""
-        return tuple(process.pid for process in self._processes if process.pid is not None)
-
     def take(self) -> SolveJob | None:
         """The first open layer, for the main process; None if none is open."""
         with self._lock:
@@ -158,8 +147,6 @@ class SolverPool:
             while True:
                 if news.kind == "lost":
                     self.give_back(news.job)
-                if news.kind in ("solved", "lost"):
-                    self._at_work.discard(news.job.name)
                 yield news
                 news = self._news.get_nowait()
 
@@ -185,7 +172,6 @@ class SolverPool:
             found = next((job for job in reversed(self._open) if job.name in self._shared), None)
             if found is not None:
                 self._open.remove(found)
-                self._at_work.add(found.name)
             return found
 
     def _serve(self, connection: Connection) -> None:

@@ -18,7 +18,7 @@ from packed_networks import pack_at_random
 
 from qaf_core.cli.entry import main
 from qaf_core.data.models.catalogue import build_model, find_model
-from qaf_core.deploy.onnx_export.report import read_reports
+from qaf_core.deploy.onnx_export.report import ExportReport, read_report
 from qaf_core.deploy.packed.open import load
 from qaf_core.deploy.runtime.target import saturates_products
 from qaf_core.errors import PlanError, QafError
@@ -40,6 +40,11 @@ def full_disk(limit: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def read_reports(folder: Path) -> list[ExportReport]:
+    reports = map(read_report, sorted(folder.glob("export-*.json")))
+    return [report for report in reports if report is not None]
 
 
 @pytest.fixture(scope="module")
