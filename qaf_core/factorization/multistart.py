@@ -26,7 +26,7 @@ TINY_SWEEP = 1e5  # below so many operations a sweep, at any width
 CHEAP_SWEEP = 5e8  # where a sweep costs no more floating-point operations than this
 SEED_STEP = 7919  # between the seeds of the starts of one layer
 ENDED_EARLY = (Status.CANCELLED, Status.TIME_LIMIT)
-LEAST_SECONDS = 1e-3
+LEAST_SECONDS = 1e-9  # a limit is positive; one that has passed leaves one iteration
 
 
 @dataclass(kw_only=True)
