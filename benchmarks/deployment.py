@@ -79,12 +79,12 @@ def by_bound(
                 "drop_points": round(100 * result["drop"], 2),
                 "drop_ci95_points": [round(100 * edge, 2) for edge in result["drop_ci95"]],
                 "size_bytes": result["file"]["size_bytes"],
-                "median_ms": {n: round(r["median_ms"], 3) for n, r in measured["latencies"].items()},
-                "ratio_to_dense_int8": measured["ratio_to_dense_int8"],
+                "median_ms": {n: round(r.median_ms, 3) for n, r in measured.latencies.items()},
+                "ratio_to_dense_int8": to_plain(measured.ratio()),
                 "timed_files_drop_points": {
-                    name: round(100 * row["drop"], 2) for name, row in measured["accuracy"].items()
+                    name: round(100 * (row.drop or 0.0), 2) for name, row in measured.accuracy.items()
                 },
-                "verdict": measured["verdict"],
+                "verdict": measured.verdict,
             }
         )
     return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,8 @@ from qaf_core.cli.interrupt import execute, stop_on_interrupt
 from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.plans import Batch, Threads
 from qaf_core.cli.text import _, print_json, print_stage, print_table, tell
-from qaf_core.deploy.runtime.model_files import PROFILED, ModelFile
+from qaf_core.deploy.runtime.model_files import ModelFile
+from qaf_core.deploy.runtime.speed_report import Energy, SpeedReport
 from qaf_core.errors import QafError
 from qaf_core.review.units import energy_text, percent_text, points_text, size_text
 
@@ -54,7 +55,7 @@ def latency(
     if as_json:
         print_json(result)
     else:
-        _print_latency(result, record)
+        _print_latency(SpeedReport.from_dict(result), record)
 
 
 def device_kit(
@@ -79,109 +80,106 @@ def device_kit(
         if result is not None:
             from qaf_core.runs.jobs.device_kit import read_kit_result
 
-            told = read_kit_result(store, record.id, result.expanduser())
-        else:
-            assert out is not None
-            folder = str(out.expanduser().absolute())
-            request = DeviceKitRequest(run=record.id, batch=batch, target=target, folder=folder)
-            told = execute(store, request)
+            report = read_kit_result(store, record.id, result.expanduser())
+            if as_json:
+                print_json(report.to_dict())
+            else:
+                _print_latency(report, record)
+            return
+        assert out is not None
+        folder = str(out.expanduser().absolute())
+        request = DeviceKitRequest(run=record.id, batch=batch, target=target, folder=folder)
+        made = execute(store, request)
     if as_json:
-        print_json(told)
-    elif result is not None:
-        _print_latency(told, record)
+        print_json(made)
     else:
-        tell("The kit is in {folder}. On the device: python measure.py", folder=told["folder"])
+        tell("The kit is in {folder}. On the device: python measure.py", folder=made["folder"])
         tell("Then here: qaf device-kit {run} --result result.json", run=record.id)
 
 
-def _print_energy(energy: dict[str, Any]) -> None:
-    for name, joules in (energy.get("joules") or {}).items():
+def _print_energy(energy: Energy) -> None:
+    for name, joules in energy.joules.items():
         tell(
             "{name}: {energy} an inference, {source}",
             name=_(TITLES.get(name, name)),
             energy=energy_text(joules),
-            source=energy["source"],
+            source=energy.source,
         )
-    if energy.get("reason"):
-        tell("energy not measured: {reason}", reason=energy["reason"])
-    modelled = energy.get("modelled") or {}
-    if modelled.get("original") and modelled.get("compressed"):
-        before, after = (energy_text(modelled[key]) for key in ("original", "compressed"))
+    if energy.reason:
+        tell("energy not measured: {reason}", reason=energy.reason)
+    modelled = energy.modelled
+    if modelled.original and modelled.compressed:
         tell(
             "energy of an image {before} → {after}, {source}",
-            before=before,
-            after=after,
-            source=modelled["source"],
+            before=energy_text(modelled.original),
+            after=energy_text(modelled.compressed),
+            source=modelled.source,
         )
 
 
-def print_verdict(result: dict[str, Any]) -> None:
-    """The ratios to dense INT8 with their intervals, and what they come to in words.
-
-    Args:
-        result: As ``measure_run`` and ``read_kit_result`` give it.
-    """
+def print_verdict(report: SpeedReport) -> None:
+    """The ratios to dense INT8 with their intervals, and what they come to in words."""
     for name in (ModelFile.FAST, ModelFile.EXACT):
-        ratio = (result.get("ratios") or {}).get(name)
+        ratio = report.ratio(name)
         if ratio is not None:
             tell(
                 "{name} over dense INT8: {value:.2f} (95 %: {low:.2f} to {high:.2f})",
                 name=name.short,
-                value=ratio["value"],
-                low=ratio["low"],
-                high=ratio["high"],
+                value=ratio.value,
+                low=ratio.low,
+                high=ratio.high,
             )
-    print(_(result["verdict"]))
+    print(" ".join(sentence.text(_) for sentence in report.sentences()))
 
 
-def _print_latency(result: dict[str, Any], record: RunRecord) -> None:
+def _print_latency(report: SpeedReport, record: RunRecord) -> None:
     from qaf_core.deploy.runtime.measure_kit import tell_answers
 
-    machine = result["machine"]
+    machine = report.machine
     tell(
         "{processor}, {threads} threads, batch {batch}, ONNX Runtime {version}",
-        processor=machine["processor"],
-        threads=machine["threads"],
-        batch=result["batch"],
-        version=machine["onnxruntime"],
+        processor=machine.processor,
+        threads=machine.threads,
+        batch=report.batch,
+        version=machine.onnxruntime,
     )
-    accuracy, rows = result.get("accuracy") or {}, []
-    for name, row in result["latencies"].items():
-        memory, judged = result["peak_memory_bytes"].get(name), accuracy.get(name)
+    accuracy, rows = report.accuracy, []
+    for name, row in report.latencies.items():
+        memory, judged = report.peak_memory_bytes.get(name), accuracy.get(name)
         rows.append(
             (
                 _(TITLES.get(name, name)),
-                f"{row['median_ms']:.3f}",
-                f"{row['p5_ms']:.3f} to {row['p95_ms']:.3f}",
+                f"{row.median_ms:.3f}",
+                f"{row.p5_ms:.3f} to {row.p95_ms:.3f}",
                 "–" if memory is None else size_text(memory),
-                "–" if judged is None else percent_text(judged["value"]),
-                "–" if judged is None else points_text(judged["drop"]),
+                "–" if judged is None else percent_text(judged.value),
+                "–" if judged is None or judged.drop is None else points_text(judged.drop),
             )
         )
     print_table(("model", "median ms", "5 to 95 %", "memory", "accuracy", "drop, points"), rows)
     if accuracy:
-        judged = max(row["n"] for row in accuracy.values())
+        images = max(row.n for row in accuracy.values())
         measured = record.compressed.n if record.compressed else 0
-        if measured in (0, judged):
-            tell("accuracy on {judged:,} images", judged=judged)
+        if measured in (0, images):
+            tell("accuracy on {judged:,} images", judged=images)
         else:
             tell(
                 "accuracy on {judged:,} images, not all {measured:,} that the run was measured on",
-                judged=judged,
+                judged=images,
                 measured=measured,
             )
-    _print_energy(result.get("energy") or {})
-    for line in tell_answers(result):
+    _print_energy(report.energy)
+    for line in tell_answers(report.to_dict()):
         print(line, file=sys.stderr if line.startswith("warning") else sys.stdout)
-    print_verdict(result)
+    print_verdict(report)
     layers = [
         (
-            str(row["layer"]),
-            f"{row['structure'] or ''} {row['rank'] or ''}".strip(),
-            *(f"{row[f'{name}_ms']:.3f}" for name in PROFILED),
-            {True: _("slower"), False: _("faster"), None: ""}[row["slower_than_dense"]],
+            row.layer,
+            f"{row.structure or ''} {row.rank or ''}".strip(),
+            *(f"{milliseconds or 0.0:.3f}" for milliseconds in row.each_ms),
+            {True: _("slower"), False: _("faster"), None: ""}[row.slower_than_dense],
         )
-        for row in result["layers"]
+        for row in report.layers
     ]
     if layers:
         print()

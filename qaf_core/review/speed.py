@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import plotly.graph_objects as go
 
+from qaf_core.deploy.runtime.measure_kit import Latency, Ratio
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.factorization.options import Method
 from qaf_core.review import palette
@@ -22,18 +22,18 @@ def model_labels(_: Translate = untranslated) -> dict[str, str]:
 
 
 def latency_figure(
-    latencies: Mapping[str, Mapping[str, Any]], *, dark: bool = False, _: Translate = untranslated
+    latencies: Mapping[str, Latency], *, dark: bool = False, _: Translate = untranslated
 ) -> go.Figure:
     """Median latency of each model as a bar, its 5 to 95 % range as a line.
 
     Args:
-        latencies: Model -> ``median_ms``, ``p5_ms``, ``p95_ms``.
+        latencies: By file.
         dark: Whether the ground is dark.
         _: Translation of texts.
     """
     labels = model_labels(_)
     names = [name for name in ModelFile if name in latencies]
-    medians = [latencies[name]["median_ms"] for name in names]
+    medians = [latencies[name].median_ms for name in names]
     colours = [
         (palette.METHOD_MARKS[Method.JOINT] if name.is_compressed else palette.OTHER_MARK).colour(dark)
         for name in names
@@ -50,8 +50,8 @@ def latency_figure(
                 "thickness": 1.4,
                 "width": 5,
                 "color": palette.ORIGINAL_MARK.colour(dark),
-                "array": [latencies[n]["p95_ms"] - m for n, m in zip(names, medians, strict=True)],
-                "arrayminus": [m - latencies[n]["p5_ms"] for n, m in zip(names, medians, strict=True)],
+                "array": [latencies[n].p95_ms - m for n, m in zip(names, medians, strict=True)],
+                "arrayminus": [m - latencies[n].p5_ms for n, m in zip(names, medians, strict=True)],
             },
             text=[f"{median:.2f} ms" for median in medians],
             textposition="inside",
@@ -66,26 +66,26 @@ def latency_figure(
     return figure
 
 
-def times_as_long(ratio: Mapping[str, float], _: Translate = untranslated) -> str:
+def times_as_long(ratio: Ratio, _: Translate = untranslated) -> str:
     """A ratio of times in words: ``1.5 times as long``; as long where chance explains the difference.
 
     Args:
-        ratio: ``value``, ``low`` and ``high`` of one time over another.
+        ratio: Of one time over another.
         _: Translation of texts.
     """
-    if ratio["low"] <= 1.0 <= ratio["high"]:
+    if ratio.low <= 1.0 <= ratio.high:
         return _("as long")
-    return _("{times} times as long").format(times=f"{ratio['value']:.2g}")
+    return _("{times} times as long").format(times=f"{ratio.value:.2g}")
 
 
-def speed_sentence(ratio: Mapping[str, float], _: Translate = untranslated) -> str:
+def speed_sentence(ratio: Ratio, _: Translate = untranslated) -> str:
     """Whether the compressed integer model is faster than the dense one, without flattery.
 
     Args:
-        ratio: ``value``, ``low`` and ``high`` of the compressed over the dense integer model's latency.
+        ratio: Of the compressed over the dense integer model's latency.
         _: Translation of texts.
     """
-    value, low, high = ratio["value"], ratio["low"], ratio["high"]
+    value, low, high = ratio.value, ratio.low, ratio.high
     if high < 1.0:
         text = _("{times} faster than the original in 8 bits, measured in turns on this machine.")
         return text.format(times=f"{1 / value:.2f}×")

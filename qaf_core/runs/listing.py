@@ -12,11 +12,12 @@ from statistics import fmean
 from typing import Any
 
 from qaf_core.deploy.runtime.model_files import ModelFile
+from qaf_core.deploy.runtime.speed_report import HERE
 from qaf_core.network.plan.layer_info import KEEP
 from qaf_core.network.plan.types import Plan
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.records import Record, to_plain
-from qaf_core.runs.jobs.latency import HERE, read_latency
+from qaf_core.runs.jobs.latency import read_latency
 from qaf_core.runs.store.queue import IS_RUN
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.store import Store
@@ -308,10 +309,9 @@ def _speed(run: RunRecord, folder: Path | None) -> dict[str, Any]:
     if "latency_ms" not in found:
         return found
     found["memory_bytes"] = times[ModelFile.FAST].get("peak_memory_bytes")
-    timing = None if folder is None else read_latency(folder)
-    ratio = {} if timing is None else (timing.get("ratios") or {}).get(ModelFile.FAST)
-    if ratio := ratio or (timing or {}).get("ratio_to_dense_int8"):
-        found["slower"] = (ratio["value"], ratio["low"], ratio["high"])
+    report = None if folder is None else read_latency(folder)
+    if report is not None and (ratio := report.ratio()):
+        found["slower"] = (ratio.value, ratio.low, ratio.high)
     return found
 
 

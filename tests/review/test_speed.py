@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from qaf_core.deploy.runtime.measure_kit import Latency, Ratio
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.review.speed import latency_figure, model_labels, speed_sentence
 
-ROW = {"median_ms": 2.0, "p5_ms": 1.5, "p95_ms": 3.0, "n": 100}
+ROW = Latency(median_ms=2.0, p5_ms=1.5, p95_ms=3.0, n=100)
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -28,10 +29,10 @@ def test_models_that_were_not_measured_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("ratio", "said"),
     [
-        ({"value": 0.5, "low": 0.45, "high": 0.55}, "2.00× faster"),
-        ({"value": 1.4, "low": 1.3, "high": 1.5}, "Slower than the original in 8 bits, by 1.40×"),
-        ({"value": 0.99, "low": 0.9, "high": 1.1}, "As fast as"),
+        (Ratio(value=0.5, low=0.45, high=0.55), "2.00× faster"),
+        (Ratio(value=1.4, low=1.3, high=1.5), "Slower than the original in 8 bits, by 1.40×"),
+        (Ratio(value=0.99, low=0.9, high=1.1), "As fast as"),
     ],
 )
-def test_the_sentence_says_which_is_faster(ratio: dict[str, float], said: str) -> None:
+def test_the_sentence_says_which_is_faster(ratio: Ratio, said: str) -> None:
     assert said in speed_sentence(ratio)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import streamlit as st
 from dashboard.state import address
 from dashboard.text import _
 from dashboard.widgets import ui
-from qaf_core.deploy.runtime.measure_kit import BUSY_SHARE, LEAST_AGREEMENT
+from qaf_core.deploy.runtime.measure_kit import LEAST_AGREEMENT
 from qaf_core.deploy.runtime.model_files import ModelFile
+from qaf_core.deploy.runtime.speed_report import Energy, FileAccuracy, LayerTime, SpeedReport
 from qaf_core.errors import QafError
 from qaf_core.review import speed
 from qaf_core.review.metrics import metric_label
@@ -66,79 +67,77 @@ def _outcome(run: RunRecord) -> None:
 
 def _draw_kept(run: RunRecord, key: str, file_name: str) -> None:
     folder = ui.open_store().run_folder(run.id)
-    found = read_latency(folder, file_name)
-    if found is not None:
-        draw(found, key, run.compressed.n if run.compressed else None)
+    report = read_latency(folder, file_name)
+    if report is not None:
+        draw(report, key, run.compressed.n if run.compressed else None)
     else:
         ui.tell_damaged(folder / file_name)
 
 
-def draw(found: Mapping[str, Any], key: str, images: int | None = None) -> None:
+def draw(report: SpeedReport, key: str, images: int | None = None) -> None:
     """Bars, what they mean in a sentence, the machine, and the layers where they were measured.
 
     Args:
-        found: The measurement.
+        report: The measurement.
         key: Of the chart.
         images: How many the run's own accuracy was measured on; None where that is unknown.
     """
-    _ratios(found)
-    _load(found.get("others_share"))
-    _answers(found)
+    _ratios(report)
+    _load(report)
+    _answers(report)
     st.plotly_chart(
-        speed.latency_figure(found["latencies"], dark=ui.is_dark(), _=_),
+        speed.latency_figure(report.latencies, dark=ui.is_dark(), _=_),
         key=f"latency-{key}",
         config={"displayModeBar": False},
         alt=_("Latency of the four models"),
     )
-    machine = found.get("machine") or {}
-    parts = [str(machine.get("processor") or ""), f"ONNX Runtime {machine.get('onnxruntime', '')}"]
-    parts.append(_("{count} threads").format(count=machine.get("threads", MISSING)))
+    machine = report.machine
+    parts = [machine.processor, f"ONNX Runtime {machine.onnxruntime}"]
+    parts.append(_("{count} threads").format(count=machine.threads))
     st.caption(ui.plain(" · ".join(part for part in parts if part)))
-    _memory(found.get("peak_memory_bytes") or {})
-    _accuracy(found.get("accuracy") or {}, images)
-    _energy(found.get("energy") or {})
-    layers = found.get("layers") or []
-    if layers:
-        _layers(layers)
+    _memory(report.peak_memory_bytes)
+    _accuracy(report.accuracy, images)
+    _energy(report.energy)
+    if report.layers:
+        _layers(report.layers)
 
 
-def _ratios(found: Mapping[str, Any]) -> None:
+def _ratios(report: SpeedReport) -> None:
     """Whether each compressed integer file is faster than the original in 8 bits, the file named."""
-    ratios = found.get("ratios") or {ModelFile.FAST: found.get("ratio_to_dense_int8")}
     labels = speed.model_labels(_)
     for name in (ModelFile.FAST, ModelFile.EXACT):
-        ratio = ratios.get(name)
-        if not ratio:
+        ratio = report.ratio(name)
+        if ratio is None:
             continue
-        told = _("It takes {value} times as long (95 %: {low} to {high}).").format(
-            **{key: f"{ratio[key]:.2f}" for key in ("value", "low", "high")}
+        times = _("It takes {value} times as long (95 %: {low} to {high}).").format(
+            value=f"{ratio.value:.2f}", low=f"{ratio.low:.2f}", high=f"{ratio.high:.2f}"
         )
-        message = f"**{labels[name]}:** {speed.speed_sentence(ratio, _)} {told}"
-        if ratio["low"] > 1.0:
+        message = f"**{labels[name]}:** {speed.speed_sentence(ratio, _)} {times}"
+        if ratio.low > 1.0:
             st.warning(message, icon=":material/warning:")
         else:
             st.success(message, icon=":material/speed:")
 
 
-def _answers(found: Mapping[str, Any]) -> None:
+def _answers(report: SpeedReport) -> None:
     """Whether the files say what they should: the fastest one here, all of them on a device."""
     labels = speed.model_labels(_)
-    share = ((found.get("accuracy") or {}).get("factorized_int8") or {}).get("agreement_with_exact")
-    if share is not None:
+    fast = report.accuracy.get(ModelFile.FAST)
+    if fast is not None and (share := fast.agreement_with_exact) is not None:
         text = _("The fastest file's answers agree with the evaluated network's to {share}.")
         text = text.format(share=percent_text(share))
         if share < LEAST_AGREEMENT:
             st.warning(f"{text} {_('That is too little: its export is refused.')}", icon=":material/warning:")
         else:
             st.caption(text)
-    for name, reason in (found.get("failed") or {}).items():
+    for name, reason in report.failed.items():
         text = _("{model} does not run on this device: {reason}")
         ui.say_error(text.format(model=labels.get(name, name), reason=reason))
-    same, count = found.get("same_answers") or {}, found.get("compared_images")
+    same, count = report.same_answers, report.compared_images
     if same and count:
-        told = " · ".join(f"{labels.get(name, name)}: {percent_text(share)}" for name, share in same.items())
+        shares = " · ".join(f"{labels.get(name, name)}: {percent_text(one)}" for name, one in same.items())
         head = _("Same answers as where the kit was made, on {count} images").format(count=count)
-        st.caption(ui.plain(f"{head} · {told}"))
+        st.caption(ui.plain(f"{head} · {shares}"))
     for name, share in same.items():
         if share < LEAST_AGREEMENT:
             text = _("{model} answers wrongly on this device: only {share} of its answers are the same.")
@@ -146,14 +145,14 @@ def _answers(found: Mapping[str, Any]) -> None:
             st.warning(ui.plain(message), icon=":material/warning:")
 
 
-def _load(others_share: float | None) -> None:
+def _load(report: SpeedReport) -> None:
     """That others used the machine during the timing, where they did."""
-    if (others_share or 0.0) > BUSY_SHARE:
+    if report.is_disturbed:
         text = _(
             "Other programs used {share} of the processors meanwhile: the intervals are wider for it. "
             "Measure again when the machine is quiet."
         )
-        st.warning(text.format(share=percent_text(others_share, 0)), icon=":material/warning:")
+        st.warning(text.format(share=percent_text(report.others_share or 0.0, 0)), icon=":material/warning:")
 
 
 def _memory(peaks: Mapping[str, int | None]) -> None:
@@ -164,15 +163,15 @@ def _memory(peaks: Mapping[str, int | None]) -> None:
         st.caption(ui.plain(" · ".join([_("Peak memory of one inference"), *told])))
 
 
-def _accuracy(accuracy: Mapping[str, Mapping[str, Any]], images: int | None) -> None:
+def _accuracy(accuracy: Mapping[str, FileAccuracy], images: int | None) -> None:
     """Whether the timed files still say the same: speed without accuracy is worth nothing."""
     labels = speed.model_labels(_)
     told = [
-        f"{labels[name]}: {percent_text(row['value'])}" for name, row in accuracy.items() if name in labels
+        f"{labels[name]}: {percent_text(row.value)}" for name, row in accuracy.items() if name in labels
     ]
     if told:
-        count = max(row["n"] for row in accuracy.values())
-        metric = metric_label(next(iter(accuracy.values())).get("metric"), _)
+        count = max(row.n for row in accuracy.values())
+        metric = metric_label(next(iter(accuracy.values())).metric, _)
         head = _("{metric} of the timed files on {count} images").format(metric=metric, count=f"{count:,}")
         if images is not None and count != images:
             text = _("not on all {count} that the run was measured on")
@@ -180,21 +179,21 @@ def _accuracy(accuracy: Mapping[str, Mapping[str, Any]], images: int | None) -> 
         st.caption(ui.plain(f"{head} · " + " · ".join(told)))
 
 
-def _energy(energy: Mapping[str, Any]) -> None:
+def _energy(energy: Energy) -> None:
     """Energy of one inference: measured where the processor tells it, and by the cost model."""
     labels, parts = speed.model_labels(_), []
-    for name, joules in (energy.get("joules") or {}).items():
+    for name, joules in energy.joules.items():
         parts.append(ui.plain(f"{labels.get(name, name)}: {energy_text(joules)}"))
     if parts:
         st.caption(_("Energy of one inference, measured (RAPL)") + " · " + " · ".join(parts))
-    elif energy.get("reason"):
-        text = _("Energy could not be measured here: {reason}").format(reason=energy["reason"])
+    elif energy.reason:
+        text = _("Energy could not be measured here: {reason}").format(reason=energy.reason)
         st.caption(ui.plain(text))
-    modelled = energy.get("modelled") or {}
-    if modelled.get("original") and modelled.get("compressed"):
+    modelled = energy.modelled
+    if modelled.original and modelled.compressed:
         st.caption(
             _("Energy of one image, modelled, not measured: {before} → {after}").format(
-                before=energy_text(modelled["original"]), after=energy_text(modelled["compressed"])
+                before=energy_text(modelled.original), after=energy_text(modelled.compressed)
             ),
             help=_(
                 "From the numbers of operations and of bytes moved, with published figures for a 45 nm "
@@ -203,13 +202,11 @@ def _energy(energy: Mapping[str, Any]) -> None:
         )
 
 
-def _layers(layers: list[Mapping[str, Any]]) -> None:
+def _layers(layers: Sequence[LayerTime]) -> None:
     """Which layer is slower than the one it replaced, the worst first."""
-    cells = []
-    for row in layers:
-        dense, fast = (row.get(f"{file}_ms") for file in (ModelFile.DENSE, ModelFile.FAST))
-        ratio = fast / dense if fast and dense else None
-        cells.append((row["layer"], row.get("structure"), dense, fast, ratio))
+    cells = [
+        (row.layer, row.structure, row.dense_int8_ms, row.factorized_int8_ms, row.ratio) for row in layers
+    ]
     names = ["name", "becomes", "dense", "factorized", "ratio"]
     table = pd.DataFrame(cells, columns=names).sort_values("ratio", ascending=False, na_position="last")
     with st.expander(_("Layer by layer"), icon=":material/stacks:"):

@@ -27,15 +27,15 @@ def show(run: RunRecord) -> None:
     """The tile: the time against the original in 8 bits, or a way to measure it."""
     store = ui.open_store()
     folder = store.run_folder(run.id)
-    job, found = store.last_job("latency", run.id), read_latency(folder)
+    job, report = store.last_job("latency", run.id), read_latency(folder)
     at_work = job is not None and not job.is_final
-    ratio = None if found is None else (found.get("ratios") or {}).get(ModelFile.FAST)
-    if at_work or ratio is None:
+    ratio = None if report is None else report.ratio()
+    if at_work or report is None or ratio is None:
         value = _("measuring…") if at_work else _("not measured yet")
         note = _("the models take turns") if at_work else _("fewer operations are not always less time")
     else:
         value = times_as_long(ratio, _)
-        times = [(found or {})["latencies"][name]["median_ms"] for name in (ModelFile.DENSE, ModelFile.FAST)]
+        times = [report.latencies[name].median_ms for name in (ModelFile.DENSE, ModelFile.FAST)]
         note = _("as the original in 8 bits: {before} → {after}").format(
             before=f"{times[0]:.2f} ms", after=f"{times[1]:.2f} ms"
         )

@@ -130,9 +130,9 @@ def show(
     for speed in filter(None, speeds.values()):
         tell(
             "speed, {source}, {processor}, {threads} threads:",
-            source=speed["source"],
-            processor=speed["machine"]["processor"],
-            threads=speed["threads"],
+            source=speed.source,
+            processor=speed.machine.processor,
+            threads=speed.threads,
         )
         print_verdict(speed)
     rows = [

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from qaf_core.deploy.runtime.soak import StabilityCheck
+from qaf_core.deploy.runtime.speed_report import SpeedReport
 from qaf_core.errors import WorkspaceError
 from qaf_core.files import read_json
 from qaf_core.network.plan.cost import Cost
@@ -88,7 +89,7 @@ class Evidence:
 
     record: RunRecord
     predictions: PairedPredictions | None = None
-    timings: tuple[Mapping[str, Any], ...] = ()
+    timings: tuple[SpeedReport, ...] = ()
     files: Mapping[str, int] = field(default_factory=dict)
     criteria: tuple[CriteriaSet, ...] = ()
     added: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qaf_core.deploy.runtime.speed_report import HERE, SpeedReport
 from qaf_core.pipeline.intervals import Z95
 from qaf_core.review.decision import criteria as kinds
 from qaf_core.review.decision.criteria import Criterion
@@ -133,18 +134,18 @@ def _no_predictions(evidence: Evidence) -> Said:
     return say("cannot be told of this task.")
 
 
-def _timing(criterion: Criterion, evidence: Evidence) -> Mapping[str, Any] | Said:
+def _timing(criterion: Criterion, evidence: Evidence) -> SpeedReport | Said:
     """The measurement on the device a criterion names, the newest where there are several."""
     wanted = criterion.device.casefold()
     fitting = [
         timing
         for timing in evidence.timings
-        if (wanted in str(timing["machine"]["processor"]).casefold() and wanted)
-        or (not wanted and timing["source"] == "this machine")
+        if (wanted in timing.machine.processor.casefold() and wanted)
+        or (not wanted and timing.source == HERE)
     ]
     if not fitting:
         return say("not measured on this device.")
-    return max(fitting, key=lambda timing: timing.get("measured_at", 0.0))
+    return max(fitting, key=lambda timing: timing.measured_at)
 
 
 def _file_of(criterion: Criterion) -> str:
@@ -156,12 +157,12 @@ def _latency(criterion: Criterion, evidence: Evidence) -> Measured | Said:
     timing = _timing(criterion, evidence)
     if isinstance(timing, Said):
         return timing
-    row = timing["latencies"].get(_file_of(criterion))
+    row = timing.latencies.get(_file_of(criterion))
     if row is None:
         return say("this file was not measured there.")
-    spread = (row["p95_ms"] - row["p5_ms"]) / _SPREAD_QUANTILES
+    spread = (row.p95_ms - row.p5_ms) / _SPREAD_QUANTILES
     return Estimate(
-        value=row["median_ms"], error=max(_MEDIAN_FACTOR * spread / row["n"] ** 0.5, 1e-9), n=row["n"]
+        value=row.median_ms, error=max(_MEDIAN_FACTOR * spread / row.n**0.5, 1e-9), n=row.n
     )
 
 
@@ -175,16 +176,16 @@ def _memory(criterion: Criterion, evidence: Evidence) -> Measured | Said:
     timing = _timing(criterion, evidence)
     if isinstance(timing, Said):
         return timing
-    peak = (timing.get("peak_memory_bytes") or {}).get(_file_of(criterion))
+    peak = timing.peak_memory_bytes.get(_file_of(criterion))
     return say("not measured on this device.") if peak is None else Exact(value=float(peak))
 
 
 def _energy(criterion: Criterion, evidence: Evidence) -> Measured | Said:
     """Joules as measured here where the processor tells them, else as the cost model has them."""
     for timing in evidence.timings:
-        joules = (timing.get("energy") or {}).get("joules")
-        if isinstance(joules, Mapping) and (told := joules.get(_file_of(criterion))) is not None:
-            return Exact(value=float(told) / max(1, int(timing["energy"].get("images", 1))))
+        joules = timing.energy.joules.get(_file_of(criterion))
+        if joules is not None:
+            return Exact(value=joules / max(1, timing.energy.images))
     cost = evidence.record.cost
     modelled = None if cost is None else cost.energy_joules
     return say("not known.") if modelled is None else Exact(value=float(modelled))

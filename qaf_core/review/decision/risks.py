@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from qaf_core.deploy.runtime.speed_report import HERE
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.files import read_json, write_json
 from qaf_core.review.decision.changes import Changes
@@ -237,12 +238,12 @@ def _risks_of_speed(evidence: Evidence) -> list[Risk]:
         text = say("Speed and memory were not measured: fewer operations need not mean less time.")
         step = say("Measure here with qaf latency, and on the device with qaf device-kit.")
         found.append(Risk(key="kernels", level="high", text=text, next_step=step))
-    elif all(timing["source"] == "this machine" for timing in evidence.timings):
-        processor = str(evidence.timings[0]["machine"]["processor"])
+    elif all(timing.source == HERE for timing in evidence.timings):
+        processor = evidence.timings[0].machine.processor
         text = say("The kernels were measured on {processor} only, not on the device.", processor=processor)
         step = say("Measure on the device with qaf device-kit.")
         found.append(Risk(key="kernels", level="medium", text=text, next_step=step))
-    failed = sorted({name for timing in evidence.timings for name in timing.get("failed") or {}})
+    failed = sorted({name for timing in evidence.timings for name in timing.failed})
     if failed:
         text = say("The device does not run these files: {names}.", names=", ".join(failed))
         step = say("Deploy a file that it runs, or update its runtime.")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from qaf_core.deploy.runtime.model_files import ModelFile
+from qaf_core.deploy.runtime.speed_report import HERE, LayerTime, SpeedReport
 from qaf_core.network.plan.layer_info import KEEP
 from qaf_core.network.plan.types import LayerPlan
 from qaf_core.review.decision.evidence import Evidence
@@ -20,7 +20,6 @@ from qaf_core.review.report.blocks import Table
 from qaf_core.review.report.sections import run_rows
 from qaf_core.review.speed import model_labels, times_as_long
 from qaf_core.review.units import MISSING, energy_text, percent_text, size_text, times_text
-from qaf_core.runs.jobs.latency import HERE
 from qaf_core.text.said import Translate
 
 PLAN, ERRORS, DIVERGENCE, TIME = "plan", "errors", "divergence", "time"
@@ -78,19 +77,23 @@ def compare_runs(runs: Sequence[Evidence], shares: Sequence[Mapping[str, float]]
             own = LayerOfRun(
                 plan=plan, output_error=error,
                 weight_error=None if row is None else row.relative_error, share=share.get(plan.name),
-                milliseconds=(times.get(plan.name) or {}).get(f"{ModelFile.FAST}_ms"),
+                milliseconds=None if (time := times.get(plan.name)) is None else time.factorized_int8_ms,
             )  # fmt: skip
             found.setdefault(plan.name, [LayerOfRun()] * len(runs))[place] = own
     dense: dict[str, float] = {}
     for times in reversed(timings):
-        dense |= {name: row[key] for name, row in times.items() if row.get(key := f"{ModelFile.DENSE}_ms")}
+        dense |= {name: row.dense_int8_ms for name, row in times.items() if row.dense_int8_ms}
     layers = {name: tuple(each) for name, each in found.items()}
     return Compared(runs=tuple(runs), layers=layers, dense_ms=dense)
 
 
-def _layer_times(run: Evidence) -> dict[str, Mapping[str, Any]]:
-    here = next((timing for timing in run.timings if timing["source"] == HERE), {})
-    return {row["layer"]: row for row in here.get("layers") or ()}
+def _timed_here(run: Evidence) -> SpeedReport | None:
+    return next((timing for timing in run.timings if timing.source == HERE), None)
+
+
+def _layer_times(run: Evidence) -> dict[str, LayerTime]:
+    here = _timed_here(run)
+    return {} if here is None else {row.layer: row for row in here.layers}
 
 
 def titles(runs: Sequence[Evidence]) -> list[str]:
@@ -135,8 +138,8 @@ def _file_text(run: Evidence, name: str, before: float) -> str:
 
 
 def _ratio_text(run: Evidence, _: Translate) -> str:
-    here = next((timing for timing in run.timings if timing["source"] == HERE), {})
-    ratio = (here.get("ratios") or {}).get(ModelFile.FAST)
+    here = _timed_here(run)
+    ratio = None if here is None else here.ratio()
     return _("not measured yet") if not ratio else times_as_long(ratio, _)
 
 

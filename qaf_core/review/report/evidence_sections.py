@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from qaf_core.deploy.runtime.speed_report import HERE
 from qaf_core.review.decision.changes import ChangedAnswer
 from qaf_core.review.decision.evidence import DISTURBANCES
 from qaf_core.review.decision.other_tasks import TaskChanges
@@ -199,21 +200,21 @@ def speed_section(review: Review, _: Translate) -> Section:
     labels = model_labels(_)
     blocks: list[Block] = []
     for timing in review.chosen.timings:
-        where = f"{timing['machine']['processor']}, {timing['threads']} " + _("threads")
-        memory, same = timing.get("peak_memory_bytes") or {}, timing.get("accuracy") or {}
+        where = f"{timing.machine.processor}, {timing.threads} " + _("threads")
+        memory, same = timing.peak_memory_bytes, timing.accuracy
         rows = [
             [
                 labels.get(name, name),
-                f"{row['median_ms']:.3g}",
-                between(f"{row['p5_ms']:.3g}", f"{row['p95_ms']:.3g}", _),
-                size_text(memory[name]) if memory.get(name) else MISSING,
-                percent_text(same[name]["value"]) if name in same else MISSING,
+                f"{row.median_ms:.3g}",
+                between(f"{row.p5_ms:.3g}", f"{row.p95_ms:.3g}", _),
+                size_text(peak) if (peak := memory.get(name)) else MISSING,
+                percent_text(same[name].value) if name in same else MISSING,
             ]
-            for name, row in timing["latencies"].items()
+            for name, row in timing.latencies.items()
         ]
         header = [_("File"), _("Median, ms"), _("5 to 95 %, ms"), _("Peak memory"), _("Accuracy of the file")]
-        key = "device" if timing["source"] != "this machine" else "here"
-        figure = latency_figure(timing["latencies"], _=_)
+        key = "device" if timing.source != HERE else "here"
+        figure = latency_figure(timing.latencies, _=_)
         finish(figure, int(figure.layout.height or 300))
         blocks += [
             Table(key=f"speed-{key}", title=where, header=header, rows=rows, numeric=1),

@@ -205,7 +205,7 @@ def to_json(review: Review) -> dict[str, Any]:
             for row in review.criteria_sets
         ],
         "runs": [{"name": run.name, "files": dict(run.files), **run.record.result} for run in review.runs],
-        "timings": {run.run_id: list(run.timings) for run in review.runs},
+        "timings": {run.run_id: [timing.to_dict() for timing in run.timings] for run in review.runs},
         "checks": {run.run_id: dict(run.added) for run in review.runs},
         "tables": [
             {"key": block.key, "title": block.title, "header": list(block.header), "rows": list(block.rows)}

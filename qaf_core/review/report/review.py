@@ -186,8 +186,7 @@ def _same_images(one: Evidence, other: Evidence) -> bool:
 def network_costs(run: Evidence) -> NetworkCosts:
     """What a run measured of both networks, for the business case; 0 where nothing was measured."""
     before, after = run.costs
-    timing: Mapping[str, Any] = run.timings[-1] if run.timings else {}
-    latencies = timing.get("latencies") or {}
+    timing, nothing = run.timings[-1] if run.timings else None, (0.0, 0.0)
     names = ("original_fp32", "factorized_int8")
 
     def pair(rows: Mapping[str, Any], read: Any) -> tuple[float, float]:
@@ -195,12 +194,11 @@ def network_costs(run: Evidence) -> NetworkCosts:
             return 0.0, 0.0
         return float(read(rows[names[0]])), float(read(rows[names[1]]))
 
-    batch = max(1, int(timing.get("batch") or 1))
     return NetworkCosts(
         size_bytes=(float(before.size_bytes), float(run.files.get(PACKED, after.size_bytes))),
-        seconds=pair(latencies, lambda row: row["median_ms"] / 1e3 / batch),
+        seconds=pair(timing.latencies, lambda row: row.median_ms / 1e3 / timing.batch) if timing else nothing,
         joules=(before.energy_joules, after.energy_joules),
-        memory_bytes=pair(timing.get("peak_memory_bytes") or {}, float),
+        memory_bytes=pair(timing.peak_memory_bytes, float) if timing else nothing,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qaf_core.deploy.runtime.model_files import ModelFile
+from qaf_core.deploy.runtime.speed_report import SpeedReport
 from qaf_core.review.decision.criteria import tell_changes
 from qaf_core.review.decision.evidence import Evidence
 from qaf_core.review.decision.verdict import CriterionVerdict
@@ -186,7 +187,7 @@ def loss_text(drop: float | None, interval: tuple[float, float] | None, _: Trans
 
 def _times_row(runs: Sequence[Evidence], _: Translate) -> list[str]:
     """Times of the one machine on which most runs were timed: those of others say nothing beside them."""
-    timed = [{_machine(row): row["latencies"] for row in run.timings} for run in runs]
+    timed = [{_machine(row): row.latencies for row in run.timings} for run in runs]
     found = [machine for row in timed for machine, times in row.items() if _COMPRESSED in times]
     if not found:
         return [_("Time of one inference"), MISSING, *(MISSING for _run in runs)]
@@ -194,7 +195,7 @@ def _times_row(runs: Sequence[Evidence], _: Translate) -> list[str]:
 
     def time_of(row: Mapping[Any, Any], model: str) -> str:
         if model in row.get(machine, {}):
-            return f"{row[machine][model]['median_ms']:.2f} ms"
+            return f"{row[machine][model].median_ms:.2f} ms"
         return _("on another machine") if any(model in times for times in row.values()) else MISSING
 
     original = next((row for row in timed if _ORIGINAL in row.get(machine, {})), {})
@@ -203,8 +204,8 @@ def _times_row(runs: Sequence[Evidence], _: Translate) -> list[str]:
     return [title, time_of(original, _ORIGINAL), *(time_of(row, _COMPRESSED) for row in timed)]
 
 
-def _machine(timing: Mapping[str, Any]) -> tuple[str, int, int]:
-    return timing["machine"]["processor"], timing["threads"], timing["batch"]
+def _machine(timing: SpeedReport) -> tuple[str, int, int]:
+    return timing.machine.processor, timing.threads, timing.batch
 
 
 def first_chart(review: Review, _: Translate) -> Chart | None:
@@ -244,14 +245,14 @@ def three_numbers(review: Review, _: Translate) -> list[dict[str, str]]:
         },
     ]
     for timing in run.timings:
-        rows = timing["latencies"]
+        rows = timing.latencies
         if _ORIGINAL in rows and _COMPRESSED in rows:
-            first, last = rows[_ORIGINAL]["median_ms"], rows[_COMPRESSED]["median_ms"]
+            first, last = rows[_ORIGINAL].median_ms, rows[_COMPRESSED].median_ms
             numbers.append(
                 {
                     "title": _("Time of one inference"),
                     "value": f"{first:.2f} → {last:.2f} ms",
-                    "note": str(timing["machine"]["processor"]),
+                    "note": timing.machine.processor,
                 }
             )
             return numbers

@@ -17,10 +17,11 @@ import numpy as np
 from qaf_core.deploy.runtime import measure_kit
 from qaf_core.deploy.runtime.measure_kit import KIT_SCHEMA_VERSION, checksum
 from qaf_core.deploy.runtime.model_files import COMPARED, ModelFile
+from qaf_core.deploy.runtime.speed_report import DEVICE, SCHEMA_VERSION, SpeedReport
 from qaf_core.deploy.runtime.target import ANY, THIS
 from qaf_core.errors import WorkspaceError, escape_text
 from qaf_core.files import read_json, share, write_file
-from qaf_core.runs.jobs.latency import DEVICE, SCHEMA_VERSION, keep_latency, spread_images, tell_verdict
+from qaf_core.runs.jobs.latency import keep_latency, spread_images
 from qaf_core.runs.store.workspace import EXPORTS_FOLDER
 from qaf_core.text.said import Said, say
 
@@ -209,7 +210,7 @@ def _with_answers(
     return {**stored, **{name: measure_kit.answer(path, restored, batch) for name, path in paths.items()}}
 
 
-def read_kit_result(store: Store, run_id: str, path: Path) -> dict[str, Any]:
+def read_kit_result(store: Store, run_id: str, path: Path) -> SpeedReport:
     """Check what a kit measured elsewhere and keep it with its run.
 
     Args:
@@ -218,7 +219,7 @@ def read_kit_result(store: Store, run_id: str, path: Path) -> dict[str, Any]:
         path: The ``result.json`` of the kit.
 
     Returns:
-        The measurement as ``measure_run`` gives it, without layers and accuracy.
+        The measurement, without layers, accuracy and energy.
 
     Raises:
         WorkspaceError: If the file is no such result, of another run or kit, or of another version.
@@ -232,28 +233,27 @@ def read_kit_result(store: Store, run_id: str, path: Path) -> dict[str, Any]:
     if others is not None and not _is_share(others):
         raise _not_a_result(say("a damaged share of the processors"))
     machine = _read_machine(told)
-    result = {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": record.id,
-        "source": DEVICE,
-        "measured_at": time.time(),
-        "threads": machine["threads"],
-        "batch": _read_count(told, "batch"),
-        "input_shape": _read_shape(told),
-        "latencies": _read_latencies(told, failed),
-        "ratio_to_dense_int8": ratios.get(ModelFile.FAST),
-        "ratios": ratios,
-        "others_share": others,
-        "peak_memory_bytes": _read_memory(told),
-        "same_answers": _read_answers(told),
-        "compared_images": _read_count(told, "compared_images"),
-        "failed": failed,
-        "layers": [],
-        "verdict": tell_verdict(ratios, others_share=others),
-        "machine": machine,
-    }
-    keep_latency(store, record.id, result, RESULT_NAME)
-    return result
+    report = SpeedReport.from_dict(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "run_id": record.id,
+            "source": DEVICE,
+            "measured_at": time.time(),
+            "threads": machine["threads"],
+            "batch": _read_count(told, "batch"),
+            "input_shape": _read_shape(told),
+            "latencies": _read_latencies(told, failed),
+            "ratio_to_dense_int8": ratios.get(ModelFile.FAST),
+            "ratios": ratios,
+            "others_share": others,
+            "peak_memory_bytes": _read_memory(told),
+            "same_answers": _read_answers(told),
+            "compared_images": _read_count(told, "compared_images"),
+            "failed": failed,
+            "machine": machine,
+        }
+    )
+    return keep_latency(store, report, RESULT_NAME)
 
 
 def _read_result(path: Path) -> dict[str, Any]:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qaf_core.deploy.runtime.layer_profile import compare_layers, profile_layers
 from qaf_core.deploy.runtime.measure_kit import (
-    BUSY_SHARE,
-    LEAST_AGREEMENT,
     Load,
     compare,
     describe_machine,
@@ -23,11 +19,11 @@ from qaf_core.deploy.runtime.measure_kit import (
 )
 from qaf_core.deploy.runtime.model_files import PROFILED, ModelFile
 from qaf_core.deploy.runtime.rapl import energy_per_run
+from qaf_core.deploy.runtime.speed_report import FILES, HERE, SCHEMA_VERSION, SpeedReport
 from qaf_core.errors import WorkspaceError
 from qaf_core.files import read_json, write_json
 from qaf_core.network.plan.energy_model import MODELLED
 from qaf_core.pipeline.events import Progress
-from qaf_core.records import from_plain
 from qaf_core.runs.store.request import LatencyRequest
 from qaf_core.text.said import say
 
@@ -41,14 +37,10 @@ if TYPE_CHECKING:
     from qaf_core.runs.store.record import JobRecord, RunRecord
     from qaf_core.runs.store.store import Store
 
-SCHEMA_VERSION = 1
 FILE_NAME = "latency.json"
 ROUNDS = 300
 JUDGED_SECONDS = 300.0  # for judging: of more images than that allows, as many as it does
-MOST_NAMED = 5  # layers in a sentence
-FILES = {ModelFile.FAST: "fast file (int8-fast)", ModelFile.EXACT: "exact file (int8)"}  # of: qaf export
 JUDGED = (ModelFile.ORIGINAL, ModelFile.DENSE, *FILES)
-HERE, DEVICE = "this machine", "device kit"
 
 
 def measure_run(
@@ -61,7 +53,7 @@ def measure_run(
     seconds: float = LatencyRequest.seconds,
     images: int | None = None,
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> SpeedReport:
     """Time the models of a finished run side by side, and keep the result with the run.
 
     Args:
@@ -73,13 +65,6 @@ def measure_run(
         images: At most so many evaluation images judge the INT8 files, 0 for none; None for those the run
             was measured on, or as many as ``JUDGED_SECONDS`` allow.
         progress: Told what is measured (stage ``latency``), and asked between whether to stop.
-
-    Returns:
-        A JSON-ready object: run_id, threads, batch, latencies by model (median_ms, p5_ms, p95_ms, n),
-        ratio_to_dense_int8 of the fast file with its interval, the same for every model under ratios,
-        peak_memory_bytes and size_bytes by model, energy (joules of one inference by model where the
-        processor tells it, else the reason; and modelled), accuracy of the INT8 files, layers, verdict in
-        words, machine.
 
     Raises:
         WorkspaceError: If the run has no compressed network, or a number is out of range.
@@ -99,7 +84,7 @@ def measure_run(
     progress.step("latency", "Timing the models side by side", 1 / 6)
     load = Load()
     times = time_models(models.paths, given, threads=threads, rounds=rounds, seconds=seconds)
-    told = compare(times, load.others_share())
+    compared = compare(times, load.others_share())
     progress.step("latency", "Timing their layers", 2 / 6)
     profiled: dict[str, Path] = {name: models.paths[name] for name in PROFILED}
     names = [info.name for info in models.inventory if info.planned]
@@ -110,31 +95,29 @@ def measure_run(
     memory = {n: measure_peak_memory(p, given, threads=threads) for n, p in models.paths.items()}
     progress.step("latency", "Measuring their energy, where the processor tells it", 4 / 6)
     energy = energy_per_run(open_runs(models.paths, given, threads=threads))
-    energy["modelled"] = _modelled_energy(models.record)
     progress.step("latency", "Judging the INT8 models on evaluation images", 5 / 6)
     if images is None:
-        seconds_each = sum(row["median_ms"] for row in told["latencies"].values()) / 1e3 / batch
+        seconds_each = sum(row["median_ms"] for row in compared["latencies"].values()) / 1e3 / batch
         images = max(1, int(JUDGED_SECONDS / seconds_each))
-    accuracy = judge_files(store, models, images) if images else {}
-    result = {
-        "schema_version": SCHEMA_VERSION,
-        "run_id": run_id,
-        "source": HERE,
-        "measured_at": time.time(),
-        "threads": threads,
-        "batch": batch,
-        "input_shape": list(models.source.input_shape),
-        **told,
-        "size_bytes": {name: path.stat().st_size for name, path in models.paths.items()},
-        "peak_memory_bytes": memory,
-        "energy": {**energy, "images": batch},
-        "accuracy": accuracy,
-        "layers": layers,
-        "verdict": tell_verdict(told["ratios"], layers, accuracy, told["others_share"]),
-        "machine": describe_machine(threads),
-    }
-    keep_latency(store, run_id, result, FILE_NAME)
-    return result
+    report = SpeedReport.from_dict(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "run_id": run_id,
+            "source": HERE,
+            "measured_at": time.time(),
+            "threads": threads,
+            "batch": batch,
+            "input_shape": models.source.input_shape,
+            **compared,
+            "size_bytes": {name: path.stat().st_size for name, path in models.paths.items()},
+            "peak_memory_bytes": memory,
+            "energy": {**energy, "images": batch, "modelled": _modelled_energy(models.record)},
+            "accuracy": judge_files(store, models, images) if images else {},
+            "layers": layers,
+            "machine": describe_machine(threads),
+        }
+    )
+    return keep_latency(store, report, FILE_NAME)
 
 
 def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
@@ -143,14 +126,14 @@ def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any
     return measure_run(
         store, asked.run, threads=asked.threads, batch=asked.batch, seconds=asked.seconds,
         images=asked.images, progress=progress,
-    )  # fmt: skip
+    ).to_dict()  # fmt: skip
 
 
 def _modelled_energy(record: RunRecord) -> dict[str, Any]:
     """Joules for one image by the cost model, of the original and the compressed network."""
     costs = {"original": record.baseline_cost, "compressed": record.cost}
-    told = {name: None if cost is None else cost.energy_joules for name, cost in costs.items()}
-    return {**told, "source": MODELLED}
+    joules = {name: None if cost is None else cost.energy_joules for name, cost in costs.items()}
+    return {**joules, "source": MODELLED}
 
 
 def _timing_images(shape: tuple[int, int, int], batch: int) -> NDArray[np.float32]:
@@ -207,144 +190,30 @@ def spread_images(images: ImageSet, count: int) -> ImageSet:
     return images.take(chosen, f"{count:,} of {images.name}")
 
 
-def tell_verdict(
-    ratios: Mapping[str, Mapping[str, float]],
-    layers: Sequence[Mapping[str, Any]] = (),
-    accuracy: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-    others_share: float | None = None,
-) -> str:
-    """Whether each factorized INT8 file is faster than dense INT8, and which layers are not, in words.
-
-    Args:
-        ratios: By model: value, low and high of its time over that of dense INT8; those of other models than
-            the two files are not looked at.
-        layers: Rows of :func:`compare_layers`, measured on the fast file; empty where they were not.
-        accuracy: As :func:`judge_files` gives it.
-        others_share: What others used of the processors meanwhile, as a share; None where that is unknown.
-    """
-    text = " ".join(_tell_ratio(FILES[name], ratios[name]) for name in FILES if name in ratios)
-    if not text:
-        text = "Nothing can be said of dense INT8: it or the factorized file did not run."
-    slower = [str(row["layer"]) for row in layers if row["slower_than_dense"]]
-    if slower:
-        more = f" and {len(slower) - MOST_NAMED} more" if len(slower) > MOST_NAMED else ""
-        text += f" In the fast file slower than those they replace: {', '.join(slower[:MOST_NAMED])}{more}."
-    if layers and all(row["slower_than_dense"] is None for row in layers):
-        text += " No layer is factorized."
-    agreement = accuracy.get(ModelFile.FAST, {}).get("agreement_with_exact")
-    if agreement is not None:
-        text += f" The fast file's answers agree with the evaluated network's to {agreement:.1%}"
-        text += "." if agreement >= LEAST_AGREEMENT else ": too little for qaf export, unless forced."
-    if (others_share or 0.0) > BUSY_SHARE:
-        text += (
-            f" Other programs used {others_share:.0%} of the processors meanwhile: the intervals are wider "
-            "for it. Measure again when the machine is quiet."
-        )
-    return text
-
-
-def _tell_ratio(file: str, ratio: Mapping[str, float]) -> str:
-    faster, noise = "as fast as", ", within the noise of these rounds"
-    if not ratio["low"] <= 1.0 <= ratio["high"]:
-        faster, noise = "slower than" if ratio["low"] > 1.0 else "faster than", ""
-    return f"The {file} is {faster} dense INT8{noise}: it takes {ratio['value']:.2f} times as long."
-
-
-def keep_latency(store: Store, run_id: str, result: Mapping[str, Any], file_name: str) -> None:
-    """Write a measurement into the run's folder and its rows into the run's result."""
-    write_json(store.run_folder(run_id) / file_name, result, for_people=True)
-    kept = [row for row in store.run(run_id).latencies if row.get("source") != result["source"]]
+def keep_latency(store: Store, report: SpeedReport, file_name: str) -> SpeedReport:
+    """Put a measurement in words, write it into the run's folder and its rows into the run's result."""
+    report = replace(report, verdict=" ".join(map(str, report.sentences())))
+    write_json(store.run_folder(report.run_id) / file_name, report.to_dict(), for_people=True)
+    kept = [row for row in store.run(report.run_id).latencies if row.get("source") != report.source]
     rows = [
         {
             "model": name,
-            "source": result["source"],
-            "threads": result["machine"]["threads"],
-            "batch": result["batch"],
-            "processor": result["machine"]["processor"],
-            "peak_memory_bytes": result["peak_memory_bytes"].get(name),
-            **row,
+            "source": report.source,
+            "threads": report.machine.threads,
+            "batch": report.batch,
+            "processor": report.machine.processor,
+            "peak_memory_bytes": report.peak_memory_bytes.get(name),
+            **row.to_dict(),
         }
-        for name, row in result["latencies"].items()
+        for name, row in report.latencies.items()
     ]
-    store.add_to_result(run_id, {"latencies": [*map(dict, kept), *rows]})
+    store.add_to_result(report.run_id, {"latencies": [*map(dict, kept), *rows]})
+    return report
 
 
-def read_latency(folder: Path, file_name: str = FILE_NAME) -> dict[str, Any] | None:
+def read_latency(folder: Path, file_name: str = FILE_NAME) -> SpeedReport | None:
     """The measurement kept in a run's folder; None if there is none or it is damaged."""
-    told = read_json(folder / file_name)
     try:
-        from_plain(_Measurement, told)
+        return SpeedReport.from_dict(read_json(folder / file_name))
     except (TypeError, ValueError):
         return None
-    return dict(told) if told["schema_version"] == SCHEMA_VERSION else None
-
-
-# What screens read of a measurement.
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Times:
-    median_ms: float
-    p5_ms: float
-    p95_ms: float
-    n: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Ratio:
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Judged:
-    value: float
-    n: int
-    metric: str | None = None
-    drop: float | None = None
-    agreement_with_exact: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Layer:
-    layer: str
-    structure: str | None = None
-    dense_int8_ms: float | None = None
-    factorized_int8_ms: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Energy:
-    joules: Mapping[str, float] | None = None
-    images: int = 1
-    reason: str | None = None
-    modelled: Mapping[str, float | str | None] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Machine:
-    processor: str
-    onnxruntime: str
-    threads: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Measurement:
-    schema_version: int
-    source: str
-    threads: int
-    batch: int
-    verdict: str
-    machine: _Machine
-    latencies: Mapping[str, _Times]
-    ratios: Mapping[str, _Ratio] | None = None
-    ratio_to_dense_int8: _Ratio | None = None
-    peak_memory_bytes: Mapping[str, int | None] | None = None
-    accuracy: Mapping[str, _Judged] | None = None
-    energy: _Energy | None = None
-    layers: tuple[_Layer, ...] | None = None
-    failed: Mapping[str, str] | None = None
-    same_answers: Mapping[str, float] | None = None
-    compared_images: int | None = None
-    measured_at: float = 0.0

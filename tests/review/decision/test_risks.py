@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from helpers import paired_answers
 
+from qaf_core.deploy.runtime.measure_kit import Latency
+from qaf_core.deploy.runtime.speed_report import DEVICE, HERE, Machine, SpeedReport
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.decision.changes import compare_answers
@@ -68,20 +70,21 @@ def test_what_a_run_leaves_open_is_listed() -> None:
     assert found["warning-0"].text.text() == "Only 9 calibration images."
 
 
+def timed(**fields: Any) -> SpeedReport:
+    machine = Machine(processor="Atom", onnxruntime="1.26.0", threads=2)
+    own = {"source": HERE, "threads": 2, "batch": 1, "latencies": {}, "machine": machine}
+    return SpeedReport(**{**own, **fields})
+
+
 def test_images_are_asked_for_only_where_they_would_tell() -> None:
-    row = {"median_ms": 5.0, "p5_ms": 3.0, "p95_ms": 8.0, "n": 30}
-    timing = {
-        "source": "this machine", "machine": {"processor": "Atom"}, "measured_at": 1.0,
-        "latencies": {"factorized_int8": row},
-    }  # fmt: skip
+    row = Latency(median_ms=5.0, p5_ms=3.0, p95_ms=8.0, n=30)
+    timing = timed(measured_at=1.0, latencies={"factorized_int8": row})
     found = risks_of(evidence(timings=(timing,)), Criterion(kind="latency", limit=5.2))["open-0"]
     assert re.fullmatch(r"Measure it again, with about [\d,]+ more measurements\.", found.next_step.text())
 
 
 def test_measurements_that_lack_something_are_not_measured() -> None:
-    machine = {"processor": "Atom"}
-    timing = {"source": "this machine", "machine": machine, "latencies": {}, "peak_memory_bytes": None}
-    found = risks_of(evidence(timings=(timing, timing)), Criterion(kind="memory", limit=1e6))
+    found = risks_of(evidence(timings=(timed(), timed())), Criterion(kind="memory", limit=1e6))
     assert found["open-0"].next_step.text() == "Measure it."
 
 
@@ -93,11 +96,11 @@ def test_failures_and_classes_come_first() -> None:
 
 
 def test_measurements_take_risks_away() -> None:
-    timing = {"source": "this machine", "machine": {"processor": "Atom"}, "measured_at": 1.0, "latencies": {}}
+    timing = timed(measured_at=1.0)
     worst = {"disturbance": "blur", "severity": 3, "extra_drop": 0.09}
     found = risks_of(
         evidence(
-            timings=(timing, {**timing, "source": "device kit", "failed": {"dense_int8": "no kernel"}}),
+            timings=(timing, replace(timing, source=DEVICE, failed={"dense_int8": "no kernel"})),
             added={"robustness": {"worst": worst}, "stability": {}},
         )
     )

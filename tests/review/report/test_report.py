@@ -15,6 +15,8 @@ import pytest
 from helpers import paired_answers
 from sklearn.metrics import confusion_matrix
 
+from qaf_core.deploy.runtime.measure_kit import Latency
+from qaf_core.deploy.runtime.speed_report import Machine, SpeedReport
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.review.decision.criteria import Criterion, keep_criteria
 from qaf_core.review.decision.economics import PRESETS, keep_assumptions
@@ -144,14 +146,13 @@ def test_what_cannot_be_compared_is_refused(store: Store) -> None:
 
 
 def test_times_of_several_machines_never_stand_in_one_row(store: Store) -> None:
-    def timed(processor: str, source: str, compressed: float) -> dict[str, Any]:
-        row = {"median_ms": compressed, "p5_ms": 1.0, "p95_ms": 9.0, "n": 30}
-        return {
-            "schema_version": 1, "source": source, "threads": 2, "batch": 1, "verdict": "",
-            "machine": {"processor": processor}, "latencies": {
-                "original_fp32": {**row, "median_ms": 7.0}, "factorized_int8": row
-            },
-        }  # fmt: skip
+    def timed(processor: str, source: str, compressed: float) -> SpeedReport:
+        row = Latency(median_ms=compressed, p5_ms=1.0, p95_ms=9.0, n=30)
+        return SpeedReport(
+            source=source, threads=2, batch=1,
+            machine=Machine(processor=processor, onnxruntime="1.26.0", threads=2),
+            latencies={"original_fp32": replace(row, median_ms=7.0), "factorized_int8": row},
+        )  # fmt: skip
 
     here = timed("Xeon", "this machine", 3.0)
     runs = [add_run(store, name, 3) for name in "abc"]

@@ -19,7 +19,7 @@ from qaf_core.files import write_file
 from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.runs.jobs import exported_models
 from qaf_core.runs.jobs.exported_models import FOLDER, STAMP, prepare_models
-from qaf_core.runs.jobs.latency import measure_run, read_latency, tell_verdict
+from qaf_core.runs.jobs.latency import measure_run, read_latency
 from qaf_core.runs.store.request import LatencyRequest, RunRequest
 from qaf_core.runs.store.store import Store
 
@@ -30,10 +30,12 @@ def test_a_run_is_measured_and_the_result_kept(finished_run: Run) -> None:
     workspace, run_id = finished_run
     events: list[RunEvent] = []
     with Store(workspace) as store:
-        result = measure_run(store, run_id, threads=1, rounds=20, progress=Progress(events.append))
+        report = measure_run(store, run_id, threads=1, rounds=20, progress=Progress(events.append))
         kept, record = read_latency(store.run_folder(run_id)), store.run(run_id)
     assert record.compressed is not None
-    assert kept == json.loads(json.dumps(result))
+    assert kept == report
+    result = json.loads(json.dumps(report.to_dict()))
+    assert result["verdict"] == " ".join(map(str, report.sentences()))
     assert set(result["latencies"]) == set(ModelFile)
     assert all(0 < row["p5_ms"] <= row["median_ms"] <= row["p95_ms"] for row in result["latencies"].values())
     assert {row["n"] for row in result["latencies"].values()} == {20}
@@ -140,18 +142,20 @@ def test_the_command_tells_models_layers_and_a_verdict(
         assert job is not None
         assert (job.status, job.result) == ("completed", told)
         assert job.request == LatencyRequest(run=run_id, threads=1, batch=2, images=0, seconds=1.0)
-        assert read_latency(store.run_folder(run_id)) == told
+        kept = read_latency(store.run_folder(run_id))
+        assert kept is not None
+        assert kept.to_dict() == told
 
 
 def test_a_run_shows_its_measured_speed(finished_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     workspace, run_id = finished_run
     with Store(workspace) as store:
-        result = measure_run(store, run_id, threads=1, rounds=5, images=0)
+        report = measure_run(store, run_id, threads=1, rounds=5, images=0)
     assert main(["show", run_id, "--workspace", str(workspace)]) == 0
     out = capsys.readouterr().out
-    assert f"speed, this machine, {result['machine']['processor']}, 1 threads:" in out
+    assert f"speed, this machine, {report.machine.processor}, 1 threads:" in out
     assert "factorized, int8-fast over dense INT8: " in out
-    assert result["verdict"] in out
+    assert report.verdict in out
 
 
 def test_runs_and_numbers_that_cannot_be_measured_are_told(store: Store, finished_run: Run) -> None:
@@ -177,37 +181,3 @@ def test_a_damaged_or_missing_measurement_is_none(tmp_path: Path) -> None:
     for content in ("{", "[]", '{"schema_version": 99}'):
         (tmp_path / "latency.json").write_text(content, encoding="utf-8")
         assert read_latency(tmp_path) is None
-
-
-def ratio(value: float, low: float, high: float) -> dict[str, dict[str, float]]:
-    return {"factorized_int8": {"value": value, "low": low, "high": high}}
-
-
-def test_the_verdict_names_the_file_a_slower_one_and_its_slower_layers() -> None:
-    rows: list[dict[str, Any]] = [
-        {"layer": "a", "slower_than_dense": True},
-        {"layer": "b", "slower_than_dense": False},
-        {"layer": "c", "slower_than_dense": None},
-    ]
-    told = tell_verdict(ratio(1.4, 1.3, 1.5), rows)
-    assert told.startswith("The fast file (int8-fast) is slower than dense INT8: it takes 1.40 times")
-    assert told.endswith("In the fast file slower than those they replace: a.")
-    assert "is faster than dense INT8: it takes 0.50 times" in tell_verdict(ratio(0.5, 0.4, 0.6))
-    assert "is as fast as dense INT8" in tell_verdict(ratio(1.0, 0.9, 1.1))
-    assert tell_verdict(ratio(1.0, 0.9, 1.1), rows[2:]).endswith("No layer is factorized.")
-    many = [{"layer": f"l{i}", "slower_than_dense": True} for i in range(8)]
-    assert "l4 and 3 more." in tell_verdict(ratio(1.4, 1.3, 1.5), many)
-
-
-def test_the_verdict_speaks_of_both_files_and_of_what_the_fast_one_changes() -> None:
-    both = {**ratio(0.5, 0.4, 0.6), "factorized_int8_exact": {"value": 1.2, "low": 1.1, "high": 1.3}}
-    told = tell_verdict(both)
-    assert "The fast file (int8-fast) is faster than dense INT8: it takes 0.50 times" in told
-    assert "The exact file (int8) is slower than dense INT8: it takes 1.20 times" in told
-    near, far = ({"factorized_int8": {"agreement_with_exact": share}} for share in (0.999, 0.98))
-    assert tell_verdict(both, accuracy=near).endswith("agree with the evaluated network's to 99.9%.")
-    assert tell_verdict(both, accuracy=far).endswith("to 98.0%: too little for qaf export, unless forced.")
-    assert "Nothing can be said" in tell_verdict({})
-    busy = tell_verdict(both, others_share=0.4)
-    assert "Other programs used 40% of the processors meanwhile: the intervals are wider" in busy
-    assert "Other programs" not in tell_verdict(both, others_share=0.04)
