@@ -67,6 +67,16 @@ def test_it_begins_with_what_is_set(draw: Draw, seeded_store: Store, tmp_path: P
     assert "fine-tuned" in (begun.request.name or "")
 
 
+def test_what_is_set_stands_in_the_address(draw: Draw, seeded_store: Store) -> None:
+    sent = {"trains": "scales", "minutes": "15", "learn-from": "more images"}
+    test = draw("run", run=finished(seeded_store), **sent)
+    assert test.radio(key="finetune-trains").value == "scales"
+    assert test.select_slider(key="finetune-minutes").value == 15
+    assert test.text_input(key="finetune-images").value == "more images"
+    test.select_slider(key="finetune-minutes").set_value(30).run()
+    assert test.query_params["minutes"] == "30"
+
+
 def test_without_a_network_it_is_not_offered(draw: Draw, seeded_store: Store) -> None:
     run = next(run for run in seeded_store.list_runs() if run.status == "completed")
     assert "Start fine-tuning" not in shown(draw("run", run=run.id))

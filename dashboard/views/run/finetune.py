@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.state import live_charts
+from dashboard.state import address, live_charts
 from dashboard.state.progress import RunProgress
 from dashboard.text import _
 from dashboard.views.run import live
@@ -52,20 +52,19 @@ def offer(run: RunRecord) -> None:
                     _("The integer weights may move on their grid as well."),
                     _("The integer weights stay as they were solved."),
                 ),
-                key="finetune-trains",
+                key=address.choice("trains", (CODES, SCALES), CODES, key="finetune-trains"),
             )
         with middle:
             minutes = st.select_slider(
                 _("Time limit, minutes"),
                 MINUTES,
-                FIRST_MINUTES,
-                key="finetune-minutes",
+                key=address.choice("minutes", MINUTES, FIRST_MINUTES, key="finetune-minutes"),
                 help=_("The step size falls so that it ends in this time. Stop keeps the best state so far."),
             )
         with right:
             images = st.text_input(
                 _("Images to learn from"),
-                key="finetune-images",
+                key=address.text("learn-from", key="finetune-images"),
                 placeholder=_("Folder, .zip or .npz (optional)"),
                 help=_(
                     "With class folders (or y in an .npz) they are learnt from with labels. Left empty: "
