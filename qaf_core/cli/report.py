@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qaf_core.cli.options import Json, Workspace
-from qaf_core.cli.text import print_json, tell, warn
+from qaf_core.cli.text import _, print_json, tell, warn
 from qaf_core.errors import QafError
 
 if TYPE_CHECKING:
@@ -102,10 +102,12 @@ def import_evidence(
 ) -> None:
     """Take runs with their evidence into this workspace, to review them here."""
     from qaf_core.runs.evidence.exchange import import_evidence as take
+    from qaf_core.runs.management import tag
     from qaf_core.runs.store.store import Store
 
     with Store(workspace) as store:
         new, known = take(store, file.expanduser())
+        tag(store, new, [_("imported")])
     if as_json:
         print_json({"imported": new, "known": known})
     else:

@@ -6,6 +6,7 @@ import pytest
 
 from dashboard.views.start.start import EXAMPLE
 from qaf_core.runs.evidence.exchange import list_evidence
+from qaf_core.runs.listing import list_rows
 from qaf_core.runs.store.store import Store
 
 from .conftest import Draw, shown
@@ -16,6 +17,13 @@ def test_it_begins_in_an_empty_workspace(draw: Draw, store: Store) -> None:
     assert store.list_runs() == ()
     assert "What the network costs today" in shown(draw("start", step="1"))
     assert [run.id for run in store.list_runs()] == list_evidence(EXAMPLE)
+
+
+def test_the_example_is_marked_as_measured_elsewhere(draw: Draw, store: Store) -> None:
+    draw("start", step="1")
+    (row,) = list_rows(store)
+    assert row.tags == ("example",)
+    assert "measured elsewhere, taken over with its evidence" in shown(draw("run", run=row.id))
 
 
 @pytest.mark.parametrize("language", ["en", "ja"])

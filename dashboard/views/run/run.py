@@ -70,6 +70,7 @@ def _heading(run: RunRecord) -> None:
                     + (_(", fine-tuned") if run.request.finetune else ""),
                     started,
                     f"`{run.id}`",
+                    *([_("measured elsewhere, taken over with its evidence")] if run.is_imported else []),
                 )
             )
         )

@@ -20,6 +20,7 @@ from qaf_core.review.report.blocks import Chart
 from qaf_core.review.report.figures import break_even_figure
 from qaf_core.review.report.review import Review, network_costs
 from qaf_core.review.units import count_text, percent_text, size_text, with_prefix
+from qaf_core.runs import management
 from qaf_core.runs.evidence.exchange import import_evidence, list_evidence
 from qaf_core.runs.jobs.preview import read_preview
 
@@ -74,7 +75,8 @@ def _example() -> str:
     store = ui.open_store()
     ids = list_evidence(EXAMPLE)
     if not all(store.has_job(run_id) for run_id in ids):
-        import_evidence(store, EXAMPLE)
+        new, _known = import_evidence(store, EXAMPLE)
+        management.tag(store, new, [_("example")])
     return ids[0]
 
 

@@ -105,6 +105,11 @@ class RunRecord(JobRecord):
         return self.request.method
 
     @property
+    def is_imported(self) -> bool:
+        """Whether it came from another workspace, with what is kept of it there."""
+        return self.result.get("imported") is True
+
+    @property
     def plan_row(self) -> Mapping[str, Any]:
         """The plan as plain data."""
         return self.result.get("plan") or self.request.plan

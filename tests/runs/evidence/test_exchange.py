@@ -16,6 +16,7 @@ from qaf_core.review.decision.criteria import Criterion, keep_criteria
 from qaf_core.review.report.report import write_evidence
 from qaf_core.review.report.review import gather_review
 from qaf_core.runs.evidence.exchange import MANIFEST, import_evidence, list_evidence
+from qaf_core.runs.listing import list_rows
 from qaf_core.runs.store.store import Store
 
 Run = tuple[Path, str]
@@ -40,6 +41,8 @@ def test_another_workspace_comes_to_the_same(
     with Store(workspace) as first, Store(other) as second:
         before, after = first.run(run_id), second.run(run_id)
         assert after.result == {**before.result, "imported": True}
+        assert (before.is_imported, after.is_imported) == (False, True)
+        assert [row.tags for row in list_rows(second)] == [("imported",)]
         assert (after.request, after.layers, after.finished_at) == (
             before.request, before.layers, before.finished_at
         )  # fmt: skip
