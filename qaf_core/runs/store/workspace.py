@@ -17,8 +17,9 @@ PACKED_NAME = "model.safetensors"  # the packed network, in a run's folder
 EXPORTS_FOLDER = "exports"  # there too: files made to be taken away
 # What this product makes in a workspace; others' files that lie beside it are left alone.
 _OWN = (
-    "runs", "cache", "logs", "models", "data", "classes", "incoming", "plans", "settings.json",
-    "settings.lock", "supervisor.lock", *(f"{DATABASE_NAME}{end}" for end in ("", "-wal", "-shm", "-journal")),
+    "runs", "cache", "logs", "models", "data", "classes", "incoming", "plans",
+    "settings.json", "settings.lock", "supervisor.lock",
+    *(f"{DATABASE_NAME}{end}" for end in ("", "-wal", "-shm", "-journal")),
 )  # fmt: skip
 _REMEDY = say("choose a folder you can write to with --workspace or {name}", name=WORKSPACE_VARIABLE)
 
