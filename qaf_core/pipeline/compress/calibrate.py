@@ -120,7 +120,9 @@ def fit_range(quantizer: ActivationQuantizer, values: Sequence[Tensor]) -> None:
     A sample stands for the values within its own range. Those beyond it, few but far away, all count.
     """
     # An odd step does not fall on the same columns of every image, whose sizes are mostly even.
-    sample = torch.cat([v.reshape(-1)[:: v.numel() * len(values) // RANGE_SAMPLES | 1] for v in values])
+    # Cloned one by one: a view would keep the copy that `reshape` makes of channels-last values.
+    parts = [v.reshape(-1)[:: v.numel() * len(values) // RANGE_SAMPLES | 1].clone() for v in values]
+    sample = torch.cat(parts)
     low, high = min(float(sample.min()), 0.0), max(float(sample.max()), 0.0)
     tails = torch.cat([_beyond(v, low, high) for v in values])
     weight = (sum(v.numel() for v in values) - len(tails)) / len(sample)
@@ -146,27 +148,28 @@ def _beyond(values: Tensor, low: float, high: float) -> Tensor:
     return few[(few < low) | (few > high)]
 
 
-def equalize_across_layers(first: Link, middle: Link, outputs: Sequence[Tensor]) -> list[Tensor]:
+def equalize_across_layers(first: Link, middle: Link, outputs: Sequence[Tensor]) -> None:
     """Give the channels between a 1×1 and a depthwise link like ranges by moving scale between the two.
+
+    The product of the two scales, and so the function, stays.
 
     Args:
         first: The link that makes the channels.
         middle: The depthwise link that takes them.
-        outputs: What ``first`` puts out, ``(B, R, H, W)`` per batch.
-
-    Returns:
-        The outputs after the change. The product of the two scales, and so the function, stays.
+        outputs: What ``first`` puts out, ``(B, R, H, W)`` per batch; changed with it, in place, as there may
+            be gigabytes of them.
     """
     axis = first.operation.channel_axis
-    others = [v.movedim(axis, -1).flatten(0, -2) for v in outputs]
-    squares = torch.stack([v.square().mean(dim=0) for v in others]).mean(dim=0).sqrt()
+    means = [v.movedim(axis, -1).flatten(0, -2).square().mean(dim=0) for v in outputs]
+    squares = torch.stack(means).mean(dim=0).sqrt()
     alive = squares > 1e-12 * squares.max()
     gain = (squares.max() / squares.clamp_min(1e-30)).clamp_max(LARGEST_GAIN)
     factor = torch.where(alive, gain, torch.ones_like(squares))
     ones = (1,) * (first.codes.ndim - 1)
     first.scales.mul_(factor.reshape(-1, *ones))
     middle.scales.div_(factor.reshape(-1, *ones))
-    return [v * first.per_channel(factor) for v in outputs]
+    for values in outputs:
+        values.mul_(first.per_channel(factor))
 
 
 @torch.inference_mode()
@@ -202,10 +205,11 @@ def calibrate_layer(
             fit_range(link.input_quantizer, values)
         if position == len(chain) - 1:
             break
-        values = [link(v, place) for v, place in zip(values, places, strict=True)]
+        for index, place in enumerate(places):  # one by one: what a link has taken is freed
+            values[index] = link(values[index], place)
         following = chain[position + 1]
         if following.operation.dims and following.operation.groups == len(link.codes) > 1:
-            values = equalize_across_layers(link, following, values)
+            equalize_across_layers(link, following, values)
     last = chain[-1]
     fixed = last.operation.groups != 1 or last.operation.transposed
     if fixed or not fit or not _validation_indices(len(values), calls):  # none of a single batch

@@ -164,8 +164,8 @@ def test_equal_channels_keep_the_function(spread: float) -> None:
     )
     values = draw(4, 5, 8, 8).double()
     with torch.no_grad():
-        before, made = chain(values), [first(values)]
-        changed = equalize_across_layers(first, middle, made)
+        before, changed = chain(values), [first(values)]
+        equalize_across_layers(first, middle, changed)
         torch.testing.assert_close(chain(values), before)
         torch.testing.assert_close(first(values), changed[0])
         sizes = changed[0].square().mean(dim=(0, 2, 3)).sqrt()
