@@ -10,6 +10,7 @@ import streamlit as st
 
 from dashboard.text import _
 from dashboard.widgets.blocks import legend_html
+from qaf_core.pipeline.marks import DETECTION, INVENTED, MISSED, SEGMENTATION
 from qaf_core.review.marks import mark_legend
 from qaf_core.review.units import percent_text
 
@@ -52,7 +53,7 @@ def _cell(row: Mapping[str, Any]) -> str:
     if len(answers) > 1:
         answers[0] = (_("Original"), row)
     lines = "".join(_answer(who, answer) for who, answer in answers)
-    right = all(answer.get("right", True) for _who, answer in answers)
+    right = all(answer.get("right", True) or answer.get("task") == SEGMENTATION for _who, answer in answers)
     return (
         f'<figure class="{"right" if right else "wrong"}">'
         f"{_pictures(row, label)}"
@@ -70,11 +71,12 @@ def _pictures(row: Mapping[str, Any], label: str) -> str:
     return f'<div class="pair">{pictures}</div>' if len(addresses) > 1 else pictures
 
 
-def _found(found: Mapping[str, Any]) -> str:
+def _found(answer: Mapping[str, Any]) -> str:
     """How much is missed and invented, in numbers of objects or shares of pixels."""
-    whole = all(float(found[name]).is_integer() for name in ("right", "missed", "invented"))
+    found = answer["found"]
     missed, invented = (
-        f"{found[name]:.0f}" if whole else percent_text(found[name]) for name in ("missed", "invented")
+        f"{found[name]:.0f}" if answer.get("task") == DETECTION else percent_text(found[name])
+        for name in (MISSED, INVENTED)
     )
     return _("missed {missed}, invented {invented}").format(missed=missed, invented=invented)
 
@@ -82,13 +84,15 @@ def _found(found: Mapping[str, Any]) -> str:
 def _answer(who: str, answer: Mapping[str, Any]) -> str:
     told = answer.get("predicted")
     if answer.get("found"):
-        told = _found(answer["found"])
+        told = _found(answer)
     if told is None:
         return ""
     right = bool(answer.get("right"))
     sure = answer.get("confidence")
     share = f" ({percent_text(sure, 0)})" if isinstance(sure, float) else ""
     name = f"<i>{html.escape(who)}</i>" if who else ""
+    if answer.get("task") == SEGMENTATION:  # hardly a mask is right to the last pixel
+        return f"{name}<span>{html.escape(str(told))}</span>"
     sign = "✓" if right else "✗"
     predicted = html.escape(str(told))
     return f'{name}<span class="{"good" if right else "bad"}">{sign} {predicted}{share}</span>'

@@ -29,6 +29,7 @@ SIDE_PX = 192
 GAP_PX = 4
 _STRENGTH = {RIGHT: 0.5, MISSED: 0.8, INVENTED: 0.8}
 _PERIOD_PX = 6
+_ROOM_PX = 2
 
 Arrays = Mapping[str, NDArray[Any]]
 Pixels = NDArray[np.uint8]
@@ -220,7 +221,8 @@ def _overlap(one: NDArray[Any], other: NDArray[Any]) -> float:
 def _outline(draw: ImageDraw.ImageDraw, sides: Sequence[float], kind: str) -> None:
     """A frame on a dark ground: whole, dashed, or whole with a cross."""
     left, top, right, bottom = (round(side) for side in sides)
-    right, bottom = max(right - 1, left), max(bottom - 1, top)
+    left, top = left - _ROOM_PX, top - _ROOM_PX  # what is framed stays to be seen
+    right, bottom = max(right - 1, left) + _ROOM_PX, max(bottom - 1, top) + _ROOM_PX
     draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline="#000000", width=4)
     colour = COLOURS[kind]
     if kind != MISSED:

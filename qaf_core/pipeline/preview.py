@@ -51,8 +51,8 @@ def preview_predictions(
     Returns:
         Of a classifier rows with ``image`` (a data address), ``label``, ``predicted``, ``right``,
         ``confidence`` and ``top``, the best classes as [name, probability]. Of masks and boxes rows with
-        ``image``, on which they are drawn, ``label``, ``right`` and ``found``: what of it is right, missed
-        and invented. None of other tasks.
+        ``image``, on which they are drawn, ``label``, ``right``, ``task`` and ``found``: what of it is right,
+        missed and invented. None of other tasks.
     """
     if source.task in MARKED_TASKS:
         return _marked_rows(model, source, image_set, count, turn)
@@ -110,6 +110,7 @@ def _marked_rows(
                 "image": picture_address(mark(pixels, task.name, answer, truth)),
                 "label": ", ".join(_name(source, index) for index in classes[image]),
                 "right": found.faultless,
+                "task": task.name,
                 "found": asdict(found),
             }
         )

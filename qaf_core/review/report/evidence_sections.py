@@ -176,12 +176,14 @@ def _marked_gallery(review: Review, _: Translate) -> Gallery:
             judge(paired.task, of_image(paired.task, arrays, place), truth)
             for arrays in (paired.original, paired.compressed)
         )
-        told = _("missed {missed_before} → {missed_after}, invented {invented_before} → {invented_after}")
-        line = told.format(
-            missed_before=amount(before.missed), missed_after=amount(after.missed),
-            invented_before=amount(before.invented), invented_after=amount(after.invented),
-        )  # fmt: skip
-        pictures.append((address, [f"#{place}", line], "fail"))
+        lines = [
+            f"#{place}",
+            _("missed {before} → {after}").format(before=amount(before.missed), after=amount(after.missed)),
+            _("invented {before} → {after}").format(
+                before=amount(before.invented), after=amount(after.invented)
+            ),
+        ]
+        pictures.append((address, lines, "fail"))
     title = _("Images with more wrong than before: original on the left, compressed network on the right")
     return Gallery(key="gallery", title=title, pictures=pictures, legend=mark_legend(_), wide=True)
 

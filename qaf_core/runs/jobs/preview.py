@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qaf_core.data.models.source import ModelSource
 
 PREVIEW_NAME = "preview.json"
-_ANSWERS = {"predicted", "right", "confidence", "top", "found"}
+_ANSWERS = {"predicted", "right", "confidence", "top", "task", "found"}
 
 
 def write_preview(
@@ -58,6 +58,7 @@ class _Answer:
     predicted: str | None = None
     right: bool | None = None
     confidence: float | None = None
+    task: str | None = None
     found: Found | None = None
 
 
