@@ -54,6 +54,21 @@ def test_a_page_is_restored_from_its_address(
     assert_restored()
 
 
+def test_a_click_in_the_graph_chooses_a_layer(page: Any, served: tuple[str, dict[str, str]]) -> None:
+    address, ids = served
+    page.goto(f"{address}/layers?run={ids['finished']}&layer=layer2.0.conv1")
+    nodes = page.locator("[data-testid=stGraphVizChart] g.node")
+    nodes.first.wait_for()
+    settle(page)
+    assert nodes.count() == 31
+    marked = page.locator("g.node", has=page.locator("[stroke-width='3']"))
+    assert marked.count() == 1
+    nodes.filter(has_text="conv2").first.click()
+    page.wait_for_url(re.compile("layer=layer1.0.conv2"))
+    settle(page)
+    assert marked.filter(has_text="conv2").count() == 1
+
+
 def test_back_and_forth_through_changes_of_one_page(
     page: Any,
     served: tuple[str, dict[str, str]],
