@@ -17,6 +17,7 @@ from qaf_core.review.units import with_prefix
 from qaf_core.text.said import Translate, untranslated
 
 FONT = "Helvetica,Arial,sans-serif"  # Graphviz knows its widths
+WORD_JOINER = "\u2060"  # without width
 LONGEST_TITLE = 34
 SIGNS = {"add": "+", "sub": "−", "mul": "×", "div": "÷", "cat": "cat", "matmul": "matmul"}
 
@@ -109,7 +110,7 @@ def _node(drawing: Drawing, box: Box, look: Look, _: Translate) -> str:
     name = box_ids(drawing.view)[box.name]
     if box.kind == MERGE:
         return (
-            f"{name} [label={_quoted(SIGNS.get(box.operation, box.operation))}, shape=ellipse, "
+            f"{name} [label={_quoted(_shortened(SIGNS.get(box.operation, box.operation)))}, shape=ellipse, "
             f'fillcolor="{look.ground}", fontcolor="{look.ink}", margin="0.04,0.02", width=0.3, '
             f"tooltip={_quoted(_hover(drawing, box))}];"
         )
@@ -198,8 +199,8 @@ def _plain(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """For a label with markup."""
-    return html.escape(_plain(text))
+    """For a label with markup, where Graphviz still puts names for ``\\N`` and ``\\G``, even of entities."""
+    return html.escape(_plain(text)).replace("\\", f"\\{WORD_JOINER}")
 
 
 def _quoted(text: str) -> str:
