@@ -38,6 +38,7 @@ from qaf_core.data.models.catalogue import (
     weights_path,
 )
 from qaf_core.network.graph.inventory import take_inventory
+from qaf_core.network.topology.trace import trace_topology
 from qaf_core.pipeline.tasks import find_task, predict
 
 
@@ -284,17 +285,20 @@ def describe(source: ModelSource, training: dict[str, Any]) -> dict[str, Any]:
             "parameters": sum(value.numel() for value in network.parameters()),
         },
         "inventory": [row.to_dict() for row in take_inventory(network, source.input_shape)],
+        "graph": trace_topology(network, source.input_shape).to_dict(),
     }
 
 
 def write_json(card: dict[str, Any], path: Path) -> None:
-    """One inventory row a line, so that the card stays readable and its changes reviewable."""
-    rows = ",\n".join("    " + json.dumps(row, ensure_ascii=False) for row in card["inventory"])
-    rest = json.dumps({**card, "inventory": []}, indent=2, ensure_ascii=False)
+    """One row of the inventory and of the graph a line: a card stays readable and its changes reviewable."""
+    lists = {"inventory": card["inventory"], **card["graph"]}
+    bare = {**card, "inventory": [], "graph": {key: [] for key in card["graph"]}}
+    text = json.dumps(bare, indent=2, ensure_ascii=False)
+    for name, rows in lists.items():
+        lines = ",\n".join("    " + json.dumps(row, ensure_ascii=False) for row in rows)
+        text = text.replace(f'"{name}": []', f'"{name}": [\n{lines}\n  ]')
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(
-        rest.replace('"inventory": []', f'"inventory": [\n{rows}\n  ]') + "\n", encoding="utf-8"
-    )
+    temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(path)
 
 

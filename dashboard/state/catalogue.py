@@ -28,6 +28,7 @@ from qaf_core.data.models.timm_names import TIMM_ARCHITECTURE, TIMM_FAMILY
 from qaf_core.data.workspace.trust import check_trusted
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.network.plan.layer_info import LayerInfo, inventory_from_rows
+from qaf_core.network.topology.description import Topology
 from qaf_core.runs.store.kinds import digest_request
 from qaf_core.runs.store.request import InspectRequest
 
@@ -151,6 +152,30 @@ def inventory_of(source: ModelSource, workspace: Path, given: Given = NOTHING) -
         return _inventory_from_card(source.id, source)
     request = InspectRequest(**given.of(source.id))
     return _inventory_of(digest_request(request, workspace), workspace, request)
+
+
+def topology_of(source: ModelSource, workspace: Path, given: Given = NOTHING) -> Topology | None:
+    """How the layers of a model are connected, found as `inventory_of` finds them; None where that is not
+    known: from an answer without it, or as tensors cannot be followed through the network.
+
+    Raises:
+        ModelError: If the model cannot be built or looked into.
+    """
+    if source.shipped and source.card.get("graph"):
+        return _topology_from_card(source.id, source)
+    request = InspectRequest(**given.of(source.id))
+    return _topology_of(digest_request(request, workspace), workspace, request)
+
+
+@st.cache_resource(show_spinner=False)
+def _topology_from_card(model_id: str, _source: ModelSource) -> Topology:
+    return Topology.from_dict(_source.card["graph"])
+
+
+@st.cache_resource(show_spinner=False, max_entries=64)
+def _topology_of(digest: str, _workspace: Path, _request: InspectRequest) -> Topology | None:
+    row = _look_into(_workspace, _request).get("graph")
+    return None if row is None else Topology.from_dict(row)
 
 
 @st.cache_resource(show_spinner=False)

@@ -13,7 +13,13 @@ import streamlit as st
 from dashboard.widgets import ui
 from qaf_core.review.decision.criteria import CriteriaSet, read_criteria
 from qaf_core.review.decision.evidence import Evidence, collect_evidence
-from qaf_core.review.report.review import Review, changed_pictures, check_comparable, gather_review
+from qaf_core.review.report.review import (
+    Review,
+    changed_places,
+    check_comparable,
+    gather_review,
+    read_pictures,
+)
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.store import Store
 
@@ -33,7 +39,7 @@ def load_review(run_ids: Sequence[str]) -> Review:
     if kept is not None and kept[0] == stamp:
         return kept[1]
     review = gather_review(store, run_ids)
-    places = tuple(row.index for row in review.changes.changed[:PICTURES]) if review.changes else ()
+    places = changed_places(review.changes, review.task_changes)[:PICTURES]
     review = replace(review, pictures=_pictures(str(store.workspace), review.chosen.run_id, places, review))
     st.session_state[_KEY] = (stamp, review)
     return review
@@ -41,8 +47,8 @@ def load_review(run_ids: Sequence[str]) -> Review:
 
 @st.cache_data(max_entries=8, show_spinner=False)
 def _pictures(_workspace: str, run_id: str, places: tuple[int, ...], _review: Review) -> dict[int, str]:
-    del places  # they tell one answer from another
-    return dict(changed_pictures(ui.open_store(), run_id, _review.changes, PICTURES))
+    del run_id  # it tells one answer from another
+    return dict(read_pictures(ui.open_store(), _review.chosen, places))
 
 
 def load_evidence(run_ids: Sequence[str]) -> tuple[Evidence, ...]:

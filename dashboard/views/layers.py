@@ -9,10 +9,12 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.state import address, rows
+from dashboard.state import address, catalogue, rows
+from dashboard.state.overrides import given_in
 from dashboard.text import _
 from dashboard.views.run import live
-from dashboard.widgets import run_choice, ui
+from dashboard.widgets import network_graph, run_choice, run_shades, ui
+from qaf_core.errors import QafError
 from qaf_core.pipeline.results import LayerRow
 from qaf_core.review import charts, histograms
 from qaf_core.review.units import MISSING
@@ -47,7 +49,9 @@ def page() -> None:
     run_choice.say_partial(first)
     shown = [first] if second is None else [first, second]
     _errors(shown)
-    layer = _choose_layer(shown)
+    key, names = _layer_key(shown)
+    _network(first, key, names)
+    layer = _choose_layer(key, names)
     for run in shown:
         _details(run, layer, titled=len(shown) > 1)
 
@@ -101,16 +105,44 @@ def _distinct_titles(runs: Sequence[RunRecord]) -> list[str]:
     return titles
 
 
-def _choose_layer(runs: Sequence[RunRecord]) -> str:
+def _layer_key(runs: Sequence[RunRecord]) -> tuple[str, list[str]]:
+    """The key of the layer that is looked into, and what it may be."""
     names = list(dict.fromkeys(row.name for run in runs for row in run.layers))
     worst = max(runs[0].layers, key=lambda row: row.relative_error or 0.0).name
+    return address.choice("layer", names, worst, key=f"layer-of-{runs[0].id}"), names
+
+
+def _network(run: RunRecord, key: str, names: Sequence[str]) -> None:
+    """The graph of a run's network, the chosen layer marked."""
+    st.subheader(_("The network"), anchor=False)
+    missing = run_choice.missing_model(run)
+    if missing is not None:
+        st.info(ui.plain(missing), icon=":material/account_tree:")
+        return
+
+    def choose(layer: str) -> None:
+        if layer in names:
+            st.session_state[key] = layer
+
+    try:
+        given = given_in(run.request)
+        source = catalogue.open_model(run.model, ui.workspace(), given)
+        inventory = catalogue.inventory_of(source, ui.workspace(), given)
+        topology = catalogue.topology_of(source, ui.workspace(), given)
+    except QafError as error:
+        ui.say_error(error)
+        return
+    network_graph.show(
+        network_graph.Shown(
+            key="layers-graph", inventory=inventory, topology=topology, plan=run.plan_done,
+            more=run_shades.of_run(run), layer=st.session_state[key], choose=choose, shade="error",
+        )
+    )  # fmt: skip
+
+
+def _choose_layer(key: str, names: Sequence[str]) -> str:
     st.subheader(_("Inside a layer"), anchor=False)
-    return st.selectbox(
-        _("Layer"),
-        names,
-        key=address.choice("layer", names, worst, key=f"layer-of-{runs[0].id}"),
-        help=_("The one with the largest error is shown first."),
-    )
+    return st.selectbox(_("Layer"), names, key=key, help=_("The one with the largest error is shown first."))
 
 
 def _details(run: RunRecord, layer: str, *, titled: bool) -> None:

@@ -60,6 +60,15 @@ def _table(block: Table) -> str:
     return f'<div class="qaf-table">{title}<table>{head}<tbody>{body}</tbody></table>{note}</div>'
 
 
+def legend_html(legend: Sequence[tuple[str, str]]) -> str:
+    """Colours and what they mean, in a row; nothing where there are none."""
+    entries = "".join(
+        f'<span><i style="background: {html.escape(colour)}"></i>{html.escape(meaning)}</span>'
+        for colour, meaning in legend
+    )
+    return f'<div class="qaf-marks">{entries}</div>' if entries else ""
+
+
 def _gallery(block: Gallery) -> str:
     figures = "".join(
         f'<figure class="{html.escape(mark)}"><img src="{html.escape(address)}" alt=""><figcaption>'
@@ -70,5 +79,6 @@ def _gallery(block: Gallery) -> str:
     )
     return (
         f'<div class="qaf-table"><p><b>{html.escape(block.title)}</b></p></div>'
-        f'<div class="qaf-preview qaf-changed">{figures}</div>'
+        f'{legend_html(block.legend)}<div class="qaf-preview qaf-changed{" wide" if block.wide else ""}">'
+        f"{figures}</div>"
     )

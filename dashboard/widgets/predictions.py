@@ -9,6 +9,9 @@ from typing import Any
 import streamlit as st
 
 from dashboard.text import _
+from dashboard.widgets.blocks import legend_html
+from qaf_core.pipeline.marks import DETECTION, INVENTED, MISSED, SEGMENTATION
+from qaf_core.review.marks import mark_legend
 from qaf_core.review.units import percent_text
 
 MOST = 9
@@ -23,7 +26,19 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
     cells = [_cell(row) for row in rows[:MOST] if str(row.get("image", "")).startswith("data:image/")]
     if not cells:
         return
-    st.html(f'<div class="qaf-preview">{"".join(cells)}</div>')
+    marked = any("found" in row for row in rows)
+    wide = " wide" if any((row.get("compressed") or {}).get("image") for row in rows) else ""
+    legend = legend_html(mark_legend(_)) if marked else ""
+    st.html(f'{legend}<div class="qaf-preview{wide}">{"".join(cells)}</div>')
+    if marked:
+        told = _("Drawn on each image: what the network finds, against the truth.")
+        if wide:
+            told = _(
+                "Against the truth: the original's findings on the left, the compressed network's on the "
+                "right."
+            )
+        st.caption(told)
+        return
     compared = any("compressed" in row for row in rows)
     st.caption(
         _("Each image with its label, and below it what both networks say and how sure they are.")
@@ -37,20 +52,47 @@ def _cell(row: Mapping[str, Any]) -> str:
     answers = [("", row), *([(_("Compressed"), row["compressed"])] if "compressed" in row else [])]
     if len(answers) > 1:
         answers[0] = (_("Original"), row)
-    lines = "".join(_answer(who, answer) for who, answer in answers if answer.get("predicted") is not None)
-    right = all(answer.get("right", True) for _who, answer in answers)
+    lines = "".join(_answer(who, answer) for who, answer in answers)
+    right = all(answer.get("right", True) or answer.get("task") == SEGMENTATION for _who, answer in answers)
     return (
         f'<figure class="{"right" if right else "wrong"}">'
-        f'<img src="{html.escape(str(row["image"]))}" alt="{html.escape(label)}">'
+        f"{_pictures(row, label)}"
         f"<figcaption><b>{html.escape(label)}</b>{lines}</figcaption></figure>"
     )
 
 
+def _pictures(row: Mapping[str, Any], label: str) -> str:
+    """One picture, or that of both networks beside each other."""
+    other = str((row.get("compressed") or {}).get("image") or "")
+    addresses = [str(row["image"]), *([other] if other.startswith("data:image/") else [])]
+    pictures = "".join(
+        f'<img src="{html.escape(address)}" alt="{html.escape(label)}">' for address in addresses
+    )
+    return f'<div class="pair">{pictures}</div>' if len(addresses) > 1 else pictures
+
+
+def _found(answer: Mapping[str, Any]) -> str:
+    """How much is missed and invented, in numbers of objects or shares of pixels."""
+    found = answer["found"]
+    missed, invented = (
+        f"{found[name]:.0f}" if answer.get("task") == DETECTION else percent_text(found[name])
+        for name in (MISSED, INVENTED)
+    )
+    return _("missed {missed}, invented {invented}").format(missed=missed, invented=invented)
+
+
 def _answer(who: str, answer: Mapping[str, Any]) -> str:
+    told = answer.get("predicted")
+    if answer.get("found"):
+        told = _found(answer)
+    if told is None:
+        return ""
     right = bool(answer.get("right"))
     sure = answer.get("confidence")
     share = f" ({percent_text(sure, 0)})" if isinstance(sure, float) else ""
     name = f"<i>{html.escape(who)}</i>" if who else ""
+    if answer.get("task") == SEGMENTATION:  # hardly a mask is right to the last pixel
+        return f"{name}<span>{html.escape(str(told))}</span>"
     sign = "✓" if right else "✗"
-    predicted = html.escape(str(answer["predicted"]))
+    predicted = html.escape(str(told))
     return f'{name}<span class="{"good" if right else "bad"}">{sign} {predicted}{share}</span>'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,21 @@ from qaf_core.data.images.image_set import one_of_each, shown_name
 from qaf_core.data.load import ImageSet, to_batches
 from qaf_core.data.models.outputs import plain_scores
 from qaf_core.data.models.source import ModelSource
+from qaf_core.pipeline.marks import (
+    GROUND,
+    MARKED_TASKS,
+    SEGMENTATION,
+    UNLABELLED,
+    judge,
+    mark,
+    of_image,
+    picture_address,
+)
+from qaf_core.pipeline.tasks import find_task
+from qaf_core.pipeline.tasks.base import Arrays, predict
 
 IMAGES = 9
+CLASSIFICATION = "classification"
 _NAMED = 3
 _SIDE_PX = 160
 _PNG_SIDE_PX = 64  # up to here a PNG is small enough, and shows every pixel
@@ -25,7 +39,7 @@ _PNG_SIDE_PX = 64  # up to here a PNG is small enough, and shows every pixel
 def preview_predictions(
     model: nn.Module, source: ModelSource, image_set: ImageSet, count: int = IMAGES, turn: int = 0
 ) -> list[dict[str, Any]]:
-    """A few images of as many classes as possible, with labels and the classifier's predictions.
+    """A few images of as many classes as possible, with labels and the network's predictions.
 
     Args:
         model: The original network.
@@ -35,9 +49,15 @@ def preview_predictions(
         turn: Which example of each class, where it has so many.
 
     Returns:
-        Rows with ``image`` (a data address), ``label``, ``predicted``, ``right``, ``confidence`` and ``top``,
-        the best classes as [name, probability].
+        Of a classifier rows with ``image`` (a data address), ``label``, ``predicted``, ``right``,
+        ``confidence`` and ``top``, the best classes as [name, probability]. Of masks and boxes rows with
+        ``image``, on which they are drawn, ``label``, ``right``, ``task`` and ``found``: what of it is right,
+        missed and invented. None of other tasks.
     """
+    if source.task in MARKED_TASKS:
+        return _marked_rows(model, source, image_set, count, turn)
+    if source.task != CLASSIFICATION:
+        return []
     chosen = np.array(one_of_each(image_set.labels.tolist(), count, turn), np.intp)
     if not len(chosen):
         return []
@@ -67,6 +87,41 @@ def preview_predictions(
             }
         )
     return rows
+
+
+def _marked_rows(
+    model: nn.Module, source: ModelSource, image_set: ImageSet, count: int, turn: int
+) -> list[dict[str, Any]]:
+    task = find_task(source.task)
+    truths = [of_image(task.name, task.collate(image_set), place) for place in range(len(image_set))]
+    classes = [_classes_in(task.name, truth) for truth in truths]
+    chosen = np.array(one_of_each([min(one, default=-1) for one in classes], count, turn), np.intp)
+    if not len(chosen):
+        return []
+    subset = image_set.take(chosen, image_set.name)
+    with torch.inference_mode():
+        answers = predict(task, model, to_batches(subset, source, len(chosen)))
+    rows = []
+    for place, (image, pixels) in enumerate(zip(chosen, image_set.read(chosen), strict=True)):
+        answer, truth = of_image(task.name, answers, place), truths[image]
+        found = judge(task.name, answer, truth)
+        rows.append(
+            {
+                "image": picture_address(mark(pixels, task.name, answer, truth)),
+                "label": ", ".join(_name(source, index) for index in classes[image]),
+                "right": found.faultless,
+                "task": task.name,
+                "found": asdict(found),
+            }
+        )
+    return rows
+
+
+def _classes_in(task: str, truth: Arrays) -> list[int]:
+    """The classes that one image shows, in their order."""
+    if task != SEGMENTATION:
+        return [int(label) for label in np.unique(truth["labels"])]
+    return [int(value) for value in np.unique(truth["masks"]) if value not in (GROUND, UNLABELLED)]
 
 
 def image_address(pixels: NDArray[np.uint8]) -> str:

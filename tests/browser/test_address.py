@@ -11,7 +11,7 @@ from tests.browsing import settle
 
 EXPLORE = "ratio=3.1&bits=6&method=sequential&structure=svd&size=60"
 PAGES = {  # with what shows that it is that page
-    "models?model=inspection%2Fvgg&width=bops": "h3:has-text('VGG')",
+    "models?model=inspection%2Fvgg&colour=bops": "h3:has-text('VGG')",
     f"explore?model=digits%2Fcnn&{EXPLORE}": ".st-key-chosen-sequential",
     "run?run={finished}": "text=Change against the original",
     "layers?run={finished}&second={stopped}&layer=layer2.0.conv1": "text=Inside a layer",
@@ -52,6 +52,21 @@ def test_a_page_is_restored_from_its_address(
     assert_restored()
     page.reload()
     assert_restored()
+
+
+def test_a_click_in_the_graph_chooses_a_layer(page: Any, served: tuple[str, dict[str, str]]) -> None:
+    address, ids = served
+    page.goto(f"{address}/layers?run={ids['finished']}&layer=layer2.0.conv1")
+    nodes = page.locator("[data-testid=stGraphVizChart] g.node")
+    nodes.first.wait_for()
+    settle(page)
+    assert nodes.count() == 31
+    marked = page.locator("g.node", has=page.locator("[stroke-width='3']"))
+    assert marked.count() == 1
+    nodes.filter(has_text="conv2").first.click()
+    page.wait_for_url(re.compile("layer=layer1.0.conv2"))
+    settle(page)
+    assert marked.filter(has_text="conv2").count() == 1
 
 
 def test_back_and_forth_through_changes_of_one_page(

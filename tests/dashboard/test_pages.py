@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import begun_run
+from streamlit.testing.v1 import AppTest
 
 from dashboard.state import catalogue
+from dashboard.widgets import network_graph
 from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.workspace.registry import add_model
@@ -294,13 +297,71 @@ def test_models_are_listed_and_drawn(draw: Draw, seeded_store: Store) -> None:
     text = shown(test)
     assert "ResNet-20, surface inspection" in text
     assert set(test.dataframe[0].value["model"]) >= {"inspection/resnet20", "digits/cnn"}
-    (trace,) = json.loads(test.get("plotly_chart")[0].proto.spec)["data"]
-    assert {"layer1.0.conv1", "layer3.2.conv2"} <= set(trace["ids"])
+    assert drawn(test).count("<B>conv1</B>") == 10
+    assert " bit · " not in drawn(test)
     finished = run_with(seeded_store, "completed")
-    test.selectbox(key="map-colour-inspection/resnet20").set_value(finished).run()
-    (coloured,) = json.loads(test.get("plotly_chart")[0].proto.spec)["data"]
-    assert coloured["marker"]["colors"] != trace["marker"]["colors"]
-    assert any("Layer error" in line for line in coloured["hovertext"])
+    test.selectbox(key="map-run-inspection/resnet20").set_value(finished).run()
+    shown(test)
+    assert " bit · " in drawn(test)  # after: layers have opened into their links
+    test.segmented_control(key="model-graph-when").set_value("before").run()
+    before = drawn(test)
+    assert " bit · " not in before
+    test.selectbox(key="model-graph-colour").set_value("error").run()
+    assert fills(drawn(test)) != fills(before)
+
+
+def drawn(test: AppTest) -> str:
+    """The graph of the network on a page, as Graphviz reads it."""
+    (chart,) = test.get("graphviz_chart")
+    return str(chart.proto.spec)
+
+
+def fills(text: str) -> list[str]:
+    return re.findall(r'fillcolor="([^"]+)"', text)
+
+
+def test_a_large_network_opens_where_it_is_clicked(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network_graph, "MOST_BOXES", 10)
+    test = draw("models", model="inspection/resnet20")
+    shown(test)
+    assert "Layers: 6" in drawn(test)
+    (listener,) = (part for part in test.get("bidi_component") if "clicks" in (part.key or ""))
+    assert "layer2" in json.loads(listener.proto.json)["names"].values()
+    test.selectbox(key="model-graph-block").set_value("layer2").run()
+    shown(test)
+    assert drawn(test).count("Layers: 2") == 3  # its three blocks
+    assert test.query_params["block"] == "layer2"
+
+
+def test_a_layer_chosen_elsewhere_stands_out(draw: Draw, seeded_store: Store) -> None:
+    test = draw("layers", run=run_with(seeded_store, "completed"))
+    shown(test)
+    box = next(box for box in test.selectbox if box.label == "Layer")
+    (marked,) = (line for line in drawn(test).splitlines() if "penwidth=3" in line)
+    assert f'tooltip="{box.value} ' in marked
+    other = next(name for name in box.options if name != box.value)
+    box.set_value(other).run()
+    (marked,) = (line for line in drawn(test).splitlines() if "penwidth=3" in line)
+    assert f'tooltip="{other} ' in marked
+
+
+def test_a_network_whose_graph_is_not_known_says_so(draw: Draw, served: Callable[..., Any]) -> None:
+    shipped = find_model("digits/cnn")
+    served(lambda _: {"layers": shipped.card["inventory"]})
+    add_model(default_workspace(), model_id="my/digits", base="digits/cnn", weights=str(shipped.weights))
+    test = draw("models", model="my/digits")
+    assert "How the layers of this network are connected is not known" in shown(test)
+    assert not test.get("graphviz_chart")
+
+
+def test_explore_draws_the_network_only_while_it_is_looked_at(draw: Draw) -> None:
+    test = draw("explore", model="digits/cnn")
+    shown(test)
+    assert not test.get("graphviz_chart")
+    test.session_state["plan-network"] = True
+    test.run()
+    shown(test)
+    assert "dw" in drawn(test)
 
 
 def test_a_model_is_taken_to_explore(draw: Draw) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.state import plan_draft, sheets
+from dashboard.state import catalogue, expectations, plan_draft, sheets
 from dashboard.state.estimates import history_of
 from dashboard.state.plan_draft import Draft
 from dashboard.text import _, plural
@@ -16,7 +16,7 @@ from dashboard.views.explore import controls, expected, fastest, files, optimise
 from dashboard.views.explore.choose import Choice
 from dashboard.views.run import live
 from dashboard.views.tradeoffs.table import bops_help
-from dashboard.widgets import plan_table, ui
+from dashboard.widgets import network_graph, plan_table, run_shades, ui
 from qaf_core.errors import QafError
 from qaf_core.factorization.effort import Effort, effort_options
 from qaf_core.factorization.options import Method
@@ -58,6 +58,7 @@ def plan_and_run(choice: Choice, inventory: tuple[LayerInfo, ...]) -> None:
     expected.show(choice, draft)
     files.toolbar(model, draft)
     _table(inventory, draft, key, edited)
+    _network(choice, inventory, draft)
 
 
 def _prediction(choice: Choice, inventory: tuple[LayerInfo, ...], draft: Draft) -> None:
@@ -223,6 +224,26 @@ def _table(inventory: Sequence[LayerInfo], draft: Draft, key: str, edited: Conta
         )
     for warning in oversized_ranks(draft.plan, inventory):
         st.warning(ui.plain(warning.text(_)), icon=":material/warning:")
+
+
+def _network(choice: Choice, inventory: tuple[LayerInfo, ...], draft: Draft) -> None:
+    """The graph under the plan, drawn only while it is looked at."""
+    opened = st.expander(
+        _("The network under this plan"), icon=":material/account_tree:", key="plan-network",
+        on_change="rerun",
+    )  # fmt: skip
+    if not opened.open:
+        return
+    found = expectations.known(ui.open_store(), controls.request_of(choice))
+    shares = {} if found is None else found[1].shares(draft.plan)
+    with opened:
+        network_graph.show(
+            network_graph.Shown(
+                key="plan-graph", inventory=inventory, plan=draft.plan,
+                topology=catalogue.topology_of(choice.source, ui.workspace(), choice.given),
+                more={"sensitivity": run_shades.shares_shade(shares)} if shares else {},
+            )
+        )  # fmt: skip
 
 
 def _columns() -> list[dict[str, Any]]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -12,20 +11,15 @@ import streamlit as st
 from dashboard.state import address, catalogue
 from dashboard.text import _
 from dashboard.views.models import add_model, check_model, uploads
-from dashboard.widgets import ui
+from dashboard.widgets import network_graph, run_choice, run_shades, ui
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import QafError
 from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.network.plan.cost import original_cost
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.review import network_map
-from qaf_core.review.charts import method_label
 from qaf_core.review.units import MISSING, count_text, percent_text, size_text, with_prefix
-from qaf_core.runs.listing import RunRow, list_rows
-from qaf_core.runs.store.record import RunRecord
+from qaf_core.runs.listing import list_rows
 from qaf_core.runs.store.removal import remove_registered
-
-AMOUNT_KEY, COLOUR_KEY = "map-amount", "map-colour"
 
 
 def page() -> None:
@@ -182,57 +176,28 @@ def _facts(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
 
 
 def draw_network(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
-    """The drawing with its controls: what the widths stand for, and which run's errors colour it."""
-    runs = [row for row in list_rows(ui.open_store(), model=source.id) if row.done]
-    amounts = {"params": _("Parameters"), "bops": _("Bit-operations")}
-    left, right = st.columns([1, 2], vertical_alignment="bottom")
-    with left:
-        amount = st.segmented_control(
-            _("Width of a box"),
-            list(amounts),
-            format_func=amounts.__getitem__,
-            required=True,
-            key=address.choice("width", list(amounts), get_args(network_map.Amount)[0], key=AMOUNT_KEY),
-        )
-    with right:
-        by_id = {run.id: run for run in runs}
+    """The network as it is, or as one of its runs left it."""
+    runs = {row.id: row for row in list_rows(ui.open_store(), model=source.id) if row.done}
+    run = None
+    if runs:
+        labels = run_choice.labels(tuple(runs.values()))
         chosen = st.selectbox(
-            _("Colour"),
-            ["", *by_id],
-            format_func=lambda run_id: (
-                _run_label(by_id[run_id]) if run_id else _("Share of the whole network")
-            ),
-            key=address.choice("colour", ["", *by_id], "", key=f"{COLOUR_KEY}-{source.id}"),
-            help=_("After a run, the colour can show how much of each layer was lost."),
+            _("Compressed by"),
+            ["", *runs],
+            format_func=lambda run_id: labels[run_id] if run_id else _("No run: the network as it is"),
+            key=address.choice("compressed", ["", *runs], "", key=f"map-run-{source.id}"),
+            help=_("After a run, the drawing also shows what each layer has become and lost."),
         )
-    run = ui.find_run(chosen) if chosen else None
-    errors, title = (
-        layer_errors(run) if run else None,
-        html.escape(", ".join(filter(None, catalogue.title_of(source)))),
-    )
-    boxes = network_map.network_boxes(inventory, amount=amount, errors=errors, title=title)
-    dark = ui.is_dark()
-    st.plotly_chart(
-        network_map.network_figure(boxes, amount=amount, by_error=run is not None, dark=dark, _=_),
-        key="network-map",
-        config={"displayModeBar": False},
-        alt=_("The network's modules and layers, wide by their share"),
-    )
-    st.caption(
-        _(
-            "Modules stand above the layers they hold, in the order the data passes them. Click a box to "
-            "look closer, the bar above to come back."
+        run = ui.find_run(chosen) if chosen else None
+    network_graph.show(
+        network_graph.Shown(
+            key="model-graph",
+            inventory=inventory,
+            topology=catalogue.topology_of(source, ui.workspace()),
+            plan=None if run is None else run.plan_done,
+            more={} if run is None else run_shades.of_run(run),
         )
     )
-
-
-def _run_label(run: RunRow) -> str:
-    return _("Layer errors of {run}").format(run=f"{run.title} · {method_label(run.method, _)}")
-
-
-def layer_errors(run: RunRecord) -> dict[str, float]:
-    """Relative error of each layer a run has solved."""
-    return {row.name: row.relative_error for row in run.layers if row.relative_error is not None}
 
 
 def _layer_row(info: LayerInfo) -> dict[str, Any]:

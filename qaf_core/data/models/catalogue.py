@@ -8,11 +8,11 @@ from __future__ import annotations
 import copy
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from qaf_core.data.inspection import dataset
 from qaf_core.data.models.listed import list_timm, list_torchvision
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from qaf_core.network.plan.layer_info import LayerInfo
+    from qaf_core.network.topology.description import Topology
+
+Found = TypeVar("Found")
 
 __all__ = [
     "ModelSource",
@@ -37,6 +40,7 @@ __all__ = [
     "find_model",
     "list_models",
     "load_inventory",
+    "load_structure",
     "search_models",
     "weights_path",
 ]
@@ -368,6 +372,41 @@ def load_inventory(source: ModelSource) -> tuple[LayerInfo, ...]:
             for info in inventory_from_rows(source.card["inventory"])
         )
     from qaf_core.network.graph.inventory import take_inventory
+
+    return _looked_into(source, lambda network: take_inventory(network, source.input_shape))
+
+
+def load_structure(source: ModelSource) -> tuple[tuple[LayerInfo, ...], Topology | None]:
+    """The layers of a model and how they are connected: from its card, else by tracing it.
+
+    Returns:
+        The inventory, and the graph, or None where tensors cannot be followed through the network.
+
+    Raises:
+        ModelError: When the network cannot be built or traced.
+    """
+    from qaf_core.network.topology.description import Topology
+
+    if source.shipped and source.card.get("inventory") and source.card.get("graph"):
+        return load_inventory(source), Topology.from_dict(source.card["graph"])
+    from qaf_core.network.graph.capture import capture
+    from qaf_core.network.graph.inventory import take_inventory
+    from qaf_core.network.topology.trace import trace_topology
+
+    def look(network: nn.Module) -> tuple[tuple[LayerInfo, ...], Topology | None]:
+        captured = capture(network, source.input_shape)
+        inventory = take_inventory(captured, source.input_shape)
+        try:
+            return inventory, trace_topology(captured, source.input_shape)
+        except Exception:  # whatever the network's own code does; its layers are known all the same
+            return inventory, None
+
+    return _looked_into(source, look)
+
+
+def _looked_into(source: ModelSource, look: Callable[[nn.Module], Found]) -> Found:
+    """What is found by looking at a network without weights, or with such as are freshly drawn."""
+    from qaf_core.network.graph.capture import capture
     from qaf_core.network.graph.weightless import Weightless
     from qaf_core.network.graph.wrappers import needs_values
 
@@ -376,12 +415,9 @@ def load_inventory(source: ModelSource) -> tuple[LayerInfo, ...]:
             network = build_network(source)
         if needs_values(network):
             network = build_network(source)
-        return take_inventory(network.eval(), source.input_shape)
+        return look(network.eval())
     except (NotImplementedError, RuntimeError, ModelError):  # it reads weights, or decides by values
-        from qaf_core.network.graph.capture import capture
-
-        network = capture(build_network(source).eval(), source.input_shape, prove=False)
-        return take_inventory(network, source.input_shape)
+        return look(capture(build_network(source).eval(), source.input_shape, prove=False))
 
 
 def _origin(source: ModelSource) -> Said:

@@ -23,7 +23,7 @@ from qaf_core.network.graph.network import (
     networks_in,
     norms_in,
 )
-from qaf_core.network.graph.nodes import operator_of, site_of
+from qaf_core.network.graph.nodes import joined_path, module_of, operator_of, site_of
 from qaf_core.network.graph.program import Execution, tensor_at
 from qaf_core.network.graph.value_choices import KeepEverything, is_choice
 from qaf_core.network.modules.quantized import BatchNorm, FactorizedLayer, Layer
@@ -118,7 +118,7 @@ class _Watcher:
 
         def look(execution: Execution, node: Node, result: Any) -> None:
             if node.op == "call_module":
-                self._module(_joined(path, str(node.target)), network, execution, node, result)
+                self._module(joined_path(path, str(node.target)), network, execution, node, result)
             elif node.op == "call_function":
                 self._function(path, network, execution, node, result)
 
@@ -166,7 +166,7 @@ class _Watcher:
         for operand in read:
             tensor = execution.values.get(operand)
             if isinstance(tensor, nn.Parameter):
-                full = _joined(path, str(operand.target))
+                full = joined_path(path, str(operand.target))
                 named.setdefault(full.rpartition(".")[0] or ROOT_NAME, {})[full] = tensor
         for owner, tensors in named.items():
             if owner in self._modules:
@@ -183,16 +183,9 @@ class _Watcher:
             row.output_elements += outputs[0].numel() if outputs else 0
 
 
-def _joined(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
-
-
 def _module_path(path: str, node: Node) -> str:
     """The module in whose forward pass an operation was written."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    inner = str(stack[-1][0]) if stack else ""
-    name = _joined(path, inner)
-    return name if name else ROOT_NAME
+    return joined_path(path, module_of(node)) or ROOT_NAME
 
 
 def _product_macs(operator: str, execution: Execution, node: Node, result: Any) -> int:
@@ -284,10 +277,10 @@ def _foldable(model: nn.Module, rows: dict[str, _Seen]) -> dict[str, str]:
             layer_name = _single_producer(network, name)
             if layer_name is None or norm.read_elsewhere:
                 continue
-            layer, seen = layer_of(network, layer_name), rows.get(_joined(path, layer_name))
+            layer, seen = layer_of(network, layer_name), rows.get(joined_path(path, layer_name))
             batched = seen is not None and seen.calls == 1 and seen.output_dims == layer.operation.dims + 2
             if batched and not layer.read_elsewhere and len(layer.rows) == norm.running_mean.numel():
-                folds[_joined(path, name)] = _joined(path, layer_name)
+                folds[joined_path(path, name)] = joined_path(path, layer_name)
     return folds
 
 
@@ -402,8 +395,8 @@ def _absent_rows(model: nn.Module, taken: Collection[str]) -> Iterable[LayerInfo
     parts = networks_in(model)
     for path, network in parts.items():
         for name, shape in network.absent_parameters.items():
-            absent.setdefault(_owner(_joined(path, name), taken), []).append(shape)
-        kinds.update({_joined(path, name): kind for name, kind in network.absent_layer_kinds.items()})
+            absent.setdefault(_owner(joined_path(path, name), taken), []).append(shape)
+        kinds.update({joined_path(path, name): kind for name, kind in network.absent_layer_kinds.items()})
     for name, parameter in model.named_parameters():
         if not any(name.startswith(f"{path}.") or not path for path in parts):
             absent.setdefault(_owner(name, taken), []).append(tuple(parameter.shape))

@@ -42,3 +42,14 @@ def made_by(node: Node) -> Tensor | None:
     """What an exported node puts out, of no content; None where that is no tensor."""
     value = node.meta.get("val")
     return value if isinstance(value, Tensor) else None
+
+
+def module_of(node: Node) -> str:
+    """Path of the module in whose forward pass an operation was written, inside its captured part."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return str(stack[-1][0]) if stack else ""
+
+
+def joined_path(path: str, name: str) -> str:
+    """The name of something inside a module that stands at a path; either may be empty."""
+    return ".".join(filter(None, (path, name)))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
 
 from qaf_core.factorization.structures import STRUCTURES, Kernel, Rank, Structure, check_ratio
 from qaf_core.network.plan.layer_info import LayerInfo
+from qaf_core.network.plan.types import Bits
 
 
 def chain_structure(structure: str, rank: Rank) -> Structure | None:
@@ -43,6 +45,49 @@ def factor_macs(info: LayerInfo, structure: str, rank: Rank) -> tuple[int, ...]:
             for index, link in enumerate(found.links)
         ]
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkInfo:
+    """One small layer of a chain, as a plan makes it.
+
+    Attributes:
+        kernel: Its kernel sizes; ones where it has none.
+        inputs, outputs: Channels.
+        depthwise: Each channel is filtered by itself.
+        bits: Of its weights; None where they stay floating point.
+        macs: Multiply-accumulates per image, all calls.
+    """
+
+    kernel: tuple[int, ...]
+    inputs: int
+    outputs: int
+    depthwise: bool
+    bits: int | None
+    macs: int
+
+
+def links_of(info: LayerInfo, structure: str, rank: Rank, bits: Bits) -> tuple[LinkInfo, ...]:
+    """What a layer becomes, in the order it runs: one link if it is not factorized, or stays."""
+    found = chain_structure(structure, rank)
+    macs = factor_macs(info, structure, rank)
+    each = bits if isinstance(bits, tuple) else (bits,) * len(macs)
+    if found is None or not found.factorizes:
+        depthwise = info.groups > 1 and info.groups == info.in_channels
+        return (
+            LinkInfo(
+                kernel=info.kernel, inputs=info.in_channels, outputs=info.out_channels, depthwise=depthwise,
+                bits=each[0], macs=info.macs,
+            ),
+        )  # fmt: skip
+    widths = (info.in_channels, *found.widths(rank), info.out_channels)
+    return tuple(
+        LinkInfo(
+            kernel=link.kernel.of(info.kernel, 1), inputs=inputs, outputs=outputs, depthwise=link.depthwise,
+            bits=each[link.factor], macs=macs[link.factor],
+        )
+        for link, inputs, outputs in zip(found.links, widths, widths[1:], strict=False)
+    )  # fmt: skip
 
 
 def link_activations(info: LayerInfo, structure: str, rank: Rank) -> tuple[tuple[int, int], ...]:

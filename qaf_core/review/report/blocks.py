@@ -45,11 +45,15 @@ class Gallery:
 
     Attributes:
         pictures: Data address, lines, and the status that colours it.
+        legend: What the colours drawn on them mean.
+        wide: Each picture is two beside each other.
     """
 
     key: str
     title: str
     pictures: Sequence[tuple[str, Sequence[str], str]]
+    legend: Sequence[tuple[str, str]] = ()
+    wide: bool = False
 
 
 Block = Table | Chart | Gallery

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from qaf_core.deploy.runtime.speed_report import HERE
+from qaf_core.pipeline.marks import DETECTION, judge, of_image
 from qaf_core.review.decision.changes import ChangedAnswer
 from qaf_core.review.decision.evidence import DISTURBANCES
 from qaf_core.review.decision.other_tasks import TaskChanges
+from qaf_core.review.marks import mark_legend
 from qaf_core.review.report.blocks import Block, Chart, Gallery, Section, Table
 from qaf_core.review.report.figures import confusion_figure, finish, reliability_figure, robustness_figure
 from qaf_core.review.report.review import Review
@@ -25,7 +27,8 @@ def changes_section(review: Review, _: Translate) -> Section:
     changes = review.changes
     title = _("What changed for whom")
     if review.task_changes is not None:
-        return Section(key="changes", title=title, blocks=[_task_table(review.task_changes, _)])
+        marked = [_marked_gallery(review, _)] if review.pictures else []
+        return Section(key="changes", title=title, blocks=[_task_table(review.task_changes, _), *marked])
     if changes is None:
         told = _("The answers to each image are not kept with this run, or are no classes.")
         return Section(key="changes", title=title, paragraphs=[told])
@@ -161,6 +164,29 @@ def _gallery(review: Review, _: Translate) -> Gallery:
             pictures.append((review.pictures[row.index], lines, _change_mark(row)))
     title = _("Images whose answer changed: true class, answer before → after")
     return Gallery(key="gallery", title=title, pictures=pictures)
+
+
+def _marked_gallery(review: Review, _: Translate) -> Gallery:
+    """Masks or boxes on the images that have more wrong than before."""
+    paired, pictures = review.chosen.predictions, []
+    assert paired is not None
+    amount = "{:.0f}".format if paired.task == DETECTION else percent_text
+    for place, address in review.pictures.items():
+        truth = of_image(paired.task, paired.targets, place)
+        before, after = (
+            judge(paired.task, of_image(paired.task, arrays, place), truth)
+            for arrays in (paired.original, paired.compressed)
+        )
+        lines = [
+            f"#{place}",
+            _("missed {before} → {after}").format(before=amount(before.missed), after=amount(after.missed)),
+            _("invented {before} → {after}").format(
+                before=amount(before.invented), after=amount(after.invented)
+            ),
+        ]
+        pictures.append((address, lines, "fail"))
+    title = _("Images with more wrong than before: original on the left, compressed network on the right")
+    return Gallery(key="gallery", title=title, pictures=pictures, legend=mark_legend(_), wide=True)
 
 
 def _change_mark(row: ChangedAnswer) -> str:

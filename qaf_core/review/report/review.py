@@ -134,18 +134,25 @@ def gather_review(
         notes=notes,
         task_changes=task_changes,
         sha256=_digests(store, runs),
-        pictures=changed_pictures(store, chosen.run_id, changes, pictures),
+        pictures=read_pictures(store, chosen, changed_places(changes, task_changes)[:pictures]),
     )
 
 
-def changed_pictures(store: Store, run_id: str, changes: Changes | None, count: int) -> Mapping[int, str]:
-    """The first images whose answer changed, as data addresses by place; none where the images are gone."""
-    if changes is None or not count:
+def changed_places(changes: Changes | None, task_changes: TaskChanges | None) -> tuple[int, ...]:
+    """The images to look at: those whose answer changed, or that have more wrong than before, most first."""
+    if changes is not None:
+        return tuple(row.index for row in changes.changed)
+    return tuple(place for place, more in task_changes.changed if more > 0) if task_changes else ()
+
+
+def read_pictures(store: Store, run: Evidence, places: Sequence[int]) -> Mapping[int, str]:
+    """Images of a run as data addresses by place, masks and boxes drawn; none where the images are gone."""
+    if not places:
         return {}
     from qaf_core.runs.evidence.gallery import picture_addresses
 
     try:
-        return picture_addresses(store, run_id, [row.index for row in changes.changed[:count]])
+        return picture_addresses(store, run.run_id, places, run.predictions)
     except (QafError, OSError):  # the images may be gone since; the counts are kept
         return {}
 

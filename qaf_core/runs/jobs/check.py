@@ -15,7 +15,7 @@ from qaf_core.errors import DataError
 from qaf_core.files import ContentCache, digest_of, read_json
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.pipeline.check.classifier import MOST_IMAGES, check_original
-from qaf_core.pipeline.check.plausibility import TASK, Plausibility
+from qaf_core.pipeline.check.plausibility import Plausibility
 from qaf_core.pipeline.events import Progress
 from qaf_core.records import from_plain
 from qaf_core.runs.jobs.baseline import predictions_key
@@ -77,7 +77,7 @@ def check_model(request: CheckRequest, workspace: Path, progress: Progress | Non
         **found.to_dict(),
     }
     if request.preview:
-        told["preview"] = preview_predictions(network, source, images) if source.task == TASK else []
+        told["preview"] = preview_predictions(network, source, images)
     return told
 
 

@@ -17,7 +17,6 @@ from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.types import Plan
 from qaf_core.network.plan.validation import validate_plan
-from qaf_core.pipeline.check.plausibility import TASK as CHECKED_TASK
 from qaf_core.pipeline.compress.calibrate import LEAST_IMAGES
 from qaf_core.pipeline.compress.result import CompressOptions, read_options
 from qaf_core.pipeline.events import Progress, RunStatus
@@ -138,8 +137,7 @@ def compare_networks(
     keep_predictions(
         store.run_folder(record.id), describe_predictions(task.name, images, original, predictions, targets)
     )
-    if task.name == CHECKED_TASK:
-        write_preview(store.run_folder(record.id), subject.model, packed, subject.source, images)
+    write_preview(store.run_folder(record.id), subject.model, packed, subject.source, images)
     return {
         "data": _describe_images(images, subject.calibration_set).to_dict(),
         "baseline": before,

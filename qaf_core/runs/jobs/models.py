@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qaf_core.data.models.catalogue import load_inventory
+from qaf_core.data.models.catalogue import load_structure
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.workspace.registry import add_model
 from qaf_core.runs.store.request import InspectRequest, source_of
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def inspect_model(request: InspectRequest, workspace: Path) -> dict[str, Any]:
-    """The layers of a model and what the user's files make of it; its weights need not be there.
+    """A model's layers and graph, and what the user's files make of it; its weights need not be there.
 
     Returns:
         The object that ``qaf inspect --json`` prints.
@@ -27,8 +27,13 @@ def inspect_model(request: InspectRequest, workspace: Path) -> dict[str, Any]:
         QafError: If there is no such model, or it cannot be built.
     """
     source = source_of(request, workspace)
-    layers = [info.to_dict() for info in load_inventory(source)]
-    return {"model": request.model, "source": _source_row(source), "layers": layers}
+    inventory, graph = load_structure(source)
+    return {
+        "model": request.model,
+        "source": _source_row(source),
+        "layers": [info.to_dict() for info in inventory],
+        "graph": None if graph is None else graph.to_dict(),
+    }
 
 
 def _source_row(source: ModelSource) -> dict[str, Any]:

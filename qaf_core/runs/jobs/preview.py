@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qaf_core.files import read_json, write_json
+from qaf_core.pipeline.marks import Found
 from qaf_core.records import from_plain
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from qaf_core.data.models.source import ModelSource
 
 PREVIEW_NAME = "preview.json"
+_ANSWERS = {"predicted", "right", "confidence", "top", "task", "found"}
 
 
 def write_preview(
@@ -25,7 +27,7 @@ def write_preview(
 
     Args:
         folder: The run's.
-        original, compressed: Classifiers.
+        original, compressed: Networks of one task.
         source: How they are fed.
         images: Labelled images.
     """
@@ -34,8 +36,11 @@ def write_preview(
     rows = preview_predictions(original, source, images)
     after = preview_predictions(compressed, source, images)
     for row, other in zip(rows, after, strict=True):
-        row["compressed"] = {key: other[key] for key in ("predicted", "right", "confidence", "top")}
-    write_json(folder / PREVIEW_NAME, rows)
+        row["compressed"] = {key: other[key] for key in _ANSWERS & other.keys()}
+        if "found" in other:  # its masks or boxes are drawn on a picture of their own
+            row["compressed"]["image"] = other["image"]
+    if rows:
+        write_json(folder / PREVIEW_NAME, rows)
 
 
 def read_preview(folder: Path) -> list[dict[str, Any]]:
@@ -53,13 +58,20 @@ class _Answer:
     predicted: str | None = None
     right: bool | None = None
     confidence: float | None = None
+    task: str | None = None
+    found: Found | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Compressed(_Answer):
+    image: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Row(_Answer):
     image: str
     label: str
-    compressed: _Answer | None = None
+    compressed: _Compressed | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

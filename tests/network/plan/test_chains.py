@@ -12,12 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from qaf_core import QuantSpec, SolverOptions, solve_layer
 from qaf_core.errors import PlanError
 from qaf_core.factorization.structures import STRUCTURES
+from qaf_core.network.graph.capture import capture
+from qaf_core.network.graph.network import layers_in
+from qaf_core.network.modules.build import build_chain
 from qaf_core.network.plan.chains import (
     factor_macs,
     factor_shapes,
     link_activations,
+    links_of,
     max_useful_rank,
     rank_for_ratio,
 )
@@ -219,3 +224,33 @@ def test_factor_counts_are_those_of_the_shapes(row_of: RowOf) -> None:
     info = row_of(nn.Conv2d(6, 10, 3), (6, 9, 9))
     for structure, rank in (("cp", 3), ("tucker2", (2, 2)), ("svd", 3), ("dense", None)):
         assert len(factor_shapes(info, structure, rank)) == len(STRUCTURES[structure].factors)
+
+
+@pytest.mark.parametrize(("structure", "rank"), [("cp", 7), ("tucker2", (5, 3)), ("svd", 4), ("spatial", 4)])
+def test_links_are_what_the_chain_is_built_of(row_of: RowOf, structure: str, rank: Any) -> None:
+    """Shapes, bits and operations against the modules that the factors of the layer become."""
+    layer = nn.Conv2d(6, 10, (3, 5), stride=(2, 1), padding=1)
+    info = row_of(layer, (6, 8, 8))
+    count = len(STRUCTURES[structure].factors)
+    factors = solve_layer(
+        layer.weight.detach(), structure=structure, rank=rank,
+        spec=QuantSpec(bits=tuple(range(4, 4 + count))), options=SolverOptions(iterations=2),
+    ).factors  # fmt: skip
+    told = links_of(info, structure, rank, factors.bits)
+    captured = layers_in(capture(nn.Sequential(layer), (6, 8, 8)))["0"]
+    image = torch.zeros(1, 6, 8, 8)
+    for link, made in zip(told, build_chain(captured, factors).chain, strict=True):
+        weight = made.codes
+        assert (link.inputs, link.outputs, link.kernel) == (image.shape[1], len(weight), weight.shape[2:])
+        assert link.depthwise == (made.operations[0].groups > 1)
+        assert link.bits == made.bits
+        image = made(image)
+        assert link.macs == image.numel() * weight[0].numel()
+
+
+def test_a_layer_that_is_not_factorized_is_one_link(row_of: RowOf) -> None:
+    depthwise = row_of(nn.Conv2d(6, 6, 3, groups=6), (6, 8, 8))
+    (dense,) = links_of(depthwise, "dense", None, 5)
+    (kept,) = links_of(depthwise, "keep", None, None)
+    assert (dense.kernel, dense.inputs, dense.outputs, dense.depthwise) == ((3, 3), 6, 6, True)
+    assert (dense.bits, kept.bits, dense.macs) == (5, None, depthwise.macs)

@@ -13,19 +13,23 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import paired_answers
+from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 from qaf_core.deploy.runtime.measure_kit import Latency
 from qaf_core.deploy.runtime.speed_report import Machine, SpeedReport
 from qaf_core.errors import QafError, WorkspaceError
+from qaf_core.pipeline.marks import picture_address
 from qaf_core.review.decision.criteria import Criterion, keep_criteria
 from qaf_core.review.decision.economics import PRESETS, keep_assumptions
 from qaf_core.review.decision.other_tasks import ClassMeasure, TaskChanges
 from qaf_core.review.decision.risks import ReviewNotes, keep_notes
+from qaf_core.review.marks import mark_legend
 from qaf_core.review.report import report
+from qaf_core.review.report.blocks import Gallery
 from qaf_core.review.report.evidence_sections import changes_section
 from qaf_core.review.report.report import answers_csv, render_html, to_json, write_report
-from qaf_core.review.report.review import gather_review
+from qaf_core.review.report.review import changed_places, gather_review
 from qaf_core.review.report.sections import side_by_side
 from qaf_core.runs.evidence.predictions import PairedPredictions, keep_predictions, read_predictions
 from qaf_core.runs.store.request import RunRequest
@@ -189,6 +193,18 @@ def test_what_changed_of_masks_and_boxes_is_told_by_class(store: Store) -> None:
     (table,) = changes_section(review, str).blocks
     assert table.title == "Class by class: IoU"  # type: ignore[union-attr]
     assert table.rows[1][:4] == ["pit", "4", "100.0 %", "87.5 %"]  # type: ignore[union-attr]
+    picture = picture_address(Image.new("RGB", (388, 192)))
+    shown = replace(review, pictures=dict.fromkeys(changed_places(None, review.task_changes), picture))
+    gallery = changes_section(shown, str).blocks[-1]
+    assert isinstance(gallery, Gallery)
+    assert gallery.wide
+    assert [lines for _address, lines, _mark in gallery.pictures] == [
+        ["#2", "missed 0.0 % → 25.0 %", "invented 0.0 % → 0.0 %"]
+    ]
+    text = render_html(shown)
+    assert all(meaning in text for _colour, meaning in mark_legend(str))
+    assert text.count(picture) == 1
+    assert len(text) < 8e6
     keep_predictions(store.run_folder(run_id), replace(told, task="of the user's own"))
     assert gather_review(store, [run_id]).task_changes is None
     boxes = replace(

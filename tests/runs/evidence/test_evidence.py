@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from qaf_core.data.models.catalogue import build_model
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import RunCancelled, WorkspaceError
 from qaf_core.pipeline.events import Progress, RunEvent
+from qaf_core.pipeline.marks import COLOURS, GAP_PX, MISSED, RIGHT
 from qaf_core.runs.evidence import networks
 from qaf_core.runs.evidence.gallery import picture_addresses
 from qaf_core.runs.evidence.networks import load_predictions
-from qaf_core.runs.evidence.predictions import read_predictions
+from qaf_core.runs.evidence.predictions import PairedPredictions, read_predictions
 from qaf_core.runs.evidence.robustness import check_run_robustness
 from qaf_core.runs.evidence.stability import check_run_stability
 from qaf_core.runs.store.request import RunRequest
@@ -94,3 +98,22 @@ def test_pictures_come_by_their_place(own_run: Run) -> None:
         found = picture_addresses(store, run_id, [3, 0, 10**6])
     assert set(found) == {3, 0}
     assert all(address.startswith("data:image/") for address in found.values())
+
+
+def test_masks_are_drawn_on_both_pictures(own_run: Run) -> None:
+    workspace, run_id = own_run
+    masks = np.zeros((4, 8, 8), np.uint8)
+    masks[3, :4] = 1
+    paired = PairedPredictions(
+        task="segmentation", classes=("ground", "one"), images="x", data_sha256="0" * 64,
+        original={"masks": masks}, compressed={"masks": np.zeros_like(masks)}, targets={"masks": masks},
+    )  # fmt: skip
+    with Store(workspace) as store:
+        address = picture_addresses(store, run_id, [3], paired)[3]
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))), np.int64)
+    assert picture.shape == (192, 2 * 192 + GAP_PX, 3)
+    frame = picture[:96].reshape(96, -1, 3)
+    for left, name in ((0, RIGHT), (192 + GAP_PX, MISSED)):
+        edge = frame[1:90, left].mean(axis=0)  # the area's own edge, in its colour
+        colour = [int(COLOURS[name][place : place + 2], 16) for place in (1, 3, 5)]
+        assert np.abs(edge - colour).max() < 40

@@ -1,4 +1,4 @@
-"""Previews: kept by every run of a classifier, read without torch."""
+"""Previews: kept by every run of a task whose answers can be shown, read without torch."""
 
 from __future__ import annotations
 
@@ -47,3 +47,16 @@ def test_a_missing_or_damaged_preview_is_none(tmp_path: Path) -> None:
     for content in ("{", "3", ""):
         (tmp_path / PREVIEW_NAME).write_text(content)
         assert read_preview(tmp_path) == []
+
+
+def test_boxes_of_both_networks_are_kept(tmp_path: Path) -> None:
+    source = find_model("inspection/detector")
+    model = build_model(source)
+    images = load_images("builtin", source, split="calibration", limit=9)
+    write_preview(tmp_path, model, model, source, images)
+    (row, *_others) = read_preview(tmp_path)
+    assert row["compressed"].keys() == {"image", "right", "task", "found"}
+    assert row["compressed"]["found"] == row["found"]
+    (tmp_path / PREVIEW_NAME).unlink()
+    write_preview(tmp_path, model, model, replace(source, task="of the user's own"), images)
+    assert not (tmp_path / PREVIEW_NAME).exists()
