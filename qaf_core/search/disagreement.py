@@ -21,8 +21,6 @@ from qaf_core.search.fastest import Judged
 from qaf_core.search.selection import Step, plan_with
 from qaf_core.search.sensitivity.measure import squared_error
 
-COMPARING = "Comparing the answers with the original's"
-
 
 class Answers:
     """Compares a network with what plans would make of it, on images without labels.
@@ -100,15 +98,18 @@ class Answers:
         """Tells how far a comparison is: half of it solves the layers, half calibrates them."""
         solved = 0
 
+        def tell(fraction: float) -> None:
+            self._progress.step("selecting", "Comparing the answers with the original's", fraction)
+
         def hear(event: RunEvent) -> None:
             nonlocal solved
             solved += event.kind == "layer_finished"
-            done = solved / max(layers, 1)
             if event.data.get("stage") == "calibrating":
-                done = 1.0 + float(event.data["fraction"] or 0.0)
-            self._progress.stage("selecting", COMPARING, min(done, 2.0) / 2)
+                tell(0.5 + 0.5 * float(event.data["fraction"] or 0.0))
+            else:
+                tell(0.5 * min(solved / max(layers, 1), 1.0))
 
-        self._progress.step("selecting", COMPARING, 0.0)
+        tell(0.0)
         return Progress(hear, self._progress.stopped)
 
     def _share(self, model: nn.Module) -> float:

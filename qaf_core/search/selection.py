@@ -28,6 +28,7 @@ ALL_DENSE = (
     "No faster plan that was tried changes few enough answers: the plan is dense. Allow more to change, or "
     "take more bits."
 )
+NOTES = (NO_GAIN, NOT_COUNTED, ALL_DENSE)
 
 
 class Verdict(StrEnum):
@@ -129,7 +130,7 @@ class Selection(Record):
 
 def note_text(note: str, _: Translate) -> str:
     """A selection's note, its sentences in the language of ``_``."""
-    for sentence in (NO_GAIN, NOT_COUNTED, ALL_DENSE):
+    for sentence in NOTES:
         note = note.replace(sentence, _(sentence))
     return note
 

@@ -21,8 +21,9 @@ from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.records import from_plain, to_plain
 from qaf_core.search.budget.allocate import Choice
 from qaf_core.search.fastest import Bounds, Form, Judged, find_fastest, list_forms
-from qaf_core.search.selection import DENSE, AnswerShares, Selection, Step, Verdict
+from qaf_core.search.selection import DENSE, NOTES, AnswerShares, Selection, Step, Verdict, note_text
 from qaf_core.search.sensitivity.settings import Sensitivity, Setting, harm_rows, harm_together
+from qaf_core.text.catalogue import translator
 
 SMALL, LARGE = ("tucker2", (4, 4)), ("tucker2", (8, 8))
 SVD = ("svd", 4)
@@ -311,6 +312,12 @@ def test_it_tells_how_far_it_is_and_stops() -> None:
     with pytest.raises(RunCancelled):
         find_fastest(FORMS, plan_of("abc"), answers, None, bounds=Bounds(), progress=stopped)
     assert len(answers.judged) == 2
+
+
+def test_what_is_noted_is_told_in_the_readers_language() -> None:
+    told = note_text("Not timed as a whole: a list. " + " ".join(NOTES), translator("ja"))
+    assert told.startswith("Not timed as a whole: a list. 計測の範囲では")
+    assert not any(note in told for note in NOTES)
 
 
 def info(name: str, **changes: Any) -> LayerInfo:
