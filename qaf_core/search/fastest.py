@@ -47,6 +47,7 @@ MOST_JUDGED = 8  # plans whose answers are compared
 MOST_CHOSEN = 24  # plans that are chosen for that, most of them known by then
 FARTHEST = 16.0  # that the limit on harm moves at once
 WORTH = 0.01  # of the time of the network's layers: for less no further plan is tried
+TIE = 0.02  # of the dense layer's time: of forms as fast as that the least harmful counts
 SLACK = 1e-9  # shares are differences of rounded numbers
 LARGEST_ERROR = 0.1  # of outputs that are no answers
 SMALLEST_HARM = 1e-6
@@ -272,7 +273,7 @@ class _Search:
         limit = (self.dense_harm + extra) * (1 + SLACK) + 1e-12
         if math.isinf(extra):
             limit = harm_together(form.harm for rows in self.left.values() for form in rows) + 1.0
-        choices = {name: [form.choice for form in rows] for name, rows in self.left.items()}
+        choices = {name: [form.choice for form in _distinct(rows)] for name, rows in self.left.items()}
         found = allocate(choices, [Limit(name=HARM, limit=limit, fixed=0.0, text="harm")], minimise=LATENCY)
         chosen = {}
         for name, setting in found.settings.items():
@@ -343,6 +344,18 @@ class _Search:
                 self.left[name] = [row for row in self.left[name] if row.step not in out]
                 dropped = True
         return dropped
+
+
+def _distinct(rows: Sequence[Form]) -> list[Form]:
+    """The forms, least harmful first, without those that are hardly faster than one that harms less: for a
+    difference no measurement tells, no harm is to be spent.
+    """
+    kept: list[Form] = []
+    tie = TIE * rows[0].latency_ms
+    for form in sorted(rows, key=lambda form: (form.harm, form.choice.costs[LATENCY])):
+        if not kept or form.choice.costs[LATENCY] < kept[-1].choice.costs[LATENCY] - tie:
+            kept.append(form)
+    return kept
 
 
 def _before(form: Form, known: Form, share: float) -> bool:

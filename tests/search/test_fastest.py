@@ -200,6 +200,14 @@ def test_a_slower_form_of_less_harm_comes_before_dense() -> None:
     assert set(steps.values()) == {LARGE}
 
 
+def test_no_harm_is_spent_for_a_difference_that_no_measurement_tells() -> None:
+    gentle: Step = ("spatial", 8)
+    forms = forms_of({"a": {SMALL: (0.49, 0.4), gentle: (0.5, 0.1), SVD: (0.4, 0.5)}})
+    true = {("a", SMALL): 0.4, ("a", gentle): 0.1, ("a", SVD): 0.5}
+    assert found_in(Answers(true), forms=forms, answers=0.065)[1] == {"a": gentle}
+    assert found_in(Answers(true), forms=forms, answers=0.08)[1] == {"a": SVD}
+
+
 def test_what_dense_changes_at_the_same_bits_is_not_held_against_a_plan() -> None:
     strict, _ = found_in(Answers(TRUE), answers=0.05)
     found, _ = found_in(Answers(TRUE, by_dense=0.3), answers=0.05)
