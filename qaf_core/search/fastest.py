@@ -12,14 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from qaf_core.errors import ModelError, PlanError
-from qaf_core.network.plan.cost import layer_cost
-from qaf_core.network.plan.layer_info import LayerInfo, first_convolution, output_layers
-from qaf_core.network.plan.types import LayerPlan, Plan
+from qaf_core.errors import ModelError
+from qaf_core.network.plan.types import Plan
 from qaf_core.pipeline.events import Progress
 from qaf_core.search.budget.allocate import HARM, Choice, Limit, allocate
+from qaf_core.search.forms import LATENCY, Form, Forms, before, distinct
 from qaf_core.search.selection import (
     ALL_DENSE,
     DEFAULT_ANSWER_BOUND,
@@ -35,40 +34,19 @@ from qaf_core.search.selection import (
     WholeTimes,
     plan_with,
 )
-from qaf_core.search.sensitivity.settings import TOGETHER, Sensitivity, Setting, harm_together
-from qaf_core.text.said import say
+from qaf_core.search.sensitivity.settings import TOGETHER, harm_together
 
 if TYPE_CHECKING:
     from qaf_core.search.network_timing import TimedNetwork
 
 LEAST_GAIN = 0.05  # of the dense layer's time: less is within what a measurement says
-TIMED_KINDS = ("conv2d", "linear")  # that the table of latencies knows
 MOST_JUDGED = 8  # plans whose answers are compared
 MOST_CHOSEN = 24  # plans that are chosen for that, most of them known by then
 FARTHEST = 16.0  # that the limit on harm moves at once
 WORTH = 0.01  # of the time of the network's layers: for less no further plan is tried
-TIE = 0.02  # of the dense layer's time: of forms as fast as that the least harmful counts
 SLACK = 1e-9  # shares are differences of rounded numbers
 LARGEST_ERROR = 0.1  # of outputs that are no answers
 SMALLEST_HARM = 1e-6
-LATENCY = "latency"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Form:
-    """A structure and rank of a layer, with its time alone and what it is expected to harm."""
-
-    step: Step
-    latency_ms: float
-    choice: Choice
-
-    @property
-    def harm(self) -> float:
-        """Expected divergence if only this layer is changed."""
-        return self.choice.setting.harm
-
-
-Forms = Mapping[str, Sequence[Form]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,58 +90,6 @@ class Bounds:
     answers: float = DEFAULT_ANSWER_BOUND
     error: float | None = None
     first: float = 0.01
-
-
-def list_forms(
-    inventory: Sequence[LayerInfo],
-    table: Sequence[Mapping[str, Any]],
-    sensitivity: Sensitivity,
-    *,
-    bits: int,
-    activation_bits: int,
-) -> dict[str, list[Form]]:
-    """What each layer that has a choice may become, ``dense`` first, the others in the order of the table.
-
-    The first convolution and the classifier have none, as in every plan made by rule.
-
-    Args:
-        inventory: The network.
-        table: Rows with layer, structure, rank and median_ms.
-        sensitivity: Of the network.
-        bits: Weight bits of every factor; codes of fewer bits run as fast as those of 8.
-        activation_bits: Of the plan.
-
-    Raises:
-        PlanError: If the table lacks a layer.
-    """
-    edges = {info.name for info in (first_convolution(inventory), *output_layers(inventory)) if info}
-    found: dict[str, list[Form]] = {}
-    for info in inventory:
-        if info.kind not in TIMED_KINDS or not info.calls or not info.eligible or info.name in edges:
-            continue
-        forms: dict[Step, Form] = {}
-        for told in table:
-            if told["layer"] != info.name or told["structure"] not in info.structures:
-                continue
-            rank = tuple(told["rank"]) if isinstance(told["rank"], list | tuple) else told["rank"]
-            row = LayerPlan(name=info.name, structure=told["structure"], rank=rank, bits=bits)
-            harm = sensitivity.harm_of(row)
-            if harm is None and (row.structure, rank) != DENSE:
-                continue  # nothing is known of such a structure
-            cost, latency_ms = layer_cost(info, row, activation_bits), float(told["median_ms"])
-            setting = Setting(row=row, harm=harm or 0.0, size_bytes=cost.size_bytes, bops=cost.bops)
-            choice = Choice(setting=setting, costs={LATENCY: latency_ms})
-            forms[row.structure, rank] = Form(
-                step=(row.structure, rank), latency_ms=latency_ms, choice=choice
-            )
-        if DENSE not in forms:
-            raise PlanError(
-                "the latency table lacks a layer",
-                got=say("no dense row of {info}", info=info.name),
-                remedy="measure it again",
-            )
-        found[info.name] = [forms.pop(DENSE), *forms.values()]
-    return found
 
 
 def find_fastest(
@@ -264,7 +190,7 @@ class _Search:
         for name in names:
             for form in self.left[name][1:]:
                 known = found.setdefault(name, {}).get(form.step[0])
-                if known is None or _before(form, known, share):
+                if known is None or before(form, known, share):
                     found[name][form.step[0]] = form
         return found
 
@@ -273,7 +199,7 @@ class _Search:
         limit = (self.dense_harm + extra) * (1 + SLACK) + 1e-12
         if math.isinf(extra):
             limit = harm_together(form.harm for rows in self.left.values() for form in rows) + 1.0
-        choices = {name: [form.choice for form in _distinct(rows)] for name, rows in self.left.items()}
+        choices = {name: [form.choice for form in distinct(rows)] for name, rows in self.left.items()}
         found = allocate(choices, [Limit(name=HARM, limit=limit, fixed=0.0, text="harm")], minimise=LATENCY)
         chosen = {}
         for name, setting in found.settings.items():
@@ -344,25 +270,6 @@ class _Search:
                 self.left[name] = [row for row in self.left[name] if row.step not in out]
                 dropped = True
         return dropped
-
-
-def _distinct(rows: Sequence[Form]) -> list[Form]:
-    """The forms, least harmful first, without those that are hardly faster than one that harms less: for a
-    difference no measurement tells, no harm is to be spent.
-    """
-    kept: list[Form] = []
-    tie = TIE * rows[0].latency_ms
-    for form in sorted(rows, key=lambda form: (form.harm, form.choice.costs[LATENCY])):
-        if not kept or form.choice.costs[LATENCY] < kept[-1].choice.costs[LATENCY] - tie:
-            kept.append(form)
-    return kept
-
-
-def _before(form: Form, known: Form, share: float) -> bool:
-    """Whether a form is the better representative of its structure."""
-    if (form.harm <= share) != (known.harm <= share):
-        return form.harm <= share
-    return form.latency_ms < known.latency_ms if form.harm <= share else form.harm < known.harm
 
 
 def _moved(low: float, high: float, extra: float, share: float, by_dense: float, limit: float) -> float:

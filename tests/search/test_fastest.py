@@ -13,16 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qaf_core.errors import ModelError, PlanError, RunCancelled
-from qaf_core.factorization.structures import Rank
-from qaf_core.network.plan.layer_info import LayerInfo
+from qaf_core.errors import ModelError, RunCancelled
 from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.records import from_plain, to_plain
 from qaf_core.search.budget.allocate import Choice
-from qaf_core.search.fastest import Bounds, Form, Judged, find_fastest, list_forms
+from qaf_core.search.fastest import Bounds, Judged, find_fastest
+from qaf_core.search.forms import Form
 from qaf_core.search.selection import DENSE, NOTES, AnswerShares, Selection, Step, Verdict, note_text
-from qaf_core.search.sensitivity.settings import Sensitivity, Setting, harm_rows, harm_together
+from qaf_core.search.sensitivity.settings import Setting, harm_together
 from qaf_core.text.catalogue import translator
 
 SMALL, LARGE = ("tucker2", (4, 4)), ("tucker2", (8, 8))
@@ -326,33 +325,3 @@ def test_what_is_noted_is_told_in_the_readers_language() -> None:
     told = note_text("Not timed as a whole: a list. " + " ".join(NOTES), translator("ja"))
     assert told.startswith("Not timed as a whole: a list. 計測の範囲では")
     assert not any(note in told for note in NOTES)
-
-
-def info(name: str, **changes: Any) -> LayerInfo:
-    given: dict[str, Any] = {
-        "name": name, "kind": "conv2d", "weight_shape": (16, 16, 3, 3), "kernel": (3, 3), "padding": (1, 1),
-        "input_hw": (8, 8), "output_hw": (8, 8), "macs": 147_456, "params": 2304, "output_elements": 1024,
-        "structures": ("cp", "svd", "dense", "keep"), **changes,
-    }  # fmt: skip
-    return LayerInfo(**given)
-
-
-def row(layer: str, structure: str, rank: Rank, ms: float) -> dict[str, Any]:
-    return {"layer": layer, "structure": structure, "rank": rank, "median_ms": ms}
-
-
-def test_forms_are_those_of_the_table_with_the_harm_expected_at_these_bits() -> None:
-    inventory = (info("stem"), info("middle"), info("head"))
-    harms = {("dense", None, 8): 1e-4, ("dense", None, 4): 1e-2, ("cp", 12, 4): 0.02, ("cp", 12, 8): 0.01}
-    sensitivity = Sensitivity(
-        activation_bits=8, settings={"middle": harm_rows(inventory[1], harms, 8)}, floor=0.0,
-        unit="divergence", how="curvature", temperature=1.0, images=1, seconds=0.0,
-    )  # fmt: skip
-    table = [row("middle", "cp", 12, 0.5), row("middle", "dense", None, 1.0), row("middle", "cp", 24, 0.7),
-             row("middle", "svd", 4, 0.1)]  # fmt: skip
-    found = list_forms(inventory, table, sensitivity, bits=4, activation_bits=8)
-    assert [form.step for form in found["middle"]] == [DENSE, ("cp", 12), ("cp", 24)]  # svd: nothing known
-    assert [form.harm for form in found["middle"]] == [1e-2, 0.02, pytest.approx(0.005, rel=0.2)]
-    assert set(found) == {"middle"}  # the first convolution and the classifier have no choice
-    with pytest.raises(PlanError, match="no dense row of middle"):
-        list_forms(inventory, table[:1], sensitivity, bits=4, activation_bits=8)

@@ -19,7 +19,8 @@ from qaf_core.quantization.grid import ACTIVATION_GRID
 from qaf_core.records import from_plain
 from qaf_core.runs.jobs.plans.knowledge import FOLDER, find_knowledge
 from qaf_core.runs.store.request import PlanRequest, source_of
-from qaf_core.search.fastest import SMALLEST_HARM, Bounds, find_fastest, list_forms
+from qaf_core.search.fastest import SMALLEST_HARM, Bounds, find_fastest
+from qaf_core.search.forms import list_forms
 from qaf_core.search.latency_table import RATIOS, measure_layer_table
 from qaf_core.search.selection import Selection, check_answer_bound, check_error_bound
 from qaf_core.text.said import say
