@@ -43,6 +43,7 @@ LEAST_GAIN = 0.05  # of the dense layer's time: less is within what a measuremen
 MOST_JUDGED = 8  # plans whose answers are compared
 MOST_CHOSEN = 24  # plans that are chosen for that, most of them known by then
 FARTHEST = 16.0  # that the limit on harm moves at once
+CLOSE = 1.02  # limits on harm between which no further plan is tried
 WORTH = 0.01  # of the time of the network's layers: for less no further plan is tried
 SLACK = 1e-9  # shares are differences of rounded numbers
 LARGEST_ERROR = 0.1  # of outputs that are no answers
@@ -229,7 +230,7 @@ class _Search:
             else:
                 high = extra
             worth = self._saved(best, self.choose(high)) >= WORTH * self._dense_ms
-            if not worth or len(compared) == MOST_JUDGED:
+            if not worth or len(compared) == MOST_JUDGED or high < CLOSE * low:
                 break
             extra = _moved(low, high, extra, told.share, by_dense, limit)
         return {name: form.step for name, form in best.items()}
