@@ -127,7 +127,7 @@ def find_fastest(
     network, note = _time_in_place(search, open_network, progress)
     steps = search.fastest()
     progress.check()
-    whole = _compared(network, steps)
+    whole = _compared(network, steps) if steps else None
     notes = [note] if judge.can_count else [note, NOT_COUNTED]
     if not steps and search.judged:
         notes.append(ALL_DENSE)

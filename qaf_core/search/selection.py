@@ -25,8 +25,8 @@ NOT_COUNTED = (
     "bounded."
 )
 ALL_DENSE = (
-    "No faster plan that was tried changes few enough answers: the plan is dense. Allow more to change, or "
-    "take more bits."
+    "No faster plan that was tried stays within the bounds: the plan is dense. Allow more to change, or take "
+    "more bits."
 )
 NOTES = (NO_GAIN, NOT_COUNTED, ALL_DENSE)
 

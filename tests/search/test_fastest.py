@@ -219,7 +219,8 @@ def test_where_every_form_changes_too_many_answers_the_plan_is_dense_and_says_so
     answers = Answers(dict.fromkeys(TRUE, 9.0) | {(name, DENSE): 0.0 for name in "abc"})
     found, steps = found_in(answers, Clock(FORMS, ["abc"]), answers=0.02)
     assert steps == {}
-    assert found.note.startswith("No faster plan that was tried changes few enough answers")
+    assert found.note.startswith("No faster plan that was tried stays within the bounds")
+    assert found.whole is None  # as dense as dense INT8 is
     assert found.answers is not None
     assert found.answers.changed == 0.0
     assert len(answers.judged) <= 9

@@ -73,8 +73,9 @@ def make_auto_plan(
     if kept is not None:
         return kept
     found = _find(request, given, workspace, threads, progress or Progress())
-    if found.whole is not None or request.activation_bits != ACTIVATION_GRID.bits:
-        cache.keep(f"whole-{key}", found.to_dict())  # otherwise it may be timed another time
+    timed = found.whole is not None or all(choice.rank is None for choice in found.choices)
+    if timed or request.activation_bits != ACTIVATION_GRID.bits:  # otherwise it may be timed another time
+        cache.keep(f"whole-{key}", found.to_dict())
     return found
 
 

@@ -21,7 +21,7 @@ from qaf_core.runs.jobs.plans import auto
 from qaf_core.runs.jobs.plans.auto import TABLE_FOLDER, make_auto_plan, ratios_from
 from qaf_core.runs.store.request import PlanRequest
 from qaf_core.search.latency_table import RATIOS
-from qaf_core.search.selection import Selection, WholeTimes
+from qaf_core.search.selection import LayerChoice, Selection, WholeTimes
 from qaf_core.search.sensitivity import curvature, measure, settings
 
 DIGITS = PlanRequest(model="digits/cnn")
@@ -131,7 +131,8 @@ def test_what_was_found_is_kept_for_the_same_weights_images_and_bounds(
         found.append(request)
         plan = Plan(model="digits/cnn", layers=())
         whole = WholeTimes(dense_ms=1.0, planned_ms=1.0, ratio=Ratio(value=1.0, low=1.0, high=1.0))
-        return Selection(plan=plan, choices=(), whole=None if request.bits == 3 else whole)
+        row = LayerChoice(name="a", structure="svd", rank=4, latency_ms=0.5, dense_ms=1.0, candidates=())
+        return Selection(plan=plan, choices=(row,), whole=None if request.bits == 3 else whole)
 
     monkeypatch.setattr(auto, "_find", keep)
     state = build_model(find_model("digits/cnn")).state_dict()
