@@ -37,13 +37,14 @@ if TYPE_CHECKING:
 
 ErrorBound = Annotated[
     float | None,
-    typer.Option(help="For auto: largest relative squared error of a layer's outputs [default: 0.1]"),
+    typer.Option(help="For auto: largest relative squared error of a layer's outputs [default: any]"),
 ]
 AnswerBound = Annotated[
     float | None,
     typer.Option(
         help="For auto: largest share of answers on the calibration images that may change beyond those that "
-        "dense INT8 changes; of masks 1 less mean IoU, of boxes 1 less F1 [default: 0.02]"
+        "change with every layer dense at these bits; of masks 1 less mean IoU, of boxes 1 less F1 "
+        "[default: 0.02]"
     ),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads to time with [default: all processors]")]
@@ -70,7 +71,7 @@ def plan(
     as_json: Json = False,
     workspace: Workspace = None,
 ) -> None:
-    """A plan: by rule, or with auto the fastest structures within bounds on errors and answers."""
+    """A plan: by rule, or with auto the fastest structures that change few enough answers."""
     selection: Selection | None = None
     structure = structure or MEASURED
     told: dict[str, Any] = {"model": model, "structure": structure}
@@ -176,9 +177,9 @@ def _print_plan(plan: Plan, found: Selection | None) -> None:
             images=answers.images,
             changed=100 * answers.changed,
         )
-        print(
-            line.text(_)
-            + ("" if dense is None else say(", {changed:.1f} % in dense INT8", changed=100 * dense).text(_))
-        )
+        more = say(", {changed:.1f} % with every layer dense", changed=100 * (dense or 0.0))
+        print(line.text(_) + ("" if dense is None else more.text(_)))
     if found.note:
-        print(_(found.note))
+        from qaf_core.search.selection import note_text
+
+        print(note_text(found.note, _))

@@ -61,7 +61,7 @@ Budgets = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KIND=LIMIT",
-        help="size=0.2x, size=60kB, bops=0.02x, drop=1pp or latency=0.5x; may be given several times.",
+        help="size=0.2x, size=60kB, bops=0.02x, drop=1pp, latency=0.5x or latency=2ms; several at once.",
     ),
 ]
 Locks = Annotated[

@@ -1,30 +1,25 @@
-"""How many of a network's answers change under a plan, and which layers are to blame."""
+"""What plans do to a network's answers, measured on networks compressed as planned."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from qaf_core.deploy.onnx_export.writer import Array
 from qaf_core.errors import DataError, RunCancelled
-from qaf_core.factorization.structures import FACTORIZED
-from qaf_core.network.modules.quantized import FactorizedLayer, swap_layer
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.types import Plan
 from qaf_core.pipeline.compress.compress import batch_size, compress_network
 from qaf_core.pipeline.compress.result import read_options
 from qaf_core.pipeline.compress.solve_cache import SolveCache
-from qaf_core.pipeline.divergence import divergence
-from qaf_core.pipeline.events import Progress, RunStatus
+from qaf_core.pipeline.events import Progress, RunEvent, RunStatus
 from qaf_core.pipeline.tasks.base import Arrays, Task, predict
+from qaf_core.search.fastest import Judged
 from qaf_core.search.selection import Step, plan_with
-
-HARM_IMAGES = (32, 256)  # divergences settle sooner than shares of changed answers do
-HARM_PIXELS = 32 * 224 * 224  # of a batch
+from qaf_core.search.sensitivity.measure import squared_error
 
 
 class Answers:
@@ -36,9 +31,8 @@ class Answers:
         images: Normalised calibration images ``(N, C, H, W)``.
         task: Reads the outputs, and says how far two networks agree.
         plan: What steps are set into.
-        chains: By layer and step what :meth:`harm` is asked for, fitted to the original layer's outputs.
         cache: Where solved layers are looked up and kept.
-        progress: Asked between solver iterations whether to stop; told nothing.
+        progress: Told how far a comparison is (stage ``selecting``), and asked inside of it whether to stop.
     """
 
     def __init__(
@@ -49,24 +43,19 @@ class Answers:
         *,
         task: Task,
         plan: Plan,
-        chains: Mapping[tuple[str, Step], FactorizedLayer],
         cache: SolveCache,
         progress: Progress | None = None,
     ) -> None:
         self._original, self._inventory, self._images = copy.deepcopy(model).eval(), inventory, images
-        self._task = task
-        self._plan, self._chains, self._cache = plan, chains, cache
-        self._progress = Progress() if progress is None else progress.quiet()
-        self._harms: dict[tuple[str, Step], float] = {}
-        at_once = max(HARM_PIXELS // (images.shape[-1] * images.shape[-2]), 1)
-        few = images[: min(max(at_once, HARM_IMAGES[0]), HARM_IMAGES[1])]
-        self._few = torch.split(few, at_once)
+        self._task, self._plan, self._cache = task, plan, cache
+        self._progress = progress or Progress()
 
     @property
     def images(self) -> int:
         """How many images are compared."""
         return len(self._images)
 
+    @cached_property
     def can_count(self) -> bool:
         """Whether the task can read the network's outputs: of others it cannot be said what changed."""
         try:
@@ -76,20 +65,9 @@ class Answers:
         ranked = found.get("ranked")
         return ranked is None or ranked.shape[1] > 1  # of a single class nothing can be put first
 
-    def harm(self, layer: str, step: Step) -> float:
-        """The divergence from the original when this layer alone is exchanged; 0 for dense."""
-        if step[0] not in FACTORIZED:
-            return 0.0
-        if (layer, step) not in self._harms:
-            self._progress.check()
-            model = copy.deepcopy(self._original)
-            swap_layer(model, layer, self._chains[layer, step])
-            total = divergence(self._original, model, self._few)
-            self._harms[layer, step] = max(total / sum(map(len, self._few)), 0.0)
-        return self._harms[layer, step]
-
-    def changed(self, steps: Mapping[str, Step]) -> float:
-        """The share of answers that the network compressed in this way changes: 1 less the task's agreement.
+    def judge(self, steps: Mapping[str, Step]) -> Judged:
+        """What changes in the network compressed in this way: 1 less the task's agreement, or where answers
+        cannot be counted the relative squared error of the outputs; and the layers' output errors.
 
         The network is calibrated front to back as in a run: later layers make up for much of what earlier
         ones lose. So the share is that of the run, but for the images.
@@ -98,33 +76,50 @@ class Answers:
             RunCancelled: If stopped.
         """
         plan = plan_with(self._plan, steps)
-        found = compress_network(
+        made = compress_network(
             self._original,
             plan,
             self._inventory,
             calibration=self._images,
             options=read_options(plan),
-            progress=self._progress,
+            progress=self._inside(len(plan.layers)),
             cache=self._cache,
         )
-        if found.status != RunStatus.COMPLETED:
+        if made.status != RunStatus.COMPLETED:
             raise RunCancelled
-
+        errors = {row.name: row.output_error for row in made.layers if row.output_error is not None}
         try:
-            return self._share(found.model)
+            share = self._share(made.model) if self.can_count else self._error(made.model)
         except DataError:  # scores that are not finite, say
-            return 1.0
+            share = 1.0
+        return Judged(share=share, errors=errors)
 
-    def changed_by(self, run: Callable[[Array], Array]) -> float:
-        """The share of answers that another way to compute the network changes.
+    def _inside(self, layers: int) -> Progress:
+        """Tells how far a comparison is: half of it solves the layers, half calibrates them."""
+        solved = 0
 
-        Args:
-            run: Maps normalised images ``(B, C, H, W)`` to the first output.
-        """
-        return self._share(_Computed(run))
+        def tell(fraction: float) -> None:
+            self._progress.step("selecting", "Comparing the answers with the original's", fraction)
+
+        def hear(event: RunEvent) -> None:
+            nonlocal solved
+            solved += event.kind == "layer_finished"
+            if event.data.get("stage") == "calibrating":
+                tell(0.5 + 0.5 * float(event.data["fraction"] or 0.0))
+            else:
+                tell(0.5 * min(solved / max(layers, 1), 1.0))
+
+        tell(0.0)
+        return Progress(hear, self._progress.stopped)
 
     def _share(self, model: nn.Module) -> float:
         return 1.0 - self._task.agreement(self._wanted, self._predicted(model))
+
+    @torch.inference_mode()
+    def _error(self, model: nn.Module) -> float:
+        batches = torch.split(self._images, batch_size(self._images))
+        errors = [squared_error(self._original(batch), model(batch)) * len(batch) for batch in batches]
+        return sum(errors) / len(self._images)
 
     @cached_property
     def _wanted(self) -> Arrays:
@@ -133,14 +128,3 @@ class Answers:
     def _predicted(self, model: nn.Module) -> Arrays:
         batches = torch.split(self._images, batch_size(self._images))
         return predict(self._task, model, ((batch, None) for batch in batches))
-
-
-class _Computed(nn.Module):
-    """A network that is computed elsewhere."""
-
-    def __init__(self, run: Callable[[Array], Array]) -> None:
-        super().__init__()
-        self._run = run
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.from_numpy(self._run(images.numpy()))

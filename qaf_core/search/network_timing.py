@@ -1,14 +1,13 @@
-"""Which structure of each layer is the fastest inside the whole network.
+"""What the structures of layers gain inside the whole network.
 
 A layer timed alone starts with cold caches and ends with a pause; inside a network what comes before and
-after changes both, and a profile of the network adds its own time to every operation. So what fits a layer
+after changes both, and a profile of the network adds its own time to every operation. So what is fast alone
 is timed once more where it stands: the whole network with one structure or another there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -21,20 +20,20 @@ from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.pipeline.events import Progress
 from qaf_core.search.geometry import LayerGeometry
 from qaf_core.search.graph_surgery import swap_layers, swappable_layers
-from qaf_core.search.refine import Form
-from qaf_core.search.selection import Candidate, Step, WholeTimes
+from qaf_core.search.selection import DENSE as DENSE_STEP
+from qaf_core.search.selection import Step, WholeTimes
 from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
 ROUNDS = 800
 SECONDS_PER_KIND = 8.0
-TIE = 0.1  # of what a kind of layer gains
-DENSE, CHOSEN, PLANNED, ORIGINAL = "dense", "chosen", "planned", "original"
+LARGEST_GAIN = 2.0  # times what layers gain alone
+SMALLEST_MS = 1e-9
+DENSE, PLANNED, ORIGINAL = "dense", "planned", "original"
 
 
 class TimedNetwork(Protocol):
@@ -46,9 +45,6 @@ class TimedNetwork(Protocol):
 
     def time(self, plans: Mapping[str, Mapping[str, Step]]) -> Mapping[str, NDArray[np.float64]]:
         """Milliseconds of every round of the whole network, by plan (structure and rank by layer)."""
-
-    def answer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The dense INT8 network's first output for images ``(B, C, H, W)``."""
 
 
 class WholeNetwork:
@@ -103,9 +99,8 @@ class WholeNetwork:
         """
         runs = {}
         for name, steps in plans.items():
-            known = {
-                layer: step for layer, step in steps.items() if layer in self._geometries and step[0] != DENSE
-            }
+            exchanged = {layer: step for layer, step in steps.items() if step != DENSE_STEP}
+            known = {layer: step for layer, step in exchanged.items() if layer in self._geometries}
             model = swap_layers(self._dense, self._geometries, known)
             runs[name] = _open(model, self._given, self._threads)
         try:
@@ -115,25 +110,6 @@ class WholeNetwork:
         except Exception as error:  # the runtime's errors have no base class of their own
             raise _cannot_run(error) from error
         return {name: times[name] for name in plans}
-
-    def answer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The dense INT8 network's first output for images ``(B, C, H, W)``."""
-        size, parts = len(self._given), []
-        try:
-            session = self._dense_session
-            name = session.get_inputs()[0].name
-            for start in range(0, len(images), size):
-                part = images[start : start + size]
-                full = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-                parts.append(session.run(None, {name: full})[0])
-        except Exception as error:  # the runtime's errors have no base class of their own
-            raise _cannot_run(error) from error
-        found: NDArray[np.float32] = np.concatenate(parts)[: len(images)]
-        return found
-
-    @cached_property
-    def _dense_session(self) -> onnxruntime.InferenceSession:
-        return open_session(self._dense.SerializeToString(), threads=self._threads)
 
 
 def _write_models(
@@ -169,38 +145,27 @@ def _cannot_run(error: Exception) -> ModelError:
     return ModelError("ONNX Runtime cannot run the network", got=" ".join(str(error).split())[:200])
 
 
-def choose_in_place(
+def gains_in_place(
     network: TimedNetwork,
-    fitting: Mapping[str, Mapping[str, Candidate]],
-    first: Mapping[str, Step],
+    forms: Mapping[str, Mapping[str, tuple[Step, float]]],
     *,
     progress: Progress | None = None,
-) -> tuple[dict[str, Step], list[list[Form]]]:
-    """For every kind of layer the structure with which the whole network is fastest.
+) -> dict[tuple[str, str], float]:
+    """How many times what layers gain alone the whole network gains, by layer and structure.
 
-    Kinds are taken in turn, the others as they were chosen so far. Layers of one kind change together, each
-    to its own rank: so a small difference counts as often as there are layers. A layer that has no form of a
-    structure keeps the one it has, or becomes dense; what was chosen so far competes too. What is no faster
-    than dense, beyond what the rounds can tell, becomes dense; among those that gain as much as the fastest,
-    but for ``TIE`` of it, the one with the least error is taken.
+    Layers of one kind change together, all others are dense: so a small difference counts as often as there
+    are layers. What is no faster than dense, beyond what the rounds can tell, gains nothing.
 
     Args:
         network: Times it.
-        fitting: By layer and structure the candidate that may be chosen; ``dense`` always may.
-        first: What to begin with.
+        forms: By layer and structure a typical rank, and the milliseconds it gains alone.
         progress: Told which kind is timed (stage ``latency``), and asked whether to stop.
-
-    Returns:
-        The step of every layer that has something fitting and was timed in place, and for each kind what was
-        timed, with its gain.
 
     Raises:
         RunCancelled: If stopped.
     """
-    asked = [[name for name in kind if fitting.get(name)] for kind in network.kinds]
-    asked = [kind for kind in asked if kind]
-    chosen = {name: first.get(name, (DENSE, None)) for kind in asked for name in kind}
-    forms = []
+    asked = [kind for every in network.kinds if (kind := [name for name in every if forms.get(name)])]
+    found: dict[tuple[str, str], float] = {}
     progress = progress or Progress()
     for index, kind in enumerate(asked):
         message = say(
@@ -209,25 +174,17 @@ def choose_in_place(
             count=len(asked),
         )
         progress.step("latency", message, index / len(asked))
-        plans = {DENSE: {**chosen, **dict.fromkeys(kind, (DENSE, None))}, CHOSEN: chosen}
-        for structure in dict.fromkeys(structure for name in kind for structure in fitting[name]):
-            able = {name: _step_of(fitting[name][structure]) for name in kind if structure in fitting[name]}
-            plans[structure] = {**chosen, **able}
-            plans[f"{structure}, others dense"] = {**plans[DENSE], **able}
-        plans = _distinct(plans)
-        times = network.time(plans)
-        errors = {key: _error_of(fitting, plan) for key, plan in plans.items() if key != DENSE}
-        chosen = plans[_best(times, errors)]
-        forms.append(
-            [
-                Form(
-                    steps={name: plan[name] for name in kind},
-                    gain_ms=float(np.median(times[DENSE]) - np.median(times[key])),
-                )
-                for key, plan in plans.items()
-            ]
-        )
-    return chosen, forms
+        structures = dict.fromkeys(structure for name in kind for structure in forms[name])
+        able = {key: [name for name in kind if key in forms[name]] for key in structures}
+        plans = {key: {name: forms[name][key][0] for name in names} for key, names in able.items()}
+        times = network.time({DENSE: {}, **plans})
+        for key, names in able.items():
+            gained = float(np.median(times[DENSE]) - np.median(times[key]))
+            expected = sum(forms[name][key][1] for name in names)
+            faster = ratio_of(times[key], times[DENSE]).high < 1.0
+            gain = min(gained / max(expected, SMALLEST_MS), LARGEST_GAIN) if faster else 0.0
+            found |= {(name, key): gain for name in names}
+    return found
 
 
 def compare_whole(network: TimedNetwork, steps: Mapping[str, Step]) -> WholeTimes:
@@ -238,33 +195,3 @@ def compare_whole(network: TimedNetwork, steps: Mapping[str, Step]) -> WholeTime
         planned_ms=float(np.median(times[PLANNED])),
         ratio=ratio_of(times[PLANNED], times[DENSE]),
     )
-
-
-def _step_of(row: Candidate) -> Step:
-    return row.structure, row.rank
-
-
-def _distinct(plans: Mapping[str, dict[str, Step]]) -> dict[str, dict[str, Step]]:
-    """The plans without those that are another one once more."""
-    found: dict[str, dict[str, Step]] = {}
-    for key, plan in plans.items():
-        if plan not in found.values():
-            found[key] = plan
-    return found
-
-
-def _error_of(fitting: Mapping[str, Mapping[str, Candidate]], plan: Mapping[str, Step]) -> float:
-    """The sum of the layers' output errors, none for dense ones."""
-    rows = (fitting[name].get(step[0]) for name, step in plan.items())
-    return sum(row.output_error or 0.0 for row in rows if row is not None)
-
-
-def _best(times: Mapping[str, NDArray[np.float64]], errors: Mapping[str, float]) -> str:
-    """The structure of least error among the fastest, or dense."""
-    medians = {structure: float(np.median(rounds)) for structure, rounds in times.items()}
-    faster = [name for name in errors if ratio_of(times[name], times[DENSE]).high < 1.0]
-    if not faster:
-        return DENSE
-    least = min(medians[name] for name in faster)
-    most = least + TIE * (medians[DENSE] - least)
-    return min((name for name in faster if medians[name] <= most), key=lambda name: errors[name])

@@ -1,9 +1,9 @@
-"""What was chosen for a network's layers and what was considered, as plain rows."""
+"""What was chosen for a network's layers by time, and what was considered, as plain rows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from qaf_core.deploy.runtime.measure_kit import Ratio
@@ -12,25 +12,33 @@ from qaf_core.factorization.structures import Rank
 from qaf_core.network.plan.rules import replace_layer
 from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.records import Record
+from qaf_core.text.said import Translate
 
 Step = tuple[str, Rank]
 DENSE: Step = ("dense", None)  # what every layer can be
 
-DEFAULT_ERROR_BOUND, DEFAULT_ANSWER_BOUND = 0.1, 0.02
+DEFAULT_ANSWER_BOUND = 0.02
+
+NO_GAIN = "The whole network is no faster than dense INT8, as far as the rounds can tell."
+NOT_COUNTED = (
+    "The outputs are not those of the model's task: instead of changed answers the error of the outputs is "
+    "bounded."
+)
+ALL_DENSE = (
+    "No faster plan that was tried stays within the bounds: the plan is dense. Allow more to change, or take "
+    "more bits."
+)
+NOTES = (NO_GAIN, NOT_COUNTED, ALL_DENSE)
 
 
 class Verdict(StrEnum):
     """What became of a candidate: chosen, or why not."""
 
     CHOSEN = "chosen"
-    WITHIN_BOUND = "within the bound"
     OVER_BOUND = "error over the bound"
-    RANK_TOO_SMALL = "rank too small for the outputs"
-    SLOWER_THAN_CHOSEN = "slower than the chosen one"
     SLOWER_THAN_DENSE = "not faster than dense"
-    PASSED_OVER = "inside the network slower than the chosen one, or as fast with more error"
-    CHANGES_ANSWERS = "too many answers would change, or slower than the chosen one"
-    NOT_TRIED = "a larger rank is as fast, or over the bound"
+    PASSED_OVER = "inside the network not faster than dense"
+    NOT_CHOSEN = "expected to harm more than its time is worth, or slower"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +49,16 @@ class Candidate:
         structure, rank: As in a plan.
         latency_ms: Of the whole layer, as measured.
         output_error: Relative squared error of the outputs on held-back images; None if not tried.
-        verdict: ``chosen``, or why not.
+        verdict: ``chosen``, or why not (:class:`Verdict`; earlier versions had other reasons).
+        harm: Expected divergence of the network if only this layer is changed; None if not known.
     """
 
     structure: str
     rank: Rank
     latency_ms: float
     output_error: float | None
-    verdict: Verdict
+    verdict: str
+    harm: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +71,6 @@ class LayerChoice:
     latency_ms: float
     dense_ms: float
     candidates: tuple[Candidate, ...]
-
-    def fitting(self) -> dict[str, Candidate]:
-        """By structure the fastest candidate that was found within the bound."""
-        found: dict[str, Candidate] = {}
-        for row in self.candidates:
-            if row.output_error is not None and row.verdict != Verdict.OVER_BOUND:
-                found.setdefault(row.structure, row)
-        return found
 
     @property
     def tried(self) -> tuple[Candidate, ...]:
@@ -96,7 +98,7 @@ class AnswerShares:
 
     Attributes:
         changed: As planned; None where it could not be counted.
-        changed_by_dense: In dense INT8; None where that was not run.
+        changed_by_dense: With every layer dense at the same bits; None where that was not looked at.
         limit: What may be added to the latter.
         images: How many were compared.
     """
@@ -126,6 +128,13 @@ class Selection(Record):
     answers: AnswerShares | None = None
 
 
+def note_text(note: str, _: Translate) -> str:
+    """A selection's note, its sentences in the language of ``_``."""
+    for sentence in NOTES:
+        note = note.replace(sentence, _(sentence))
+    return note
+
+
 def plan_with(plan: Plan, steps: Mapping[str, Step]) -> Plan:
     """The plan with other structures and ranks for some layers, their bits as they are."""
     for name, (structure, rank) in steps.items():
@@ -135,37 +144,9 @@ def plan_with(plan: Plan, steps: Mapping[str, Step]) -> Plan:
     return plan
 
 
-def with_steps(
-    selection: Selection, steps: Mapping[str, Step], verdict: Verdict = Verdict.PASSED_OVER
-) -> Selection:
-    """The selection with other structures for some layers.
-
-    Args:
-        selection: What was chosen before.
-        steps: Structure and rank of layers, each among the layer's candidates.
-        verdict: Of fitting candidates that were chosen before, or compared with the chosen ones in place.
-    """
-    choices = [
-        _rechosen(choice, steps[choice.name], verdict) if choice.name in steps else choice
-        for choice in selection.choices
-    ]
-    return replace(selection, plan=plan_with(selection.plan, steps), choices=tuple(choices))
-
-
-def _rechosen(choice: LayerChoice, step: Step, verdict: Verdict) -> LayerChoice:
-    timed = {DENSE, *((row.structure, row.rank) for row in choice.fitting().values())}
-    found = {(candidate.structure, candidate.rank): candidate for candidate in choice.candidates}
-    for other in timed.intersection(found):
-        found[other] = replace(found[other], verdict=Verdict.CHOSEN if other == step else verdict)
-    return replace(
-        choice, structure=step[0], rank=step[1], latency_ms=found[step].latency_ms,
-        candidates=tuple(found.values()),
-    )  # fmt: skip
-
-
-def check_error_bound(bound: float) -> None:
-    """Raise PlanError unless a bound on outputs' errors lies between 0 and 1."""
-    if isinstance(bound, bool) or not 0.0 < bound < 1.0:
+def check_error_bound(bound: float | None) -> None:
+    """Raise PlanError unless a bound on outputs' errors lies between 0 and 1, or there is none."""
+    if bound is not None and (isinstance(bound, bool) or not 0.0 < bound < 1.0):
         raise PlanError("error bound out of range", got=bound, expected="above 0 and below 1")
 
 

@@ -1,37 +1,29 @@
-"""Changed answers and the layers to blame, on networks small enough to check by hand."""
+"""Changed answers, on networks small enough to check by hand."""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qaf_core.errors import RunCancelled
-from qaf_core.factorization.options import SolverOptions
-from qaf_core.factorization.solve import solve_layer
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.inventory import take_inventory
-from qaf_core.network.graph.network import layer_of
-from qaf_core.network.modules.build import build_chain
-from qaf_core.network.modules.quantized import FactorizedLayer, swap_layer
 from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.network.plan.types import Plan
+from qaf_core.pipeline import events
 from qaf_core.pipeline.compress.compress import compress_network
 from qaf_core.pipeline.compress.solve_cache import SolveCache
-from qaf_core.pipeline.events import Progress
+from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.pipeline.tasks import find_task
-from qaf_core.quantization.spec import QuantSpec
 from qaf_core.search.disagreement import Answers
 from qaf_core.search.selection import Step, plan_with
 
 SHAPE = (3, 12, 12)
 SVD: Step = ("svd", 3)
-OPTIONS = SolverOptions(starts=1, iterations=5)
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +55,10 @@ def dense_plan(network: nn.Module) -> Plan:
     )
 
 
-def chain_of(network: nn.Module, layer: str, step: Step) -> FactorizedLayer:
-    module, (structure, rank) = layer_of(network, layer), step
-    weight = module.rows.detach()
-    solved = solve_layer(weight, structure=structure, rank=rank, spec=QuantSpec(bits=8), options=OPTIONS)
-    return build_chain(module, solved.factors)
-
-
 def answers_of(network: nn.Module, tmp_path: Path, **changes: object) -> Answers:
     given = {
         "task": find_task("classification"),
         "plan": dense_plan(network),
-        "chains": {("2", SVD): chain_of(network, "2", SVD)},
         "cache": SolveCache(tmp_path),
         **changes,
     }
@@ -87,19 +71,6 @@ def scores_of(network: nn.Module, batch: Tensor) -> Tensor:
     return found
 
 
-def test_the_harm_of_a_layer_is_the_divergence_with_it_alone(network: nn.Module, tmp_path: Path) -> None:
-    answers = answers_of(network, tmp_path)
-    assert answers.harm("2", ("dense", None)) == 0.0
-    alone = copy.deepcopy(network)
-    swap_layer(alone, "2", chain_of(network, "2", SVD))
-    wanted, found = (scores_of(net, images()).log_softmax(dim=1) for net in (network, alone))
-    expected = float((wanted.exp() * (wanted - found)).sum(dim=1).mean())
-    assert expected > 0.0
-    assert answers.harm("2", SVD) == pytest.approx(expected, rel=1e-3)
-    with pytest.raises(KeyError):  # nothing was fitted
-        answers.harm("0", SVD)
-
-
 def test_changed_answers_are_those_of_the_compressed_network(network: nn.Module, tmp_path: Path) -> None:
     answers = answers_of(network, tmp_path)
     assert answers.images == 160
@@ -108,22 +79,11 @@ def test_changed_answers_are_those_of_the_compressed_network(network: nn.Module,
     made = compress_network(network, plan, take_inventory(network, SHAPE), calibration=images()).model
     changed = scores_of(network, images()).argmax(1) != scores_of(made, images()).argmax(1)
     assert float(changed.float().mean()) > 0.0
-    assert answers.changed(steps) == pytest.approx(float(changed.float().mean()))  # type: ignore[arg-type]
-    assert answers.changed({}) < answers.changed(steps)  # type: ignore[arg-type]
-
-
-def test_another_way_to_compute_is_compared_too(network: nn.Module, tmp_path: Path) -> None:
-    answers = answers_of(network, tmp_path)
-
-    def same(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        return scores_of(network, torch.from_numpy(batch)).numpy()
-
-    def always_first(batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.eye(5, dtype=np.float32)[np.zeros(len(batch), int)]
-
-    assert answers.changed_by(same) == 0.0
-    others = float((scores_of(network, images()).argmax(1) != 0).float().mean())
-    assert answers.changed_by(always_first) == pytest.approx(others)
+    told = answers.judge(steps)  # type: ignore[arg-type]
+    assert told.share == pytest.approx(float(changed.float().mean()))
+    assert answers.judge({}).share < told.share
+    assert set(told.errors) == {"0", "2", "6"}
+    assert told.errors["2"] > told.errors["0"] > 0.0
 
 
 def test_only_what_the_task_reads_can_be_counted(network: nn.Module, tmp_path: Path) -> None:
@@ -142,15 +102,41 @@ def test_only_what_the_task_reads_can_be_counted(network: nn.Module, tmp_path: P
         (Boxes(), "detection", False),
     ):
         answers = Answers(
-            model, [], images(), task=find_task(task), plan=dense_plan(network), chains={},
-            cache=SolveCache(tmp_path),
-        )  # fmt: skip
-        assert answers.can_count() is expected
+            model, [], images(), task=find_task(task), plan=dense_plan(network), cache=SolveCache(tmp_path)
+        )
+        assert answers.can_count is expected
 
 
-def test_it_stops(network: nn.Module, tmp_path: Path) -> None:
-    answers = answers_of(network, tmp_path, progress=Progress(should_stop=lambda: True))
+def test_where_answers_cannot_be_counted_the_error_of_the_outputs_is(
+    network: nn.Module, tmp_path: Path
+) -> None:
+    answers = answers_of(network, tmp_path, task=find_task("segmentation"))
+    assert not answers.can_count
+    plan = plan_with(dense_plan(network), {"2": SVD})
+    made = compress_network(network, plan, take_inventory(network, SHAPE), calibration=images()).model
+    wanted, found = scores_of(network, images()), scores_of(made, images())
+    error = float((found - wanted).square().sum() / wanted.square().sum())
+    assert answers.judge({"2": SVD}).share == pytest.approx(error, rel=0.1)  # batch by batch
+
+
+def test_it_tells_how_far_a_comparison_is_and_stops_inside_of_it(
+    network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "STAGE_SECONDS", 0.0)
+    told: list[RunEvent] = []
+    answers_of(network, tmp_path, progress=Progress(told.append)).judge({"2": SVD})
+    fractions = [event.data["fraction"] for event in told]
+    assert {event.data["stage"] for event in told} == {"selecting"}
+    assert fractions == sorted(fractions)
+    assert fractions[0] == 0.0
+    assert max(fractions) > 0.5
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 3
+
     with pytest.raises(RunCancelled):
-        answers.harm("2", SVD)
-    with pytest.raises(RunCancelled):
-        answers.changed({"2": SVD})
+        answers_of(network, tmp_path / "new", progress=Progress(should_stop=stop)).judge({"2": SVD})
+    assert asked <= 8

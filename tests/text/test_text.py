@@ -23,6 +23,7 @@ from qaf_core.pipeline.events import RunStatus
 from qaf_core.quantization.grid import BITS_ACCEPTED
 from qaf_core.review.decision import criteria, economics
 from qaf_core.runs.store.queue import DISCARDED
+from qaf_core.search.selection import NOTES
 from qaf_core.text.catalogue import read_catalogue, translator
 from qaf_core.text.said import say
 
@@ -89,7 +90,7 @@ def marked_texts() -> Iterator[str]:
     yield from (preset.label for preset in economics.PRESETS.values())
     yield from (file.label for file in ModelFile)
     yield from (f"run: {status}" for status in RunStatus)
-    yield from (MODELLED, BITS_ACCEPTED, DISCARDED)
+    yield from (MODELLED, BITS_ACCEPTED, DISCARDED, *NOTES)
     yield from (source.title.partition(", ")[2] for source in list_models() if source.shipped)
     for parts in chain.from_iterable(combinations(list(PIECES)[1:], count) for count in range(4)):
         yield frame(("what", *parts))

@@ -20,10 +20,8 @@ from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.records import from_plain
 from qaf_core.review.units import MISSING, percent_text
 from qaf_core.runs.store.request import PlanRequest
-from qaf_core.search.selection import AnswerShares, LayerChoice, Selection
+from qaf_core.search.selection import AnswerShares, LayerChoice, Selection, note_text
 
-BOUNDS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
-FIRST_BOUND = 0.1
 ANSWER_BOUNDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
 FIRST_ANSWER_BOUND = 0.02
 
@@ -35,38 +33,27 @@ def offer(choice: Choice) -> None:
         st.caption(
             _(
                 "Fewer operations are not always less time. This times every layer's possible forms on this "
-                "machine (once; it is kept), keeps those whose outputs stay close enough to the original's "
-                "at the weight bits above, and takes those with which the whole network is fastest. If too "
-                "many answers change, it gives back speed where that saves the most of them. It takes "
-                "minutes on large networks."
+                "machine (once; it is kept), alone and inside the network, and takes those that save most "
+                "time for the harm that is expected of them at the weight bits above. Networks compressed so "
+                "then tell how many answers change: as much speed is taken as that allows. It takes minutes "
+                "on large networks."
             )
         )
-        left, right = st.columns(2, gap="medium")
+        left, middle, right = st.columns([2.2, 0.8, 1.2], gap="medium", vertical_alignment="bottom")
         with left:
-            bound = st.select_slider(
-                _("Largest error of a layer's output"),
-                BOUNDS,
-                format_func=lambda value: percent_text(value, 0),
-                key=address.choice("error", BOUNDS, FIRST_BOUND, key="fastest-bound"),
-                help=_(
-                    "Squared error as a share of the output's own variation, on held-back images. Forms "
-                    "beyond it are not considered."
-                ),
-            )
-        with right:
             answer_bound = st.select_slider(
                 _("Answers that may change"),
                 ANSWER_BOUNDS,
                 format_func=lambda value: percent_text(value, 1),
                 key=address.choice("answers", ANSWER_BOUNDS, FIRST_ANSWER_BOUND, key="fastest-answer-bound"),
                 help=_(
-                    "On the calibration images, beyond those that plain INT8 changes. No labels are needed: "
-                    "on these images a classifier's accuracy cannot fall by more than the answers that "
-                    "change. Masks and boxes are compared with the original's by overlap (mean IoU, F1)."
+                    "On the calibration images, beyond those that plain rounding to as many bits changes. No "
+                    "labels are needed: on these images a classifier's accuracy cannot fall by more than the "
+                    "answers that change. Masks and boxes are compared with the original's by overlap (mean "
+                    "IoU, F1)."
                 ),
             )
-        left, right, _rest = st.columns([1, 1.5, 1.5], gap="medium", vertical_alignment="bottom")
-        with left:
+        with middle:
             cores = os.cpu_count() or 1
             threads = st.number_input(
                 _("Threads"), 1, cores,
@@ -82,18 +69,18 @@ def offer(choice: Choice) -> None:
                 width="stretch",
                 help=_("For the joint method, with a model that can be run.") if disabled else None,
             ):
-                controls.ask_plan(place, _request(choice, bound, answer_bound, int(threads)))
+                controls.ask_plan(place, _request(choice, answer_bound, int(threads)))
         found = controls.found_plan(choice, place, "plan")
         if found is not None:
             _draw(from_plain(Selection, found))
 
 
-def _request(choice: Choice, bound: float, answer_bound: float, threads: int) -> PlanRequest:
+def _request(choice: Choice, answer_bound: float, threads: int) -> PlanRequest:
     state = st.session_state
     return PlanRequest(
         **choice.given.of(choice.source.id), data=choice.data, calibration=choice.calibration,
-        bits=state["bits"], activation_bits=state["activation-bits"], error_bound=bound,
-        answer_bound=answer_bound, threads=threads,
+        bits=state["bits"], activation_bits=state["activation-bits"], answer_bound=answer_bound,
+        threads=threads,
     )  # fmt: skip
 
 
@@ -104,9 +91,8 @@ def _draw(found: Selection) -> None:
     if not changed:
         st.warning(
             _(
-                "On this machine no layer has a faster form than plain INT8 within these bounds: the plan is "
-                "dense throughout. Allow a larger error or more answers to change, or compress for size "
-                "instead."
+                "On this machine no layer has a faster form than plain INT8 within this bound: the plan is "
+                "dense throughout. Allow more answers to change, or compress for size instead."
             ),
             icon=":material/warning:",
         )
@@ -125,7 +111,7 @@ def _draw(found: Selection) -> None:
             icon=f":material/{icon}:",
         )
     if found.note:
-        st.caption(ui.plain(_(found.note)))
+        st.caption(ui.plain(note_text(found.note, _)))
     labels, column = live.structure_labels(), st.column_config
     st.dataframe(
         pd.DataFrame([_row(row, labels) for row in (*changed, *(r for r in choices if r not in changed))]),
@@ -171,7 +157,7 @@ def _answers_text(answers: AnswerShares | None) -> str:
     )
     if answers.changed_by_dense is None:
         return told
-    return told + " " + _("Plain INT8 changes {dense}.").format(
+    return told + " " + _("Plain rounding changes {dense}.").format(
         dense=percent_text(answers.changed_by_dense, 1)
     )  # fmt: skip
 

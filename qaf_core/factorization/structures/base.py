@@ -133,11 +133,6 @@ class Structure(ABC):
         """The rank that factors of such shapes have: what undoes ``factor_shapes``."""
         return factor_shapes[0][1]
 
-    def directions(self, weight_shape: Sequence[int], rank: Rank) -> int:
-        """In how many directions the outputs of a chain lie at most: the inputs of its last link."""
-        kernel = self.links[-1].kernel.of(weight_shape[2:], 1)
-        return int(math.prod(kernel)) * (*weight_shape[1:2], *self.widths(rank))[-1]
-
     def by_factor(self, by_link: Sequence[int]) -> Shape:
         """Numbers of the links in the order of the factors."""
         found = {link.factor: value for link, value in zip(self.links, by_link, strict=True)}

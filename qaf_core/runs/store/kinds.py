@@ -68,7 +68,7 @@ KINDS = {
     for kind in (
         Kind("compress", RunRequest, "jobs.compress:carry_out", HEAVY, None),
         Kind("finetune", RunRequest, "jobs.compress:carry_out", HEAVY, None),
-        Kind("plan", PlanRequest, "jobs.plans.auto:carry_out", HEAVY, 3600.0),
+        Kind("plan", PlanRequest, "jobs.plans.auto:carry_out", HEAVY, None),
         Kind("sensitivity", SensitivityRequest, "jobs.plans.knowledge:carry_out", HEAVY, 3600.0),
         Kind("search", SearchRequest, "jobs.plans.search:carry_out", HEAVY, None),
         Kind("latency", LatencyRequest, "jobs.latency:carry_out", HEAVY, 900.0),

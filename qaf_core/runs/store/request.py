@@ -14,7 +14,7 @@ from qaf_core.errors import DataError, PlanError, QafError
 from qaf_core.factorization.effort import Effort, read_effort
 from qaf_core.factorization.options import LARGEST_SEED, Method
 from qaf_core.network.plan.validation import check_method
-from qaf_core.search.selection import DEFAULT_ANSWER_BOUND, DEFAULT_ERROR_BOUND
+from qaf_core.search.selection import DEFAULT_ANSWER_BOUND
 from qaf_core.text.said import say
 
 LONGEST_NAME = 120
@@ -127,30 +127,6 @@ class ImagesRequest(InspectRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanRequest(ImagesRequest):
-    """What an automatic plan is asked for; only calibration images are looked at.
-
-    Attributes:
-        bits: Weight bits of all covered layers.
-        activation_bits: 8, or 32 for none.
-        least_ratio: Ranks of this parameter ratio or more compete; None for all.
-        error_bound: Largest relative squared error of a layer's outputs.
-        answer_bound: Largest share of answers on the calibration images that may differ from the original's,
-            beyond those that dense INT8 changes.
-        threads: Threads the layers are timed with; None for all processors.
-        batch: Images at a time.
-    """
-
-    bits: int = 8
-    activation_bits: int = 8
-    least_ratio: float | None = None
-    error_bound: float = DEFAULT_ERROR_BOUND
-    answer_bound: float = DEFAULT_ANSWER_BOUND
-    threads: int | None = None
-    batch: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
 class SensitivityRequest(ImagesRequest):
     """A model whose layers' settings are to be explored.
 
@@ -159,6 +135,35 @@ class SensitivityRequest(ImagesRequest):
     """
 
     activation_bits: int = 8
+
+    @property
+    def explored(self) -> SensitivityRequest:
+        """What is looked at before a plan is sought."""
+        return SensitivityRequest(
+            **{item.name: getattr(self, item.name) for item in fields(SensitivityRequest)}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest(SensitivityRequest):
+    """What an automatic plan is asked for; only calibration images decide.
+
+    Attributes:
+        bits: Weight bits of all covered layers.
+        least_ratio: Ranks of this parameter ratio or more compete; None for all.
+        error_bound: Largest relative squared error of a layer's outputs, as measured; None for any.
+        answer_bound: Largest share of answers on the calibration images that may differ from the original's,
+            beyond those that change with every layer dense at the same bits.
+        threads: Threads the layers are timed with; None for all processors.
+        batch: Images at a time.
+    """
+
+    bits: int = 8
+    least_ratio: float | None = None
+    error_bound: float | None = None
+    answer_bound: float = DEFAULT_ANSWER_BOUND
+    threads: int | None = None
+    batch: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,13 +195,6 @@ class SearchRequest(SensitivityRequest):
         read_effort(self.effort)
         if self.method != FOUND:
             check_method(self.method, ())
-
-    @property
-    def explored(self) -> SensitivityRequest:
-        """What the search looks at first."""
-        return SensitivityRequest(
-            **{item.name: getattr(self, item.name) for item in fields(SensitivityRequest)}
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

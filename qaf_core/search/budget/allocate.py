@@ -167,7 +167,7 @@ class _Table:
             (np.ones(len(self.layers)), (self.layers, np.arange(len(self.layers)))),
             shape=(self.count, len(objective)),
         )
-        sizes = np.maximum(np.abs(allowed), 1.0)
+        sizes = _sizes(allowed)
         scale = max(float(np.abs(objective).max()), 1e-300)
         with _nothing_on_stdout():
             result = milp(
@@ -197,7 +197,7 @@ class _Table:
         from scipy.sparse import csr_array
 
         ones = csr_array((np.ones(len(self.layers)), (self.layers, np.arange(len(self.layers)))))
-        sizes = np.maximum(np.abs(self.allowed), 1.0)
+        sizes = _sizes(self.allowed)
         found = linprog(
             self.objective,
             A_ub=self.takes / sizes[:, None],
@@ -212,6 +212,11 @@ class _Table:
         worth = -found.ineqlin.marginals * 0.01
         best = int(worth.argmax())
         return (limits[best].name, float(worth[best])) if worth[best] > TIGHT else (None, 0.0)
+
+
+def _sizes(allowed: Floats) -> Floats:
+    """What constraints are divided by: harms are small, and the solver's tolerances are meant for ones."""
+    return np.where(allowed > 0.0, allowed, 1.0)
 
 
 @contextlib.contextmanager

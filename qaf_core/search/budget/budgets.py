@@ -1,4 +1,4 @@
-"""What a user allows: ``size=60kB``, ``bops=0.02x``, ``drop=1pp``, ``latency=0.5x``; and locks on layers."""
+"""What a user allows: ``size=60kB``, ``bops=0.02x``, ``drop=1pp``, ``latency=2ms``; and locks on layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNITS: Mapping[str, Mapping[str, float]] = {
 }
 SHARED = "x"  # of what the original takes
 RELATIVE = ("size", "bops", "latency")
-EXPECTED = "size=0.2x, size=60kB, bops=0.02x, drop=1pp or latency=0.5x"
+EXPECTED = "size=0.2x, size=60kB, bops=0.02x, drop=1pp, latency=0.5x or latency=2ms"
 _FORM = re.compile(r"^(?P<kind>[a-z]+)=(?P<number>\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*(?P<unit>[a-zA-Z%]*)$")
 
 

@@ -365,6 +365,11 @@ def output_divergence(wanted: Any, found: Any, temperature: float = 1.0) -> floa
     if before is not None and after is not None and before.shape == after.shape:
         before, after = ((scores / temperature).log_softmax(dim=1) for scores in (before, after))
         return max(float((before.exp() * (before - after)).sum() / len(before)), 0.0)
+    return 0.5 * squared_error(wanted, found)
+
+
+def squared_error(wanted: Any, found: Any) -> float:
+    """The relative squared errors of all outputs in floating point, added up; NaN where there are none."""
     pairs = [
         (a, b)
         for a, b in zip(first_tensors(wanted), first_tensors(found), strict=False)
@@ -372,8 +377,7 @@ def output_divergence(wanted: Any, found: Any, temperature: float = 1.0) -> floa
     ]
     if not pairs:
         return math.nan
-    errors = [float((b - a).square().sum() / a.square().sum().clamp_min(1e-30)) for a, b in pairs]
-    return 0.5 * sum(errors)
+    return sum(float((b - a).square().sum() / a.square().sum().clamp_min(1e-30)) for a, b in pairs)
 
 
 def _of_patches(rows: Tensor, statistics: InputStatistics | None) -> InputStatistics | None:

@@ -25,6 +25,8 @@ CONV = LayerInfo(
         ("drop=1pp", 9.0, 0.01),
         ("size=1e+3B", 1.0, 1000.0),  # as Explore writes large numbers
         ("bops=2e-2x", 100.0, 2.0),
+        ("latency=0.5x", 3.0, 1.5),
+        ("latency=2.5ms", 3.0, 2.5),
     ],
 )
 def test_a_budget_is_read(text: str, original: float, limit: float) -> None:
