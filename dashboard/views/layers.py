@@ -10,14 +10,14 @@ from typing import Any
 import streamlit as st
 
 from dashboard.state import address, rows
-from dashboard.text import _
+from dashboard.text import _, meaning
 from dashboard.views.run import live
 from dashboard.widgets import run_choice, ui
 from qaf_core.pipeline.results import LayerRow
 from qaf_core.review import charts, histograms
-from qaf_core.review.units import MISSING
 from qaf_core.runs.listing import RunRow, list_rows
 from qaf_core.runs.store.record import RunRecord
+from qaf_core.text.units import MISSING, percent_text
 
 HISTOGRAM_COLUMNS = 4
 
@@ -70,7 +70,8 @@ def _errors(runs: Sequence[RunRecord]) -> None:
     left, right = st.columns([4, 6], gap="medium")
     titles = _distinct_titles(runs)
     with left:
-        st.markdown(f"**{_('Error of each layer')}**", help=live.layer_error_help())
+        st.markdown(f"**{_('Error of each layer')}**", help=meaning("layer_error"))
+        st.caption(ui.plain(rows.errors_sentence(runs[0])))
         series = [rows.layer_errors(run, html.escape(title)) for run, title in zip(runs, titles, strict=True)]
         st.plotly_chart(
             charts.layer_error_figure(series, dark=ui.is_dark(), _=_),
@@ -137,10 +138,10 @@ def _facts(row: LayerRow) -> None:
     if bits := rows.bits_text(row.bits):
         parts.append(_("{bits} bits").format(bits=bits))
     if row.relative_error is not None:
-        parts.append(_("error {error:.1f} %").format(error=100 * row.relative_error))
+        parts.append(_("error {error}").format(error=percent_text(row.relative_error)))
     if row.output_error is not None:
-        error = 100 * math.sqrt(max(0.0, row.output_error))
-        parts.append(_("error of its output {error:.1f} %").format(error=error))
+        error = percent_text(math.sqrt(max(0.0, row.output_error)))
+        parts.append(_("error of its output {error}").format(error=error))
     parts.append(ends.get(row.status, row.status))
     st.caption(" · ".join(parts))
 

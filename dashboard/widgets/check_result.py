@@ -19,9 +19,9 @@ from qaf_core.pipeline.events import RunStatus
 from qaf_core.pipeline.results import ImagesUsed
 from qaf_core.records import from_plain
 from qaf_core.review.metrics import metric_help, metric_label
-from qaf_core.review.units import MISSING, duration_text, percent_text
 from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.request import CheckRequest
+from qaf_core.text.units import MISSING, duration_text, percent_text
 
 MADE_TO_BE_SHOWN: dict[str, Any] = {"images": 256, "preview": True}  # fields of requests of pages
 _OPTIONS = re.compile(r",? (?:with )?--[a-z]+ FILE| \(--[a-z]+ FILE\)")

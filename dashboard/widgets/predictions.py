@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard.text import _
-from qaf_core.review.units import percent_text
+from qaf_core.text.units import percent_text
 
 MOST = 9
 

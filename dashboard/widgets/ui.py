@@ -18,11 +18,11 @@ from dashboard.text import _
 from qaf_core.data.workspace.trust import UntrustedCode, trust
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.pipeline.events import RunStatus, stage_text
-from qaf_core.review.units import duration_text
 from qaf_core.runs.store.record import JobRecord, RunRecord
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import default_workspace
 from qaf_core.runs.worker.supervisor import Supervisor
+from qaf_core.text.units import duration_text
 
 LOG = logging.getLogger(__name__)
 Arguments = ParamSpec("Arguments")

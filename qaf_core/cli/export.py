@@ -10,7 +10,7 @@ import typer
 from qaf_core.cli.interrupt import execute
 from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.text import _, print_json, print_stage, tell
-from qaf_core.review.units import duration_text, size_text
+from qaf_core.text.units import duration_text, size_text
 
 if TYPE_CHECKING:
     from qaf_core.deploy.onnx_export.report import ExportReport

@@ -16,7 +16,14 @@ from qaf_core.cli.plans import Batch, Threads
 from qaf_core.cli.text import _, print_json, print_stage, print_table, tell
 from qaf_core.deploy.runtime.model_files import PROFILED, ModelFile
 from qaf_core.errors import QafError
-from qaf_core.review.units import energy_text, percent_text, points_text, size_text
+from qaf_core.text.units import (
+    energy_text,
+    factor_text,
+    milliseconds_text,
+    percent_text,
+    points_text,
+    size_text,
+)
 
 if TYPE_CHECKING:
     from qaf_core.runs.store.record import RunRecord
@@ -125,11 +132,9 @@ def print_verdict(result: dict[str, Any]) -> None:
         ratio = (result.get("ratios") or {}).get(name)
         if ratio is not None:
             tell(
-                "{name} over dense INT8: {value:.2f} (95 %: {low:.2f} to {high:.2f})",
+                "{name} over dense INT8: {value} (95 %: {low} to {high})",
                 name=name.short,
-                value=ratio["value"],
-                low=ratio["low"],
-                high=ratio["high"],
+                **{key: factor_text(ratio[key]) for key in ("value", "low", "high")},
             )
     print(_(result["verdict"]))
 
@@ -151,14 +156,14 @@ def _print_latency(result: dict[str, Any], record: RunRecord) -> None:
         rows.append(
             (
                 _(TITLES.get(name, name)),
-                f"{row['median_ms']:.3f}",
-                f"{row['p5_ms']:.3f} to {row['p95_ms']:.3f}",
+                milliseconds_text(row["median_ms"]),
+                f"{milliseconds_text(row['p5_ms'])} – {milliseconds_text(row['p95_ms'])}",
                 "–" if memory is None else size_text(memory),
                 "–" if judged is None else percent_text(judged["value"]),
-                "–" if judged is None else points_text(judged["drop"]),
+                "–" if judged is None else points_text(-judged["drop"]),
             )
         )
-    print_table(("model", "median ms", "5 to 95 %", "memory", "accuracy", "drop, points"), rows)
+    print_table(("model", "median", "5 to 95 %", "memory", "accuracy", "change, points"), rows)
     if accuracy:
         judged = max(row["n"] for row in accuracy.values())
         measured = record.compressed.n if record.compressed else 0
@@ -178,7 +183,7 @@ def _print_latency(result: dict[str, Any], record: RunRecord) -> None:
         (
             str(row["layer"]),
             f"{row['structure'] or ''} {row['rank'] or ''}".strip(),
-            *(f"{row[f'{name}_ms']:.3f}" for name in PROFILED),
+            *(milliseconds_text(row[f"{name}_ms"]) for name in PROFILED),
             {True: _("slower"), False: _("faster"), None: ""}[row["slower_than_dense"]],
         )
         for row in result["layers"]

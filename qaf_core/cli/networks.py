@@ -44,9 +44,9 @@ from qaf_core.cli.text import (
 )
 from qaf_core.errors import WorkspaceError
 from qaf_core.factorization.options import Method
-from qaf_core.review.units import MISSING, count_text, percent_text, points_text, with_prefix
 from qaf_core.runs.store.workspace import default_workspace, open_workspace
 from qaf_core.text.said import say
+from qaf_core.text.units import MISSING, count_text, percent_text, points_text, with_prefix
 
 if TYPE_CHECKING:
     from qaf_core.network.plan.layer_info import LayerInfo

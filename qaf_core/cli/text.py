@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qaf_core.pipeline.events import stage_text
-from qaf_core.review.units import count_text, percent_text, size_text, times_text, with_prefix
 from qaf_core.text.catalogue import translator
 from qaf_core.text.said import Said, Translate, listing, say, untranslated
+from qaf_core.text.units import count_text, percent_text, size_text, times_text, with_prefix
 
 if TYPE_CHECKING:
     from qaf_core.pipeline.events import RunEvent

@@ -17,8 +17,8 @@ from plotly.colors import sample_colorscale
 from qaf_core.network.plan.cost import original_layer_cost
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.review.charts import style
-from qaf_core.review.units import count_text, percent_text, with_prefix
 from qaf_core.text.said import Translate, untranslated
+from qaf_core.text.units import count_text, percent_text, with_prefix
 
 Amount = Literal["params", "bops"]
 

@@ -24,6 +24,8 @@ from qaf_core.quantization.grid import BITS_ACCEPTED
 from qaf_core.review.decision import criteria, economics
 from qaf_core.runs.store.queue import DISCARDED
 from qaf_core.text.catalogue import read_catalogue, translator
+from qaf_core.text.glossary import GLOSSARY, GROUPS
+from qaf_core.text.plain import PLAIN_WORDS
 from qaf_core.text.said import say
 
 KINDS_IN = ("data.workspace.trust", "network.graph.export", "runs.store.queue")
@@ -88,6 +90,8 @@ def marked_texts() -> Iterator[str]:
     yield from economics.SAVINGS.values()
     yield from (preset.label for preset in economics.PRESETS.values())
     yield from (file.label for file in ModelFile)
+    yield from chain(*((term.title, term.meaning) for term in GLOSSARY.values()), GROUPS.values())
+    yield from PLAIN_WORDS.values()
     yield from (f"run: {status}" for status in RunStatus)
     yield from (MODELLED, BITS_ACCEPTED, DISCARDED)
     yield from (source.title.partition(", ")[2] for source in list_models() if source.shipped)

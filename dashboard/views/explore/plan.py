@@ -11,11 +11,10 @@ import streamlit as st
 from dashboard.state import plan_draft, sheets
 from dashboard.state.estimates import history_of
 from dashboard.state.plan_draft import Draft
-from dashboard.text import _, plural
+from dashboard.text import _, meaning, plural
 from dashboard.views.explore import controls, expected, fastest, files, optimise
 from dashboard.views.explore.choose import Choice
 from dashboard.views.run import live
-from dashboard.views.tradeoffs.table import bops_help
 from dashboard.widgets import plan_table, ui
 from qaf_core.errors import QafError
 from qaf_core.factorization.effort import Effort, effort_options
@@ -25,9 +24,9 @@ from qaf_core.network.plan.cost import Cost, plan_cost
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.validation import oversized_ranks
 from qaf_core.quantization.grid import BITS_ACCEPTED
-from qaf_core.review.units import MISSING, duration_text, percent_text, size_text, times_text, with_prefix
 from qaf_core.runs.estimate import count_work
 from qaf_core.runs.store.request import RunRequest
+from qaf_core.text.units import MISSING, duration_text, percent_text, size_text, times_text, with_prefix
 
 
 @st.fragment
@@ -70,21 +69,21 @@ def _prediction(choice: Choice, inventory: tuple[LayerInfo, ...], draft: Draft) 
             _("{times} smaller than {before}").format(
                 times=times_text(before.size_bytes, after.size_bytes), before=size_text(before.size_bytes)
             ),
-            _("The file: integer weights packed at their bits, with scales and everything else."),
+            meaning("packed_file"),
         )
     with columns[1]:
         ui.metric_card(
             _("Bit-operations"),
             percent_text(after.bops / before.bops) if before.bops else MISSING,
             f"{with_prefix(before.bops, 'BOPs')} → {with_prefix(after.bops, 'BOPs')}",
-            bops_help(),
+            meaning("bops"),
         )
     with columns[2]:
         ui.metric_card(
             _("Multiplications"),
             percent_text(after.macs / before.macs, 0) if before.macs else MISSING,
             f"{with_prefix(before.macs, 'MACs')} → {with_prefix(after.macs, 'MACs')}",
-            _("Multiply-accumulate operations (MACs) per image, whatever their bits."),
+            meaning("macs"),
         )
     with columns[3]:
         _memory(before, after)
@@ -97,11 +96,7 @@ def _memory(before: Cost, after: Cost) -> None:
         _("Working memory"),
         size_text(after.peak_activation_bytes),
         _("was {before}").format(before=size_text(before.peak_activation_bytes)),
-        _(
-            "The most that any one layer reads and writes for one image. Factorized layers can be "
-            "wide inside, so this "
-            "can rise."
-        ),
+        meaning("working_memory"),
     )
 
 
@@ -227,21 +222,17 @@ def _table(inventory: Sequence[LayerInfo], draft: Draft, key: str, edited: Conta
 
 def _columns() -> list[dict[str, Any]]:
     shares = _("Share of all parameters of the original network.")
-    bops = _("Share of the original network's bit-operations. ") + bops_help()
-    rank = _(
-        "The number of components the layer is made of: more is more accurate, and larger. "
-        "Tucker-2 takes two, such as 12 × 24."
-    )
+    bops = _("Share of the original network's bit-operations. ") + meaning("bops")
     bits = _("Bits per weight: {accepted}; one number, or one for each factor such as 4, 4, 8.")
     structure = controls.structure_help().replace("**", "")
     told = (
-        ("layer", _("Layer"), ""),
+        ("layer", _("Layer"), meaning("layer")),
         ("kind", _("Kind"), ""),
         ("shape", _("Shape"), _("Channels in and out, then height × width of the output.")),
         ("params", _("Parameters"), shares),
         ("bops", _("BOPs"), bops),
         ("structure", _("Structure"), structure),
-        ("rank", _("Rank"), rank),
+        ("rank", _("Rank"), meaning("rank")),
         ("bits", _("Bits"), bits.format(accepted=BITS_ACCEPTED)),
         ("size_after", _("Size left"), _("Bytes of this layer after compression, as a share of before.")),
         (

@@ -13,18 +13,18 @@ import streamlit as st
 
 from dashboard.state import address
 from dashboard.text import _
-from dashboard.widgets import ui
+from dashboard.widgets import columns, ui
 from qaf_core.deploy.runtime.measure_kit import BUSY_SHARE, LEAST_AGREEMENT
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.errors import QafError
 from qaf_core.review import speed
 from qaf_core.review.metrics import metric_label
-from qaf_core.review.units import MISSING, energy_text, percent_text, size_text
 from qaf_core.runs.jobs.device_kit import RESULT_NAME, read_kit_result
 from qaf_core.runs.jobs.latency import FILE_NAME, read_latency
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import DeviceKitRequest, LatencyRequest
 from qaf_core.runs.store.workspace import EXPORTS_FOLDER
+from qaf_core.text.units import MISSING, energy_text, factor_text, percent_text, size_text
 
 
 def show(run: RunRecord, can_measure: bool) -> None:
@@ -110,8 +110,8 @@ def _ratios(found: Mapping[str, Any]) -> None:
         ratio = ratios.get(name)
         if not ratio:
             continue
-        told = _("It takes {value} times as long (95 %: {low} to {high}).").format(
-            **{key: f"{ratio[key]:.2f}" for key in ("value", "low", "high")}
+        told = _("It takes {value} as long (95 %: {low} to {high}).").format(
+            **{key: factor_text(ratio[key]) for key in ("value", "low", "high")}
         )
         message = f"**{labels[name]}:** {speed.speed_sentence(ratio, _)} {told}"
         if ratio["low"] > 1.0:
@@ -221,12 +221,12 @@ def _layers(layers: list[Mapping[str, Any]]) -> None:
             column_config={
                 "name": column.TextColumn(_("Layer")),
                 "becomes": column.TextColumn(_("Became")),
-                "dense": column.NumberColumn(_("8-bit original, ms"), format="%.4f"),
-                "factorized": column.NumberColumn(_("Compressed, ms"), format="%.4f"),
-                "ratio": column.NumberColumn(
+                "dense": columns.number(_("8-bit original"), "%.4f ms", "latency"),
+                "factorized": columns.number(_("Compressed"), "%.4f ms", "latency"),
+                "ratio": columns.factor(
                     _("Compressed / original"),
-                    format="%.2f",
-                    help=_("Above 1 the layer is slower than the one it replaced."),
+                    digits=2,
+                    help_text=_("Above 1 the layer is slower than the one it replaced."),
                 ),
             },
         )

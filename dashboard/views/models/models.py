@@ -20,10 +20,10 @@ from qaf_core.network.plan.cost import original_cost
 from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.review import network_map
 from qaf_core.review.charts import method_label
-from qaf_core.review.units import MISSING, count_text, percent_text, size_text, with_prefix
 from qaf_core.runs.listing import RunRow, list_rows
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.removal import remove_registered
+from qaf_core.text.units import MISSING, count_text, percent_text, size_text, with_prefix
 
 AMOUNT_KEY, COLOUR_KEY = "map-amount", "map-colour"
 

@@ -11,13 +11,18 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.state import rows
-from dashboard.text import _, plural
+from dashboard.text import _, meaning, plural
 from dashboard.views.run import finetune, live, speed_tile
 from dashboard.widgets import check_result, predictions, ui
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review import charts
 from qaf_core.review.metrics import metric_help, metric_label
-from qaf_core.review.units import (
+from qaf_core.runs.jobs.preview import PREVIEW_NAME, read_preview
+from qaf_core.runs.listing import row_of
+from qaf_core.runs.management import resume
+from qaf_core.runs.store.record import RunRecord
+from qaf_core.text.said import say
+from qaf_core.text.units import (
     MISSING,
     duration_text,
     percent_text,
@@ -26,11 +31,6 @@ from qaf_core.review.units import (
     times_text,
     with_prefix,
 )
-from qaf_core.runs.jobs.preview import PREVIEW_NAME, read_preview
-from qaf_core.runs.listing import row_of
-from qaf_core.runs.management import resume
-from qaf_core.runs.store.record import RunRecord
-from qaf_core.text.said import say
 
 # How a run's error begins to tell of its command-line option; here there is a button for it.
 NO_CHECK = say("To compress it all the same")
@@ -159,7 +159,7 @@ def _headline(run: RunRecord) -> None:
             _("Change against the original"),
             _points(run),
             _drop_interval(run),
-            _("Percentage points, compressed against original on the same images, with the 95 % interval."),
+            f"{meaning('paired')} {meaning('points')} {meaning('interval')}",
         )
     with columns[2]:
         size, before = run.size_bytes or 0, original.size_bytes if original else 0
@@ -167,10 +167,7 @@ def _headline(run: RunRecord) -> None:
             _("Size"),
             _("{times} smaller").format(times=times_text(before, size)),
             f"{size_text(before)} → {size_text(size)}",
-            _(
-                "The packed file: integer codes at their bit-width, scales, biases and everything "
-                "else it needs."
-            ),
+            meaning("packed_file"),
         )
     with columns[3]:
         bops, before = cost.bops, original.bops if original else 0
@@ -178,11 +175,7 @@ def _headline(run: RunRecord) -> None:
             _("Bit-operations"),
             percent_text(bops / before) if before else MISSING,
             f"{with_prefix(before, 'BOPs')} → {with_prefix(bops, 'BOPs')}",
-            _(
-                "Multiplications per image, each counted as weight bits × activation bits, as a "
-                "share of the original. "
-                "A measure of arithmetic effort, not of time."
-            ),
+            meaning("bops"),
         )
     with columns[4], st.container(key="speed-tile"):
         speed_tile.show(run)
@@ -208,7 +201,8 @@ def _drop_interval(run: RunRecord) -> str:
 def _layers(run: RunRecord) -> None:
     left, right = st.columns([4, 6], gap="medium")
     with left:
-        st.markdown(f"**{_('Error of each layer')}**", help=live.layer_error_help())
+        st.markdown(f"**{_('Error of each layer')}**", help=meaning("layer_error"))
+        st.caption(ui.plain(rows.errors_sentence(run)))
         errors = rows.layer_errors(run, html.escape(ui.run_title(run)))
         figure = charts.layer_error_figure([errors], dark=ui.is_dark(), _=_)
         st.plotly_chart(

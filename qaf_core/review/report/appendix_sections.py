@@ -12,8 +12,8 @@ from qaf_core.review.decision.verdict import RISK
 from qaf_core.review.report.blocks import Section, Table
 from qaf_core.review.report.review import Review
 from qaf_core.review.report.sections import date_text
-from qaf_core.review.units import MISSING, percent_text
 from qaf_core.text.said import Translate
+from qaf_core.text.units import MISSING, percent_text
 
 
 def methods_section(review: Review, _: Translate) -> Section:

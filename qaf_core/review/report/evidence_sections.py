@@ -13,8 +13,8 @@ from qaf_core.review.report.figures import confusion_figure, finish, reliability
 from qaf_core.review.report.review import Review
 from qaf_core.review.report.sections import between, loss_text, points
 from qaf_core.review.speed import latency_figure, model_labels
-from qaf_core.review.units import MISSING, duration_text, percent_text, size_text
 from qaf_core.text.said import Translate
+from qaf_core.text.units import MISSING, decimal_text, duration_text, percent_text, size_text
 
 MOST_CHANGED = 20
 
@@ -233,7 +233,7 @@ def checks_section(review: Review, _: Translate) -> Section:
         rows = [
             [names[name]]
             + [
-                f"{100 * b:.1f} → {100 * a:.1f}"
+                f"{decimal_text(100 * b, 1)} → {decimal_text(100 * a, 1)}"
                 for b, a in zip(row["original"], row["compressed"], strict=True)
             ]
             for name, row in robustness["disturbances"].items()

@@ -14,8 +14,17 @@ from qaf_core.review.metrics import metric_label
 from qaf_core.review.report.blocks import Chart, Section, Table
 from qaf_core.review.report.figures import criteria_figure
 from qaf_core.review.report.review import Review
-from qaf_core.review.units import MISSING, percent_text, size_text, with_prefix
 from qaf_core.text.said import Translate
+from qaf_core.text.units import (
+    MISSING,
+    decimal_text,
+    milliseconds_text,
+    percent_text,
+    points_text,
+    size_text,
+    times_text,
+    with_prefix,
+)
 
 _ORIGINAL, _COMPRESSED = ModelFile.ORIGINAL, ModelFile.FAST
 
@@ -27,9 +36,7 @@ def status_labels(_: Translate) -> dict[str, str]:
 
 def points(value: float | None) -> str:
     """A difference of fractions in points, with two digits and its sign."""
-    if value is None:
-        return MISSING
-    return f"{100 * value + 0.0:+.2f}".replace("-", "−")
+    return MISSING if value is None else points_text(value, 2)
 
 
 def criteria_section(review: Review, _: Translate) -> Section:
@@ -88,7 +95,7 @@ def _criterion_interval(row: CriterionVerdict, _: Translate) -> str:
 
     def told(end: float) -> str:
         if row.criterion.unit == "fraction":
-            return f"{100 * end + 0.0:.2f}".replace("-", "−")
+            return decimal_text(100 * end, 2)
         return row.criterion.text(end).text(_)
 
     low = row.low or 0.0
@@ -194,7 +201,7 @@ def _times_row(runs: Sequence[Evidence], _: Translate) -> list[str]:
 
     def time_of(row: Mapping[Any, Any], model: str) -> str:
         if model in row.get(machine, {}):
-            return f"{row[machine][model]['median_ms']:.2f} ms"
+            return milliseconds_text(row[machine][model]["median_ms"])
         return _("on another machine") if any(model in times for times in row.values()) else MISSING
 
     original = next((row for row in timed if _ORIGINAL in row.get(machine, {})), {})
@@ -239,7 +246,7 @@ def three_numbers(review: Review, _: Translate) -> list[dict[str, str]]:
         },
         {
             "title": _("File to deploy"),
-            "value": _("{times}× smaller").format(times=f"{cost.size_bytes / run.size_bytes:.3g}"),
+            "value": _("{times} smaller").format(times=times_text(cost.size_bytes, run.size_bytes)),
             "note": f"{size_text(cost.size_bytes)} → {size_text(run.size_bytes)}",
         },
     ]
@@ -250,7 +257,7 @@ def three_numbers(review: Review, _: Translate) -> list[dict[str, str]]:
             numbers.append(
                 {
                     "title": _("Time of one inference"),
-                    "value": f"{first:.2f} → {last:.2f} ms",
+                    "value": f"{milliseconds_text(first)} → {milliseconds_text(last)}",
                     "note": str(timing["machine"]["processor"]),
                 }
             )
@@ -258,7 +265,7 @@ def three_numbers(review: Review, _: Translate) -> list[dict[str, str]]:
     numbers.append(
         {
             "title": _("Bit operations an image"),
-            "value": _("{times}× fewer").format(times=f"{cost.bops / less.bops:.3g}"),
+            "value": _("{times} fewer").format(times=times_text(cost.bops, less.bops)),
             "note": f"{with_prefix(cost.bops, 'BOPs')} → {with_prefix(less.bops, 'BOPs')}; "
             + _("time was not measured"),
         }
