@@ -39,7 +39,7 @@ def class_rows(before: Mapping[str, float], after: Mapping[str, float]) -> list[
             "name": name,
             "original": 100 * before[name] if name in before else None,
             "compressed": 100 * value,
-            "change": 100 * (value - before[name]) if name in before else None,
+            "change": points_text(value - before[name]) if name in before else None,
         }
         for name, value in after.items()
     ]
@@ -68,11 +68,11 @@ def errors_sentence(run: RunRecord) -> str:
         return ""
     told = {"metric": metric_label(after.metric, _), "points": points_text(-run.drop)}
     if after.agreement is None:
-        text = _("These are errors of stored numbers, not of answers: {metric} changes by {points} points.")
+        text = _("These are errors of stored numbers, not of answers. {metric}: {points} points.")
         return text.format(**told)
     return _(
-        "These are errors of stored numbers, not of answers: {share} of the answers are as before, and "
-        "{metric} changes by {points} points."
+        "These are errors of stored numbers, not of answers: {share} of the answers are as before. "
+        "{metric}: {points} points."
     ).format(share=percent_text(after.agreement), **told)
 
 

@@ -12,12 +12,12 @@ import streamlit as st
 from dashboard.state import address, rows
 from dashboard.text import _, meaning
 from dashboard.views.run import live
-from dashboard.widgets import run_choice, ui
+from dashboard.widgets import columns, run_choice, ui
 from qaf_core.pipeline.results import LayerRow
 from qaf_core.review import charts, histograms
 from qaf_core.runs.listing import RunRow, list_rows
 from qaf_core.runs.store.record import RunRecord
-from qaf_core.text.units import MISSING, percent_text
+from qaf_core.text.units import percent_text
 
 HISTOGRAM_COLUMNS = 4
 
@@ -82,14 +82,10 @@ def _errors(runs: Sequence[RunRecord]) -> None:
     with right:
         for run, title in zip(runs, titles, strict=True):
             st.markdown(f"**{ui.plain(title)}**")
-            st.dataframe(
-                live.layer_frame(run.layers),
-                hide_index=True,
-                column_config=live.layer_columns(),
-                placeholder=MISSING,
-                height=live.table_height(len(run.layers), 18 // len(runs)),
-                key=f"table-{run.id}",
-            )
+            columns.table(
+                live.layer_frame(run.layers), live.layer_columns(),
+                most=columns.MOST_ROWS // len(runs), key=f"table-{run.id}",
+            )  # fmt: skip
 
 
 def _distinct_titles(runs: Sequence[RunRecord]) -> list[str]:
@@ -147,9 +143,9 @@ def _facts(row: LayerRow) -> None:
 
 
 def _histograms(run_id: str, kept: Mapping[str, Any]) -> None:
-    columns = st.columns(min(HISTOGRAM_COLUMNS, len(kept)), gap="small")
+    places = st.columns(min(HISTOGRAM_COLUMNS, len(kept)), gap="small")
     for position, (name, histogram) in enumerate(kept.items()):
-        with columns[position % len(columns)]:
+        with places[position % len(places)]:
             title, help_text = _factor_title(name), _factor_help(name)
             # Factors kept in floating point have values, not codes.
             draw = (

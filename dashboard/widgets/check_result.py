@@ -13,7 +13,7 @@ import streamlit as st
 from dashboard.state import jobs
 from dashboard.state.overrides import keep_class_names
 from dashboard.text import _, plural
-from dashboard.widgets import predictions, ui
+from dashboard.widgets import columns, predictions, ui
 from qaf_core.pipeline.check.plausibility import METRIC, Finding, Plausibility
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.pipeline.results import ImagesUsed
@@ -21,7 +21,7 @@ from qaf_core.records import from_plain
 from qaf_core.review.metrics import metric_help, metric_label
 from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.request import CheckRequest
-from qaf_core.text.units import MISSING, duration_text, percent_text
+from qaf_core.text.units import duration_text, percent_text
 
 MADE_TO_BE_SHOWN: dict[str, Any] = {"images": 256, "preview": True}  # fields of requests of pages
 _OPTIONS = re.compile(r",? (?:with )?--[a-z]+ FILE| \(--[a-z]+ FILE\)")
@@ -187,11 +187,8 @@ def show_images_used(used: ImagesUsed) -> None:
     if not count:
         return
     st.caption(plural("{count} image was left out:", "{count} images were left out:", count))
-    column = st.column_config
-    st.dataframe(
+    columns.table(
         pd.DataFrame([{"name": row.name, "reason": _(row.reason)} for row in used.skipped]),
-        hide_index=True,
-        placeholder=MISSING,
-        height="content" if len(used.skipped) < 8 else 290,
-        column_config={"name": column.TextColumn(_("Image")), "reason": column.TextColumn(_("Why"))},
+        {"name": columns.text(_("Image")), "reason": columns.text(_("Why"))},
+        most=7,
     )

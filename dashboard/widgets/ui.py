@@ -269,6 +269,7 @@ def stepper(steps: Iterable[tuple[str, str]]) -> None:
 def inject_style() -> None:
     """The few rules Streamlit's theme has no option for."""
     ground = {
+        "ground": "#0F151E",
         "line": "#2A3646",
         "soft": "#18212E",
         "ink": "#E6EBF2",
@@ -280,6 +281,7 @@ def inject_style() -> None:
     }
     if not is_dark():
         ground = {
+            "ground": "#FFFFFF",
             "line": "#DCE2EA",
             "soft": "#F4F6F9",
             "ink": "#18222F",

@@ -137,5 +137,6 @@ def column_unit(values: Iterable[float | None], unit: str) -> ColumnUnit:
     plain = ((1.0, ""),)
     prefixes = plain if unit == "ms" else (*_DECIMAL_PREFIXES, *(_SMALL_PREFIXES if unit == "J" else plain))
     divisor, prefix = next((pair for pair in prefixes if max(known) >= 0.9995 * pair[0]), prefixes[-1])
-    decimals = 2 - math.floor(math.log10(min(known) / divisor))
-    return ColumnUnit(divisor=divisor, unit=prefix + unit, decimals=max(0, min(3, decimals)))
+    least = min(known) / divisor
+    decimals = 3 if least < 0.0995 else 2 if least < 9.95 else 1 if least < 99.5 else 0
+    return ColumnUnit(divisor=divisor, unit=prefix + unit, decimals=decimals)

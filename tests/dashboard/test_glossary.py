@@ -62,7 +62,7 @@ def test_an_address_asks_for_plain_words_in_japanese(draw: Draw, seeded_store: S
 
 def test_columns_explain_their_terms_and_take_one_unit() -> None:
     frame = pd.DataFrame({"size": [26_200, None, 360_000], "time": [0.2, 12.0, None]})
-    assert columns.in_units(frame, {"size": "B", "time": "ms"}) == {"size": "%.1f kB", "time": "%.3f ms"}
+    assert columns.in_units(frame, {"size": "B", "time": "ms"}) == {"size": "%.1f kB", "time": "%.2f ms"}
     assert frame["size"].tolist()[::2] == [26.2, 360.0]
     told = columns.number("Rank", "%d", "rank", "More.")
     assert told["help"] == f"{meaning('rank')} More."

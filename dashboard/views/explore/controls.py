@@ -332,7 +332,7 @@ def base_plan(choice: Choice, reference: Plan) -> Plan:
     return reference
 
 
-def effort_dial(key: str, explained: str) -> Effort:
+def effort_dial(key: str, explained: str, **options: Any) -> Effort:
     """The dial from quick to thorough."""
     names = {
         Effort.QUICK: _("Quick"),
@@ -346,5 +346,6 @@ def effort_dial(key: str, explained: str) -> Effort:
         key=address.choice(key, list(Effort), Effort.STANDARD, key=key),
         format_func=names.__getitem__,
         help=explained,
+        **options,
     )
     return Effort(chosen)

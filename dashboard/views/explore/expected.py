@@ -15,6 +15,7 @@ from dashboard.text import _, meaning
 from dashboard.views.explore import controls
 from dashboard.views.explore.choose import Choice
 from dashboard.views.run import live
+from dashboard.widgets import columns as tables
 from dashboard.widgets import ui
 from qaf_core.network.plan.layer_info import KEEP
 from qaf_core.pipeline.events import RunStatus
@@ -180,7 +181,7 @@ def _draw(choice: Choice, shaded: Any, table: dict[str, dict[str, Setting]]) -> 
         key=key,
         on_select="rerun",
         selection_mode="single-cell",
-        height=live.table_height(len(names), most=LONGEST_TABLE_ROWS),
+        height=tables.table_height(len(names), most=LONGEST_TABLE_ROWS),
     )
     clicked = list(event.selection.cells)
     if clicked == st.session_state.get(CLICKED_KEY, []):

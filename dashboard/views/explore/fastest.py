@@ -20,7 +20,7 @@ from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.records import from_plain
 from qaf_core.runs.store.request import PlanRequest
 from qaf_core.search.selection import AnswerShares, LayerChoice, Selection
-from qaf_core.text.units import MISSING, factor_text, milliseconds_text, percent_text
+from qaf_core.text.units import factor_text, milliseconds_text, percent_text
 
 BOUNDS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 FIRST_BOUND = 0.1
@@ -127,12 +127,10 @@ def _draw(found: Selection) -> None:
     if found.note:
         st.caption(ui.plain(_(found.note)))
     labels, column = live.structure_labels(), st.column_config
-    st.dataframe(
+    columns.table(
         pd.DataFrame([_row(row, labels) for row in (*changed, *(r for r in choices if r not in changed))]),
-        hide_index=True,
-        placeholder=MISSING,
-        height=live.table_height(len(choices), most=10),
-        column_config={
+        most=10,
+        config={
             "layer": column.TextColumn(_("Layer")),
             "structure": column.TextColumn(_("Chosen")),
             "rank": columns.text(_("Rank"), "rank"),

@@ -53,15 +53,16 @@ def plan_and_run(choice: Choice, inventory: tuple[LayerInfo, ...]) -> None:
     with place:
         controls.bulk_controls(choice, frozenset().union(*edited.values()))
     optimise.offer(choice, draft)
-    _prediction(choice, inventory, draft)
     expected.show(choice, draft)
     files.toolbar(model, draft)
     _table(inventory, draft, key, edited)
+    with st.container(key="savings"):  # stays in sight at the foot of the window, see style.css
+        _prediction(choice, inventory, draft)
 
 
 def _prediction(choice: Choice, inventory: tuple[LayerInfo, ...], draft: Draft) -> None:
     before, after = plan_draft.cost_before(inventory), plan_cost(inventory, draft.plan)
-    columns = st.columns([1, 1, 1, 1, 1.05], gap="small")
+    columns = st.columns([1, 1, 1, 1, 2.1], gap="small")
     with columns[0]:
         ui.metric_card(
             _("Size"),
@@ -70,6 +71,7 @@ def _prediction(choice: Choice, inventory: tuple[LayerInfo, ...], draft: Draft) 
                 times=times_text(before.size_bytes, after.size_bytes), before=size_text(before.size_bytes)
             ),
             meaning("packed_file"),
+            height="stretch",
         )
     with columns[1]:
         ui.metric_card(
@@ -77,6 +79,7 @@ def _prediction(choice: Choice, inventory: tuple[LayerInfo, ...], draft: Draft) 
             percent_text(after.bops / before.bops) if before.bops else MISSING,
             f"{with_prefix(before.bops, 'BOPs')} → {with_prefix(after.bops, 'BOPs')}",
             meaning("bops"),
+            height="stretch",
         )
     with columns[2]:
         ui.metric_card(
@@ -84,6 +87,7 @@ def _prediction(choice: Choice, inventory: tuple[LayerInfo, ...], draft: Draft) 
             percent_text(after.macs / before.macs, 0) if before.macs else MISSING,
             f"{with_prefix(before.macs, 'MACs')} → {with_prefix(after.macs, 'MACs')}",
             meaning("macs"),
+            height="stretch",
         )
     with columns[3]:
         _memory(before, after)
@@ -97,27 +101,30 @@ def _memory(before: Cost, after: Cost) -> None:
         size_text(after.peak_activation_bytes),
         _("was {before}").format(before=size_text(before.peak_activation_bytes)),
         meaning("working_memory"),
+        height="stretch",
     )
 
 
 def _run_box(choice: Choice, inventory: Sequence[LayerInfo], draft: Draft) -> None:
     reason = run_obstacle(choice, inventory, draft)
-    with st.container(key="run-box", height="stretch", vertical_alignment="center", gap="small"):
-        name = st.text_input(
-            _("Name of the run"),
-            placeholder=_("Name of the run (optional)"),
-            key="run-name",
-            max_chars=80,
-            label_visibility="collapsed",
-        )
+    with st.container(key="run-box", gap="xsmall"):
         controls.effort_dial(
             "solver-effort",
             _(
                 "How hard each layer is solved: starts, iterations and rounds of rounding. Thorough takes "
                 "about five times as long, two minutes a layer at most; quick a third."
             ),
+            label_visibility="collapsed",
         )
-        if st.button(
+        left, right = st.columns([2, 1], gap="xsmall")
+        name = left.text_input(
+            _("Name of the run"),
+            placeholder=_("Name of the run (optional)"),
+            key="run-name",
+            max_chars=80,
+            label_visibility="collapsed",
+        )
+        if right.button(
             _("Run"),
             type="primary",
             icon=":material/play_arrow:",
@@ -127,10 +134,10 @@ def _run_box(choice: Choice, inventory: Sequence[LayerInfo], draft: Draft) -> No
             help=ui.plain(reason) if reason else None,
         ):
             _start(choice, draft, name)
-    if reason:
-        st.caption(":material/block: " + ui.plain(reason))
-    elif draft.layers:
-        _expected_time(choice, inventory, draft)
+        if reason:
+            st.caption(":material/block: " + ui.plain(reason))
+        elif draft.layers:
+            _expected_time(choice, inventory, draft)
 
 
 def _expected_time(choice: Choice, inventory: Sequence[LayerInfo], draft: Draft) -> None:

@@ -26,7 +26,7 @@ from qaf_core.runs.listing import PACKED, list_rows, refresh_row
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import ExportRequest
 from qaf_core.runs.store.workspace import EXPORTS_FOLDER, PACKED_NAME
-from qaf_core.text.units import MISSING, duration_text, size_text, times_text
+from qaf_core.text.units import duration_text, size_text, times_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,13 +245,7 @@ def _contents(run: RunRecord) -> None:
         return
     table = pd.DataFrame(content_rows(inventory, plan, {row.name for row in run.layers}))
     forms = columns.in_units(table, {"before": "B", "after": "B"})
-    st.dataframe(
-        table,
-        hide_index=True,
-        column_config=_content_columns(forms, float(table["share"].max())),
-        placeholder=MISSING,
-        height=live.table_height(len(table), most=11),
-    )
+    columns.table(table, _content_columns(forms, float(table["share"].max())), most=11)
 
 
 def content_rows(inventory: Sequence[LayerInfo], plan: Plan, solved: set[str]) -> list[dict[str, Any]]:
@@ -305,7 +299,7 @@ def _examples(run: RunRecord) -> None:
     left, right = st.columns(2, gap="small")
     with left:
         st.caption(_("The packed file, in PyTorch"))
-        st.code(pytorch_example(source, packed), language="python")
+        st.code(pytorch_example(source, packed), language="python", wrap_lines=True)
     with right:
         st.caption(_("The ONNX file, with nothing but ONNX Runtime, NumPy and Pillow"))
-        st.code(onnx_example(source, onnx), language="python")
+        st.code(onnx_example(source, onnx), language="python", wrap_lines=True)

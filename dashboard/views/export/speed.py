@@ -214,11 +214,9 @@ def _layers(layers: list[Mapping[str, Any]]) -> None:
     table = pd.DataFrame(cells, columns=names).sort_values("ratio", ascending=False, na_position="last")
     with st.expander(_("Layer by layer"), icon=":material/stacks:"):
         column = st.column_config
-        st.dataframe(
+        columns.table(
             table,
-            hide_index=True,
-            placeholder=MISSING,
-            column_config={
+            {
                 "name": column.TextColumn(_("Layer")),
                 "becomes": column.TextColumn(_("Became")),
                 "dense": columns.number(_("8-bit original"), "%.4f ms", "latency"),

@@ -12,7 +12,7 @@ import streamlit as st
 from dashboard.state import address, catalogue
 from dashboard.text import _
 from dashboard.views.models import add_model, check_model, uploads
-from dashboard.widgets import ui
+from dashboard.widgets import columns, ui
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import QafError
 from qaf_core.factorization.structures import STRUCTURES
@@ -23,7 +23,7 @@ from qaf_core.review.charts import method_label
 from qaf_core.runs.listing import RunRow, list_rows
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.removal import remove_registered
-from qaf_core.text.units import MISSING, count_text, percent_text, size_text, with_prefix
+from qaf_core.text.units import count_text, percent_text, size_text, with_prefix
 
 AMOUNT_KEY, COLOUR_KEY = "map-amount", "map-colour"
 
@@ -53,16 +53,14 @@ def _choose(sources: Sequence[ModelSource]) -> ModelSource:
     selection = {"selection": {"rows": [ids.index(st.session_state[key])], "columns": [], "cells": []}}
     if arrived:
         st.session_state["model-list"] = selection
-    chosen = st.dataframe(
+    chosen = columns.table(
         pd.DataFrame([_row(source) for source in sources]),
-        hide_index=True,
+        _columns(),
+        most=len(sources),
         key="model-list",
         on_select="rerun",
         selection_mode="single-row-required",
         selection_default=selection,
-        column_config=_columns(),
-        placeholder=MISSING,
-        height="content",
     )
     source = sources[chosen.selection.rows[0] if chosen.selection.rows else 0]
     if source.id != st.session_state[key]:
@@ -101,10 +99,10 @@ def task_label(task: str) -> str:
 def _columns() -> dict[str, Any]:
     column = st.column_config
     return {
-        "model": column.TextColumn(_("Model"), width="medium"),
-        "title": column.TextColumn(_("Description"), width="medium"),
+        "model": column.TextColumn(_("Model"), width=160),
+        "title": column.TextColumn(_("Description"), width=250),
         "task": column.TextColumn(_("Task")),
-        "classes": column.NumberColumn(_("Classes"), width=80),
+        "classes": column.NumberColumn(_("Classes"), width=60),
         "input": column.TextColumn(_("Input, px"), width=90),
         "accuracy": column.NumberColumn(
             _("Measured"), format="%.1f %%", help=_("Of the original, by the measure of its task.")
@@ -152,11 +150,8 @@ def _study(source: ModelSource) -> None:
     check_model.show(source)
     draw_network(source, inventory)
     with st.expander(_("All layers"), icon=":material/table_rows:"):
-        st.dataframe(
-            pd.DataFrame([_layer_row(info) for info in inventory]),
-            hide_index=True,
-            column_config=_layer_columns(),
-            placeholder="",
+        columns.table(
+            pd.DataFrame([_layer_row(info) for info in inventory]), _layer_columns(), placeholder=""
         )
 
 

@@ -214,13 +214,7 @@ def _finished_layers(run: RunRecord, progress: RunProgress) -> None:
         )
     with right:
         st.markdown(f"**{_('Layers')}**")
-        st.dataframe(
-            layer_frame(_progress_rows(progress)),
-            hide_index=True,
-            column_config=layer_columns(),
-            placeholder=MISSING,
-            height=table_height(len(progress.layers)),
-        )
+        columns.table(layer_frame(_progress_rows(progress)), layer_columns())
 
 
 def _progress_rows(progress: RunProgress) -> list[LayerRow]:
@@ -230,11 +224,6 @@ def _progress_rows(progress: RunProgress) -> list[LayerRow]:
         )
         for layer in reversed(progress.layers.values())
     ]
-
-
-def table_height(rows_shown: int, most: int = 18) -> int | str:
-    """The height of a table: as high as its rows, up to ``most`` of them."""
-    return "content" if rows_shown <= most else 36 * (most + 1)
 
 
 def layer_frame(layers: Sequence[LayerRow]) -> pd.DataFrame:

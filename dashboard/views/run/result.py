@@ -13,7 +13,7 @@ import streamlit as st
 from dashboard.state import rows
 from dashboard.text import _, meaning, plural
 from dashboard.views.run import finetune, live, speed_tile
-from dashboard.widgets import check_result, predictions, ui
+from dashboard.widgets import check_result, columns, predictions, ui
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review import charts
 from qaf_core.review.metrics import metric_help, metric_label
@@ -140,8 +140,8 @@ def _headline(run: RunRecord) -> None:
     compressed, cost, baseline, original = run.compressed, run.cost, run.baseline, run.baseline_cost
     assert compressed is not None
     assert cost is not None
-    columns = st.columns(5)
-    with columns[0]:
+    tiles = st.columns(5)
+    with tiles[0]:
         low, high = compressed.ci95
         ui.metric_card(
             metric_label(compressed.metric, _),
@@ -154,14 +154,14 @@ def _headline(run: RunRecord) -> None:
                 "95 % confidence."
             ).format(count=f"{compressed.n:,}", low=percent_text(low), high=percent_text(high)),
         )
-    with columns[1]:
+    with tiles[1]:
         ui.metric_card(
-            _("Change against the original"),
+            _("Against the original"),
             _points(run),
             _drop_interval(run),
             f"{meaning('paired')} {meaning('points')} {meaning('interval')}",
         )
-    with columns[2]:
+    with tiles[2]:
         size, before = run.size_bytes or 0, original.size_bytes if original else 0
         ui.metric_card(
             _("Size"),
@@ -169,7 +169,7 @@ def _headline(run: RunRecord) -> None:
             f"{size_text(before)} → {size_text(size)}",
             meaning("packed_file"),
         )
-    with columns[3]:
+    with tiles[3]:
         bops, before = cost.bops, original.bops if original else 0
         ui.metric_card(
             _("Bit-operations"),
@@ -177,7 +177,7 @@ def _headline(run: RunRecord) -> None:
             f"{with_prefix(before, 'BOPs')} → {with_prefix(bops, 'BOPs')}",
             meaning("bops"),
         )
-    with columns[4], st.container(key="speed-tile"):
+    with tiles[4], st.container(key="speed-tile"):
         speed_tile.show(run)
     with st.container(horizontal=True, gap="medium"):
         ui.link_to("tradeoffs", _("Compare with other runs"), ":material/scatter_plot:", model=run.model)
@@ -210,13 +210,7 @@ def _layers(run: RunRecord) -> None:
         )
     with right:
         st.markdown(f"**{_('Layers')}**")
-        st.dataframe(
-            live.layer_frame(run.layers),
-            hide_index=True,
-            column_config=live.layer_columns(),
-            placeholder=MISSING,
-            height=live.table_height(len(run.layers)),
-        )
+        columns.table(live.layer_frame(run.layers), live.layer_columns())
 
 
 def _classes(run: RunRecord) -> None:
@@ -235,17 +229,13 @@ def _classes(run: RunRecord) -> None:
             others.append(_("Same answers as the original: {share}").format(share=share))
         if others:
             st.caption(ui.plain(" · ".join(others)))
-        column = st.column_config
-        st.dataframe(
+        columns.table(
             pd.DataFrame(classes),
-            hide_index=True,
-            placeholder=MISSING,
-            height=live.table_height(len(classes)),
-            column_config={
-                "name": column.TextColumn(_("Class")),
-                "original": column.NumberColumn(_("Original"), format="%.1f %%"),
-                "compressed": column.NumberColumn(_("Compressed"), format="%.1f %%"),
-                "change": column.NumberColumn(_("Change, points"), format="%+.1f"),
+            {
+                "name": columns.text(_("Class")),
+                "original": columns.percent(_("Original"), "baseline"),
+                "compressed": columns.percent(_("Compressed")),
+                "change": columns.text(_("Change, points"), "points"),
             },
         )
 

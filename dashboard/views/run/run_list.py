@@ -16,9 +16,7 @@ from dashboard.widgets import columns, run_tools, ui
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.charts import method_label
 from qaf_core.runs.listing import RunRow, list_rows
-from qaf_core.text.units import MISSING, points_text
-
-LONGEST_TABLE_PX = 640
+from qaf_core.text.units import points_text
 
 
 def show() -> None:
@@ -52,15 +50,12 @@ def _table(shown: Sequence[RunRow]) -> list[RunRow]:
     say, statuses = translation(), {status: ui.status_label(status) for status in RunStatus}
     frame = pd.DataFrame([_row(run, statuses[run.status], say) for run in shown])
     frame = frame.drop(columns=[name for name in ("tags", "slower") if not frame[name].map(bool).any()])
-    chosen = st.dataframe(
+    chosen = columns.table(
         frame,
-        hide_index=True,
+        _columns(),
         key=f"run-list-{hash(tuple(run.id for run in shown))}",  # ticks are of rows, not of runs
         on_select="rerun",
         selection_mode=["multi-row", "single-cell"],
-        column_config=_columns(),
-        placeholder=MISSING,
-        height="content" if len(shown) <= 16 else LONGEST_TABLE_PX,
     )
     for position, _column in chosen.selection.cells:
         ui.go_to("run", run=shown[position].id)
@@ -72,13 +67,13 @@ def _row(run: RunRow, status: str, say: Callable[[str], str]) -> dict[str, Any]:
     return {
         "status": status,
         "run": run.title,
-        "model": run.model,
-        "method": method_label(run.method, say),
-        "plan": rows.plan_summary(run),
         "accuracy": None if run.value is None else 100 * run.value,
         "change": None if run.drop is None else points_text(-run.drop),
         "smaller": before / after if before and after else None,
         "slower": None if run.slower is None else run.slower[0],
+        "method": method_label(run.method, say),
+        "model": run.model,
+        "plan": rows.plan_summary(run),
         "tags": list(run.tags),
         "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at)),
     }
@@ -86,8 +81,8 @@ def _row(run: RunRow, status: str, say: Callable[[str], str]) -> dict[str, Any]:
 
 def _columns() -> dict[str, Any]:
     return {
-        "status": columns.text(_("Status"), width=100),
-        "run": columns.text(_("Run")),
+        "status": columns.text(_("Status"), width=90),
+        "run": columns.text(_("Run"), width=200),
         "model": columns.text(_("Model")),
         "method": columns.text(_("Method"), help_text=method_help()),
         "plan": columns.text(

@@ -16,7 +16,7 @@ from qaf_core.runs.listing import PACKED, deployable_files
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import LatencyRequest
 from qaf_core.runs.store.workspace import PACKED_NAME
-from qaf_core.text.units import MISSING, milliseconds_text
+from qaf_core.text.units import milliseconds_text
 
 EXPORTED = {"model-int8-fast": ModelFile.FAST, "model-int8": ModelFile.EXACT, "model-fp32": ModelFile.FLOAT}
 
@@ -69,15 +69,15 @@ def files(run: RunRecord) -> None:
     with st.expander(_("Files that can be deployed"), icon=":material/folder_zip:"):
         frame = pd.DataFrame(rows)
         forms = columns.in_units(frame, {"size": "B"})
-        st.dataframe(
-            frame, hide_index=True, placeholder=MISSING, height="content",
-            column_config={
+        columns.table(
+            frame,
+            {
                 "file": columns.text(_("File")),
                 "size": columns.number(_("Size"), forms["size"]),
                 "smaller": columns.factor(
                     _("Smaller"), help_text=_("The original counts 4 bytes a parameter.")
                 ),
             },
-        )  # fmt: skip
+        )
         if len(rows) == 1:
             st.caption(_("ONNX files stand here once they are exported, or timed."))

@@ -21,9 +21,8 @@ from qaf_core.review.tradeoffs.figure import front_of
 from qaf_core.review.tradeoffs.pareto import knee
 from qaf_core.review.tradeoffs.points import RunPoint
 from qaf_core.runs.listing import RunRow
-from qaf_core.text.units import MISSING, decimal_text
+from qaf_core.text.units import decimal_text
 
-LONGEST_TABLE_PX = 640
 UNITS = {"size": "B", "deployed": "B", "latency": "ms", "bops": "BOPs", "energy": "J", "memory": "B"}
 WHENEVER_KNOWN = ("passes", "deployed", "latency", "slower", "memory", "tags")  # columns left out when empty
 
@@ -68,18 +67,16 @@ def _table(runs: Sequence[RunRow], judged: Judged, best: Mapping[str, str], titl
     """One table; a click opens a run; the ticked ones."""
     say, statuses = translation(), {status: ui.status_label(status) for status in RunStatus}
     frame = pd.DataFrame([_row(run, judged, best, say) for run in runs])
-    frame["status"] = [statuses[run.status] for run in runs]
+    if any(run.status != RunStatus.COMPLETED for run in runs):
+        frame["status"] = [statuses[run.status] for run in runs]
     forms = columns.in_units(frame, UNITS)
     empty = [name for name in WHENEVER_KNOWN if not frame[name].map(bool).any() or frame[name].isna().all()]
-    chosen = st.dataframe(
+    chosen = columns.table(
         frame.drop(columns=empty),
-        hide_index=True,
+        _columns(runs[0].metric or "", judged, forms),
         key=f"tradeoff-table-{title}-{hash(tuple(run.id for run in runs))}",
         on_select="rerun",
         selection_mode=["multi-row", "single-cell"],
-        column_config=_columns(runs[0].metric or "", judged, forms),
-        placeholder=MISSING,
-        height="content" if len(runs) <= 16 else LONGEST_TABLE_PX,
     )
     for position, _column in chosen.selection.cells:
         ui.go_to("run", run=runs[position].id)
@@ -108,17 +105,17 @@ def _row(run: RunRow, judged: Judged, best: Mapping[str, str], say: Callable[[st
         "passes": signs[judged.passes[run.id]] if judged.passes else "",
         "run": run.title,
         "method": charts.method_label(run.method, say),
-        "plan": rows.plan_summary(run),
         "accuracy": 100 * (run.value or 0.0),
-        "interval": f"{decimal_text(100 * (run.low or 0.0), 1)} – {decimal_text(100 * (run.high or 0.0), 1)}",
         "drop": None if found is None else mark.get(found.verdict, "") + found.text(say),
         "size": run.size_bytes,
         "smaller": run.original_bytes / size if run.original_bytes and size else None,
         "deployed": run.deployed_bytes,
         "latency": run.latency_ms,
         "slower": None if run.slower is None else run.slower[0],
-        "bops": run.bops,
         "share": 100 * (run.bops or 0.0) / run.original_bops if run.original_bops else None,
+        "plan": rows.plan_summary(run),
+        "interval": f"{decimal_text(100 * (run.low or 0.0), 1)} – {decimal_text(100 * (run.high or 0.0), 1)}",
+        "bops": run.bops,
         "energy": run.energy_joules,
         "memory": run.memory_bytes,
         "tags": list(run.tags),
@@ -140,7 +137,7 @@ def _columns(metric: str, judged: Judged, forms: Mapping[str, str]) -> dict[str,
         "passes": columns.text(
             _("Target"), "target", _("✓ keeps to it, ✗ does not, ? not all of it is measured."), width=60
         ),
-        "run": columns.text(_("Run")),
+        "run": columns.text(_("Run"), width=150),
         "method": columns.text(_("Method"), help_text=method_help()),
         "plan": columns.text(
             _("Plan"),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qaf_core.deploy.runtime.model_files import ModelFile
+from qaf_core.review.charts import method_label
 from qaf_core.review.decision.criteria import tell_changes
 from qaf_core.review.decision.evidence import Evidence
 from qaf_core.review.decision.verdict import CriterionVerdict
@@ -153,16 +154,16 @@ def run_rows(runs: Sequence[Evidence], _: Translate) -> list[list[str]]:
     records = [run.record for run in runs]
     told = [run.after.agreement for run in runs]
     return [
-        [_("Method"), "", *(record.method for record in records)],
+        [_("Method"), "", *(method_label(record.method, _) for record in records)],
         [
             metric_label(before.metric, _),
             percent_text(before.value),
             *(percent_text(run.after.value) for run in runs),
         ],
         [
-            _("Loss (95 %), points"),
+            _("Change (95 %), points"),
             "",
-            *(loss_text(record.drop, record.drop_ci95, _) for record in records),
+            *(change_text(record.drop, record.drop_ci95, _) for record in records),
         ],
         [
             _("Same answer as the original"),
@@ -184,11 +185,18 @@ def between(low: str, high: str, _: Translate) -> str:
     return _("{low} to {high}").format(low=low, high=high)
 
 
-def loss_text(drop: float | None, interval: tuple[float, float] | None, _: Translate) -> str:
-    """What is lost, in points, with its interval."""
+def rise_text(value: float | None, interval: tuple[float, float] | None, _: Translate) -> str:
+    """A difference in points with its interval."""
+    if value is None or interval is None:
+        return MISSING
+    return f"{points(value)} ({between(points(interval[0]), points(interval[1]), _)})"
+
+
+def change_text(drop: float | None, interval: tuple[float, float] | None, _: Translate) -> str:
+    """A loss as the change it is, in points with its interval: minus is worse."""
     if drop is None or interval is None:
         return MISSING
-    return f"{points(drop)} ({between(points(interval[0]), points(interval[1]), _)})"
+    return rise_text(-drop, (-interval[1], -interval[0]), _)
 
 
 def _times_row(runs: Sequence[Evidence], _: Translate) -> list[str]:
@@ -240,8 +248,8 @@ def three_numbers(review: Review, _: Translate) -> list[dict[str, str]]:
         {
             "title": metric_label(after.metric, _),
             "value": f"{percent_text(before.value)} → {percent_text(after.value)}",
-            "note": _("loss {loss} points on {n} images").format(
-                loss=loss_text(record.drop, record.drop_ci95, _), n=f"{after.n:,}"
+            "note": _("{change} points on {n} images").format(
+                change=change_text(record.drop, record.drop_ci95, _), n=f"{after.n:,}"
             ),
         },
         {
