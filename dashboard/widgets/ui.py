@@ -101,7 +101,7 @@ def say_problem(job: JobRecord) -> None:
     """Why a job that waits is not begun, where no process for it comes up."""
     problem = open_store().problem_of(job.kind)
     if problem is not None and job.status == RunStatus.QUEUED:
-        st.warning(plain(_(problem)), icon=":material/warning:")
+        st.warning(plain(problem.text(_)), icon=":material/warning:")
 
 
 def find_run(run_id: str) -> RunRecord | None:

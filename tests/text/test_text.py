@@ -18,7 +18,9 @@ import qaf_core
 from qaf_core.data.models.catalogue import list_models
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.errors import PIECES, QafError, frame
+from qaf_core.network.graph import inventory
 from qaf_core.network.plan.energy_model import MODELLED
+from qaf_core.pipeline.check.plausibility import CHANNELS_EXCHANGED
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.quantization.grid import BITS_ACCEPTED
 from qaf_core.review.decision import criteria, economics
@@ -39,6 +41,11 @@ def every_kind(kind: type[QafError]) -> Iterator[type[QafError]]:
         yield from (part, *every_kind(part))
 
 
+# Why layers stay as they are.
+REASONS = (
+    *("NOT_RUN", "DEPTHWISE", "GROUPED", "READ_ELSEWHERE", "PRODUCTS", "PARAMETER", "BY_BATCH"),
+    *("NOT_FOLDED", "OTHER_KIND"),
+)
 CORE = Path(qaf_core.__file__).parent
 REVIEW = CORE / "review"
 SOURCES = (*sorted(CORE.rglob("*.py")), *sorted((CORE.parent / "dashboard").rglob("*.py")))
@@ -92,6 +99,8 @@ def marked_texts() -> Iterator[str]:
     yield from (file.label for file in ModelFile)
     yield from chain(*((term.title, term.meaning) for term in GLOSSARY.values()), GROUPS.values())
     yield from PLAIN_WORDS.values()
+    yield from (getattr(inventory, name) for name in REASONS)
+    yield from form_labels()
     yield from (f"run: {status}" for status in RunStatus)
     yield from (MODELLED, BITS_ACCEPTED, DISCARDED)
     yield from (source.title.partition(", ")[2] for source in list_models() if source.shipped)
@@ -99,6 +108,15 @@ def marked_texts() -> Iterator[str]:
         yield frame(("what", *parts))
     template = (REVIEW / "report" / "report.html.j2").read_text(encoding="utf-8")
     yield from re.findall(r'_\("([^"]+)"\)', template)
+
+
+def form_labels() -> Iterator[str]:
+    """What the forms of images are called that a check tries."""
+    yield CHANNELS_EXCHANGED
+    for node in nodes_of(CORE / "pipeline" / "check" / "input_forms.py"):
+        target = node.targets[0] if isinstance(node, ast.Assign) else None
+        if isinstance(target, ast.Subscript) and getattr(target.value, "id", "") == "forms":
+            yield from literals(target.slice)
 
 
 def error_texts(path: Path) -> Iterator[str]:

@@ -210,7 +210,7 @@ def _show_report(report: ExportReport) -> None:
 
 def _show_checks(report: ExportReport) -> None:
     for check in report.checks:
-        _check_line(check.passed, ui.plain(f"{_(check.name)}: {_(check.detail)}"))
+        _check_line(check.passed, ui.plain(check.told(_)))
 
 
 def _check_line(passed: bool, text: str) -> None:

@@ -239,7 +239,7 @@ def _layer_row(info: LayerInfo) -> dict[str, Any]:
         "params": info.params,
         "macs": with_prefix(info.macs, "") if info.macs else None,
         "becomes": ", ".join(able),
-        "reason": info.skip_reason or "",
+        "reason": _(info.skip_reason) if info.skip_reason else "",
     }
 
 

@@ -21,7 +21,7 @@ from qaf_core.runs.jobs.preview import PREVIEW_NAME, read_preview
 from qaf_core.runs.listing import row_of
 from qaf_core.runs.management import resume
 from qaf_core.runs.store.record import RunRecord
-from qaf_core.text.said import say
+from qaf_core.text.said import retell, say
 from qaf_core.text.units import (
     MISSING,
     duration_text,
@@ -122,7 +122,7 @@ def _notes(run: RunRecord) -> None:
     """What the check of the original noted, and what made the measurement uncertain."""
     check_result.show_findings(run.checks.findings if run.checks else ())
     for warning in run.images.warnings:
-        st.info(ui.plain(_(warning)), icon=":material/info:")
+        st.info(ui.plain(retell(warning, run.images.said, _)), icon=":material/info:")
 
 
 def _pictures(run: RunRecord) -> None:
@@ -258,7 +258,7 @@ def _facts(run: RunRecord) -> None:
         right.markdown("\n".join(f"- {ui.plain(name)}: {ui.plain(v)}" for name, v in run.environment.items()))
         check_result.show_images_used(run.images)
         if run.checks and run.checks.cannot_tell:
-            st.caption(ui.plain(_(run.checks.cannot_tell)))
+            st.caption(ui.plain(run.checks.cannot_tell.text(_)))
 
 
 def _seconds(seconds: Any) -> list[tuple[str, str]]:

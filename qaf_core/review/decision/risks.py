@@ -18,7 +18,7 @@ from qaf_core.review.decision.criteria import ON_IMAGES, value_text
 from qaf_core.review.decision.economics import BusinessCase
 from qaf_core.review.decision.evidence import DISTURBANCES, Evidence
 from qaf_core.review.decision.verdict import FAIL, OPEN, PASS, Verdict
-from qaf_core.text.said import Said, say
+from qaf_core.text.said import Said, said_of, say
 from qaf_core.text.units import decimal_text, points_text, times_text
 
 FILE_NAME = "review.json"
@@ -209,7 +209,7 @@ def _risks_of_images(evidence: Evidence) -> list[Risk]:
     for place, warning in enumerate(used.warnings):
         step = say("Read it, and decide whether it matters.")
         found.append(
-            Risk(key=f"warning-{place}", level="medium", text=say("{text}", text=warning), next_step=step)
+            Risk(key=f"warning-{place}", level="medium", text=said_of(warning, used.said), next_step=step)
         )
     robustness = evidence.added.get("robustness")
     if robustness is None:
@@ -264,8 +264,7 @@ def _risks_of_making(evidence: Evidence) -> list[Risk]:
         found.append(Risk(key="finetune", level="low", text=text, next_step=step))
     checks = evidence.record.checks
     for place, finding in enumerate(checks.findings if checks else ()):
-        step = say("{text}", text=finding.remedy)
-        text = say("{text}", text=finding.sentence)
+        text, step = (said_of(line, finding.said) for line in (finding.sentence, finding.remedy))
         found.append(Risk(key=f"check-{place}", level="medium", text=text, next_step=step))
     if "stability" not in evidence.added:
         text = say("Stability in operation (long use, restart, damaged file) was not tried.")
