@@ -70,7 +70,7 @@ def test_time_by_layer_and_files_and_what_is_alike(draw: Draw, store: Store) -> 
     test = draw("run", run=first)
     text = shown(test)
     assert "1.5 times as long" in text
-    assert "as the original in 8 bits: 2.00 ms → 3.00 ms" in text
+    assert "as the original in 8 bits: 2 ms → 3 ms" in text
     files = next(frame.value for frame in test.dataframe if "file" in frame.value)
     assert files["smaller"].tolist() == [20.0]
     assert "not measured yet" in shown(draw("run", run=second))

@@ -11,10 +11,13 @@ from importlib import import_module
 from itertools import chain, combinations
 from pathlib import Path
 from string import Formatter
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 import qaf_core
+from qaf_core.cli.entry import program
 from qaf_core.data.models.catalogue import list_models
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.errors import PIECES, QafError, frame
@@ -101,6 +104,7 @@ def marked_texts() -> Iterator[str]:
     yield from PLAIN_WORDS.values()
     yield from (getattr(inventory, name) for name in REASONS)
     yield from form_labels()
+    yield from help_texts(get_command(program))
     yield from (f"run: {status}" for status in RunStatus)
     yield from (MODELLED, BITS_ACCEPTED, DISCARDED)
     yield from (source.title.partition(", ")[2] for source in list_models() if source.shipped)
@@ -108,6 +112,13 @@ def marked_texts() -> Iterator[str]:
         yield frame(("what", *parts))
     template = (REVIEW / "report" / "report.html.j2").read_text(encoding="utf-8")
     yield from re.findall(r'_\("([^"]+)"\)', template)
+
+
+def help_texts(command: Any) -> Iterator[str]:
+    """What ``--help`` says of a command, its options and the commands behind it."""
+    yield from (part.help for part in (command, *command.params) if getattr(part, "help", None))
+    for other in getattr(command, "commands", {}).values():
+        yield from help_texts(other)
 
 
 def form_labels() -> Iterator[str]:

@@ -34,10 +34,10 @@ def test_the_parts_are_disjoint_whatever_the_seed_and_limit(count: int, seed: in
 
 
 def test_copies_of_evaluation_images_do_not_calibrate() -> None:
-    evaluation, calibration = told_apart(images([1, 2, 3]), images([3, 4, 1, 5]), "given separately")
+    evaluation, calibration = told_apart(images([1, 2, 3]), images([3, 4, 1, 5]), say("given separately"))
     assert evaluation.read(range(3))[:, 0, 0, 0].tolist() == [1, 2, 3]
     assert calibration.read(range(2))[:, 0, 0, 0].tolist() == [4, 5]
-    assert evaluation.split == (
+    assert str(evaluation.split) == (
         "2 images calibrate, 3 others evaluate: given separately, no image in both; "
         "2 copies of evaluation images left out."
     )
