@@ -14,7 +14,7 @@ from typing import Any, ParamSpec
 import streamlit as st
 
 from dashboard.state import address
-from dashboard.text import _
+from dashboard.text import _, translation
 from qaf_core.data.workspace.trust import UntrustedCode, trust
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.pipeline.events import RunStatus, stage_text
@@ -22,6 +22,7 @@ from qaf_core.runs.store.record import JobRecord, RunRecord
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import default_workspace
 from qaf_core.runs.worker.supervisor import Supervisor
+from qaf_core.text.glossary import meanings_by_title
 from qaf_core.text.units import duration_text
 
 LOG = logging.getLogger(__name__)
@@ -301,14 +302,14 @@ def _style_sheet() -> str:
 
 
 def metric_card(label: str, value: str, note: str = "", help_text: str | None = None, **options: Any) -> None:
-    """One number with its label and a quiet note under it."""
+    """One number with its label and a quiet note under it; a label that is a term explains itself."""
     st.metric(
         plain(label),
         plain(value),
         delta=plain(note) or None,
         delta_color="off",
         delta_arrow="off",
-        help=help_text,
+        help=help_text or meanings_by_title(translation()).get(label),
         border=True,
         **options,
     )

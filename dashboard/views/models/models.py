@@ -107,8 +107,8 @@ def _columns() -> dict[str, Any]:
         "accuracy": column.NumberColumn(
             _("Measured"), format="%.1f %%", help=_("Of the original, by the measure of its task.")
         ),
-        "size": column.TextColumn(_("Size")),
-        "compute": column.TextColumn(_("Compute")),
+        "size": columns.text(_("Size"), "baseline"),
+        "compute": columns.text(_("Compute"), "macs"),
         "origin": column.TextColumn(_("From"), width=80),
     }
 
@@ -246,11 +246,11 @@ def _layer_row(info: LayerInfo) -> dict[str, Any]:
 def _layer_columns() -> dict[str, Any]:
     column = st.column_config
     return {
-        "name": column.TextColumn(_("Layer")),
+        "name": columns.text(_("Layer"), "layer"),
         "kind": column.TextColumn(_("Kind")),
         "shape": column.TextColumn(_("Weight")),
-        "params": column.NumberColumn(_("Parameters"), format="localized"),
-        "macs": column.TextColumn(_("MACs")),
-        "becomes": column.TextColumn(_("Can become")),
+        "params": columns.number(_("Parameters"), "localized", "parameters"),
+        "macs": columns.text(_("MACs"), "macs"),
+        "becomes": columns.text(_("Can become"), "structure"),
         "reason": column.TextColumn(_("Why not more"), width="large"),
     }
