@@ -48,11 +48,11 @@ def make_workspace(origin: Path, run_id: str, folder: Path, count: int) -> None:
             result["file"] = {"size_bytes": result["cost"]["size_bytes"]}
             request = type(run.request)(**{**vars(run.request), "name": f"point {place}",
                                            "method": chance.choice(("joint", "sequential"))})  # fmt: skip
-            store.take_run({
+            store.take_runs([{
                 "id": new, "kind": run.kind, "status": run.status, "request": request, "result": result,
                 "layers": run.layer_rows, "created_at": run.created_at + place,
                 "started_at": run.started_at, "finished_at": run.finished_at,
-            })  # fmt: skip
+            }])  # fmt: skip
             store.run_folder(new).mkdir(parents=True)
             os.link(kept / "model.safetensors", store.run_folder(new) / "model.safetensors")
             if predictions.is_file():

@@ -7,8 +7,17 @@ from functools import partial
 import streamlit as st
 
 from dashboard.state import address
-from dashboard.text import ADDRESS_KEY, LANGUAGE_KEY, _, browser_language, language
-from dashboard.views import compare, layers
+from dashboard.text import (
+    ADDRESS_KEY,
+    LANGUAGE_KEY,
+    PLAIN_ADDRESS_KEY,
+    PLAIN_KEY,
+    _,
+    browser_language,
+    language,
+    plain_words,
+)
+from dashboard.views import compare, glossary, layers
 from dashboard.views.decide import decide
 from dashboard.views.explore import explore
 from dashboard.views.export import export
@@ -23,6 +32,7 @@ from qaf_core.runs.listing import list_rows
 from qaf_core.runs.store.store import Store
 from qaf_core.text.catalogue import LANGUAGES
 
+BESIDE = ("glossary",)  # pages that the sidebar leads to, not the bar
 MOST_DAMAGED = 3  # named above each page; all stand in the list of runs
 
 
@@ -50,12 +60,18 @@ def main(first_page: str = "start") -> None:
         "layers": (layers.page, _("Layers"), "stacks"),
         "export": (export.page, _("Export"), "download"),
         "decide": (decide.page, _("Decide"), "gavel"),
+        "glossary": (glossary.page, _("Glossary"), "menu_book"),
     }
     # Streamlit finds the first page by the bare address alone: links by its name have a page of their own.
     paths = {name: name for name in views} | {first_page: "first"}
     pages = {
         name: st.Page(
-            view, title=title, icon=f":material/{icon}:", url_path=paths[name], default=name == first_page
+            view,
+            title=title,
+            icon=f":material/{icon}:",
+            url_path=paths[name],
+            default=name == first_page,
+            visibility="hidden" if name in BESIDE else "visible",
         )
         for name, (view, title, icon) in views.items()
     }
@@ -67,7 +83,7 @@ def main(first_page: str = "start") -> None:
     ]
     chosen = st.navigation([*pages.values(), *hidden], position="top")
     with address.drawing(chosen.url_path):
-        _choose_language()
+        _choose_words()
         ui.inject_style()
         _draw(chosen)
 
@@ -80,13 +96,20 @@ def _lead_to(page: str) -> None:
     )
 
 
-def _choose_language() -> None:
-    """The switch in the sidebar; a language other than the browser's is kept in the address."""
-    before, codes = language(), list(LANGUAGES)
+def _choose_words() -> None:
+    """The sidebar: language and plain words, which the address keeps, and the way to the glossary."""
+    before, codes = (language(), plain_words()), list(LANGUAGES)
     key = address.choice(ADDRESS_KEY, codes, browser_language(), key=LANGUAGE_KEY)
-    if language() != before:  # what is drawn already is in another
+    plain = address.choice(PLAIN_ADDRESS_KEY, (False, True), False, key=PLAIN_KEY)
+    if (language(), plain_words()) != before:  # what is drawn already is in other words
         st.rerun()
-    st.sidebar.selectbox(_("Language"), codes, format_func=LANGUAGES.__getitem__, key=key)
+    with st.sidebar:
+        st.selectbox(_("Language"), codes, format_func=LANGUAGES.__getitem__, key=key)
+        st.toggle(
+            _("Plain words"), key=plain,
+            help=_("Says what results mean in place of the field's own terms."),
+        )  # fmt: skip
+        ui.link_to("glossary", _("Glossary"), ":material/menu_book:")
 
 
 @ui.guarded

@@ -14,6 +14,7 @@ import pandas as pd
 
 from dashboard.text import _
 from qaf_core.review import palette
+from qaf_core.review.charts import thinned
 from qaf_core.review.palette import Mark
 
 Series = tuple[tuple[str, str, Mark], ...]
@@ -54,10 +55,11 @@ def curve_data(
         positive: Leave out what a logarithmic axis cannot show.
         step: The field that counts the points.
     """
+    shown = thinned(iterations)
     rows = [
         (row[step], name, scale * row[field])
         for field, name, _mark in series
-        for row in iterations
+        for row in shown
         if row.get(field) is not None and math.isfinite(row[field]) and (row[field] > 0 or not positive)
     ]
     return pd.DataFrame(rows, columns=["iteration", "series", "value"])

@@ -16,7 +16,7 @@ from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.network.plan.validation import check_layer_plan
 from qaf_core.quantization.grid import BITS_ACCEPTED
-from qaf_core.review.units import MISSING
+from qaf_core.text.units import MISSING
 
 _SEPARATOR = re.compile(r"[\s,;/×x*]+")
 

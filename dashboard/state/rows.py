@@ -8,8 +8,10 @@ from typing import Any
 from dashboard.text import _
 from qaf_core.pipeline.results import LayerRow
 from qaf_core.review.charts import LayerErrors
+from qaf_core.review.metrics import metric_label
 from qaf_core.runs.listing import RunRow
 from qaf_core.runs.store.record import RunRecord
+from qaf_core.text.units import percent_text, points_text
 
 
 def rank_text(rank: object) -> str:
@@ -37,7 +39,7 @@ def class_rows(before: Mapping[str, float], after: Mapping[str, float]) -> list[
             "name": name,
             "original": 100 * before[name] if name in before else None,
             "compressed": 100 * value,
-            "change": 100 * (value - before[name]) if name in before else None,
+            "change": points_text(value - before[name]) if name in before else None,
         }
         for name, value in after.items()
     ]
@@ -57,6 +59,21 @@ def layer_errors(run: RunRecord, title: str) -> LayerErrors:
     """The errors of a run's layers, in forward order; planned ones without a result stay empty."""
     names = (*run.planned_layers, *(row.name for row in run.layers))
     return errors_of(run.layers, tuple(dict.fromkeys(names)), title)
+
+
+def errors_sentence(run: RunRecord) -> str:
+    """What errors of layers come to in answers; empty before anything is measured."""
+    after = run.compressed
+    if after is None or run.drop is None:
+        return ""
+    told = {"metric": metric_label(after.metric, _), "points": points_text(-run.drop)}
+    if after.agreement is None:
+        text = _("These are errors of stored numbers, not of answers. {metric}: {points} points.")
+        return text.format(**told)
+    return _(
+        "These are errors of stored numbers, not of answers: {share} of the answers are as before. "
+        "{metric}: {points} points."
+    ).format(share=percent_text(after.agreement), **told)
 
 
 def errors_of(layers: Sequence[LayerRow], names: tuple[str, ...], title: str = "") -> LayerErrors:

@@ -1,4 +1,7 @@
-"""Every text a user sees goes through ``_``: the session's language, English where it has no translation."""
+"""Every text a user sees goes through ``_``: the session's language, English where it has no translation.
+
+Where the session wants plain words, ``_`` also puts them in place of the field's own.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,32 @@ from collections.abc import Callable
 
 import streamlit as st
 
+from qaf_core.text import glossary
 from qaf_core.text.catalogue import LANGUAGES, translator
 
 LANGUAGE_KEY = "language"
 ADDRESS_KEY = "lang"
+PLAIN_KEY = "plain-words"
+PLAIN_ADDRESS_KEY = "plain"
 
 
 def _(message: str) -> str:
     """The message in the session's language; itself where there is no translation."""
-    return translator(language())(message)
+    return translation()(message)
 
 
 def translation() -> Callable[[str], str]:
     """``_`` of the session's language as it is now: for thousands of texts, where each look for it counts."""
-    return translator(language())
+    return translator(language(), plain=plain_words())
+
+
+def meaning(term: str) -> str:
+    """What a term of the glossary means, for a tooltip.
+
+    Args:
+        term: A key of ``GLOSSARY``.
+    """
+    return glossary.meaning(term, translation())
 
 
 def plural(singular: str, several: str, count: int) -> str:
@@ -35,6 +50,11 @@ def language() -> str:
     """The session's language, such as ``en``: chosen, else named by the address, else the browser's."""
     chosen = st.session_state.get(LANGUAGE_KEY) or st.query_params.get(ADDRESS_KEY)
     return chosen if chosen in LANGUAGES else browser_language()
+
+
+def plain_words() -> bool:
+    """Whether the session wants plain words in place of the field's own."""
+    return bool(st.session_state.get(PLAIN_KEY, st.query_params.get(PLAIN_ADDRESS_KEY) == "True"))
 
 
 def browser_language() -> str:

@@ -11,15 +11,15 @@ import streamlit as st
 
 from dashboard.state import address, catalogue, rows
 from dashboard.state.overrides import given_in
-from dashboard.text import _
+from dashboard.text import _, meaning
 from dashboard.views.run import live
-from dashboard.widgets import network_graph, run_choice, run_shades, ui
+from dashboard.widgets import columns, network_graph, run_choice, run_shades, ui
 from qaf_core.errors import QafError
 from qaf_core.pipeline.results import LayerRow
 from qaf_core.review import charts, histograms
-from qaf_core.review.units import MISSING
 from qaf_core.runs.listing import RunRow, list_rows
 from qaf_core.runs.store.record import RunRecord
+from qaf_core.text.units import percent_text
 
 HISTOGRAM_COLUMNS = 4
 
@@ -74,7 +74,8 @@ def _errors(runs: Sequence[RunRecord]) -> None:
     left, right = st.columns([4, 6], gap="medium")
     titles = _distinct_titles(runs)
     with left:
-        st.markdown(f"**{_('Error of each layer')}**", help=live.layer_error_help())
+        st.markdown(f"**{_('Error of each layer')}**", help=meaning("layer_error"))
+        st.caption(ui.plain(rows.errors_sentence(runs[0])))
         series = [rows.layer_errors(run, html.escape(title)) for run, title in zip(runs, titles, strict=True)]
         st.plotly_chart(
             charts.layer_error_figure(series, dark=ui.is_dark(), _=_),
@@ -85,14 +86,10 @@ def _errors(runs: Sequence[RunRecord]) -> None:
     with right:
         for run, title in zip(runs, titles, strict=True):
             st.markdown(f"**{ui.plain(title)}**")
-            st.dataframe(
-                live.layer_frame(run.layers),
-                hide_index=True,
-                column_config=live.layer_columns(),
-                placeholder=MISSING,
-                height=live.table_height(len(run.layers), 18 // len(runs)),
-                key=f"table-{run.id}",
-            )
+            columns.table(
+                live.layer_frame(run.layers), live.layer_columns(),
+                most=columns.MOST_ROWS // len(runs), key=f"table-{run.id}",
+            )  # fmt: skip
 
 
 def _distinct_titles(runs: Sequence[RunRecord]) -> list[str]:
@@ -169,18 +166,18 @@ def _facts(row: LayerRow) -> None:
     if bits := rows.bits_text(row.bits):
         parts.append(_("{bits} bits").format(bits=bits))
     if row.relative_error is not None:
-        parts.append(_("error {error:.1f} %").format(error=100 * row.relative_error))
+        parts.append(_("error {error}").format(error=percent_text(row.relative_error)))
     if row.output_error is not None:
-        error = 100 * math.sqrt(max(0.0, row.output_error))
-        parts.append(_("error of its output {error:.1f} %").format(error=error))
+        error = percent_text(math.sqrt(max(0.0, row.output_error)))
+        parts.append(_("error of its output {error}").format(error=error))
     parts.append(ends.get(row.status, row.status))
     st.caption(" · ".join(parts))
 
 
 def _histograms(run_id: str, kept: Mapping[str, Any]) -> None:
-    columns = st.columns(min(HISTOGRAM_COLUMNS, len(kept)), gap="small")
+    places = st.columns(min(HISTOGRAM_COLUMNS, len(kept)), gap="small")
     for position, (name, histogram) in enumerate(kept.items()):
-        with columns[position % len(columns)]:
+        with places[position % len(places)]:
             title, help_text = _factor_title(name), _factor_help(name)
             # Factors kept in floating point have values, not codes.
             draw = (

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 import streamlit as st
 
+from dashboard.text import translation
 from dashboard.widgets import ui
 from qaf_core.review.report.blocks import Block, Chart, Gallery, Section, Table
 from qaf_core.review.report.figures import on_screen
+from qaf_core.text.glossary import meanings_by_title
 
 SHORT = 10  # characters that stay on one line
 
@@ -41,12 +43,16 @@ def draw_block(block: Block) -> None:
 
 
 def _table(block: Table) -> str:
+    meanings = meanings_by_title(translation())
+
     def cells(row: Sequence[str], tag: str, line: int = -1) -> str:
         told = []
         for place, cell in enumerate(row):
             name = "number" if place >= block.numeric else "short" if len(cell) <= SHORT else ""
             name += " changed" if (line, place) in block.changed else ""
-            told.append(f'<{tag} class="{name}">{html.escape(cell)}</{tag}>')
+            meant = meanings.get(cell) if tag == "th" or place == 0 else None
+            hover = f' title="{html.escape(meant)}"' if meant else ""
+            told.append(f'<{tag} class="{name}"{hover}>{html.escape(cell)}</{tag}>')
         return "".join(told)
 
     marks = block.marks or [""] * len(block.rows)

@@ -13,15 +13,16 @@ import streamlit as st
 from dashboard.state import jobs
 from dashboard.state.overrides import keep_class_names
 from dashboard.text import _, plural
-from dashboard.widgets import predictions, ui
+from dashboard.widgets import columns, predictions, ui
 from qaf_core.pipeline.check.plausibility import METRIC, Finding, Plausibility
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.pipeline.results import ImagesUsed
 from qaf_core.records import from_plain
 from qaf_core.review.metrics import metric_help, metric_label
-from qaf_core.review.units import MISSING, duration_text, percent_text
 from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.request import CheckRequest
+from qaf_core.text.said import retell
+from qaf_core.text.units import duration_text, percent_text
 
 MADE_TO_BE_SHOWN: dict[str, Any] = {"images": 256, "preview": True}  # fields of requests of pages
 _OPTIONS = re.compile(r",? (?:with )?--[a-z]+ FILE| \(--[a-z]+ FILE\)")
@@ -143,12 +144,13 @@ def _findings(place: str, found: Plausibility, on_fix: Callable[[Mapping[str, An
             help=_("Fills it in above and checks again."),
         )
     unknown, summary = found.cannot_tell, found.summary
+    told = " ".join(sentence.text(_) for sentence in (*([unknown] if unknown else []), *summary))
     if found.findings and unknown:
-        st.caption(ui.plain(_(unknown)))
+        st.caption(ui.plain(told))
     elif unknown:
-        st.info(ui.plain(f"{_(unknown)} {_(summary or '')}"), icon=":material/info:")
+        st.info(ui.plain(told), icon=":material/info:")
     elif summary:
-        st.success(ui.plain(_(summary)), icon=":material/check_circle:")
+        st.success(ui.plain(told), icon=":material/check_circle:")
 
 
 def mended(request: CheckRequest, evidence: Mapping[str, Any]) -> CheckRequest:
@@ -166,7 +168,8 @@ def mends(evidence: Mapping[str, Any]) -> bool:
 def show_findings(findings: Sequence[Finding]) -> None:
     """What a check found, the serious as warnings, the rest as notes."""
     for finding in findings:
-        text = ui.plain(f"{_(finding.sentence)} {on_screen(_(finding.remedy))}")
+        sentence, remedy = finding.told(_)
+        text = ui.plain(f"{sentence} {on_screen(remedy)}")
         if finding.serious:
             st.warning(text, icon=":material/warning:")
         else:
@@ -181,17 +184,16 @@ def on_screen(remedy: str) -> str:
 def show_images_used(used: ImagesUsed) -> None:
     """How the images were told apart, and which were left out and why; nothing where that is not known."""
     if used.split:
-        sentence = _(used.split)
+        sentence = retell(used.split, used.said, _)
         st.caption(ui.plain(sentence[:1].upper() + sentence[1:]))
     count = used.skipped_count or len(used.skipped)
     if not count:
         return
     st.caption(plural("{count} image was left out:", "{count} images were left out:", count))
-    column = st.column_config
-    st.dataframe(
-        pd.DataFrame([{"name": row.name, "reason": _(row.reason)} for row in used.skipped]),
-        hide_index=True,
-        placeholder=MISSING,
-        height="content" if len(used.skipped) < 8 else 290,
-        column_config={"name": column.TextColumn(_("Image")), "reason": column.TextColumn(_("Why"))},
+    columns.table(
+        pd.DataFrame(
+            [{"name": row.name, "reason": retell(row.reason, used.said, _)} for row in used.skipped]
+        ),
+        {"name": columns.text(_("Image")), "reason": columns.text(_("Why"))},
+        most=7,
     )

@@ -19,7 +19,7 @@ from qaf_core.review.network_graph import measures
 from qaf_core.review.network_graph.dot import Drawing, box_ids, dot_text
 from qaf_core.review.network_graph.measures import Measure, Scale
 from qaf_core.review.network_graph.view import BLOCK, MOST_BOXES, View, blocks_of, home_of, view_of
-from qaf_core.review.units import percent_text, with_prefix
+from qaf_core.text.units import percent_text, with_prefix
 
 BEFORE, AFTER = "before", "after"
 LEAST_TOLD = 0.005  # a share of the whole that is told in words

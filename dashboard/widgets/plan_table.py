@@ -12,7 +12,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard.widgets import ui
-from qaf_core.review.units import MISSING
+from qaf_core.text.units import MISSING
 
 MARK = "✎"
 

@@ -12,7 +12,7 @@ from dashboard.text import _
 from dashboard.widgets.blocks import legend_html
 from qaf_core.pipeline.marks import DETECTION, INVENTED, MISSED, SEGMENTATION
 from qaf_core.review.marks import mark_legend
-from qaf_core.review.units import percent_text
+from qaf_core.text.units import percent_text
 
 MOST = 9
 

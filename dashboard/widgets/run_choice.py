@@ -13,10 +13,10 @@ from dashboard.widgets import ui
 from qaf_core.errors import QafError
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.charts import method_label
-from qaf_core.review.units import percent_text
 from qaf_core.runs.listing import RunRow, list_rows, row_of
 from qaf_core.runs.management import restore
 from qaf_core.runs.store.record import RunRecord
+from qaf_core.text.units import percent_text
 
 LAST_RUN_KEY = "last_run"
 

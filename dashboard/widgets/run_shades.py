@@ -12,9 +12,9 @@ from dashboard.widgets.network_graph import Shade
 from qaf_core.deploy.runtime.layer_profile import OTHER
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.review.network_graph import measures
-from qaf_core.review.units import percent_text
 from qaf_core.runs.jobs.latency import read_latency
 from qaf_core.runs.store.record import RunRecord
+from qaf_core.text.units import percent_text
 
 
 def of_run(run: RunRecord) -> dict[str, Shade]:

@@ -20,11 +20,6 @@ UNDO_KEY = "runs-deleted"
 Undo = tuple[list[str], str]
 
 
-def time_help() -> str:
-    """What the column of relative time says, for a tooltip."""
-    return _("Time of one inference here, as a multiple of the original in 8 bits; empty if not measured.")
-
-
 def filtered(rows: Sequence[RunRow], *, key: str) -> list[RunRow]:
     """Widgets that search runs by their words and tags, and show archived ones; the rows that pass."""
     tags = sorted({tag for row in rows for tag in row.tags})

@@ -14,15 +14,16 @@ from typing import Any, ParamSpec
 import streamlit as st
 
 from dashboard.state import address
-from dashboard.text import _
+from dashboard.text import _, translation
 from qaf_core.data.workspace.trust import UntrustedCode, trust
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.pipeline.events import RunStatus, stage_text
-from qaf_core.review.units import duration_text
 from qaf_core.runs.store.record import JobRecord, RunRecord
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import default_workspace
 from qaf_core.runs.worker.supervisor import Supervisor
+from qaf_core.text.glossary import meanings_by_title
+from qaf_core.text.units import duration_text
 
 LOG = logging.getLogger(__name__)
 Arguments = ParamSpec("Arguments")
@@ -101,7 +102,7 @@ def say_problem(job: JobRecord) -> None:
     """Why a job that waits is not begun, where no process for it comes up."""
     problem = open_store().problem_of(job.kind)
     if problem is not None and job.status == RunStatus.QUEUED:
-        st.warning(plain(_(problem)), icon=":material/warning:")
+        st.warning(plain(problem.text(_)), icon=":material/warning:")
 
 
 def find_run(run_id: str) -> RunRecord | None:
@@ -269,6 +270,7 @@ def stepper(steps: Iterable[tuple[str, str]]) -> None:
 def inject_style() -> None:
     """The few rules Streamlit's theme has no option for."""
     ground = {
+        "ground": "#0F151E",
         "line": "#2A3646",
         "soft": "#18212E",
         "ink": "#E6EBF2",
@@ -280,6 +282,7 @@ def inject_style() -> None:
     }
     if not is_dark():
         ground = {
+            "ground": "#FFFFFF",
             "line": "#DCE2EA",
             "soft": "#F4F6F9",
             "ink": "#18222F",
@@ -299,14 +302,14 @@ def _style_sheet() -> str:
 
 
 def metric_card(label: str, value: str, note: str = "", help_text: str | None = None, **options: Any) -> None:
-    """One number with its label and a quiet note under it."""
+    """One number with its label and a quiet note under it; a label that is a term explains itself."""
     st.metric(
         plain(label),
         plain(value),
         delta=plain(note) or None,
         delta_color="off",
         delta_arrow="off",
-        help=help_text,
+        help=help_text or meanings_by_title(translation()).get(label),
         border=True,
         **options,
     )

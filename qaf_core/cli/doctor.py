@@ -16,6 +16,7 @@ from qaf_core.cli.text import _, print_json
 from qaf_core.errors import QafError
 from qaf_core.runs.store.workspace import default_workspace
 from qaf_core.text.said import say
+from qaf_core.text.units import size_text
 
 LEAST_FREE_BYTES = 1_000_000_000
 TORCH_SECONDS = 120
@@ -134,10 +135,10 @@ def _check_disk(folder: Path) -> str:
     if free < LEAST_FREE_BYTES:
         raise QafError(
             "little disk space is left",
-            got=f"{free / 1e9:.1f} GB",
-            expected=f"{LEAST_FREE_BYTES / 1e9:.0f} GB",
+            got=size_text(free),
+            expected=size_text(LEAST_FREE_BYTES),
         )
-    return f"{free / 1e9:.0f} GB free"
+    return f"{size_text(free)} free"
 
 
 def _look_for_energy_counters() -> str:

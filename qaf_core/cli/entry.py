@@ -8,9 +8,10 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.main import get_command
 
 from qaf_core.cli.app import app
 from qaf_core.cli.doctor import doctor
@@ -61,6 +62,25 @@ def _begin(
         choose_language(lang)
 
 
+def tell_help(command: Any) -> None:  # click's, of which Typer may carry a copy of its own
+    """Put what ``--help`` says of a command, and of those behind it, into the user's language."""
+    command.help = command.help and _(command.help)
+    for parameter in command.params:
+        told = getattr(parameter, "help", None)
+        if told:
+            parameter.help = _(told)
+    for other in getattr(command, "commands", {}).values():
+        tell_help(other)
+
+
+def _language_of(given: Sequence[str]) -> str | None:
+    """What ``--lang`` says before the command: help is written before options are read."""
+    first = given[0] if given else ""
+    if first == "--lang":
+        return given[1] if len(given) > 1 else None
+    return first.partition("=")[2] if first.startswith("--lang=") else None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -72,8 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        choose_language()
-        outcome = program(given or ["--help"], standalone_mode=False)
+        choose_language(_language_of(given))
+        command = get_command(program)
+        tell_help(command)
+        outcome = command(given or ["--help"], standalone_mode=False)
         sys.stdout.flush()
         return outcome if isinstance(outcome, int) else EXIT_DONE
     except QafError as error:

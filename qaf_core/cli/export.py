@@ -10,7 +10,7 @@ import typer
 from qaf_core.cli.interrupt import execute
 from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.text import _, print_json, print_stage, tell
-from qaf_core.review.units import duration_text, size_text
+from qaf_core.text.units import duration_text, size_text
 
 if TYPE_CHECKING:
     from qaf_core.deploy.onnx_export.report import ExportReport
@@ -78,7 +78,7 @@ def _print_report(report: ExportReport) -> None:
     if report.precision is not None:
         print(f"  {_(report.precision.difference)}")
     for check in report.checks:
-        print(f"  {_('passed') if check.passed else _('FAILED')}  {_(check.name)}: {check.detail}")
+        print(f"  {_('passed') if check.passed else _('FAILED')}  {check.told(_)}")
     stored = ", ".join(f"{count} as {kind}" for kind, count in sorted(report.weights_stored_as.items()))
     tell("  weights: {stored}", stored=stored)
     if {"int4", "uint4"} & report.weights_stored_as.keys():

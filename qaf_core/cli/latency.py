@@ -17,7 +17,14 @@ from qaf_core.cli.text import _, print_json, print_stage, print_table, tell
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.deploy.runtime.speed_report import Energy, SpeedReport
 from qaf_core.errors import QafError
-from qaf_core.review.units import energy_text, percent_text, points_text, size_text
+from qaf_core.text.units import (
+    energy_text,
+    factor_text,
+    milliseconds_text,
+    percent_text,
+    points_text,
+    size_text,
+)
 
 if TYPE_CHECKING:
     from qaf_core.runs.store.record import RunRecord
@@ -123,11 +130,11 @@ def print_verdict(report: SpeedReport) -> None:
         ratio = report.ratio(name)
         if ratio is not None:
             tell(
-                "{name} over dense INT8: {value:.2f} (95 %: {low:.2f} to {high:.2f})",
+                "{name} over dense INT8: {value} (95 %: {low} to {high})",
                 name=name.short,
-                value=ratio.value,
-                low=ratio.low,
-                high=ratio.high,
+                value=factor_text(ratio.value),
+                low=factor_text(ratio.low),
+                high=factor_text(ratio.high),
             )
     print(" ".join(sentence.text(_) for sentence in report.sentences()))
 
@@ -149,14 +156,14 @@ def _print_latency(report: SpeedReport, record: RunRecord) -> None:
         rows.append(
             (
                 _(TITLES.get(name, name)),
-                f"{row.median_ms:.3f}",
-                f"{row.p5_ms:.3f} to {row.p95_ms:.3f}",
+                milliseconds_text(row.median_ms),
+                f"{milliseconds_text(row.p5_ms)} – {milliseconds_text(row.p95_ms)}",
                 "–" if memory is None else size_text(memory),
                 "–" if judged is None else percent_text(judged.value),
-                "–" if judged is None or judged.drop is None else points_text(judged.drop),
+                "–" if judged is None or judged.drop is None else points_text(-judged.drop),
             )
         )
-    print_table(("model", "median ms", "5 to 95 %", "memory", "accuracy", "drop, points"), rows)
+    print_table(("model", "median", "5 to 95 %", "memory", "accuracy", "change, points"), rows)
     if accuracy:
         images = max(row.n for row in accuracy.values())
         measured = record.compressed.n if record.compressed else 0
@@ -176,7 +183,7 @@ def _print_latency(report: SpeedReport, record: RunRecord) -> None:
         (
             row.layer,
             f"{row.structure or ''} {row.rank or ''}".strip(),
-            *(f"{milliseconds or 0.0:.3f}" for milliseconds in row.each_ms),
+            *(milliseconds_text(milliseconds or 0.0) for milliseconds in row.each_ms),
             {True: _("slower"), False: _("faster"), None: ""}[row.slower_than_dense],
         )
         for row in report.layers

@@ -44,9 +44,11 @@ from qaf_core.cli.text import (
 )
 from qaf_core.errors import WorkspaceError
 from qaf_core.factorization.options import Method
-from qaf_core.review.units import MISSING, count_text, percent_text, points_text, with_prefix
+from qaf_core.pipeline.check.plausibility import Plausibility
+from qaf_core.records import from_plain
 from qaf_core.runs.store.workspace import default_workspace, open_workspace
-from qaf_core.text.said import say
+from qaf_core.text.said import retell, say
+from qaf_core.text.units import MISSING, count_text, percent_text, points_text, with_prefix
 
 if TYPE_CHECKING:
     from qaf_core.network.plan.layer_info import LayerInfo
@@ -86,7 +88,7 @@ def inspect(
             "×".join(map(str, info.weight_shape)) if info.weight_numel else MISSING,
             count_text(info.params),
             with_prefix(info.macs, "MACs"),
-            ", ".join(info.structures) + (f" ({info.skip_reason})" if info.skip_reason else ""),
+            ", ".join(info.structures) + (f" ({_(info.skip_reason)})" if info.skip_reason else ""),
         )
         for info in inventory
     ]
@@ -344,10 +346,12 @@ def _print_check(model: str, data: str, found: dict[str, Any]) -> None:
     print()
     for finding in found["findings"]:
         kind = _("FAULT") if finding["serious"] else _("note")
-        print(f"{kind}: {_(finding['sentence'])}\n    {_(finding['remedy'])}")
+        sentence, remedy = (retell(finding[part], finding["said"], _) for part in ("sentence", "remedy"))
+        print(f"{kind}: {sentence}\n    {remedy}")
     if found["weights_note"]:
         tell("note: {note}", note=found["weights_note"])
-    if found["cannot_tell"]:
-        tell("note: {note}", note=found["cannot_tell"])
-    if found["summary"]:
-        print(_(found["summary"]))
+    looked_at = from_plain(Plausibility, found)
+    if looked_at.cannot_tell is not None:
+        tell("note: {note}", note=looked_at.cannot_tell)
+    if looked_at.summary:
+        print(" ".join(sentence.text(_) for sentence in looked_at.summary))

@@ -30,6 +30,7 @@ from qaf_core.files import write_json
 from qaf_core.network.plan.rules import MEASURED
 from qaf_core.runs.store.workspace import default_workspace, open_workspace
 from qaf_core.text.said import say
+from qaf_core.text.units import factor_text, milliseconds_text, percent_text
 
 if TYPE_CHECKING:
     from qaf_core.network.plan.types import Plan
@@ -151,33 +152,32 @@ def _print_plan(plan: Plan, found: Selection | None) -> None:
     for row in plan.layers:
         choice, times = choices.get(row.name), ("", "", "")
         if choice is not None:
-            error = "" if choice.output_error is None else f"{choice.output_error:.3f}"
-            times = (f"{choice.latency_ms:.3f}", f"{choice.dense_ms:.3f}", error)
+            error = "" if choice.output_error is None else percent_text(choice.output_error)
+            times = (milliseconds_text(choice.latency_ms), milliseconds_text(choice.dense_ms), error)
         told = row.to_dict()
         rows.append((row.name, row.structure, *(str(told[key] or "") for key in ("rank", "bits")), *times))
-    print_table(("layer", "structure", "rank", "bits", "ms", "dense ms", "output error"), rows)
+    print_table(("layer", "structure", "rank", "bits", "time", "dense", "output error"), rows)
     if found is None:
         return
     if found.whole is not None:
         ratio, before, after = found.whole.ratio, found.whole.dense_ms, found.whole.planned_ms
         tell(
-            "The whole network: {after:.3f} ms as planned, {before:.3f} ms as dense INT8, "
-            "ratio {value:.2f} ({low:.2f} to {high:.2f})",
-            after=after,
-            before=before,
-            value=ratio.value,
-            low=ratio.low,
-            high=ratio.high,
+            "The whole network: {after} as planned, {before} as dense INT8, ratio {value} ({low} to {high})",
+            after=milliseconds_text(after),
+            before=milliseconds_text(before),
+            value=factor_text(ratio.value),
+            low=factor_text(ratio.low),
+            high=factor_text(ratio.high),
         )
     answers = found.answers
     if answers is not None and answers.changed is not None:
         dense = answers.changed_by_dense
         line = say(
-            "Answers that change, of {images} calibration images: {changed:.1f} % as planned",
+            "Answers that change, of {images} calibration images: {changed} as planned",
             images=answers.images,
-            changed=100 * answers.changed,
+            changed=percent_text(answers.changed),
         )
-        more = say(", {changed:.1f} % with every layer dense", changed=100 * (dense or 0.0))
+        more = say(", {changed} with every layer dense", changed=percent_text(dense or 0.0))
         print(line.text(_) + ("" if dense is None else more.text(_)))
     if found.note:
         from qaf_core.search.selection import note_text

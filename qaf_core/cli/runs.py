@@ -49,9 +49,9 @@ from qaf_core.factorization.effort import REFINING_SECONDS, Effort, effort_optio
 from qaf_core.factorization.options import Method
 from qaf_core.files import write_json
 from qaf_core.pipeline.events import RunStatus, stage_text
-from qaf_core.review.units import duration_text, percent_text, points_text, size_text
 from qaf_core.runs.store.workspace import default_workspace
 from qaf_core.text.said import Said, say
+from qaf_core.text.units import duration_text, percent_text, points_text, size_text
 
 if TYPE_CHECKING:
     from qaf_core.pipeline.events import RunEvent
@@ -261,14 +261,14 @@ def print_result(result: dict[str, Any]) -> None:
     before, after = result["baseline"], result["compressed"]
     low, high = result["drop_ci95"]
     tell(
-        "{metric} {before} → {after} on {count:,} images, drop {drop} points (95 %: {low} to {high})",
+        "{metric} {before} → {after} on {count:,} images, {change} points (95 %: {low} to {high})",
         metric=before["metric"],
         before=percent_text(before["value"]),
         after=percent_text(after["value"]),
         count=after["n"],
-        drop=points_text(result["drop"]),
-        low=points_text(low),
-        high=points_text(high),
+        change=points_text(-result["drop"]),
+        low=points_text(-high),
+        high=points_text(-low),
     )
     for name, value in after.get("extra", {}).items():
         print(f"{name} {percent_text(before['extra'][name])} → {percent_text(value)}")

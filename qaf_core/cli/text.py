@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qaf_core.pipeline.events import stage_text
-from qaf_core.review.units import count_text, percent_text, size_text, times_text, with_prefix
 from qaf_core.text.catalogue import translator
-from qaf_core.text.said import Said, Translate, listing, say, untranslated
+from qaf_core.text.said import Said, Translate, listing, said_of, say, untranslated
+from qaf_core.text.units import count_text, percent_text, size_text, times_text, with_prefix
 
 if TYPE_CHECKING:
     from qaf_core.pipeline.events import RunEvent
@@ -131,10 +131,11 @@ def print_images(data: dict[str, Any]) -> None:
         data: As in a run's result: ``split``, ``skipped`` (rows of ``name`` and ``reason``) and
             ``skipped_count``, and ``warnings`` in words; each may be missing.
     """
+    kept = data.get("said") or {}
     for warning in data.get("warnings") or ():
-        tell("warning: {warning}", warning=warning)
+        tell("warning: {warning}", warning=said_of(warning, kept))
     if data.get("split"):
-        tell("images: {split}", split=data["split"])
+        tell("images: {split}", split=said_of(data["split"], kept))
     skipped = data.get("skipped") or []
     count = data.get("skipped_count", len(skipped))
     if count:

@@ -142,8 +142,8 @@ def load_pair(
         cache=cache,
         on_read=on_read,
     )
-    how = f"split by seed {SPLIT_SEED}" if shared else "given separately"
-    return told_apart(evaluation, chosen, "separate parts of the data" if same and not shared else how)
+    how = say("split by seed {seed}", seed=SPLIT_SEED) if shared else say("given separately")
+    return told_apart(evaluation, chosen, say("separate parts of the data") if same and not shared else how)
 
 
 def has_parts(data: str, cache: Path | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from qaf_core.data.images.image_set import SkippedImage
 from qaf_core.factorization.structures import Rank
@@ -70,6 +71,7 @@ class ImagesUsed(Record):
         warnings: What makes the measurement uncertain, one sentence each.
         skipped: The first of those left out.
         skipped_count: How many were left out.
+        said: The templates of these sentences, to tell them in other languages.
     """
 
     evaluation: str = ""
@@ -78,3 +80,4 @@ class ImagesUsed(Record):
     warnings: tuple[str, ...] = ()
     skipped: tuple[SkippedImage, ...] = ()
     skipped_count: int = 0
+    said: Mapping[str, Any] = field(default_factory=dict)

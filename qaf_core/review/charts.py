@@ -19,6 +19,7 @@ from qaf_core.review.palette import Mark
 from qaf_core.text.said import Translate, untranslated
 
 ROW_HEIGHT_PX = 24
+MOST_POINTS = 400  # of a curve: more than pixels across
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,14 @@ def method_label(method: str, _: Translate = untranslated) -> str:
         "original": _("Original"),
     }
     return labels.get(method, method)
+
+
+def thinned(rows: Sequence[Any], most: int = MOST_POINTS) -> list[Any]:
+    """Rows of a long curve, evenly chosen, the first and the last among them: what a screen can show."""
+    if len(rows) <= most:
+        return list(rows)
+    last = len(rows) - 1
+    return [rows[round(place * last / (most - 1))] for place in range(most)]
 
 
 def convergence_figure(
@@ -74,7 +83,7 @@ def residual_figure(
         ("primal_residual", _("Distance from the grid"), palette.PRIMAL_MARK),
         ("dual_residual", _("Change per step"), palette.DUAL_MARK),
     ):
-        positive = [row for row in iterations if (row.get(key) or 0) > 0]
+        positive = [row for row in thinned(iterations) if (row.get(key) or 0) > 0]
         _add_line(figure, positive, key, name, mark, dark)
     style(figure, height_px=300)
     if not any(len(trace.x) for trace in figure.data):
@@ -101,7 +110,7 @@ def _add_line(
     dark: bool,
     scale: float = 1.0,
 ) -> None:
-    shown = [row for row in rows if row.get(key) is not None and math.isfinite(row[key])]
+    shown = [row for row in thinned(rows) if row.get(key) is not None and math.isfinite(row[key])]
     figure.add_trace(
         go.Scatter(
             x=[row["iteration"] for row in shown],

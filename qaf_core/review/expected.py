@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 from qaf_core.factorization.options import Method
 from qaf_core.review import palette
 from qaf_core.review.charts import style
-from qaf_core.review.units import percent_text
 from qaf_core.text.said import Translate, untranslated
+from qaf_core.text.units import percent_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from qaf_core.quantization.grid import Grid
 from qaf_core.review import palette
 from qaf_core.review.charts import style
 from qaf_core.text.said import Translate, untranslated
+from qaf_core.text.units import decimal_text
 
 
 def weight_histogram_figure(
@@ -55,7 +56,9 @@ def code_histogram_figure(
     style(figure, height_px=240)
     figure.update_layout(showlegend=False, bargap=0.12 if grid.levels <= 32 else 0, margin_t=8)
     figure.update_xaxes(
-        title_text=_("Integer code ({low} to {high})").format(low=grid.low, high=grid.high),
+        title_text=_("Integer code ({low} to {high})").format(
+            low=decimal_text(grid.low, 0), high=decimal_text(grid.high, 0)
+        ),
         range=[grid.low - 0.6, grid.high + 0.6],
         dtick=max(1, grid.levels // 16),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qaf_core.text.glossary import meaning
 from qaf_core.text.said import Translate
 
 
@@ -25,15 +26,6 @@ def metric_label(name: str | None, _: Translate = str) -> str:
 
 def metric_help(name: str | None, _: Translate = str) -> str:
     """One sentence on what a metric counts; empty for one of a user's own."""
-    texts = {
-        "top1": _("Top-1: how often the first answer is right."),
-        "miou": _(
-            "Mean intersection over union: the pixels found and true, divided by the pixels found or true, "
-            "averaged over the classes."
-        ),
-        "map50": _(
-            "Mean average precision: how completely and how surely the boxes of each class are found; "
-            "a box counts as found if it covers the true one by half (IoU 0.5)."
-        ),
-    }
-    return texts.get(name or "top1", "")
+    terms = {"top1": "accuracy", "miou": "miou", "map50": "map50"}
+    term = terms.get(name or "top1")
+    return meaning(term, _) if term else ""

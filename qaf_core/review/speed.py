@@ -12,6 +12,7 @@ from qaf_core.factorization.options import Method
 from qaf_core.review import palette
 from qaf_core.review.charts import style
 from qaf_core.text.said import Translate, untranslated
+from qaf_core.text.units import factor_text, milliseconds_text
 
 ROW_HEIGHT_PX = 42
 
@@ -53,7 +54,7 @@ def latency_figure(
                 "array": [latencies[n].p95_ms - m for n, m in zip(names, medians, strict=True)],
                 "arrayminus": [m - latencies[n].p5_ms for n, m in zip(names, medians, strict=True)],
             },
-            text=[f"{median:.2f} ms" for median in medians],
+            text=[milliseconds_text(median) for median in medians],
             textposition="inside",
             insidetextanchor="start",
             textfont={"color": "#0F151E" if dark else "#FFFFFF"},
@@ -88,11 +89,11 @@ def speed_sentence(ratio: Ratio, _: Translate = untranslated) -> str:
     value, low, high = ratio.value, ratio.low, ratio.high
     if high < 1.0:
         text = _("{times} faster than the original in 8 bits, measured in turns on this machine.")
-        return text.format(times=f"{1 / value:.2f}×")
+        return text.format(times=factor_text(1 / value))
     if low > 1.0:
         text = _(
             "Slower than the original in 8 bits, by {times}: here fewer operations do not mean less time. "
             "Choose it for its size, or let the plan be chosen by measured speed."
         )
-        return text.format(times=f"{value:.2f}×")
+        return text.format(times=factor_text(value))
     return _("As fast as the original in 8 bits: the difference is within the noise of this machine.")

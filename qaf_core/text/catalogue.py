@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from qaf_core.errors import QafError
+from qaf_core.text.plain import PLAIN_WORDS
 from qaf_core.text.said import Translate, untranslated
 
 #: What each language calls itself.
@@ -14,8 +15,12 @@ LANGUAGES = {"en": "English", "ja": "日本語"}
 _FOLDER = Path(__file__).parent
 
 
-def translator(language: str) -> Translate:
+def translator(language: str, *, plain: bool = False) -> Translate:
     """The function that puts an English text into a language; a text without translation stays English.
+
+    Args:
+        language: Its code.
+        plain: Whether plain words stand in place of the field's own.
 
     Raises:
         QafError: If there is no catalogue of this language.
@@ -23,8 +28,10 @@ def translator(language: str) -> Translate:
     if language not in LANGUAGES:
         raise QafError("unknown language", got=language[:40], expected=", ".join(LANGUAGES))
     if language == "en":
-        return untranslated
+        return (lambda text: PLAIN_WORDS.get(text, text)) if plain else untranslated
     texts = read_catalogue(language)
+    if plain:
+        return lambda text: texts.get(PLAIN_WORDS.get(text, text), text)
     return lambda text: texts.get(text, text)
 
 

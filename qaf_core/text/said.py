@@ -94,3 +94,29 @@ def from_plain(stored: Any) -> Any:
     ):
         raise ValueError("a template of another form")
     return Said(template, {key: from_plain(one) for key, one in values.items()})
+
+
+def templates_of(*told: Said | str) -> dict[str, Any]:
+    """By sentence in English its template and values as JSON can hold them, to be kept beside it."""
+    return {each.text(): to_plain(each) for each in told if isinstance(each, Said)}
+
+
+def said_of(line: str, kept: Mapping[str, Any]) -> Said:
+    """A sentence that was kept, by its template; as it stands where that was not kept.
+
+    Args:
+        line: In English.
+        kept: What ``templates_of`` gave.
+    """
+    try:
+        told = from_plain(kept[line])
+        if isinstance(told, Said) and told.text() == line:
+            return told
+    except (ValueError, TypeError, LookupError, AttributeError):
+        pass
+    return Said(line)
+
+
+def retell(line: str, kept: Mapping[str, Any], _: Translate) -> str:
+    """The same in the language of ``_``."""
+    return said_of(line, kept).text(_)

@@ -13,7 +13,7 @@ EXPLORE = "ratio=3.1&bits=6&method=sequential&structure=svd&size=60"
 PAGES = {  # with what shows that it is that page
     "models?model=inspection%2Fvgg&colour=bops": "h3:has-text('VGG')",
     f"explore?model=digits%2Fcnn&{EXPLORE}": ".st-key-chosen-sequential",
-    "run?run={finished}": "text=Change against the original",
+    "run?run={finished}": "text=Against the original",
     "layers?run={finished}&second={stopped}&layer=layer2.0.conv1": "text=Inside a layer",
     "export?run={finished}&batch=4": "input[aria-label='Images at once'][value='4']",
     "decide?run={finished}&part=risks": "text=Risks and plan",

@@ -24,7 +24,7 @@ SAID = {
         "2 of 5 layers are",
         OTHER_LAYERS,
     ),
-    "foreign": ("Change against the original", "Error of each layer", MISSING, MISSING),
+    "foreign": ("Against the original", "Error of each layer", MISSING, MISSING),
 }
 
 

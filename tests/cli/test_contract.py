@@ -222,7 +222,7 @@ def test_progress_goes_to_stderr_and_the_summary_to_stdout(
     assert main(["compress", "digits/cnn", "--plan", str(plan_file), "--images", "50"]) == 0
     captured = capsys.readouterr()
     assert "features.3" in captured.err
-    assert "drop" in captured.out
+    assert "points (95 %: " in captured.out
     assert "features.3" not in captured.out
     told = "images: 128 images calibrate, 50 others evaluate: drawn separately, no image in both."
     assert told in captured.out

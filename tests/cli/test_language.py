@@ -83,3 +83,21 @@ def test_what_a_stage_says_crosses_the_store_with_its_values() -> None:
         stage_text({"message": "as it was", "said": {"template": "{a:>99999}", "values": {"a": 1}}})
         == "as it was"
     )
+
+
+def test_help_is_in_the_language_of_the_option_or_the_environment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for given in (["--lang", "ja", "cost", "--help"], ["--lang=ja", "cost", "--help"]):
+        assert main(given) == 0
+        told = capsys.readouterr().out
+        assert "層の一覧" not in told
+        assert "計画に対するサイズ" in told
+        assert "活性値のビット数" in told
+    assert main(["--lang", "ja", "--help"]) == 0
+    assert "モデルを圧縮して評価し" in capsys.readouterr().out
+    monkeypatch.setenv("QAF_LANG", "ja")
+    assert main([]) == 0
+    assert "モデルを圧縮して評価し" in capsys.readouterr().out
+    assert main(["--lang", "en", "runs", "tag", "--help"]) == 0
+    assert "Add tags to runs" in capsys.readouterr().out

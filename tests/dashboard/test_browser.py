@@ -136,7 +136,7 @@ def test_edit_run_and_compare(page: Any, app: tuple[str, Path]) -> None:
     curves.locator("path[aria-roledescription='line mark']").first.wait_for()
     page.reload()
     page.get_by_role("heading", name="to be finished").wait_for()
-    page.get_by_text("Change against the original").wait_for(timeout=120_000)
+    page.get_by_text("Against the original").wait_for(timeout=120_000)
     run = saved(workspace, run_id)
     assert run.status == "completed"
     rows = {row.name: row for row in run.plan.layers}

@@ -155,7 +155,7 @@ def test_owners_and_decision_are_kept(draw: Draw, seeded_store: Store, run_id: s
     owner = next(row for row in test.text_input if str(row.key).startswith("owner-"))
     owner.set_value("Sato")
     next(row for row in test.text_area if str(row.key).startswith("notes-")).set_value("Ask {the} line.")
-    next(button for button in test.button if button.label == "Keep").click().run()
+    next(button for button in test.button if button.label == "Save").click().run()
     shown(test)
     notes = read_notes(seeded_store.run_folder(run_id))
     assert (list(notes.owners.values()), notes.notes) == (["Sato"], "Ask {the} line.")

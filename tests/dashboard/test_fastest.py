@@ -55,7 +55,7 @@ def test_the_time_of_the_whole_network_is_told(
     test.run()
     told = [box.value for box in getattr(test, kind) if "faster form" in box.value]
     assert len(told) == 1
-    assert f"{ratio:.2f} times as long" in told[0]
+    assert f"{ratio:.2f}× as long" in told[0]
     assert "On 512 calibration images 2.1 % of the answers change. Plain rounding changes 0.2 %." in told[0]
     assert asked.request.answer_bound == 0.02
     assert note in shown(test)

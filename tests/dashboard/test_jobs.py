@@ -18,6 +18,7 @@ from qaf_core.runs.store.kinds import HEAVY, QUICK
 from qaf_core.runs.store.request import InspectRequest, LatencyRequest, RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import PACKED_NAME
+from qaf_core.text.said import say
 
 from .conftest import Draw, shown
 
@@ -54,7 +55,7 @@ def test_that_there_is_no_answer_yet_is_told_at_once_and_not_kept(
     workspace: Path, store: Store, served: Callable[..., Any]
 ) -> None:
     st.cache_data.clear()
-    store.put_problem(QUICK, "The process cannot start.")
+    store.put_problem(QUICK, say("The process cannot start."))
     with pytest.raises(jobs.NoAnswerYet, match="The process cannot start"):
         catalogue.inventory_of(find_model("cifar/resnet20"), workspace)
     store.put_problem(QUICK, None)
@@ -68,7 +69,7 @@ def test_a_page_that_waits_in_vain_says_why(draw: Draw, seeded_store: Store) -> 
     (seeded_store.run_folder(done) / PACKED_NAME).write_bytes(b"packed")
     run_id = seeded_store.create_run(RunRequest(model="digits/cnn"))
     assert "cannot start" not in shown(draw("run", run=run_id))
-    seeded_store.put_problem(HEAVY, "The process cannot start; see /logs/worker.log.")
+    seeded_store.put_problem(HEAVY, say("The process cannot start; see /logs/worker.log."))
     assert "The process cannot start; see /logs/worker.log." in shown(draw("run", run=run_id))
     seeded_store.ask(LatencyRequest(run=done, threads=1))
     assert "The process cannot start" in shown(draw("export", run=done))

@@ -110,7 +110,7 @@ def test_a_segmentation_run_is_told_in_its_own_words(draw: Draw, seeded_store: S
         frame.value for frame in test.dataframe if "name" in frame.value and "change" in frame.value
     )
     assert classes["name"].tolist() == ["scratch", "pit"]
-    assert classes["change"].tolist() == pytest.approx([-1.0, -1.0])
+    assert classes["change"].tolist() == ["−1.0", "−1.0"]
     compared = draw("tradeoffs", model="inspection/unet")
     shown(compared)
     assert compared.selectbox(key="tradeoffs-y").options[0] == "Mean IoU"

@@ -106,4 +106,4 @@ def test_a_deleted_run_is_brought_back_from_its_own_page(draw: Draw, store: Stor
     test = draw("run", run=run_id)
     assert "was deleted" in shown(test)
     test.button(key=f"restore-{run_id}").click().run()
-    assert "Change against the original" in shown(test)
+    assert "Against the original" in shown(test)

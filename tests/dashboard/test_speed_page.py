@@ -63,8 +63,8 @@ def test_both_files_and_all_memories_are_told(draw: Draw, seeded_store: Store) -
     text = shown(draw("export", run=run_id))
     assert "Other programs used 40 % of the processors meanwhile" in text
     assert "on 100 images, not on all 2,000 that the run was measured on" in text
-    assert "**Compressed, integers, fastest:** 2.00× faster than the original in 8 bits" in text
-    assert "It takes 0.50 times as long (95 %: 0.45 to 0.55)" in text
+    assert "**Compressed, integers, fastest:** 2× faster than the original in 8 bits" in text
+    assert "It takes 0.50× as long (95 %: 0.45× to 0.55×)" in text
     assert "**Compressed, integers, exact:** Slower than the original in 8 bits, by 1.40×" in text
     assert "agree with the evaluated network's to 99.0 %. That is too little: its export is refused." in text
     assert "Peak memory of one inference" in text
@@ -139,7 +139,7 @@ def test_a_measurement_is_a_job_that_all_who_look_at_the_run_see(draw: Draw, see
 
     (asked,) = serve(seeded_store, measure)
     assert (asked.kind, asked.request.batch) == ("latency", 1)
-    assert "**Compressed, integers, fastest:** 2.00× faster" in shown(test.run())
+    assert "**Compressed, integers, fastest:** 2× faster" in shown(test.run())
 
 
 def test_a_kit_is_offered_only_while_it_is_of_this_network(draw: Draw, seeded_store: Store) -> None:

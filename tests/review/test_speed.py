@@ -29,7 +29,7 @@ def test_models_that_were_not_measured_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("ratio", "said"),
     [
-        (Ratio(value=0.5, low=0.45, high=0.55), "2.00× faster"),
+        (Ratio(value=0.5, low=0.45, high=0.55), "2× faster"),
         (Ratio(value=1.4, low=1.3, high=1.5), "Slower than the original in 8 bits, by 1.40×"),
         (Ratio(value=0.99, low=0.9, high=1.1), "As fast as"),
     ],

@@ -11,20 +11,27 @@ from importlib import import_module
 from itertools import chain, combinations
 from pathlib import Path
 from string import Formatter
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 import qaf_core
+from qaf_core.cli.entry import program
 from qaf_core.data.models.catalogue import list_models
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.errors import PIECES, QafError, frame
+from qaf_core.network.graph import inventory
 from qaf_core.network.plan.energy_model import MODELLED
+from qaf_core.pipeline.check.plausibility import CHANNELS_EXCHANGED
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.quantization.grid import BITS_ACCEPTED
 from qaf_core.review.decision import criteria, economics
 from qaf_core.runs.store.queue import DISCARDED
 from qaf_core.search.selection import NOTES
 from qaf_core.text.catalogue import read_catalogue, translator
+from qaf_core.text.glossary import GLOSSARY, GROUPS
+from qaf_core.text.plain import PLAIN_WORDS
 from qaf_core.text.said import say
 
 KINDS_IN = ("data.workspace.trust", "network.graph.export", "runs.store.queue")
@@ -38,6 +45,11 @@ def every_kind(kind: type[QafError]) -> Iterator[type[QafError]]:
         yield from (part, *every_kind(part))
 
 
+# Why layers stay as they are.
+REASONS = (
+    *("NOT_RUN", "DEPTHWISE", "GROUPED", "READ_ELSEWHERE", "PRODUCTS", "PARAMETER", "BY_BATCH"),
+    *("NOT_FOLDED", "OTHER_KIND"),
+)
 CORE = Path(qaf_core.__file__).parent
 REVIEW = CORE / "review"
 SOURCES = (*sorted(CORE.rglob("*.py")), *sorted((CORE.parent / "dashboard").rglob("*.py")))
@@ -89,6 +101,11 @@ def marked_texts() -> Iterator[str]:
     yield from economics.SAVINGS.values()
     yield from (preset.label for preset in economics.PRESETS.values())
     yield from (file.label for file in ModelFile)
+    yield from chain(*((term.title, term.meaning) for term in GLOSSARY.values()), GROUPS.values())
+    yield from PLAIN_WORDS.values()
+    yield from (getattr(inventory, name) for name in REASONS)
+    yield from form_labels()
+    yield from help_texts(get_command(program))
     yield from (f"run: {status}" for status in RunStatus)
     yield from (MODELLED, BITS_ACCEPTED, DISCARDED, *NOTES)
     yield from (source.title.partition(", ")[2] for source in list_models() if source.shipped)
@@ -96,6 +113,22 @@ def marked_texts() -> Iterator[str]:
         yield frame(("what", *parts))
     template = (REVIEW / "report" / "report.html.j2").read_text(encoding="utf-8")
     yield from re.findall(r'_\("([^"]+)"\)', template)
+
+
+def help_texts(command: Any) -> Iterator[str]:
+    """What ``--help`` says of a command, its options and the commands behind it."""
+    yield from (part.help for part in (command, *command.params) if getattr(part, "help", None))
+    for other in getattr(command, "commands", {}).values():
+        yield from help_texts(other)
+
+
+def form_labels() -> Iterator[str]:
+    """What the forms of images are called that a check tries."""
+    yield CHANNELS_EXCHANGED
+    for node in nodes_of(CORE / "pipeline" / "check" / "input_forms.py"):
+        target = node.targets[0] if isinstance(node, ast.Assign) else None
+        if isinstance(target, ast.Subscript) and getattr(target.value, "id", "") == "forms":
+            yield from literals(target.slice)
 
 
 def error_texts(path: Path) -> Iterator[str]:

@@ -22,7 +22,7 @@ from qaf_core.review.decision.economics import (
 )
 from qaf_core.review.report import decision_sections
 from qaf_core.review.report.review import Review
-from qaf_core.review.units import MISSING, percent_text
+from qaf_core.text.units import MISSING, decimal_text, percent_text
 
 SPAN = ("low", "likely", "high")
 
@@ -154,7 +154,7 @@ def _fault(values: list[float | None], most: float) -> str:
 
 
 def _outcome(review: Review, case: BusinessCase) -> None:
-    payback = MISSING if case.payback_months is None else f"{case.payback_months:.1f}"
+    payback = MISSING if case.payback_months is None else decimal_text(case.payback_months, 1)
     cards = (
         (_("Saved a month, likely"), decision_sections.money(case.monthly_total, case.currency), ""),
         (_("Paid back after, months"), payback, ""),

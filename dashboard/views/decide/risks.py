@@ -64,7 +64,7 @@ def _form(review: Review) -> None:
             text = st.text_area(
                 _("Notes"), notes.notes, max_chars=LONGEST_TEXT, height=240, key=f"notes-{run_id}"
             )
-        pressed = st.form_submit_button(_("Keep"), type="primary", icon=":material/check:")
+        pressed = st.form_submit_button(_("Save"), type="primary", icon=":material/check:")
     if pressed:
         added = ReviewNotes(
             owners={key: value for key, value in owners.items() if value},

@@ -26,8 +26,8 @@ from qaf_core.data.models.timm_names import TIMM_FAMILY
 from qaf_core.errors import QafError
 from qaf_core.network.plan.cost import original_cost
 from qaf_core.review.metrics import metric_label
-from qaf_core.review.units import count_text, percent_text, size_text, with_prefix
 from qaf_core.runs.store.request import CheckRequest, RunRequest
+from qaf_core.text.units import count_text, percent_text, size_text, with_prefix
 
 MODE_KEY, MODEL_KEY, OTHER_KEY, WEIGHTS_KEY = "mode", "model", "other-model", "weights"
 DATA_MODE_KEY = "data-mode"

@@ -9,14 +9,14 @@ from typing import Any
 import streamlit as st
 
 from dashboard.state import address, expectations, jobs, sheets
-from dashboard.text import _
+from dashboard.text import _, meaning
 from dashboard.views.explore.choose import Choice
 from dashboard.widgets import ui
 from qaf_core.errors import QafError
 from qaf_core.factorization.effort import Effort
 from qaf_core.factorization.options import METHODS, Method
 from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
-from qaf_core.network.plan.layer_info import LayerInfo
+from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.rules import BY_OPERATIONS, KERNEL_STRUCTURES, PRESETS, plan_for_ratio
 from qaf_core.network.plan.types import Plan
 from qaf_core.pipeline.events import RunStatus
@@ -209,10 +209,7 @@ def _ratio_control(model: str, dense: bool, is_custom: bool) -> None:
         disabled=dense,
         on_change=sheets.follow_controls,
         args=(model,),
-        help=_(
-            "How many times fewer parameters each covered layer gets. It decides the rank: the number of "
-            "components a layer is made of. The first convolution and the classifier are not factorized."
-        ),
+        help=meaning("reduction"),
     )
 
 
@@ -223,7 +220,7 @@ def _bits_control(model: str, is_custom: bool) -> None:
         key="bits",
         on_change=sheets.follow_controls,
         args=(model,),
-        help=_("Bits per stored weight: {accepted}.").format(accepted=BITS_ACCEPTED),
+        help=meaning("bits") + " " + _("Bits per stored weight: {accepted}.").format(accepted=BITS_ACCEPTED),
     )
 
 
@@ -234,7 +231,7 @@ def _activation_control(model: str) -> None:
         key="activation-bits",
         on_change=sheets.follow_controls,
         args=(model,),
-        help=_("Bits of the numbers that flow between layers: 8, or 32 for floating point."),
+        help=meaning("activation_bits"),
     )
 
 
@@ -279,14 +276,10 @@ def _preset_help(labels: dict[str, str]) -> str:
 
 def structure_help() -> str:
     """What each structure is, one line each, for a tooltip."""
-    return "\n".join(
-        (
-            *("- " + _(STRUCTURES[name].summary) for name in FACTORIZED),
-            "- "
-            + _("**CP or Tucker-2**: CP, or Tucker-2 where CP needs more operations than the layer itself."),
-            "- " + _("**Dense**: quantized, not factorized. **Keep**: left as it is."),
-        )
-    )
+    names = {name: STRUCTURES[name].label for name in FACTORIZED} | {"dense": "Dense", KEEP: "Keep"}
+    told = [f"- **{_(label)}**: {meaning(name)}" for name, label in names.items()]
+    either = _("**CP or Tucker-2**: CP, or Tucker-2 where CP needs more operations than the layer itself.")
+    return "\n".join([meaning("structure"), "", *told, f"- {either}"])
 
 
 def _use_preset(choice: Choice, chosen: str) -> None:
@@ -339,7 +332,7 @@ def base_plan(choice: Choice, reference: Plan) -> Plan:
     return reference
 
 
-def effort_dial(key: str, explained: str) -> Effort:
+def effort_dial(key: str, explained: str, **options: Any) -> Effort:
     """The dial from quick to thorough."""
     names = {
         Effort.QUICK: _("Quick"),
@@ -353,5 +346,6 @@ def effort_dial(key: str, explained: str) -> Effort:
         key=address.choice(key, list(Effort), Effort.STANDARD, key=key),
         format_func=names.__getitem__,
         help=explained,
+        **options,
     )
     return Effort(chosen)

@@ -11,19 +11,20 @@ import streamlit as st
 
 from dashboard.state import expectations, jobs, rows, sheets
 from dashboard.state.plan_draft import Draft
-from dashboard.text import _
+from dashboard.text import _, meaning
 from dashboard.views.explore import controls
 from dashboard.views.explore.choose import Choice
 from dashboard.views.run import live
+from dashboard.widgets import columns as tables
 from dashboard.widgets import ui
 from qaf_core.network.plan.layer_info import KEEP
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.metrics import metric_label
-from qaf_core.review.units import MISSING, percent_text, points_text
 from qaf_core.runs.jobs.plans.knowledge import LEARNT_METHODS
 from qaf_core.runs.store.request import SensitivityRequest
 from qaf_core.search.budget.predict import Prediction, Predictor
 from qaf_core.search.sensitivity.settings import Setting
+from qaf_core.text.units import MISSING, decimal_text, percent_text, points_text
 
 GENTLE, HARD = 1e-4, 0.2  # losses at which a cell's colour begins and ends
 COLOUR = "213, 94, 0"
@@ -79,10 +80,7 @@ def _tell(expected: Prediction, original: float) -> None:
             _("{metric}, expected").format(metric=metric_label(expected.metric, _)),
             percent_text(expected.value),
             _("{low} to {high}").format(low=percent_text(low), high=percent_text(high)),
-            _(
-                "What a run of this plan is expected to measure, with a 95 % interval. It is learnt from the "
-                "network's own gradients on calibration images and corrected by every run made of it."
-            ),
+            meaning("expected"),
         )
     with right:
         if expected.warning is not None:
@@ -118,7 +116,7 @@ def _tell_dense(known: expectations.Known, draft: Draft) -> None:
                 _(
                     "Plain rounding, its bits spread over the layers, is expected to lose {points} points "
                     "less at this size: set the size under “Best plan under a budget”."
-                ).format(points=f"{100 * won:.1f}")
+                ).format(points=decimal_text(100 * won, 1))
             ),
             icon=":material/lightbulb:",
         )
@@ -174,7 +172,8 @@ def _heat_map(choice: Choice, draft: Draft, predictor: Predictor) -> None:
 def _draw(choice: Choice, shaded: Any, table: dict[str, dict[str, Setting]]) -> None:
     names, columns = list(shaded.index), list(shaded.columns)
     st.caption(
-        _("Points expected to be lost if only this layer is changed. Click a cell to put it into the plan.")
+        _("Points expected to be lost if only this layer is changed. Click a cell to put it into the plan."),
+        help=meaning("harm"),
     )
     key = f"heat-{choice.source.id}-{','.join(columns)}"
     event = st.dataframe(
@@ -182,7 +181,7 @@ def _draw(choice: Choice, shaded: Any, table: dict[str, dict[str, Setting]]) -> 
         key=key,
         on_select="rerun",
         selection_mode="single-cell",
-        height=live.table_height(len(names), most=LONGEST_TABLE_ROWS),
+        height=tables.table_height(len(names), most=LONGEST_TABLE_ROWS),
     )
     clicked = list(event.selection.cells)
     if clicked == st.session_state.get(CLICKED_KEY, []):

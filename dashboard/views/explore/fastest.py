@@ -14,13 +14,13 @@ from dashboard.text import _, plural
 from dashboard.views.explore import controls
 from dashboard.views.explore.choose import Choice
 from dashboard.views.run import live
-from dashboard.widgets import ui
+from dashboard.widgets import columns, ui
 from qaf_core.factorization.options import Method
 from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.records import from_plain
-from qaf_core.review.units import MISSING, percent_text
 from qaf_core.runs.store.request import PlanRequest
 from qaf_core.search.selection import AnswerShares, LayerChoice, Selection, note_text
+from qaf_core.text.units import factor_text, milliseconds_text, percent_text
 
 ANSWER_BOUNDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
 FIRST_ANSWER_BOUND = 0.02
@@ -113,18 +113,16 @@ def _draw(found: Selection) -> None:
     if found.note:
         st.caption(ui.plain(note_text(found.note, _)))
     labels, column = live.structure_labels(), st.column_config
-    st.dataframe(
+    columns.table(
         pd.DataFrame([_row(row, labels) for row in (*changed, *(r for r in choices if r not in changed))]),
-        hide_index=True,
-        placeholder=MISSING,
-        height=live.table_height(len(choices), most=10),
-        column_config={
+        most=10,
+        config={
             "layer": column.TextColumn(_("Layer")),
             "structure": column.TextColumn(_("Chosen")),
-            "rank": column.TextColumn(_("Rank")),
-            "chosen_ms": column.NumberColumn(_("Time, ms"), format="%.3f"),
-            "dense_ms": column.NumberColumn(_("Plain INT8, ms"), format="%.3f"),
-            "error": column.NumberColumn(_("Output error"), format="%.1f %%"),
+            "rank": columns.text(_("Rank"), "rank"),
+            "chosen_ms": columns.number(_("Time"), "%.3f ms", "latency"),
+            "dense_ms": columns.number(_("Plain INT8"), "%.3f ms", "latency"),
+            "error": columns.percent(_("Output error"), "output_error"),
             "tried": column.NumberColumn(_("Forms tried"), help=_("Forms that were solved and judged.")),
         },
     )
@@ -135,16 +133,17 @@ def _speed_text(found: Selection) -> str:
     whole = found.whole
     if whole is not None:
         return _(
-            "The whole network takes {after:.3f} ms as planned and {before:.3f} ms as plain INT8: "
-            "{ratio:.2f} times as long ({low:.2f} to {high:.2f})."
+            "The whole network takes {after} as planned and {before} as plain INT8: {ratio} as long "
+            "({low} to {high})."
         ).format(
-            before=whole.dense_ms, after=whole.planned_ms, ratio=whole.ratio.value,
-            low=whole.ratio.low, high=whole.ratio.high,
+            before=milliseconds_text(whole.dense_ms), after=milliseconds_text(whole.planned_ms),
+            ratio=factor_text(whole.ratio.value), low=factor_text(whole.ratio.low),
+            high=factor_text(whole.ratio.high),
         )  # fmt: skip
     before = sum(row.dense_ms for row in found.choices)
     after = sum(row.latency_ms for row in found.choices)
-    return _("The layers alone: {before:.2f} ms as plain INT8, {after:.2f} ms as planned.").format(
-        before=before, after=after
+    return _("The layers alone: {before} as plain INT8, {after} as planned.").format(
+        before=milliseconds_text(before), after=milliseconds_text(after)
     )
 
 

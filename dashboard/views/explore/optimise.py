@@ -15,10 +15,10 @@ from dashboard.views.explore.choose import Choice
 from dashboard.widgets import ui
 from qaf_core.factorization.effort import REFINING_SECONDS, Effort
 from qaf_core.factorization.options import Method
-from qaf_core.review.units import percent_text, size_text
 from qaf_core.runs.jobs.plans.sweep import BUDGETS, METHODS, front_requests
 from qaf_core.runs.store.request import SearchRequest
 from qaf_core.search.budget.budgets import lock_text
+from qaf_core.text.units import percent_text, size_text
 
 LARGEST_BUDGET = 1e12
 

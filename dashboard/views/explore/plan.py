@@ -11,11 +11,10 @@ import streamlit as st
 from dashboard.state import catalogue, expectations, plan_draft, sheets
 from dashboard.state.estimates import history_of
 from dashboard.state.plan_draft import Draft
-from dashboard.text import _, plural
+from dashboard.text import _, meaning, plural
 from dashboard.views.explore import controls, expected, fastest, files, optimise
 from dashboard.views.explore.choose import Choice
 from dashboard.views.run import live
-from dashboard.views.tradeoffs.table import bops_help
 from dashboard.widgets import network_graph, plan_table, run_shades, ui
 from qaf_core.errors import QafError
 from qaf_core.factorization.effort import Effort, effort_options
@@ -25,9 +24,9 @@ from qaf_core.network.plan.cost import Cost, plan_cost
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.validation import oversized_ranks
 from qaf_core.quantization.grid import BITS_ACCEPTED
-from qaf_core.review.units import MISSING, duration_text, percent_text, size_text, times_text, with_prefix
 from qaf_core.runs.estimate import count_work
 from qaf_core.runs.store.request import RunRequest
+from qaf_core.text.units import MISSING, duration_text, percent_text, size_text, times_text, with_prefix
 
 
 @st.fragment
@@ -54,16 +53,17 @@ def plan_and_run(choice: Choice, inventory: tuple[LayerInfo, ...]) -> None:
     with place:
         controls.bulk_controls(choice, frozenset().union(*edited.values()))
     optimise.offer(choice, draft)
-    _prediction(choice, inventory, draft)
     expected.show(choice, draft)
     files.toolbar(model, draft)
     _table(inventory, draft, key, edited)
     _network(choice, inventory, draft)
+    with st.container(key="savings"):  # stays in sight at the foot of the window, see style.css
+        _prediction(choice, inventory, draft)
 
 
 def _prediction(choice: Choice, inventory: tuple[LayerInfo, ...], draft: Draft) -> None:
     before, after = plan_draft.cost_before(inventory), plan_cost(inventory, draft.plan)
-    columns = st.columns([1, 1, 1, 1, 1.05], gap="small")
+    columns = st.columns([1, 1, 1, 1, 2.1], gap="small")
     with columns[0]:
         ui.metric_card(
             _("Size"),
@@ -71,21 +71,24 @@ def _prediction(choice: Choice, inventory: tuple[LayerInfo, ...], draft: Draft) 
             _("{times} smaller than {before}").format(
                 times=times_text(before.size_bytes, after.size_bytes), before=size_text(before.size_bytes)
             ),
-            _("The file: integer weights packed at their bits, with scales and everything else."),
+            meaning("packed_file"),
+            height="stretch",
         )
     with columns[1]:
         ui.metric_card(
             _("Bit-operations"),
             percent_text(after.bops / before.bops) if before.bops else MISSING,
             f"{with_prefix(before.bops, 'BOPs')} → {with_prefix(after.bops, 'BOPs')}",
-            bops_help(),
+            meaning("bops"),
+            height="stretch",
         )
     with columns[2]:
         ui.metric_card(
             _("Multiplications"),
             percent_text(after.macs / before.macs, 0) if before.macs else MISSING,
             f"{with_prefix(before.macs, 'MACs')} → {with_prefix(after.macs, 'MACs')}",
-            _("Multiply-accumulate operations (MACs) per image, whatever their bits."),
+            meaning("macs"),
+            height="stretch",
         )
     with columns[3]:
         _memory(before, after)
@@ -98,32 +101,31 @@ def _memory(before: Cost, after: Cost) -> None:
         _("Working memory"),
         size_text(after.peak_activation_bytes),
         _("was {before}").format(before=size_text(before.peak_activation_bytes)),
-        _(
-            "The most that any one layer reads and writes for one image. Factorized layers can be "
-            "wide inside, so this "
-            "can rise."
-        ),
+        meaning("working_memory"),
+        height="stretch",
     )
 
 
 def _run_box(choice: Choice, inventory: Sequence[LayerInfo], draft: Draft) -> None:
     reason = run_obstacle(choice, inventory, draft)
-    with st.container(key="run-box", height="stretch", vertical_alignment="center", gap="small"):
-        name = st.text_input(
-            _("Name of the run"),
-            placeholder=_("Name of the run (optional)"),
-            key="run-name",
-            max_chars=80,
-            label_visibility="collapsed",
-        )
+    with st.container(key="run-box", gap="xsmall"):
         controls.effort_dial(
             "solver-effort",
             _(
                 "How hard each layer is solved: starts, iterations and rounds of rounding. Thorough takes "
                 "about five times as long, two minutes a layer at most; quick a third."
             ),
+            label_visibility="collapsed",
         )
-        if st.button(
+        left, right = st.columns([2, 1], gap="xsmall")
+        name = left.text_input(
+            _("Name of the run"),
+            placeholder=_("Name of the run (optional)"),
+            key="run-name",
+            max_chars=80,
+            label_visibility="collapsed",
+        )
+        if right.button(
             _("Run"),
             type="primary",
             icon=":material/play_arrow:",
@@ -133,10 +135,10 @@ def _run_box(choice: Choice, inventory: Sequence[LayerInfo], draft: Draft) -> No
             help=ui.plain(reason) if reason else None,
         ):
             _start(choice, draft, name)
-    if reason:
-        st.caption(":material/block: " + ui.plain(reason))
-    elif draft.layers:
-        _expected_time(choice, inventory, draft)
+        if reason:
+            st.caption(":material/block: " + ui.plain(reason))
+        elif draft.layers:
+            _expected_time(choice, inventory, draft)
 
 
 def _expected_time(choice: Choice, inventory: Sequence[LayerInfo], draft: Draft) -> None:
@@ -248,21 +250,17 @@ def _network(choice: Choice, inventory: tuple[LayerInfo, ...], draft: Draft) -> 
 
 def _columns() -> list[dict[str, Any]]:
     shares = _("Share of all parameters of the original network.")
-    bops = _("Share of the original network's bit-operations. ") + bops_help()
-    rank = _(
-        "The number of components the layer is made of: more is more accurate, and larger. "
-        "Tucker-2 takes two, such as 12 × 24."
-    )
+    bops = _("Share of the original network's bit-operations. ") + meaning("bops")
     bits = _("Bits per weight: {accepted}; one number, or one for each factor such as 4, 4, 8.")
     structure = controls.structure_help().replace("**", "")
     told = (
-        ("layer", _("Layer"), ""),
+        ("layer", _("Layer"), meaning("layer")),
         ("kind", _("Kind"), ""),
         ("shape", _("Shape"), _("Channels in and out, then height × width of the output.")),
         ("params", _("Parameters"), shares),
         ("bops", _("BOPs"), bops),
         ("structure", _("Structure"), structure),
-        ("rank", _("Rank"), rank),
+        ("rank", _("Rank"), meaning("rank")),
         ("bits", _("Bits"), bits.format(accepted=BITS_ACCEPTED)),
         ("size_after", _("Size left"), _("Bytes of this layer after compression, as a share of before.")),
         (

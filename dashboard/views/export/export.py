@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,17 @@ from dashboard.state.overrides import given_in
 from dashboard.text import _
 from dashboard.views.export import speed
 from dashboard.views.run import live
-from dashboard.widgets import run_choice, ui
+from dashboard.widgets import columns, run_choice, ui
 from qaf_core.deploy.onnx_export.report import ExportReport, Precision, read_report
 from qaf_core.errors import QafError
 from qaf_core.network.plan.cost import layer_cost, original_layer_cost
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.types import Plan
-from qaf_core.review.units import MISSING, duration_text, size_text, times_text
 from qaf_core.runs.listing import PACKED, list_rows, refresh_row
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import ExportRequest
 from qaf_core.runs.store.workspace import EXPORTS_FOLDER, PACKED_NAME
+from qaf_core.text.units import duration_text, size_text, times_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +210,7 @@ def _show_report(report: ExportReport) -> None:
 
 def _show_checks(report: ExportReport) -> None:
     for check in report.checks:
-        _check_line(check.passed, ui.plain(f"{_(check.name)}: {_(check.detail)}"))
+        _check_line(check.passed, ui.plain(check.told(_)))
 
 
 def _check_line(passed: bool, text: str) -> None:
@@ -244,13 +244,8 @@ def _contents(run: RunRecord) -> None:
         ui.say_error(error)
         return
     table = pd.DataFrame(content_rows(inventory, plan, {row.name for row in run.layers}))
-    st.dataframe(
-        table,
-        hide_index=True,
-        column_config=_content_columns(float(table["share"].max())),
-        placeholder=MISSING,
-        height=live.table_height(len(table), most=11),
-    )
+    forms = columns.in_units(table, {"before": "B", "after": "B"})
+    columns.table(table, _content_columns(forms, float(table["share"].max())), most=11)
 
 
 def content_rows(inventory: Sequence[LayerInfo], plan: Plan, solved: set[str]) -> list[dict[str, Any]]:
@@ -269,24 +264,23 @@ def content_rows(inventory: Sequence[LayerInfo], plan: Plan, solved: set[str]) -
             "stored": labels.get(row.structure, row.structure) if row is not None else labels[KEEP],
             "rank": (rows.rank_text(row.rank) or None) if row is not None else None,
             "bits": rows.bits_text(row.bits) if row is not None else "16",
-            "before": before / 1000,
-            "after": after / 1000,
+            "before": before,
+            "after": after,
             "share": 100 * after / total,
         }
         for info, row, before, after in found
     ]
 
 
-def _content_columns(largest: float) -> dict[str, Any]:
-    column = st.column_config
+def _content_columns(forms: Mapping[str, str], largest: float) -> dict[str, Any]:
     return {
-        "name": column.TextColumn(_("Layer")),
-        "stored": column.TextColumn(_("Stored as")),
-        "rank": column.TextColumn(_("Rank")),
-        "bits": column.TextColumn(_("Bits")),
-        "before": column.NumberColumn(_("32-bit, kB"), format="%.1f"),
-        "after": column.NumberColumn(_("In the file, kB"), format="%.1f"),
-        "share": column.ProgressColumn(
+        "name": columns.text(_("Layer"), "layer"),
+        "stored": columns.text(_("Stored as"), "structure"),
+        "rank": columns.text(_("Rank"), "rank"),
+        "bits": columns.text(_("Bits"), "bits"),
+        "before": columns.number(_("In 32 bits"), forms["before"]),
+        "after": columns.number(_("In the file"), forms["after"], "packed_file"),
+        "share": st.column_config.ProgressColumn(
             _("Share of the file"), format="%.1f %%", min_value=0.0, max_value=max(largest, 1.0)
         ),
     }
@@ -305,7 +299,7 @@ def _examples(run: RunRecord) -> None:
     left, right = st.columns(2, gap="small")
     with left:
         st.caption(_("The packed file, in PyTorch"))
-        st.code(pytorch_example(source, packed), language="python")
+        st.code(pytorch_example(source, packed), language="python", wrap_lines=True)
     with right:
         st.caption(_("The ONNX file, with nothing but ONNX Runtime, NumPy and Pillow"))
-        st.code(onnx_example(source, onnx), language="python")
+        st.code(onnx_example(source, onnx), language="python", wrap_lines=True)

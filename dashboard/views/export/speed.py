@@ -13,19 +13,19 @@ import streamlit as st
 
 from dashboard.state import address
 from dashboard.text import _
-from dashboard.widgets import ui
+from dashboard.widgets import columns, ui
 from qaf_core.deploy.runtime.measure_kit import LEAST_AGREEMENT
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.deploy.runtime.speed_report import Energy, FileAccuracy, LayerTime, SpeedReport
 from qaf_core.errors import QafError
 from qaf_core.review import speed
 from qaf_core.review.metrics import metric_label
-from qaf_core.review.units import MISSING, energy_text, percent_text, size_text
 from qaf_core.runs.jobs.device_kit import RESULT_NAME, read_kit_result
 from qaf_core.runs.jobs.latency import FILE_NAME, read_latency
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import DeviceKitRequest, LatencyRequest
 from qaf_core.runs.store.workspace import EXPORTS_FOLDER
+from qaf_core.text.units import energy_text, factor_text, percent_text, size_text
 
 
 def show(run: RunRecord, can_measure: bool) -> None:
@@ -109,8 +109,8 @@ def _ratios(report: SpeedReport) -> None:
         ratio = report.ratio(name)
         if ratio is None:
             continue
-        times = _("It takes {value} times as long (95 %: {low} to {high}).").format(
-            value=f"{ratio.value:.2f}", low=f"{ratio.low:.2f}", high=f"{ratio.high:.2f}"
+        times = _("It takes {value} as long (95 %: {low} to {high}).").format(
+            value=factor_text(ratio.value), low=factor_text(ratio.low), high=factor_text(ratio.high)
         )
         message = f"**{labels[name]}:** {speed.speed_sentence(ratio, _)} {times}"
         if ratio.low > 1.0:
@@ -166,9 +166,7 @@ def _memory(peaks: Mapping[str, int | None]) -> None:
 def _accuracy(accuracy: Mapping[str, FileAccuracy], images: int | None) -> None:
     """Whether the timed files still say the same: speed without accuracy is worth nothing."""
     labels = speed.model_labels(_)
-    told = [
-        f"{labels[name]}: {percent_text(row.value)}" for name, row in accuracy.items() if name in labels
-    ]
+    told = [f"{labels[name]}: {percent_text(row.value)}" for name, row in accuracy.items() if name in labels]
     if told:
         count = max(row.n for row in accuracy.values())
         metric = metric_label(next(iter(accuracy.values())).metric, _)
@@ -211,19 +209,17 @@ def _layers(layers: Sequence[LayerTime]) -> None:
     table = pd.DataFrame(cells, columns=names).sort_values("ratio", ascending=False, na_position="last")
     with st.expander(_("Layer by layer"), icon=":material/stacks:"):
         column = st.column_config
-        st.dataframe(
+        columns.table(
             table,
-            hide_index=True,
-            placeholder=MISSING,
-            column_config={
+            {
                 "name": column.TextColumn(_("Layer")),
                 "becomes": column.TextColumn(_("Became")),
-                "dense": column.NumberColumn(_("8-bit original, ms"), format="%.4f"),
-                "factorized": column.NumberColumn(_("Compressed, ms"), format="%.4f"),
-                "ratio": column.NumberColumn(
+                "dense": columns.number(_("8-bit original"), "%.4f ms", "latency"),
+                "factorized": columns.number(_("Compressed"), "%.4f ms", "latency"),
+                "ratio": columns.factor(
                     _("Compressed / original"),
-                    format="%.2f",
-                    help=_("Above 1 the layer is slower than the one it replaced."),
+                    digits=2,
+                    help_text=_("Above 1 the layer is slower than the one it replaced."),
                 ),
             },
         )

@@ -11,15 +11,15 @@ import streamlit as st
 from dashboard.state import address, catalogue
 from dashboard.text import _
 from dashboard.views.models import add_model, check_model, uploads
-from dashboard.widgets import network_graph, run_choice, run_shades, ui
+from dashboard.widgets import columns, network_graph, run_choice, run_shades, ui
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import QafError
 from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.network.plan.cost import original_cost
 from qaf_core.network.plan.layer_info import LayerInfo
-from qaf_core.review.units import MISSING, count_text, percent_text, size_text, with_prefix
 from qaf_core.runs.listing import list_rows
 from qaf_core.runs.store.removal import remove_registered
+from qaf_core.text.units import count_text, percent_text, size_text, with_prefix
 
 
 def page() -> None:
@@ -47,16 +47,14 @@ def _choose(sources: Sequence[ModelSource]) -> ModelSource:
     selection = {"selection": {"rows": [ids.index(st.session_state[key])], "columns": [], "cells": []}}
     if arrived:
         st.session_state["model-list"] = selection
-    chosen = st.dataframe(
+    chosen = columns.table(
         pd.DataFrame([_row(source) for source in sources]),
-        hide_index=True,
+        _columns(),
+        most=len(sources),
         key="model-list",
         on_select="rerun",
         selection_mode="single-row-required",
         selection_default=selection,
-        column_config=_columns(),
-        placeholder=MISSING,
-        height="content",
     )
     source = sources[chosen.selection.rows[0] if chosen.selection.rows else 0]
     if source.id != st.session_state[key]:
@@ -95,16 +93,16 @@ def task_label(task: str) -> str:
 def _columns() -> dict[str, Any]:
     column = st.column_config
     return {
-        "model": column.TextColumn(_("Model"), width="medium"),
-        "title": column.TextColumn(_("Description"), width="medium"),
+        "model": column.TextColumn(_("Model"), width=160),
+        "title": column.TextColumn(_("Description"), width=250),
         "task": column.TextColumn(_("Task")),
-        "classes": column.NumberColumn(_("Classes"), width=80),
+        "classes": column.NumberColumn(_("Classes"), width=60),
         "input": column.TextColumn(_("Input, px"), width=90),
         "accuracy": column.NumberColumn(
             _("Measured"), format="%.1f %%", help=_("Of the original, by the measure of its task.")
         ),
-        "size": column.TextColumn(_("Size")),
-        "compute": column.TextColumn(_("Compute")),
+        "size": columns.text(_("Size"), "baseline"),
+        "compute": columns.text(_("Compute"), "macs"),
         "origin": column.TextColumn(_("From"), width=80),
     }
 
@@ -146,11 +144,8 @@ def _study(source: ModelSource) -> None:
     check_model.show(source)
     draw_network(source, inventory)
     with st.expander(_("All layers"), icon=":material/table_rows:"):
-        st.dataframe(
-            pd.DataFrame([_layer_row(info) for info in inventory]),
-            hide_index=True,
-            column_config=_layer_columns(),
-            placeholder="",
+        columns.table(
+            pd.DataFrame([_layer_row(info) for info in inventory]), _layer_columns(), placeholder=""
         )
 
 
@@ -209,18 +204,18 @@ def _layer_row(info: LayerInfo) -> dict[str, Any]:
         "params": info.params,
         "macs": with_prefix(info.macs, "") if info.macs else None,
         "becomes": ", ".join(able),
-        "reason": info.skip_reason or "",
+        "reason": _(info.skip_reason) if info.skip_reason else "",
     }
 
 
 def _layer_columns() -> dict[str, Any]:
     column = st.column_config
     return {
-        "name": column.TextColumn(_("Layer")),
+        "name": columns.text(_("Layer"), "layer"),
         "kind": column.TextColumn(_("Kind")),
         "shape": column.TextColumn(_("Weight")),
-        "params": column.NumberColumn(_("Parameters"), format="localized"),
-        "macs": column.TextColumn(_("MACs")),
-        "becomes": column.TextColumn(_("Can become")),
+        "params": columns.number(_("Parameters"), "localized", "parameters"),
+        "macs": columns.text(_("MACs"), "macs"),
+        "becomes": columns.text(_("Can become"), "structure"),
         "reason": column.TextColumn(_("Why not more"), width="large"),
     }

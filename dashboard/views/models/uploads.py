@@ -16,8 +16,8 @@ from qaf_core.data.models.source import ModelSource
 from qaf_core.data.workspace.registry import WEIGHT_SUFFIXES
 from qaf_core.data.workspace.uploads import MODELS_FOLDER, delete_upload
 from qaf_core.errors import QafError
-from qaf_core.review.units import size_text
 from qaf_core.runs.listing import list_rows
+from qaf_core.text.units import size_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,10 @@ from qaf_core.errors import QafError
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.pipeline.finetune.options import CODES, MOST_EPOCHS, SCALES, FinetuneOptions
 from qaf_core.review.metrics import metric_label
-from qaf_core.review.units import MISSING, duration_text, percent_text, points_text
 from qaf_core.runs.jobs.finetune import finetune_request
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.workspace import PACKED_NAME
+from qaf_core.text.units import MISSING, duration_text, percent_text, points_text
 
 MINUTES = (1, 2, 4, 8, 15, 30, 60)
 FIRST_MINUTES = 4

@@ -12,15 +12,15 @@ import streamlit as st
 
 from dashboard.state import live_charts, rows
 from dashboard.state.progress import DONE, RunProgress
-from dashboard.text import _, plural
-from dashboard.widgets import ui
+from dashboard.text import _, meaning, plural
+from dashboard.widgets import columns, ui
 from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.network.plan.layer_info import KEEP
 from qaf_core.pipeline.results import LayerRow
 from qaf_core.review import charts
 from qaf_core.review.metrics import metric_label
-from qaf_core.review.units import MISSING, duration_text, percent_text
 from qaf_core.runs.store.record import RunRecord
+from qaf_core.text.units import MISSING, duration_text, percent_text
 
 
 def show_queued(progress: RunProgress, *, ahead: int, ready: bool) -> None:
@@ -93,17 +93,17 @@ def _headline(progress: RunProgress) -> str:
 
 
 def _numbers(run: RunRecord, progress: RunProgress, elapsed: float, stopping: bool) -> None:
-    columns = st.columns(4)
+    tiles = st.columns(4)
     left = progress.seconds_left(elapsed)
     original = progress.evaluations.get("original")
     errors = [each.row.relative_error for each in progress.done if each.row.relative_error is not None]
     total = progress.total or len(run.planned_layers)
-    with columns[0]:
+    with tiles[0]:
         note = _("stopping") if stopping else left_text(left)
         ui.metric_card(_("Time so far"), duration_text(elapsed), note, estimate_help(progress))
-    with columns[1]:
+    with tiles[1]:
         ui.metric_card(_("Layers done"), f"{len(progress.done)} / {total}", progress.current or "–")
-    with columns[2]:
+    with tiles[2]:
         low, high = original.ci95 if original else (0.0, 0.0)
         metric = metric_label(original.metric if original else None, _)
         ui.metric_card(
@@ -112,12 +112,12 @@ def _numbers(run: RunRecord, progress: RunProgress, elapsed: float, stopping: bo
             f"{percent_text(low)} – {percent_text(high)}" if original else _("measured after the layers"),
             _("Measured before compression on the same images; the range holds it with 95 % confidence."),
         )
-    with columns[3]:
+    with tiles[3]:
         ui.metric_card(
             _("Mean layer error"),
             percent_text(sum(errors) / len(errors)) if errors else MISSING,
             _("of the layers done"),
-            layer_error_help(),
+            meaning("layer_error"),
         )
 
 
@@ -141,15 +141,6 @@ def basis_text(runs: int) -> str:
         "Learnt from {count} earlier run in this workspace.",
         "Learnt from {count} earlier runs in this workspace.",
         runs,
-    )
-
-
-def layer_error_help() -> str:
-    """What a layer error is, for a tooltip."""
-    return _(
-        "How far the compressed weights of a layer are from the original ones: the norm of the difference "
-        "divided by the norm of the original. 0 % is exact. Much of it can be made up for by fitting the "
-        "layer's output, so look at what is measured in the end."
     )
 
 
@@ -187,11 +178,7 @@ def _convergence(progress: RunProgress) -> None:
     with right:
         st.markdown(
             f"**{_('Residuals')}**",
-            help=_(
-                "Two signs that the solver settles down: how far its floating-point factors are from "
-                "the integer grid, "
-                "and how much they still change from step to step. Both should fall."
-            ),
+            help=meaning("residual"),
         )
         series = live_charts.residual_series()
         data = live_charts.curve_data(progress.iterations, series, positive=True)
@@ -220,20 +207,14 @@ def _finished_layers(run: RunRecord, progress: RunProgress) -> None:
     errors = rows.errors_of([layer.row for layer in progress.done], names)
     left, right = st.columns([4, 6], gap="medium")
     with left:
-        st.markdown(f"**{_('Errors of the finished layers')}**", help=layer_error_help())
+        st.markdown(f"**{_('Errors of the finished layers')}**", help=meaning("layer_error"))
         figure = charts.layer_error_figure([errors], dark=ui.is_dark(), _=_)
         st.plotly_chart(
             figure, key="live-errors", config={"displayModeBar": False}, alt=_("Error of each finished layer")
         )
     with right:
         st.markdown(f"**{_('Layers')}**")
-        st.dataframe(
-            layer_frame(_progress_rows(progress)),
-            hide_index=True,
-            column_config=layer_columns(),
-            placeholder=MISSING,
-            height=table_height(len(progress.layers)),
-        )
+        columns.table(layer_frame(_progress_rows(progress)), layer_columns())
 
 
 def _progress_rows(progress: RunProgress) -> list[LayerRow]:
@@ -243,11 +224,6 @@ def _progress_rows(progress: RunProgress) -> list[LayerRow]:
         )
         for layer in reversed(progress.layers.values())
     ]
-
-
-def table_height(rows_shown: int, most: int = 18) -> int | str:
-    """The height of a table: as high as its rows, up to ``most`` of them."""
-    return "content" if rows_shown <= most else 36 * (most + 1)
 
 
 def layer_frame(layers: Sequence[LayerRow]) -> pd.DataFrame:
@@ -290,18 +266,13 @@ def solve_labels() -> dict[str, str]:
 
 def layer_columns() -> dict[str, Any]:
     """Headings, units and tooltips of a layer table."""
-    column = st.column_config
     return {
-        "layer": column.TextColumn(_("Layer")),
-        "structure": column.TextColumn(_("Structure")),
-        "rank": column.TextColumn(_("Rank")),
-        "bits": column.TextColumn(_("Bits")),
-        "error": column.NumberColumn(_("Quantized"), format="%.1f %%", help=layer_error_help()),
-        "float": column.NumberColumn(
-            _("Float"),
-            format="%.1f %%",
-            help=_("The error the same factors would have in floating point, without the integer grid."),
-        ),
-        "seconds": column.NumberColumn(_("Time"), format="%.1f s"),
-        "status": column.TextColumn(_("Solver")),
+        "layer": columns.text(_("Layer"), "layer"),
+        "structure": columns.text(_("Structure"), "structure"),
+        "rank": columns.text(_("Rank"), "rank"),
+        "bits": columns.text(_("Bits"), "bits"),
+        "error": columns.percent(_("Quantized"), "layer_error"),
+        "float": columns.percent(_("Float"), "float_error"),
+        "seconds": columns.number(_("Time"), "%.1f s"),
+        "status": columns.text(_("Solver"), "solver_end"),
     }

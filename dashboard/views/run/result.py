@@ -11,13 +11,18 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.state import rows
-from dashboard.text import _, plural
+from dashboard.text import _, meaning, plural
 from dashboard.views.run import finetune, live, speed_tile
-from dashboard.widgets import check_result, predictions, ui
+from dashboard.widgets import check_result, columns, predictions, ui
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review import charts
 from qaf_core.review.metrics import metric_help, metric_label
-from qaf_core.review.units import (
+from qaf_core.runs.jobs.preview import PREVIEW_NAME, read_preview
+from qaf_core.runs.listing import row_of
+from qaf_core.runs.management import resume
+from qaf_core.runs.store.record import RunRecord
+from qaf_core.text.said import retell, say
+from qaf_core.text.units import (
     MISSING,
     duration_text,
     percent_text,
@@ -26,11 +31,6 @@ from qaf_core.review.units import (
     times_text,
     with_prefix,
 )
-from qaf_core.runs.jobs.preview import PREVIEW_NAME, read_preview
-from qaf_core.runs.listing import row_of
-from qaf_core.runs.management import resume
-from qaf_core.runs.store.record import RunRecord
-from qaf_core.text.said import say
 
 # How a run's error begins to tell of its command-line option; here there is a button for it.
 NO_CHECK = say("To compress it all the same")
@@ -122,7 +122,7 @@ def _notes(run: RunRecord) -> None:
     """What the check of the original noted, and what made the measurement uncertain."""
     check_result.show_findings(run.checks.findings if run.checks else ())
     for warning in run.images.warnings:
-        st.info(ui.plain(_(warning)), icon=":material/info:")
+        st.info(ui.plain(retell(warning, run.images.said, _)), icon=":material/info:")
 
 
 def _pictures(run: RunRecord) -> None:
@@ -140,8 +140,8 @@ def _headline(run: RunRecord) -> None:
     compressed, cost, baseline, original = run.compressed, run.cost, run.baseline, run.baseline_cost
     assert compressed is not None
     assert cost is not None
-    columns = st.columns(5)
-    with columns[0]:
+    tiles = st.columns(5)
+    with tiles[0]:
         low, high = compressed.ci95
         ui.metric_card(
             metric_label(compressed.metric, _),
@@ -154,37 +154,30 @@ def _headline(run: RunRecord) -> None:
                 "95 % confidence."
             ).format(count=f"{compressed.n:,}", low=percent_text(low), high=percent_text(high)),
         )
-    with columns[1]:
+    with tiles[1]:
         ui.metric_card(
-            _("Change against the original"),
+            _("Against the original"),
             _points(run),
             _drop_interval(run),
-            _("Percentage points, compressed against original on the same images, with the 95 % interval."),
+            f"{meaning('paired')} {meaning('points')} {meaning('interval')}",
         )
-    with columns[2]:
+    with tiles[2]:
         size, before = run.size_bytes or 0, original.size_bytes if original else 0
         ui.metric_card(
             _("Size"),
             _("{times} smaller").format(times=times_text(before, size)),
             f"{size_text(before)} → {size_text(size)}",
-            _(
-                "The packed file: integer codes at their bit-width, scales, biases and everything "
-                "else it needs."
-            ),
+            meaning("packed_file"),
         )
-    with columns[3]:
+    with tiles[3]:
         bops, before = cost.bops, original.bops if original else 0
         ui.metric_card(
             _("Bit-operations"),
             percent_text(bops / before) if before else MISSING,
             f"{with_prefix(before, 'BOPs')} → {with_prefix(bops, 'BOPs')}",
-            _(
-                "Multiplications per image, each counted as weight bits × activation bits, as a "
-                "share of the original. "
-                "A measure of arithmetic effort, not of time."
-            ),
+            meaning("bops"),
         )
-    with columns[4], st.container(key="speed-tile"):
+    with tiles[4], st.container(key="speed-tile"):
         speed_tile.show(run)
     with st.container(horizontal=True, gap="medium"):
         ui.link_to("tradeoffs", _("Compare with other runs"), ":material/scatter_plot:", model=run.model)
@@ -208,7 +201,8 @@ def _drop_interval(run: RunRecord) -> str:
 def _layers(run: RunRecord) -> None:
     left, right = st.columns([4, 6], gap="medium")
     with left:
-        st.markdown(f"**{_('Error of each layer')}**", help=live.layer_error_help())
+        st.markdown(f"**{_('Error of each layer')}**", help=meaning("layer_error"))
+        st.caption(ui.plain(rows.errors_sentence(run)))
         errors = rows.layer_errors(run, html.escape(ui.run_title(run)))
         figure = charts.layer_error_figure([errors], dark=ui.is_dark(), _=_)
         st.plotly_chart(
@@ -216,13 +210,7 @@ def _layers(run: RunRecord) -> None:
         )
     with right:
         st.markdown(f"**{_('Layers')}**")
-        st.dataframe(
-            live.layer_frame(run.layers),
-            hide_index=True,
-            column_config=live.layer_columns(),
-            placeholder=MISSING,
-            height=live.table_height(len(run.layers)),
-        )
+        columns.table(live.layer_frame(run.layers), live.layer_columns())
 
 
 def _classes(run: RunRecord) -> None:
@@ -241,17 +229,13 @@ def _classes(run: RunRecord) -> None:
             others.append(_("Same answers as the original: {share}").format(share=share))
         if others:
             st.caption(ui.plain(" · ".join(others)))
-        column = st.column_config
-        st.dataframe(
+        columns.table(
             pd.DataFrame(classes),
-            hide_index=True,
-            placeholder=MISSING,
-            height=live.table_height(len(classes)),
-            column_config={
-                "name": column.TextColumn(_("Class")),
-                "original": column.NumberColumn(_("Original"), format="%.1f %%"),
-                "compressed": column.NumberColumn(_("Compressed"), format="%.1f %%"),
-                "change": column.NumberColumn(_("Change, points"), format="%+.1f"),
+            {
+                "name": columns.text(_("Class")),
+                "original": columns.percent(_("Original"), "baseline"),
+                "compressed": columns.percent(_("Compressed")),
+                "change": columns.text(_("Change, points"), "points"),
             },
         )
 
@@ -274,7 +258,7 @@ def _facts(run: RunRecord) -> None:
         right.markdown("\n".join(f"- {ui.plain(name)}: {ui.plain(v)}" for name, v in run.environment.items()))
         check_result.show_images_used(run.images)
         if run.checks and run.checks.cannot_tell:
-            st.caption(ui.plain(_(run.checks.cannot_tell)))
+            st.caption(ui.plain(run.checks.cannot_tell.text(_)))
 
 
 def _seconds(seconds: Any) -> list[tuple[str, str]]:

@@ -11,13 +11,12 @@ import streamlit as st
 
 from dashboard.state import rows
 from dashboard.text import _, translation
-from dashboard.widgets import run_tools, ui
+from dashboard.views.tradeoffs.table import method_help
+from dashboard.widgets import columns, run_tools, ui
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.charts import method_label
-from qaf_core.review.units import MISSING, points_text
 from qaf_core.runs.listing import RunRow, list_rows
-
-LONGEST_TABLE_PX = 640
+from qaf_core.text.units import points_text
 
 
 def show() -> None:
@@ -51,15 +50,12 @@ def _table(shown: Sequence[RunRow]) -> list[RunRow]:
     say, statuses = translation(), {status: ui.status_label(status) for status in RunStatus}
     frame = pd.DataFrame([_row(run, statuses[run.status], say) for run in shown])
     frame = frame.drop(columns=[name for name in ("tags", "slower") if not frame[name].map(bool).any()])
-    chosen = st.dataframe(
+    chosen = columns.table(
         frame,
-        hide_index=True,
+        _columns(),
         key=f"run-list-{hash(tuple(run.id for run in shown))}",  # ticks are of rows, not of runs
         on_select="rerun",
         selection_mode=["multi-row", "single-cell"],
-        column_config=_columns(),
-        placeholder=MISSING,
-        height="content" if len(shown) <= 16 else LONGEST_TABLE_PX,
     )
     for position, _column in chosen.selection.cells:
         ui.go_to("run", run=shown[position].id)
@@ -71,41 +67,36 @@ def _row(run: RunRow, status: str, say: Callable[[str], str]) -> dict[str, Any]:
     return {
         "status": status,
         "run": run.title,
-        "model": run.model,
-        "method": method_label(run.method, say),
-        "plan": rows.plan_summary(run),
         "accuracy": None if run.value is None else 100 * run.value,
         "change": None if run.drop is None else points_text(-run.drop),
         "smaller": before / after if before and after else None,
         "slower": None if run.slower is None else run.slower[0],
+        "method": method_label(run.method, say),
+        "model": run.model,
+        "plan": rows.plan_summary(run),
         "tags": list(run.tags),
         "started": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at)),
     }
 
 
 def _columns() -> dict[str, Any]:
-    column = st.column_config
     return {
-        "status": column.TextColumn(_("Status"), width=100),
-        "run": column.TextColumn(_("Run")),
-        "model": column.TextColumn(_("Model")),
-        "method": column.TextColumn(_("Method")),
-        "plan": column.TextColumn(
+        "status": columns.text(_("Status"), width=90),
+        "run": columns.text(_("Run"), width=200),
+        "model": columns.text(_("Model")),
+        "method": columns.text(_("Method"), help_text=method_help()),
+        "plan": columns.text(
             _("Plan"),
-            help=_("Layers per structure · R: lowest and highest rank · W: weight bits · A: activation bits"),
+            "plan",
+            _("Layers per structure · R: lowest and highest rank · W: weight bits · A: activation bits"),
         ),
-        "accuracy": column.NumberColumn(
+        "accuracy": columns.percent(
             _("Measured"),
-            help=_("Accuracy of classifiers, mean IoU of segmentation, mAP at IoU 0.5 of detection."),
-            format="%.1f %%",
+            help_text=_("Accuracy of classifiers, mean IoU of segmentation, mAP at IoU 0.5 of detection."),
         ),
-        "change": column.TextColumn(_("Change"), help=_("Percentage points against the original network.")),
-        "smaller": column.NumberColumn(_("Smaller"), format="%.1f×"),
-        "slower": column.NumberColumn(
-            _("Time"),
-            help=run_tools.time_help(),
-            format="%.2f×",
-        ),
-        "tags": column.ListColumn(_("Tags")),
-        "started": column.TextColumn(_("Started")),
+        "change": columns.text(_("Change, points"), "points"),
+        "smaller": columns.factor(_("Smaller"), help_text=_("The original counts 4 bytes a parameter.")),
+        "slower": columns.factor(_("Time, 8-bit = 1"), "time_ratio", _("Empty if not measured."), digits=2),
+        "tags": st.column_config.ListColumn(_("Tags")),
+        "started": columns.text(_("Started")),
     }

@@ -8,15 +8,15 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.text import _
-from dashboard.widgets import run_choice, ui
+from dashboard.widgets import columns, run_choice, ui
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.review.speed import model_labels, times_as_long
-from qaf_core.review.units import MISSING
 from qaf_core.runs.jobs.latency import read_latency
 from qaf_core.runs.listing import PACKED, deployable_files
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import LatencyRequest
 from qaf_core.runs.store.workspace import PACKED_NAME
+from qaf_core.text.units import milliseconds_text
 
 EXPORTED = {"model-int8-fast": ModelFile.FAST, "model-int8": ModelFile.EXACT, "model-fp32": ModelFile.FLOAT}
 
@@ -37,7 +37,7 @@ def show(run: RunRecord) -> None:
         value = times_as_long(ratio, _)
         times = [report.latencies[name].median_ms for name in (ModelFile.DENSE, ModelFile.FAST)]
         note = _("as the original in 8 bits: {before} → {after}").format(
-            before=f"{times[0]:.2f} ms", after=f"{times[1]:.2f} ms"
+            before=milliseconds_text(times[0]), after=milliseconds_text(times[1])
         )
     ui.metric_card(
         _("Time of one inference"), value, note,
@@ -59,7 +59,7 @@ def files(run: RunRecord) -> None:
     rows = [
         {
             "file": {**labels, **exported}.get(name, name),
-            "size": path.stat().st_size / 1e3,
+            "size": path.stat().st_size,
             "smaller": before / max(1, path.stat().st_size) if before else None,
         }
         for name, path in found.items()
@@ -67,16 +67,17 @@ def files(run: RunRecord) -> None:
     if not rows:
         return
     with st.expander(_("Files that can be deployed"), icon=":material/folder_zip:"):
-        column = st.column_config
-        st.dataframe(
-            pd.DataFrame(rows), hide_index=True, placeholder=MISSING, height="content",
-            column_config={
-                "file": column.TextColumn(_("File")),
-                "size": column.NumberColumn(_("Size"), format="%.1f kB"),
-                "smaller": column.NumberColumn(
-                    _("Smaller"), format="%.2f×", help=_("The original counts 4 bytes a parameter.")
+        frame = pd.DataFrame(rows)
+        forms = columns.in_units(frame, {"size": "B"})
+        columns.table(
+            frame,
+            {
+                "file": columns.text(_("File")),
+                "size": columns.number(_("Size"), forms["size"]),
+                "smaller": columns.factor(
+                    _("Smaller"), help_text=_("The original counts 4 bytes a parameter.")
                 ),
             },
-        )  # fmt: skip
+        )
         if len(rows) == 1:
             st.caption(_("ONNX files stand here once they are exported, or timed."))

@@ -8,7 +8,7 @@ import streamlit as st
 from dashboard.text import _
 from dashboard.widgets import ui
 from qaf_core.review import explain
-from qaf_core.review.units import percent_text
+from qaf_core.text.units import percent_text
 
 
 def show() -> None:

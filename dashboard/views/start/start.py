@@ -19,10 +19,10 @@ from qaf_core.review.report import decision_sections, evidence_sections
 from qaf_core.review.report.blocks import Chart
 from qaf_core.review.report.figures import break_even_figure
 from qaf_core.review.report.review import Review, network_costs
-from qaf_core.review.units import count_text, percent_text, size_text, with_prefix
 from qaf_core.runs import management
 from qaf_core.runs.evidence.exchange import import_evidence, list_evidence
 from qaf_core.runs.jobs.preview import read_preview
+from qaf_core.text.units import count_text, percent_text, size_text, with_prefix
 
 EXAMPLE = SAMPLE_MODELS / "example.zip"
 STEP_KEY = "step"

@@ -9,9 +9,10 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.state import address, rows
-from dashboard.text import _, plural, translation
+from dashboard.text import _, meaning, plural, translation
 from dashboard.views.tradeoffs.judged import Judged
-from dashboard.widgets import run_tools, ui
+from dashboard.widgets import columns, run_tools, ui
+from qaf_core.factorization.options import METHODS
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review import charts
 from qaf_core.review.metrics import metric_help, metric_label
@@ -19,10 +20,10 @@ from qaf_core.review.tradeoffs.axes import BOPS, SIZE, VALUE
 from qaf_core.review.tradeoffs.figure import front_of
 from qaf_core.review.tradeoffs.pareto import knee
 from qaf_core.review.tradeoffs.points import RunPoint
-from qaf_core.review.units import MISSING
 from qaf_core.runs.listing import RunRow
+from qaf_core.text.units import decimal_text
 
-LONGEST_TABLE_PX = 640
+UNITS = {"size": "B", "deployed": "B", "latency": "ms", "bops": "BOPs", "energy": "J", "memory": "B"}
 WHENEVER_KNOWN = ("passes", "deployed", "latency", "slower", "memory", "tags")  # columns left out when empty
 
 
@@ -66,17 +67,16 @@ def _table(runs: Sequence[RunRow], judged: Judged, best: Mapping[str, str], titl
     """One table; a click opens a run; the ticked ones."""
     say, statuses = translation(), {status: ui.status_label(status) for status in RunStatus}
     frame = pd.DataFrame([_row(run, judged, best, say) for run in runs])
-    frame["status"] = [statuses[run.status] for run in runs]
+    if any(run.status != RunStatus.COMPLETED for run in runs):
+        frame["status"] = [statuses[run.status] for run in runs]
+    forms = columns.in_units(frame, UNITS)
     empty = [name for name in WHENEVER_KNOWN if not frame[name].map(bool).any() or frame[name].isna().all()]
-    chosen = st.dataframe(
+    chosen = columns.table(
         frame.drop(columns=empty),
-        hide_index=True,
+        _columns(runs[0].metric or "", judged, forms),
         key=f"tradeoff-table-{title}-{hash(tuple(run.id for run in runs))}",
         on_select="rerun",
         selection_mode=["multi-row", "single-cell"],
-        column_config=_columns(runs[0].metric or "", judged),
-        placeholder=MISSING,
-        height="content" if len(runs) <= 16 else LONGEST_TABLE_PX,
     )
     for position, _column in chosen.selection.cells:
         ui.go_to("run", run=runs[position].id)
@@ -96,7 +96,7 @@ def _marks(points: Sequence[RunPoint]) -> dict[str, str]:
 
 
 def _row(run: RunRow, judged: Judged, best: Mapping[str, str], say: Callable[[str], str]) -> dict[str, Any]:
-    size, bops = run.size_bytes or 0.0, run.bops or 0.0
+    size = run.size_bytes or 0.0
     found = judged.differences.get(run.id)
     signs = {True: "✓", False: "✗", None: "?"}
     mark = {"worse": "▼ ", "better": "▲ ", "same": "≈ "}
@@ -105,78 +105,71 @@ def _row(run: RunRow, judged: Judged, best: Mapping[str, str], say: Callable[[st
         "passes": signs[judged.passes[run.id]] if judged.passes else "",
         "run": run.title,
         "method": charts.method_label(run.method, say),
-        "plan": rows.plan_summary(run),
         "accuracy": 100 * (run.value or 0.0),
-        "interval": f"{100 * (run.low or 0.0):.1f} – {100 * (run.high or 0.0):.1f}",
         "drop": None if found is None else mark.get(found.verdict, "") + found.text(say),
-        "size": size / 1e6,
+        "size": run.size_bytes,
         "smaller": run.original_bytes / size if run.original_bytes and size else None,
-        "deployed": None if run.deployed_bytes is None else run.deployed_bytes / 1e6,
+        "deployed": run.deployed_bytes,
         "latency": run.latency_ms,
         "slower": None if run.slower is None else run.slower[0],
-        "bops": bops / 1e9,
-        "share": 100 * bops / run.original_bops if run.original_bops else None,
-        "energy": None if run.energy_joules is None else run.energy_joules * 1e3,
-        "memory": None if run.memory_bytes is None else run.memory_bytes / 1e6,
+        "share": 100 * (run.bops or 0.0) / run.original_bops if run.original_bops else None,
+        "plan": rows.plan_summary(run),
+        "interval": f"{decimal_text(100 * (run.low or 0.0), 1)} – {decimal_text(100 * (run.high or 0.0), 1)}",
+        "bops": run.bops,
+        "energy": run.energy_joules,
+        "memory": run.memory_bytes,
         "tags": list(run.tags),
     }
 
 
-def bops_help() -> str:
-    """What bit-operations are, for a tooltip."""
-    return _(
-        "Bit-operations (BOPs): multiplications per image, each counted as weight bits × activation bits. "
-        "A measure of arithmetic effort, not of time."
-    )
-
-
-def _columns(metric: str, judged: Judged) -> dict[str, Any]:
-    column = st.column_config
+def _columns(metric: str, judged: Judged, forms: Mapping[str, str]) -> dict[str, Any]:
     name = _("the original") if judged.reference is None else judged.reference.title
     return {
-        "best": column.TextColumn(
+        "best": columns.text(
             _("Best"),
-            help=_(
-                "On the line of best trade-offs for size or bit-operations: the smallest that passes the "
-                "largest loss above, and the knee, after which more size buys little."
+            "front",
+            _(
+                "★ marks them for size or bit-operations; besides the smallest that passes the largest loss "
+                "above, and the knee, after which more size buys little."
             ),
             width=85,
         ),
-        "passes": column.TextColumn(
-            _("Target"), help=_("✓ keeps to it, ✗ does not, ? not all of it is measured."), width=60
+        "passes": columns.text(
+            _("Target"), "target", _("✓ keeps to it, ✗ does not, ? not all of it is measured."), width=60
         ),
-        "run": column.TextColumn(_("Run")),
-        "method": column.TextColumn(_("Method")),
-        "plan": column.TextColumn(
+        "run": columns.text(_("Run"), width=150),
+        "method": columns.text(_("Method"), help_text=method_help()),
+        "plan": columns.text(
             _("Plan"),
-            help=_("Layers per structure · R: lowest and highest rank · W: weight bits · A: activation bits"),
+            "plan",
+            _("Layers per structure · R: lowest and highest rank · W: weight bits · A: activation bits"),
         ),
-        "accuracy": column.NumberColumn(
-            metric_label(metric, _), help=metric_help(metric, _) or None, format="%.1f %%"
-        ),
-        "interval": column.TextColumn(_("95 % interval")),
-        "drop": column.TextColumn(
+        "accuracy": columns.percent(metric_label(metric, _), help_text=metric_help(metric, _)),
+        "interval": columns.text(_("95 % interval"), "interval"),
+        "drop": columns.text(
             _("Against {name}").format(name=name),
-            help=_(
+            "paired",
+            _(
                 "Points against {name} on the same images, with the 95 % interval. ▼ worse, ▲ better: chance "
                 "does not explain it; ≈ no difference shown."
             ).format(name=name),
         ),
-        "size": column.NumberColumn(_("Size"), format="%.3f MB"),
-        "smaller": column.NumberColumn(_("Smaller"), format="%.1f×"),
-        "deployed": column.NumberColumn(
-            _("Deployed"), format="%.3f MB", help=_("The ONNX file with integers, once it is made or timed.")
+        "size": columns.number(_("Size"), forms["size"], "packed_file"),
+        "smaller": columns.factor(_("Smaller"), help_text=_("The original counts 4 bytes a parameter.")),
+        "deployed": columns.number(
+            _("Deployed"), forms["deployed"], "deployed_file", _("Empty until it is made or timed.")
         ),
-        "latency": column.NumberColumn(_("Latency"), format="%.2f ms", help=_("Median for one image here.")),
-        "slower": column.NumberColumn(
-            _("Time"),
-            help=run_tools.time_help(),
-            format="%.2f×",
-        ),
-        "bops": column.NumberColumn(_("BOPs"), format="%.3f G", help=bops_help()),
-        "share": column.NumberColumn(_("Of original BOPs"), format="%.1f %%"),
-        "energy": column.NumberColumn(_("Energy"), format="%.3f mJ", help=_("Of one image, modelled.")),
-        "memory": column.NumberColumn(_("Memory"), format="%.1f MB", help=_("Peak of one inference here.")),
-        "tags": column.ListColumn(_("Tags")),
-        "status": column.TextColumn(_("Status")),
+        "latency": columns.number(_("Latency"), forms["latency"], "latency", _("Median for one image here.")),
+        "slower": columns.factor(_("Time, 8-bit = 1"), "time_ratio", _("Empty if not measured."), digits=2),
+        "bops": columns.number(_("BOPs"), forms["bops"], "bops"),
+        "share": columns.percent(_("Of original BOPs"), "bops"),
+        "energy": columns.number(_("Energy"), forms["energy"], "energy"),
+        "memory": columns.number(_("Memory"), forms["memory"], "memory"),
+        "tags": st.column_config.ListColumn(_("Tags")),
+        "status": columns.text(_("Status")),
     }
+
+
+def method_help() -> str:
+    """One line for each method, for a tooltip."""
+    return "\n".join(f"- **{charts.method_label(name, _)}**: {meaning(name)}" for name in METHODS)

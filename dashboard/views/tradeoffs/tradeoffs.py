@@ -92,7 +92,7 @@ def _filters(measured: Sequence[RunRow]) -> list[RunRow] | None:
         selection_mode="multi",
         key=address.several("method", methods, methods, key=f"methods-{model}-{data}-{methods}"),
         format_func=lambda method: charts.method_label(method, _),
-        help=method_help(),
+        help=table.method_help(),
     )
     limits = {1.0: _("Any"), 0.01: _("1 point"), 0.02: _("2 points"), 0.05: _("5 points")}
     limit = last.selectbox(
@@ -105,18 +105,6 @@ def _filters(measured: Sequence[RunRow]) -> list[RunRow] | None:
         if run.method in wanted and (limit == 1.0 or (run.drop is not None and run.drop <= limit))
     ]
     return run_tools.filtered(runs, key="tradeoffs")
-
-
-def method_help() -> str:
-    """One line for each method, for a tooltip."""
-    return "\n".join(
-        (
-            "- " + _("**Joint**: factorize and quantize as one problem, then fit each layer's output. Ours."),
-            "- " + _("**Paper**: the published joint method (arXiv 2308.04595) as it was described."),
-            "- " + _("**Sequential**: factorize in floating point first, round to integers afterwards."),
-            "- " + _("**Dense**: no factorization, only careful rounding of the original weights."),
-        )
-    )
 
 
 def _expectations(runs: Sequence[RunRow]) -> None:

@@ -28,9 +28,9 @@ from qaf_core.cli.text import print_json, print_stage, print_table
 from qaf_core.errors import PlanError
 from qaf_core.factorization.effort import Effort
 from qaf_core.review.tradeoffs.pareto import knee, pareto_front
-from qaf_core.review.units import percent_text, points_text, size_text
 from qaf_core.runs.jobs.plans.sweep import BUDGETS, METHODS, front_requests, measured_point, run_request
 from qaf_core.runs.store.workspace import default_workspace
+from qaf_core.text.units import percent_text, points_text, size_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,8 +143,8 @@ def _print_points(points: list[dict[str, Any]]) -> None:
         (
             point["budget"], point["method"], size_text(point["size_bytes"]),
             percent_text(point["bops_fraction"]), percent_text(point["value"]),
-            points_text(point["drop"]), SIGNS.get(point["mark"], ""), point["run_id"],
+            points_text(-point["drop"]), SIGNS.get(point["mark"], ""), point["run_id"],
         )
         for point in points
     ]  # fmt: skip
-    print_table(("budget", "method", "size", "bit operations", "metric", "drop", "best", "run"), cells)
+    print_table(("budget", "method", "size", "bit operations", "metric", "points", "best", "run"), cells)

@@ -9,8 +9,8 @@ import typer
 from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.runs import print_result
 from qaf_core.cli.text import _, print_json, print_table, status_word, tell, warn
-from qaf_core.review.units import percent_text, points_text, size_text
 from qaf_core.text.said import say
+from qaf_core.text.units import percent_text, points_text, size_text
 
 if TYPE_CHECKING:
     from qaf_core.runs.listing import RunRow
@@ -90,7 +90,7 @@ def _row_cells(row: RunRow, record: RunRecord | None) -> tuple[str, ...]:
         row.model,
         row.method,
         "–" if row.value is None else f"{row.metric} {percent_text(row.value)}",
-        "–" if row.drop is None else points_text(row.drop),
+        "–" if row.drop is None else points_text(-row.drop),
         "–" if row.size_bytes is None else size_text(row.size_bytes),
         f"{name} [{', '.join(row.tags)}]" if row.tags else name,
     )

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from qaf_core.data.images.targets import Targets, take_targets
 from qaf_core.errors import escape_text
+from qaf_core.text.said import Said
 
 Index = slice | npt.NDArray[np.intp]
 
@@ -85,7 +86,7 @@ class ImageSet:
     classes: tuple[str, ...]
     targets: Targets = field(default_factory=dict)
     skipped: tuple[SkippedImage, ...] = ()
-    split: str = ""
+    split: Said | str = ""
 
     def __len__(self) -> int:
         return len(self.images)

@@ -64,7 +64,7 @@ def calibration_count(count: int) -> int:
     return max(1, round(count * CALIBRATION_SHARE))
 
 
-def told_apart(evaluation: ImageSet, calibration: ImageSet, how: str) -> tuple[ImageSet, ImageSet]:
+def told_apart(evaluation: ImageSet, calibration: ImageSet, how: Said) -> tuple[ImageSet, ImageSet]:
     """Both sets without common images, and with one sentence that says how they were split.
 
     An image with the pixels of an evaluation image does not calibrate.
@@ -112,9 +112,19 @@ def without_copies(
     return (images.take(np.flatnonzero(own), images.name) if copies else images), copies
 
 
-def describe_split(evaluating: int, calibrating: int, how: str, copies: int = 0) -> str:
+def describe_split(evaluating: int, calibrating: int, how: Said, copies: int = 0) -> Said:
     """How calibration and evaluation images were told apart, in one sentence."""
-    sentence = f"{calibrating:,} images calibrate, {evaluating:,} others evaluate: {how}, no image in both"
+    values = {"calibrating": f"{calibrating:,}", "evaluating": f"{evaluating:,}", "how": how}
     if not copies:
-        return sentence + "."
-    return f"{sentence}; {copies:,} {'copy' if copies == 1 else 'copies'} of evaluation images left out."
+        return say(
+            "{calibrating} images calibrate, {evaluating} others evaluate: {how}, no image in both.", **values
+        )
+    if copies == 1:
+        return say(
+            "{calibrating} images calibrate, {evaluating} others evaluate: {how}, no image in both; 1 copy "
+            "of an evaluation image left out.", **values,
+        )  # fmt: skip
+    return say(
+        "{calibrating} images calibrate, {evaluating} others evaluate: {how}, no image in both; {copies:,} "
+        "copies of evaluation images left out.", **values, copies=copies,
+    )  # fmt: skip

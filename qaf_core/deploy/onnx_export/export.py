@@ -36,6 +36,7 @@ from qaf_core.network.graph.network import chains_in
 from qaf_core.network.modules.quantized import ActivationQuantizer, Link
 from qaf_core.pipeline.compress.calibrate import fit_range
 from qaf_core.text.said import say
+from qaf_core.text.units import percent_text
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -337,18 +338,25 @@ def serialize(graph: ModelProto) -> bytes:
 
 
 def _checks(written: Written, operators: Counter[str], agreement: Agreement | None) -> tuple[Check, ...]:
-    checks = [Check(name="ONNX Runtime runs it", passed=True, detail="on the processor, as it is")]
+    checks = [Check.of(say("ONNX Runtime runs it"), True, say("on the processor, as it is"))]
     if written.target is not None:
         found = sum(operators[kind] for kind in INTEGER_OPERATORS)
-        detail = f"{found} of {written.planned} quantized convolutions and linear layers run as integers"
-        checks.append(Check(name="integer operators", passed=found >= written.planned, detail=detail))
-    if agreement is not None:
-        name = f"agreement of at least {LEAST_AGREEMENT:.1%}"
-        detail = (
-            f"{agreement.share:.2%} of {agreement.images:,} evaluation images agree"
-            f", {agreement.identical:.2%} are the same to the last bit"
-            f", largest difference {agreement.largest_difference:.2g}"
-            f" of a range of {agreement.output_range:.3g}"
+        detail = say(
+            "{found} of {planned} quantized convolutions and linear layers run as integers",
+            found=found,
+            planned=written.planned,
         )
-        checks.append(Check(name=name, passed=agreement.share >= LEAST_AGREEMENT, detail=detail))
+        checks.append(Check.of(say("integer operators"), found >= written.planned, detail))
+    if agreement is not None:
+        detail = say(
+            "{share} of {images:,} evaluation images agree, {identical} are the same to the last bit, "
+            "largest difference {difference} of a range of {range}",
+            share=percent_text(agreement.share, 2),
+            images=agreement.images,
+            identical=percent_text(agreement.identical, 2),
+            difference=f"{agreement.largest_difference:.2g}",
+            range=f"{agreement.output_range:.3g}",
+        )
+        name = say("agreement of at least {share}", share=percent_text(LEAST_AGREEMENT))
+        checks.append(Check.of(name, agreement.share >= LEAST_AGREEMENT, detail))
     return tuple(checks)

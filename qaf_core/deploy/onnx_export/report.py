@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from qaf_core.errors import ModelError
 from qaf_core.files import read_json, write_json
 from qaf_core.records import Record, from_plain
-from qaf_core.text.said import Said, say
+from qaf_core.text.said import Said, Translate, retell, said_of, say, templates_of
 
 PACKED, ONNX = "packed", "onnx"
 FORMATS = (PACKED, ONNX)
@@ -66,11 +66,22 @@ class Check:
         name: What was checked, for people.
         passed: Whether it holds.
         detail: What was found, in a sentence.
+        said: The templates of name and detail, to tell them in other languages.
     """
 
     name: str
     passed: bool
     detail: str
+    said: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: Said, passed: bool, detail: Said) -> Check:
+        """One told by templates."""
+        return cls(name=name.text(), passed=passed, detail=detail.text(), said=templates_of(name, detail))
+
+    def told(self, _: Translate) -> str:
+        """Name and detail in the language of ``_``."""
+        return f"{retell(self.name, self.said, _)}: {retell(self.detail, self.said, _)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +142,8 @@ class ExportRejected(ModelError):
     def __init__(self, report: ExportReport) -> None:
         failed = next(check for check in report.checks if not check.passed)
         super().__init__(
-            say("the exported network failed a check: {check}", check=Said(failed.name)),
-            got=failed.detail,
+            say("the exported network failed a check: {check}", check=said_of(failed.name, failed.said)),
+            got=said_of(failed.detail, failed.said),
             remedy="nothing was written; --force (in Python force=True) writes it all the same",
         )
         self.report = report

@@ -57,7 +57,6 @@ class Structure(ABC):
     Attributes:
         name: In plans and files.
         label: For people.
-        summary: What becomes of a convolution, in a sentence that begins with the label.
         factors: Their letters; factor 0 is on the output side.
         links: In the order they run; a link with a kernel takes the layer's geometry there.
         dims: How many dimensions its weights have.
@@ -65,7 +64,6 @@ class Structure(ABC):
 
     name: ClassVar[str]
     label: ClassVar[str]
-    summary: ClassVar[str]
     factors: ClassVar[tuple[str, ...]]
     links: ClassVar[tuple[LinkForm, ...]]
     dims: ClassVar[range] = range(2, 6)

@@ -12,7 +12,6 @@ class Canonical(Structure):
     """A ``(C_out, R)``, B ``(C_in, R)``, C ``(k·k, R)``; the first 1×1 runs at the input's resolution."""
 
     name, label, factors = "cp", "CP", ("A", "B", "C")
-    summary = "**CP**: a 3×3 convolution becomes three small layers; smallest."
     dims = range(3, 6)
     links = (LinkForm(1), LinkForm(2, Kernel.WHOLE, depthwise=True), LinkForm(0))
 

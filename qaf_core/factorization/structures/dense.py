@@ -12,7 +12,6 @@ class Dense(Structure):
     """W ``(C_out, C_in·k·k)``; it has no rank."""
 
     name, label, factors = "dense", "Dense", ("W",)
-    summary = "**Dense**: quantized, not factorized."
     links = (LinkForm(0, Kernel.WHOLE),)
 
     def published(self, weight_shape: Sequence[int]) -> bool:

@@ -15,7 +15,6 @@ class Spatial(Structure):
     """A ``(C_out·k_x, R)``, B ``(C_in·k_y, R)``; each link takes stride and padding of its own dimension."""
 
     name, label, factors = "spatial", "Spatial SVD", ("A", "B")
-    summary = "**Spatial SVD**: a k×k convolution becomes k×1 and 1×k; two steps, both small."
     dims = range(4, 5)
     links = (LinkForm(1, Kernel.FIRST), LinkForm(0, Kernel.LAST))
 

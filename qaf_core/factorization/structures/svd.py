@@ -15,7 +15,6 @@ class TwoFactors(Structure):
     """A ``(C_out, R)``, B ``(C_in·k·k, R)``; a stride goes into the first link."""
 
     name, label, factors = "svd", "SVD", ("A", "B")
-    summary = "**SVD**: two layers, a smaller k×k one and 1×1; fewest steps, so often the fastest."
     links = (LinkForm(1, Kernel.WHOLE), LinkForm(0))
 
     def published(self, weight_shape: Sequence[int]) -> bool:

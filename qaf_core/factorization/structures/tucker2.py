@@ -14,7 +14,6 @@ class Tucker2(Structure):
     """U_out ``(C_out, R_out)``, core ``(R_out, R_in, k·k)``, U_in ``(C_in, R_in)``."""
 
     name, label, factors = "tucker2", "Tucker-2", ("U_out", "core", "U_in")
-    summary = "**Tucker-2**: three layers with a small full convolution inside; often faster."
     dims = range(3, 6)
     links = (LinkForm(2), LinkForm(1, Kernel.WHOLE), LinkForm(0))
 

@@ -37,6 +37,7 @@ READ_ELSEWHERE = "the network reads its weight or bias past the layer itself, so
 PRODUCTS = "what is left of an attention beside its projections, which have rows of their own"
 PARAMETER = "parameters outside convolution and linear layers stay as they are"
 BY_BATCH = "it normalises by the statistics of each batch, which no layer can take over"
+OTHER_KIND = "layers of this kind stay as they are: only products with a constant weight are compressed"
 NOT_FOLDED = "it cannot be folded into a layer directly before it"
 
 # Operator -> kind of the row of its parameters.
@@ -378,7 +379,7 @@ def _other_row(name: str, seen: _Seen, counted: set[int]) -> LayerInfo:
     if seen.kind == "batchnorm":
         reason = BY_BATCH
     elif seen.kind not in ("attention", "parameter"):
-        reason = f"{seen.kind} layers stay as they are: only products with a constant weight are compressed"
+        reason = OTHER_KIND
     return LayerInfo(
         name=name, kind=seen.kind, weight_shape=() if weight is None else tuple(weight.shape),
         bias=any(key.endswith("bias") for key in tensors), macs=_per_image(seen.macs),

@@ -9,6 +9,8 @@ from qaf_core.data.models.source import ModelSource
 from qaf_core.pipeline.check.class_order import ClassOrder
 from qaf_core.pipeline.check.input_forms import InputForm
 from qaf_core.pipeline.check.plausibility import METRIC, Finding, FindingKind, Plausibility
+from qaf_core.text.said import Said, say
+from qaf_core.text.units import percent_text
 
 _SERIOUS_GAIN = 0.05
 _ENOUGH_TO_JUDGE = 200
@@ -20,16 +22,26 @@ _NAMED_MOVES = 5
 def describe_order(order: ClassOrder, classes: Sequence[str], n: int) -> Finding:
     """Outputs in another order than the classes, seen on n images."""
     names = [classes[index] for index in order.order]
-    wrong = [f"output {place} is {name}" for place, name in enumerate(names) if order.order[place] != place]
-    told = ", ".join(names) if len(names) <= _NAMED_CLASSES else ", ".join(wrong[:_NAMED_MOVES]) + " …"
-    hint = ", which is the sorted one" if order.sorted_names else ""
-    return Finding(
-        kind=FindingKind.CLASSES,
-        sentence=(
-            f"The outputs seem to be in another order than the classes: of {n} images "
-            f"{_percent(order.given)} are right as they are, {_percent(order.value)} in another order{hint}."
+    moved = [f"{place}: {name}" for place, name in enumerate(names) if order.order[place] != place]
+    told = ", ".join(names) if len(names) <= _NAMED_CLASSES else ", ".join(moved[:_NAMED_MOVES]) + " …"
+    values = {"n": n, "given": percent_text(order.given), "value": percent_text(order.value)}
+    return Finding.of(
+        FindingKind.CLASSES,
+        say(
+            "The outputs seem to be in another order than the classes: of {n} images {given} are right as "
+            "they are, {value} in another order, which is the sorted one.",
+            **values,
+        )
+        if order.sorted_names
+        else say(
+            "The outputs seem to be in another order than the classes: of {n} images {given} are right as "
+            "they are, {value} in another order.",
+            **values,
         ),
-        remedy=f"Name the classes in the order of the outputs (--classes FILE) or number labels so: {told}.",
+        say(
+            "Name the classes in the order of the outputs (--classes FILE) or number labels so: {order}.",
+            order=told,
+        ),
         serious=order.value - order.given >= _SERIOUS_GAIN,
         evidence={
             "n": n,
@@ -59,22 +71,29 @@ def describe_form(
     given = configured.steps
     missing = not any(given.mean) and set(given.std) == {1.0} and given.scale == 255.0
     seen = {
-        FindingKind.CHANNEL_ORDER: "Red and blue seem to be exchanged",
-        FindingKind.SCALE: "Pixels seem to reach the network on another scale than in training",
-        FindingKind.NORMALISATION: f"Normalisation seems to be {'missing' if missing else 'wrong'}",
+        FindingKind.CHANNEL_ORDER: say("Red and blue seem to be exchanged"),
+        FindingKind.SCALE: say("Pixels seem to reach the network on another scale than in training"),
+        FindingKind.NORMALISATION: say("Normalisation seems to be missing")
+        if missing
+        else say("Normalisation seems to be wrong"),
     }[kind]
     steps = better.changes()
     fix = {"channel_order": steps["channel_order"]} if kind is FindingKind.CHANNEL_ORDER else steps
-    remedy = f"Prepare images so, with --preprocessing FILE: {json.dumps(fix)}."
+    remedy = say("Prepare images so, with --preprocessing FILE: {fix}.", fix=json.dumps(fix))
     if kind is FindingKind.CHANNEL_ORDER:
-        remedy = f"Save the images with red first. {remedy}"
-    return Finding(
-        kind=kind,
-        sentence=(
-            f"{seen}: {_told(metric, before, n)} as configured "
-            f"({configured.range_text()}), {_percent(after)} with {better.label} ({better.range_text()})."
+        remedy = say("Save the images with red first. {remedy}", remedy=remedy)
+    return Finding.of(
+        kind,
+        say(
+            "{seen}: {told} as configured ({own}), {value} with {form} ({range}).",
+            seen=seen,
+            told=_told(metric, before, n),
+            own=configured.range_said(),
+            value=percent_text(after),
+            form=Said(better.label),
+            range=better.range_said(),
         ),
-        remedy=remedy,
+        remedy,
         serious=after - before >= _SERIOUS_GAIN,
         evidence={
             "n": n,
@@ -99,10 +118,10 @@ def describe_value(source: ModelSource, measured: Plausibility, guessing: bool =
     numbers = {"n": measured.n, "value": measured.value, "ci95": list(measured.ci95)}
     if guessing:
         return [
-            Finding(
-                kind=FindingKind.GUESSING,
-                sentence=f"The network does not do better than guessing: {seen}.",
-                remedy="Look at the weights, the labels and the preprocessing.",
+            Finding.of(
+                FindingKind.GUESSING,
+                say("The network does not do better than guessing: {seen}.", seen=seen),
+                say("Look at the weights, the labels and the preprocessing."),
                 serious=measured.n >= _ENOUGH_TO_JUDGE,
                 evidence=numbers,
             )
@@ -110,23 +129,21 @@ def describe_value(source: ModelSource, measured: Plausibility, guessing: bool =
     stated = source.accuracy or source.card.get("metric", {}).get("value")
     if stated is None or measured.ci95[1] >= stated - _BELOW_STATED:
         return []
-    what = "Few images are right" if measured.metric == METRIC else "The network does worse than stated"
+    values = {"seen": seen, "stated": percent_text(stated)}
     return [
-        Finding(
-            kind=FindingKind.BELOW_STATED,
-            sentence=f"{what}: {seen}, {_percent(stated)} are stated.",
-            remedy="Look at the images: are they like those the network was trained for?",
+        Finding.of(
+            FindingKind.BELOW_STATED,
+            say("Few images are right: {seen}, {stated} are stated.", **values)
+            if measured.metric == METRIC
+            else say("The network does worse than stated: {seen}, {stated} are stated.", **values),
+            say("Look at the images: are they like those the network was trained for?"),
             serious=False,
             evidence={**numbers, "stated": stated},
         )
     ]
 
 
-def _told(metric: str, value: float, n: int) -> str:
+def _told(metric: str, value: float, n: int) -> Said:
     if metric == METRIC:
-        return f"of {n} images {_percent(value)} are right"
-    return f"on {n} images {metric} is {_percent(value)}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+        return say("of {n} images {value} are right", n=n, value=percent_text(value))
+    return say("on {n} images {metric} is {value}", n=n, metric=metric, value=percent_text(value))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from qaf_core.data.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from qaf_core.data.models.source import ModelSource
 from qaf_core.pipeline.check.plausibility import CHANNELS_EXCHANGED, FindingKind
+from qaf_core.text.said import Said, say
 
 _CIFAR = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 _CAFFE_MEAN = (103.939, 116.779, 123.68)
@@ -57,14 +58,16 @@ class InputForm:
             return FindingKind.CHANNEL_ORDER
         return FindingKind.NORMALISATION
 
-    def range_text(self) -> str:
+    def range_said(self) -> Said:
         """The range it makes, for people."""
-        order = ", blue first" if self.steps.channel_order == "bgr" else ""
-        return f"{self.extremes.min():.3g} to {self.extremes.max():.3g}{order}"
+        ends = {"low": f"{self.extremes.min():.3g}", "high": f"{self.extremes.max():.3g}"}
+        if self.steps.channel_order == "bgr":
+            return say("{low} to {high}, blue first", **ends)
+        return say("{low} to {high}", **ends)
 
     def describe(self) -> str:
         """Its label and its range, for people."""
-        return f"{self.label} ({self.range_text()})"
+        return f"{self.label} ({self.range_said()})"
 
     def changes(self) -> dict[str, Any]:
         """The fields of `Preprocessing` in which forms differ, as plain JSON types."""

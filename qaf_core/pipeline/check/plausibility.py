@@ -8,6 +8,8 @@ from enum import StrEnum
 from typing import Any
 
 from qaf_core.records import Record
+from qaf_core.text.said import Said, Translate, retell, say, templates_of
+from qaf_core.text.units import percent_text
 
 #: What only classifiers are checked for beside the form of their inputs.
 TASK, METRIC = "classification", "top1"
@@ -42,6 +44,7 @@ class Finding(Record):
         remedy: What to do about it.
         serious: Compressing is pointless before it is mended.
         evidence: The numbers behind it.
+        said: The templates of both sentences, to tell them in other languages.
     """
 
     kind: FindingKind
@@ -49,6 +52,17 @@ class Finding(Record):
     remedy: str
     serious: bool
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    said: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, kind: FindingKind, sentence: Said, remedy: Said, **others: Any) -> Finding:
+        """One told by templates."""
+        said = templates_of(sentence, remedy)
+        return cls(kind=kind, sentence=sentence.text(), remedy=remedy.text(), said=said, **others)
+
+    def told(self, _: Translate) -> tuple[str, str]:
+        """What was seen and what to do about it, in the language of ``_``."""
+        return retell(self.sentence, self.said, _), retell(self.remedy, self.said, _)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,30 +121,37 @@ class Plausibility(Record):
         return trial is not None and trial.gain_ci95[1] >= 0 and not found
 
     @property
-    def cannot_tell(self) -> str | None:
+    def cannot_tell(self) -> Said | None:
         """What could not be checked, in one sentence, or None."""
         trial = self._exchanged
         if trial is None or not self.blind_to_colours:
             return None
-        same = trial.agreement >= _SAME_ANSWERS
-        return (
-            "Cannot tell whether red and blue are exchanged: this network "
-            f"{'answers the same' if same else 'does as well'} with red and blue exchanged "
-            f"({100 * trial.agreement:.1f} % the same on {trial.n} images)."
-        )
+        values = {"share": percent_text(trial.agreement), "n": trial.n}
+        if trial.agreement >= _SAME_ANSWERS:
+            return say(
+                "Cannot tell whether red and blue are exchanged: this network answers the same with red and "
+                "blue exchanged ({share} the same on {n} images).", **values,
+            )  # fmt: skip
+        return say(
+            "Cannot tell whether red and blue are exchanged: this network does as well with red and blue "
+            "exchanged ({share} the same on {n} images).", **values,
+        )  # fmt: skip
 
     @property
-    def summary(self) -> str | None:
-        """What can be said where nothing was found wrong, in one sentence; None where something was."""
+    def summary(self) -> tuple[Said, ...]:
+        """What can be said where nothing was found wrong, by sentences; none where something was."""
         if self.findings:
-            return None
-        order = "class order and " if self.metric == METRIC else "the "
-        sentences = [f"Nothing is wrong with {order}preparation of images, as far as these images tell."]
-        if self.blind_to_colours:
-            sentences.append("Only whether red and blue are exchanged is not known: it would not show.")
-        if self.metric != METRIC:
-            sentences.append("The order of classes is checked for classifiers only.")
-        return " ".join(sentences)
+            return ()
+        if self.metric == METRIC:
+            first = say(
+                "Nothing is wrong with class order and preparation of images, as far as these images tell."
+            )
+        else:
+            first = say("Nothing is wrong with the preparation of images, as far as these images tell.")
+        colours = say("Only whether red and blue are exchanged is not known: it would not show.")
+        order = say("The order of classes is checked for classifiers only.")
+        others = ((colours, self.blind_to_colours), (order, self.metric != METRIC))
+        return (first, *(sentence for sentence, holds in others if holds))
 
     @property
     def _exchanged(self) -> Trial | None:
@@ -138,5 +159,10 @@ class Plausibility(Record):
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types, with what follows from the fields."""
-        follows = ("blind_to_colours", "cannot_tell", "summary")
-        return {**super().to_dict(), **{name: getattr(self, name) for name in follows}}
+        unknown = self.cannot_tell
+        follows = {
+            "blind_to_colours": self.blind_to_colours,
+            "cannot_tell": None if unknown is None else unknown.text(),
+            "summary": " ".join(sentence.text() for sentence in self.summary) or None,
+        }
+        return {**super().to_dict(), **follows}

@@ -15,8 +15,8 @@ from typing import Any
 
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.files import read_json, write_json
-from qaf_core.review.units import MISSING, energy_text, size_text
 from qaf_core.text.said import Said, say
+from qaf_core.text.units import MISSING, decimal_text, energy_text, milliseconds_text, size_text
 
 FILE_NAME = "criteria.json"
 FORMAT = 1
@@ -134,7 +134,7 @@ class Criterion:
     def text(self, value: float) -> Said:
         """A value of what it limits, as people read it: differences of shares in points."""
         if self.kind in (LARGEST_DROP, MISSED_RISE, FALSE_ALARMS_RISE):
-            return say("{points} points", points=_number(100 * value, 2))
+            return say("{points} points", points=decimal_text(100 * value, 2))
         return say("{value}", value=value_text(value, self.unit))
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,14 +159,10 @@ TITLES = {
 def value_text(value: float, unit: str) -> str:
     """A value in a unit of criteria, as people read it."""
     if unit == "fraction":
-        return f"{_number(100 * value, 2)} %"
+        return f"{decimal_text(100 * value, 2)} %"
     if unit == "ms":
-        return f"{value:.3g} ms" if value < 1000 else f"{value:,.0f} ms"
+        return milliseconds_text(value)
     return energy_text(value) if unit == "J" else size_text(value)
-
-
-def _number(value: float, digits: int) -> str:
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 def read_criterion(values: Any) -> Criterion:

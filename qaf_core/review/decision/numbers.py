@@ -161,9 +161,7 @@ def _latency(criterion: Criterion, evidence: Evidence) -> Measured | Said:
     if row is None:
         return say("this file was not measured there.")
     spread = (row.p95_ms - row.p5_ms) / _SPREAD_QUANTILES
-    return Estimate(
-        value=row.median_ms, error=max(_MEDIAN_FACTOR * spread / row.n**0.5, 1e-9), n=row.n
-    )
+    return Estimate(value=row.median_ms, error=max(_MEDIAN_FACTOR * spread / row.n**0.5, 1e-9), n=row.n)
 
 
 def _file_size(criterion: Criterion, evidence: Evidence) -> Measured | Said:

@@ -19,7 +19,8 @@ from qaf_core.review.decision.criteria import ON_IMAGES, value_text
 from qaf_core.review.decision.economics import BusinessCase
 from qaf_core.review.decision.evidence import DISTURBANCES, Evidence
 from qaf_core.review.decision.verdict import FAIL, OPEN, PASS, Verdict
-from qaf_core.text.said import Said, say
+from qaf_core.text.said import Said, said_of, say
+from qaf_core.text.units import decimal_text, points_text, times_text
 
 FILE_NAME = "review.json"
 FORMAT = 1
@@ -182,7 +183,7 @@ def _risks_of_classes(changes: Changes | None) -> list[Risk]:
         worse.sort(key=lambda row: -(row.drop or 0.0))
         text = say(
             "Some classes lose more than chance explains: {names}.",
-            names=", ".join(f"{row.name} ({100 * (row.drop or 0.0):.1f})" for row in worse[:MOST_NAMED]),
+            names=", ".join(f"{row.name} ({points_text(-(row.drop or 0.0))})" for row in worse[:MOST_NAMED]),
         )
         step = say("Look at the changed images of these classes; set a criterion for those that matter.")
         found.append(Risk(key="classes", level="high", text=text, next_step=step))
@@ -209,7 +210,7 @@ def _risks_of_images(evidence: Evidence) -> list[Risk]:
     for place, warning in enumerate(used.warnings):
         step = say("Read it, and decide whether it matters.")
         found.append(
-            Risk(key=f"warning-{place}", level="medium", text=say("{text}", text=warning), next_step=step)
+            Risk(key=f"warning-{place}", level="medium", text=said_of(warning, used.said), next_step=step)
         )
     robustness = evidence.added.get("robustness")
     if robustness is None:
@@ -222,7 +223,7 @@ def _risks_of_images(evidence: Evidence) -> list[Risk]:
         text = say(
             "On images unlike the calibration set the compressed network loses more than the original: "
             "{points} points under {disturbance}, severity {severity}.",
-            points=f"{100 * worst['extra_drop']:.1f}",
+            points=decimal_text(100 * worst["extra_drop"], 1),
             disturbance=DISTURBANCES[worst["disturbance"]],
             severity=worst["severity"],
         )
@@ -264,8 +265,7 @@ def _risks_of_making(evidence: Evidence) -> list[Risk]:
         found.append(Risk(key="finetune", level="low", text=text, next_step=step))
     checks = evidence.record.checks
     for place, finding in enumerate(checks.findings if checks else ()):
-        step = say("{text}", text=finding.remedy)
-        text = say("{text}", text=finding.sentence)
+        text, step = (said_of(line, finding.said) for line in (finding.sentence, finding.remedy))
         found.append(Risk(key=f"check-{place}", level="medium", text=text, next_step=step))
     if "stability" not in evidence.added:
         text = say("Stability in operation (long use, restart, damaged file) was not tried.")
@@ -316,7 +316,7 @@ def three_sentences(
     gained = say(
         "{model} becomes {times} times smaller, {before} instead of {after}.",
         model=record.model,
-        times=f"{sizes[0] / sizes[1]:.1f}",
+        times=times_text(*sizes).rstrip("×"),
         before=value_text(sizes[1], "bytes"),
         after=value_text(sizes[0], "bytes"),
     )
@@ -327,14 +327,14 @@ def three_sentences(
         n=f"{after.n:,}",
         before=value_text(before.value, "fraction"),
         after=value_text(after.value, "fraction"),
-        low=f"{100 * low:.2f}".replace("-", "−"),
-        high=f"{100 * high:.2f}".replace("-", "−"),
+        low=decimal_text(100 * low, 2),
+        high=decimal_text(100 * high, 2),
     )
     if verdict.status == PASS and case is not None and case.payback_months is not None:
         asked = say(
             "All criteria are passed, and the work pays for itself in {months} months: "
             "we ask to begin the pilot.",
-            months=f"{case.payback_months:.1f}",
+            months=decimal_text(case.payback_months, 1),
         )
     elif verdict.status == PASS:
         asked = say("All criteria are passed: we ask to begin the pilot.")

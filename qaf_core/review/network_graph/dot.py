@@ -13,8 +13,8 @@ from qaf_core.network.topology.description import INPUT, LAYER, MERGE
 from qaf_core.quantization.grid import FLOAT
 from qaf_core.review.network_graph.measures import Measure, Scale, ink_on
 from qaf_core.review.network_graph.view import BLOCK, Box, View
-from qaf_core.review.units import with_prefix
 from qaf_core.text.said import Translate, untranslated
+from qaf_core.text.units import with_prefix
 
 FONT = "Helvetica,Arial,sans-serif"  # Graphviz knows its widths
 WORD_JOINER = "\u2060"  # without width

@@ -12,8 +12,8 @@ from qaf_core.review.decision.verdict import RISK
 from qaf_core.review.report.blocks import Section, Table
 from qaf_core.review.report.review import Review
 from qaf_core.review.report.sections import date_text
-from qaf_core.review.units import MISSING, percent_text
-from qaf_core.text.said import Translate
+from qaf_core.text.said import Translate, retell
+from qaf_core.text.units import MISSING, percent_text
 
 
 def methods_section(review: Review, _: Translate) -> Section:
@@ -49,7 +49,7 @@ def settings_section(review: Review, _: Translate) -> Section:
         [_("Finished at"), date_text(record.finished_at)],
         [_("Evaluation images"), record.images.evaluation or record.request.data],
         [_("Calibration images"), record.images.calibration or MISSING],
-        [_("How they were told apart"), record.images.split or MISSING],
+        [_("How they were told apart"), retell(record.images.split, record.images.said, _) or MISSING],
         *([str(key), str(value)] for key, value in record.environment.items()),
     ]
     options = [[str(key), _plain(value)] for key, value in (record.plan_row.get("options") or {}).items()]

@@ -19,8 +19,16 @@ from qaf_core.review.metrics import metric_label
 from qaf_core.review.report.blocks import Table
 from qaf_core.review.report.sections import run_rows
 from qaf_core.review.speed import model_labels, times_as_long
-from qaf_core.review.units import MISSING, energy_text, percent_text, size_text, times_text
 from qaf_core.text.said import Translate
+from qaf_core.text.units import (
+    MISSING,
+    decimal_text,
+    energy_text,
+    milliseconds_text,
+    percent_text,
+    size_text,
+    times_text,
+)
 
 PLAN, ERRORS, DIVERGENCE, TIME = "plan", "errors", "divergence", "time"
 IN_ORDER, BY_OUTPUT, BY_WEIGHTS, BY_SHARE, BY_TIME = "order", "output", "weights", "share", "time"
@@ -222,7 +230,7 @@ def _percent(value: float | None) -> str:
 
 
 def _time(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.3f} ms"
+    return MISSING if value is None else milliseconds_text(value)
 
 
 def plan_cell(row: LayerPlan | None, labels: Mapping[str, str]) -> str:
@@ -274,4 +282,5 @@ def class_table(runs: Sequence[Evidence], _: Translate) -> Table | None:
 def _share_text(count: int, n: int, _: Translate) -> str:
     share = Share(count=count, n=n)
     low, high = share.interval(RISK)
-    return f"{percent_text(share.value)} ({100 * low:.1f}–{100 * high:.1f})\n{count:,} / {n:,}"
+    interval = "–".join(decimal_text(100 * end, 1) for end in (low, high))
+    return f"{percent_text(share.value)} ({interval})\n{count:,} / {n:,}"

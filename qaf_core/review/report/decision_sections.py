@@ -7,8 +7,8 @@ from qaf_core.review.decision.risks import plan_stages
 from qaf_core.review.report.blocks import Chart, Section, Table
 from qaf_core.review.report.figures import break_even_figure, tornado_figure
 from qaf_core.review.report.review import JOULES_FROM, Review
-from qaf_core.review.units import MISSING, percent_text
 from qaf_core.text.said import Translate
+from qaf_core.text.units import MISSING, decimal_text, percent_text
 
 
 def money(value: float, currency: str) -> str:
@@ -67,7 +67,7 @@ def tell_case(case: BusinessCase, _: Translate) -> str:
     else:
         first = _(
             "At the likely values {sum} are saved a month; the outlay is paid back in {months} months."
-        ).format(sum=money(case.monthly_total, case.currency), months=f"{case.payback_months:.1f}")
+        ).format(sum=money(case.monthly_total, case.currency), months=decimal_text(case.payback_months, 1))
     second = _(
         "Over {count} draws of all assumptions the saving lies between {low} and {high} a month (90 %); "
         "{share} of them are paid back within {months} months."

@@ -7,17 +7,17 @@ from typing import Any
 
 from qaf_core.deploy.runtime.speed_report import HERE
 from qaf_core.pipeline.marks import DETECTION, judge, of_image
-from qaf_core.review.decision.changes import ChangedAnswer
+from qaf_core.review.decision.changes import ChangedAnswer, ClassChange
 from qaf_core.review.decision.evidence import DISTURBANCES
 from qaf_core.review.decision.other_tasks import TaskChanges
 from qaf_core.review.marks import mark_legend
 from qaf_core.review.report.blocks import Block, Chart, Gallery, Section, Table
 from qaf_core.review.report.figures import confusion_figure, finish, reliability_figure, robustness_figure
 from qaf_core.review.report.review import Review
-from qaf_core.review.report.sections import between, loss_text, points
+from qaf_core.review.report.sections import between, points, rise_text
 from qaf_core.review.speed import latency_figure, model_labels
-from qaf_core.review.units import MISSING, duration_text, percent_text, size_text
 from qaf_core.text.said import Translate
+from qaf_core.text.units import MISSING, decimal_text, duration_text, percent_text, size_text
 
 MOST_CHANGED = 20
 
@@ -73,11 +73,11 @@ def _task_table(found: TaskChanges, _: Translate) -> Table:
     rows = []
     for row in found.per_class:
         cells = [row.name, f"{row.n:,}", percent_text(row.before), percent_text(row.after)]
-        cells.append(points(row.before - row.after))
+        cells.append(points(row.after - row.before))
         if boxes:
             cells += [f"{row.missed_before} → {row.missed_after}", f"{row.false_before} → {row.false_after}"]
         elif row.low is not None:
-            cells.append(between(points(row.low), points(row.high), _))
+            cells.append(between(points(_negative(row.high)), points(_negative(row.low)), _))
         rows.append(cells)
     worse = sum(more > 0 for _place, more in found.changed)
     note = _("{worse} images have more errors than before, {better} fewer.")
@@ -85,7 +85,7 @@ def _task_table(found: TaskChanges, _: Translate) -> Table:
         key="classes",
         title=_("Class by class: {measure}").format(measure="AP (IoU 0.5)" if boxes else "IoU"),
         header=[
-            _("Class"), _("Number of images"), _("Original"), _("Compressed"), _("Loss, points"),
+            _("Class"), _("Number of images"), _("Original"), _("Compressed"), _("Change, points"),
             *((_("Objects missed"), _("False boxes")) if boxes else (_("Interval"),)),
         ],
         rows=rows,
@@ -108,7 +108,7 @@ def _one_sided_table(review: Review, _: Translate) -> Table:
                     f"{told.n:,}",
                     f"{told.before} ({percent_text(told.before / told.n, 2)})",
                     f"{told.after} ({percent_text(told.after / told.n, 2)})",
-                    loss_text(told.rise, told.rise_ci, _),
+                    rise_text(told.rise, told.rise_ci, _),
                 ]
             )
     return Table(
@@ -120,13 +120,33 @@ def _one_sided_table(review: Review, _: Translate) -> Table:
     )
 
 
+def _negative(drop: float | None) -> float | None:
+    """A loss as the change it is."""
+    return None if drop is None else -drop
+
+
+def _ends(row: ClassChange, _: Translate) -> str:
+    """The interval of a change."""
+    if row.low is None or row.high is None:
+        return MISSING
+    return between(points(-row.high), points(-row.low), _)
+
+
 def _class_table(review: Review, _: Translate) -> Table:
     rows, marks = [], []
     for row in review.changes.per_class if review.changes else ():
-        interval = MISSING if row.low is None else between(points(row.low), points(row.high), _)
+        interval = _ends(row, _)
         right = [percent_text(count / row.n) if row.n else MISSING for count in (row.before, row.after)]
         rows.append(
-            [row.name, f"{row.n:,}", *right, f"{row.lost}", f"{row.gained}", points(row.drop), interval]
+            [
+                row.name,
+                f"{row.n:,}",
+                *right,
+                f"{row.lost}",
+                f"{row.gained}",
+                points(None if row.drop is None else -row.drop),
+                interval,
+            ]
         )
         marks.append("fail" if row.low is not None and row.low > 0 else "")
     return Table(
@@ -139,7 +159,7 @@ def _class_table(review: Review, _: Translate) -> Table:
             _("Compressed"),
             _("no longer right"),
             _("right only now"),
-            _("Loss, points"),
+            _("Change, points"),
             _("Interval"),
         ],
         rows=rows,
@@ -260,7 +280,7 @@ def checks_section(review: Review, _: Translate) -> Section:
         rows = [
             [names[name]]
             + [
-                f"{100 * b:.1f} → {100 * a:.1f}"
+                f"{decimal_text(100 * b, 1)} → {decimal_text(100 * a, 1)}"
                 for b, a in zip(row["original"], row["compressed"], strict=True)
             ]
             for name, row in robustness["disturbances"].items()

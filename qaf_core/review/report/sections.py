@@ -8,6 +8,7 @@ from typing import Any
 
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.deploy.runtime.speed_report import SpeedReport
+from qaf_core.review.charts import method_label
 from qaf_core.review.decision.criteria import tell_changes
 from qaf_core.review.decision.evidence import Evidence
 from qaf_core.review.decision.verdict import CriterionVerdict
@@ -15,8 +16,17 @@ from qaf_core.review.metrics import metric_label
 from qaf_core.review.report.blocks import Chart, Section, Table
 from qaf_core.review.report.figures import criteria_figure
 from qaf_core.review.report.review import Review
-from qaf_core.review.units import MISSING, percent_text, size_text, with_prefix
 from qaf_core.text.said import Translate
+from qaf_core.text.units import (
+    MISSING,
+    decimal_text,
+    milliseconds_text,
+    percent_text,
+    points_text,
+    size_text,
+    times_text,
+    with_prefix,
+)
 
 _ORIGINAL, _COMPRESSED = ModelFile.ORIGINAL, ModelFile.FAST
 
@@ -28,9 +38,7 @@ def status_labels(_: Translate) -> dict[str, str]:
 
 def points(value: float | None) -> str:
     """A difference of fractions in points, with two digits and its sign."""
-    if value is None:
-        return MISSING
-    return f"{100 * value + 0.0:+.2f}".replace("-", "−")
+    return MISSING if value is None else points_text(value, 2)
 
 
 def criteria_section(review: Review, _: Translate) -> Section:
@@ -89,7 +97,7 @@ def _criterion_interval(row: CriterionVerdict, _: Translate) -> str:
 
     def told(end: float) -> str:
         if row.criterion.unit == "fraction":
-            return f"{100 * end + 0.0:.2f}".replace("-", "−")
+            return decimal_text(100 * end, 2)
         return row.criterion.text(end).text(_)
 
     low = row.low or 0.0
@@ -147,16 +155,16 @@ def run_rows(runs: Sequence[Evidence], _: Translate) -> list[list[str]]:
     records = [run.record for run in runs]
     told = [run.after.agreement for run in runs]
     return [
-        [_("Method"), "", *(record.method for record in records)],
+        [_("Method"), "", *(method_label(record.method, _) for record in records)],
         [
             metric_label(before.metric, _),
             percent_text(before.value),
             *(percent_text(run.after.value) for run in runs),
         ],
         [
-            _("Loss (95 %), points"),
+            _("Change (95 %), points"),
             "",
-            *(loss_text(record.drop, record.drop_ci95, _) for record in records),
+            *(change_text(record.drop, record.drop_ci95, _) for record in records),
         ],
         [
             _("Same answer as the original"),
@@ -178,11 +186,18 @@ def between(low: str, high: str, _: Translate) -> str:
     return _("{low} to {high}").format(low=low, high=high)
 
 
-def loss_text(drop: float | None, interval: tuple[float, float] | None, _: Translate) -> str:
-    """What is lost, in points, with its interval."""
+def rise_text(value: float | None, interval: tuple[float, float] | None, _: Translate) -> str:
+    """A difference in points with its interval."""
+    if value is None or interval is None:
+        return MISSING
+    return f"{points(value)} ({between(points(interval[0]), points(interval[1]), _)})"
+
+
+def change_text(drop: float | None, interval: tuple[float, float] | None, _: Translate) -> str:
+    """A loss as the change it is, in points with its interval: minus is worse."""
     if drop is None or interval is None:
         return MISSING
-    return f"{points(drop)} ({between(points(interval[0]), points(interval[1]), _)})"
+    return rise_text(-drop, (-interval[1], -interval[0]), _)
 
 
 def _times_row(runs: Sequence[Evidence], _: Translate) -> list[str]:
@@ -195,7 +210,7 @@ def _times_row(runs: Sequence[Evidence], _: Translate) -> list[str]:
 
     def time_of(row: Mapping[Any, Any], model: str) -> str:
         if model in row.get(machine, {}):
-            return f"{row[machine][model].median_ms:.2f} ms"
+            return milliseconds_text(row[machine][model].median_ms)
         return _("on another machine") if any(model in times for times in row.values()) else MISSING
 
     original = next((row for row in timed if _ORIGINAL in row.get(machine, {})), {})
@@ -234,13 +249,13 @@ def three_numbers(review: Review, _: Translate) -> list[dict[str, str]]:
         {
             "title": metric_label(after.metric, _),
             "value": f"{percent_text(before.value)} → {percent_text(after.value)}",
-            "note": _("loss {loss} points on {n} images").format(
-                loss=loss_text(record.drop, record.drop_ci95, _), n=f"{after.n:,}"
+            "note": _("{change} points on {n} images").format(
+                change=change_text(record.drop, record.drop_ci95, _), n=f"{after.n:,}"
             ),
         },
         {
             "title": _("File to deploy"),
-            "value": _("{times}× smaller").format(times=f"{cost.size_bytes / run.size_bytes:.3g}"),
+            "value": _("{times} smaller").format(times=times_text(cost.size_bytes, run.size_bytes)),
             "note": f"{size_text(cost.size_bytes)} → {size_text(run.size_bytes)}",
         },
     ]
@@ -251,7 +266,7 @@ def three_numbers(review: Review, _: Translate) -> list[dict[str, str]]:
             numbers.append(
                 {
                     "title": _("Time of one inference"),
-                    "value": f"{first:.2f} → {last:.2f} ms",
+                    "value": f"{milliseconds_text(first)} → {milliseconds_text(last)}",
                     "note": timing.machine.processor,
                 }
             )
@@ -259,7 +274,7 @@ def three_numbers(review: Review, _: Translate) -> list[dict[str, str]]:
     numbers.append(
         {
             "title": _("Bit operations an image"),
-            "value": _("{times}× fewer").format(times=f"{cost.bops / less.bops:.3g}"),
+            "value": _("{times} fewer").format(times=times_text(cost.bops, less.bops)),
             "note": f"{with_prefix(cost.bops, 'BOPs')} → {with_prefix(less.bops, 'BOPs')}; "
             + _("time was not measured"),
         }

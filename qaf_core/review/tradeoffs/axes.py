@@ -10,8 +10,8 @@ from typing import Protocol
 
 from qaf_core.errors import QafError
 from qaf_core.review.metrics import metric_label
-from qaf_core.review.units import MISSING, energy_text, percent_text, size_text, with_prefix
 from qaf_core.text.said import Translate, say, untranslated
+from qaf_core.text.units import MISSING, energy_text, milliseconds_text, percent_text, size_text, with_prefix
 
 VALUE, SIZE, DEPLOYED, BOPS = "value", "size_bytes", "deployed_bytes", "bops"
 LATENCY, ENERGY, MEMORY, DROP = "latency_ms", "energy_joules", "memory_bytes", "drop"
@@ -60,7 +60,9 @@ class Condition:
     def typed(self) -> str:
         """As it is read again: ``≤ 80 kB``."""
         word = {DEPLOYED: " deployed", MEMORY: " memory"}.get(self.axis, "")
-        number = f"{100 * self.limit:.4g} %" if self.axis == VALUE else axis_text(self.axis, self.limit)
+        number = axis_text(self.axis, self.limit)
+        if self.axis in (VALUE, LATENCY):  # exactly, and without a comma, which parts conditions
+            number = f"{100 * self.limit:.4g} %" if self.axis == VALUE else f"{self.limit:.4g} ms"
         return f"{'≥' if self.at_least else '≤'} {number}{word}"
 
     def text(self, _: Translate = untranslated) -> str:
@@ -144,7 +146,7 @@ def axis_text(axis: str, value: float | None) -> str:
     if axis == VALUE:
         return percent_text(value)
     if axis == LATENCY:
-        return f"{value:.3g} ms"
+        return milliseconds_text(value)
     if axis == ENERGY:
         return energy_text(value)
     return with_prefix(value, "BOPs") if axis == BOPS else size_text(value)

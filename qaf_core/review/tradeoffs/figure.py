@@ -18,9 +18,9 @@ from qaf_core.review.metrics import metric_label
 from qaf_core.review.tradeoffs.axes import BOPS, SIZE, VALUE, Condition, axis_label, axis_text
 from qaf_core.review.tradeoffs.pareto import pareto_front
 from qaf_core.review.tradeoffs.points import RunPoint
-from qaf_core.review.units import percent_text, with_prefix
 from qaf_core.runs.listing import RunRow
 from qaf_core.text.said import Translate, untranslated
+from qaf_core.text.units import percent_text, with_prefix
 
 MOST_TICKS = 6
 MOST_INTERVALS = 300  # points beyond that hide each other: their intervals stand in the hover

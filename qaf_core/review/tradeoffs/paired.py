@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from qaf_core.pipeline.intervals import paired_interval
-from qaf_core.review.units import points_text
 from qaf_core.runs.evidence.answers import Answers
 from qaf_core.runs.listing import RunRow
 from qaf_core.text.said import Translate, untranslated
+from qaf_core.text.units import points_text
 
 
 @dataclass(frozen=True, kw_only=True)

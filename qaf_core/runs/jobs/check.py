@@ -20,7 +20,7 @@ from qaf_core.pipeline.events import Progress
 from qaf_core.records import from_plain
 from qaf_core.runs.jobs.baseline import predictions_key
 from qaf_core.runs.store.request import CheckRequest, source_of
-from qaf_core.text.said import say
+from qaf_core.text.said import said_of, say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -161,5 +161,8 @@ def refuse_serious(found: Plausibility) -> None:
         DataError: With the first serious finding and what to do about it.
     """
     if found.serious is not None:
-        remedy = say("{remedy} To compress it all the same, pass --no-check", remedy=found.serious.remedy)
-        raise DataError(found.serious.sentence, remedy=remedy)
+        serious = found.serious
+        sentence, remedy = (said_of(line, serious.said) for line in (serious.sentence, serious.remedy))
+        raise DataError(
+            sentence, remedy=say("{remedy} To compress it all the same, pass --no-check", remedy=remedy)
+        )

@@ -33,7 +33,7 @@ from qaf_core.runs.store.record import JobRecord, RunRecord
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import PACKED_NAME
-from qaf_core.text.said import say
+from qaf_core.text.said import say, templates_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,7 +77,8 @@ def _execute(store: Store, record: RunRecord, progress: Progress) -> dict[str, A
     comparison = compare_networks(store, record, subject, packed, progress)
     of_file = file_differs(made.model, packed, subject.calibration[:2])
     notes = [*made.notes, *(note for note in (subject.source.weights_note, of_file) if note is not None)]
-    comparison["data"]["warnings"] = [*comparison["data"]["warnings"], *notes]
+    comparison["data"]["warnings"] = [*comparison["data"]["warnings"], *map(str, notes)]
+    comparison["data"]["said"] |= templates_of(*notes)
     done = plan_done(subject.plan, [str(row["name"]) for row in made.layers])
     return {
         **result_header(record, made.status),

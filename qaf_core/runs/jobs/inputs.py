@@ -29,7 +29,7 @@ from qaf_core.runs.jobs.preview import write_preview
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import RunRequest, source_of
 from qaf_core.runs.store.store import Store
-from qaf_core.text.said import Said, say
+from qaf_core.text.said import Said, say, templates_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -71,7 +71,7 @@ class Made:
     status: RunStatus
     seconds: dict[str, float]
     told: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[Said | str, ...] = ()
 
 
 def load_subject(request: RunRequest, workspace: Path, progress: Progress) -> Subject:
@@ -150,26 +150,36 @@ def compare_networks(
 def _describe_images(images: ImageSet, calibration: ImageSet) -> ImagesUsed:
     """Which images were used, how they were told apart, and which could not be read."""
     skipped = (*images.skipped, *calibration.skipped)
+    split = images.split or describe_split(len(images), len(calibration), say("drawn separately"))
+    warnings = _few_images(len(calibration))
     return ImagesUsed(
         evaluation=images.name,
         calibration=f"{calibration.name}, {len(calibration):,} images",
-        split=images.split or describe_split(len(images), len(calibration), "drawn separately"),
-        warnings=_few_images(len(calibration)),
+        split=str(split),
+        warnings=tuple(map(str, warnings)),
         skipped=skipped[:MOST_SKIPPED_NAMED],
         skipped_count=len(skipped),
+        said=templates_of(split, *warnings),
     )
 
 
-def _few_images(calibration: int) -> tuple[str, ...]:
+def _few_images(calibration: int) -> tuple[Said, ...]:
     """What is to be said of so many calibration images."""
     if calibration >= LEAST_IMAGES:
         return ()
-    told = "one calibration image" if calibration == 1 else f"{calibration} calibration images"
-    rest = "no layer was fitted to outputs" if calibration == 1 else "fits of outputs are uncertain"
+    if calibration == 1:
+        return (
+            say(
+                "Only one calibration image: activation ranges are uncertain and no layer was fitted to "
+                "outputs. Give at least {least}; they need no labels.", least=LEAST_IMAGES,
+            ),
+        )  # fmt: skip
     return (
-        f"Only {told}: activation ranges are uncertain and {rest}. Give at least {LEAST_IMAGES}; "
-        "they need no labels.",
-    )
+        say(
+            "Only {count} calibration images: activation ranges are uncertain and fits of outputs are "
+            "uncertain. Give at least {least}; they need no labels.", count=calibration, least=LEAST_IMAGES,
+        ),
+    )  # fmt: skip
 
 
 def _predict(

@@ -14,7 +14,7 @@ from qaf_core.data.images.split import without_copies
 from qaf_core.data.load import ImageSet, has_labels, load_images
 from qaf_core.errors import DataError
 from qaf_core.runs.jobs.images import load_evaluation_images
-from qaf_core.text.said import say
+from qaf_core.text.said import Said, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +41,7 @@ class TrainingImages:
     pictures: ImageSet
     source: ModelSource
     labelled: bool
-    notes: tuple[str, ...] = ()
+    notes: tuple[Said, ...] = ()
 
     @property
     def labels(self) -> Tensor | None:
@@ -82,7 +82,7 @@ def load_training_images(
     data = BUILTIN if data is None else str(data)
 
     def tell_read(done: int, total: int) -> None:
-        progress.step("loading", f"Reading {total:,} images to learn from", done / total)
+        progress.step("loading", say("Reading {total:,} images to learn from", total=total), done / total)
 
     source, cache = subject.source, workspace / "cache"
     labelled = has_labels(data, source, cache) if labels is None else bool(labels)
@@ -111,7 +111,9 @@ def load_training_images(
         fault=say("every training image is also an evaluation image"),
         remedy=say("name other images with --train-data"),
     )
-    note = f"{copies:,} of the images to learn from are evaluation images and were left out."
+    note = say(
+        "{copies:,} of the images to learn from are evaluation images and were left out.", copies=copies
+    )
     return TrainingImages(
         pictures=pictures, source=source, labelled=labelled, notes=(note,) if copies else ()
     )

@@ -25,7 +25,7 @@ from qaf_core.runs.store.kinds import (
 from qaf_core.runs.store.processes import is_alive, process_token
 from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.request import JobRequest, RunRequest
-from qaf_core.text.said import Said, say
+from qaf_core.text.said import Said, from_plain, say, to_plain
 
 RUN, JOB = say("run"), say("job")
 DISCARD, DISCARDED = 2, "Discarded on request: nothing was kept."  # what stands under ``cancel``
@@ -288,17 +288,24 @@ class Queue(Database):
                 (pid, process_token(pid), state, time.time()),
             )
 
-    def put_problem(self, lane: str, problem: str | None) -> None:
+    def put_problem(self, lane: str, problem: Said | None) -> None:
         """Note why no worker of a lane comes up, in words; None for no more."""
         with self.transaction() as connection:
             connection.execute("DELETE FROM problems WHERE lane = ?", (lane,))
             if problem is not None:
-                connection.execute("INSERT INTO problems VALUES (?,?)", (lane, problem))
+                kept = json.dumps(to_plain(problem))
+                connection.execute("INSERT INTO problems VALUES (?,?)", (lane, kept))
 
-    def problem_of(self, kind: str) -> str | None:
+    def problem_of(self, kind: str) -> Said | None:
         """Why no worker comes up that would do a kind of jobs; None if all is well."""
         rows = self.rows("SELECT problem FROM problems WHERE lane = ?", (KINDS[kind].lane,))
-        return str(rows[0][0]) if rows else None
+        if not rows:
+            return None
+        try:
+            told = from_plain(json.loads(rows[0][0]))
+            return told if isinstance(told, Said) else Said(str(told))
+        except ValueError:  # in words, as an older version kept it
+            return Said(str(rows[0][0]))
 
     def remove_worker(self, pid: int) -> None:
         """Forget a worker that ended."""

@@ -19,6 +19,7 @@ from qaf_core.errors import WorkspaceError
 from qaf_core.files import PART, sweep_parts
 from qaf_core.runs.store.kinds import HEAVY, PLACES
 from qaf_core.runs.store.store import Store
+from qaf_core.text.said import Said, say
 
 POLL_SECONDS = 0.1
 # The next standby loads torch only once the run before it has drawn its first live points: they share cores.
@@ -52,7 +53,7 @@ class Supervisor:
         self._workers: dict[str, list[subprocess.Popen[bytes]]] = {lane: [] for lane in PLACES}
         self._next_start = dict.fromkeys(PLACES, 0.0)
         self._retry_seconds = dict.fromkeys(PLACES, FIRST_RETRY_SECONDS)
-        self._problems: dict[str, str | None] = {}  # as the store has them
+        self._problems: dict[str, Said | None] = {}  # as the store has them
         self._thread = threading.Thread(target=self._watch, name="qaf-supervisor", daemon=True)
         self._thread.start()
 
@@ -149,17 +150,18 @@ class Supervisor:
                 min(2 * retry, LONGEST_RETRY_SECONDS) if failed else FIRST_RETRY_SECONDS
             )
 
-    def _tell_problem(self, lane: str, problem: str | None) -> None:
-        if self._problems.get(lane, "") != problem:
+    def _tell_problem(self, lane: str, problem: Said | None) -> None:
+        if lane not in self._problems or self._problems[lane] != problem:
             self._store.put_problem(lane, problem)
             self._problems[lane] = problem
 
-    def _describe(self, code: int) -> str:
-        log = self.workspace / "logs" / LOG_NAME
-        return (
-            f"The process that is to do this cannot start (it ended with code {code}) and is tried again and "
-            f"again. Its messages are in {log}. Free some memory; if that does not help, install qaf again: "
-            "make app."
+    def _describe(self, code: int) -> Said:
+        return say(
+            "The process that is to do this cannot start (it ended with code {code}) and is tried again and "
+            "again. Its messages are in {log}. Free some memory; if that does not help, install qaf again: "
+            "make app.",
+            code=code,
+            log=str(self.workspace / "logs" / LOG_NAME),
         )
 
     def _end(self, worker: subprocess.Popen[bytes]) -> None:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from qaf_core.data.images.image_set import ImageSet
 from qaf_core.data.images.split import Choice, calibration_count, describe_split, told_apart
 from qaf_core.errors import DataError
+from qaf_core.text.catalogue import translator
+from qaf_core.text.said import say
 
 
 def images(levels: list[int], name: str = "parts") -> ImageSet:
@@ -32,10 +34,10 @@ def test_the_parts_are_disjoint_whatever_the_seed_and_limit(count: int, seed: in
 
 
 def test_copies_of_evaluation_images_do_not_calibrate() -> None:
-    evaluation, calibration = told_apart(images([1, 2, 3]), images([3, 4, 1, 5]), "given separately")
+    evaluation, calibration = told_apart(images([1, 2, 3]), images([3, 4, 1, 5]), say("given separately"))
     assert evaluation.read(range(3))[:, 0, 0, 0].tolist() == [1, 2, 3]
     assert calibration.read(range(2))[:, 0, 0, 0].tolist() == [4, 5]
-    assert evaluation.split == (
+    assert str(evaluation.split) == (
         "2 images calibrate, 3 others evaluate: given separately, no image in both; "
         "2 copies of evaluation images left out."
     )
@@ -44,13 +46,17 @@ def test_copies_of_evaluation_images_do_not_calibrate() -> None:
 
 def test_the_same_images_twice_are_refused() -> None:
     with pytest.raises(DataError, match="every calibration image is also an evaluation image; got 2 images"):
-        told_apart(images([1, 2, 3]), images([2, 1]), "given separately")
+        told_apart(images([1, 2, 3]), images([2, 1]), say("given separately"))
 
 
 def test_the_split_is_told_in_one_sentence() -> None:
-    assert describe_split(1500, 500, "split by seed 17") == (
+    assert str(describe_split(1500, 500, say("split by seed {seed}", seed=17))) == (
         "500 images calibrate, 1,500 others evaluate: split by seed 17, no image in both."
     )
-    assert describe_split(5, 4, "given separately", copies=1).endswith(
-        "; 1 copy of evaluation images left out."
+    one = describe_split(5, 4, say("given separately"), copies=1)
+    assert str(one).endswith("; 1 copy of an evaluation image left out.")
+    several = describe_split(5, 4, say("given separately"), copies=1200)
+    assert str(several).endswith("; 1,200 copies of evaluation images left out.")
+    assert several.text(translator("ja")) == (
+        "校正に 4 枚、評価に別の 5 枚を使用（別々に指定、重複なし）。評価画像と同じ 1,200 枚を校正から除外。"
     )

@@ -93,5 +93,5 @@ def test_faults_are_named_by_what_differs() -> None:
     assert other(plain, scale=1.0).fault_to(IMAGENET) == "scale"
     assert other(plain, scale=255.0**2).fault_to(IMAGENET) == "scale"
     assert IMAGENET.fault_to(other(IMAGENET, channel_order="bgr")) == "bgr"
-    assert plain.range_text() == "0 to 1"
-    assert other(plain, channel_order="bgr").range_text() == "0 to 1, blue first"
+    assert str(plain.range_said()) == "0 to 1"
+    assert other(plain, channel_order="bgr").range_said().text() == "0 to 1, blue first"

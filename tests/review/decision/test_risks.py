@@ -131,7 +131,7 @@ def test_three_sentences_follow_from_the_verdict() -> None:
     case = compute_case(PRESETS["example_line"], NetworkCosts(size_bytes=(9000, 3000)))
     passed = judge([Criterion(kind="largest_drop", limit=0.1)], found)
     gained, lost, asked = (text.text() for text in three_sentences(found, passed, case))
-    assert gained == "inspection/resnet20 becomes 3.0 times smaller, 3 kB instead of 9 kB."
+    assert gained == "inspection/resnet20 becomes 3 times smaller, 3 kB instead of 9 kB."
     assert "between −0.10 and 2.00 points" in lost
     assert "pays for itself in" in asked
     open_one = judge([Criterion(kind="latency", limit=1)], found)

@@ -14,7 +14,7 @@ from qaf_core.network.topology.description import Edge, Node, Topology
 from qaf_core.review.network_graph import measures
 from qaf_core.review.network_graph.dot import LOOKS, WORD_JOINER, Drawing, dot_text
 from qaf_core.review.network_graph.view import view_of
-from qaf_core.review.units import count_text
+from qaf_core.text.units import count_text
 
 INVENTORY, TOPOLOGY = load_structure(find_model("inspection/resnet20"))
 CP = LayerPlan(name="layer1.0.conv1", structure="cp", rank=12, bits=(8, 4, 3))

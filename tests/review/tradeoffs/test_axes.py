@@ -49,7 +49,7 @@ def test_who_passes() -> None:
 def test_axes_have_names_and_units() -> None:
     assert len({axis_label(axis, "miou") for axis in AXES}) == len(AXES)
     told = [axis_text(axis, 0.5) for axis in (*AXES, "drop")]
-    assert told == ["50.0 %", "0.50 B", "0.50 B", "0.50 BOPs", "0.5 ms", "500 mJ", "0.50 B", "50 pp"]
+    assert told == ["50.0 %", "0.50 B", "0.50 B", "0.50 BOPs", "0.50 ms", "500 mJ", "0.50 B", "50 pp"]
     assert axis_text("bops", None) == "–"
 
 

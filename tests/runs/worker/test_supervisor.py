@@ -12,6 +12,8 @@ from qaf_core.runs.store.request import CheckRequest, InspectRequest, RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.worker import supervisor as supervision
 from qaf_core.runs.worker.supervisor import Supervisor
+from qaf_core.text.catalogue import translator
+from qaf_core.text.said import say
 
 # What a worker does, without loading torch and without compressing anything.
 STUB = """
@@ -147,7 +149,7 @@ def test_a_lane_whose_workers_cannot_start_is_tried_ever_more_slowly_and_told_un
 
     monkeypatch.setattr(supervision, "start_worker", start)
     monkeypatch.setattr(supervision, "FIRST_RETRY_SECONDS", 0.2)
-    store.put_problem(lane, "told by a supervisor that died")
+    store.put_problem(lane, say("told by a supervisor that died"))
     if lane == QUICK:
         store.ask(InspectRequest(model="digits/cnn"))
     supervisor = Supervisor(workspace)
@@ -157,6 +159,9 @@ def test_a_lane_whose_workers_cannot_start_is_tried_ever_more_slowly_and_told_un
         assert starts[2] - starts[1] > starts[1] - starts[0]
         assert "cannot start (it ended with code 1)" in str(store.problem_of(kind))
         assert "worker.log. Free some memory" in str(store.problem_of(kind))
+        told = store.problem_of(kind)
+        assert told is not None
+        assert told.text(translator("ja")).startswith("処理用のプロセスを起動できません（終了コード 1）")
         assert store.problem_of(other) is None
         wait_for(lambda: lane == HEAVY or supervisor.ready())  # which tells nothing of the other lane
         assert store.problem_of(kind) is not None
