@@ -162,7 +162,7 @@ def training_images(
     """All images of one epoch: the digits again, or the next stretch of the endless inspection images."""
     if source.default_data == "digits":
         digits = load_images("builtin", source, split="train")
-        return digits.images, digits.labels
+        return np.asarray(digits.images), digits.labels
     count = recipe.images_per_epoch
     drawn = dataset.render(
         count, INSPECTION_SEEDS["train"], first=epoch * count, workers=torch.get_num_threads()
@@ -174,7 +174,8 @@ def classification_loss(network: nn.Module, images: Tensor, labels: Tensor) -> T
     """Cross entropy of the images."""
     with torch.autocast("cpu", torch.bfloat16):
         logits = network(images)
-    return functional.cross_entropy(logits.float(), labels)
+    loss: Tensor = functional.cross_entropy(logits.float(), labels)
+    return loss
 
 
 def segmentation_loss(network: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
@@ -218,11 +219,13 @@ def turn(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer[Any]]]:
     """Images, and masks with them, turned by a multiple of 90 degrees and mirrored half of the time."""
     quarters, mirrored = int(generator.integers(4)), generator.random() < 0.5
-    turned = [
-        np.rot90(values, quarters, axes=(1, 2))[:, :, :: -1 if mirrored else 1] if values.ndim > 1 else values
-        for values in (batch, targets)
-    ]
-    return turned[0], turned[1]
+
+    def turned(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if values.ndim == 1:
+            return values
+        return np.rot90(values, quarters, axes=(1, 2))[:, :, :: -1 if mirrored else 1]
+
+    return turned(batch), turned(targets)
 
 
 def shift(batch: npt.NDArray[np.uint8], generator: np.random.Generator) -> npt.NDArray[np.uint8]:

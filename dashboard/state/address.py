@@ -233,7 +233,8 @@ def _bind(
 
 
 def _state() -> _Address:
-    return st.session_state.setdefault(STATE_KEY, _Address())
+    state: _Address = st.session_state.setdefault(STATE_KEY, _Address())
+    return state
 
 
 def _read() -> dict[str, Values]:

@@ -192,7 +192,7 @@ class RunProgress:
 
     def _rest_of_stage(self, expected: Mapping[str, float], elapsed: float) -> float:
         """Of the stage at hand: as expected at first, as it goes the further it is."""
-        stage = self.stage if self.stage in expected else self.stages[0]
+        stage = self.stage if self.stage is not None and self.stage in expected else self.stages[0]
         whole, began = expected[stage], self.stage_starts.get(stage, 0.0)
         share, moment = self.stage_fraction, max(self.told_at, began)
         if stage == "solving":

@@ -62,7 +62,8 @@ class _Book:
 
 def _book() -> _Book:
     """The session's. Each use of ``st.session_state`` may end a run at once: change the book without any."""
-    return st.session_state.setdefault(BOOK_KEY, _Book())
+    book: _Book = st.session_state.setdefault(BOOK_KEY, _Book())
+    return book
 
 
 def sheet_of(model: str) -> Sheet:
@@ -184,6 +185,8 @@ def take_sheet(workspace: Path, model: str, sheet_id: str) -> bool:
     if not re.fullmatch(rf"[0-9a-f]{{{ID_LENGTH}}}", sheet_id):
         return False
     found = ContentCache(workspace / FOLDER / DRAFTS).read(sheet_id)
+    if found is None:
+        return False
     try:
         if found["model"] != model:
             return False

@@ -94,7 +94,9 @@ def _layers(found: Compared, explored: bool) -> None:
     if what == comparison.TIME and not any(row.milliseconds for own in found.layers.values() for row in own):
         st.info(_("No time by layer yet: measure the runs on Export, or on their pages."),
                 icon=":material/speed:")  # fmt: skip
-    table = comparison.layer_table(found, what, order, live.structure_labels(), only_different=only, _=_)
+    table = comparison.layer_table(
+        found, what or comparison.PLAN, order, live.structure_labels(), only_different=only, _=_
+    )
     if table.rows:
         blocks.draw_block(table)
     else:

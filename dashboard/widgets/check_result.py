@@ -112,7 +112,7 @@ def _watch(job_id: str) -> None:
         _("Stop"),
         icon=":material/stop_circle:",
         key=f"stop-{job_id}",
-        on_click=store.request_cancel,
+        on_click=ui.ask_to_stop,
         args=(job_id,),
         disabled=store.cancel_requested(job_id),
         width="stretch",

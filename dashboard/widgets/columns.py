@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import streamlit as st
@@ -37,7 +37,7 @@ def table(frame: pd.DataFrame, config: Mapping[str, Any], *, most: int = MOST_RO
     return told
 
 
-def table_height(rows_shown: int, most: int = MOST_ROWS) -> int | str:
+def table_height(rows_shown: int, most: int = MOST_ROWS) -> int | Literal["content"]:
     """The height of a table: as high as its rows, up to ``most`` of them, so that none is cut."""
     return "content" if rows_shown <= most else ROW_PX * (most + 1) + FRAME_PX
 

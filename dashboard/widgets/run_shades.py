@@ -10,7 +10,6 @@ from dashboard.text import _
 from dashboard.widgets import ui
 from dashboard.widgets.network_graph import Shade
 from qaf_core.deploy.runtime.layer_profile import OTHER
-from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.review.network_graph import measures
 from qaf_core.runs.jobs.latency import read_latency
 from qaf_core.runs.store.record import RunRecord
@@ -31,21 +30,15 @@ def of_run(run: RunRecord) -> dict[str, Shade]:
         found["output_error"] = _harm(_("Error of its output"), outputs)
     if shares := expectations.divergence_shares(store, run.id):
         found["sensitivity"] = shares_shade(shares)
-    timed = [
-        row for row in (read_latency(store.run_folder(run.id)) or {}).get("layers") or ()
-        if row["layer"] != OTHER
-    ]  # fmt: skip
+    report = read_latency(store.run_folder(run.id))
+    timed = [row for row in (report.layers if report else ()) if row.layer != OTHER]
     if timed:
-        times = {
-            file: {row["layer"]: row[f"{file}_ms"] for row in timed if f"{file}_ms" in row}
-            for file in (ModelFile.ORIGINAL, ModelFile.FAST)
-        }
+        before = {row.layer: row.original_fp32_ms for row in timed if row.original_fp32_ms is not None}
+        after = {row.layer: row.factorized_int8_ms for row in timed if row.factorized_int8_ms is not None}
         found["time"] = Shade(
             label=_("Time"),
             told=lambda value: f"{value:.3g} ms",
-            measure=lambda plan, drawn: measures.time_of(
-                times[ModelFile.ORIGINAL if plan is None else ModelFile.FAST]
-            ),
+            measure=lambda plan, drawn: measures.time_of(before if plan is None else after),
         )
     return found
 

@@ -74,7 +74,7 @@ def tools(rows: Sequence[RunRow], *, key: str) -> None:
         away = not all(row.archived for row in rows)
         st.button(
             _("Archive") if away else _("Take out again"), icon=":material/archive:", key=f"{key}-archive",
-            on_click=_try, args=(lambda: management.archive(ui.open_store(), ids, away),),
+            on_click=_archive, args=(ids, away),
             help=_("Archived runs are left out of lists and charts; nothing of them is lost."),
         )  # fmt: skip
         cut_off = [row.id for row in rows if row.status == RunStatus.INTERRUPTED]
@@ -100,7 +100,8 @@ def _name_and_note(row: RunRow, key: str) -> None:
         note = st.text_area(_("Note"), row.note, max_chars=management.LONGEST_NOTE)
         if st.form_submit_button(_("Save"), type="primary"):
             store = ui.open_store()
-            _try(lambda: (management.rename(store, row.id, name), management.set_note(store, row.id, note)))
+            if _try(lambda: management.rename(store, row.id, name)):
+                _try(lambda: management.set_note(store, row.id, note))
             st.rerun()
 
 
@@ -148,6 +149,14 @@ def _undo(ids: Sequence[str]) -> None:
     st.session_state.pop(UNDO_KEY, None)
 
 
+def _archive(ids: Sequence[str], away: bool) -> None:
+    _try(lambda: management.archive(ui.open_store(), ids, away))
+
+
+def _purge() -> None:
+    management.purge(ui.open_store())
+
+
 def _try(change: Callable[[], object]) -> bool:
     """Change something, or say why it cannot be; whether it went well."""
     try:
@@ -179,6 +188,6 @@ def deleted() -> None:
             )  # fmt: skip
             st.button(
                 _("Take all away for good"), icon=":material/delete_forever:", key="purge-runs",
-                on_click=management.purge, args=(store,),
+                on_click=_purge,
                 help=_("Their files too: this cannot be taken back. It happens by itself after 30 days."),
             )  # fmt: skip

@@ -75,6 +75,11 @@ def worker_ready() -> bool:
     return "ready" in open_store().worker_states().values()
 
 
+def ask_to_stop(job_id: str) -> None:
+    """Have a job, or a run, end soon."""
+    open_store().request_cancel(job_id)
+
+
 def job_at_work(job: JobRecord | None, text: str) -> bool:
     """A job that is not done, with a button that stops it, or why it came to nothing; whether it goes on.
 
@@ -92,7 +97,7 @@ def job_at_work(job: JobRecord | None, text: str) -> bool:
     told.info(text.format(time=duration_text(job.elapsed_seconds)), icon=":material/hourglass_top:")
     stop.button(
         _("Stop"), icon=":material/stop_circle:", key=f"stop-{job.kind}-{job.id}", width="stretch",
-        on_click=open_store().request_cancel, args=(job.id,),
+        on_click=ask_to_stop, args=(job.id,),
         disabled=open_store().cancel_requested(job.id),
     )  # fmt: skip
     return True

@@ -127,8 +127,8 @@ def _take(
             ui.say_error(fault)
         return
     classes = [
-        {"name": str(row.name), "memory_bytes": 1e6 * float(row.memory), "price": float(row.price)}
-        for row in devices.dropna().itertuples(index=False)
+        {"name": str(name), "memory_bytes": 1e6 * float(memory), "price": float(price)}
+        for name, memory, price in devices[["name", "memory", "price"]].dropna().to_numpy()
     ]
     try:
         assumptions = read_assumptions(

@@ -192,10 +192,9 @@ def _draw_of(key: str, kind: str, row: dict[str, Any], classes: Sequence[str]) -
     first = row.get("ok_class")
     if not classes:
         return {"ok_class": st.text_input(_("Class that means ok"), first or "", key=f"{key}-ok")}
+    names: list[str] = [*classes]
     usual = next((name for name in classes if name.lower() in ("ok", "good", "normal")), classes[0])
     wanted = first if first in classes else usual
     return {
-        "ok_class": st.selectbox(
-            _("Class that means ok"), list(classes), list(classes).index(wanted), key=f"{key}-ok"
-        )
+        "ok_class": st.selectbox(_("Class that means ok"), names, names.index(str(wanted)), key=f"{key}-ok")
     }

@@ -78,7 +78,7 @@ def choose() -> Choice:
             persist_state="session",
             label_visibility="collapsed",
         )
-    choice = _draw_choice(mode, registered)
+    choice = _draw_choice(mode or next(iter(modes)), registered)
     _offer_check(choice)
     return choice
 

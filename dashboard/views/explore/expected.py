@@ -211,7 +211,7 @@ def _cells(settings: Sequence[Setting]) -> dict[str, Setting]:
     return found
 
 
-def _shade(value: float, top: float) -> str:
+def _shade(value: Any, top: float) -> str:
     """A cell's ground: the more is lost the darker, by logarithms."""
     if not value > 0:
         return ""

@@ -115,7 +115,7 @@ def _begin(asked: CheckRequest, weights: BinaryIO | str, data: BinaryIO | str, c
             for field, upload in given.items()
             if not isinstance(upload, str)
         }
-        paths = {field: path for field, path in given.items() if isinstance(path, str)}
+        paths: dict[str, Any] = {field: path for field, path in given.items() if isinstance(path, str)}
         asked = replace(asked, classes=keep_class_names(folder, classes), uploads=uploads, **paths)
     except QafError as error:
         ui.say_error(error)

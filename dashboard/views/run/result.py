@@ -36,6 +36,10 @@ from qaf_core.text.units import (
 NO_CHECK = say("To compress it all the same")
 
 
+def _resume(run_id: str) -> None:
+    resume(ui.open_store(), run_id)
+
+
 def show(run: RunRecord) -> None:
     """The result of a run, whatever it is."""
     _banner(run)
@@ -69,7 +73,7 @@ def _banner(run: RunRecord) -> None:
             st.caption(ui.plain(run.failure.text(_)))
         st.button(
             _("Resume"), icon=":material/resume:", type="primary", key="resume-run",
-            on_click=resume, args=(ui.open_store(), run.id),
+            on_click=_resume, args=(run.id,),
             help=_("Queues it again under its own address; layers it had solved are not solved again."),
         )  # fmt: skip
     elif run.status == RunStatus.CANCELLED and run.compressed and run.request.finetune is not None:

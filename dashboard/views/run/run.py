@@ -91,7 +91,7 @@ def _heading(run: RunRecord) -> None:
                 icon=":material/stop_circle:",
                 type="primary",
                 key="stop-run",
-                on_click=ui.open_store().request_cancel,
+                on_click=ui.ask_to_stop,
                 args=(run.id,),
                 disabled=stopping,
                 help=_("Ends the run after the step at hand. What is done so far is kept and measured."),
