@@ -187,7 +187,8 @@ def segmentation_loss(network: nn.Module, images: Tensor, masks: Tensor) -> Tens
     wanted = functional.one_hot(masks, shares.shape[1]).movedim(-1, 1).float()
     overlap = (shares * wanted).sum(dim=(0, 2, 3))
     size = shares.sum(dim=(0, 2, 3)) + wanted.sum(dim=(0, 2, 3))
-    return functional.cross_entropy(scores, masks) + (1 - (2 * overlap + 1) / (size + 1)).mean()
+    loss: Tensor = functional.cross_entropy(scores, masks) + (1 - (2 * overlap + 1) / (size + 1)).mean()
+    return loss
 
 
 def detection_loss(network: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
