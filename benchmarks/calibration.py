@@ -39,9 +39,11 @@ def measure(model_id: str, count: int, plain: bool) -> dict[str, object]:
                 model(batch)
         row["plain_seconds"] = time.perf_counter() - began
     options = CompressOptions(output_fit=False)
-    made = compress_network(model, plan, inventory, method="dense", calibration=images, options=options)
+    compression = compress_network(
+        model, plan, inventory, method="dense", calibration=images, options=options
+    )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {**row, **made.seconds, "peak_memory_bytes": peak}
+    return {**row, **compression.seconds, "peak_memory_bytes": peak}
 
 
 def main() -> None:

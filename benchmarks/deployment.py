@@ -116,8 +116,8 @@ def at_224(store: Store, run_id: str, threads: int) -> dict[str, Any]:
         export_onnx(network, paths["float"], input_shape=shape, integer=False)
         write_dense_int8(paths["original"], paths["dense"], images)
         write_factorized_int8(network, paths["float"], paths["integer"], images)
-        given = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
-        times = time_models(paths, given, threads=threads, rounds=200, seconds=60.0)
+        inputs = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+        times = time_models(paths, inputs, threads=threads, rounds=200, seconds=60.0)
     return {
         "median_ms": {name: round(summarise(t).median_ms, 2) for name, t in times.items()},
         "ratio_to_dense_int8": ratio_of(times["integer"], times["dense"]).to_dict(),
@@ -143,7 +143,7 @@ def files(store: Store) -> dict[str, Any]:
     inventory = take_inventory(build_model(source), source.input_shape)
     plan = plan_for_ratio(inventory, model=request.model, ratio=2.0, bits=4)
     result = run_plan(store, _with_plan(request, plan))
-    found: dict[str, Any] = {
+    sizes: dict[str, Any] = {
         "float_bytes": result["baseline_cost"]["size_bytes"],
         "promised_bytes": result["cost"]["size_bytes"],
         "packed_bytes": result["file"]["size_bytes"],
@@ -153,12 +153,12 @@ def files(store: Store) -> dict[str, Any]:
         path = store.workspace / f"{format}-{precision}"
         report = export_run(store, result["run_id"], path, format=format, precision=precision)
         name = format if format == "packed" else f"onnx_{precision}"
-        found[name] = {
+        sizes[name] = {
             "seconds": round(time.monotonic() - began, 1),
             "bytes": report.size_bytes,
             "agreement": report.to_dict()["agreement"],
         }
-    return found
+    return sizes
 
 
 def main() -> None:
@@ -177,10 +177,10 @@ def main() -> None:
                 rows = by_bound(store, RunRequest(model="inspection/resnet18"), bounds, threads)
                 within = [row for row in rows if row["drop_points"] <= 1.0]
                 best = min(within, key=lambda row: row["ratio_to_dense_int8"]["value"], default=None)
-                found = {"threads": threads, "rows": rows, "best": best and best["answer_bound"]}
+                result = {"threads": threads, "rows": rows, "best": best and best["answer_bound"]}
                 if best is not None:
-                    found["at_224"] = at_224(store, best["run_id"], threads)
-                report.setdefault("resnet18", []).append(found)
+                    result["at_224"] = at_224(store, best["run_id"], threads)
+                report.setdefault("resnet18", []).append(result)
             if "real" in parts:
                 rows = by_bound(store, real_request(20), bounds, threads)
                 report.setdefault("real_resnet20", []).append({"threads": threads, "rows": rows})

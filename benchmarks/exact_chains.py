@@ -89,15 +89,15 @@ def raw_outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     """All tensors a network puts out; of a detector those of its heads, before boxes are chosen by score."""
     if not isinstance(model, GeneralizedRCNN | SSD):
         return tree_leaves(model(images))
-    found: list[Tensor] = []
+    outputs: list[Tensor] = []
     head = model.head if isinstance(model, SSD) else model.rpn.head
-    handle = head.register_forward_hook(lambda _module, _inputs, output: found.extend(tree_leaves(output)))
+    handle = head.register_forward_hook(lambda _module, _inputs, output: outputs.extend(tree_leaves(output)))
     model(images)
     handle.remove()
     if isinstance(model, GeneralizedRCNN):
         pooled = torch.randn(4, 256, 7, 7, generator=torch.Generator().manual_seed(1))
-        found += tree_leaves(model.roi_heads.box_predictor(model.roi_heads.box_head(pooled)))
-    return found
+        outputs += tree_leaves(model.roi_heads.box_predictor(model.roi_heads.box_head(pooled)))
+    return outputs
 
 
 def swap_exactly(model: nn.Module, inventory: Sequence[LayerInfo]) -> int:
@@ -142,15 +142,15 @@ def _reason(info: LayerInfo) -> str:
     return info.skip_reason or "no reason given"
 
 
-def _compare(expected: Sequence[Tensor], found: Sequence[Tensor]) -> dict[str, Any]:
+def _compare(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> dict[str, Any]:
     difference, spread = 0.0, float("inf")
-    for wanted, given in zip(expected, found, strict=True):
-        if given.shape != wanted.shape:
-            raise RuntimeError(f"outputs of shape {tuple(given.shape)} instead of {tuple(wanted.shape)}")
-        size = float(wanted.abs().max())
-        difference = max(difference, float((given - wanted).abs().max()) / size)
-        spread = min(spread, float((wanted - wanted.mean(dim=0)).abs().max()) / size)
-    return {"outputs": len(found), "difference": difference, "spread": spread}
+    for target, output in zip(expected, actual, strict=True):
+        if output.shape != target.shape:
+            raise RuntimeError(f"outputs of shape {tuple(output.shape)} instead of {tuple(target.shape)}")
+        size = float(target.abs().max())
+        difference = max(difference, float((output - target).abs().max()) / size)
+        spread = min(spread, float((target - target.mean(dim=0)).abs().max()) / size)
+    return {"outputs": len(actual), "difference": difference, "spread": spread}
 
 
 def main() -> None:

@@ -55,8 +55,8 @@ def request_of(store: Store, what: str, seed: int) -> RunRequest:
             "calibration": str(folder / "cifar10_calibration_1024.npz"),
         }
     if what == "found":
-        asked = SearchRequest(model=model, seed=seed, budgets=("size=30kB",), **fields)
-        plan = search_plan(asked, store, Progress()).plan
+        request = SearchRequest(model=model, seed=seed, budgets=("size=30kB",), **fields)
+        plan = search_plan(request, store, Progress()).plan
     else:
         inventory = load_inventory(find_model(model, fields.get("weights")))
         plan = plan_for_ratio(inventory, model=model, ratio=3.0, bits=bits, activation_bits=8, seed=seed)
@@ -106,12 +106,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--train", default=CODES)
     parser.add_argument("--workspace", type=Path, default=Path("/tmp/qaf-benchmark-finetune"))
-    given = parser.parse_args()
-    with Store(given.workspace) as store:
-        for what in given.what:
-            for seed in range(given.seeds):
+    arguments = parser.parse_args()
+    with Store(arguments.workspace) as store:
+        for what in arguments.what:
+            for seed in range(arguments.seeds):
                 options = FinetuneOptions(
-                    trains=given.train, epochs=MOST_EPOCHS, time_limit_seconds=60 * given.minutes, seed=seed
+                    trains=arguments.train,
+                    epochs=MOST_EPOCHS,
+                    time_limit_seconds=60 * arguments.minutes,
+                    seed=seed,
                 )
                 print(json.dumps(measure(store, what, seed, options)), flush=True)
 

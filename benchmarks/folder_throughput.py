@@ -95,15 +95,15 @@ def measure_peak(folder: str, count: int) -> None:
 
 def peaks(folder: Path, counts: tuple[int, ...]) -> dict[str, dict[str, float]]:
     """Peak memory in MB by the number of images, each in a new process."""
-    found = {}
+    rows = {}
     for count in counts:
         command = [sys.executable, __file__, "--peak-of", str(folder), "--images", str(count)]
-        told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        found[str(count)] = {
-            "peak_mb": round(told["after"] / 1e6, 1),
-            "above_64_images_mb": round((told["after"] - told["before"]) / 1e6, 1),
+        memory = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        rows[str(count)] = {
+            "peak_mb": round(memory["after"] / 1e6, 1),
+            "above_64_images_mb": round((memory["after"] - memory["before"]) / 1e6, 1),
         }
-    return found
+    return rows
 
 
 def main() -> None:

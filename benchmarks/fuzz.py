@@ -207,7 +207,7 @@ class Draw:
         return Reshaped(nn.Conv3d(c, o, (1, 3, 3), padding=(0, 1, 1)), "volume"), o
 
     def tokens(self, c: int, o: int) -> tuple[nn.Module, int]:
-        made = self.r.choice((
+        module = self.r.choice((
             lambda: nn.Sequential(nn.Linear(c, 2 * c), nn.ReLU(), nn.Linear(2 * c, o)),
             lambda: nn.Linear(c, o, bias=False),
             lambda: nn.Sequential(Attention(c, self.r.random() < 0.5), nn.Linear(c, o)),
@@ -216,11 +216,11 @@ class Draw:
                 nn.Linear(c, o),
             ),
         ))()  # fmt: skip
-        return Reshaped(made, "tokens"), o
+        return Reshaped(module, "tokens"), o
 
     def functional(self, c: int, o: int) -> tuple[nn.Module, int]:
         wide, small = torch.randn(o, c) / c**0.5, torch.randn(o)
-        made = self.r.choice((
+        module = self.r.choice((
             lambda: Functional(lambda x, w, b: F.conv2d(x, w[:, :, None, None], b), w=wide, b=small),
             lambda: Functional(lambda x, w: torch.einsum("bchw,oc->bohw", x, w), w=wide),
             lambda: Functional(lambda x, w: torch.tensordot(x, w, dims=([1], [1])).movedim(-1, 1), w=wide),
@@ -228,16 +228,16 @@ class Draw:
             lambda: Functional(lambda x, w: (x.movedim(1, -1) @ w.T).movedim(-1, 1), w=wide),
             lambda: Functional(_linear_of_last, w=wide, b=small),
         ))()  # fmt: skip
-        return made, o
+        return module, o
 
     def computed(self, c: int, o: int) -> tuple[nn.Module, int]:
         conv = nn.Conv2d(c, o, 3, padding=1)
-        made = self.r.choice((
+        module = self.r.choice((
             lambda: parametrizations.weight_norm(conv), lambda: parametrizations.spectral_norm(conv),
             lambda: nn.utils.spectral_norm(conv), lambda: Standardised(c, o, 3),
             lambda: parametrizations.orthogonal(conv),
         ))()  # fmt: skip
-        return made, o
+        return module, o
 
     def nested(self, c: int, o: int) -> tuple[nn.Module, int]:
         kind = self.r.choice(("residual", "cat", "twice", "remembers"))
@@ -307,11 +307,11 @@ def try_network(seed: int, folder: Path, *, export: bool) -> str:
         method = "joint" if seed % 4 == 3 else "dense"
         ratio = 1.0 if method == "dense" else 1.1
         plan = plan_for_ratio(inventory, model="fuzz", ratio=ratio, bits=8, method=method)
-        found = compress_network(captured, plan, inventory, method=method, calibration=images)
+        compression = compress_network(captured, plan, inventory, method=method, calibration=images)
         with torch.no_grad():
-            expected, memory = network(unseen), found.model(unseen)
+            expected, memory = network(unseen), compression.model(unseen)
         path = folder / "model.safetensors"
-        save_packed(path, found.model, inventory, CARD)
+        save_packed(path, compression.model, inventory, CARD)
         opened = load_packed(path, copy.deepcopy(build(seed, 1)))
         with torch.no_grad():
             packed = opened(unseen)
@@ -334,15 +334,15 @@ def run(count: int, first: int = 0, *, export: bool = True) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(first, first + count):
             try:
-                told = try_network(seed, Path(folder), export=export)
+                outcome = try_network(seed, Path(folder), export=export)
             except Exception as error:
-                told = f"WRONG: {type(error).__name__}: {error}".splitlines()[0]
+                outcome = f"WRONG: {type(error).__name__}: {error}".splitlines()[0]
                 place = traceback.extract_tb(error.__traceback__)[-1]
-                told += f" ({Path(place.filename).name}:{place.lineno})"
-            outcomes[told.split(":")[0]] += 1
-            if told != "right":
-                faults.append({"seed": seed, "told": told[:300]})
-                print(seed, told[:300], flush=True)
+                outcome += f" ({Path(place.filename).name}:{place.lineno})"
+            outcomes[outcome.split(":")[0]] += 1
+            if outcome != "right":
+                faults.append({"seed": seed, "told": outcome[:300]})
+                print(seed, outcome[:300], flush=True)
             if (seed - first + 1) % PROGRESS == 0:
                 print(f"{seed - first + 1} networks, {dict(outcomes)}", file=sys.stderr, flush=True)
     return {"networks": count, **outcomes, "not_right": faults, "seconds": round(time.monotonic() - began, 1)}

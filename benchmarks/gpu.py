@@ -112,8 +112,8 @@ def solve_all(layers: dict[tuple[int, int, int], int], device: str, until: float
 
         def solve(weight: Tensor = weight, rank: int = rank, kernel: int = kernel) -> None:
             structure = "cp" if kernel > 1 else "svd"
-            found = solve_layer(weight, structure, rank, QuantSpec(bits=BITS), options=options)
-            errors.append(round(found.relative_error, 4))
+            result = solve_layer(weight, structure, rank, QuantSpec(bits=BITS), options=options)
+            errors.append(round(result.relative_error, 4))
 
         total += count * timed(solve, device)
     return {"seconds": total, "relative_errors": errors, "layers_left_out": late}
@@ -124,7 +124,7 @@ def calibrate(model: nn.Module, images: Tensor, device: str, until: float) -> di
     model, images = model.to(device), images.to(device)
     inventory = take_inventory(model, tuple(images.shape[1:]))
     plan = plan_for_ratio(inventory, model="benchmark/resnet", ratio=1.0, bits=8, method="dense")
-    made: list[Any] = []
+    compressions: list[Any] = []
 
     def plain() -> None:
         with torch.inference_mode():
@@ -134,7 +134,7 @@ def calibrate(model: nn.Module, images: Tensor, device: str, until: float) -> di
     def work() -> None:
         options = CompressOptions(output_fit=False)
         progress = Progress(should_stop=lambda: time.monotonic() > until)
-        made.append(
+        compressions.append(
             compress_network(
                 model, plan, inventory, method="dense", calibration=images, options=options, progress=progress
             )
@@ -142,7 +142,12 @@ def calibrate(model: nn.Module, images: Tensor, device: str, until: float) -> di
 
     plain_seconds = timed(plain, device)
     total = timed(work, device)
-    return {"seconds": total, "plain_seconds": plain_seconds, **made[0].seconds, "status": made[0].status}
+    return {
+        "seconds": total,
+        "plain_seconds": plain_seconds,
+        **compressions[0].seconds,
+        "status": compressions[0].status,
+    }
 
 
 def explore(model: nn.Module, images: Tensor, device: str, until: float) -> dict[str, Any]:
@@ -202,17 +207,17 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=280.0, help="of all together, about")
     parser.add_argument("--quick", action="store_true")
-    given = parser.parse_args()
-    devices = dict.fromkeys((given.device, "cpu"))
-    share = given.seconds / len(devices)
-    told = {name: measure(name, share, quick=given.quick) for name in devices}
-    for part in told[given.device]:
+    options = parser.parse_args()
+    devices = dict.fromkeys((options.device, "cpu"))
+    share = options.seconds / len(devices)
+    results = {name: measure(name, share, quick=options.quick) for name in devices}
+    for part in results[options.device]:
         cells = [
             f"{name} {row['seconds']:.2f} s" if "seconds" in row else f"{name} {row}"
-            for name, row in ((name, rows[part]) for name, rows in told.items())
+            for name, row in ((name, rows[part]) for name, rows in results.items())
         ]
         print(f"{part:28} {'   '.join(cells)}", file=sys.stderr)
-    print(json.dumps({"benchmark": "gpu", **describe(given.device), "devices": told}))
+    print(json.dumps({"benchmark": "gpu", **describe(options.device), "devices": results}))
 
 
 if __name__ == "__main__":

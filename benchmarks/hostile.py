@@ -87,11 +87,11 @@ def try_command(command: list[str]) -> str | None:
         return "no end"
     except BaseException as error:
         return f"{type(error).__name__} came through: {error}"
-    told = err.getvalue()
-    if code == 1 or "Internal error" in told:
-        return f"exit code {code}: {told[-300:]}"
-    if code == 2 and [line for line in told.splitlines() if not _is_progress(line)][1:]:
-        return f"more than a line: {told[-300:]}"
+    stderr = err.getvalue()
+    if code == 1 or "Internal error" in stderr:
+        return f"exit code {code}: {stderr[-300:]}"
+    if code == 2 and [line for line in stderr.splitlines() if not _is_progress(line)][1:]:
+        return f"more than a line: {stderr[-300:]}"
     return None
 
 
@@ -125,11 +125,11 @@ def attack_results(workspace: Path, run_id: str, count: int, first: int = 0) -> 
     (folder / "device-kit-test.json").write_text(json.dumps({"files": files}))
     with Store(workspace) as store, tempfile.TemporaryDirectory() as place:
         for number in range(first, first + count):
-            told = altered(result_of_kit(run_id, files), random.Random(number))
+            result = altered(result_of_kit(run_id, files), random.Random(number))
             path = Path(place) / "result.json"
             with contextlib.suppress(TypeError, RecursionError):
-                told["checksum"] = result_checksum(told)
-            path.write_text(json.dumps(told))
+                result["checksum"] = result_checksum(result)
+            path.write_text(json.dumps(result))
             try:
                 read_kit_result(store, run_id, path)
             except QafError as error:
@@ -177,9 +177,9 @@ def _damaged_column(
                 odd: Any = json.dumps(altered(json.loads(value), chance))
             except (TypeError, ValueError):
                 odd = "x" if value is None else f"{value}x"
-            for found in (odd, odd[: len(odd) // 2]):
+            for replacement in (odd, odd[: len(odd) // 2]):
                 with store.transaction() as connection:
-                    connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (found, row))
+                    connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (replacement, row))
                 yield f"{table}.{column}"
                 with store.transaction() as connection:
                     connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (value, row))
@@ -193,13 +193,13 @@ def attack_pages(workspace: Path, run_id: str, count: int, first: int = 0) -> li
     from dashboard.widgets import ui
 
     faults = []
-    found = damages(workspace, run_id, random.Random(first))
+    changes = damages(workspace, run_id, random.Random(first))
     for number in range(count):
-        what = next(found)
+        what = next(changes)
         for command in (["runs"], ["show", run_id]):
-            told = try_command([*command, "--workspace", str(workspace)])
-            if told is not None:
-                faults.append({"number": number, "damage": what, "page": command[0], "fault": told})
+            fault = try_command([*command, "--workspace", str(workspace)])
+            if fault is not None:
+                faults.append({"number": number, "damage": what, "page": command[0], "fault": fault})
         for page in PAGES:
             st.cache_resource.clear()
             st.cache_data.clear()
@@ -214,7 +214,7 @@ def attack_pages(workspace: Path, run_id: str, count: int, first: int = 0) -> li
                 for text in shown
                 if "could not be drawn" in str(text) or text in [one.value for one in test.exception]
             ]
-    next(found)
+    next(changes)
     return faults
 
 
@@ -242,13 +242,15 @@ def main() -> int:
         os.environ["QAF_WORKSPACE"] = str(Path(place) / "workspace")
         os.environ["XDG_CONFIG_HOME"] = str(Path(place) / "config")
         workspace, run_id = prepared(Path(place))
-        found = {
+        results = {
             "commands": attack_commands(workspace, run_id, options.count, options.first),
             "results": attack_results(workspace, run_id, options.results, options.first),
             "pages": attack_pages(workspace, run_id, options.damaged, options.first),
         }
-    print(json.dumps({"faults": {name: len(faults) for name, faults in found.items()}, **found}, indent=1))
-    return int(any(found.values()))
+    print(
+        json.dumps({"faults": {name: len(faults) for name, faults in results.items()}, **results}, indent=1)
+    )
+    return int(any(results.values()))
 
 
 if __name__ == "__main__":

@@ -74,14 +74,14 @@ def draw(page: str, query: dict[str, object]) -> list[float]:
         test.query_params[name] = value  # type: ignore[assignment]
     from dashboard import app  # noqa: F401  # loaded before a look is timed, as in a server
 
-    told = []
+    times = []
     for _look in range(2):
         began = time.process_time()
         test.run()
-        told.append(time.process_time() - began)
+        times.append(time.process_time() - began)
         assert not test.exception, test.exception
         assert not any("could not be drawn" in str(error.value) for error in test.error), page
-    return told
+    return times
 
 
 def main() -> None:
@@ -90,13 +90,13 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=[300, 3000])
     parser.add_argument("--run", nargs=2, metavar=("WORKSPACE", "RUN"))
     parser.add_argument("--draw", nargs=2, metavar=("PAGE", "QUERY"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.draw:
-        print(json.dumps(draw(given.draw[0], json.loads(given.draw[1]))))
+    options = parser.parse_args()
+    if options.draw:
+        print(json.dumps(draw(options.draw[0], json.loads(options.draw[1]))))
         return
     with tempfile.TemporaryDirectory(prefix="qaf-many-") as place:
-        origin, run_id = given.run or _make_run(Path(place) / "origin")
-        for count in given.counts:
+        origin, run_id = options.run or _make_run(Path(place) / "origin")
+        for count in options.counts:
             folder = Path(place) / str(count)
             make_workspace(Path(origin), run_id, folder, count)
             _time_pages(folder, count)
@@ -106,8 +106,8 @@ def main() -> None:
 def _make_run(origin: Path) -> tuple[str, str]:
     command = [sys.executable, "-m", "qaf_core.cli", "compress", "digits/cnn", "--ratio", "2", "--bits", "4",
                "--json", "--workspace", str(origin)]  # fmt: skip
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return str(origin), str(json.loads(told)["run_id"])
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return str(origin), str(json.loads(output)["run_id"])
 
 
 def _time_pages(folder: Path, count: int) -> None:
@@ -122,8 +122,8 @@ def _time_pages(folder: Path, count: int) -> None:
     for page in PAGES:
         command = [sys.executable, __file__, "--draw", page, json.dumps(queries.get(page, {}))]
         environment = {**os.environ, "QAF_WORKSPACE": str(folder)}
-        told = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
-        first, again = json.loads(told.splitlines()[-1])
+        output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+        first, again = json.loads(output.splitlines()[-1])
         limit = LIMITS.get(count, 2.0)
         print(f"  {page:10} {first:5.2f} s, again {again:5.2f} s" + ("" if first <= limit else "  TOO LONG"))
 

@@ -65,18 +65,18 @@ def measure(depth: int, case: str, seeds: int, cache: SolveCache) -> dict[str, A
             method=method,
             seed=seed,
         )
-        for found, choice in zip(rights, options, strict=True):
+        for hits, choice in zip(rights, options, strict=True):
             began = time.monotonic()
             result = compress_network(
                 model, plan, inventory, method=method, calibration=calibration, options=choice, cache=cache
             )
             seconds.append(time.monotonic() - began)
-            found.append(right(result.model))
+            hits.append(right(result.model))
         errors.append(
             np.mean([row.relative_error for row in result.layers if row.structure != "dense"] or [np.nan])
         )
-    best = max(rights, key=lambda found: np.mean(found))
-    drops = [paired_drop(original, found) for found in best]
+    best = max(rights, key=lambda hits: np.mean(hits))
+    drops = [paired_drop(original, hits) for hits in best]
     cost, before = plan_cost(inventory, plan), original_cost(inventory)
     row = {
         "model": source.id,
@@ -97,7 +97,7 @@ def measure(depth: int, case: str, seeds: int, cache: SolveCache) -> dict[str, A
     }
     if method == "paper":
         row["top1_batchnorm_kept"], row["top1_batchnorm_reestimated"] = (
-            round(float(np.mean(found)), 4) for found in rights
+            round(float(np.mean(hits)), 4) for hits in rights
         )
     return row
 

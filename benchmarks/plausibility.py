@@ -44,7 +44,7 @@ def variants(source: ModelSource, images: ImageSet) -> dict[str, tuple[ModelSour
     exchanged[[1, 2]] = [2, 1]
     plain = replace(source.preprocessing, mean=(0.0,) * channels, std=(1.0,) * channels)
     pixels = images.images[:]
-    found = {
+    cases = {
         "right": (source, images),
         "classes shuffled": (source, replace(images, labels=shuffled[images.labels])),
         "two classes exchanged": (source, replace(images, labels=exchanged[images.labels])),
@@ -52,8 +52,8 @@ def variants(source: ModelSource, images: ImageSet) -> dict[str, tuple[ModelSour
         "0 to 255": (replace(source, preprocessing=replace(plain, std=(1 / 255,) * channels)), images),
     }
     if channels == 3:
-        found["bgr"] = (source, replace(images, images=np.ascontiguousarray(pixels[..., ::-1])))
-    return found
+        cases["bgr"] = (source, replace(images, images=np.ascontiguousarray(pixels[..., ::-1])))
+    return cases
 
 
 def measure(source: ModelSource, data: str, counts: list[int]) -> list[dict[str, Any]]:
@@ -61,19 +61,19 @@ def measure(source: ModelSource, data: str, counts: list[int]) -> list[dict[str,
     model = build_model(source)
     images = load_images(data, source, split="evaluation", limit=max(counts))
     rows = []
-    for fault, (fed, given) in variants(source, images).items():
+    for fault, (fed, pictures) in variants(source, images).items():
         for count in counts:
             began = time.monotonic()
-            found = check_original(model, fed, given, images=count)
+            result = check_original(model, fed, pictures, images=count)
             rows.append(
                 {
                     "model": source.id,
                     "fault": fault,
-                    "images": found.n,
-                    "value": round(found.value, 4),
-                    "found": [finding.kind for finding in found.findings],
-                    "serious": found.serious is not None,
-                    "blind_to_colours": found.blind_to_colours,
+                    "images": result.n,
+                    "value": round(result.value, 4),
+                    "found": [finding.kind for finding in result.findings],
+                    "serious": result.serious is not None,
+                    "blind_to_colours": result.blind_to_colours,
                     "seconds": round(time.monotonic() - began, 1),
                 }
             )

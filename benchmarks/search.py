@@ -50,39 +50,39 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--time-limit", type=float, default=600.0)
     parser.add_argument("--workspace", type=Path, default=Path("/tmp/qaf-benchmark-search"))
-    given = parser.parse_args()
-    fields, name = measured_network(given)
-    rows = given.workspace / f"{given.what}-{name}.jsonl"
-    with Store(given.workspace) as store:
+    options = parser.parse_args()
+    fields, name = measured_network(options)
+    rows = options.workspace / f"{options.what}-{name}.jsonl"
+    with Store(options.workspace) as store:
         began = time.process_time()
         knowledge = find_knowledge(SearchRequest(**fields).explored, store.workspace, Progress())
         print(
             f"sensitivity: {time.process_time() - began:.0f} s of one processor now, "
             f"{knowledge.sensitivity.seconds:.0f} s by the clock when measured, load {os.getloadavg()[0]:.1f}"
         )
-        if given.what == "predict":
-            measure_predictions(store, knowledge, fields, given.plans, rows)
+        if options.what == "predict":
+            measure_predictions(store, knowledge, fields, options.plans, rows)
         else:
-            measure_budgets(store, knowledge, fields, given, rows)
+            measure_budgets(store, knowledge, fields, options, rows)
 
 
-def measured_network(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def measured_network(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """The fields of requests about the network that is measured, and its name in files."""
     folder = real_data_folder()
-    if given.mobilenet is not None:
+    if options.mobilenet is not None:
         return {
             "model": "torchvision/mobilenet_v2",
-            "weights": str(given.mobilenet.absolute()),
+            "weights": str(options.mobilenet.absolute()),
             "data": str(folder / "imagenet_1000"),
-            "seed": given.seed,
-        }, f"mobilenet-{given.seed}"
+            "seed": options.seed,
+        }, f"mobilenet-{options.seed}"
     return {
-        "model": f"cifar/resnet{given.depth}",
-        "weights": str(folder / f"cifar10_resnet{given.depth}.safetensors"),
+        "model": f"cifar/resnet{options.depth}",
+        "weights": str(folder / f"cifar10_resnet{options.depth}.safetensors"),
         "data": str(folder / "cifar10_eval_2000.npz"),
         "calibration": str(folder / "cifar10_calibration_1024.npz"),
-        "seed": given.seed,
-    }, f"{given.depth}"
+        "seed": options.seed,
+    }, f"{options.depth}"
 
 
 def measure_predictions(
@@ -107,10 +107,10 @@ def measure_predictions(
         append(path, row)
         done.append(row)
         print(json.dumps(row), flush=True)
-    tell_predictions(done, knowledge)
+    print_predictions(done, knowledge)
 
 
-def tell_predictions(rows: list[dict[str, Any]], knowledge: Knowledge) -> None:
+def print_predictions(rows: list[dict[str, Any]], knowledge: Knowledge) -> None:
     measured = np.array([row["measured"] for row in rows])
     print(f"original {knowledge.baseline['value']:.4f}; drops {knowledge.baseline['value'] - measured}")
     for kind in ("cold", "taught"):
@@ -130,23 +130,23 @@ def random_plan(knowledge: Knowledge, fields: dict[str, Any], number: int) -> Pl
     rows = []
     for settings in knowledge.sensitivity.settings.values():
         able = [row for row in settings if row.row.structure != "keep"]
-        wanted = math.log(aim) + generator.normal(0.0, 1.2)
-        apart = np.array([abs(math.log(max(row.harm, 1e-9)) - wanted) for row in able])
+        target = math.log(aim) + generator.normal(0.0, 1.2)
+        apart = np.array([abs(math.log(max(row.harm, 1e-9)) - target) for row in able])
         near = np.argsort(apart)[:8]
         rows.append(able[int(generator.choice(near))].row)
     return Plan(model=fields["model"], layers=tuple(rows), seed=fields["seed"])
 
 
 def measure_budgets(
-    store: Store, knowledge: Knowledge, fields: dict[str, Any], given: argparse.Namespace, path: Path
+    store: Store, knowledge: Knowledge, fields: dict[str, Any], options: argparse.Namespace, path: Path
 ) -> None:
     done = {(row["budget"], row["method"]) for row in read_rows(path)}
-    for budget in given.budget:
-        for method in given.methods:
+    for budget in options.budget:
+        for method in options.methods:
             if (budget, method) in done:
                 continue
             began = time.process_time()
-            plan, divergence = plan_under(store, fields, budget, method, given.time_limit)
+            plan, divergence = plan_under(store, fields, budget, method, options.time_limit)
             spent = time.process_time() - began
             result = run(store, fields, plan, f"{method} {budget}")
             row = {
@@ -166,8 +166,8 @@ def plan_under(
 ) -> tuple[Plan, float]:
     """The plan of a method under a budget, and what is expected of it; nothing is evaluated."""
     request = SearchRequest(**fields, budgets=(budget,), method=method, time_limit=time_limit)
-    found = search_plan(request, store, Progress())
-    return found.plan, found.predicted["divergence"]
+    result = search_plan(request, store, Progress())
+    return result.plan, result.predicted["divergence"]
 
 
 def run(store: Store, fields: dict[str, Any], plan: Plan, name: str) -> dict[str, Any]:

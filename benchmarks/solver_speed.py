@@ -58,7 +58,7 @@ def sweep_rate(rows: int, columns: int, rank: int, device: torch.device, repeats
     problem = Canonical(target, rank)
     values = problem.random_start(torch.Generator().manual_seed(0))
     state = State(
-        structure=problem,
+        subproblem=problem,
         bits=(4, 4, 4),
         granularity="rank",
         options=SolverOptions(),

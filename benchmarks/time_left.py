@@ -39,7 +39,7 @@ class Watched:
         self.expected = sum(history.seconds(work).values())
         self.store, self.run_id = store, store.create_run(request)
         self.progress = RunProgress(run_id=self.run_id, history=history, work=work)
-        self.told: list[tuple[float, float]] = []
+        self.estimates: list[tuple[float, float]] = []
         self.process = start_worker(store.workspace)
 
     def until(self, reached: Callable[[], bool]) -> float:
@@ -52,7 +52,7 @@ class Watched:
             self.progress.absorb(self.store.events_since(self.run_id, self.progress.seq))
             left = self.progress.seconds_left(elapsed)
             if run.started_at and left is not None:
-                self.told.append((elapsed, left))
+                self.estimates.append((elapsed, left))
             time.sleep(POLL_SECONDS)
 
     def end(self) -> float:
@@ -65,21 +65,21 @@ class Watched:
 
 def judge(watched: Watched) -> dict[str, Any]:
     """How near what was told came to what was left."""
-    whole = watched.end()
-    judged = [(left, whole - at) for at, left in watched.told if FIRST_SHARE * whole <= at <= whole]
+    total = watched.end()
+    judged = [(left, total - at) for at, left in watched.estimates if FIRST_SHARE * total <= at <= total]
     within = [abs(left - real) <= max(TOLERANCE * real, FLOOR_SECONDS) for left, real in judged]
     return {
-        "seconds": round(whole, 1),
+        "seconds": round(total, 1),
         "expected_before": round(watched.expected, 1),
         "within_30_percent": round(sum(within) / max(len(within), 1), 3),
-        "largest_miss_of_whole": round(max((abs(a - b) for a, b in judged), default=0.0) / whole, 3),
+        "largest_miss_of_whole": round(max((abs(a - b) for a, b in judged), default=0.0) / total, 3),
     }
 
 
 def measure(model: str) -> dict[str, Any]:
     """Two runs to their end, one that is stopped and one that is discarded."""
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "workspace") as store:
-        found: dict[str, Any] = {
+        report: dict[str, Any] = {
             name: judge(Watched(store, model, ratio)) for name, ratio in (("first", 2.0), ("second", 3.0))
         }
         stopped = Watched(store, model, 1.5)
@@ -87,24 +87,24 @@ def measure(model: str) -> dict[str, Any]:
         announced, began = stopped.progress.seconds_to_stop(at), time.monotonic()
         store.request_cancel(stopped.run_id)
         stopped.end()
-        found["stop"] = {"announced": announced, "seconds": round(time.monotonic() - began, 1)}
+        report["stop"] = {"announced": announced, "seconds": round(time.monotonic() - began, 1)}
         discarded = Watched(store, model, 1.3)
         discarded.until(lambda: bool(discarded.progress.done))
         began = time.monotonic()
         store.discard(discarded.run_id)
         discarded.process.wait()
-        found["discard_seconds"] = round(time.monotonic() - began, 2)
-    return found
+        report["discard_seconds"] = round(time.monotonic() - began, 2)
+    return report
 
 
 def main() -> None:
     """Measure the models named, or all that are shipped."""
     models = sys.argv[1:] or [source.id for source in list_models() if source.shipped]
-    found = {}
+    reports = {}
     for model in models:
-        found[model] = measure(model)
-        print(f"{model}: {json.dumps(found[model])}", file=sys.stderr)
-    print(json.dumps(found, indent=1))
+        reports[model] = measure(model)
+        print(f"{model}: {json.dumps(reports[model])}", file=sys.stderr)
+    print(json.dumps(reports, indent=1))
 
 
 if __name__ == "__main__":

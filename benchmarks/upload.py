@@ -54,7 +54,7 @@ def main() -> None:
             browser = playwright.chromium.launch(executable_path=options.browser, args=FLAGS)
             measured = measure(browser, address, archive)
             browser.close()
-        told = {
+        report = {
             "benchmark": "upload",
             "megabytes": round(archive.stat().st_size / 1e6, 1),
             "images": count,
@@ -62,7 +62,7 @@ def main() -> None:
             "cores": os.cpu_count(),
             "platform": platform.platform(),
         }
-    print(json.dumps(told))
+    print(json.dumps(report))
 
 
 def make_zip(path: Path, size_bytes: int) -> int:
@@ -168,21 +168,21 @@ def fill_form(page: Any) -> None:
 
 def walk(page: Any) -> float:
     """Go to another page and back to this one; the longer of the two, in seconds."""
-    taken = []
+    times = []
     for name in PAGES:
         began = time.perf_counter()
         page.get_by_role("link", name=name).first.click()
         page.get_by_role("heading", name=name, exact=True).wait_for()
-        taken.append(time.perf_counter() - began)
-    return max(taken)
+        times.append(time.perf_counter() - began)
+    return max(times)
 
 
 def walk_until(page: Any, ended: Callable[[], bool]) -> list[float]:
     """Walk from page to page until something has happened elsewhere; how long each answer took."""
-    taken = [walk(page)]
+    times = [walk(page)]
     while not ended():
-        taken.append(walk(page))
-    return taken
+        times.append(walk(page))
+    return times
 
 
 if __name__ == "__main__":

@@ -65,13 +65,13 @@ def summarise(outcomes: list[Outcome], limit: float) -> dict[str, float]:
     """Shares of false passes and fails among the pairs where they can happen, and of settled ones."""
     worse = [row for row in outcomes if row.true > limit]
     better = [row for row in outcomes if row.true <= limit]
-    foretold = [row for row in outcomes if row.settled is not None]
+    settled = [row for row in outcomes if row.settled is not None]
     return {
         "false_passes": sum(row.status == "pass" for row in worse) / max(1, len(worse)),
         "false_fails": sum(row.status == "fail" for row in better) / max(1, len(better)),
         "open": sum(row.status == "open" for row in outcomes) / len(outcomes),
-        "settled": sum(bool(row.settled) for row in foretold) / max(1, len(foretold)),
-        "median_more": float(np.median([row.more or 0 for row in foretold])) if foretold else 0.0,
+        "settled": sum(bool(row.settled) for row in settled) / max(1, len(settled)),
+        "median_more": float(np.median([row.more or 0 for row in settled])) if settled else 0.0,
     }
 
 
@@ -84,10 +84,10 @@ def main() -> None:
         for true in (None, LIMIT + 1e-9, LIMIT - 1e-9, 0.0, 0.02):
             generator = np.random.default_rng((n, 3))
             outcomes = [simulate_pair(generator, n, LIMIT, true) for _ in range(PAIRS)]
-            told = summarise(outcomes, LIMIT)
+            row = summarise(outcomes, LIMIT)
             name = "−1 to 3 points" if true is None else f"{true:.2%}"
-            print(f"{n:>7,} {name:>14} {told['false_passes']:>13.1%} {told['false_fails']:>12.1%} "
-                  f"{told['open']:>7.1%} {told['settled']:>8.1%} {told['median_more']:>14,.0f}")  # fmt: skip
+            print(f"{n:>7,} {name:>14} {row['false_passes']:>13.1%} {row['false_fails']:>12.1%} "
+                  f"{row['open']:>7.1%} {row['settled']:>8.1%} {row['median_more']:>14,.0f}")  # fmt: skip
 
 
 if __name__ == "__main__":

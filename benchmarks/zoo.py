@@ -137,11 +137,11 @@ def scores_of(model: nn.Module, batches: Sequence[Tensor]) -> list[Tensor]:
     from torch.utils._pytree import tree_leaves
 
     head = getattr(getattr(model, "rpn", model), "head", None) if _is_detector(model) else None
-    found: list[list[Tensor]] = []
+    outputs: list[list[Tensor]] = []
     with torch.inference_mode():
         for batch in batches:
             if not _is_detector(model):
-                found.append(tree_leaves(model(batch)))
+                outputs.append(tree_leaves(model(batch)))
                 continue
             row: list[Tensor] = []
             if head is not None:
@@ -150,8 +150,8 @@ def scores_of(model: nn.Module, batches: Sequence[Tensor]) -> list[Tensor]:
                 )
                 model(batch)
                 handle.remove()
-            found.append(row)
-    return [torch.cat(list(parts)) for parts in zip(*found, strict=True)]
+            outputs.append(row)
+    return [torch.cat(list(parts)) for parts in zip(*outputs, strict=True)]
 
 
 def _is_detector(model: nn.Module) -> bool:
@@ -159,15 +159,15 @@ def _is_detector(model: nn.Module) -> bool:
     return hasattr(model, "transform") and hasattr(model, "backbone")
 
 
-def errors(expected: Sequence[Tensor], found: Sequence[Tensor]) -> dict[str, float | None]:
+def errors(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> dict[str, float | None]:
     """Relative errors of the worst output: over its size, and over what it varies between pictures."""
-    if not expected or len(expected) != len(found):
+    if not expected or len(expected) != len(actual):
         return {"relative_error": None, "error_of_variation": None}
     of_size = of_variation = 0.0
-    for wanted, given in zip(expected, found, strict=True):
-        difference = float((given - wanted).double().norm())
-        of_size = max(of_size, difference / float(wanted.double().norm()))
-        varies = float((wanted - wanted.mean(dim=0)).double().norm())
+    for target, output in zip(expected, actual, strict=True):
+        difference = float((output - target).double().norm())
+        of_size = max(of_size, difference / float(target.double().norm()))
+        varies = float((target - target.mean(dim=0)).double().norm())
         of_variation = max(of_variation, difference / varies if varies > 0 else float("inf"))
     return {"relative_error": of_size, "error_of_variation": of_variation}
 
@@ -242,7 +242,7 @@ def measure(
         plan = plan_for_ratio(inventory, model=model_id, ratio=1.0, bits=BITS, method="dense")
         validate_plan(plan, inventory, model=model_id)
     with stages.stage("compress"):
-        made = compress_network(
+        compression = compress_network(
             model, plan, inventory, method="dense", calibration=smooth_pictures(count, source, 1),
             options=CompressOptions(output_fit=fit),
         )  # fmt: skip
@@ -250,7 +250,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         with stages.stage("pack"):
             packed_file = Path(folder) / "packed.safetensors"
-            size = save_packed(packed_file, made.model, inventory, card)
+            size = save_packed(packed_file, compression.model, inventory, card)
             packed = load_packed(packed_file, build_model(source, with_weights=False))
         with stages.stage("evaluate"):
             batches = list(smooth_pictures(count, source, 2).split(4))
@@ -258,13 +258,13 @@ def measure(
             task = find_task(source.task)
             agreement = task.agreement(predict(task, model, pairs), predict(task, packed, pairs))
             expected = scores_of(model, batches)
-            found = errors(expected, scores_of(packed, batches))
+            deviation = errors(expected, scores_of(packed, batches))
         with stages.stage("plain rounding"):
             rounded = round_to_nearest(model, smooth_pictures(count, source, 1))
             plain = errors(expected, scores_of(rounded, batches))["relative_error"]
         with stages.stage("onnx"):
             onnx = measure_onnx(packed, Path(folder) / "net.onnx", source, batches, card)
-    changed = {layer.name for layer in made.layers}
+    changed = {layer.name for layer in compression.layers}
     before = original_cost(inventory)
     in_layers = sum(info.macs for info in inventory if info.planned)  # products of attentions have no weight
     return {
@@ -275,7 +275,7 @@ def measure(
         "layers_compressed": len(changed),
         "macs_compressed": sum(info.macs for info in inventory if info.name in changed) / max(in_layers, 1),
         "size_fraction": size / before.size_bytes,
-        **found,
+        **deviation,
         "plain_error": plain,
         "agreement": agreement,
         "onnx": onnx,
@@ -332,7 +332,7 @@ def verdict(row: dict[str, Any]) -> str:
     return "good" if error <= LARGEST_ERROR else "as plain rounding"
 
 
-def tell_one(model_id: str, images: int | None, fit: bool, side: int | None = None) -> None:
+def print_one(model_id: str, images: int | None, fit: bool, side: int | None = None) -> None:
     """Measure one network and print its line."""
     stages, began = Stages(), time.perf_counter()
     try:
@@ -341,8 +341,8 @@ def tell_one(model_id: str, images: int | None, fit: bool, side: int | None = No
         row = {"stage": stages.now, "error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     seconds = {**stages.seconds, "total": round(time.perf_counter() - began, 2)}
-    told = {"network": model_id, "verdict": verdict(row), **row, "seconds": seconds}
-    print(json.dumps({**told, "peak_memory_bytes": peak}))
+    line = {"network": model_id, "verdict": verdict(row), **row, "seconds": seconds}
+    print(json.dumps({**line, "peak_memory_bytes": peak}))
 
 
 # --- all of them
@@ -418,7 +418,7 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        tell_one(options.one, options.images, options.output_fit, options.side)
+        print_one(options.one, options.images, options.output_fit, options.side)
         return
     rows = []
     with ThreadPoolExecutor(options.processes) as pool:

@@ -130,12 +130,12 @@ def _draw(page: st.Page) -> None:
 def _damages(store: Store) -> list[QafError]:
     """What of the workspace cannot be read and is left out."""
     damaged = [row.id for row in list_rows(store) if row.damaged][:MOST_DAMAGED]
-    found = [run.failure for run in store.runs(damaged) if run.failure]
+    problems = [run.failure for run in store.runs(damaged) if run.failure]
     try:
         read_settings(store.workspace)
     except WorkspaceError as problem:
-        found.insert(0, problem)
-    return found
+        problems.insert(0, problem)
+    return problems
 
 
 if __name__ == "__main__":

@@ -69,8 +69,8 @@ class Gate:
 
     def _is_ours(self, request: HTTPConnection) -> bool:
         hosts, origins = request.headers.getlist("host"), request.headers.getlist("origin")
-        found = _HOST.fullmatch(hosts[0].lower()) if len(hosts) == 1 else None
-        if found is None or not self._is_name(found[1].strip("[]")):
+        match = _HOST.fullmatch(hosts[0].lower()) if len(hosts) == 1 else None
+        if match is None or not self._is_name(match[1].strip("[]")):
             return False
         own = {f"{scheme}://{hosts[0].lower()}" for scheme in ("http", "https")}
         return {origin.lower() for origin in origins} <= own and not _is_foreign(request)

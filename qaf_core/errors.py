@@ -51,13 +51,17 @@ class QafError(Exception):
 
     def text(self, _: Translate = untranslated) -> str:
         """The line in the language of ``_``."""
-        told = {
-            name: _told(name, getattr(self, name), _) for name in PIECES if getattr(self, name) is not None
+        parts = {
+            name: _part_text(name, getattr(self, name), _)
+            for name in PIECES
+            if getattr(self, name) is not None
         }
-        form = frame(told)
-        if told != {"what": _told("what", self.what, untranslated)}:  # a line that no catalogue has stays
+        form = frame(parts)
+        if parts != {
+            "what": _part_text("what", self.what, untranslated)
+        }:  # a line that no catalogue has stays
             form = _(form)
-        line = re.sub(r"\s+([.。])$", r"\1", form.format(**told))
+        line = re.sub(r"\s+([.。])$", r"\1", form.format(**parts))
         return re.sub(r"([?？])[.。]$", r"\1", escape_text(" ".join(line.split())))
 
     def to_plain(self) -> dict[str, Any]:
@@ -77,7 +81,7 @@ def frame(parts: Iterable[str]) -> str:
     return "; ".join(PIECES[name] for name in parts) + "."
 
 
-def _told(name: str, part: object, _: Translate) -> str:
+def _part_text(name: str, part: object, _: Translate) -> str:
     text = _(part) if isinstance(part, str) and name != "got" else str(in_words(part, _))
     return text.rstrip(".。") if name in ("what", "remedy") else text
 

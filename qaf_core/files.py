@@ -40,8 +40,8 @@ def keep_private(folder: Path) -> None:
 def share(path: Path) -> None:
     """Give what this process made, a folder with all in it too, the rights the user's files usually have."""
     if not any(path.is_relative_to(folder) for folder in _private):
-        for made in (path, *path.rglob("*")):
-            made.chmod((0o777 if made.is_dir() else 0o666) & ~_user_mask)
+        for each in (path, *path.rglob("*")):
+            each.chmod((0o777 if each.is_dir() else 0o666) & ~_user_mask)
 
 
 def sweep_parts(paths: Iterable[Path]) -> None:
@@ -158,17 +158,17 @@ class ContentCache:
         if not path.is_file():
             return None
         try:
-            found = parse(path)
+            value = parse(path)
         except (OSError, MemoryError) as error:  # of the machine, and it may pass
             _log.warning("%s cannot be read now: %s", path, error)
             return None
         except Exception as error:  # each format has its own ways to be damaged
             _log.warning("%s is damaged and is dropped: %s", path, error)
-            found = None
-        if found is not None:
+            value = None
+        if value is not None:
             with contextlib.suppress(OSError):
                 os.utime(path)
-            return found
+            return value
         with contextlib.suppress(OSError):
             path.unlink()
         return None

@@ -39,8 +39,8 @@ def from_plain(kind: type[T], value: Any) -> T:
     Raises:
         ValueError, TypeError: If something is missing or of another kind.
     """
-    found: T = _read(kind, value)
-    return found
+    record: T = _read(kind, value)
+    return record
 
 
 @cache
@@ -56,9 +56,9 @@ def _read(kind: Any, value: Any) -> Any:
         if not isinstance(value, Mapping):
             raise TypeError(f"{value!r:.60} is no object")
         known: dict[str, Any] = _type_hints(kind)  # type: ignore[arg-type]  # a class, which is hashable
-        given = {field.name: value[field.name] for field in fields(kind) if field.name in value}
+        values = {field.name: value[field.name] for field in fields(kind) if field.name in value}
         make: Any = kind
-        return make(**{name: _read(known[name], part) for name, part in given.items()})
+        return make(**{name: _read(known[name], part) for name, part in values.items()})
     if origin is tuple and isinstance(value, list | tuple):
         kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
         return tuple(_read(part, item) for part, item in zip(kinds, value, strict=True))

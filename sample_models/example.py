@@ -39,8 +39,8 @@ def make_example(workspace: Path, path: Path = EXAMPLE, minutes: float = SOAK_MI
         minutes: Length of the soak.
     """
     with Store(workspace) as store:
-        found = any(run.compressed for run in store.list_runs(MODEL))
-    if not found and qaf(
+        exists = any(run.compressed for run in store.list_runs(MODEL))
+    if not exists and qaf(
         ["compress", MODEL, "--ratio", RATIO, "--bits", BITS, "--workspace", str(workspace), "--json"]
     ):
         sys.exit("the run failed")

@@ -148,12 +148,12 @@ def training_batches(source: ModelSource, recipe: Recipe, epoch: int) -> Iterato
     order = generator.permutation(len(images))
     for start in range(0, len(images) - recipe.batch_size + 1, recipe.batch_size):
         chosen = order[start : start + recipe.batch_size]
-        batch, wanted = images[chosen], targets[chosen]
+        batch, target = images[chosen], targets[chosen]
         if source.default_data == "digits":
             batch = shift(batch, generator)
         else:
-            batch, wanted = turn(batch, wanted, generator)
-        yield source.preprocessing.normalise(batch), torch.from_numpy(np.ascontiguousarray(wanted)).long()
+            batch, target = turn(batch, target, generator)
+        yield source.preprocessing.normalise(batch), torch.from_numpy(np.ascontiguousarray(target)).long()
 
 
 def training_images(
@@ -184,9 +184,9 @@ def segmentation_loss(network: nn.Module, images: Tensor, masks: Tensor) -> Tens
         scores = network(images)
     scores = scores.float()
     shares = scores.softmax(dim=1)
-    wanted = functional.one_hot(masks, shares.shape[1]).movedim(-1, 1).float()
-    overlap = (shares * wanted).sum(dim=(0, 2, 3))
-    size = shares.sum(dim=(0, 2, 3)) + wanted.sum(dim=(0, 2, 3))
+    truth = functional.one_hot(masks, shares.shape[1]).movedim(-1, 1).float()
+    overlap = (shares * truth).sum(dim=(0, 2, 3))
+    size = shares.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))
     loss: Tensor = functional.cross_entropy(scores, masks) + (1 - (2 * overlap + 1) / (size + 1)).mean()
     return loss
 
@@ -196,13 +196,13 @@ def detection_loss(network: nn.Module, images: Tensor, masks: Tensor) -> Tensor:
     boxes = torch.from_numpy(dataset.defect_boxes(masks.numpy()))
     labels = masks.amax(dim=(1, 2))
     ends = [row + int(label > 0) for row, label in enumerate(labels)]  # a sound image has no box
-    wanted = [{"boxes": boxes[row:end], "labels": labels[row:end]} for row, end in enumerate(ends)]
+    targets = [{"boxes": boxes[row:end], "labels": labels[row:end]} for row, end in enumerate(ends)]
     # Boxes need more digits than bfloat16 has: only the convolutions run in it.
     handle = network.get_submodule("head").register_forward_hook(
         lambda _module, _inputs, outputs: {name: value.float() for name, value in outputs.items()}
     )
     with torch.autocast("cpu", torch.bfloat16):
-        losses = network(images, wanted)
+        losses = network(images, targets)
     handle.remove()
     total: Tensor = sum(losses.values(), torch.zeros(()))
     return total
@@ -256,7 +256,7 @@ def describe(source: ModelSource, training: dict[str, Any]) -> dict[str, Any]:
     images = load_images("builtin", source, split="evaluation")
     task = find_task(source.task)
     predictions = predict(task, network, to_batches(images, source))
-    found = task.metric(predictions, task.collate(images), source.classes)
+    evaluation = task.metric(predictions, task.collate(images), source.classes)
     data = {
         "inspection": "procedural surface-inspection images, made by qaf_core.data.inspection.dataset",
         "digits": "scikit-learn's 8×8 handwritten digits (UCI, E. Alpaydin and C. Kaynak 1998)",
@@ -273,13 +273,13 @@ def describe(source: ModelSource, training: dict[str, Any]) -> dict[str, Any]:
         "mean": list(source.preprocessing.mean),
         "std": list(source.preprocessing.std),
         "metric": {
-            "name": found.metric,
-            "value": round(found.value, 6),
-            "n": found.n,
-            "ci95": [round(bound, 6) for bound in found.ci95],
+            "name": evaluation.metric,
+            "value": round(evaluation.value, 6),
+            "n": evaluation.n,
+            "ci95": [round(bound, 6) for bound in evaluation.ci95],
             "split": "evaluation",
-            "per_class": {name: round(value, 4) for name, value in found.per_class.items()},
-            "extra": {name: round(value, 6) for name, value in found.extra.items()},
+            "per_class": {name: round(value, 4) for name, value in evaluation.per_class.items()},
+            "extra": {name: round(value, 6) for name, value in evaluation.extra.items()},
         },
         "training": training,
         "weights": {

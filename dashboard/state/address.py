@@ -124,7 +124,7 @@ def text(name: str, default: str = "", *, key: str | None = None) -> str:
     return _bind(name, key, default, fits=lambda value: True, read=read, write=lambda value: (value,))
 
 
-def given(name: str) -> Values:
+def values_of(name: str) -> Values:
     """What the address that was come to says of a name, until something is told of it."""
     return _state().named.get(name, ())
 
@@ -140,7 +140,7 @@ def leave_back() -> None:
     _state().going_back = False
 
 
-def tell(name: str, *values: str) -> None:
+def set_values(name: str, *values: str) -> None:
     """Have the address say something of a name; without values, nothing."""
     state = _state()
     state.met.add(name)
@@ -155,15 +155,15 @@ def fault(name: str, value: str) -> None:
 
 def _note_fault(state: _Address, name: str, value: str) -> None:
     shown = value if len(value) <= LONGEST_TOLD else value[:LONGEST_TOLD] + "…"
-    told = _("The address asks for {name} “{value}”, which is not known here: it is left out.")
-    state.faults.append(told.format(name=name, value=shown))
+    template = _("The address asks for {name} “{value}”, which is not known here: it is left out.")
+    state.faults.append(template.format(name=name, value=shown))
 
 
 def faults() -> list[str]:
     """What the address says that cannot be, each told once; foreign text."""
     state = _state()
-    found, state.faults = state.faults, []
-    return found
+    notes, state.faults = state.faults, []
+    return notes
 
 
 @contextmanager
@@ -191,11 +191,11 @@ def settle() -> None:
     if state.drawing:
         return
     now = _read()
-    wanted = {name: values for name, values in now.items() if name not in state.met}
-    wanted |= {name: values for name, values in state.bound.items() if values}
-    if wanted != now:
-        state.written = [*state.written, wanted][-MOST_PENDING:]
-        st.query_params.from_dict(wanted)
+    target = {name: values for name, values in now.items() if name not in state.met}
+    target |= {name: values for name, values in state.bound.items() if values}
+    if target != now:
+        state.written = [*state.written, target][-MOST_PENDING:]
+        st.query_params.from_dict(target)
 
 
 def _bind(

@@ -14,7 +14,7 @@ import streamlit as st
 from PIL import Image, ImageDraw
 
 from dashboard.state import jobs
-from dashboard.state.overrides import NOTHING, Given
+from dashboard.state.overrides import NOTHING, Overrides
 from dashboard.text import _
 from qaf_core.data.images.image_set import ImageSet, one_of_each, shown_name
 from qaf_core.data.load import load_images
@@ -70,13 +70,13 @@ def other_models() -> tuple[str, ...]:
     return tuple(source.id for source in list_models() if not source.shipped)
 
 
-def open_model(model_id: str, workspace: Path, given: Given = NOTHING) -> ModelSource:
+def open_model(model_id: str, workspace: Path, overrides: Overrides = NOTHING) -> ModelSource:
     """A model with what the user gives for it.
 
     Args:
         model_id: Its id.
         workspace: Whose registered models and limits count.
-        given: Weights, names of classes, preparation of images.
+        overrides: Weights, names of classes, preparation of images.
 
     Raises:
         ModelError: If there is no such model.
@@ -84,13 +84,13 @@ def open_model(model_id: str, workspace: Path, given: Given = NOTHING) -> ModelS
         DataError: If the classes do not fit the weights.
     """
     listed = listed_model(model_id, workspace)
-    if _told_elsewhere(listed, given):
-        return _as_told(listed, workspace, given)
+    if _needs_torch(listed, overrides):
+        return _as_inspected(listed, workspace, overrides)
     return find_model(
         model_id,
-        given.weights,
-        classes=given.classes,
-        preprocessing=given.preprocessing,
+        overrides.weights,
+        classes=overrides.classes,
+        preprocessing=overrides.preprocessing,
         workspace=_with_settings(workspace),
     )
 
@@ -111,50 +111,52 @@ def listed_model(model_id: str, workspace: Path) -> ModelSource:
     return find_model(model_id, workspace=_with_settings(workspace))
 
 
-def _told_elsewhere(listed: ModelSource, given: Given) -> bool:
+def _needs_torch(listed: ModelSource, overrides: Overrides) -> bool:
     """Whether only a process with torch knows the model: of timm, own code, or with published weights."""
     if ":" in listed.id:
         return True
     if listed.architecture.startswith(TIMM_ARCHITECTURE):
-        return not listed.registered or given.weights is not None
-    return is_published_name(given.weights) and listed.architecture.startswith("torchvision.")
+        return not listed.registered or overrides.weights is not None
+    return is_published_name(overrides.weights) and listed.architecture.startswith("torchvision.")
 
 
-def _as_told(source: ModelSource, workspace: Path, given: Given) -> ModelSource:
+def _as_inspected(source: ModelSource, workspace: Path, overrides: Overrides) -> ModelSource:
     """A model with what another process says of it."""
-    told = _look_into(workspace, InspectRequest(**given.of(source.id)))["source"]
+    inspection = _look_into(workspace, InspectRequest(**overrides.of(source.id)))["source"]
     return replace(
         source,
-        architecture=told["architecture"],
+        architecture=inspection["architecture"],
         shipped=False,
         card={},
-        classes=tuple(told["classes"]),
-        preprocessing=Preprocessing.from_dict(told["preprocessing"]),
-        accuracy=told["accuracy"],
-        task=told.get("task", source.task),
-        weights=Path(told["weights"]) if told["weights"] else None,
-        weights_url=told["weights_url"],
+        classes=tuple(inspection["classes"]),
+        preprocessing=Preprocessing.from_dict(inspection["preprocessing"]),
+        accuracy=inspection["accuracy"],
+        task=inspection.get("task", source.task),
+        weights=Path(inspection["weights"]) if inspection["weights"] else None,
+        weights_url=inspection["weights_url"],
     )
 
 
-def inventory_of(source: ModelSource, workspace: Path, given: Given = NOTHING) -> tuple[LayerInfo, ...]:
+def inventory_of(
+    source: ModelSource, workspace: Path, overrides: Overrides = NOTHING
+) -> tuple[LayerInfo, ...]:
     """The layers of a model: from its card, from an earlier look, or by asking another process.
 
     Args:
         source: As `open_model` gives it.
         workspace: Keeps what was found.
-        given: What it was opened with.
+        overrides: What it was opened with.
 
     Raises:
         ModelError: If the model cannot be built or looked into.
     """
     if source.shipped and source.card.get("inventory"):
         return _inventory_from_card(source.id, source)
-    request = InspectRequest(**given.of(source.id))
+    request = InspectRequest(**overrides.of(source.id))
     return _inventory_of(digest_request(request, workspace), workspace, request)
 
 
-def topology_of(source: ModelSource, workspace: Path, given: Given = NOTHING) -> Topology | None:
+def topology_of(source: ModelSource, workspace: Path, given: Overrides = NOTHING) -> Topology | None:
     """How the layers of a model are connected, found as `inventory_of` finds them; None where that is not
     known: from an answer without it, or as tensors cannot be followed through the network.
 
@@ -195,10 +197,10 @@ def _look_into(workspace: Path, request: InspectRequest) -> Mapping[str, Any]:
         QafError: In its own words when it refuses.
     """
     _check_code(workspace, request.model)
-    found, refusal = _answer(digest_request(request, workspace), workspace, request)
+    answer, refusal = _answer(digest_request(request, workspace), workspace, request)
     if refusal is not None:
         raise refusal
-    return found
+    return answer
 
 
 def _check_code(workspace: Path, model: str) -> None:

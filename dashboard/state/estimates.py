@@ -7,7 +7,7 @@ from dataclasses import replace
 import streamlit as st
 
 from dashboard.state import catalogue
-from dashboard.state.overrides import given_in
+from dashboard.state.overrides import overrides_of
 from qaf_core.errors import QafError
 from qaf_core.runs.estimate import History, Work, count_work, read_history
 from qaf_core.runs.store.request import RunRequest
@@ -24,8 +24,8 @@ def history_of(store: Store, request: RunRequest) -> History:
 
 
 @st.cache_data(show_spinner=False, ttl=FRESH_SECONDS, max_entries=64)
-def _history(asked: str, workspace: str, _store: Store) -> History:
-    return read_history(_store, RunRequest.from_json(asked))
+def _history(text: str, workspace: str, _store: Store) -> History:
+    return read_history(_store, RunRequest.from_json(text))
 
 
 def work_of(store: Store, request: RunRequest, history: History) -> Work | None:
@@ -33,8 +33,8 @@ def work_of(store: Store, request: RunRequest, history: History) -> Work | None:
     if ":" in request.model:
         return None
     try:
-        given = given_in(request)
-        source = catalogue.open_model(request.model, store.workspace, given)
-        return count_work(request, catalogue.inventory_of(source, store.workspace, given), history)
+        overrides = overrides_of(request)
+        source = catalogue.open_model(request.model, store.workspace, overrides)
+        return count_work(request, catalogue.inventory_of(source, store.workspace, overrides), history)
     except (QafError, KeyError):
         return None

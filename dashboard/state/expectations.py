@@ -7,7 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard.state.overrides import Given
+from dashboard.state.overrides import Overrides
 from qaf_core.network.plan.cost import layer_cost
 from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.review.expected import ExpectedPoint
@@ -24,11 +24,11 @@ FRESH_SECONDS = 20.0  # after which files and runs are looked at again
 
 
 def request_for(
-    model: str, given: Given, data: str, calibration: str | None, activation_bits: int
+    model: str, overrides: Overrides, data: str, calibration: str | None, activation_bits: int
 ) -> SensitivityRequest:
     """What is asked of a model that is to be explored."""
     return SensitivityRequest(
-        **given.of(model), data=data, calibration=calibration, activation_bits=activation_bits
+        **overrides.of(model), data=data, calibration=calibration, activation_bits=activation_bits
     )
 
 
@@ -42,9 +42,9 @@ def known(store: Store, request: SensitivityRequest) -> Known | None:
     return knowledge, _predictor(digest, store, knowledge, request)
 
 
-def smallest_within(found: Known, drop: float) -> tuple[LayerPlan, ...] | None:
+def smallest_within(exploration: Known, drop: float) -> tuple[LayerPlan, ...] | None:
     """The rows of the smallest plan on the expected front that is expected to lose no more; None for none."""
-    knowledge, predictor = found
+    knowledge, predictor = exploration
     floor = knowledge.sensitivity.floor
     front = _front(knowledge, dense=False)
     return next((point.rows for point in front if predictor.drop_at(point.harm + floor) <= drop), None)
@@ -54,15 +54,15 @@ def smallest_within(found: Known, drop: float) -> tuple[LayerPlan, ...] | None:
 def divergence_shares(_store: Store, run_id: str) -> dict[str, float]:
     """What share of the divergence each layer of a run is expected to cause; empty where nothing is known."""
     run = _store.run(run_id)
-    found = known(_store, explored_by(run))
-    return {} if found is None else found[1].shares(run.plan_done)
+    exploration = known(_store, explored_by(run))
+    return {} if exploration is None else exploration[1].shares(run.plan_done)
 
 
-def dense_harm_at(found: Known, plan: Plan) -> float | None:
+def dense_harm_at(exploration: Known, plan: Plan) -> float | None:
     """What plain rounding of as many bytes as a plan is expected to harm, floor included; None where it does
     not get so small.
     """
-    knowledge = found[0]
+    knowledge = exploration[0]
     infos = {info.name: info for info in knowledge.inventory}
     size = sum(layer_cost(infos[row.name], row, plan.activation_bits).size_bytes for row in plan.layers)
     harm = harm_at_size(_front(knowledge, dense=True), size)
@@ -72,8 +72,8 @@ def dense_harm_at(found: Known, plan: Plan) -> float | None:
 @st.cache_resource(show_spinner=False, max_entries=16, hash_funcs={Knowledge: id})
 def _front(knowledge: Knowledge, *, dense: bool) -> list[FrontPoint]:
     rows = {
-        name: [row for row in found if row.row.rank is None] if dense else list(found)
-        for name, found in knowledge.sensitivity.settings.items()
+        name: [row for row in settings if row.row.rank is None] if dense else list(settings)
+        for name, settings in knowledge.sensitivity.settings.items()
     }
     return expected_front(rows)
 
@@ -81,15 +81,15 @@ def _front(knowledge: Knowledge, *, dense: bool) -> list[FrontPoint]:
 @st.cache_resource(show_spinner=False, ttl=FRESH_SECONDS, max_entries=16)
 def of_runs(_store: Store, run_ids: Sequence[str]) -> list[ExpectedPoint]:
     """Runs with what was expected of their plans by exploring the model alone, none of its runs known."""
-    points, met = [], dict[str, Known | None]()
+    points, explorations = [], dict[str, Known | None]()
     for run in _store.runs(run_ids):
         request = explored_by(run)
-        asked = request.to_json()
-        if asked not in met:
-            met[asked] = known(_store, request)
-        found = met[asked]
-        if found is not None and run.compressed is not None and teaches(run, request):
-            knowledge = found[0]
+        key = request.to_json()
+        if key not in explorations:
+            explorations[key] = known(_store, request)
+        exploration = explorations[key]
+        if exploration is not None and run.compressed is not None and teaches(run, request):
+            knowledge = exploration[0]
             cold = Predictor(knowledge.sensitivity, knowledge.curve, knowledge.baseline)
             expected = cold.predict(run.plan)
             points.append(

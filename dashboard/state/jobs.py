@@ -47,13 +47,13 @@ def wait_for(workspace: Path, request: JobRequest, *, anew: bool = False) -> Map
 def remember(place: str, job_id: str | None) -> None:
     """Keep which job a place of a page shows: in the session, and in the address for a reload."""
     st.session_state[f"job-{place}"] = job_id
-    address.tell(place, *([job_id] if job_id else []))
+    address.set_values(place, *([job_id] if job_id else []))
 
 
 def recall(store: Store, place: str, kind: str) -> JobRecord | None:
     """The job of a kind that a place of a page shows; None if there is none."""
-    asked = address.given(place)
-    job_id = asked[0] if asked else st.session_state.get(f"job-{place}")
+    ids = address.values_of(place)
+    job_id = ids[0] if ids else st.session_state.get(f"job-{place}")
     job = store.job(job_id) if job_id else None
     if job is None or job.kind != kind:
         return None

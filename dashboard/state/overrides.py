@@ -14,7 +14,7 @@ from qaf_core.runs.store.request import InspectRequest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
+class Overrides:
     """A user's own; what is None is the model's.
 
     Attributes:
@@ -33,12 +33,12 @@ class Given:
         return {"model": model, "weights": self.weights, "classes": self.classes, "preprocessing": steps}
 
 
-NOTHING = Given()
+NOTHING = Overrides()
 
 
-def given_in(request: InspectRequest) -> Given:
+def overrides_of(request: InspectRequest) -> Overrides:
     """What was given for a run, or another job."""
-    return Given(
+    return Overrides(
         weights=request.weights, classes=request.classes, preprocessing=request.preprocessing or None
     )
 

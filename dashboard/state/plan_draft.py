@@ -68,23 +68,23 @@ def make_draft(
     for planned in base.layers:
         info = infos[planned.name]
         row = _edited_row(info, planned, edits.get(planned.name) or {}, ratio)
-        read, found = read_row(info, row)
+        read, faults = read_row(info, row)
         rows.append(row)
         layers.append(planned if read is None else read)
-        if found:
-            problems[planned.name] = found
+        if faults:
+            problems[planned.name] = faults
     return Draft(base=base, rows=tuple(rows), layers=tuple(layers), problems=problems)
 
 
 def differing(draft: Draft, reference: Plan) -> dict[str, frozenset[str]]:
     """The rows that are other than the controls' plan: what differs (``structure``, ``rank``, ``bits``)."""
-    found = {}
+    differences = {}
     for row in draft.layers:
-        given, wanted = row.to_dict(), reference.layer(row.name).to_dict()
-        names = frozenset(name for name in given if given[name] != wanted[name])
+        own, base = row.to_dict(), reference.layer(row.name).to_dict()
+        names = frozenset(name for name in own if own[name] != base[name])
         if names or row.name in draft.problems:
-            found[row.name] = names
-    return found
+            differences[row.name] = names
+    return differences
 
 
 def _edited_row(info: LayerInfo, planned: LayerPlan, edit: Mapping[str, str], ratio: float) -> DraftRow:
@@ -106,8 +106,8 @@ def read_row(info: LayerInfo, row: DraftRow) -> tuple[LayerPlan | None, tuple[st
     Returns:
         The layer plan and no messages, or None and what is wrong with the row.
     """
-    rank, rank_ok = _whole_numbers(row.rank)
-    bits, bits_ok = _whole_numbers(row.bits)
+    rank, rank_ok = _integers(row.rank)
+    bits, bits_ok = _integers(row.bits)
     messages = []
     if not rank_ok:
         messages.append(
@@ -126,7 +126,7 @@ def read_row(info: LayerInfo, row: DraftRow) -> tuple[LayerPlan | None, tuple[st
     return (None, tuple(messages)) if messages else (planned, ())
 
 
-def _whole_numbers(text: str) -> tuple[tuple[int, ...], bool]:
+def _integers(text: str) -> tuple[tuple[int, ...], bool]:
     parts = [part for part in _SEPARATOR.split(text.strip()) if part]
     if not all(re.fullmatch(r"[+-]?\d{1,9}", part) for part in parts):
         return (), False

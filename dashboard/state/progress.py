@@ -41,7 +41,7 @@ class RunProgress:
         seq: Number of the last event taken in.
         stage: The latest stage, or None before the first.
         message: What that stage says about itself.
-        stage_fraction, told_at: How much of that stage is done, as it says itself, and when.
+        stage_fraction, stage_at: How much of that stage is done, as it says itself, and when.
         furthest: The largest fraction of the whole shown so far.
         elapsed_seconds: Of the latest event, since the run began.
         layers: By name, in the plan's order.
@@ -62,7 +62,7 @@ class RunProgress:
     stage: str | None = None
     message: str = ""
     stage_fraction: float = 0.0
-    told_at: float = 0.0
+    stage_at: float = 0.0
     furthest: float = 0.0
     elapsed_seconds: float = 0.0
     layers: dict[str, LayerProgress] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class RunProgress:
     def _on_stage(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
         self.stage = str(data.get("stage"))
         self.message = str(data.get("message") or "")
-        self.stage_fraction, self.told_at = float(data.get("fraction") or 0.0), elapsed
+        self.stage_fraction, self.stage_at = float(data.get("fraction") or 0.0), elapsed
         self.stage_starts.setdefault(self.stage, elapsed)
 
     def _on_work(self, layer: str | None, data: Mapping[str, Any], elapsed: float) -> None:
@@ -193,14 +193,14 @@ class RunProgress:
     def _rest_of_stage(self, expected: Mapping[str, float], elapsed: float) -> float:
         """Of the stage at hand: as expected at first, as it goes the further it is."""
         stage = self.stage if self.stage is not None and self.stage in expected else self.stages[0]
-        whole, began = expected[stage], self.stage_starts.get(stage, 0.0)
-        share, moment = self.stage_fraction, max(self.told_at, began)
+        total, began = expected[stage], self.stage_starts.get(stage, 0.0)
+        share, moment = self.stage_fraction, max(self.stage_at, began)
         if stage == "solving":
             done, current, rest = self._work(elapsed)
             share, moment = (done / (done + current + rest) if done > 0 else 0.0), elapsed
         if stage == "loading" or share <= 0:
             share, moment = 0.0, began
-        rest = (1 - share) * ((1 - share) * whole + moment - began)
+        rest = (1 - share) * ((1 - share) * total + moment - began)
         return max(rest - (elapsed - moment), LEAST_REST * rest)
 
     def _drift(self, expected: Mapping[str, float], elapsed: float) -> float:

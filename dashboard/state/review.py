@@ -71,12 +71,12 @@ def _evidence(run_id: str, stamp: tuple[Any, ...], _store: Store) -> Evidence:
 
 
 def _stamps(folder: Path) -> list[tuple[str, int, int]]:
-    found = []
+    stamps = []
     for path in (*folder.glob("*"), *folder.glob("onnx/*")):
         with contextlib.suppress(FileNotFoundError):  # a job renames and deletes what it has written
-            told = path.stat()
-            found.append((path.name, told.st_size, told.st_mtime_ns))
-    return sorted(found)
+            status = path.stat()
+            stamps.append((path.name, status.st_size, status.st_mtime_ns))
+    return sorted(stamps)
 
 
 def kept_criteria(run: RunRecord) -> tuple[CriteriaSet, ...]:

@@ -79,10 +79,10 @@ def errors_sentence(run: RunRecord) -> str:
 def errors_of(layers: Sequence[LayerRow], names: tuple[str, ...], title: str = "") -> LayerErrors:
     """The errors of the layers of these names; those without a result stay empty."""
     known = {row.name: row for row in layers}
-    found = [known.get(name, LayerRow(name=name)) for name in names]
+    rows = [known.get(name, LayerRow(name=name)) for name in names]
     return LayerErrors(
         title=title,
         names=names,
-        float_errors=tuple(row.float_relative_error for row in found),
-        quantized_errors=tuple(row.relative_error for row in found),
+        float_errors=tuple(row.float_relative_error for row in rows),
+        quantized_errors=tuple(row.relative_error for row in rows),
     )

@@ -92,8 +92,8 @@ def follow_controls(model: str) -> None:
 def wiped() -> bool:
     """Whether typed values were replaced since this was asked last."""
     book = _book()
-    found, book.wiped = book.wiped, False
-    return found
+    flag, book.wiped = book.wiped, False
+    return flag
 
 
 def type_in(model: str, *cells: Cell) -> None:
@@ -184,16 +184,16 @@ def take_sheet(workspace: Path, model: str, sheet_id: str) -> bool:
     """Take up what was kept under an id; whether there is such a thing for this model."""
     if not re.fullmatch(rf"[0-9a-f]{{{ID_LENGTH}}}", sheet_id):
         return False
-    found = ContentCache(workspace / FOLDER / DRAFTS).read(sheet_id)
-    if found is None:
+    sheet = ContentCache(workspace / FOLDER / DRAFTS).read(sheet_id)
+    if sheet is None:
         return False
     try:
-        if found["model"] != model:
+        if sheet["model"] != model:
             return False
-        base = None if found["base"] is None else Plan.from_dict(found["base"])
+        base = None if sheet["base"] is None else Plan.from_dict(sheet["base"])
         edits = {
             str(layer): {column: str(texts[column]) for column in COLUMNS if column in texts}
-            for layer, texts in found["edits"].items()
+            for layer, texts in sheet["edits"].items()
         }
     except (QafError, TypeError, KeyError, AttributeError):
         return False
@@ -203,15 +203,15 @@ def take_sheet(workspace: Path, model: str, sheet_id: str) -> bool:
 
 def named_plans(workspace: Path, model: str) -> dict[str, Plan]:
     """The plans that were kept for a model, by their names; files of the command line's form."""
-    found = {}
+    plans = {}
     for path in sorted((workspace / FOLDER).glob("*.json")):
         try:
             plan = read_plan(path)
         except QafError:
             continue
         if plan.model == model:
-            found[path.stem] = plan
-    return found
+            plans[path.stem] = plan
+    return plans
 
 
 def keep_plan(workspace: Path, name: str, plan: Plan) -> str:

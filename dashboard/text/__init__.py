@@ -42,8 +42,8 @@ def plural(singular: str, several: str, count: int) -> str:
 
     A catalogue holds the second form only: of its languages none tells one from several.
     """
-    told = _(several)
-    return (singular if count == 1 and told == several else told).format(count=count)
+    text = _(several)
+    return (singular if count == 1 and text == several else text).format(count=count)
 
 
 def language() -> str:

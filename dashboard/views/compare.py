@@ -37,7 +37,7 @@ def page() -> None:
         key=key, max_selections=MOST_RUNS, placeholder=_("Choose runs"),
         format_func=run_choice.labels(tuple(rows.values())).__getitem__,
     )  # fmt: skip
-    address.tell("run", *ids)
+    address.set_values("run", *ids)
     if len(ids) < 2:
         st.info(_("Choose at least two runs."), icon=":material/touch_app:")
         return
@@ -60,7 +60,7 @@ def _draw(ids: Sequence[str]) -> None:
         blocks.draw_block(classes)
 
 
-def _layers(found: Compared, explored: bool) -> None:
+def _layers(compared: Compared, explored: bool) -> None:
     things = {
         comparison.PLAN: _("Plan"), comparison.ERRORS: _("Errors"),
         comparison.DIVERGENCE: _("Share of the divergence"), comparison.TIME: _("Time"),
@@ -91,11 +91,13 @@ def _layers(found: Compared, explored: bool) -> None:
             _("Shares of the divergence are known once the model is explored: Explore, Expected."),
             icon=":material/travel_explore:",
         )
-    if what == comparison.TIME and not any(row.milliseconds for own in found.layers.values() for row in own):
+    if what == comparison.TIME and not any(
+        row.milliseconds for own in compared.layers.values() for row in own
+    ):
         st.info(_("No time by layer yet: measure the runs on Export, or on their pages."),
                 icon=":material/speed:")  # fmt: skip
     table = comparison.layer_table(
-        found, what or comparison.PLAN, order, live.structure_labels(), only_different=only, _=_
+        compared, what or comparison.PLAN, order, live.structure_labels(), only_different=only, _=_
     )
     if table.rows:
         blocks.draw_block(table)

@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard.state import address, catalogue, rows
-from dashboard.state.overrides import given_in
+from dashboard.state.overrides import overrides_of
 from dashboard.text import _, meaning
 from dashboard.views.run import live
 from dashboard.widgets import columns, network_graph, run_choice, run_shades, ui
@@ -122,7 +122,7 @@ def _network(run: RunRecord, key: str, names: Sequence[str]) -> None:
             st.session_state[key] = layer
 
     try:
-        given = given_in(run.request)
+        given = overrides_of(run.request)
         source = catalogue.open_model(run.model, ui.workspace(), given)
         inventory = catalogue.inventory_of(source, ui.workspace(), given)
         topology = catalogue.topology_of(source, ui.workspace(), given)

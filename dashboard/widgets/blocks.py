@@ -46,14 +46,14 @@ def _table(block: Table) -> str:
     meanings = meanings_by_title(translation())
 
     def cells(row: Sequence[str], tag: str, line: int = -1) -> str:
-        told = []
+        parts = []
         for place, cell in enumerate(row):
             name = "number" if place >= block.numeric else "short" if len(cell) <= SHORT else ""
             name += " changed" if (line, place) in block.changed else ""
             meant = meanings.get(cell) if tag == "th" or place == 0 else None
             hover = f' title="{html.escape(meant)}"' if meant else ""
-            told.append(f'<{tag} class="{name}"{hover}>{html.escape(cell)}</{tag}>')
-        return "".join(told)
+            parts.append(f'<{tag} class="{name}"{hover}>{html.escape(cell)}</{tag}>')
+        return "".join(parts)
 
     marks = block.marks or [""] * len(block.rows)
     head = f"<thead><tr>{cells(block.header, 'th')}</tr></thead>" if any(block.header) else ""

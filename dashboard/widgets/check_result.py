@@ -80,10 +80,10 @@ def show(
     elif job.status != RunStatus.COMPLETED:
         ui.say_error(job.failure or ui.status_label(job.status))
     else:
-        found = from_plain(Plausibility, job.result)
+        plausibility = from_plain(Plausibility, job.result)
         checked = replace(job.request, **job.result["stored"], uploads={})
-        _headline(found)
-        _findings(place, found, None if on_fix is None else lambda evidence: on_fix(checked, evidence))
+        _headline(plausibility)
+        _findings(place, plausibility, None if on_fix is None else lambda evidence: on_fix(checked, evidence))
         predictions.show(job.result.get("preview") or [])
         show_images_used(from_plain(ImagesUsed, job.result))
         if then is not None:
@@ -119,21 +119,23 @@ def _watch(job_id: str) -> None:
     )
 
 
-def _headline(found: Plausibility) -> None:
-    low, high = map(percent_text, found.ci95)
-    texts = {"value": percent_text(found.value), "n": f"{found.n:,}"}
+def _headline(plausibility: Plausibility) -> None:
+    low, high = map(percent_text, plausibility.ci95)
+    texts = {"value": percent_text(plausibility.value), "n": f"{plausibility.n:,}"}
     texts["interval"] = _("95 % interval {low} to {high}").format(low=low, high=high)
-    if found.metric == METRIC:
+    if plausibility.metric == METRIC:
         text = _("**The original is right on {value}** of {n} images ({interval}).")
     else:
-        texts["metric"] = ui.plain(metric_label(found.metric, _))
+        texts["metric"] = ui.plain(metric_label(plausibility.metric, _))
         text = _("**{metric} of the original: {value}** on {n} images ({interval}).")
-    st.markdown(text.format(**texts), help=metric_help(found.metric, _) or None)
+    st.markdown(text.format(**texts), help=metric_help(plausibility.metric, _) or None)
 
 
-def _findings(place: str, found: Plausibility, on_fix: Callable[[Mapping[str, Any]], None] | None) -> None:
-    show_findings(found.findings)
-    evidence = next((row.evidence for row in found.findings if mends(row.evidence)), None)
+def _findings(
+    place: str, plausibility: Plausibility, on_fix: Callable[[Mapping[str, Any]], None] | None
+) -> None:
+    show_findings(plausibility.findings)
+    evidence = next((row.evidence for row in plausibility.findings if mends(row.evidence)), None)
     if on_fix is not None and evidence is not None:
         st.button(
             _("Use what was found"),
@@ -143,9 +145,9 @@ def _findings(place: str, found: Plausibility, on_fix: Callable[[Mapping[str, An
             args=(evidence,),
             help=_("Fills it in above and checks again."),
         )
-    unknown, summary = found.cannot_tell, found.summary
+    unknown, summary = plausibility.cannot_tell, plausibility.summary
     told = " ".join(sentence.text(_) for sentence in (*([unknown] if unknown else []), *summary))
-    if found.findings and unknown:
+    if plausibility.findings and unknown:
         st.caption(ui.plain(told))
     elif unknown:
         st.info(ui.plain(told), icon=":material/info:")

@@ -102,7 +102,7 @@ def fill(prefix: str, steps: Mapping[str, Any] | None) -> None:
 def _numbers(text: str) -> list[float]:
     """One number or three; empty where the text is something else."""
     try:
-        found = [float(part) for part in _SEPARATOR.split(text) if part]
+        numbers = [float(part) for part in _SEPARATOR.split(text) if part]
     except ValueError:
         return []
-    return found if len(found) in (1, 3) else []
+    return numbers if len(numbers) in (1, 3) else []

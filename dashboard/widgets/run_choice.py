@@ -31,21 +31,21 @@ def choose_run(runs: Sequence[RunRow], lacking: str) -> RunRecord | None:
         lacking: What a run that is none of them has not, in a sentence.
     """
     by_id = {run.id: run for run in runs}
-    asked = st.query_params.get("run") or st.session_state.get(LAST_RUN_KEY)
-    if asked is not None and asked not in by_id:
-        say_why(asked, lacking)
+    run_id = st.query_params.get("run") or st.session_state.get(LAST_RUN_KEY)
+    if run_id is not None and run_id not in by_id:
+        say_why(run_id, lacking)
     if not runs:
         return None
-    asked = next(iter(by_id)) if asked is None else asked
+    run_id = next(iter(by_id)) if run_id is None else run_id
     chosen = st.selectbox(
         _("Run"),
         list(by_id),
-        index=list(by_id).index(asked) if asked in by_id else None,
+        index=list(by_id).index(run_id) if run_id in by_id else None,
         format_func=labels(runs).__getitem__,
         placeholder=_("Choose another run"),
     )
     if chosen is not None:
-        address.tell("run", chosen)
+        address.set_values("run", chosen)
     return ui.find_run(chosen) if chosen in by_id else None
 
 
@@ -60,9 +60,9 @@ def run_label(run: RunRow, say: Callable[[str], str] = _) -> str:
 def labels(runs: Sequence[RunRow], label: Callable[[RunRow], str] | None = None) -> dict[str, str]:
     """Labels by run, no two alike: boxes of choices tell their options apart by what they show."""
     say = translation()
-    told = {run.id: label(run) if label else run_label(run, say) for run in runs}
-    often = Counter(told.values())
-    return {key: f"{text} · {key[-6:]}" if often[text] > 1 else text for key, text in told.items()}
+    texts = {run.id: label(run) if label else run_label(run, say) for run in runs}
+    often = Counter(texts.values())
+    return {key: f"{text} · {key[-6:]}" if often[text] > 1 else text for key, text in texts.items()}
 
 
 def say_unknown(run_id: str) -> None:
@@ -86,7 +86,7 @@ def say_why(run_id: str, lacking: str) -> None:
         say_unknown(run_id)
         return
     title = ui.run_title(run)
-    told = {
+    reasons = {
         RunStatus.QUEUED: _("{run} has not started yet."),
         RunStatus.RUNNING: _("{run} is still at work."),
         RunStatus.COMPLETED: _("{run} has finished."),
@@ -94,7 +94,7 @@ def say_why(run_id: str, lacking: str) -> None:
         RunStatus.CANCELLED: _("{run} was stopped."),
         RunStatus.INTERRUPTED: _("{run} was interrupted."),
     }
-    text = told[run.status].format(run=title)
+    text = reasons[run.status].format(run=title)
     st.warning(ui.plain(f"{text} {lacking}"), icon=":material/block:")
     ui.link_to("run", _("Open this run"), ":material/monitoring:", run=run.id)
 

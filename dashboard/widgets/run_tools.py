@@ -29,7 +29,7 @@ def filtered(rows: Sequence[RunRow], *, key: str) -> list[RunRow]:
             _("Search"), key=address.text("find", key=f"{key}-find"), icon=":material/search:", width=280,
             placeholder=_("Name, model, plan, note, tag"),
         )  # fmt: skip
-        wanted = st.multiselect(
+        picked_tags = st.multiselect(
             _("Tags"), tags, key=address.several("tag", tags, [], key=f"{key}-tags"), width=240,
             placeholder=_("Any"),
         ) if tags else []  # fmt: skip
@@ -37,13 +37,13 @@ def filtered(rows: Sequence[RunRow], *, key: str) -> list[RunRow]:
             _("Archived too ({count})").format(count=archived),
             key=address.choice("archived", (False, True), False, key=f"{key}-archived"),
         ) if archived else False  # fmt: skip
-    told = words.casefold().split()
+    terms = words.casefold().split()
     return [
         row
         for row in rows
         if (shown or not row.archived)
-        and set(wanted) <= set(row.tags)
-        and (not told or all(word in _words_of(row) for word in told))
+        and set(picked_tags) <= set(row.tags)
+        and (not terms or all(word in _words_of(row) for word in terms))
     ]
 
 
@@ -116,8 +116,8 @@ def _tag(rows: Sequence[RunRow], key: str) -> None:
             placeholder=_("Choose or type new ones"),
         )  # fmt: skip
         if st.form_submit_button(_("Save"), type="primary"):
-            gone = set(on_all) - set(chosen)
-            _try(lambda: management.tag(ui.open_store(), ids, add=chosen, remove=gone))
+            removed = set(on_all) - set(chosen)
+            _try(lambda: management.tag(ui.open_store(), ids, add=chosen, remove=removed))
             st.rerun()
 
 

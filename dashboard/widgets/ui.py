@@ -93,8 +93,8 @@ def job_at_work(job: JobRecord | None, text: str) -> bool:
         return False
     say_problem(job)
     text = text if job.status == RunStatus.RUNNING else _("Waiting for a free place") + " · {time}"
-    told, stop = st.columns([4, 1], vertical_alignment="center")
-    told.info(text.format(time=duration_text(job.elapsed_seconds)), icon=":material/hourglass_top:")
+    message, stop = st.columns([4, 1], vertical_alignment="center")
+    message.info(text.format(time=duration_text(job.elapsed_seconds)), icon=":material/hourglass_top:")
     stop.button(
         _("Stop"), icon=":material/stop_circle:", key=f"stop-{job.kind}-{job.id}", width="stretch",
         on_click=ask_to_stop, args=(job.id,),
@@ -194,8 +194,8 @@ def follow_job(job_id: str, text: str) -> None:
     job = open_store().job(job_id)
     if job is None or job.is_final:
         st.rerun(scope="app")
-    told = plain(stage_text(job.stage, _)).replace("{", "{{").replace("}", "}}")
-    job_at_work(job, f"{text} {told}." if told else text)
+    stage = plain(stage_text(job.stage, _)).replace("{", "{{").replace("}", "}}")
+    job_at_work(job, f"{text} {stage}." if stage else text)
 
 
 def plain(text: object) -> str:
@@ -205,8 +205,8 @@ def plain(text: object) -> str:
     colours, and all of that would be drawn.
     """
     line = " ".join(str(text).split())
-    line = _FOUND_LATER.sub(lambda found: found.group() + _WORD_JOINER, line)
-    return _MARKS.sub(lambda found: "\\" + found.group(), line)
+    line = _FOUND_LATER.sub(lambda match: match.group() + _WORD_JOINER, line)
+    return _MARKS.sub(lambda match: "\\" + match.group(), line)
 
 
 def say_error(problem: QafError | str) -> None:
@@ -227,7 +227,7 @@ def say_error(problem: QafError | str) -> None:
     )  # fmt: skip
 
 
-def tell_damaged(path: Path) -> None:
+def show_damaged(path: Path) -> None:
     """Name a file of a run that is there and could not be read; the rest of the page goes on without it."""
     if path.is_file():
         text = _("{file} of this run is damaged and left out.").format(file=plain(path.name))

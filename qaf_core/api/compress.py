@@ -136,7 +136,7 @@ class Compressed:
         if precision not in list(Precision):
             raise ModelError("unknown precision", got=precision, expected=", ".join(Precision))
         calibration, network = torch.split(self.calibration, BATCH_SIZE), self.network
-        given: dict[str, Any] = {
+        arguments: dict[str, Any] = {
             "input_shape": tuple(self.calibration.shape[1:]),
             "images": (batch for batch, _ in each_batch(self.calibration if images is None else images)),
             "card": {"model": self.plan.model},
@@ -144,11 +144,11 @@ class Compressed:
         }
         file = Path(path).expanduser().absolute()
         if precision == Precision.FAST:
-            return export_fast(network, file, calibration=calibration, **given)
+            return export_fast(network, file, calibration=calibration, **arguments)
         integer = precision == Precision.INT8
         if integer and Grid.of(self.plan.activation_bits).is_float:
             network = with_ranges(network, calibration)
-        return export_onnx(network, file, integer=integer, **given)
+        return export_onnx(network, file, integer=integer, **arguments)
 
 
 class PlanSettings(TypedDict, total=False):
@@ -202,7 +202,7 @@ def compress(
     if plan is None:
         chosen = _plan_by_rule(kind.__name__, inventory, ratio, bits, method, settings)
     else:
-        chosen = _given_plan(plan, ratio, bits, settings)
+        chosen = _resolve_plan(plan, ratio, bits, settings)
     chosen = replace(chosen, options={**chosen.options, **_named_options(options)})
     validate_plan(chosen, inventory)
     card = {
@@ -247,7 +247,7 @@ def _plan_by_rule(
     return plan_for_ratio(inventory, model=model, ratio=ratio, bits=bits, method=method, **settings)
 
 
-def _given_plan(plan: object, ratio: float | None, bits: int | None, settings: PlanSettings) -> Plan:
+def _resolve_plan(plan: object, ratio: float | None, bits: int | None, settings: PlanSettings) -> Plan:
     if ratio is not None or bits is not None or "structure" in settings:
         raise PlanError(
             "a plan stands alone", got=say("plan with ratio, bits or structure"), expected="one of the two"
@@ -268,38 +268,38 @@ def _compress(
     card: Mapping[str, Any],
 ) -> Compressed:
     """Carry a plan out; the network is that of the packed file, read back."""
-    made = compress_network(
+    compression = compress_network(
         original,
         plan,
         inventory,
         method=card["method"],
         calibration=calibration,
         options=read_options(plan),
-        progress=Progress(_tell),
+        progress=Progress(_print_event),
     )
     # Another process may have the network built with other numbers, also where its code draws them.
     anew = without_numbers(original, of_code=True)
     with scratch_folder() as folder:
         path = folder / "packed.safetensors"
-        save_packed(path, made.model, inventory, card, anew)
+        save_packed(path, compression.model, inventory, card, anew)
         content, network = path.read_bytes(), load_packed(path, anew)
-    of_file = file_differs(made.model, network, calibration[:2])
-    done = plan_done(plan, [outcome.name for outcome in made.layers])
+    of_file = file_differs(compression.model, network, calibration[:2])
+    done = plan_done(plan, [outcome.name for outcome in compression.layers])
     return Compressed(
         network=network,
         original=original,
         plan=done,
-        layers=made.layers,
+        layers=compression.layers,
         cost=plan_cost(inventory, done),
         baseline_cost=original_cost(inventory),
-        notes=made.notes if of_file is None else (*made.notes, of_file),
-        seconds=made.seconds,
+        notes=compression.notes if of_file is None else (*compression.notes, of_file),
+        seconds=compression.seconds,
         content=content,
         calibration=calibration,
     )
 
 
-def _tell(event: RunEvent) -> None:
+def _print_event(event: RunEvent) -> None:
     """What a terminal would show, for the log."""
     if event.kind == "stage":
         _log.info("%s: %s", event.data["stage"], event.data["message"])

@@ -52,18 +52,18 @@ def evaluate(
     answers: list[list[Arrays]] = [[] for _ in networks]
     outputs = 0
     seen: list[NDArray[np.int64]] = []
-    for batch, wanted in labelled_batches(images, labels):
-        seen.append(wanted)
-        task = find_task(_TASKS[wanted.ndim])
-        for part, found in zip(networks, answers, strict=True):
+    for batch, truth in labelled_batches(images, labels):
+        seen.append(truth)
+        task = find_task(_TASKS[truth.ndim])
+        for part, per_batch in zip(networks, answers, strict=True):
             with inference(part):  # afterwards it is in the mode that it was in
                 placed = batch.to(example_images(part, (), 1))
-                outputs = outputs or _count_outputs(part, placed[:1], by_pixel=wanted.ndim == 3)
-                found.append(predict(task, part, [(placed, None)]))
-        _check_labels(wanted, outputs, classes)
+                outputs = outputs or _count_outputs(part, placed[:1], by_pixel=truth.ndim == 3)
+                per_batch.append(predict(task, part, [(placed, None)]))
+        _check_labels(truth, outputs, classes)
     if not seen:
         raise DataError("there are no images to evaluate on", got=0, expected="at least one")
-    predictions, *original = (_joined(found) for found in answers)
+    predictions, *original = (_joined(per_batch) for per_batch in answers)
     targets = task.collate(_image_set(np.concatenate(seen)))
     measured = task.metric(predictions, targets, classes or tuple(map(str, range(outputs))))
     for before in original:
@@ -86,11 +86,11 @@ def _count_outputs(network: nn.Module, image: Tensor, *, by_pixel: bool) -> int:
 
 
 def _check_labels(labels: NDArray[np.int64], outputs: int, classes: Sequence[str]) -> None:
-    given = labels[labels != UNLABELLED] if labels.ndim == 3 else labels
-    if given.max(initial=0) >= outputs:
+    labelled = labels[labels != UNLABELLED] if labels.ndim == 3 else labels
+    if labelled.max(initial=0) >= outputs:
         raise DataError(
             "a label is beyond the network's outputs",
-            got=int(given.max()),
+            got=int(labelled.max()),
             expected=say("0 to {last}", last=outputs - 1),
         )
     if classes and len(classes) != outputs:

@@ -64,20 +64,20 @@ def labelled_batches(images: Images, labels: Any = None) -> Iterator[tuple[Tenso
     Raises:
         DataError: If labels are malformed, or of more or fewer images, or as in `each_batch`.
     """
-    given = None if labels is None else _as_labels(labels)
+    all_labels = None if labels is None else _as_labels(labels)
     count = 0
     for batch, beside in each_batch(images):
-        found = _as_labels(beside) if given is None else given[count : count + len(batch)]
+        targets = _as_labels(beside) if all_labels is None else all_labels[count : count + len(batch)]
         count += len(batch)
-        if len(found) != len(batch):
-            raise _differ(count, count - len(batch) + len(found))
-        if found.ndim == 3 and found.shape[1:] != batch.shape[-2:]:
+        if len(targets) != len(batch):
+            raise _differ(count, count - len(batch) + len(targets))
+        if targets.ndim == 3 and targets.shape[1:] != batch.shape[-2:]:
             raise DataError(
-                "masks are not of the images' size", got=found.shape[1:], expected=tuple(batch.shape[-2:])
+                "masks are not of the images' size", got=targets.shape[1:], expected=tuple(batch.shape[-2:])
             )
-        yield batch, found
-    if given is not None and len(given) != count:
-        raise _differ(count, len(given))
+        yield batch, targets
+    if all_labels is not None and len(all_labels) != count:
+        raise _differ(count, len(all_labels))
 
 
 def _differ(images: int, labels: int) -> DataError:
@@ -88,15 +88,15 @@ def _differ(images: int, labels: int) -> DataError:
 
 
 def _as_labels(values: Any) -> NDArray[np.int64]:
-    found = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
-    shaped = found.ndim == 1 or (found.ndim == 3 and found.max(initial=0) <= UNLABELLED)
-    if found.dtype.kind not in "iu" or not shaped or found.min(initial=0) < 0:
+    array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    shaped = array.ndim == 1 or (array.ndim == 3 and array.max(initial=0) <= UNLABELLED)
+    if array.dtype.kind not in "iu" or not shaped or array.min(initial=0) < 0:
         raise DataError(
             "labels are malformed",
-            got=say("none") if values is None else f"{found.dtype} {found.shape}",
+            got=say("none") if values is None else f"{array.dtype} {array.shape}",
             expected="class numbers (N,) from 0, or masks (N, H, W) from 0 to 255",
         )
-    return found.astype(np.int64)
+    return array.astype(np.int64)
 
 
 def _checked(batch: Any) -> Tensor:

@@ -22,7 +22,7 @@ import typer
 
 from qaf_core.children import child_environment
 from qaf_core.cli.options import Workspace
-from qaf_core.cli.text import tell
+from qaf_core.cli.text import echo
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.runs.store.workspace import WORKSPACE_VARIABLE, default_workspace
 from qaf_core.text.said import say
@@ -60,13 +60,13 @@ def app(
         _wait_until_served(server, f"http://{_in_address(_nearest(host))}:{port}")
         address = f"http://{_in_address(_public(host))}:{port}"
         address += "" if token is None else f"/?token={token}"
-        tell(
+        echo(
             "The dashboard is at {address} (workspace {workspace}). Ctrl-C ends it.",
             address=address,
             workspace=supervisor.workspace,
         )
         if token is not None:
-            tell("Whoever has this address can use it; without the token it asks for it.")
+            echo("Whoever has this address can use it; without the token it asks for it.")
         if browser and _has_display():
             webbrowser.open(address)
         return 0 if server.wait() == 0 else 1

@@ -71,15 +71,15 @@ def _check_python() -> str:
 
 
 def _check_packages() -> str:
-    found, missing = [], []
+    versions, missing = [], []
     for name in _PACKAGES:
         try:
-            found.append(f"{name} {metadata.version(name)}")
+            versions.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
         raise QafError("packages are missing", got=", ".join(missing), remedy="install them again: make app")
-    return ", ".join(found)
+    return ", ".join(versions)
 
 
 def _check_torch() -> str:

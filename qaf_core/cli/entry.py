@@ -90,24 +90,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 2 bad input, 130 cancelled, 1 anything else; errors are told in one line on stderr.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    argv = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        choose_language(_language_of(given))
+        choose_language(_language_of(argv))
         command = get_command(program)
         tell_help(command)
-        outcome = command(given or ["--help"], standalone_mode=False)
+        outcome = command(argv or ["--help"], standalone_mode=False)
         sys.stdout.flush()
         return outcome if isinstance(outcome, int) else EXIT_DONE
     except QafError as error:
-        return _tell(error.text(_), EXIT_BAD_INPUT)
+        return _report(error.text(_), EXIT_BAD_INPUT)
     except (KeyboardInterrupt, RunCancelled):
-        return _tell(_("Cancelled."), EXIT_CANCELLED)
+        return _report(_("Cancelled."), EXIT_CANCELLED)
     except BrokenPipeError:
         # Whoever read our output has seen enough; keep the interpreter from flushing into the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except Exception as error:
-        return _tell_other(error)
+        return _report_other(error)
 
 
 def run() -> NoReturn:
@@ -120,24 +120,24 @@ def run() -> NoReturn:
     sys.exit(code)
 
 
-def _tell_other(error: Exception) -> int:
+def _report_other(error: Exception) -> int:
     # Typer carries its own copy of click in newer versions, so its errors are known by what they can do.
     if hasattr(error, "format_message"):
-        told = say("{fault}; see: qaf --help.", fault=error.format_message().rstrip("."))
-        return _tell(told.text(_), EXIT_BAD_INPUT)
+        message = say("{fault}; see: qaf --help.", fault=error.format_message().rstrip("."))
+        return _report(message.text(_), EXIT_BAD_INPUT)
     if type(error).__name__ == "Abort":
-        return _tell(_("Cancelled."), EXIT_CANCELLED)
+        return _report(_("Cancelled."), EXIT_CANCELLED)
     if type(error).__name__ == "JobFailed":
-        return _tell(error.fault.text(_), EXIT_FAILED)  # type: ignore[attr-defined]
+        return _report(error.fault.text(_), EXIT_FAILED)  # type: ignore[attr-defined]
     summary = say("Internal error: {kind}: {summary}", kind=type(error).__name__, summary=str(error)).text(_)
     with contextlib.suppress(OSError, QafError):
         path = default_workspace() / "logs" / "cli-traceback.txt"
         write_file(path, "".join(traceback.format_exception(error)).encode())
         summary += say("; details are in {path}", path=path).text(_)
-    return _tell(summary, EXIT_FAILED)
+    return _report(summary, EXIT_FAILED)
 
 
-def _tell(message: str, code: int) -> int:
+def _report(message: str, code: int) -> int:
     line = " ".join(message.split())
     print(line if len(line) <= LONGEST_MESSAGE else line[: LONGEST_MESSAGE - 1] + "…", file=sys.stderr)
     return code

@@ -9,7 +9,7 @@ import typer
 
 from qaf_core.cli.interrupt import execute
 from qaf_core.cli.options import Json, Run, Workspace
-from qaf_core.cli.text import _, print_json, print_stage, tell
+from qaf_core.cli.text import _, echo, print_json, print_stage
 from qaf_core.text.units import duration_text, size_text
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def export(
         _print_report(from_plain(ExportReport, report))
         if record.is_partial:
             done, planned = len(record.layers), len(record.planned_layers)
-            tell(
+            echo(
                 "  {done} of {planned} layers are compressed: the run ended before the others",
                 done=done,
                 planned=planned,
@@ -69,7 +69,7 @@ def export(
 
 
 def _print_report(report: ExportReport) -> None:
-    tell(
+    echo(
         "{path}: {size}, in {time}",
         path=report.path,
         size=size_text(report.size_bytes),
@@ -80,13 +80,13 @@ def _print_report(report: ExportReport) -> None:
     for check in report.checks:
         print(f"  {_('passed') if check.passed else _('FAILED')}  {check.told(_)}")
     stored = ", ".join(f"{count} as {kind}" for kind, count in sorted(report.weights_stored_as.items()))
-    tell("  weights: {stored}", stored=stored)
+    echo("  weights: {stored}", stored=stored)
     if {"int4", "uint4"} & report.weights_stored_as.keys():
         from qaf_core.deploy.runtime.measure_kit import LEAST_RUNTIME
 
-        tell(
+        echo(
             "  needs ONNX Runtime {version} or later, which takes 4-bit weights",
             version=".".join(map(str, LEAST_RUNTIME)),
         )
     if not report.any_batch:
-        tell("  takes one image at a time: the network does not work with any number of them")
+        echo("  takes one image at a time: the network does not work with any number of them")

@@ -9,7 +9,7 @@ import typer
 from qaf_core.cli.interrupt import EXIT_CANCELLED, EXIT_DONE, execute, stop_on_interrupt
 from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.runs import print_progress, print_result
-from qaf_core.cli.text import print_json, tell
+from qaf_core.cli.text import echo, print_json
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.pipeline.finetune.options import MOST_EPOCHS, FinetuneOptions
 from qaf_core.text.said import say
@@ -85,28 +85,28 @@ def finetune(
 
 
 def _print_gain(result: dict[str, Any]) -> None:
-    told = result.get("finetune")
-    if told is None:
+    finetuning = result.get("finetune")
+    if finetuning is None:
         return
-    if told["best_epoch"] == 0:
-        tell("Nothing was gained on the held-back images: the network is as it was.")
+    if finetuning["best_epoch"] == 0:
+        echo("Nothing was gained on the held-back images: the network is as it was.")
         return
     changed = {
         (False, False): say("neither mirrored nor moved"),
         (True, False): say("mirrored"),
         (False, True): say("moved"),
         (True, True): say("mirrored and moved"),
-    }[bool(told["flips"]), bool(told["crops"])]
-    tell(
+    }[bool(finetuning["flips"]), bool(finetuning["crops"])]
+    echo(
         "learnt from {count:,} images {labels}, {changed}",
-        count=told["images"],
-        labels=say("with labels") if told["labelled"] else say("without labels"),
+        count=finetuning["images"],
+        labels=say("with labels") if finetuning["labelled"] else say("without labels"),
         changed=changed,
     )
-    tell(
+    echo(
         "loss on held-back images {before:.4f} → {after:.4f} (pass {best} of {count})",
-        before=told["before"],
-        after=told["after"],
-        best=told["best_epoch"],
-        count=told["epochs"],
+        before=finetuning["before"],
+        after=finetuning["after"],
+        best=finetuning["best_epoch"],
+        count=finetuning["epochs"],
     )

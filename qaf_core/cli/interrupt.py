@@ -23,25 +23,25 @@ EXIT_CANCELLED = 130
 
 
 @contextlib.contextmanager
-def stop_on_interrupt(kept: str, tell: Callable[[RunEvent], None]) -> Iterator[Progress]:
+def stop_on_interrupt(kept: str, report: Callable[[RunEvent], None]) -> Iterator[Progress]:
     """Turn the first Ctrl-C into a request to stop; a second one ends at once.
 
     Args:
         kept: What a stop keeps, for the message.
-        tell: Prints what happens.
+        report: Prints what happens.
     """
-    asked = False
+    stopping = False
 
     def ask(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal stopping
+        if stopping:
             raise KeyboardInterrupt
-        asked = True
+        stopping = True
         warn("Stopping: {kept}. Press Ctrl-C again to end at once.", kept=Said(kept))
 
     before = signal.signal(signal.SIGINT, ask)
     try:
-        yield Progress(tell, lambda: asked)
+        yield Progress(report, lambda: stopping)
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -50,8 +50,8 @@ def execute(store: Store, request: JobRequest, progress: Progress | None = None)
     """Execute a job here, in its turn in the workspace's queue; raises as ``execute_in_turn``."""
     from qaf_core.runs.worker.execute import execute_in_turn
 
-    return execute_in_turn(store, request, progress, _tell_waiting)
+    return execute_in_turn(store, request, progress, _report_waiting)
 
 
-def _tell_waiting() -> None:
+def _report_waiting() -> None:
     warn("Waiting until other work in this workspace has ended. Press Ctrl-C to leave.")

@@ -13,7 +13,7 @@ from qaf_core.cli.export import Target
 from qaf_core.cli.interrupt import execute, stop_on_interrupt
 from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.plans import Batch, Threads
-from qaf_core.cli.text import _, print_json, print_stage, print_table, tell
+from qaf_core.cli.text import _, echo, print_json, print_stage, print_table
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.deploy.runtime.speed_report import Energy, SpeedReport
 from qaf_core.errors import QafError
@@ -100,23 +100,23 @@ def device_kit(
     if as_json:
         print_json(made)
     else:
-        tell("The kit is in {folder}. On the device: python measure.py", folder=made["folder"])
-        tell("Then here: qaf device-kit {run} --result result.json", run=record.id)
+        echo("The kit is in {folder}. On the device: python measure.py", folder=made["folder"])
+        echo("Then here: qaf device-kit {run} --result result.json", run=record.id)
 
 
 def _print_energy(energy: Energy) -> None:
     for name, joules in energy.joules.items():
-        tell(
+        echo(
             "{name}: {energy} an inference, {source}",
             name=_(TITLES.get(name, name)),
             energy=energy_text(joules),
             source=energy.source,
         )
     if energy.reason:
-        tell("energy not measured: {reason}", reason=energy.reason)
+        echo("energy not measured: {reason}", reason=energy.reason)
     modelled = energy.modelled
     if modelled.original and modelled.compressed:
-        tell(
+        echo(
             "energy of an image {before} → {after}, {source}",
             before=energy_text(modelled.original),
             after=energy_text(modelled.compressed),
@@ -129,7 +129,7 @@ def print_verdict(report: SpeedReport) -> None:
     for name in (ModelFile.FAST, ModelFile.EXACT):
         ratio = report.ratio(name)
         if ratio is not None:
-            tell(
+            echo(
                 "{name} over dense INT8: {value} (95 %: {low} to {high})",
                 name=name.short,
                 value=factor_text(ratio.value),
@@ -140,10 +140,10 @@ def print_verdict(report: SpeedReport) -> None:
 
 
 def _print_latency(report: SpeedReport, record: RunRecord) -> None:
-    from qaf_core.deploy.runtime.measure_kit import tell_answers
+    from qaf_core.deploy.runtime.measure_kit import answer_lines
 
     machine = report.machine
-    tell(
+    echo(
         "{processor}, {threads} threads, batch {batch}, ONNX Runtime {version}",
         processor=machine.processor,
         threads=machine.threads,
@@ -168,15 +168,15 @@ def _print_latency(report: SpeedReport, record: RunRecord) -> None:
         images = max(row.n for row in accuracy.values())
         measured = record.compressed.n if record.compressed else 0
         if measured in (0, images):
-            tell("accuracy on {judged:,} images", judged=images)
+            echo("accuracy on {judged:,} images", judged=images)
         else:
-            tell(
+            echo(
                 "accuracy on {judged:,} images, not all {measured:,} that the run was measured on",
                 judged=images,
                 measured=measured,
             )
     _print_energy(report.energy)
-    for line in tell_answers(report.to_dict()):
+    for line in answer_lines(report.to_dict()):
         print(line, file=sys.stderr if line.startswith("warning") else sys.stdout)
     print_verdict(report)
     layers = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qaf_core.cli.options import Classes, Json, PreprocessingFile, Weights, Workspace, lasting_weights
-from qaf_core.cli.text import _, print_json, print_table, tell
+from qaf_core.cli.text import _, echo, print_json, print_table
 from qaf_core.errors import ModelError
 from qaf_core.runs.store.workspace import default_workspace
 from qaf_core.text.said import Said, say
@@ -49,19 +49,19 @@ def models(
         raise ModelError("--add, --remove and --trust stand alone", expected="one of them")
     if trust is not None:
         code = _trust(folder, trust)
-        _tell(as_json, {"trusted": code}, say("Trusted {code}.", code=code))
+        _report(as_json, {"trusted": code}, say("Trusted {code}.", code=code))
     elif add is not None:
         from qaf_core.data.models.overrides import read_preprocessing
 
-        given = {
+        fields = {
             "weights": lasting_weights(weights),
             "classes": classes,
             "preprocessing": None if preprocessing is None else read_preprocessing(preprocessing),
             "data": data,
             "title": title,
         }
-        added = _add(folder, add, model, factory, given)
-        _tell(
+        added = _add(folder, add, model, factory, fields)
+        _report(
             as_json,
             {"added": _model_row(added)},
             say("Registered {model}. Try: qaf check {model}", model=added.id),
@@ -76,7 +76,7 @@ def models(
             line = say(
                 "Removed {model}; deleted, as nothing else uses it: {files}", model=remove, files=files
             )
-        _tell(as_json, {"removed": remove, "deleted": deleted}, line)
+        _report(as_json, {"removed": remove, "deleted": deleted}, line)
     elif any(value is not None for value in (model, factory, weights, classes, preprocessing, data, title)):
         raise ModelError("nothing says what to register", expected="--add ID beside the other options")
     else:
@@ -84,14 +84,14 @@ def models(
 
 
 def _add(
-    folder: Path, model_id: str, model: str | None, factory: str | None, given: dict[str, Any]
+    folder: Path, model_id: str, model: str | None, factory: str | None, fields: dict[str, Any]
 ) -> ModelSource:
     from qaf_core.data.workspace.registry import add_factory, add_model
 
     if model is not None and factory is None:
-        return add_model(folder, model_id=model_id, base=model, **given)
+        return add_model(folder, model_id=model_id, base=model, **fields)
     if factory is not None and model is None:
-        return add_factory(folder, model_id=model_id, factory=factory, **given)
+        return add_factory(folder, model_id=model_id, factory=factory, **fields)
     raise ModelError(
         "nothing says which network to register" if model is None else "--model and --factory stand alone",
         expected="--model NAME, as in qaf models, or --factory package.module:factory",
@@ -114,7 +114,7 @@ def _trust(folder: Path, named: str) -> str:
     return entry.base
 
 
-def _tell(as_json: bool, row: dict[str, Any], line: Said) -> None:
+def _report(as_json: bool, row: dict[str, Any], line: Said) -> None:
     if as_json:
         print_json(row)
     else:
@@ -125,8 +125,8 @@ def _list(folder: Path, text: str | None, as_json: bool) -> None:
     from qaf_core.data.models.catalogue import list_models, search_models
     from qaf_core.data.models.timm_names import timm_version
 
-    found = list_models(folder) if text is None else search_models(text, folder)
-    rows = [_model_row(source) for source in found]
+    sources = list_models(folder) if text is None else search_models(text, folder)
+    rows = [_model_row(source) for source in sources]
     timm = timm_version()
     if as_json:
         print_json({"models": rows, "timm": timm})
@@ -143,10 +143,10 @@ def _list(folder: Path, text: str | None, as_json: bool) -> None:
     print_table(("model", "what it is", "weights", "input"), table)
     print()
     if timm:
-        tell("timm/NAME: any other by its name, see --find TEXT")
+        echo("timm/NAME: any other by its name, see --find TEXT")
     else:
-        tell("timm/NAME: all its networks once it is installed (pip install 'qaf[zoo]')")
-    tell("Your own: qaf models --add ID (--model NAME | --factory package.module:factory) --weights FILE …")
+        echo("timm/NAME: all its networks once it is installed (pip install 'qaf[zoo]')")
+    echo("Your own: qaf models --add ID (--model NAME | --factory package.module:factory) --weights FILE …")
 
 
 def _model_row(source: ModelSource) -> dict[str, Any]:

@@ -34,13 +34,13 @@ from qaf_core.cli.options import (
 )
 from qaf_core.cli.text import (
     _,
+    echo,
     print_costs,
     print_images,
     print_json,
     print_prediction,
     print_stage,
     print_table,
-    tell,
 )
 from qaf_core.errors import WorkspaceError
 from qaf_core.factorization.options import Method
@@ -76,11 +76,11 @@ def inspect(
         classes=None if classes is None else str(classes),
         preprocessing=None if preprocessing is None else read_preprocessing(preprocessing),
     )
-    told = inspect_model(request, default_workspace() if workspace is None else workspace)
+    inspection = inspect_model(request, default_workspace() if workspace is None else workspace)
     if as_json:
-        print_json(told)
+        print_json(inspection)
         return
-    inventory = inventory_from_rows(told["layers"])
+    inventory = inventory_from_rows(inspection["layers"])
     rows = [
         (
             info.name,
@@ -160,7 +160,7 @@ def cost(
             }
         )
         return
-    tell("{model}, {convention} convention", model=model, convention=convention)
+    echo("{model}, {convention} convention", model=model, convention=convention)
     print_costs(before.to_dict(), after.to_dict())
 
 
@@ -177,21 +177,21 @@ def sensitivity(
     workspace: Workspace = None,
 ) -> None:
     """What every setting of every layer is expected to harm, and its size and bit operations."""
-    from qaf_core.runs.jobs.plans.knowledge import tell_sensitivity
+    from qaf_core.runs.jobs.plans.knowledge import describe_sensitivity
 
     folder = open_workspace(default_workspace() if workspace is None else workspace)
     _, fields = image_fields(model, data, calibration, seed, weights, classes, preprocessing, folder)
     knowledge, _ = _known(fields, 8 if act_bits is None else act_bits, folder)
-    told = tell_sensitivity(knowledge, model)
+    report = describe_sensitivity(knowledge, model)
     if as_json:
-        print_json(told)
+        print_json(report)
     else:
-        _print_sensitivity(told)
+        _print_sensitivity(report)
 
 
-def _print_sensitivity(told: dict[str, Any]) -> None:
+def _print_sensitivity(report: dict[str, Any]) -> None:
     rows = []
-    for layer in told["layers"]:
+    for layer in report["layers"]:
         quantized = [row for row in layer["settings"] if row["bits"] is not None]
         dense = {row["bits"]: row for row in quantized if row["rank"] is None}
         others = [row for row in quantized if row["rank"] is not None]
@@ -204,11 +204,11 @@ def _print_sensitivity(told: dict[str, Any]) -> None:
         )
         rows.append((layer["name"], *cells, *named))
     print_table(("layer", "8 bits", "4 bits", "3 bits", "2 bits", "factorized", "harm"), rows)
-    tell(
+    echo(
         "harm: expected {unit} of the outputs, by {how}; of the whole network at 8 bits {floor:.2g}",
-        unit=told["unit"],
-        how=told["how"],
-        floor=told["floor"],
+        unit=report["unit"],
+        how=report["how"],
+        floor=report["floor"],
     )
 
 
@@ -241,12 +241,12 @@ def predict(
     validate_plan(chosen, inventory, model=model)
     knowledge, request = _known(fields, chosen.activation_bits, folder)
     with Store(workspace) as store:
-        told = predict_plan(knowledge, knowledge.predictor(store, request), chosen)
+        prediction = predict_plan(knowledge, knowledge.predictor(store, request), chosen)
     if as_json:
-        print_json(told)
+        print_json(prediction)
     else:
-        print_prediction(told["predicted"])
-        print_costs(told["baseline_cost"], told["cost"])
+        print_prediction(prediction["predicted"])
+        print_costs(prediction["baseline_cost"], prediction["cost"])
 
 
 def _known(
@@ -291,11 +291,11 @@ def check(
         images=images,
         preview=preview and as_json,
     )
-    found = _checked(request, default_workspace() if workspace is None else workspace)
+    report = _checked(request, default_workspace() if workspace is None else workspace)
     if as_json:
-        print_json(found)
+        print_json(report)
     else:
-        _print_check(model, found["data"], found)
+        _print_check(model, report["data"], report)
 
 
 def _checked(request: CheckRequest, folder: Path) -> dict[str, Any]:
@@ -311,26 +311,26 @@ def _checked(request: CheckRequest, folder: Path) -> dict[str, Any]:
     with store:
         if store.read_only:
             return check_model(request, folder)
-        found = execute(store, request)
-    del found["stored"]
-    return found
+        report = execute(store, request)
+    del report["stored"]
+    return report
 
 
-def _print_check(model: str, data: str, found: dict[str, Any]) -> None:
-    low, high = map(percent_text, found["ci95"])
-    value, n, right = percent_text(found["value"]), f"{found['n']:,}", found["metric"] == "top1"
-    told = say("{value} of {n} images are right", value=value, n=n)
+def _print_check(model: str, data: str, report: dict[str, Any]) -> None:
+    low, high = map(percent_text, report["ci95"])
+    value, n, right = percent_text(report["value"]), f"{report['n']:,}", report["metric"] == "top1"
+    headline = say("{value} of {n} images are right", value=value, n=n)
     if not right:
-        told = say("{metric} {value} on {n} images", metric=found["metric"], value=value, n=n)
-    tell(
+        headline = say("{metric} {value} on {n} images", metric=report["metric"], value=value, n=n)
+    echo(
         "{model} on {data}: {told} (95 %: {low} to {high})",
         model=model,
         data=data,
-        told=told,
+        told=headline,
         low=low,
         high=high,
     )
-    print_images(found)
+    print_images(report)
     print()
     rows = [
         (
@@ -340,18 +340,18 @@ def _print_check(model: str, data: str, found: dict[str, Any]) -> None:
             f" to {points_text(trial['gain_ci95'][1])})",
             str(trial["n"]),
         )
-        for trial in found["trials"]
+        for trial in report["trials"]
     ]
-    print_table(("the same images as", "right" if right else found["metric"], "points more", "images"), rows)
+    print_table(("the same images as", "right" if right else report["metric"], "points more", "images"), rows)
     print()
-    for finding in found["findings"]:
+    for finding in report["findings"]:
         kind = _("FAULT") if finding["serious"] else _("note")
         sentence, remedy = (retell(finding[part], finding["said"], _) for part in ("sentence", "remedy"))
         print(f"{kind}: {sentence}\n    {remedy}")
-    if found["weights_note"]:
-        tell("note: {note}", note=found["weights_note"])
-    looked_at = from_plain(Plausibility, found)
+    if report["weights_note"]:
+        echo("note: {note}", note=report["weights_note"])
+    looked_at = from_plain(Plausibility, report)
     if looked_at.cannot_tell is not None:
-        tell("note: {note}", note=looked_at.cannot_tell)
+        echo("note: {note}", note=looked_at.cannot_tell)
     if looked_at.summary:
         print(" ".join(sentence.text(_) for sentence in looked_at.summary))

@@ -134,13 +134,13 @@ def image_fields(
     }
 
 
-def refuse_unused(**given: object) -> None:
+def refuse_unused(**options: object) -> None:
     """Refuse options of the plan that is measured where another was asked for.
 
     Raises:
         PlanError: If any has a value.
     """
-    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    named = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
     if named:
         raise PlanError(
             "only a plan that is measured has a use for this option",

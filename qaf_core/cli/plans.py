@@ -24,7 +24,7 @@ from qaf_core.cli.options import (
     refuse_unused,
     warn_of_ranks,
 )
-from qaf_core.cli.text import _, print_json, print_stage, print_table, tell
+from qaf_core.cli.text import _, echo, print_json, print_stage, print_table
 from qaf_core.errors import PlanError
 from qaf_core.files import write_json
 from qaf_core.network.plan.rules import MEASURED
@@ -75,16 +75,16 @@ def plan(
     """A plan: by rule, or with auto the fastest structures that change few enough answers."""
     selection: Selection | None = None
     structure = structure or MEASURED
-    told: dict[str, Any] = {"model": model, "structure": structure}
+    result: dict[str, Any] = {"model": model, "structure": structure}
     if structure == MEASURED:
-        found = find_auto_plan(
+        automatic = find_auto_plan(
             model, ratio, bits, act_bits, error_bound, answer_bound, threads, batch, data, calibration, seed,
             weights, classes, preprocessing, workspace,
         )  # fmt: skip
         from qaf_core.records import from_plain
         from qaf_core.search.selection import Selection
 
-        told, selection = found, from_plain(Selection, found)
+        result, selection = automatic, from_plain(Selection, automatic)
         chosen = selection.plan
     else:
         from qaf_core.data.models.catalogue import load_inventory
@@ -98,11 +98,11 @@ def plan(
         inventory = load_inventory(source)
         chosen = make_plan(model, inventory, None, ratio, bits, act_bits, structure, "joint", seed)
         warn_of_ranks(chosen, inventory)
-        told |= {"plan": chosen.to_dict(), "choices": []}
+        result |= {"plan": chosen.to_dict(), "choices": []}
     if out is not None:
         write_json(out.absolute(), chosen.to_dict(), for_people=True)
     if as_json:
-        print_json(told)
+        print_json(result)
     else:
         _print_plan(chosen, selection)
 
@@ -132,36 +132,36 @@ def find_auto_plan(
 
     folder = open_workspace(default_workspace() if workspace is None else workspace)
     _, images = image_fields(model, data, calibration, seed, weights, classes, preprocessing, folder)
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "activation_bits": act_bits,
         "error_bound": error_bound,
         "answer_bound": answer_bound,
     }
     request = PlanRequest(
         **images, bits=bits, least_ratio=ratio, threads=threads, batch=batch,
-        **{name: value for name, value in given.items() if value is not None},
+        **{name: value for name, value in fields.items() if value is not None},
     )  # fmt: skip
     kept = "what was timed and solved is kept"
     with Store(folder) as store, stop_on_interrupt(kept, print_stage) as progress:
         return execute(store, request, progress)
 
 
-def _print_plan(plan: Plan, found: Selection | None) -> None:
-    choices = {} if found is None else {choice.name: choice for choice in found.choices}
+def _print_plan(plan: Plan, selection: Selection | None) -> None:
+    choices = {} if selection is None else {choice.name: choice for choice in selection.choices}
     rows = []
     for row in plan.layers:
         choice, times = choices.get(row.name), ("", "", "")
         if choice is not None:
             error = "" if choice.output_error is None else percent_text(choice.output_error)
             times = (milliseconds_text(choice.latency_ms), milliseconds_text(choice.dense_ms), error)
-        told = row.to_dict()
-        rows.append((row.name, row.structure, *(str(told[key] or "") for key in ("rank", "bits")), *times))
+        fields = row.to_dict()
+        rows.append((row.name, row.structure, *(str(fields[key] or "") for key in ("rank", "bits")), *times))
     print_table(("layer", "structure", "rank", "bits", "time", "dense", "output error"), rows)
-    if found is None:
+    if selection is None:
         return
-    if found.whole is not None:
-        ratio, before, after = found.whole.ratio, found.whole.dense_ms, found.whole.planned_ms
-        tell(
+    if selection.whole is not None:
+        ratio, before, after = selection.whole.ratio, selection.whole.dense_ms, selection.whole.planned_ms
+        echo(
             "The whole network: {after} as planned, {before} as dense INT8, ratio {value} ({low} to {high})",
             after=milliseconds_text(after),
             before=milliseconds_text(before),
@@ -169,7 +169,7 @@ def _print_plan(plan: Plan, found: Selection | None) -> None:
             low=factor_text(ratio.low),
             high=factor_text(ratio.high),
         )
-    answers = found.answers
+    answers = selection.answers
     if answers is not None and answers.changed is not None:
         dense = answers.changed_by_dense
         line = say(
@@ -179,7 +179,7 @@ def _print_plan(plan: Plan, found: Selection | None) -> None:
         )
         more = say(", {changed} with every layer dense", changed=percent_text(dense or 0.0))
         print(line.text(_) + ("" if dense is None else more.text(_)))
-    if found.note:
+    if selection.note:
         from qaf_core.search.selection import note_text
 
-        print(note_text(found.note, _))
+        print(note_text(selection.note, _))

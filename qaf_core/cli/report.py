@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qaf_core.cli.options import Json, Workspace
-from qaf_core.cli.text import _, print_json, tell, warn
+from qaf_core.cli.text import _, echo, print_json, warn
 from qaf_core.errors import QafError
 
 if TYPE_CHECKING:
@@ -48,10 +48,10 @@ def report(
     from qaf_core.review.report.review import gather_review
     from qaf_core.runs.store.store import Store
 
-    told = [] if criteria is None else _read(criteria)
-    if not isinstance(told, list):
+    rows = [] if criteria is None else _read(criteria)
+    if not isinstance(rows, list):
         raise QafError("the criteria are no list", got=str(criteria), expected="a JSON list of criteria")
-    chosen = [read_criterion(row) for row in told]
+    chosen = [read_criterion(row) for row in rows]
     assumed = None if assumptions is None else read_assumptions(_read(assumptions))
     path = out.expanduser().absolute()
     with Store(workspace) as store:
@@ -61,20 +61,20 @@ def report(
                 keep_criteria(folder, chosen)
             if assumed is not None:
                 keep_assumptions(folder, assumed)
-        made = {record.id: _answers(store, record) for record in records}
-        review = gather_review(store, list(made), pictures=PICTURES, answers=made)
+        answers = {record.id: _answers(store, record) for record in records}
+        review = gather_review(store, list(answers), pictures=PICTURES, answers=answers)
         if path.suffix.lower() == EVIDENCE:
             write_evidence(store, review, path)
         else:
             write_report(review, path, language=lang)
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "path": str(path),
         "recommended": review.recommendation.run_id,
         "status": review.verdict.status,
         "size_bytes": path.stat().st_size,
     }
     if as_json:
-        print_json(found)
+        print_json(result)
     else:
         print(f"{path}: {review.recommendation.reasons[0].text()}")
 
@@ -112,9 +112,9 @@ def import_evidence(
         print_json({"imported": new, "known": known})
     else:
         for run_id in new:
-            tell("{run_id}: imported", run_id=run_id)
+            echo("{run_id}: imported", run_id=run_id)
         for run_id in known:
-            tell("{run_id}: already here, left as it is", run_id=run_id)
+            echo("{run_id}: already here, left as it is", run_id=run_id)
 
 
 def _read(path: Path) -> Any:

@@ -35,6 +35,7 @@ from qaf_core.cli.options import (
 from qaf_core.cli.plans import AnswerBound, ErrorBound, Threads, find_auto_plan
 from qaf_core.cli.text import (
     _,
+    echo,
     print_costs,
     print_images,
     print_json,
@@ -42,7 +43,6 @@ from qaf_core.cli.text import (
     print_stage,
     print_table,
     status_word,
-    tell,
     warn,
 )
 from qaf_core.factorization.effort import REFINING_SECONDS, Effort, effort_options, read_effort
@@ -115,11 +115,11 @@ def compress(
         warn("note: {note}", note=source.weights_note)
     inventory = load_inventory(source)
     if structure == MEASURED and method == Method.JOINT and plan is None:
-        found = find_auto_plan(
+        automatic = find_auto_plan(
             model, ratio, bits, act_bits, error_bound, answer_bound, threads, 1, data, calibration, seed,
             weights, classes, preprocessing, workspace,
         )  # fmt: skip
-        chosen = Plan.from_dict(found["plan"])
+        chosen = Plan.from_dict(automatic["plan"])
     else:
         refuse_unused(error_bound=error_bound, answer_bound=answer_bound, threads=threads)
         chosen = make_plan(model, inventory, plan, ratio, bits, act_bits, structure, method, seed)
@@ -183,17 +183,19 @@ def search(
         activation_bits=8 if act_bits is None else act_bits,
     )  # fmt: skip
     with Store(workspace) as store, stop_on_interrupt("what was measured is kept", print_stage) as progress:
-        found = execute(store, request, progress)
+        outcome = execute(store, request, progress)
     if out is not None:
-        write_json(out.absolute(), found["plan"], for_people=True)
-    result = {"model": model, "method": "joint", "status": "completed", **found}
+        write_json(out.absolute(), outcome["plan"], for_people=True)
+    result = {"model": model, "method": "joint", "status": "completed", **outcome}
     if run:
-        made = run_here(RunRequest(**fields, plan=found["plan"], name=" ".join(found["budget"])), workspace)
-        result = {**found, **made, "seconds": {**found["seconds"], **made["seconds"]}}
+        run_result = run_here(
+            RunRequest(**fields, plan=outcome["plan"], name=" ".join(outcome["budget"])), workspace
+        )
+        result = {**outcome, **run_result, "seconds": {**outcome["seconds"], **run_result["seconds"]}}
     if as_json:
         print_json(result)
     else:
-        _print_search(result, found)
+        _print_search(result, outcome)
     return EXIT_CANCELLED if result["status"] == RunStatus.CANCELLED else EXIT_DONE
 
 
@@ -202,16 +204,16 @@ def refining_seconds(time_limit: float | None, effort: str) -> float:
     return REFINING_SECONDS[read_effort(effort)] if time_limit is None else time_limit
 
 
-def _print_search(result: dict[str, Any], found: dict[str, Any]) -> None:
+def _print_search(result: dict[str, Any], outcome: dict[str, Any]) -> None:
     cells = [
         (row["name"], row["structure"], *(str(row[key] or "") for key in ("rank", "bits")))
-        for row in found["plan"]["layers"]
+        for row in outcome["plan"]["layers"]
     ]
     print_table(("layer", "structure", "rank", "bits"), cells)
-    print_prediction(found["predicted"])
-    if found["binding"] is not None:
-        tell("binding: {budget}; {price}", budget=found["binding"], price=found["price"])
-    print_costs(found["baseline_cost"], found["cost"])
+    print_prediction(outcome["predicted"])
+    if outcome["binding"] is not None:
+        echo("binding: {budget}; {price}", budget=outcome["binding"], price=outcome["price"])
+    print_costs(outcome["baseline_cost"], outcome["cost"])
     if "run_id" in result:
         print_result(result)
 
@@ -230,9 +232,9 @@ def print_progress(event: RunEvent) -> None:
         bits = say("{bits} bits", bits=data["bits"]).text(_)
         line = f"{place} {event.layer}: {data['structure']}{rank}, {bits}"
     elif event.kind == "layer_finished":
-        took = duration_text(data["seconds"])
+        duration = duration_text(data["seconds"])
         error = say("error {error}", error=percent_text(data["relative_error"])).text(_)
-        line = f"    {error}, {data['status']}, {took}"
+        line = f"    {error}, {data['status']}, {duration}"
     elif event.kind == "finetune":
         line = say(
             "    pass {epoch}: loss {loss:.4f}, best {best:.4f}",
@@ -255,12 +257,12 @@ def print_progress(event: RunEvent) -> None:
 
 def print_result(result: dict[str, Any]) -> None:
     """What a finished run came to."""
-    tell("run {run}: {status}", run=result["run_id"], status=status_word(result["status"]))
+    echo("run {run}: {status}", run=result["run_id"], status=status_word(result["status"]))
     if result.get("compressed") is None:
         return
     before, after = result["baseline"], result["compressed"]
     low, high = result["drop_ci95"]
-    tell(
+    echo(
         "{metric} {before} → {after} on {count:,} images, {change} points (95 %: {low} to {high})",
         metric=before["metric"],
         before=percent_text(before["value"]),
@@ -273,12 +275,12 @@ def print_result(result: dict[str, Any]) -> None:
     for name, value in after.get("extra", {}).items():
         print(f"{name} {percent_text(before['extra'][name])} → {percent_text(value)}")
     if after.get("agreement") is not None:
-        tell("agreement with the original {share}", share=percent_text(after["agreement"]))
+        echo("agreement with the original {share}", share=percent_text(after["agreement"]))
     print_images(result.get("data") or {})
     size = (result.get("file") or result["cost"])["size_bytes"]  # of the file; its prediction is in "cost"
     print_costs(result["baseline_cost"], {**result["cost"], "size_bytes": size})
     peak = size_text(result["peak_memory_bytes"])
-    tell(
+    echo(
         "in {time}, peak memory {peak}",
         time=duration_text(result["seconds"]["total"]),
         peak=peak,

@@ -43,8 +43,8 @@ def choose_language(named: str | None = None) -> None:
 
 def system_language(environment: Mapping[str, str]) -> str:
     """``ja`` where the system speaks Japanese, else ``en``; the first variable that is set counts."""
-    told = next((environment[name] for name in _SYSTEM if environment.get(name)), "")
-    return "ja" if told.startswith("ja") else "en"
+    language = next((environment[name] for name in _SYSTEM if environment.get(name)), "")
+    return "ja" if language.startswith("ja") else "en"
 
 
 def _(text: str) -> str:
@@ -54,11 +54,11 @@ def _(text: str) -> str:
 
 def status_word(status: str) -> str:
     """How far a run is, or how it ended; a catalogue tells it from what a check comes to."""
-    told = _(f"run: {status}")
-    return status if told.startswith("run: ") else told
+    word = _(f"run: {status}")
+    return status if word.startswith("run: ") else word
 
 
-def tell(template: str, **values: Any) -> None:
+def echo(template: str, **values: Any) -> None:
     """Print a line."""
     print(Said(template, values).text(_), flush=True)
 
@@ -90,7 +90,7 @@ def print_stage(event: RunEvent) -> None:
 def print_prediction(predicted: dict[str, Any]) -> None:
     """Print what is expected of a plan."""
     low, high = predicted["ci95"]
-    tell(
+    echo(
         "expected {metric} {value} (95 %: {low} to {high}), learnt from {source}",
         metric=predicted["metric"],
         value=percent_text(predicted["value"]),
@@ -100,14 +100,14 @@ def print_prediction(predicted: dict[str, Any]) -> None:
     )
     if predicted["worst"]:
         named = ", ".join(f"{row['name']} ({percent_text(row['share'], 0)})" for row in predicted["worst"])
-        tell("most harm is done by {named}", named=named)
+        echo("most harm is done by {named}", named=named)
     if predicted["unknown"]:
-        tell(
+        echo(
             "nothing is known of {layers}: what they harm is not counted",
             layers=", ".join(predicted["unknown"]),
         )
     if predicted["warning"]:
-        tell("warning: {warning}", warning=predicted["warning"])
+        echo("warning: {warning}", warning=predicted["warning"])
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -133,9 +133,9 @@ def print_images(data: dict[str, Any]) -> None:
     """
     kept = data.get("said") or {}
     for warning in data.get("warnings") or ():
-        tell("warning: {warning}", warning=said_of(warning, kept))
+        echo("warning: {warning}", warning=said_of(warning, kept))
     if data.get("split"):
-        tell("images: {split}", split=said_of(data["split"], kept))
+        echo("images: {split}", split=said_of(data["split"], kept))
     skipped = data.get("skipped") or []
     count = data.get("skipped_count", len(skipped))
     if count:
@@ -146,9 +146,9 @@ def print_images(data: dict[str, Any]) -> None:
             else say("{names} and {count} more", names=", ".join(named), count=f"{count - len(named):,}")
         )
         if count == 1:
-            tell("1 image is left out, unreadable: {images}", images=images)
+            echo("1 image is left out, unreadable: {images}", images=images)
         else:
-            tell("{count:,} images are left out, unreadable: {images}", count=count, images=images)
+            echo("{count:,} images are left out, unreadable: {images}", count=count, images=images)
 
 
 def print_costs(before: dict[str, Any], after: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from qaf_core.data.formats.sources import (
     torchvision_place,
 )
 from qaf_core.data.images.image_set import ImageSet
-from qaf_core.data.images.split import SPLIT_SEED, SPLITS, Choice, Split, told_apart
+from qaf_core.data.images.split import SPLIT_SEED, SPLITS, Choice, Split, keep_apart
 from qaf_core.data.images.targets import accepted_data, require_mask_classes, white_class
 from qaf_core.data.models.source import ModelSource
 from qaf_core.errors import DataError
@@ -143,7 +143,7 @@ def load_pair(
         on_read=on_read,
     )
     how = say("split by seed {seed}", seed=SPLIT_SEED) if shared else say("given separately")
-    return told_apart(evaluation, chosen, say("separate parts of the data") if same and not shared else how)
+    return keep_apart(evaluation, chosen, say("separate parts of the data") if same and not shared else how)
 
 
 def has_parts(data: str, cache: Path | None) -> bool:

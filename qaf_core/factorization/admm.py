@@ -68,7 +68,7 @@ class State:
     the grid afterwards. ``float_values`` are the factors of the last start sweep. Errors are relative.
     """
 
-    structure: Subproblem
+    subproblem: Subproblem
     bits: tuple[int, ...]
     granularity: str
     options: SolverOptions
@@ -88,7 +88,7 @@ class State:
     @classmethod
     def begin(
         cls,
-        structure: Subproblem,
+        subproblem: Subproblem,
         bits: tuple[int, ...],
         granularity: str,
         options: SolverOptions,
@@ -96,18 +96,18 @@ class State:
     ) -> State:
         """Before the first sweep, at floating-point factors."""
         return cls(
-            structure=structure, bits=bits, granularity=granularity, options=options, values=list(values),
+            subproblem=subproblem, bits=bits, granularity=granularity, options=options, values=list(values),
             codes=[torch.zeros_like(v) for v in values], scales=[torch.ones_like(v[:1]) for v in values],
             duals=[torch.zeros_like(v) for v in values],
         )  # fmt: skip
 
     def fit_scales(self, values: Tensor, mode: int) -> Tensor:
         """Scales of factor ``mode`` for such values, of the granularity asked for."""
-        return fit_factor_scales(values, self.bits[mode], self.granularity, mode, self.structure.shared_rows)
+        return fit_factor_scales(values, self.bits[mode], self.granularity, mode, self.subproblem.shared_rows)
 
     def relative(self, squared: float) -> float:
         """A squared error as a relative norm."""
-        return math.sqrt(squared / self.structure.target_norm_squared)
+        return math.sqrt(squared / self.subproblem.target_norm_squared)
 
     def note_quantized(self, error: float) -> bool:
         """Record the error of the current codes; True if it is the best so far."""
@@ -142,7 +142,7 @@ class Phase:
 
 
 def solve_joint(
-    structure: Subproblem,
+    subproblem: Subproblem,
     bits: tuple[int, ...],
     *,
     granularity: str,
@@ -155,7 +155,7 @@ def solve_joint(
     """Run the joint solver on one structure.
 
     Args:
-        structure: The target and its algebra.
+        subproblem: The target and its algebra.
         bits: One bit-width per factor.
         granularity: ``tensor``, ``rank`` or ``rank_row``, as in ``QuantSpec``.
         options: Limits and tolerances.
@@ -168,12 +168,12 @@ def solve_joint(
         The final state, whose ``best`` holds codes and scales, and why it stopped.
     """
     generator = torch.Generator().manual_seed(seed)
-    values = list(start) if start is not None else structure.random_start(generator)
-    state = State.begin(structure, bits, granularity, options, values)
-    start_limit = options.start_iterations or automatic_sweeps(structure, START_WORK, *START_SWEEPS)
+    values = list(start) if start is not None else subproblem.random_start(generator)
+    state = State.begin(subproblem, bits, granularity, options, values)
+    start_limit = options.start_iterations or automatic_sweeps(subproblem, START_WORK, *START_SWEEPS)
     rounding_limit = options.rounding_rounds
     if rounding_limit is None:
-        rounding_limit = automatic_sweeps(structure, ROUNDING_WORK, *ROUNDING_SWEEPS)
+        rounding_limit = automatic_sweeps(subproblem, ROUNDING_WORK, *ROUNDING_SWEEPS)
     quantized = not all(Grid.of(b).is_float for b in bits)
 
     def settled(previous: float, current: float) -> bool:
@@ -199,9 +199,9 @@ def solve_joint(
     return state, status
 
 
-def automatic_sweeps(structure: Subproblem, work: float, least: int, most: int) -> int:
+def automatic_sweeps(subproblem: Subproblem, work: float, least: int, most: int) -> int:
     """Sweeps that cost about ``work`` floating-point operations, within ``least … most``."""
-    return int(min(most, max(least, work / max(structure.sweep_operations, 1.0))))
+    return int(min(most, max(least, work / max(subproblem.sweep_operations, 1.0))))
 
 
 def iterate(
@@ -228,7 +228,7 @@ def iterate(
         if status is Status.DIVERGED:
             return status
         if phase.name == "start":
-            state.values = align_signs(state.structure, state.values, state.bits)
+            state.values = align_signs(state.subproblem, state.values, state.bits)
             round_to_nearest(state)
         if status in (Status.CANCELLED, Status.TIME_LIMIT):
             return status
@@ -285,15 +285,15 @@ def start_sweep(limit: int, *, warm: bool) -> Callable[[State, int], None]:
     def sweep(state: State, step: int) -> None:
         noise = [NOISE_FACTOR * Grid.of(b).relative_noise for b in state.bits]
         progress = 1.0 if warm else min(1.0, step / (FALL_SHARE * limit))
-        for mode in state.structure.order:
-            final = max(state.structure.damping(noise, mode), 1e-7)
+        for mode in state.subproblem.order:
+            final = max(state.subproblem.damping(noise, mode), 1e-7)
             damping = FIRST_DAMPING ** (1.0 - progress) * final**progress if final < FIRST_DAMPING else final
-            problem = state.structure.quadratic(state.values, mode)
+            problem = state.subproblem.quadratic(state.values, mode)
             state.values[mode] = problem.solution(damping)
         # The last factor visited is A: its rows are never coupled, so the error costs no further product.
-        norm_squared = state.structure.target_norm_squared
+        norm_squared = state.subproblem.target_norm_squared
         squared = problem.squared_error_at_solution(state.values[0], damping, norm_squared)
-        state.values = state.structure.balance(state.values)
+        state.values = state.subproblem.balance(state.values)
         state.float_error = state.relative(squared)
         state.float_values = list(state.values)
         state.quantized_error = math.inf
@@ -301,19 +301,19 @@ def start_sweep(limit: int, *, warm: bool) -> Callable[[State, int], None]:
     return sweep
 
 
-def align_signs(structure: Subproblem, values: Sequence[Tensor], bits: Sequence[int]) -> list[Tensor]:
+def align_signs(subproblem: Subproblem, values: Sequence[Tensor], bits: Sequence[int]) -> list[Tensor]:
     """Turn the signs of columns, two factors at a time, to where plain rounding loses least.
 
     A grid reaches one step further below zero than above it: a quarter of its levels at two bits.
     """
     losses = [
-        [column_losses(sign * values[mode], bits[mode]) for sign in (1, -1)] for mode in structure.paired
+        [column_losses(sign * values[mode], bits[mode]) for sign in (1, -1)] for mode in subproblem.paired
     ]
     turns = [turn for turn in itertools.product((0, 1), repeat=len(losses)) if sum(turn) % 2 == 0]
     totals = [sum(loss[turned] for loss, turned in zip(losses, turn, strict=True)) for turn in turns]
     chosen = torch.stack([torch.as_tensor(total) for total in totals]).argmin(dim=0).tolist()
     oriented = list(values)
-    for position, mode in enumerate(structure.paired):
+    for position, mode in enumerate(subproblem.paired):
         signs = [1.0 - 2.0 * turns[choice][position] for choice in chosen]
         oriented[mode] = values[mode] * values[mode].new_tensor(signs)
     return oriented
@@ -337,9 +337,9 @@ def round_to_nearest(state: State) -> None:
         state.scales[mode] = state.fit_scales(values, mode)
         state.codes[mode] = Grid.of(bits).round(values, state.scales[mode])
     rounded = [codes * scales for codes, scales in zip(state.codes, state.scales, strict=True)]
-    problem = state.structure.quadratic(rounded, 0)
+    problem = state.subproblem.quadratic(rounded, 0)
     state.note_quantized(
-        state.relative(problem.squared_error(rounded[0], state.structure.target_norm_squared))
+        state.relative(problem.squared_error(rounded[0], state.subproblem.target_norm_squared))
     )
 
 
@@ -373,8 +373,8 @@ def admm_sweep(
     def sweep(state: State, step: int) -> None:
         del step
         primal = dual = size = 0.0
-        for mode in state.structure.order:
-            problem = state.structure.quadratic(state.values, mode)
+        for mode in state.subproblem.order:
+            problem = state.subproblem.quadratic(state.values, mode)
             gram, grid = problem.gram, Grid.of(state.bits[mode])
             rho = float(gram.diagonal().mean())
             shifted = cholesky_with_lift(
@@ -395,7 +395,7 @@ def admm_sweep(
             dual += float((state.values[mode] - before).square().sum())
             size += float(state.values[mode].square().sum())
             state.rho = rho
-        norm = state.structure.target_norm_squared
+        norm = state.subproblem.target_norm_squared
         state.float_error = state.relative(problem.squared_error(smooth, norm))
         state.primal_residual, state.dual_residual = (
             math.sqrt(primal / max(size, 1e-30)),
@@ -419,8 +419,8 @@ def rounding_sweep(state: State, step: int) -> None:
             codes * scales for codes, scales in zip(state.best.codes, state.best.scales, strict=True)
         ]
     primal = dual = size = squared = 0.0
-    for mode in state.structure.order:
-        problem = state.structure.quadratic(state.values, mode)
+    for mode in state.subproblem.order:
+        problem = state.subproblem.quadratic(state.values, mode)
         before, bits = state.values[mode], state.bits[mode]
         target = problem.solution()
         scales = state.fit_scales(target, mode)
@@ -432,10 +432,10 @@ def rounding_sweep(state: State, step: int) -> None:
         dual += float((state.values[mode] - before).square().sum())
         size += float(state.values[mode].square().sum())
     state.float_error = state.relative(
-        problem.squared_error_at_solution(target, 0.0, state.structure.target_norm_squared)
+        problem.squared_error_at_solution(target, 0.0, state.subproblem.target_norm_squared)
     )
     refit_column_scales(state, problem)
-    squared = problem.squared_error(state.values[0], state.structure.target_norm_squared)
+    squared = problem.squared_error(state.values[0], state.subproblem.target_norm_squared)
     state.primal_residual, state.dual_residual = (
         math.sqrt(primal / max(size, 1e-30)),
         math.sqrt(dual / max(size, 1e-30)),
@@ -452,7 +452,7 @@ def refit_column_scales(state: State, problem: Quadratic) -> None:
     if state.granularity == "tensor":
         return
     inner = factor.mT @ problem.couple_rows(factor)
-    wanted = (factor * problem.linear).sum(dim=0, keepdim=True)
-    multipliers = solve_gram(problem.gram * inner, wanted).clamp(0.25, 4.0)
+    linear = (factor * problem.linear).sum(dim=0, keepdim=True)
+    multipliers = solve_gram(problem.gram * inner, linear).clamp(0.25, 4.0)
     state.scales[0] = state.scales[0] * multipliers
     state.values[0] = factor * multipliers

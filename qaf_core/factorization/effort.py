@@ -62,8 +62,8 @@ def effort_options(effort: str) -> dict[str, Any]:
 
 def effort_of(options: Mapping[str, Any]) -> Effort:
     """The stop of the dial that a plan's options are; the standard one where they are of none."""
-    found = (effort for effort, row in _OPTIONS.items() if row and row.items() <= options.items())
-    return next(found, Effort.STANDARD)
+    matches = (effort for effort, row in _OPTIONS.items() if row and row.items() <= options.items())
+    return next(matches, Effort.STANDARD)
 
 
 def work_share(options: Mapping[str, Any]) -> float:

@@ -49,16 +49,16 @@ def refit_output_side(
     rows = target.reshape(len(target), -1)
     weighted = rest @ moment
     gram, linear = weighted @ rest.mT, rows @ weighted.mT
-    wanted = solve_gram(gram, linear)
-    fitted = fit_factor_scales(wanted.reshape_as(outer), bits, granularity, 0, shared_rows)
-    by_row = fitted.expand_as(outer).reshape_as(wanted)
-    rounded = gptq_round(wanted, gram, by_row, bits)
-    rounded = coordinate_descent(rounded, wanted, gram, by_row, bits, sweeps=DESCENT_SWEEPS)
+    solution = solve_gram(gram, linear)
+    fitted = fit_factor_scales(solution.reshape_as(outer), bits, granularity, 0, shared_rows)
+    by_row = fitted.expand_as(outer).reshape_as(solution)
+    rounded = gptq_round(solution, gram, by_row, bits)
+    rounded = coordinate_descent(rounded, solution, gram, by_row, bits, sweeps=DESCENT_SWEEPS)
 
     def error(factor: Tensor) -> float:
         return float((factor * (factor @ gram - 2.0 * linear)).sum(dtype=torch.float64))
 
-    if not error(rounded * by_row) < error(outer.reshape_as(wanted)):
+    if not error(rounded * by_row) < error(outer.reshape_as(solution)):
         return factors
     codes = as_stored_codes(rounded.reshape_as(outer), bits)
     return replace(factors, codes=(codes, *factors.codes[1:]), scales=(fitted, *factors.scales[1:]))

@@ -94,12 +94,12 @@ def checked_rank(rank: object, structure: str, weight_shape: Sequence[int]) -> R
                 expected=say("whole numbers from 1 to {largest}", largest=largest),
             )
         return int(rank[0]), int(rank[1])
-    found = whole_number(rank)
-    if found is None or found < 1:
+    number = whole_number(rank)
+    if number is None or number < 1:
         raise SolverError("rank out of range", got=rank, expected="a whole number, at least 1")
-    if found > largest:
-        raise SolverError("rank larger than useful", got=found, expected=say("at most {most}", most=largest))
-    return found
+    if number > largest:
+        raise SolverError("rank larger than useful", got=number, expected=say("at most {most}", most=largest))
+    return number
 
 
 def checked_seed(seed: object) -> int:
@@ -108,10 +108,10 @@ def checked_seed(seed: object) -> int:
     Raises:
         SolverError: If it is none, or too large for a generator.
     """
-    found = whole_number(seed)
-    if found is None or abs(found) > LARGEST_SEED:
+    number = whole_number(seed)
+    if number is None or abs(number) > LARGEST_SEED:
         raise SolverError("seed out of range", got=seed, expected="a whole number of at most 63 bits")
-    return found
+    return number
 
 
 def checked_covariance(covariance: object, weight: Tensor, target: Tensor) -> Tensor | None:
@@ -151,9 +151,11 @@ def checked_covariance(covariance: object, weight: Tensor, target: Tensor) -> Te
 def _plain(value: object, what: Said) -> Tensor:
     """A tensor of real floating-point numbers that are there, without its gradient."""
     if not isinstance(value, Tensor):
-        given = "numpy.ndarray" if type(value).__module__ == "numpy" else type(value).__name__
-        remedy = say("give torch.from_numpy of it") if given == "numpy.ndarray" else None
-        raise SolverError(say("{what} is not a floating-point tensor", what=what), got=given, remedy=remedy)
+        type_name = "numpy.ndarray" if type(value).__module__ == "numpy" else type(value).__name__
+        remedy = say("give torch.from_numpy of it") if type_name == "numpy.ndarray" else None
+        raise SolverError(
+            say("{what} is not a floating-point tensor", what=what), got=type_name, remedy=remedy
+        )
     if is_lazy(value):
         raise _no_numbers(what, say("a lazy parameter"), say("run the network once before"))
     kind = str(value.dtype).removeprefix("torch.")

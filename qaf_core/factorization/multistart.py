@@ -33,7 +33,7 @@ LEAST_SECONDS = 1e-9  # a limit is positive; one that has passed leaves one iter
 class _Attempts:
     """The solves of one layer as one: events numbered on, one time limit, the best state so far."""
 
-    structure: Subproblem
+    subproblem: Subproblem
     bits: tuple[int, ...]
     granularity: str
     options: SolverOptions
@@ -50,7 +50,7 @@ class _Attempts:
         limit = self.options.time_limit_seconds
         left = None if limit is None else max(limit - (time.monotonic() - self.began), LEAST_SECONDS)
         state, status = solve_joint(
-            self.structure,
+            self.subproblem,
             bits,
             granularity=self.granularity if bits == self.bits else "rank",
             options=replace(self.options, time_limit_seconds=left),
@@ -84,7 +84,7 @@ class _Attempts:
 
 
 def solve_from_starts(
-    structure: Subproblem,
+    subproblem: Subproblem,
     bits: tuple[int, ...],
     *,
     granularity: str,
@@ -97,7 +97,7 @@ def solve_from_starts(
     """Run the joint solver from as many starts as the options say, or as are cheap.
 
     Args:
-        structure, bits, granularity, options, seed, layer, on_event: As in ``solve_joint``.
+        subproblem, bits, granularity, options, seed, layer, on_event: As in ``solve_joint``.
         start: Factors to begin with; then there is no other start.
 
     Returns:
@@ -105,23 +105,23 @@ def solve_from_starts(
         iterations of all solves.
     """
     attempts = _Attempts(
-        structure=structure, bits=bits, granularity=granularity, options=options, layer=layer,
+        subproblem=subproblem, bits=bits, granularity=granularity, options=options, layer=layer,
         on_event=on_event, began=time.monotonic(),
     )  # fmt: skip
     best = attempts.solve(seed, bits, start)
     if start is None and not all(Grid.of(b).is_float for b in bits):
-        count = (options.starts or automatic_starts(structure)) if structure.draws_start else 1
+        count = (options.starts or automatic_starts(subproblem)) if subproblem.draws_start else 1
         for attempt in range(1, count):
             if attempts.ended_early is None:
                 attempts.solve(seed + attempt * SEED_STEP, bits)
-        fine = min(bits) >= FINE_BITS and structure.sweep_operations < CHEAP_SWEEP
-        if (fine or structure.sweep_operations < TINY_SWEEP) and attempts.ended_early is None:
+        fine = min(bits) >= FINE_BITS and subproblem.sweep_operations < CHEAP_SWEEP
+        if (fine or subproblem.sweep_operations < TINY_SWEEP) and attempts.ended_early is None:
             plain = attempts.solve(seed, (FLOAT.bits,) * len(bits))
             if attempts.ended_early is None:
                 attempts.solve(seed, bits, plain.float_values)
     return attempts.best or best, attempts.ended_early or attempts.status, attempts.iterations
 
 
-def automatic_starts(structure: Subproblem) -> int:
+def automatic_starts(subproblem: Subproblem) -> int:
     """Random starts where the options leave their number open: 3, 2 or 1 by the cost of a sweep."""
-    return next((n for limit, n in AUTOMATIC_STARTS if structure.sweep_operations <= limit), 1)
+    return next((n for limit, n in AUTOMATIC_STARTS if subproblem.sweep_operations <= limit), 1)

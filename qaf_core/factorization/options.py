@@ -125,8 +125,8 @@ class SolverOptions:
             value = getattr(self, field)
             if field in ("starts", "start_iterations", "rounding_rounds") and value is None:
                 continue
-            found = whole_number(value)
-            if found is None or not minimum <= found <= maximum:
+            number = whole_number(value)
+            if number is None or not minimum <= number <= maximum:
                 raise SolverError(
                     say("solver option {field} out of range", field=field),
                     got=value,
@@ -136,7 +136,7 @@ class SolverOptions:
                         maximum=maximum,
                     ),
                 )
-            object.__setattr__(self, field, found)
+            object.__setattr__(self, field, number)
         if not (_is_finite_number(self.tolerance) and 0 <= self.tolerance < 1):
             raise SolverError(
                 "solver option tolerance out of range", got=self.tolerance, expected="0 up to 1"

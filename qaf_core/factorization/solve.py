@@ -199,11 +199,11 @@ def _factorize(
 
 def _solve_factors(task: _Task, problem: Subproblem, start: list[Tensor] | None) -> _Outcome:
     bits = task.spec.bits_of(len(problem.order))
-    told: dict[str, Any] = {
+    common: dict[str, Any] = {
         "options": task.options, "seed": task.seed, "layer": task.layer, "on_event": task.on_event
     }  # fmt: skip
     if task.method == "paper":
-        state, status = solve_paper(problem, bits, **told)
+        state, status = solve_paper(problem, bits, **common)
         iterations = state.iteration
     elif task.method == "sequential":
         floats, status = tensorly_factors(problem, task.seed, task.options.time_limit_seconds)
@@ -211,7 +211,7 @@ def _solve_factors(task: _Task, problem: Subproblem, start: list[Tensor] | None)
         return _Outcome(codes=codes, scales=scales, floats=floats, status=status, iterations=0)
     else:
         state, status, iterations = solve_from_starts(
-            problem, bits, granularity=task.spec.granularity, start=start, **told
+            problem, bits, granularity=task.spec.granularity, start=start, **common
         )
     return _Outcome(
         codes=state.best.codes, scales=state.best.scales, floats=state.float_values, status=status,

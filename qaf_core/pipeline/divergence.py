@@ -37,11 +37,11 @@ def batch_divergence(original: nn.Module, model: nn.Module, batch: Tensor) -> Te
         batch: Images ``(B, C, H, W)``.
     """
     with torch.no_grad():
-        wanted = class_scores(original(batch))
-    if wanted is not None:
-        found = class_scores(model(batch))
-        if found is not None and found.shape == wanted.shape:
-            return _from_scores(wanted, found)
+        expected = class_scores(original(batch))
+    if expected is not None:
+        actual = class_scores(model(batch))
+        if actual is not None and actual.shape == expected.shape:
+            return _from_scores(expected, actual)
     errors = _layer_errors(original, model, batch)
     return torch.stack(errors).sum() if errors else batch.new_zeros(())
 
@@ -64,17 +64,17 @@ def training_loss(
         DataError: If there are labels and no class scores.
     """
     names = _exchanged(model)
-    with torch.no_grad(), _outputs_of(original, names) as wanted:
-        wanted_scores = class_scores(original(batch))
-    with _outputs_of(model, names) as found:
-        found_scores = class_scores(model(batch))
-    errors = _relative_errors(names, wanted, found)
+    with torch.no_grad(), _outputs_of(original, names) as expected:
+        expected_scores = class_scores(original(batch))
+    with _outputs_of(model, names) as actual:
+        actual_scores = class_scores(model(batch))
+    errors = _relative_errors(names, expected, actual)
     loss = LAYER_WEIGHT * torch.stack(errors).mean() if errors else batch.new_zeros(())
     if labels is not None:
-        loss = loss + cross_entropy(found_scores, labels)
-    if wanted_scores is None or found_scores is None or wanted_scores.shape != found_scores.shape:
+        loss = loss + cross_entropy(actual_scores, labels)
+    if expected_scores is None or actual_scores is None or expected_scores.shape != actual_scores.shape:
         return loss
-    return loss + _from_scores(wanted_scores, found_scores)
+    return loss + _from_scores(expected_scores, actual_scores)
 
 
 def cross_entropy(scores: Tensor | None, labels: Tensor) -> Tensor:
@@ -93,10 +93,10 @@ def class_scores(output: Any) -> Tensor | None:
     return scores_in(output)
 
 
-def _from_scores(wanted: Tensor, found: Tensor) -> Tensor:
+def _from_scores(expected: Tensor, actual: Tensor) -> Tensor:
     """Kullback-Leibler divergence, summed over classes and positions, the mean over images."""
-    wanted, found = wanted.log_softmax(dim=1), found.log_softmax(dim=1)
-    return (wanted.exp() * (wanted - found)).sum() / len(wanted)
+    expected, actual = expected.log_softmax(dim=1), actual.log_softmax(dim=1)
+    return (expected.exp() * (expected - actual)).sum() / len(expected)
 
 
 def _exchanged(model: nn.Module) -> list[str]:
@@ -106,21 +106,21 @@ def _exchanged(model: nn.Module) -> list[str]:
 def _layer_errors(original: nn.Module, model: nn.Module, batch: Tensor) -> list[Tensor]:
     """Relative squared errors of the exchanged layers' outputs."""
     names = _exchanged(model)
-    with torch.no_grad(), _outputs_of(original, names) as wanted:
+    with torch.no_grad(), _outputs_of(original, names) as expected:
         original(batch)
-    with _outputs_of(model, names) as found:
+    with _outputs_of(model, names) as actual:
         model(batch)
-    return _relative_errors(names, wanted, found)
+    return _relative_errors(names, expected, actual)
 
 
 def _relative_errors(
-    names: Sequence[str], wanted: Mapping[str, Sequence[Tensor]], found: Mapping[str, Sequence[Tensor]]
+    names: Sequence[str], expected: Mapping[str, Sequence[Tensor]], actual: Mapping[str, Sequence[Tensor]]
 ) -> list[Tensor]:
     errors = []
     for name in names:
-        pairs = list(zip(wanted[name], found[name], strict=False))
+        pairs = list(zip(expected[name], actual[name], strict=False))
         # Behind a choice the two networks may put out different numbers of rows.
-        if pairs and len(wanted[name]) == len(found[name]) and all(a.shape == b.shape for a, b in pairs):
+        if pairs and len(expected[name]) == len(actual[name]) and all(a.shape == b.shape for a, b in pairs):
             square = torch.stack([(b - a).square().sum() for a, b in pairs]).sum()
             size = torch.stack([a.square().sum() for a, _ in pairs]).sum()
             errors.append(square / size.clamp_min(SMALLEST))
@@ -130,15 +130,15 @@ def _relative_errors(
 @contextmanager
 def _outputs_of(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
     """What the named layers put out while the ``with`` block lasts, call by call."""
-    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    outputs: dict[str, list[Tensor]] = {name: [] for name in names}
     handles = [
         model.get_submodule(name).register_forward_hook(
-            lambda *call, calls=found[name]: calls.append(call[-1])
+            lambda *call, calls=outputs[name]: calls.append(call[-1])
         )
         for name in names
     ]
     try:
-        yield found
+        yield outputs
     finally:
         for handle in handles:
             handle.remove()

@@ -58,17 +58,17 @@ class RunEvent:
 OnRunEvent = Callable[[RunEvent], None]
 
 
-def stage_text(told: Mapping[str, Any], _: Translate = untranslated) -> str:
+def stage_text(data: Mapping[str, Any], _: Translate = untranslated) -> str:
     """What a stage is about, from the data of its event, in the language of ``_``."""
     try:
-        return str(in_words(from_plain(told["said"]), _))
+        return str(in_words(from_plain(data["said"]), _))
     except (
         LookupError,
         TypeError,
         ValueError,
         AttributeError,
     ):  # a text without values, or of another version
-        return _(str(told.get("message") or ""))
+        return _(str(data.get("message") or ""))
 
 
 class Progress:
@@ -89,7 +89,7 @@ class Progress:
         self._listeners = () if on_event is None else (on_event,)
         self._should_stop = should_stop
         self._began = time.monotonic()
-        self._told_at: dict[str | None, float] = {}  # iterations, by layer
+        self._sent_at: dict[str | None, float] = {}  # iterations, by layer
         self._waiting: dict[str | None, RunEvent] = {}
         self._stage: tuple[tuple[str, str | Said], float] = (("", ""), 0.0)
 
@@ -127,19 +127,19 @@ class Progress:
         """Tell of something that happened, or hold it back until it turns out to be its layer's last."""
         event = RunEvent(kind=kind, layer=layer, data=data, elapsed_seconds=self.elapsed_seconds)
         if kind == "iteration":
-            told_at = self._told_at.get(layer)
-            if told_at is not None and event.elapsed_seconds - told_at < 1 / ITERATIONS_PER_SECOND:
+            sent_at = self._sent_at.get(layer)
+            if sent_at is not None and event.elapsed_seconds - sent_at < 1 / ITERATIONS_PER_SECOND:
                 self._waiting[layer] = event
                 return
-            self._told_at[layer] = event.elapsed_seconds
+            self._sent_at[layer] = event.elapsed_seconds
             self._waiting.pop(layer, None)
         elif layer is None:
             self.flush()
         else:
-            self._told_at.pop(layer, None)
+            self._sent_at.pop(layer, None)
             if (waiting := self._waiting.pop(layer, None)) is not None:
-                self._tell(waiting)
-        self._tell(event)
+                self._emit(waiting)
+        self._emit(event)
 
     def solver_event(self, event: SolveEvent) -> None:
         """Tell of a solver's iteration, unless the work is to stop: then raise ``RunCancelled``."""
@@ -151,8 +151,8 @@ class Progress:
 
     def stage(self, stage: str, message: str | Said, fraction: float | None = None) -> None:
         """Tell what the work is about now, in one line for people, and how much of that stage is done."""
-        now, (known, told_at) = self.elapsed_seconds, self._stage
-        if (stage, message) != known or not fraction or now - told_at >= STAGE_SECONDS:
+        now, (known, sent_at) = self.elapsed_seconds, self._stage
+        if (stage, message) != known or not fraction or now - sent_at >= STAGE_SECONDS:
             self._stage = ((stage, message), now)
             said = {"said": to_plain(message)} if isinstance(message, Said) else {}
             self.send("stage", stage=stage, fraction=fraction, message=str(message), **said)
@@ -175,8 +175,8 @@ class Progress:
         waiting = list(self._waiting.values())
         self._waiting.clear()
         for event in waiting:
-            self._tell(event)
+            self._emit(event)
 
-    def _tell(self, event: RunEvent) -> None:
+    def _emit(self, event: RunEvent) -> None:
         for listener in self._listeners:
             listener(event)

@@ -37,8 +37,8 @@ class Evaluation(Record):
     def __str__(self) -> str:
         """The value, its interval and the agreement, for people."""
         low, high = self.ci95
-        told = f"{self.metric} {self.value:.4f} ({low:.4f} to {high:.4f}) on {self.n} images"
-        return told if self.agreement is None else f"{told}, agreement with the original {self.agreement:.4f}"
+        text = f"{self.metric} {self.value:.4f} ({low:.4f} to {high:.4f}) on {self.n} images"
+        return text if self.agreement is None else f"{text}, agreement with the original {self.agreement:.4f}"
 
 
 @dataclass(frozen=True, kw_only=True)

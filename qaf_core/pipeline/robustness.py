@@ -94,16 +94,16 @@ def check_robustness(
     total, done = 2 * len(images) * (len(kinds) + 1), 0
     progress = progress or Progress()
 
-    def tell(count: int) -> None:
+    def report(count: int) -> None:
         nonlocal done
         done += count
         message = say("Disturbing {count:,} images", count=len(images))
         progress.step("robustness", message, min(1.0, done / total))
 
-    clean = _measure(pair, images, tell)
+    clean = _measure(pair, images, report)
     severities = np.random.default_rng(seed).permutation(len(images)) % SEVERITIES
     disturbances = {
-        kind: _disturbed(pair, images, kind, (severities + place) % SEVERITIES, clean, seed, tell)
+        kind: _disturbed(pair, images, kind, (severities + place) % SEVERITIES, clean, seed, report)
         for place, kind in enumerate(kinds)
     }
     return {
@@ -164,21 +164,21 @@ def _shifted(image: Pixels, by: int, generator: np.random.Generator) -> Pixels:
     return padded.take(range(start, start + image.shape[axis]), axis=axis)
 
 
-def _measure(pair: Pair, images: ImageSet, tell: Callable[[int], None]) -> dict[str, Any]:
+def _measure(pair: Pair, images: ImageSet, report: Callable[[int], None]) -> dict[str, Any]:
     """Metric of both networks on the same images, and what the compressed one loses."""
     targets = pair.task.collate(images)
-    found: list[Arrays] = []
+    predictions: list[Arrays] = []
     for network in pair.networks():
         before = 0
 
         def count(done: int) -> None:
             nonlocal before
-            tell(done - before)
+            report(done - before)
             before = done
 
-        found.append(predict(pair.task, network, to_batches(images, pair.source, BATCH_SIZE), count))
-    drop, interval = pair.task.compare(found[0], found[1], targets)
-    first, second = (pair.task.metric(one, targets, images.classes) for one in found)
+        predictions.append(predict(pair.task, network, to_batches(images, pair.source, BATCH_SIZE), count))
+    drop, interval = pair.task.compare(predictions[0], predictions[1], targets)
+    first, second = (pair.task.metric(one, targets, images.classes) for one in predictions)
     return {
         "metric": first.metric, "original": first.value, "compressed": second.value, "drop": drop,
         "drop_ci95": list(interval),
@@ -192,7 +192,7 @@ def _disturbed(
     severities: NDArray[np.intp],
     clean: Mapping[str, Any],
     seed: int,
-    tell: Callable[[int], None],
+    report: Callable[[int], None],
 ) -> dict[str, list[Any]]:
     rows = []
     for severity in range(SEVERITIES):
@@ -200,7 +200,7 @@ def _disturbed(
         subset = images.take(chosen, images.name)
         generator = np.random.default_rng((seed, list(STRENGTHS).index(kind), severity))
         pixels = disturb(subset.read(range(len(subset))), kind, severity + 1, generator)
-        row = _measure(pair, replace(subset, images=pixels), tell)
+        row = _measure(pair, replace(subset, images=pixels), report)
         rows.append({**row, "n": len(chosen), "extra_drop": row["drop"] - clean["drop"]})
     return {
         key: [row[key] for row in rows] for key in ("n", "original", "compressed", "extra_drop", "drop_ci95")
@@ -240,17 +240,17 @@ def _odd(pair: Pair, images: ImageSet, name: str, pixels: Pixels) -> dict[str, A
     """What both networks make of inputs that are none: whether they agree, and how sure they are."""
     subset = replace(images.take(np.zeros(len(pixels), np.intp), name), images=pixels)
     try:
-        found = [
+        predictions = [
             predict(pair.task, network, to_batches(subset, pair.source, BATCH_SIZE))
             for network in pair.networks()
         ]
     except DataError as error:
         return {"input": name, "finite": False, "detail": str(error)}
-    sure = [one["confidence"][:, 0].mean() if "confidence" in one else None for one in found]
+    sure = [one["confidence"][:, 0].mean() if "confidence" in one else None for one in predictions]
     return {
         "input": name,
         "finite": True,
-        "agreement": pair.task.agreement(*found),
+        "agreement": pair.task.agreement(*predictions),
         "original_confidence": None if sure[0] is None else float(sure[0]),
         "compressed_confidence": None if sure[1] is None else float(sure[1]),
     }
@@ -287,8 +287,8 @@ def _occlusion_map(network: nn.Module, pair: Pair, image: Pixels, images: ImageS
         ]
     ).double()
     best = scores[:, int(scores[0].argmax())]
-    found: NDArray[np.float64] = (best[0] - best[1:]).cpu().numpy()
-    return found
+    falls: NDArray[np.float64] = (best[0] - best[1:]).cpu().numpy()
+    return falls
 
 
 def _hidden(image: Pixels) -> Iterator[Pixels]:

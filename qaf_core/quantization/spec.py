@@ -36,11 +36,11 @@ class QuantSpec:
     symmetric: bool = True
 
     def __post_init__(self) -> None:
-        given = self.bits if isinstance(self.bits, tuple) else (self.bits,)
-        for bits in given:
+        values = self.bits if isinstance(self.bits, tuple) else (self.bits,)
+        for bits in values:
             if whole_number(bits) not in GRIDS:
                 raise SolverError("bit-width out of range", got=bits, expected=BITS_ACCEPTED)
-        widths = tuple(int(bits) for bits in given)
+        widths = tuple(int(bits) for bits in values)
         object.__setattr__(self, "bits", widths if isinstance(self.bits, tuple) else widths[0])
         if self.granularity not in GRANULARITIES:
             raise SolverError(

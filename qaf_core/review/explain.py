@@ -84,22 +84,22 @@ def admm_path(steps: int) -> tuple[FloatArray, FloatArray]:
     Returns:
         ``(steps + 1, 2)`` each.
     """
-    whole, debt, penalty = np.round(_TARGET) + np.array([1.0, -1.0]), np.zeros(2), 0.4
+    integers, debt, penalty = np.round(_TARGET) + np.array([1.0, -1.0]), np.zeros(2), 0.4
     free = _TARGET.copy()
-    path, grid = [free], [whole]
+    path, grid = [free], [integers]
     for _step in range(steps):
-        free = np.linalg.solve(_BEND + penalty * np.eye(2), _BEND @ _TARGET + penalty * (whole - debt))
-        whole = np.round(free + debt)
-        debt = debt + free - whole
+        free = np.linalg.solve(_BEND + penalty * np.eye(2), _BEND @ _TARGET + penalty * (integers - debt))
+        integers = np.round(free + debt)
+        debt = debt + free - integers
         penalty *= 1.35
         path.append(free)
-        grid.append(whole)
+        grid.append(integers)
     return np.array(path), np.array(grid)
 
 
 def admm_figure(steps: int, _: Translate, *, dark: bool = False) -> go.Figure:
     """The path of ADMM over the grid of whole numbers; the ellipses join weights that are equally good."""
-    free, whole = admm_path(steps)
+    free, integers = admm_path(steps)
     x, y = np.linspace(0, 5, 80), np.linspace(-1, 4, 80)
     off = np.stack(np.meshgrid(x, y), -1) - _TARGET
     cost = np.einsum("...i,ij,...j->...", off, _BEND, off)
@@ -118,7 +118,7 @@ def admm_figure(steps: int, _: Translate, *, dark: bool = False) -> go.Figure:
     )  # fmt: skip
     for points, title, mark, mode in (
         (free, _("Free weights"), palette.FLOAT_MARK, "lines+markers"),
-        (whole, _("Whole weights"), palette.QUANTIZED_MARK, "markers"),
+        (integers, _("Whole weights"), palette.QUANTIZED_MARK, "markers"),
     ):
         figure.add_trace(
             go.Scatter(

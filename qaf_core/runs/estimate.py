@@ -82,12 +82,12 @@ def read_history(store: Store, request: RunRequest) -> History:
     runs = [run for run in store.list_runs(most=MOST_LOOKED_AT) if run.is_final and run.compressed]
     alike = [run for run in runs if _subject(run.request) == _subject(request)]
     same_images = [run for run in alike if run.request.images == request.images]
-    told = _paces(store, request, [run for run in runs if run.status == RunStatus.COMPLETED][:MOST_RUNS])
-    pace = {stage: median([row[stage] for row in told if stage in row]) for stage in _all_stages(told)}
+    paces = _paces(store, request, [run for run in runs if run.status == RunStatus.COMPLETED][:MOST_RUNS])
+    pace = {stage: median([row[stage] for row in paces if stage in row]) for stage in _all_stages(paces)}
     usual = median(pace.values()) if pace else 1.0
     return History(
         pace={stage: pace.get(stage, usual) for stage in {*STAGES, *FINETUNE_STAGES}},
-        runs=len(told),
+        runs=len(paces),
         images=same_images[0].compressed.n if same_images and same_images[0].compressed else None,
         solved=frozenset(
             _row_key(run.method, row, run.request.plan) for run in alike for row in run.layer_rows
@@ -102,12 +102,12 @@ def _subject(request: RunRequest) -> tuple[Any, ...]:
 
 
 def _row_key(method: str, row: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
-    told = [row.get(name) for name in ("name", "structure", "rank", "bits")]
-    return json.dumps([method, effort_of(plan.get("options") or {}), *told])
+    values = [row.get(name) for name in ("name", "structure", "rank", "bits")]
+    return json.dumps([method, effort_of(plan.get("options") or {}), *values])
 
 
-def _all_stages(told: Sequence[Mapping[str, float]]) -> set[str]:
-    return {stage for row in told for stage in row}
+def _all_stages(paces: Sequence[Mapping[str, float]]) -> set[str]:
+    return {stage for row in paces for stage in row}
 
 
 def _paces(store: Store, request: RunRequest, runs: Sequence[RunRecord]) -> list[dict[str, float]]:
@@ -120,12 +120,16 @@ def _paces(store: Store, request: RunRequest, runs: Sequence[RunRecord]) -> list
             continue
         ordered = sorted(starts[run.id].items(), key=lambda item: item[1])
         ends = [*ordered, ("", float(run.seconds["total"]))]
-        took = {name: later - began for (name, began), (_, later) in pairwise(ends)}
-        took["loading"] = took.get("loading", 0.0) + ordered[0][1]
+        durations = {name: later - began for (name, began), (_, later) in pairwise(ends)}
+        durations["loading"] = durations.get("loading", 0.0) + ordered[0][1]
         counted = {**work.stages}
         for name in ("baseline", "evaluating"):  # of as many images as they turned out to be
             counted[name] *= run.compressed.n / work.images
-        row = {name: took[name] / counted[name] for name in took if counted.get(name, 0.0) > KNOWN_LAYER}
+        row = {
+            name: durations[name] / counted[name]
+            for name in durations
+            if counted.get(name, 0.0) > KNOWN_LAYER
+        }
         key = (run.model != request.model, run.method != request.method)
         groups.setdefault(key, []).append(row)
     return next((groups[key][:ENOUGH_RUNS] for key in sorted(groups)), [])

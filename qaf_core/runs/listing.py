@@ -34,7 +34,7 @@ _COLUMNS = "id, kind, status, created_at, finished_at, note, tags, archived, del
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told(Record):
+class RunSummary(Record):
     """What a run's entry and its files tell a list.
 
     Attributes:
@@ -109,12 +109,12 @@ _KINDS: dict[str, tuple[type, ...]] = {
         "str": (str,), "bool": (bool,), "int": (int,), "str | None": (str, type(None)),
         "float | None": (float, int, type(None)),
     }.get(str(each.type), (dict,) if str(each.type).startswith("Mapping") else (list, type(None)))
-    for each in fields(Told)
+    for each in fields(RunSummary)
 }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRow(Told):
+class RunRow(RunSummary):
     """One run in a list.
 
     Attributes:
@@ -159,17 +159,17 @@ def list_rows(store: Store, *, model: str | None = None, deleted: bool = False) 
         deleted: Those that are deleted and can be restored, instead of those that are not.
     """
     where, values = ("", ()) if model is None else (" AND model = ?", (model,))
-    found = store.rows(
+    records = store.rows(
         f"SELECT {_COLUMNS} FROM runs WHERE {IS_RUN} AND {_DELETED if deleted else _SHOWN}{where}"
         " ORDER BY created_at DESC, id DESC",
         values,
     )
-    rows = {row[0]: None if row[-1] is None else _kept(row) for row in found}
+    rows = {row[0]: None if row[-1] is None else _kept(row) for row in records}
     lacking = [run_id for run_id, row in rows.items() if row is None]
-    by_id = {row[0]: row for row in found} if lacking else {}
+    by_id = {row[0]: row for row in records} if lacking else {}
     for start in range(0, len(lacking), AT_ONCE):
-        made = _make(store, lacking[start : start + AT_ONCE])
-        rows.update({run_id: _row(by_id[run_id], told) for run_id, told in made.items()})
+        summaries = _make(store, lacking[start : start + AT_ONCE])
+        rows.update({run_id: _row(by_id[run_id], summary) for run_id, summary in summaries.items()})
     return tuple(row for row in rows.values() if row is not None)
 
 
@@ -182,7 +182,7 @@ def refresh_row(store: Store, run_id: str) -> None:
 def row_of(record: RunRecord, folder: Path | None = None) -> RunRow:
     """The row of one run, its folder looked into if there is one."""
     fields = {name: getattr(record, name) for name in ("id", "kind", "status", "created_at", "finished_at")}
-    return RunRow(**vars(_tell(record, folder)), **fields)
+    return RunRow(**vars(_summarise(record, folder)), **fields)
 
 
 @lru_cache(maxsize=20_000)  # lists are read at every look at a page, and hardly ever change
@@ -193,41 +193,41 @@ def _kept(row: tuple[Any, ...]) -> RunRow | None:
         return None
 
 
-def _read(told: dict[str, Any]) -> Told:
+def _read(data: dict[str, Any]) -> RunSummary:
     """What ``to_plain`` made of it: as ``from_plain``, which takes ten times as long.
 
     Raises:
         ValueError, TypeError, KeyError, AttributeError: If something is of another kind.
     """
-    for name, value in told.items():
+    for name, value in data.items():
         if not isinstance(value, _KINDS[name]):
             raise TypeError(name)
         if isinstance(value, list):
-            told[name] = tuple(value)
+            data[name] = tuple(value)
         elif isinstance(value, dict) and not all(isinstance(part, int | float) for part in value.values()):
             raise TypeError(name)
     for name in ("before", "slower"):
-        if told[name] is not None:
-            first, low, high = told[name]
-            told[name] = (float(first), float(low), float(high))
-    return Told(**told)
+        if data[name] is not None:
+            first, low, high = data[name]
+            data[name] = (float(first), float(low), float(high))
+    return RunSummary(**data)
 
 
-def _make(store: Store, run_ids: Sequence[str]) -> dict[str, Told]:
+def _make(store: Store, run_ids: Sequence[str]) -> dict[str, RunSummary]:
     """Rows made from the runs themselves; those of ended runs are kept."""
     if store.read_only:
-        return {run.id: _tell(run, store.run_folder(run.id)) for run in store.runs(run_ids)}
-    made = {}
+        return {run.id: _summarise(run, store.run_folder(run.id)) for run in store.runs(run_ids)}
+    summaries = {}
     with store.transaction() as connection:  # nothing changes between reading and keeping
         for run in store.runs(run_ids):
-            made[run.id] = _tell(run, store.run_folder(run.id))
+            summaries[run.id] = _summarise(run, store.run_folder(run.id))
             if run.is_final:
-                text = json.dumps(to_plain(made[run.id]), separators=(",", ":"))
+                text = json.dumps(to_plain(summaries[run.id]), separators=(",", ":"))
                 connection.execute("UPDATE runs SET listed = ? WHERE id = ?", (text, run.id))
-    return made
+    return summaries
 
 
-def _row(row: tuple[Any, ...], told: Told) -> RunRow:
+def _row(row: tuple[Any, ...], summary: RunSummary) -> RunRow:
     columns = dict(zip(_COLUMNS.split(", ")[:-1], row, strict=False))
     try:
         status = RunStatus(columns["status"])
@@ -235,22 +235,22 @@ def _row(row: tuple[Any, ...], told: Told) -> RunRow:
     except (ValueError, TypeError):
         status, tags = RunStatus.FAILED, ()
     columns |= {
-        "status": RunStatus.FAILED if told.damaged else status, "tags": tags,
+        "status": RunStatus.FAILED if summary.damaged else status, "tags": tags,
         "note": str(columns["note"] or ""), "archived": bool(columns["archived"]),
         "created_at": columns["created_at"] if isinstance(columns["created_at"], int | float) else 0.0,
     }  # fmt: skip
-    return RunRow(**vars(told), **columns)
+    return RunRow(**vars(summary), **columns)
 
 
-def _tell(run: RunRecord, folder: Path | None) -> Told:
+def _summarise(run: RunRecord, folder: Path | None) -> RunSummary:
     """What a run tells; as much as can be read."""
     if run.damaged:
-        return Told(title=run.title, model=run.model, method=run.method, error=run.error, damaged=True)
+        return RunSummary(title=run.title, model=run.model, method=run.method, error=run.error, damaged=True)
     done = {row.name for row in run.layers}
     chosen = [row for row in run.plan.layers if row.structure != KEEP]
     bits = [fmean(row.bits) if isinstance(row.bits, tuple) else row.bits for row in chosen if row.bits]
     counts = Counter(row.structure for row in chosen)
-    return Told(
+    return RunSummary(
         title=run.title,
         named=bool(run.request.name),
         model=run.model,
@@ -273,54 +273,54 @@ def _tell(run: RunRecord, folder: Path | None) -> Told:
 def _measured(run: RunRecord) -> dict[str, Any]:
     after, before = run.compressed, run.baseline
     low, high = run.drop_ci95 or (None, None)
-    told: dict[str, Any] = {"drop": run.drop, "drop_low": low, "drop_high": high}
+    values: dict[str, Any] = {"drop": run.drop, "drop_low": low, "drop_high": high}
     if after is not None:
         low, high = after.ci95
-        told |= {"metric": after.metric, "value": after.value, "low": low, "high": high, "n": after.n}
+        values |= {"metric": after.metric, "value": after.value, "low": low, "high": high, "n": after.n}
     if before is not None:
-        told["before"] = (before.value, *before.ci95)
-    return told
+        values["before"] = (before.value, *before.ci95)
+    return values
 
 
 def _costs(run: RunRecord) -> dict[str, Any]:
     cost, before = run.cost, run.baseline_cost
-    told: dict[str, Any] = {"size_bytes": run.size_bytes}
+    values: dict[str, Any] = {"size_bytes": run.size_bytes}
     if cost is not None:
-        told |= {"bops": cost.bops, "energy_joules": cost.energy_joules}
+        values |= {"bops": cost.bops, "energy_joules": cost.energy_joules}
     if before is not None:
-        told |= {
+        values |= {
             "original_bytes": before.size_bytes, "original_bops": before.bops,
             "original_joules": before.energy_joules,
         }  # fmt: skip
     if cost is not None and before is not None and cost.params > 0:
-        told["fewer_params"] = before.params / cost.params
-    return told
+        values["fewer_params"] = before.params / cost.params
+    return values
 
 
 def _speed(run: RunRecord, folder: Path | None) -> dict[str, Any]:
     """Measured on this machine, for one image; nothing where it was not."""
     times = {row.get("model"): row for row in run.latencies if row.get("source") == HERE}
-    found = {
+    values = {
         key: times[file]["median_ms"] / max(1, times[file].get("batch") or 1)
         for key, file in (("latency_ms", ModelFile.FAST), ("dense_ms", ModelFile.DENSE),
                           ("original_ms", ModelFile.ORIGINAL))
         if file in times and isinstance(times[file].get("median_ms"), int | float)
     }  # fmt: skip
-    if "latency_ms" not in found:
-        return found
-    found["memory_bytes"] = times[ModelFile.FAST].get("peak_memory_bytes")
+    if "latency_ms" not in values:
+        return values
+    values["memory_bytes"] = times[ModelFile.FAST].get("peak_memory_bytes")
     report = None if folder is None else read_latency(folder)
     if report is not None and (ratio := report.ratio()):
-        found["slower"] = (ratio.value, ratio.low, ratio.high)
-    return found
+        values["slower"] = (ratio.value, ratio.low, ratio.high)
+    return values
 
 
 def deployable_files(folder: Path) -> dict[str, Path]:
     """The files of a run that may be deployed, by name: the packed one, ONNX files as timed and exported."""
-    found = {PACKED: folder / PACKED_NAME}
+    files = {PACKED: folder / PACKED_NAME}
     for place in ("onnx", EXPORTS_FOLDER):
-        found |= {path.stem: path for path in sorted(folder.glob(f"{place}/*.onnx"))}
-    return {name: path for name, path in found.items() if path.is_file()}
+        files |= {path.stem: path for path in sorted(folder.glob(f"{place}/*.onnx"))}
+    return {name: path for name, path in files.items() if path.is_file()}
 
 
 def _file_sizes(folder: Path) -> dict[str, int]:

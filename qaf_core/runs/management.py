@@ -25,11 +25,11 @@ def rename(store: Store, run_id: str, name: str) -> None:
     Raises:
         QafError: If the name is too long.
     """
-    given = _one_line(name, LONGEST_NAME, say("a name")) or None
+    new_name = _one_line(name, LONGEST_NAME, say("a name")) or None
     with store.transaction() as connection:
         connection.execute(
             "UPDATE runs SET request = json_set(request, '$.name', ?) WHERE id = ? AND json_valid(request)",
-            (given, run_id),
+            (new_name, run_id),
         )
 
 
@@ -57,11 +57,11 @@ def tag(store: Store, run_ids: Iterable[str], add: Iterable[str] = (), remove: I
     added = [_one_line(each, LONGEST_TAG, say("a tag")) for each in add]
     if not all(added) or any("," in each for each in added):
         raise QafError("not a tag", got=", ".join(added), expected="a word or a few, without commas")
-    gone = {each.strip() for each in remove}
+    removed = {each.strip() for each in remove}
     with store.transaction() as connection:
         for run_id in run_ids:
             row = connection.execute("SELECT tags FROM runs WHERE id = ?", (run_id,)).fetchone()
-            kept = [each for each in _tags(row and row[0]) if each not in gone]
+            kept = [each for each in _tags(row and row[0]) if each not in removed]
             tags = list(dict.fromkeys([*kept, *added]))
             if len(tags) > MOST_TAGS:
                 raise QafError(
@@ -177,10 +177,10 @@ def _set(store: Store, change: str, values: tuple[object, ...], run_ids: Sequenc
 
 def _tags(text: str | None) -> list[str]:
     try:
-        found = json.loads(text or "[]")
+        tags = json.loads(text or "[]")
     except ValueError:
         return []
-    return [str(each) for each in found] if isinstance(found, list) else []
+    return [str(each) for each in tags] if isinstance(tags, list) else []
 
 
 def _one_line(text: str, longest: int, what: Said) -> str:

@@ -59,10 +59,10 @@ class Answers:
     def can_count(self) -> bool:
         """Whether the task can read the network's outputs: of others it cannot be said what changed."""
         try:
-            found = predict(self._task, self._original, [(self._images[:1], None)])
+            answers = predict(self._task, self._original, [(self._images[:1], None)])
         except DataError:
             return False
-        ranked = found.get("ranked")
+        ranked = answers.get("ranked")
         return ranked is None or ranked.shape[1] > 1  # of a single class nothing can be put first
 
     def judge(self, steps: Mapping[str, Step]) -> Judged:
@@ -113,7 +113,7 @@ class Answers:
         return Progress(hear, self._progress.stopped)
 
     def _share(self, model: nn.Module) -> float:
-        return 1.0 - self._task.agreement(self._wanted, self._predicted(model))
+        return 1.0 - self._task.agreement(self._reference, self._predicted(model))
 
     @torch.inference_mode()
     def _error(self, model: nn.Module) -> float:
@@ -122,7 +122,7 @@ class Answers:
         return sum(errors) / len(self._images)
 
     @cached_property
-    def _wanted(self) -> Arrays:
+    def _reference(self) -> Arrays:
         return self._predicted(self._original)
 
     def _predicted(self, model: nn.Module) -> Arrays:

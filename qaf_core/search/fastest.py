@@ -308,10 +308,10 @@ def _time_in_place(
 
 
 def _compared(network: TimedNetwork | None, steps: Mapping[str, Step]) -> WholeTimes | None:
-    from qaf_core.search.network_timing import compare_whole
+    from qaf_core.search.network_timing import compare_times
 
     try:
-        return None if network is None else compare_whole(network, steps)
+        return None if network is None else compare_times(network, steps)
     except ModelError:  # a plan that cannot be timed is a plan all the same
         return None
 

@@ -77,21 +77,21 @@ class LayerGeometry:
 
     def chain(self, structure: str, rank: Rank) -> tuple[LinkShape, ...]:
         """The links that take the layer's place, first to last."""
-        whole, found = self.link, chain_structure(structure, rank)
-        if found is None or not found.factorizes:
-            return (whole,)
-        widths = (whole.inputs, *found.widths(rank), whole.outputs)
+        dense, descriptor = self.link, chain_structure(structure, rank)
+        if descriptor is None or not descriptor.factorizes:
+            return (dense,)
+        widths = (dense.inputs, *descriptor.widths(rank), dense.outputs)
         return tuple(
             LinkShape(
-                outputs=made,
-                inputs=taken,
-                kernel=_pair(link.kernel.of(whole.kernel, 1)),
-                stride=_pair(link.kernel.of(whole.stride, 1)),
-                padding=_pair(link.kernel.of(whole.padding, 0)),
-                dilation=_pair(link.kernel.of(whole.dilation, 1)),
-                groups=made if link.depthwise else 1,
+                outputs=outputs,
+                inputs=inputs,
+                kernel=_pair(link.kernel.of(dense.kernel, 1)),
+                stride=_pair(link.kernel.of(dense.stride, 1)),
+                padding=_pair(link.kernel.of(dense.padding, 0)),
+                dilation=_pair(link.kernel.of(dense.dilation, 1)),
+                groups=outputs if link.depthwise else 1,
             )
-            for link, taken, made in zip(found.links, widths, widths[1:], strict=False)
+            for link, inputs, outputs in zip(descriptor.links, widths, widths[1:], strict=False)
         )
 
 

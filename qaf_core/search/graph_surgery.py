@@ -82,9 +82,9 @@ def _layer_of(node: NodeProto) -> str:
 
 def _used(nodes: Sequence[NodeProto], outputs: Collection[str]) -> list[NodeProto]:
     """The nodes that something reads: the weights of exchanged layers would be dequantized all the same."""
-    wanted, found = set(outputs), []
+    needed, live = set(outputs), []
     for node in reversed(nodes):
-        if wanted.intersection(node.output):
-            wanted.update(inputs_of(node))
-            found.append(node)
-    return found[::-1]
+        if needed.intersection(node.output):
+            needed.update(inputs_of(node))
+            live.append(node)
+    return live[::-1]

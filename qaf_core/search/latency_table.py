@@ -47,15 +47,15 @@ def list_candidates(info: LayerInfo, ratios: Sequence[float] = RATIOS) -> tuple[
     Ranks are those of the parameter ratios, rounded to multiples of ``RANK_STEP`` where they reach it, each
     once.
     """
-    found: dict[tuple[str, Rank], None] = {("dense", None): None}
+    candidates: dict[tuple[str, Rank], None] = {("dense", None): None}
     for structure in info.structures:
         if structure in FACTORIZED:
             for ratio in ratios:
                 rank = _rounded_rank(rank_for_ratio(info, structure, ratio), round)
                 if holds_too_much(info, structure, rank):
                     rank = _rounded_rank(rank_for_ratio(info, structure, ratio), math.floor)
-                found[structure, rank] = None
-    return tuple(found)
+                candidates[structure, rank] = None
+    return tuple(candidates)
 
 
 def _rounded_rank(rank: Rank, rounding: Callable[[float], int]) -> Rank:
@@ -159,8 +159,8 @@ def _measure_geometry(
         chain = geometry.chain(structure, rank)
         model = build_layer_model(chain, linear=geometry.linear, input_hw=geometry.input_hw, batch=batch)
         sessions[_candidate_key(geometry, structure, rank)] = open_session(model, threads=threads)
-    given = next(iter(sessions.values())).get_inputs()[0]
-    images = generator.integers(0, 256, given.shape).astype(np.uint8)
+    session_input = next(iter(sessions.values())).get_inputs()[0]
+    images = generator.integers(0, 256, session_input.shape).astype(np.uint8)
     runs = {key: one_inference(session, images) for key, session in sessions.items()}
     times = time_interleaved(runs, rounds=ROUNDS, seconds=SECONDS_PER_GEOMETRY)
     return {key: summarise(values).to_dict() for key, values in times.items()}

@@ -88,14 +88,16 @@ def build_layer_model(
         values = graph.add("QuantizeLinear", [result, *grid], f"codes{index}")
     if not linear:
         values = graph.add("Transpose", [values], "channels_last", perm=[0, 2, 3, 1])
-    made = helper.make_graph(
+    onnx_graph = helper.make_graph(
         graph.nodes,
         "layer",
         [helper.make_tensor_value_info("input", TensorProto.UINT8, shape)],
         [helper.make_tensor_value_info(values, TensorProto.UINT8, None)],
         graph.constants,
     )
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    model = helper.make_model(
+        onnx_graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+    )
     return bytes(model.SerializeToString())
 
 

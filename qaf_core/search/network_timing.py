@@ -78,10 +78,10 @@ class WholeNetwork:
         shape = tuple(images.shape[1:])
         self._threads = threads
         original, self._dense = _write_models(model, inventory, images, batch)
-        self._given = np.random.default_rng(0).normal(size=(batch, *shape)).astype(np.float32)
-        self._original = _open(original, self._given, threads)
-        found = swappable_layers(self._dense)
-        geometries = {info.name: LayerGeometry.of(info) for info in inventory if info.name in found}
+        self._inputs = np.random.default_rng(0).normal(size=(batch, *shape)).astype(np.float32)
+        self._original = _open(original, self._inputs, threads)
+        layers = swappable_layers(self._dense)
+        geometries = {info.name: LayerGeometry.of(info) for info in inventory if info.name in layers}
         self._geometries = {name: row for name, row in geometries.items() if row is not None}
         kinds: dict[LayerGeometry, list[str]] = {}
         for name, geometry in self._geometries.items():
@@ -102,7 +102,7 @@ class WholeNetwork:
             exchanged = {layer: step for layer, step in steps.items() if step != DENSE_STEP}
             known = {layer: step for layer, step in exchanged.items() if layer in self._geometries}
             model = swap_layers(self._dense, self._geometries, known)
-            runs[name] = _open(model, self._given, self._threads)
+            runs[name] = _open(model, self._inputs, self._threads)
         try:
             times = time_interleaved(
                 {**runs, ORIGINAL: self._original}, rounds=ROUNDS, seconds=SECONDS_PER_KIND
@@ -187,7 +187,7 @@ def gains_in_place(
     return found
 
 
-def compare_whole(network: TimedNetwork, steps: Mapping[str, Step]) -> WholeTimes:
+def compare_times(network: TimedNetwork, steps: Mapping[str, Step]) -> WholeTimes:
     """The network as planned beside the dense one."""
     times = network.time({DENSE: {}, PLANNED: steps})
     return WholeTimes(

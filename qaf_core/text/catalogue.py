@@ -38,9 +38,9 @@ def translator(language: str, *, plain: bool = False) -> Translate:
 @lru_cache(maxsize=4)
 def read_catalogue(language: str) -> dict[str, str]:
     """The translations of a language by English text."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for path in sorted((_FOLDER / language).glob("*.toml")):
         with path.open("rb") as file:
             for part in tomllib.load(file).values():
-                found.update(part)
-    return found
+                texts.update(part)
+    return texts

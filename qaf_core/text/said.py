@@ -31,11 +31,11 @@ class Said:
 
     def text(self, _: Translate = untranslated) -> str:
         """The sentence in the language of ``_``."""
-        told = _(self.template)
+        text = _(self.template)
         return (
-            told.format(**{key: in_words(value, _) for key, value in self.values.items()})
+            text.format(**{key: in_words(value, _) for key, value in self.values.items()})
             if self.values
-            else told
+            else text
         )
 
     def __str__(self) -> str:
@@ -50,17 +50,17 @@ def say(template: str, **values: Any) -> Said:
 def listing(names: Iterable[str], limit: int = 5) -> Said:
     """Names for a message: the first few and how many more."""
     listed = list(names)
-    told, more = ", ".join(listed[:limit]), len(listed) - limit
-    return say("{names} and {count} more", names=told, count=more) if more > 0 else Said(told)
+    text, more = ", ".join(listed[:limit]), len(listed) - limit
+    return say("{names} and {count} more", names=text, count=more) if more > 0 else Said(text)
 
 
 def either(choices: Iterable[str | Said]) -> Said:
     """One of several, for a message."""
     first, *others = choices
-    told = first if isinstance(first, Said) else Said(first)
+    message = first if isinstance(first, Said) else Said(first)
     for other in others:
-        told = say("{one} or {other}", one=told, other=other)
-    return told
+        message = say("{one} or {other}", one=message, other=other)
+    return message
 
 
 def in_words(value: Any, _: Translate = untranslated) -> Any:

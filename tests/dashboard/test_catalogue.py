@@ -15,7 +15,7 @@ import pytest
 import streamlit as st
 
 from dashboard.state import catalogue
-from dashboard.state.overrides import Given, keep_class_names
+from dashboard.state.overrides import Overrides, keep_class_names
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.errors import QafError
 from qaf_core.runs.jobs.models import inspect_model
@@ -57,7 +57,7 @@ def test_own_weights_are_planned_with_their_own_outputs(
     served(lambda job: inspect_model(job.request, workspace))
     weights = ten_class_resnet18(tmp_path / "ten.pth")
     plain = catalogue.open_model("torchvision/resnet18", workspace)
-    given = Given(weights=str(weights))
+    given = Overrides(weights=str(weights))
     own = catalogue.open_model("torchvision/resnet18", workspace, given)
     shapes = [
         {info.name: info.weight_shape for info in inventory}["fc"]
@@ -77,8 +77,8 @@ def test_whatever_is_given_is_asked_for_and_kept_apart(
     weights.write_bytes(shipped.read_bytes())
     names = keep_class_names(workspace, "\n".join(f"kind {number}" for number in range(10)))
     source = find_model("cifar/resnet20")
-    plain = Given(weights=str(weights))
-    full = Given(weights=str(weights), classes=names, preprocessing={"channel_order": "bgr"})
+    plain = Overrides(weights=str(weights))
+    full = Overrides(weights=str(weights), classes=names, preprocessing={"channel_order": "bgr"})
     catalogue.inventory_of(source, workspace, plain)
     catalogue.inventory_of(source, workspace, full)
     catalogue.inventory_of(source, workspace, full)
@@ -95,7 +95,7 @@ def test_whatever_is_given_is_asked_for_and_kept_apart(
 def test_what_another_version_has_found_is_asked_for_anew(
     workspace: Path, asked: list[JobRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, given = find_model("cifar/resnet20"), Given(weights=str(find_model("digits/cnn").weights))
+    source, given = find_model("cifar/resnet20"), Overrides(weights=str(find_model("digits/cnn").weights))
     catalogue.inventory_of(source, workspace, given)
     monkeypatch.setattr(kinds, "_installation", lambda: ("another version",))
     catalogue.inventory_of(source, workspace, given)
@@ -111,7 +111,7 @@ def test_a_refusal_is_not_asked_for_again_at_every_click(
     asked = served(refuse)
     for _click in range(3):
         with pytest.raises(QafError, match="no weights NONE"):
-            catalogue.open_model("torchvision/resnet18", workspace, Given(weights="NONE"))
+            catalogue.open_model("torchvision/resnet18", workspace, Overrides(weights="NONE"))
     assert len(asked) == 1
 
 
@@ -138,7 +138,7 @@ def test_a_network_of_timm_is_known_from_the_list_and_told_by_another_process(
     assert source.preprocessing.resize == 248
     assert len(catalogue.inventory_of(source, workspace)) == len(rows)
     assert len(asked) == 1
-    given = Given(weights="DEFAULT")
+    given = Overrides(weights="DEFAULT")
     catalogue.inventory_of(
         catalogue.open_model("timm/vit_tiny_patch16_224", workspace, given), workspace, given
     )
@@ -161,7 +161,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 import dashboard.app, dashboard.state.catalogue as c
-from dashboard.state.overrides import Given
+from dashboard.state.overrides import Overrides
 import subprocess
 from qaf_core.runs.worker import supervisor as supervision
 workspace = Path({str(tmp_path / "workspace")!r})
@@ -170,8 +170,8 @@ supervision.start_worker = lambda folder, *light: real(folder, *light) if light 
 supervisor = supervision.Supervisor(workspace)
 c.shipped_models()
 c.sample_strip("digits/cnn", 6)
-assert len(c.open_model("torchvision/resnet18", workspace, Given(weights={str(weights)!r})).classes) == 10
-given = Given(weights="DEFAULT")
+assert len(c.open_model("torchvision/resnet18", workspace, Overrides(weights={str(weights)!r})).classes) == 10
+given = Overrides(weights="DEFAULT")
 source = c.open_model("torchvision/resnet18", workspace, given)
 assert (source.classes[0], source.accuracy > 0.6) == ("tench", True)
 assert {{row.name: row.weight_shape for row in c.inventory_of(source, workspace, given)}}["fc"] == (1000, 512)

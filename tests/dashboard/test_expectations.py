@@ -51,7 +51,7 @@ def explore(store: Store) -> None:
         inventory=inventory,
     )
     cache = ContentCache(store.workspace / subject.FOLDER)
-    cache.keep(digest_request(REQUEST, store.workspace), subject._told(known))
+    cache.keep(digest_request(REQUEST, store.workspace), subject._to_dict(known))
 
 
 def test_a_model_is_explored_once_and_then_predicted(draw: Draw, store: Store) -> None:

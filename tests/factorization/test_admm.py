@@ -50,7 +50,7 @@ def make(name: str, moment: bool = False, target: Tensor | None = None) -> Probl
 
 def state_of(problem: Problem, values: list[Tensor], bits: int = 3, granularity: str = "rank") -> State:
     return State(
-        structure=problem,
+        subproblem=problem,
         bits=(bits,) * len(values),
         granularity=granularity,
         options=SolverOptions(),

@@ -36,8 +36,8 @@ def test_kept_rows_follow_every_change(store: Store, monkeypatch: pytest.MonkeyP
     waiting = store.create_run(RunRequest(model="digits/cnn", plan={"layers": []}))
     list_rows(store)
     made: list[str] = []
-    tell = listing._tell
-    monkeypatch.setattr(listing, "_tell", lambda run, folder: made.append(run.id) or tell(run, folder))
+    tell = listing._summarise
+    monkeypatch.setattr(listing, "_summarise", lambda run, folder: made.append(run.id) or tell(run, folder))
     list_rows(store)
     assert made == [waiting], "rows of ended runs are kept"
     store.add_to_result(run_id, {"latencies": [

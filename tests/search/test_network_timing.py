@@ -15,7 +15,7 @@ from qaf_core.errors import ModelError, RunCancelled
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.search import network_timing
-from qaf_core.search.network_timing import WholeNetwork, compare_whole, gains_in_place
+from qaf_core.search.network_timing import WholeNetwork, compare_times, gains_in_place
 from qaf_core.search.selection import Step
 
 SHAPE = (3, 16, 16)
@@ -139,7 +139,7 @@ def test_a_gain_far_beyond_that_of_the_layers_alone_is_not_believed() -> None:
 
 
 def test_the_planned_network_is_compared_with_the_dense_one() -> None:
-    found = compare_whole(Clock({("a", "cp"): 1.0}), {"a": ("cp", 8)})
+    found = compare_times(Clock({("a", "cp"): 1.0}), {"a": ("cp", 8)})
     assert (found.dense_ms, found.planned_ms) == (pytest.approx(10, abs=0.01), pytest.approx(9, abs=0.01))
     assert found.ratio.value == pytest.approx(0.9, abs=0.01)
     assert found.ratio.low <= found.ratio.value <= found.ratio.high

@@ -38,7 +38,7 @@ def test_what_cannot_be_told_by_a_template_stays_as_it_was(kept: dict[str, objec
 
 
 def test_findings_are_told_in_japanese_after_they_were_kept() -> None:
-    order = ClassOrder(order=(1, 0), given=0.1, value=0.9, p_value=0.0, moved=2, sorted_names=True)
+    order = ClassOrder(order=(1, 0), as_is=0.1, value=0.9, p_value=0.0, moved=2, sorted_names=True)
     found = describe_order(order, ["cat", "dog"], 100)
     assert "of 100 images 10.0 % are right as they are" in found.sentence
     again = from_plain(Finding, json.loads(json.dumps(to_plain(found))))

@@ -110,7 +110,7 @@ def _frame(kept: Assumptions) -> pd.DataFrame:
 
 
 def _take(
-    review: Review, kept: Assumptions, told: dict[str, Any], table: pd.DataFrame, devices: pd.DataFrame
+    review: Review, kept: Assumptions, fields: dict[str, Any], table: pd.DataFrame, devices: pd.DataFrame
 ) -> None:
     """Keep what was entered, or say at which field it cannot be."""
     spans, faults = {}, []
@@ -132,7 +132,7 @@ def _take(
     ]
     try:
         assumptions = read_assumptions(
-            {**told, "spans": spans, "device_classes": classes, "label": kept.label}
+            {**fields, "spans": spans, "device_classes": classes, "label": kept.label}
         )
     except QafError as error:
         ui.say_error(error)
@@ -168,7 +168,7 @@ def _outcome(review: Review, case: BusinessCase) -> None:
         with column:
             ui.metric_card(title, value, note or "–", height="stretch")
     section = decision_sections.economics_section(review, _)
-    st.markdown(ui.plain(decision_sections.tell_case(case, _)))
+    st.markdown(ui.plain(decision_sections.describe_case(case, _)))
     for block in section.blocks:
         if block.key != "assumptions":
             blocks.draw_block(block)

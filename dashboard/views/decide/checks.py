@@ -33,8 +33,8 @@ def show(review: Review) -> None:
     for place, block in enumerate(speed.blocks):
         with (left, right)[place % 2]:
             blocks.draw_block(block)
-    found = evidence_sections.checks_section(review, _)
-    by_key = {block.key: block for block in found.blocks}
+    section = evidence_sections.checks_section(review, _)
+    by_key = {block.key: block for block in section.blocks}
     st.subheader(_("Robustness"), anchor=False)
     st.caption(_("Both networks on the same images with noise, blur, other light, JPEG and small shifts."))
     for key in ("robustness-chart", "robustness"):

@@ -85,10 +85,10 @@ def form(runs: Sequence[RunRecord], *, sets: Sequence[CriteriaSet], classes: Seq
             _("Set by"), max_chars=kinds.LONGEST_TEXT, key=f"{place}-by", width=260,
             value=sets[-1].by if sets else "",
         )  # fmt: skip
-        asked = st.button(
+        pressed = st.button(
             _("Keep these criteria"), icon=":material/check:", type="primary", key=f"{place}-keep"
         )
-    if asked:
+    if pressed:
         _keep(runs, values, by)
 
 
@@ -129,7 +129,7 @@ def _draw_row(place: str, row: dict[str, Any], classes: Sequence[str]) -> dict[s
     """The widgets of one criterion; what they say."""
     key, labels = f"{place}-{row['number']}", _labels()
     with st.container(border=True, key=f"criterion-{key}"):
-        what, limit, of, source, owner, gone = st.columns(
+        what, limit, of, source, owner, remove_column = st.columns(
             [3, 1.6, 2.4, 2.2, 1.6, 0.7], vertical_alignment="bottom"
         )
         kind = what.selectbox(
@@ -144,15 +144,21 @@ def _draw_row(place: str, row: dict[str, Any], classes: Sequence[str]) -> dict[s
         )  # fmt: skip
         with of:
             about = _draw_of(key, kind, row, classes)
-        said = source.text_input(
+        source_text = source.text_input(
             _("Where the limit comes from"), row.get("source", ""), kinds.LONGEST_TEXT, key=f"{key}-source"
         )
         who = owner.text_input(_("Owner"), row.get("owner", ""), kinds.LONGEST_TEXT, key=f"{key}-owner")
-        gone.button(
+        remove_column.button(
             "", icon=":material/delete:", key=f"{key}-gone", on_click=_remove, args=(place, row["number"]),
             help=_("Remove this criterion"),
         )  # fmt: skip
-    return {"kind": kind, "limit": round(value * unit.worth, 12), "source": said, "owner": who, **about}
+    return {
+        "kind": kind,
+        "limit": round(value * unit.worth, 12),
+        "source": source_text,
+        "owner": who,
+        **about,
+    }
 
 
 def _draw_of(key: str, kind: str, row: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
@@ -194,7 +200,7 @@ def _draw_of(key: str, kind: str, row: dict[str, Any], classes: Sequence[str]) -
         return {"ok_class": st.text_input(_("Class that means ok"), first or "", key=f"{key}-ok")}
     names: list[str] = [*classes]
     usual = next((name for name in classes if name.lower() in ("ok", "good", "normal")), classes[0])
-    wanted = first if first in classes else usual
+    default = first if first in classes else usual
     return {
-        "ok_class": st.selectbox(_("Class that means ok"), names, names.index(str(wanted)), key=f"{key}-ok")
+        "ok_class": st.selectbox(_("Class that means ok"), names, names.index(str(default)), key=f"{key}-ok")
     }

@@ -56,10 +56,10 @@ def _choose(runs: Sequence[RunRow]) -> list[RunRecord]:
     """The runs asked for, in the address too."""
     by_id = {run.id: run for run in runs}
     named, key = st.query_params.get_all("run"), "decide-runs"
-    asked = [run_id for run_id in named if run_id in by_id][:MOST_RUNS]
+    requested = [run_id for run_id in named if run_id in by_id][:MOST_RUNS]
     first = [] if named else [next((run.id for run in runs if run.value is not None), runs[0].id)]
-    if address.given("run") or address.going_back("run") or key not in st.session_state:
-        st.session_state[key] = asked or first
+    if address.values_of("run") or address.going_back("run") or key not in st.session_state:
+        st.session_state[key] = requested or first
     ids = st.multiselect(
         _("Runs to decide about"),
         list(by_id),
@@ -69,7 +69,7 @@ def _choose(runs: Sequence[RunRow]) -> list[RunRecord]:
         placeholder=_("Choose runs"),
         help=_("Up to five runs of one model on the same images; their criteria are those of the first."),
     )
-    address.tell("run", *(named if ids == asked else ids))  # what is said of unknown runs stays
+    address.set_values("run", *(named if ids == requested else ids))  # what is said of unknown runs stays
     return [ui.open_store().run(run_id) for run_id in ids]
 
 

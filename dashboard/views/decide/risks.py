@@ -25,8 +25,8 @@ SIGNERS = 3
 def show(review: Review) -> None:
     """Sentences first, since they are what a meeting hears."""
     st.markdown(f"**{_('Three sentences for the meeting')}**")
-    told = three_sentences(review.chosen, review.verdict, review.case)
-    st.code("\n".join(sentence.text(_) for sentence in told), language=None, wrap_lines=True)
+    sentences = three_sentences(review.chosen, review.verdict, review.case)
+    st.code("\n".join(sentence.text(_) for sentence in sentences), language=None, wrap_lines=True)
     _form(review)
     for block in decision_sections.risks_section(review, _).blocks:
         if block.key == "plan":
@@ -84,8 +84,8 @@ def _form(review: Review) -> None:
 def _row(risk: Risk, run_id: str) -> tuple[str, str]:
     """One risk; its owner and own step as entered."""
     with st.container(border=True):
-        told, step, owner = st.columns([5, 4, 2], vertical_alignment="center")
-        with told:
+        body, step, owner = st.columns([5, 4, 2], vertical_alignment="center")
+        with body:
             label = {"high": _("high"), "medium": _("medium"), "low": _("low")}[risk.level]
             st.badge(label, color=COLOURS[risk.level])  # type: ignore[arg-type]
             st.markdown(ui.plain(risk.text.text(_)))

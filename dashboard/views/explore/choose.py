@@ -13,10 +13,10 @@ import streamlit as st
 from dashboard.state import address, catalogue
 from dashboard.state.overrides import (
     NOTHING,
-    Given,
-    given_in,
+    Overrides,
     keep_class_names,
     kept_class_names,
+    overrides_of,
     read_class_text,
 )
 from dashboard.text import _, language, plural
@@ -44,14 +44,14 @@ class Choice:
 
     Attributes:
         source: The model.
-        given: The user's own weights, names of classes and preparation of images.
+        overrides: The user's own weights, names of classes and preparation of images.
         data: Where the images to measure on come from.
         calibration: Where the calibration images come from, or None.
         obstacle: Why this cannot be run, in words, or None. It can still be planned.
     """
 
     source: ModelSource
-    given: Given = NOTHING
+    overrides: Overrides = NOTHING
     data: str
     calibration: str | None
     obstacle: str | None
@@ -100,8 +100,8 @@ def _offer_check(choice: Choice) -> None:
     """Look before a run whether the original is right on these images; not for what is shipped together."""
     if choice.source.shipped and choice.data == "builtin":
         return
-    asked = CheckRequest(
-        **choice.given.of(choice.source.id), data=choice.data, **check_result.MADE_TO_BE_SHOWN
+    request = CheckRequest(
+        **choice.overrides.of(choice.source.id), data=choice.data, **check_result.MADE_TO_BE_SHOWN
     )
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button(
@@ -110,14 +110,14 @@ def _offer_check(choice: Choice) -> None:
             key="check-choice",
             disabled=choice.obstacle is not None,
             on_click=check_result.begin,
-            args=(PLACE, asked),
+            args=(PLACE, request),
         )
         st.caption(_("Optional: is the original right on these images? Every run asks it first, too."))
-    on_fix = _use_found if choice.given.weights else None
-    check_result.show(PLACE, fits=lambda begun: begun == asked, on_fix=on_fix)
+    on_fix = _use_fix if choice.overrides.weights else None
+    check_result.show(PLACE, fits=lambda begun: begun == request, on_fix=on_fix)
 
 
-def _use_found(checked: CheckRequest, evidence: Mapping[str, Any]) -> None:
+def _use_fix(checked: CheckRequest, evidence: Mapping[str, Any]) -> None:
     """Fill in what a finding says would be right, and check again."""
     mended = check_result.mended(checked, evidence)
     preparation.fill(OWN, mended.preprocessing)
@@ -127,8 +127,8 @@ def _use_found(checked: CheckRequest, evidence: Mapping[str, Any]) -> None:
 
 def use(request: RunRequest) -> None:
     """Set the widgets to what an earlier run used, before they are drawn."""
-    given = given_in(request)
-    if given == NOTHING or request.model not in catalogue.other_models():
+    overrides = overrides_of(request)
+    if overrides == NOTHING or request.model not in catalogue.other_models():
         begin_with(request.model)
     else:
         st.session_state[MODE_KEY], st.session_state[OTHER_KEY] = "own", request.model
@@ -309,7 +309,7 @@ def _own_model() -> Choice:
     with st.container(border=True):
         model, weights = _own_network()
         left, right = st.columns(2)
-        for digest in address.given("classes"):
+        for digest in address.values_of("classes"):
             kept = kept_class_names(ui.workspace(), digest)
             if kept is None:
                 address.fault("classes", digest)
@@ -330,13 +330,13 @@ def _own_model() -> Choice:
         obstacle = _(
             "This model comes without trained weights: give the path of a weights file above to run it."
         )
-    source, given, fault = _open_own(model, weights, names, steps)
-    address.tell("classes", *([Path(given.classes).stem] if given.classes else []))
+    source, overrides, fault = _open_own(model, weights, names, steps)
+    address.set_values("classes", *([Path(overrides.classes).stem] if overrides.classes else []))
     obstacle = fault or obstacle
     if obstacle is None and not data:
         obstacle = _("Give the path of labelled images above: accuracy is measured on them.")
     obstacle = obstacle or image_paths.problem(data, calibration)
-    return Choice(source=source, given=given, data=data, calibration=calibration, obstacle=obstacle)
+    return Choice(source=source, overrides=overrides, data=data, calibration=calibration, obstacle=obstacle)
 
 
 def _own_network() -> tuple[str, str]:
@@ -375,14 +375,14 @@ def _architectures() -> tuple[str, ...]:
 
 def _open_own(
     model: str, weights: str, names: str, steps: Mapping[str, Any] | None
-) -> tuple[ModelSource, Given, str | None]:
+) -> tuple[ModelSource, Overrides, str | None]:
     """A model with what was given for it; as it is listed where that cannot be used, and why not."""
     folder = ui.workspace()
     try:
         classes = keep_class_names(folder, names)
-        given = Given(weights=weights or None, classes=classes, preprocessing=steps)
+        overrides = Overrides(weights=weights or None, classes=classes, preprocessing=steps)
         with st.spinner(_("Looking into the model…"), show_time=True):
-            return catalogue.open_model(model, folder, given), given, None
+            return catalogue.open_model(model, folder, overrides), overrides, None
     except QafError as error:
         ui.say_error(error)
     return catalogue.listed_model(model, folder), NOTHING, _("What was given cannot be used, see above.")

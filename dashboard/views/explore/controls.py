@@ -36,9 +36,9 @@ PRESET_DROPS = {"gentle": 0.003, "balanced": 0.01, "aggressive": 0.03}  # of the
 
 def use(request: RunRequest, plan: Plan) -> None:
     """Begin from the plan of an earlier run, before the controls are bound."""
-    state, told = st.session_state, request.controls or {}
+    state, controls = st.session_state, request.controls or {}
     state["method"], state["activation-bits"] = request.method, plan.activation_bits
-    bits, structure, ratio = told.get("bits"), told.get("structure"), told.get("ratio")
+    bits, structure, ratio = controls.get("bits"), controls.get("structure"), controls.get("ratio")
     # Of a plan made otherwise the controls take what most rows have; the table marks the others.
     common_bits = Counter(row.bits for row in plan.layers if row.bits in GRIDS).most_common(1)
     common = Counter(row.structure for row in plan.layers if row.structure in FACTORIZED).most_common(1)
@@ -53,7 +53,11 @@ def use(request: RunRequest, plan: Plan) -> None:
 def request_of(choice: Choice) -> SensitivityRequest:
     """What is asked to explore the chosen model."""
     return expectations.request_for(
-        choice.source.id, choice.given, choice.data, choice.calibration, st.session_state["activation-bits"]
+        choice.source.id,
+        choice.overrides,
+        choice.data,
+        choice.calibration,
+        st.session_state["activation-bits"],
     )
 
 
@@ -63,7 +67,7 @@ def ask_plan(place: str, request: JobRequest) -> None:
     st.session_state.pop(f"taken-{place}", None)
 
 
-def found_plan(choice: Choice, place: str, kind: str) -> Mapping[str, Any] | None:
+def take_search_result(choice: Choice, place: str, kind: str) -> Mapping[str, Any] | None:
     """What a search found, once its plan is in the table; None, and how it stands is shown, before that.
 
     Args:
@@ -71,7 +75,7 @@ def found_plan(choice: Choice, place: str, kind: str) -> Mapping[str, Any] | Non
         place: Of the search on the page, one for each model.
         kind: Of the job.
     """
-    named = address.given(place)
+    named = address.values_of(place)
     if TAKEN in named:  # the address tells what became of its plan since
         st.session_state[f"taken-{place}"] = named[0]
     job = jobs.recall(ui.open_store(), place, kind)
@@ -85,7 +89,7 @@ def found_plan(choice: Choice, place: str, kind: str) -> Mapping[str, Any] | Non
         take_plan(choice, Plan.from_dict(dict(job.result["plan"])))
         st.session_state[f"taken-{place}"] = job.id
         st.rerun(scope="app")
-    address.tell(place, job.id, TAKEN)
+    address.set_values(place, job.id, TAKEN)
     return job.result
 
 
@@ -108,7 +112,7 @@ def bind_settings() -> None:
 def follow_plan(model: str) -> None:
     """Take up the plan that a followed address names."""
     none_named = address.going_back(PLAN_NAME)
-    for sheet_id in address.given(PLAN_NAME):
+    for sheet_id in address.values_of(PLAN_NAME):
         none_named = False
         if not sheets.take_sheet(ui.workspace(), model, sheet_id):
             address.fault(PLAN_NAME, sheet_id)
@@ -116,11 +120,11 @@ def follow_plan(model: str) -> None:
         sheets.fill(model, None, {})
 
 
-def tell_plan(model: str) -> None:
+def name_plan(model: str) -> None:
     """Have the address name the plan, and remember the step to it."""
     sheets.note_step(model)
     kept = sheets.keep_sheet(ui.workspace(), model)
-    address.tell(PLAN_NAME, *([kept] if kept else []))
+    address.set_values(PLAN_NAME, *([kept] if kept else []))
 
 
 def choose_method(choice: Choice) -> None:
@@ -288,8 +292,8 @@ def _use_preset(choice: Choice, chosen: str) -> None:
     sheets.fill(choice.source.id, None)
     if st.session_state["method"] != Method.JOINT or choice.obstacle is not None:
         return
-    found = expectations.known(ui.open_store(), request_of(choice))
-    rows = None if found is None else expectations.smallest_within(found, PRESET_DROPS[chosen])
+    exploration = expectations.known(ui.open_store(), request_of(choice))
+    rows = None if exploration is None else expectations.smallest_within(exploration, PRESET_DROPS[chosen])
     if rows is not None:
         bits = st.session_state["activation-bits"]
         take_plan(choice, Plan(model=choice.source.id, layers=rows, activation_bits=bits))

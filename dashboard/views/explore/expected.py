@@ -38,14 +38,14 @@ def show(choice: Choice, draft: Draft) -> None:
     if choice.obstacle is not None:
         return
     request = controls.request_of(choice)
-    found = expectations.known(ui.open_store(), request)
-    if found is None:
+    exploration = expectations.known(ui.open_store(), request)
+    if exploration is None:
         _offer(choice, request)
         return
-    knowledge, predictor = found
+    knowledge, predictor = exploration
     if st.session_state["method"] in LEARNT_METHODS:
-        _tell(predictor.predict(draft.plan), float(knowledge.baseline["value"]))
-        _tell_dense(found, draft)
+        _show_prediction(predictor.predict(draft.plan), float(knowledge.baseline["value"]))
+        _show_dense(exploration, draft)
     else:
         st.caption(_("Accuracy can be predicted for the methods Joint and Dense."))
     with st.expander(_("What each setting of a layer harms"), icon=":material/grid_on:"):
@@ -72,7 +72,7 @@ def _offer(choice: Choice, request: SensitivityRequest) -> None:
     )
 
 
-def _tell(expected: Prediction, original: float) -> None:
+def _show_prediction(expected: Prediction, original: float) -> None:
     left, right = st.columns([1, 3], vertical_alignment="center")
     low, high = expected.ci95
     with left:
@@ -91,7 +91,7 @@ def _tell(expected: Prediction, original: float) -> None:
             source=", ".join(part.text(_) for part in expected.learnt_from),
         )  # fmt: skip
         if expected.worst:
-            text += " " + _("Most harm is done by {layers}.").format(layers=_blamed(expected))
+            text += " " + _("Most harm is done by {layers}.").format(layers=_worst_layers(expected))
         st.caption(ui.plain(text))
         if expected.unknown:
             st.caption(
@@ -103,20 +103,20 @@ def _tell(expected: Prediction, original: float) -> None:
             )
 
 
-def _tell_dense(known: expectations.Known, draft: Draft) -> None:
+def _show_dense(known: expectations.Known, draft: Draft) -> None:
     """Say so where plain rounding of as many bytes is expected to lose less."""
     harm = expectations.dense_harm_at(known, draft.plan)
     if harm is None:
         return
     predictor = known[1]
-    won = predictor.drop_at(predictor.harm(draft.plan)) - predictor.drop_at(harm)
-    if won >= WORTH_TELLING:
+    gain = predictor.drop_at(predictor.harm(draft.plan)) - predictor.drop_at(harm)
+    if gain >= WORTH_TELLING:
         st.info(
             ui.plain(
                 _(
                     "Plain rounding, its bits spread over the layers, is expected to lose {points} points "
                     "less at this size: set the size under “Best plan under a budget”."
-                ).format(points=decimal_text(100 * won, 1))
+                ).format(points=decimal_text(100 * gain, 1))
             ),
             icon=":material/lightbulb:",
         )
@@ -124,11 +124,11 @@ def _tell_dense(known: expectations.Known, draft: Draft) -> None:
 
 def _collapse_text(expected: Prediction) -> str:
     return _("The network is expected to collapse under this plan. Most harm is done by {layers}.").format(
-        layers=_blamed(expected)
+        layers=_worst_layers(expected)
     )
 
 
-def _blamed(expected: Prediction) -> str:
+def _worst_layers(expected: Prediction) -> str:
     return ", ".join(f"{name} ({percent_text(share, 0)})" for name, share in expected.worst)
 
 
@@ -201,14 +201,14 @@ def _draw(choice: Choice, shaded: Any, table: dict[str, dict[str, Setting]]) -> 
 def _cells(settings: Sequence[Setting]) -> dict[str, Setting]:
     """Settings of one structure by the heading of their column: bits, and how many ranks are higher."""
     ranks = list(dict.fromkeys(setting.row.rank for setting in settings))
-    found = {}
+    cells = {}
     for setting in settings:
         bits = _("{bits} bits").format(bits=setting.row.bits)
         place = ranks.index(setting.row.rank) + 1
-        found[
+        cells[
             bits if setting.row.rank is None else _("rank {place}, {bits}").format(place=place, bits=bits)
         ] = setting
-    return found
+    return cells
 
 
 def _shade(value: Any, top: float) -> str:

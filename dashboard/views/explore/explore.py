@@ -26,10 +26,10 @@ def page() -> None:
     _begin_with()
     choice = choose.choose()
     model = choice.source.id
-    address.tell("model", *([] if model == choose.FIRST_MODEL else [model]))
+    address.set_values("model", *([] if model == choose.FIRST_MODEL else [model]))
     try:
         with st.spinner(_("Looking into the model…"), show_time=True):
-            inventory = catalogue.inventory_of(choice.source, ui.workspace(), choice.given)
+            inventory = catalogue.inventory_of(choice.source, ui.workspace(), choice.overrides)
     except QafError as error:
         ui.say_error(error)
         return
@@ -38,7 +38,7 @@ def page() -> None:
 
 def _begin_with() -> None:
     """Begin from a model where the address names one."""
-    restored, named = address.going_back("model"), address.given("model")
+    restored, named = address.going_back("model"), address.values_of("model")
     for model_id in named or ((choose.FIRST_MODEL,) if restored else ()):
         try:
             catalogue.listed_model(model_id, ui.workspace())
@@ -50,9 +50,9 @@ def _begin_with() -> None:
 
 def _reuse_run() -> None:
     """Begin from an earlier run where the address names one."""
-    for run_id in address.given("run"):
+    for run_id in address.values_of("run"):
         _take_up(run_id)
-    address.tell("run")
+    address.set_values("run")
 
 
 def _take_up(run_id: str) -> None:

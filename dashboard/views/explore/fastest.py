@@ -70,23 +70,23 @@ def offer(choice: Choice) -> None:
                 help=_("For the joint method, with a model that can be run.") if disabled else None,
             ):
                 controls.ask_plan(place, _request(choice, answer_bound, int(threads)))
-        found = controls.found_plan(choice, place, "plan")
-        if found is not None:
-            _draw(from_plain(Selection, found))
+        result = controls.take_search_result(choice, place, "plan")
+        if result is not None:
+            _draw(from_plain(Selection, result))
 
 
 def _request(choice: Choice, answer_bound: float, threads: int) -> PlanRequest:
     state = st.session_state
     return PlanRequest(
-        **choice.given.of(choice.source.id), data=choice.data, calibration=choice.calibration,
+        **choice.overrides.of(choice.source.id), data=choice.data, calibration=choice.calibration,
         bits=state["bits"], activation_bits=state["activation-bits"], answer_bound=answer_bound,
         threads=threads,
     )  # fmt: skip
 
 
-def _draw(found: Selection) -> None:
+def _draw(selection: Selection) -> None:
     """What was chosen for each layer, and why not something else."""
-    choices = found.choices
+    choices = selection.choices
     changed = [row for row in choices if row.structure in FACTORIZED]
     if not changed:
         st.warning(
@@ -97,7 +97,7 @@ def _draw(found: Selection) -> None:
             icon=":material/warning:",
         )
     else:
-        gains = found.whole is None or found.whole.ratio.high < 1.0
+        gains = selection.whole is None or selection.whole.ratio.high < 1.0
         draw, icon = (st.success, "check_circle") if gains else (st.warning, "warning")
         draw(
             plural(
@@ -106,12 +106,12 @@ def _draw(found: Selection) -> None:
                 len(changed),
             )
             + " "
-            + _speed_text(found)
-            + _answers_text(found.answers),
+            + _speed_text(selection)
+            + _answers_text(selection.answers),
             icon=f":material/{icon}:",
         )
-    if found.note:
-        st.caption(ui.plain(note_text(found.note, _)))
+    if selection.note:
+        st.caption(ui.plain(note_text(selection.note, _)))
     labels, column = live.structure_labels(), st.column_config
     columns.table(
         pd.DataFrame([_row(row, labels) for row in (*changed, *(r for r in choices if r not in changed))]),
@@ -128,20 +128,20 @@ def _draw(found: Selection) -> None:
     )
 
 
-def _speed_text(found: Selection) -> str:
+def _speed_text(selection: Selection) -> str:
     """The whole network's time as planned; of the layers alone where it could not be timed."""
-    whole = found.whole
-    if whole is not None:
+    times = selection.whole
+    if times is not None:
         return _(
             "The whole network takes {after} as planned and {before} as plain INT8: {ratio} as long "
             "({low} to {high})."
         ).format(
-            before=milliseconds_text(whole.dense_ms), after=milliseconds_text(whole.planned_ms),
-            ratio=factor_text(whole.ratio.value), low=factor_text(whole.ratio.low),
-            high=factor_text(whole.ratio.high),
+            before=milliseconds_text(times.dense_ms), after=milliseconds_text(times.planned_ms),
+            ratio=factor_text(times.ratio.value), low=factor_text(times.ratio.low),
+            high=factor_text(times.ratio.high),
         )  # fmt: skip
-    before = sum(row.dense_ms for row in found.choices)
-    after = sum(row.latency_ms for row in found.choices)
+    before = sum(row.dense_ms for row in selection.choices)
+    after = sum(row.latency_ms for row in selection.choices)
     return _("The layers alone: {before} as plain INT8, {after} as planned.").format(
         before=milliseconds_text(before), after=milliseconds_text(after)
     )
@@ -151,12 +151,12 @@ def _answers_text(answers: AnswerShares | None) -> str:
     """How many answers change, where they were counted."""
     if answers is None or answers.changed is None:
         return ""
-    told = " " + _("On {count} calibration images {changed} of the answers change.").format(
+    text = " " + _("On {count} calibration images {changed} of the answers change.").format(
         count=answers.images, changed=percent_text(answers.changed, 1)
     )
     if answers.changed_by_dense is None:
-        return told
-    return told + " " + _("Plain rounding changes {dense}.").format(
+        return text
+    return text + " " + _("Plain rounding changes {dense}.").format(
         dense=percent_text(answers.changed_by_dense, 1)
     )  # fmt: skip
 

@@ -78,13 +78,13 @@ def _carried(model: str, draft: Draft) -> None:
         mime="application/json", icon=":material/download:", key="download-plan", width="stretch",
         on_click="ignore", disabled=bool(draft.problems),
     )  # fmt: skip
-    brought = st.file_uploader(
+    upload = st.file_uploader(
         _("Upload a plan (JSON)"), type="json", key="upload-plan", max_upload_size=LARGEST_MB
     )
-    if brought is None:
+    if upload is None:
         st.session_state.pop(BROUGHT_KEY, None)
         return
-    content = brought.getvalue()
+    content = upload.getvalue()
     if st.session_state.get(BROUGHT_KEY) == digest_of(content):
         return
     st.session_state[BROUGHT_KEY] = digest_of(content)

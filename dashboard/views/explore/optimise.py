@@ -64,9 +64,9 @@ def offer(choice: Choice, draft: Draft) -> None:
         ):
             locks = tuple(lock_text(row) for row in draft.layers if row.name in locked)
             controls.ask_plan(place, _request(choice, budgets, locks, effort))
-        found = controls.found_plan(choice, place, "search")
-        if found is not None:
-            st.success(ui.plain(_found_text(found)), icon=":material/check_circle:")
+        result = controls.take_search_result(choice, place, "search")
+        if result is not None:
+            st.success(ui.plain(_result_text(result)), icon=":material/check_circle:")
         _front(choice, disabled=disabled, effort=effort)
 
 
@@ -82,10 +82,10 @@ def _front(choice: Choice, *, disabled: bool, effort: Effort) -> None:
         disabled=disabled,
     )
     if begin:
-        asked = front_requests(
+        requests = front_requests(
             controls.request_of(choice), BUDGETS, METHODS, REFINING_SECONDS[effort], effort
         )
-        st.session_state[key] = [store.ask(request) for request in asked]
+        st.session_state[key] = [store.ask(request) for request in requests]
     searches = [job for job_id in st.session_state.get(key, ()) if (job := store.job(job_id)) is not None]
     if not searches:
         right.caption(
@@ -127,7 +127,7 @@ def _budgets() -> tuple[str, ...]:
             _("By layers timed on this machine, once; it takes minutes."),
         ),
     )
-    found = []
+    budgets = []
     for column, kind, label, unit, sign, help_text in fields:
         value = column.number_input(
             label,
@@ -139,8 +139,8 @@ def _budgets() -> tuple[str, ...]:
             placeholder=_("no limit"),
         )
         if value:
-            found.append(f"{kind}={value * unit:.6g}{sign}")
-    return tuple(found)
+            budgets.append(f"{kind}={value * unit:.6g}{sign}")
+    return tuple(budgets)
 
 
 def _request(
@@ -152,21 +152,21 @@ def _request(
     )  # fmt: skip
 
 
-def _found_text(found: Mapping[str, Any]) -> str:
-    cost, before, predicted = found["cost"], found["baseline_cost"], found["predicted"]
+def _result_text(result: Mapping[str, Any]) -> str:
+    cost, before, predicted = result["cost"], result["baseline_cost"], result["predicted"]
     low, high = predicted["ci95"]
     text = _(
         "The table below is filled with the plan for {budget}: {size}, {bops} of the bit-operations, "
         "expected {value} ({low} to {high})."
     ).format(
-        budget=", ".join(found["budget"]),
+        budget=", ".join(result["budget"]),
         size=size_text(cost["size_bytes"]),
         bops=percent_text(cost["bops"] / before["bops"]),
         value=percent_text(predicted["value"]),
         low=percent_text(low),
         high=percent_text(high),
     )
-    if found["binding"] is None:
+    if result["binding"] is None:
         return text + " " + _("No limit holds it back.")
     kinds = {
         "size": _("size"),
@@ -178,14 +178,14 @@ def _found_text(found: Mapping[str, Any]) -> str:
         text
         + " "
         + _("What holds it back is {limit}: {price}.").format(
-            limit=kinds[found["binding"]], price=_price_text(found["price"])
+            limit=kinds[result["binding"]], price=_price_text(result["price"])
         )
     )
 
 
-def _price_text(told: str) -> str:
+def _price_text(price: str) -> str:
     """What more of the limit would be worth, told by the search in English."""
-    *_words, amount, unit = told.split()
+    *_words, amount, unit = price.split()
     text = (
         _("1 % more would save about {amount} kB")
         if unit == "kB"

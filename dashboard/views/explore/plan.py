@@ -47,7 +47,7 @@ def plan_and_run(choice: Choice, inventory: tuple[LayerInfo, ...]) -> None:
             controls.bulk_controls(choice)
         return
     base = controls.base_plan(choice, reference)
-    controls.tell_plan(model)
+    controls.name_plan(model)
     draft = plan_draft.make_draft(inventory, base, sheets.sheet_of(model).edits, st.session_state["ratio"])
     edited = plan_draft.differing(draft, reference)
     with place:
@@ -180,7 +180,7 @@ def run_obstacle(choice: Choice, inventory: Sequence[LayerInfo], draft: Draft) -
 def _request(choice: Choice, draft: Draft, name: str) -> RunRequest:
     effort = st.session_state.get("solver-effort", Effort.STANDARD)
     return RunRequest(
-        **choice.given.of(choice.source.id),
+        **choice.overrides.of(choice.source.id),
         data=choice.data,
         calibration=choice.calibration,
         method=st.session_state["method"],
@@ -242,7 +242,7 @@ def _network(choice: Choice, inventory: tuple[LayerInfo, ...], draft: Draft) -> 
         network_graph.show(
             network_graph.Shown(
                 key="plan-graph", inventory=inventory, plan=draft.plan,
-                topology=catalogue.topology_of(choice.source, ui.workspace(), choice.given),
+                topology=catalogue.topology_of(choice.source, ui.workspace(), choice.overrides),
                 more={"sensitivity": run_shades.shares_shade(shares)} if shares else {},
             )
         )  # fmt: skip
@@ -253,7 +253,7 @@ def _columns() -> list[dict[str, Any]]:
     bops = _("Share of the original network's bit-operations. ") + meaning("bops")
     bits = _("Bits per weight: {accepted}; one number, or one for each factor such as 4, 4, 8.")
     structure = controls.structure_help().replace("**", "")
-    told = (
+    columns = (
         ("layer", _("Layer"), meaning("layer")),
         ("kind", _("Kind"), ""),
         ("shape", _("Shape"), _("Channels in and out, then height × width of the output.")),
@@ -272,5 +272,5 @@ def _columns() -> list[dict[str, Any]]:
     )
     return [
         {"key": key, "label": label, "help": help_text, "share": key in ("params", "bops")}
-        for key, label, help_text in told
+        for key, label, help_text in columns
     ]

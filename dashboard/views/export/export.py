@@ -12,7 +12,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.state import catalogue, rows
-from dashboard.state.overrides import given_in
+from dashboard.state.overrides import overrides_of
 from dashboard.text import _
 from dashboard.views.export import speed
 from dashboard.views.run import live
@@ -165,7 +165,7 @@ def _packed(run: RunRecord, kind: Kind, can_make: bool) -> None:
         return
     report = read_report(kind.path(run).with_suffix(".json"))
     if report is None:
-        ui.tell_damaged(kind.path(run).with_suffix(".json"))
+        ui.show_damaged(kind.path(run).with_suffix(".json"))
     if report is not None:
         _show_checks(report)
     elif can_make and st.button(
@@ -181,7 +181,7 @@ def _made_file(run: RunRecord, kind: Kind, can_make: bool) -> None:
         return
     report = read_report(path.with_suffix(".json"))
     if report is None:
-        ui.tell_damaged(path.with_suffix(".json"))
+        ui.show_damaged(path.with_suffix(".json"))
     if report is not None and path.is_file():
         _show_report(report)
         _download(run, kind, path)
@@ -203,8 +203,8 @@ def _start_making(run: RunRecord, kind: Kind) -> None:
 
 
 def _show_report(report: ExportReport) -> None:
-    size, taken = size_text(report.size_bytes), duration_text(report.seconds)
-    st.markdown(_("**{size}**, made and checked in {seconds}.").format(size=size, seconds=taken))
+    size, seconds = size_text(report.size_bytes), duration_text(report.seconds)
+    st.markdown(_("**{size}**, made and checked in {seconds}.").format(size=size, seconds=seconds))
     _show_checks(report)
 
 
@@ -236,10 +236,10 @@ def _contents(run: RunRecord) -> None:
     st.subheader(_("What the file holds"), anchor=False)
     try:
         plan = Plan.from_dict(dict(run.plan_row))
-        given = given_in(run.request)
-        source = catalogue.open_model(run.model, ui.workspace(), given)
+        overrides = overrides_of(run.request)
+        source = catalogue.open_model(run.model, ui.workspace(), overrides)
         with st.spinner(_("Looking into the model…"), show_time=True):
-            inventory = catalogue.inventory_of(source, ui.workspace(), given)
+            inventory = catalogue.inventory_of(source, ui.workspace(), overrides)
     except QafError as error:
         ui.say_error(error)
         return
@@ -251,13 +251,13 @@ def _contents(run: RunRecord) -> None:
 def content_rows(inventory: Sequence[LayerInfo], plan: Plan, solved: set[str]) -> list[dict[str, Any]]:
     """One row per layer of the file: what it is stored as, its bytes before and after, its share."""
     planned, labels = {row.name: row for row in plan.layers}, live.structure_labels()
-    found = []
+    entries = []
     for info in inventory:
         row = planned.get(info.name) if info.name in solved else None
         after = layer_cost(info, row, plan.activation_bits).size_bytes
         if info.folded_into is None and after > 0:
-            found.append((info, row, original_layer_cost(info).size_bytes, after))
-    total = sum(after for *_others, after in found) or 1
+            entries.append((info, row, original_layer_cost(info).size_bytes, after))
+    total = sum(after for *_others, after in entries) or 1
     return [
         {
             "name": info.name,
@@ -268,7 +268,7 @@ def content_rows(inventory: Sequence[LayerInfo], plan: Plan, solved: set[str]) -
             "after": after,
             "share": 100 * after / total,
         }
-        for info, row, before, after in found
+        for info, row, before, after in entries
     ]
 
 
@@ -291,7 +291,7 @@ def _examples(run: RunRecord) -> None:
 
     st.subheader(_("Use it"), anchor=False)
     try:
-        source = catalogue.open_model(run.model, ui.workspace(), given_in(run.request))
+        source = catalogue.open_model(run.model, ui.workspace(), overrides_of(run.request))
     except QafError as error:
         st.warning(ui.plain(error.text(_)), icon=":material/warning:")
         return

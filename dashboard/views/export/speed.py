@@ -71,7 +71,7 @@ def _draw_kept(run: RunRecord, key: str, file_name: str) -> None:
     if report is not None:
         draw(report, key, run.compressed.n if run.compressed else None)
     else:
-        ui.tell_damaged(folder / file_name)
+        ui.show_damaged(folder / file_name)
 
 
 def draw(report: SpeedReport, key: str, images: int | None = None) -> None:
@@ -158,23 +158,23 @@ def _load(report: SpeedReport) -> None:
 def _memory(peaks: Mapping[str, int | None]) -> None:
     """Peak memory of one inference of each timed file."""
     labels = speed.model_labels(_)
-    told = [f"{labels.get(name, name)}: {size_text(size)}" for name, size in peaks.items() if size]
-    if told:
-        st.caption(ui.plain(" · ".join([_("Peak memory of one inference"), *told])))
+    sizes = [f"{labels.get(name, name)}: {size_text(size)}" for name, size in peaks.items() if size]
+    if sizes:
+        st.caption(ui.plain(" · ".join([_("Peak memory of one inference"), *sizes])))
 
 
 def _accuracy(accuracy: Mapping[str, FileAccuracy], images: int | None) -> None:
     """Whether the timed files still say the same: speed without accuracy is worth nothing."""
     labels = speed.model_labels(_)
-    told = [f"{labels[name]}: {percent_text(row.value)}" for name, row in accuracy.items() if name in labels]
-    if told:
+    parts = [f"{labels[name]}: {percent_text(row.value)}" for name, row in accuracy.items() if name in labels]
+    if parts:
         count = max(row.n for row in accuracy.values())
         metric = metric_label(next(iter(accuracy.values())).metric, _)
         head = _("{metric} of the timed files on {count} images").format(metric=metric, count=f"{count:,}")
         if images is not None and count != images:
             text = _("not on all {count} that the run was measured on")
             head += ", " + text.format(count=f"{images:,}")
-        st.caption(ui.plain(f"{head} · " + " · ".join(told)))
+        st.caption(ui.plain(f"{head} · " + " · ".join(parts)))
 
 
 def _energy(energy: Energy) -> None:

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import streamlit as st
 
 from dashboard.state import catalogue, jobs
-from dashboard.state.overrides import given_in, keep_class_names, read_class_text
+from dashboard.state.overrides import keep_class_names, overrides_of, read_class_text
 from dashboard.text import _
 from dashboard.widgets import check_result, preparation, ui
 from qaf_core.data.models.published import is_published_name
@@ -55,9 +55,9 @@ def show() -> None:
         )
         st.caption(missing or _("Nothing is compressed yet: the check runs the original on your images."))
     if pressed:
-        asked = CheckRequest(model=base, name=name, preprocessing=steps, **check_result.MADE_TO_BE_SHOWN)
-        _begin(asked, weights, data, classes)
-    check_result.show(FORM, on_fix=_use_found, then=_offer_to_add)
+        request = CheckRequest(model=base, name=name, preprocessing=steps, **check_result.MADE_TO_BE_SHOWN)
+        _begin(request, weights, data, classes)
+    check_result.show(FORM, on_fix=_use_fix, then=_offer_to_add)
 
 
 def _names() -> tuple[str, str, str]:
@@ -101,32 +101,32 @@ def _file_or_path(label: str, field: str, types: list[str], help_text: str) -> B
     return upload if upload is not None else path.strip()
 
 
-def _missing(given: Mapping[str, Any]) -> str:
+def _missing(values: Mapping[str, Any]) -> str:
     labels = {"name": _("a name"), "weights": _("trained weights"), "data": _("labelled images")}
-    lacking = [label for field, label in labels.items() if not given[field]]
+    lacking = [label for field, label in labels.items() if not values[field]]
     return _("Still to give: {fields}.").format(fields=", ".join(lacking)) if lacking else ""
 
 
-def _begin(asked: CheckRequest, weights: BinaryIO | str, data: BinaryIO | str, classes: str) -> None:
-    folder, given = ui.workspace(), {"weights": weights, "data": data}
+def _begin(request: CheckRequest, weights: BinaryIO | str, data: BinaryIO | str, classes: str) -> None:
+    folder, inputs = ui.workspace(), {"weights": weights, "data": data}
     try:
         uploads = {
             field: receive_upload(folder, upload, upload.name)
-            for field, upload in given.items()
+            for field, upload in inputs.items()
             if not isinstance(upload, str)
         }
-        paths: dict[str, Any] = {field: path for field, path in given.items() if isinstance(path, str)}
-        asked = replace(asked, classes=keep_class_names(folder, classes), uploads=uploads, **paths)
+        paths: dict[str, Any] = {field: path for field, path in inputs.items() if isinstance(path, str)}
+        request = replace(request, classes=keep_class_names(folder, classes), uploads=uploads, **paths)
     except QafError as error:
         ui.say_error(error)
         return
-    check_result.begin(FORM, asked)
+    check_result.begin(FORM, request)
 
 
 # --- what came of it
 
 
-def _use_found(checked: CheckRequest, evidence: Mapping[str, Any]) -> None:
+def _use_fix(checked: CheckRequest, evidence: Mapping[str, Any]) -> None:
     """Fill in what a finding says would be right, and check again what is stored by now."""
     mended = check_result.mended(checked, evidence)
     preparation.fill(FORM, mended.preprocessing)
@@ -157,9 +157,9 @@ def _register(checked: CheckRequest) -> None:
     Raises:
         QafError: If its id is taken or something does not fit.
     """
-    folder, asked = ui.workspace(), {**given_in(checked).of(checked.model), "data": checked.data}
+    folder, fields = ui.workspace(), {**overrides_of(checked).of(checked.model), "data": checked.data}
     if is_published_name(checked.weights) or checked.model.startswith(TIMM_FAMILY):  # known where torch is
-        jobs.wait_for(folder, RegisterRequest(name=checked.name, **asked), anew=True)
+        jobs.wait_for(folder, RegisterRequest(name=checked.name, **fields), anew=True)
         return
-    base = asked.pop("model")
-    add_model(folder, model_id=checked.name, base=base, **asked)
+    base = fields.pop("model")
+    add_model(folder, model_id=checked.name, base=base, **fields)

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard.state.overrides import NOTHING, Given, given_in, keep_class_names
+from dashboard.state.overrides import NOTHING, Overrides, keep_class_names, overrides_of
 from dashboard.text import _
 from dashboard.widgets import check_result, ui
 from qaf_core.data.models.settings import RegisteredModel, read_settings
@@ -42,23 +42,23 @@ def show(source: ModelSource) -> None:
     mendable = entry is not None and ":" not in entry.base
     check_result.show(
         PLACE,
-        fits=lambda asked: asked.model == source.id,
-        on_fix=_use_found if mendable else None,
-        then=lambda asked: _offer_to_keep(entry, given_in(asked)),
+        fits=lambda request: request.model == source.id,
+        on_fix=_use_fix if mendable else None,
+        then=lambda request: _offer_to_keep(entry, overrides_of(request)),
     )
 
 
-def _use_found(checked: CheckRequest, evidence: Mapping[str, Any]) -> None:
+def _use_fix(checked: CheckRequest, evidence: Mapping[str, Any]) -> None:
     check_result.begin(PLACE, check_result.mended(checked, evidence))
 
 
-def _offer_to_keep(entry: RegisteredModel | None, given: Given) -> None:
+def _offer_to_keep(entry: RegisteredModel | None, overrides: Overrides) -> None:
     """What was found to be right can become the model's own."""
-    if entry is None or given == NOTHING:
+    if entry is None or overrides == NOTHING:
         return
     if st.button(_("Keep this for the model"), icon=":material/save:", key="keep-found"):
         try:
-            _keep(entry, given)
+            _keep(entry, overrides)
         except QafError as error:
             ui.say_error(error)
             return
@@ -66,15 +66,15 @@ def _offer_to_keep(entry: RegisteredModel | None, given: Given) -> None:
         st.rerun()
 
 
-def _keep(entry: RegisteredModel, given: Given) -> None:
+def _keep(entry: RegisteredModel, overrides: Overrides) -> None:
     folder = ui.workspace()
     add_model(
         folder,
         model_id=entry.id,
         base=entry.base,
         weights=entry.named_weights,
-        classes=given.classes or keep_class_names(folder, "\n".join(entry.classes)),
-        preprocessing={**entry.preprocessing, **(given.preprocessing or {})},
+        classes=overrides.classes or keep_class_names(folder, "\n".join(entry.classes)),
+        preprocessing={**entry.preprocessing, **(overrides.preprocessing or {})},
         data=entry.data,
         title=entry.title,
     )

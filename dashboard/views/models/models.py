@@ -42,7 +42,7 @@ def page() -> None:
 
 def _choose(sources: Sequence[ModelSource]) -> ModelSource:
     ids = [source.id for source in sources]
-    arrived = address.given("model") or address.going_back("model")
+    arrived = address.values_of("model") or address.going_back("model")
     key = address.choice("model", ids, ids[0], key="model-chosen")
     selection = {"selection": {"rows": [ids.index(st.session_state[key])], "columns": [], "cells": []}}
     if arrived:

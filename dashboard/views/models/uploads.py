@@ -43,12 +43,12 @@ def show(models: Sequence[ModelSource]) -> None:
     Args:
         models: The registered ones.
     """
-    found = stored(ui.workspace(), models)
-    if not found:
+    items = stored(ui.workspace(), models)
+    if not items:
         return
-    total = size_text(sum(item.size_bytes for item in found))
+    total = size_text(sum(item.size_bytes for item in items))
     with st.expander(_("Uploaded files, {size}").format(size=total), icon=":material/folder:"):
-        for item in found:
+        for item in items:
             _line(item)
 
 
@@ -86,9 +86,9 @@ def stored(workspace: Path, models: Sequence[ModelSource]) -> list[Stored]:
         models: The registered ones.
     """
     runs = list_rows(ui.open_store()) + list_rows(ui.open_store(), deleted=True)
-    found = []
+    items = []
     for path in (*_weights(workspace), *list_added(workspace)):
-        found.append(
+        items.append(
             Stored(
                 path=path,
                 size_bytes=_size_bytes(str(path), path.stat().st_mtime_ns),
@@ -96,7 +96,7 @@ def stored(workspace: Path, models: Sequence[ModelSource]) -> list[Stored]:
                 runs=sum(_uses(row.places, path) for row in runs),
             )
         )
-    return found
+    return items
 
 
 def delete(workspace: Path, path: Path) -> None:

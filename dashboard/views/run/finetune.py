@@ -153,27 +153,29 @@ def _curve(points: list[dict[str, Any]]) -> None:
 
 def show_result(run: RunRecord) -> None:
     """What a finished fine-tuning gained over the run it began with; nothing for other runs."""
-    told = run.result.get("finetune")
-    if not told:
+    finetuning = run.result.get("finetune")
+    if not finetuning:
         return
     st.subheader(_("Fine-tuning"), anchor=False)
-    if told["best_epoch"] == 0:
+    if finetuning["best_epoch"] == 0:
         st.info(
             _("Nothing was gained on the images held back: the network is as it was before."),
             icon=":material/info:",
         )
-    parent = ui.find_run(str(told["run"]))
+    parent = ui.find_run(str(finetuning["run"]))
     columns = st.columns(3)
     with columns[0]:
         _parent_card(run, parent)
     with columns[1]:
-        _divergence_card(told["before"], told["after"])
+        _divergence_card(finetuning["before"], finetuning["after"])
     with columns[2]:
         ui.metric_card(
             _("What changed"),
-            _trained_labels().get(told["trains"], str(told["trains"])),
-            _used(told)
-            + _("pass {best} of {count} kept").format(best=told["best_epoch"], count=told["epochs"]),
+            _trained_labels().get(finetuning["trains"], str(finetuning["trains"])),
+            _used(finetuning)
+            + _("pass {best} of {count} kept").format(
+                best=finetuning["best_epoch"], count=finetuning["epochs"]
+            ),
         )
     events = ui.open_store().events_since(run.id, kinds=("finetune",))
     _curve([dict(stored.event.data) for stored in events])
@@ -185,12 +187,12 @@ def show_result(run: RunRecord) -> None:
     st.caption(_("The layer errors below are those of the solver, before fine-tuning."))
 
 
-def _used(told: dict[str, Any]) -> str:
+def _used(finetuning: dict[str, Any]) -> str:
     """What was learnt from; nothing is known of runs of earlier versions."""
-    if "images" not in told:
+    if "images" not in finetuning:
         return ""
-    what = _("{count} images with labels") if told["labelled"] else _("{count} images without labels")
-    return what.format(count=f"{told['images']:,}") + " · "
+    what = _("{count} images with labels") if finetuning["labelled"] else _("{count} images without labels")
+    return what.format(count=f"{finetuning['images']:,}") + " · "
 
 
 def _parent_card(run: RunRecord, parent: RunRecord | None) -> None:

@@ -103,9 +103,11 @@ def _banner(run: RunRecord) -> None:
 def _failure(run: RunRecord) -> None:
     """Why a run failed; where only the check of the original stopped it, a way on without the check."""
     stopped_by_check = run.request.check and NO_CHECK.template in (run.error or "")
-    told = run.failure.text(_) if run.failure else _("The run failed without a message.")
+    message = run.failure.text(_) if run.failure else _("The run failed without a message.")
     ui.say_error(
-        check_result.on_screen(told.partition(NO_CHECK.text(_))[0].rstrip()) if stopped_by_check else told
+        check_result.on_screen(message.partition(NO_CHECK.text(_))[0].rstrip())
+        if stopped_by_check
+        else message
     )
     if stopped_by_check:
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -134,7 +136,7 @@ def _pictures(run: RunRecord) -> None:
     folder = ui.open_store().run_folder(run.id)
     preview = read_preview(folder)
     if not preview:
-        ui.tell_damaged(folder / PREVIEW_NAME)
+        ui.show_damaged(folder / PREVIEW_NAME)
     else:
         with st.expander(_("Some of the images"), icon=":material/photo_library:", expanded=True):
             predictions.show(preview)

@@ -52,7 +52,7 @@ def show(run: RunRecord) -> None:
 
 def files(run: RunRecord) -> None:
     """The files of a run that can be deployed, with their sizes against the original's."""
-    found = deployable_files(ui.open_store().run_folder(run.id))
+    paths = deployable_files(ui.open_store().run_folder(run.id))
     before = run.baseline_cost.size_bytes if run.baseline_cost else None
     labels = {PACKED: _("Packed file"), **model_labels(_)}
     exported = {name: _("{file} (exported)").format(file=labels[of]) for name, of in EXPORTED.items()}
@@ -62,7 +62,7 @@ def files(run: RunRecord) -> None:
             "size": path.stat().st_size,
             "smaller": before / max(1, path.stat().st_size) if before else None,
         }
-        for name, path in found.items()
+        for name, path in paths.items()
     ]
     if not rows:
         return

@@ -38,8 +38,8 @@ def page() -> None:
         )
     )
     steps = _steps()
-    asked = st.query_params.get(STEP_KEY, "")
-    place = int(asked) - 1 if asked in map(str, range(1, len(steps) + 1)) else None
+    step_text = st.query_params.get(STEP_KEY, "")
+    place = int(step_text) - 1 if step_text in map(str, range(1, len(steps) + 1)) else None
     if place is None:
         _welcome()
         return
@@ -156,7 +156,7 @@ def _saving(review: Review) -> None:
     case = compute_case(assumptions, network_costs(review.chosen))
     st.markdown(f"**{_('What that is worth')}**")
     st.caption(ui.plain(_(assumptions.label)))
-    st.markdown(ui.plain(decision_sections.tell_case(case, _)))
+    st.markdown(ui.plain(decision_sections.describe_case(case, _)))
     title = _("When it has paid for itself")
     blocks.draw_block(Chart(key="start-case", title=title, figure=break_even_figure(case, _)))
 
@@ -164,8 +164,8 @@ def _saving(review: Review) -> None:
 def _decision(review: Review) -> None:
     decide.verdict_line(review)
     st.markdown(f"**{_('Three sentences for the meeting')}**")
-    told = three_sentences(review.chosen, review.verdict, review.case)
-    st.code("\n".join(sentence.text(_) for sentence in told), language=None, wrap_lines=True)
+    sentences = three_sentences(review.chosen, review.verdict, review.case)
+    st.code("\n".join(sentence.text(_) for sentence in sentences), language=None, wrap_lines=True)
     with st.container(horizontal=True):
         ui.link_to(
             "decide", _("See criteria, risks and the report"), ":material/gavel:", run=review.chosen.run_id

@@ -24,7 +24,7 @@ DRAW_KEY = "tradeoffs-draw"
 def points_of(runs: Sequence[RunRow], judged: Judged) -> list[RunPoint]:
     """The points of all runs with a result, and of the original of each evaluation."""
     say, name = translation(), _("the original") if judged.reference is None else judged.reference.title
-    made = [
+    points = [
         run_point(
             run,
             title=html.escape(f"{run.title} ({rows.part_done(run)})" if run.is_partial else run.title),
@@ -38,15 +38,15 @@ def points_of(runs: Sequence[RunRow], judged: Judged) -> list[RunPoint]:
         for run in runs
         if (point := original_point(run, title=_("Original"))) is not None
     }
-    return [point for point in made if point is not None] + list(originals.values())
+    return [point for point in points if point is not None] + list(originals.values())
 
 
 def _difference(run: RunRow, judged: Judged, name: str, say: Callable[[str], str]) -> str:
-    found = judged.differences.get(run.id)
-    if found is None:
+    difference = judged.differences.get(run.id)
+    if difference is None:
         return ""
     text = say("{points} points against {name}: {verdict}")
-    return text.format(points=found.text(say), name=name, verdict=found.sentence(say))
+    return text.format(points=difference.text(say), name=name, verdict=difference.sentence(say))
 
 
 def show(runs: Sequence[RunRow], points: Sequence[RunPoint], judged: Judged) -> None:

@@ -70,24 +70,24 @@ def judge(runs: Sequence[RunRow]) -> Judged:
     else:
         answers = read_answers(ui.open_store(), reference.model, list(by_id))
         differences = against_run(runs, reference, answers)
-    told = {row.id: passes(row, target) for row in runs} if target else {}
-    return Judged(target=target, passes=told, reference=reference, differences=differences)
+    passing = {row.id: passes(row, target) for row in runs} if target else {}
+    return Judged(target=target, passes=passing, reference=reference, differences=differences)
 
 
 def _title(run: RunRow) -> str:
     return run.title
 
 
-def tell_target(runs: Sequence[RunRow], judged: Judged) -> None:
+def show_target(runs: Sequence[RunRow], judged: Judged) -> None:
     """How many runs keep to the target, and how many may."""
     if not judged.target:
         return
     passing = [row.id for row in runs if judged.passes[row.id]]
     open_ = sum(judged.passes[row.id] is None for row in runs)
-    told = _("{passing} of {count} runs keep to: {target}.").format(
+    text = _("{passing} of {count} runs keep to: {target}.").format(
         passing=len(passing), count=len(runs), target=" · ".join(each.text(_) for each in judged.target)
     )
     if open_:
-        told += " " + _("{count} more may: not all of it is measured.").format(count=open_)
+        text += " " + _("{count} more may: not all of it is measured.").format(count=open_)
     show = st.success if passing else st.warning
-    show(ui.plain(told), icon=":material/target:")
+    show(ui.plain(text), icon=":material/target:")

@@ -55,12 +55,12 @@ def _rank(passing: bool | None) -> int:
 def _groups(runs: Sequence[RunRow], grouped: str) -> dict[str, list[RunRow]]:
     if not grouped:
         return {"": list(runs)}
-    found: dict[str, list[RunRow]] = {}
+    groups: dict[str, list[RunRow]] = {}
     for run in runs:
         tags = run.tags or (_("Without a tag"),)
         for name in (charts.method_label(run.method, _),) if grouped == "method" else tags:
-            found.setdefault(name, []).append(run)
-    return dict(sorted(found.items()))
+            groups.setdefault(name, []).append(run)
+    return dict(sorted(groups.items()))
 
 
 def _table(runs: Sequence[RunRow], judged: Judged, best: Mapping[str, str], title: str) -> list[RunRow]:
@@ -97,7 +97,7 @@ def _marks(points: Sequence[RunPoint]) -> dict[str, str]:
 
 def _row(run: RunRow, judged: Judged, best: Mapping[str, str], say: Callable[[str], str]) -> dict[str, Any]:
     size = run.size_bytes or 0.0
-    found = judged.differences.get(run.id)
+    difference = judged.differences.get(run.id)
     signs = {True: "✓", False: "✗", None: "?"}
     mark = {"worse": "▼ ", "better": "▲ ", "same": "≈ "}
     return {
@@ -106,7 +106,7 @@ def _row(run: RunRow, judged: Judged, best: Mapping[str, str], say: Callable[[st
         "run": run.title,
         "method": charts.method_label(run.method, say),
         "accuracy": 100 * (run.value or 0.0),
-        "drop": None if found is None else mark.get(found.verdict, "") + found.text(say),
+        "drop": None if difference is None else mark.get(difference.verdict, "") + difference.text(say),
         "size": run.size_bytes,
         "smaller": run.original_bytes / size if run.original_bytes and size else None,
         "deployed": run.deployed_bytes,

@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard.state import address, expectations
 from dashboard.text import _
 from dashboard.views.tradeoffs import drawing, table
-from dashboard.views.tradeoffs.judged import judge, tell_target
+from dashboard.views.tradeoffs.judged import judge, show_target
 from dashboard.widgets import run_tools, ui
 from qaf_core.factorization.options import METHODS
 from qaf_core.review import charts
@@ -34,12 +34,12 @@ def page() -> None:
     if not chosen:
         st.info(_("No run matches these filters."), icon=":material/filter_alt_off:")
         return
-    found = judge(chosen)
-    tell_target(chosen, found)
-    points = drawing.points_of(chosen, found)
-    drawing.show(chosen, points, found)
+    judged = judge(chosen)
+    show_target(chosen, judged)
+    points = drawing.points_of(chosen, judged)
+    drawing.show(chosen, points, judged)
     _expectations(chosen)
-    table.show(chosen, points, found)
+    table.show(chosen, points, judged)
 
 
 def _nothing_yet(unfinished: bool) -> None:
@@ -63,18 +63,18 @@ def _filters(measured: Sequence[RunRow]) -> list[RunRow] | None:
     """Widgets that choose model, data, methods, loss and words; the runs that pass, None for no model."""
     left, middle, right, last = st.columns([2, 2, 3, 2], vertical_alignment="bottom")
     models = list(dict.fromkeys(run.model for run in measured))
-    asked = st.query_params.get("model", models[0])
-    if asked not in models:
-        ui.say_error(_("No run of {model} has been measured in this workspace.").format(model=asked))
+    requested = st.query_params.get("model", models[0])
+    if requested not in models:
+        ui.say_error(_("No run of {model} has been measured in this workspace.").format(model=requested))
     model = left.selectbox(
         _("Model"),
         models,
-        index=models.index(asked) if asked in models else None,
+        index=models.index(requested) if requested in models else None,
         placeholder=_("Choose a model"),
     )
     if model is None:
         return None
-    address.tell("model", model)
+    address.set_values("model", model)
     runs = [run for run in measured if run.model == model]
     kinds = list(dict.fromkeys(run.data for run in runs))
     data = middle.selectbox(
@@ -86,7 +86,7 @@ def _filters(measured: Sequence[RunRow]) -> list[RunRow] | None:
     )
     runs = [run for run in runs if run.data == data]
     methods = [m for m in METHODS if any(run.method == m for run in runs)]
-    wanted = right.pills(
+    picked = right.pills(
         _("Methods"),
         methods,
         selection_mode="multi",
@@ -102,7 +102,7 @@ def _filters(measured: Sequence[RunRow]) -> list[RunRow] | None:
     runs = [
         run
         for run in runs
-        if run.method in wanted and (limit == 1.0 or (run.drop is not None and run.drop <= limit))
+        if run.method in picked and (limit == 1.0 or (run.drop is not None and run.drop <= limit))
     ]
     return run_tools.filtered(runs, key="tradeoffs")
 

@@ -74,11 +74,11 @@ def sweep(
 
     folder = default_workspace() if workspace is None else workspace
     _, fields = image_fields(model, data, calibration, seed, weights, classes, preprocessing, folder)
-    asked = SensitivityRequest(**fields, activation_bits=8 if act_bits is None else act_bits)
+    exploration = SensitivityRequest(**fields, activation_bits=8 if act_bits is None else act_bits)
     points: list[dict[str, Any]] = []
     seconds = refining_seconds(time_limit, effort)
     for request in front_requests(
-        asked, _parts(budgets) or BUDGETS, _parts(methods) or METHODS, seconds, effort
+        exploration, _parts(budgets) or BUDGETS, _parts(methods) or METHODS, seconds, effort
     ):
         try:
             point = _measure(request, workspace)
@@ -109,9 +109,9 @@ def _measure(request: SearchRequest, workspace: Path | None) -> dict[str, Any] |
         if earlier is not None:
             return _point(request, earlier.id, dict(earlier.result))
         with stop_on_interrupt("what was measured is kept", print_stage) as progress:
-            found = execute(store, replace(request, then_run=False), progress)
-    made = run_here(run_request(request, found["plan"]), workspace)
-    return _point(request, made["run_id"], made) if made["status"] == "completed" else None
+            result = execute(store, replace(request, then_run=False), progress)
+    run = run_here(run_request(request, result["plan"]), workspace)
+    return _point(request, run["run_id"], run) if run["status"] == "completed" else None
 
 
 def _point(request: SearchRequest, run_id: str, run: dict[str, Any]) -> dict[str, Any]:

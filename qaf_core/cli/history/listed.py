@@ -8,7 +8,7 @@ import typer
 
 from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.runs import print_result
-from qaf_core.cli.text import _, print_json, print_table, status_word, tell, warn
+from qaf_core.cli.text import _, echo, print_json, print_table, status_word, warn
 from qaf_core.text.said import say
 from qaf_core.text.units import percent_text, points_text, size_text
 
@@ -39,17 +39,17 @@ def runs(
             for row in list_rows(store, model=model, deleted=deleted)
             if (archived or deleted or not row.archived) and (tag is None or tag in row.tags)
         ]
-        told = [row.id for row in rows if as_json or (row.error and not row.named)]
-        records = {record.id: record for record in store.runs(told)}
+        ids = [row.id for row in rows if as_json or (row.error and not row.named)]
+        records = {record.id: record for record in store.runs(ids)}
     if as_json:
-        found = [
+        entries = [
             _record_row(records[row.id])
             | {"note": row.note, "tags": list(row.tags), "archived": row.archived}
             for row in rows
         ]
-        print_json({"runs": found})
+        print_json({"runs": entries})
     elif not rows:
-        tell("No runs yet. Start one with: qaf compress digits/cnn --ratio 2 --bits 4")
+        echo("No runs yet. Start one with: qaf compress digits/cnn --ratio 2 --bits 4")
     else:
         print_table(
             ("run", "status", "model", "method", "metric", "drop", "size", "name"),
@@ -122,13 +122,13 @@ def show(
     if record.failure:
         print(record.failure.text(_))
     if record.is_partial:
-        tell(
+        echo(
             "{part} compressed, the others as they were",
             part=part_done(len(record.layers), len(record.planned_layers)),
         )
     print_result({"run_id": record.id, "status": record.status, **record.result})
     for speed in filter(None, speeds.values()):
-        tell(
+        echo(
             "speed, {source}, {processor}, {threads} threads:",
             source=speed.source,
             processor=speed.machine.processor,

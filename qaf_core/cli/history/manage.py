@@ -32,7 +32,7 @@ def rename(
         run_id = store.find(run).id
         management.rename(store, run_id, name)
         title = store.run(run_id).title
-    _tell([run_id], say("now called {title}", title=title), as_json)
+    _report([run_id], say("now called {title}", title=title), as_json)
 
 
 @program.command()
@@ -49,7 +49,7 @@ def note(
     with Store(workspace) as store:
         run_id = store.find(run).id
         management.set_note(store, run_id, text)
-    _tell([run_id], say("noted") if text.strip() else say("note taken away"), as_json)
+    _report([run_id], say("noted") if text.strip() else say("note taken away"), as_json)
 
 
 @program.command()
@@ -67,7 +67,7 @@ def tag(
     with Store(workspace) as store:
         ids = [store.find(beginning).id for beginning in run]
         management.tag(store, ids, add=add or (), remove=remove or ())
-    _tell(ids, say("tagged"), as_json)
+    _report(ids, say("tagged"), as_json)
 
 
 @program.command()
@@ -84,7 +84,7 @@ def archive(
     with Store(workspace) as store:
         ids = [store.find(beginning).id for beginning in run]
         management.archive(store, ids, not undo)
-    _tell(ids, say("taken out again") if undo else say("archived"), as_json)
+    _report(ids, say("taken out again") if undo else say("archived"), as_json)
 
 
 @program.command()
@@ -97,8 +97,8 @@ def delete(run: Runs, as_json: Json = False, workspace: Workspace = None) -> Non
         store.mark_interrupted()
         ids = [store.find(beginning).id for beginning in run]
         management.delete(store, ids)
-    told = say("deleted; for 30 days back with: qaf runs restore {runs}", runs=" ".join(ids))
-    _tell(ids, told, as_json)
+    message = say("deleted; for 30 days back with: qaf runs restore {runs}", runs=" ".join(ids))
+    _report(ids, message, as_json)
 
 
 @program.command()
@@ -110,10 +110,10 @@ def restore(run: Runs, as_json: Json = False, workspace: Workspace = None) -> No
     with Store(workspace) as store:
         ids = [management.find_deleted(store, beginning) for beginning in run]
         management.restore(store, ids)
-    _tell(ids, say("restored"), as_json)
+    _report(ids, say("restored"), as_json)
 
 
-def _tell(ids: list[str], what: Said, as_json: bool) -> None:
+def _report(ids: list[str], what: Said, as_json: bool) -> None:
     if as_json:
         print_json({"runs": ids})
     else:

@@ -105,7 +105,7 @@ class MaskFolder:
             DataError: When a mask cannot be read, or 255 in the masks can mean two things.
         """
         white = None if self._white is None else white_class(self._white, source)
-        found: list[npt.NDArray[np.uint8]] = []
+        masks: list[npt.NDArray[np.uint8]] = []
         values = np.zeros(UNLABELLED + 1, np.intp)
         for file in chosen:
             pixels, fit = self._read(self._masks[file], source)
@@ -113,10 +113,10 @@ class MaskFolder:
             if white is not None:
                 pixels = np.where(pixels == UNLABELLED, np.uint8(white), pixels)
             # Only now comes what lies beyond the picture, which has no label whatever 255 means.
-            found.append(_cut(pixels if self._numbers is None else self._numbers[pixels], fit))
+            masks.append(_cut(pixels if self._numbers is None else self._numbers[pixels], fit))
         if white is None and self._numbers is None:
             check_white(self._name, set(np.flatnonzero(values).tolist()), source)
-        return {"y": np.stack(found)}
+        return {"y": np.stack(masks)}
 
     def _read(self, file: Path, source: ModelSource) -> tuple[npt.NDArray[np.uint8], Fit]:
         from PIL import Image
@@ -240,8 +240,10 @@ def _inside(folder: Path, name: str) -> Path:
 
 def _class_numbers(categories: Sequence[Mapping[str, Any]], source: ModelSource) -> dict[Any, int]:
     """Class of each category: by name where the model knows all of them, else the category's own id."""
-    found = find_classes([str(row.get("name", "")) for row in categories], source.classes, say("categories"))
-    named = dict(zip([row["id"] for row in categories], found, strict=True))
+    numbers = find_classes(
+        [str(row.get("name", "")) for row in categories], source.classes, say("categories")
+    )
+    named = dict(zip([row["id"] for row in categories], numbers, strict=True))
     if all(number is not None for number in named.values()):
         return {key: number for key, number in named.items() if number is not None}
     # Their own ids, unless a name that is known says otherwise.

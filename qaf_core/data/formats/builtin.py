@@ -56,10 +56,10 @@ def _load_inspection(source: ModelSource, split: Split, count: int, seed: int) -
     other = {"calibration": seed, "train": int(seed > 0)}  # the stream after the next evaluates
     stream = INSPECTION_SEEDS[split] + other.get(split, 0)
     drawn = dataset.render(count, stream)
-    found = check_arrays(
+    image_set = check_arrays(
         f"built-in inspection set, {split}", drawn.images, drawn.labels, dataset.CLASSES, source
     )
-    return replace(found, targets=drawn_targets(drawn, source.task), classes=source.classes)
+    return replace(image_set, targets=drawn_targets(drawn, source.task), classes=source.classes)
 
 
 def _load_digits(source: ModelSource, choice: Choice) -> ImageSet:

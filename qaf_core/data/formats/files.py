@@ -42,22 +42,22 @@ class Reading:
         return self.choice.split != "calibration" or self.choice.shared
 
     def read(
-        self, name: str, count: int, whole: int, place: Callable[[int], Path], name_of: Callable[[int], str]
+        self, name: str, count: int, total: int, place: Callable[[int], Path], name_of: Callable[[int], str]
     ) -> ReadPictures:
         """Decode picture files.
 
         Args:
             name: What they are.
             count: How many.
-            whole: How many there are, of which these were chosen.
+            total: How many there are, of which these were chosen.
             place: Where each lies.
             name_of: What each is called.
         """
         steps = self.source.preprocessing
-        return self.decode(name, count, whole, lambda number: read_picture(place(number), steps), name_of)
+        return self.decode(name, count, total, lambda number: read_picture(place(number), steps), name_of)
 
     def decode(
-        self, name: str, count: int, whole: int, decode: Decoder, name_of: Callable[[int], str]
+        self, name: str, count: int, total: int, decode: Decoder, name_of: Callable[[int], str]
     ) -> ReadPictures:
         """Read pictures that something else decodes; otherwise as `read`."""
         return read_pictures(
@@ -66,7 +66,7 @@ class Reading:
             self.source.preprocessing.shape,
             name=name,
             name_of=name_of,
-            whole=whole,
+            total=total,
             folder=None if self.cache is None else self.cache / "decoded",
             on_read=self.on_read,
         )
@@ -95,7 +95,7 @@ def load_folder(path: Path, name: str, reading: Reading) -> ImageSet:
     if choice.split == "evaluation":
         require_classes(name, listed.labels, source)
     chosen, name = choice.among(len(listed.files), name)
-    found = reading.read(
+    pictures = reading.read(
         name,
         len(chosen),
         len(listed.files),
@@ -103,11 +103,11 @@ def load_folder(path: Path, name: str, reading: Reading) -> ImageSet:
         lambda number: listed.name_of(int(chosen[number])),
     )
     return ImageSet(
-        name=with_skipped(name, found.skipped),
-        images=found.pictures,
-        labels=listed.labels[chosen][found.kept],
+        name=with_skipped(name, pictures.skipped),
+        images=pictures.pictures,
+        labels=listed.labels[chosen][pictures.kept],
         classes=source.classes,
-        skipped=found.skipped,
+        skipped=pictures.skipped,
     )
 
 
@@ -125,18 +125,18 @@ def load_annotated(folder: AnnotatedFolder, name: str, reading: Reading) -> Imag
     source = reading.source
     chosen, name = reading.choice.among(len(folder.files), name)
     files = [folder.files[index] for index in chosen]
-    found = reading.read(
+    pictures = reading.read(
         name, len(files), len(folder.files), files.__getitem__, lambda number: files[number].name
     )
-    arrays = folder.arrays([files[index] for index in found.kept], source)
-    count = len(found.kept)
+    arrays = folder.arrays([files[index] for index in pictures.kept], source)
+    count = len(pictures.kept)
     return ImageSet(
-        name=with_skipped(name, found.skipped),
-        images=found.pictures,
+        name=with_skipped(name, pictures.skipped),
+        images=pictures.pictures,
         labels=np.zeros(count, np.int64),
         classes=source.classes,
         targets=checked_targets(name, arrays, count, source, UNLABELLED),  # the folder knows what 255 is
-        skipped=found.skipped,
+        skipped=pictures.skipped,
     )
 
 

@@ -166,13 +166,13 @@ def match_classes(names: Sequence[str], source: ModelSource, what: Said) -> list
     Raises:
         DataError: When some names are not the model's, or could be two of its classes.
     """
-    found = find_classes(names, source.classes, what)
-    matched = [index for index in found if index is not None]
+    numbers = find_classes(names, source.classes, what)
+    matched = [index for index in numbers if index is not None]
     if len(matched) == len(names):
         return matched
     if not matched and len(names) == len(source.classes):
         return list(range(len(names)))
-    unknown = [shown_name(name) for name, index in zip(names, found, strict=True) if index is None]
+    unknown = [shown_name(name) for name, index in zip(names, numbers, strict=True) if index is None]
     raise DataError(
         say("{what} do not match {source}", what=what, source=source.id),
         got=listing(unknown, _MOST_NAMED),
@@ -182,5 +182,5 @@ def match_classes(names: Sequence[str], source: ModelSource, what: Said) -> list
 
 
 def _shortened(names: Sequence[str]) -> Said:
-    told = ", ".join(names[:8])
-    return say("{names} … ({count} in all)", names=told, count=len(names)) if len(names) > 8 else Said(told)
+    text = ", ".join(names[:8])
+    return say("{names} … ({count} in all)", names=text, count=len(names)) if len(names) > 8 else Said(text)

@@ -37,8 +37,8 @@ def load_npz(path: Path, source: ModelSource, *, labelled: bool = True, white: i
     try:
         _check_unpacked_size(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            wanted = npz_arrays(source.task)
-            missing = [key for key in ("x", *wanted) if key not in archive.files]
+            keys = npz_arrays(source.task)
+            missing = [key for key in ("x", *keys) if key not in archive.files]
             bare = bool(missing) and "x" not in missing and not labelled
             if missing and not bare:
                 raise DataError(
@@ -46,7 +46,7 @@ def load_npz(path: Path, source: ModelSource, *, labelled: bool = True, white: i
                     got=", ".join(archive.files[:6]) or say("no arrays"),
                     expected=accepted_data(source.task),
                 )
-            images, arrays = archive["x"], {} if bare else {key: archive[key] for key in wanted}
+            images, arrays = archive["x"], {} if bare else {key: archive[key] for key in keys}
             names = archive["classes"] if "classes" in archive.files else None
     except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise DataError(

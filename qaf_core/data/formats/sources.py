@@ -110,11 +110,11 @@ def data_path(data: str) -> Path:
 
 def _split_white(data: str) -> tuple[str, int | None]:
     """The path, and what 255 in its masks means, if that is said."""
-    found = _WHITE.search(data)
-    if found is None or found.end() != len(data):
+    match = _WHITE.search(data)
+    if match is None or match.end() != len(data):
         return data, None
-    said = found.group(1)
-    return data[: found.start()], UNLABELLED if said == "none" else int(said)
+    value = match.group(1)
+    return data[: match.start()], UNLABELLED if value == "none" else int(value)
 
 
 def _parts(folder: Path) -> tuple[Path, Path]:
@@ -158,8 +158,8 @@ def absolute_data(data: str) -> str:
     place = torchvision_place(data)
     if place is not None:
         return f"{_PREFIX}:{place.name}:{place.root.absolute()}"
-    said = data[len(_split_white(data)[0]) :]
-    return data if data == BUILTIN else str(_expanded(data).absolute()) + said
+    suffix = data[len(_split_white(data)[0]) :]
+    return data if data == BUILTIN else str(_expanded(data).absolute()) + suffix
 
 
 def missing_path(data: str) -> str | None:
@@ -190,8 +190,8 @@ def lies_in(data: str, folder: Path) -> bool:
     """Whether data, or weights of which a part is named, are this file or folder, or lie below it."""
     try:
         place = torchvision_place(data)
-        whole = _expanded(data) if place is None else place.root
-        paths = [whole, _expanded(data.rpartition("#")[0])] if "#" in data else [whole]
+        full = _expanded(data) if place is None else place.root
+        paths = [full, _expanded(data.rpartition("#")[0])] if "#" in data else [full]
         return data != BUILTIN and any(path.resolve().is_relative_to(folder.resolve()) for path in paths)
     except (DataError, OSError, RuntimeError):
         return False

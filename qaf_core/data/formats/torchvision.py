@@ -51,7 +51,7 @@ def _by_flag(holds: str, classes: int = 0) -> KnownSet:
     return KnownSet(training={"train": True}, evaluation={"train": False}, holds=holds, classes=classes)
 
 
-def _whole(holds: str, classes: int = 0) -> KnownSet:
+def _undivided(holds: str, classes: int = 0) -> KnownSet:
     return KnownSet(training={}, evaluation={}, holds=holds, classes=classes)
 
 
@@ -71,14 +71,14 @@ KNOWN_SETS: Mapping[str, KnownSet] = MappingProxyType(
         "Food101": KnownSet(holds="food-101"),
         "FGVCAircraft": KnownSet(training={"split": "trainval"}, holds="fgvc-aircraft-2013b"),
         "DTD": KnownSet(holds="dtd"),
-        "EuroSAT": _whole("eurosat/2750"),
+        "EuroSAT": _undivided("eurosat/2750"),
         "StanfordCars": KnownSet(holds="stanford_cars", offered=False),
         "Country211": KnownSet(holds="country211"),
         "RenderedSST2": KnownSet(holds="rendered-sst2"),
         "PCAM": KnownSet(classes=2, holds="pcam"),
         "Imagenette": KnownSet(evaluation={"split": "val"}, holds="imagenette2"),
         "USPS": _by_flag("usps.bz2 and usps.t.bz2", classes=10),
-        "SEMEION": _whole("semeion.data", classes=10),
+        "SEMEION": _undivided("semeion.data", classes=10),
     }
 )
 
@@ -101,9 +101,9 @@ def load_torchvision_set(place: TorchvisionPlace, reading: Reading) -> ImageSet:
     known = _known(place.name)
     part = "evaluation" if choice.split == "evaluation" else "training"
     dataset = _open(place, known.evaluation if part == "evaluation" else known.training, known)
-    given = getattr(dataset, "classes", None) or map(str, range(known.classes))
+    class_names = getattr(dataset, "classes", None) or map(str, range(known.classes))
     # Imagenette has several names for each class, the first is the usual one.
-    names = [str(name[0] if isinstance(name, tuple) else name) for name in given]
+    names = [str(name[0] if isinstance(name, tuple) else name) for name in class_names]
     numbers = np.array(match_classes(names, source, say("classes of {name}", name=place.name)), np.int64)
     name = f"{place.name}, {part} part" if known.has_parts else place.name
     chosen, name = choice.among(len(dataset), name)
@@ -118,13 +118,15 @@ def load_torchvision_set(place: TorchvisionPlace, reading: Reading) -> ImageSet:
         except Exception as error:  # whatever its reader raises for a file that is damaged or not there
             raise UndecodableError(_first_line(error)) from error
 
-    found = reading.decode(name, len(chosen), len(dataset), decode, lambda number: f"image {chosen[number]}")
+    pictures = reading.decode(
+        name, len(chosen), len(dataset), decode, lambda number: f"image {chosen[number]}"
+    )
     return ImageSet(
-        name=with_skipped(name, found.skipped),
-        images=found.pictures,
-        labels=labels[found.kept],
+        name=with_skipped(name, pictures.skipped),
+        images=pictures.pictures,
+        labels=labels[pictures.kept],
         classes=source.classes,
-        skipped=found.skipped,
+        skipped=pictures.skipped,
     )
 
 
@@ -149,11 +151,11 @@ def _open(place: TorchvisionPlace, arguments: Mapping[str, Any], known: KnownSet
     try:
         dataset: Sequence[Any] = getattr(datasets, place.name)(root, download=False, **arguments)
     except Exception as error:  # each set's reader has its own ways to fail on what it does not expect
-        asked = "".join(f"{key}={value!r}, " for key, value in arguments.items())
+        options = "".join(f"{key}={value!r}, " for key, value in arguments.items())
         fetch = say(
             "fetch it once with torchvision.datasets.{name}(ROOT, {asked}download=True)",
             name=place.name,
-            asked=asked,
+            asked=options,
         )
         raise DataError(
             say("torchvision's {place} is not, or not whole, in {root}", place=place.name, root=root),

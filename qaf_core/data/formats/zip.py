@@ -267,12 +267,12 @@ def _checked_entries(
         raise _refusal(
             name, say("{count:,} entries", count=len(infos)), say("at most {most:,}", most=limits.entries)
         )
-    found: dict[PurePosixPath, zipfile.ZipInfo] = {}
+    entries: dict[PurePosixPath, zipfile.ZipInfo] = {}
     seen: set[str] = set()
     total, packed = 0, 0
     for info in infos:
         place = _checked_place(info, name)
-        if info.is_dir() or not _is_wanted(place):
+        if info.is_dir() or not _is_relevant(place):
             continue
         _check_entry(info, limits, name)
         folded = str(place).casefold()
@@ -282,7 +282,7 @@ def _checked_entries(
             )
         seen.add(folded)
         total, packed = total + info.file_size, packed + info.compress_size
-        found[place] = info
+        entries[place] = info
     if packed > archive_bytes:
         raise _refusal(name, say("entries that overlap"), say("each file once"))
     if total > limits.total_bytes:
@@ -295,11 +295,11 @@ def _checked_entries(
             say("{packed:,} bytes that unpack to {size:,}", packed=packed, size=total),
             say("at most {most} times", most=limits.ratio),
         )
-    if not any(place.name.lower().endswith(IMAGE_SUFFIXES) for place in found):
+    if not any(place.name.lower().endswith(IMAGE_SUFFIXES) for place in entries):
         raise DataError(
             say("archive {name} holds no images", name=shown_name(name)), expected=", ".join(IMAGE_SUFFIXES)
         )
-    return _without_wrapper(found)
+    return _without_wrapper(entries)
 
 
 def _checked_place(info: zipfile.ZipInfo, name: str) -> PurePosixPath:
@@ -334,7 +334,7 @@ def _checked_place(info: zipfile.ZipInfo, name: str) -> PurePosixPath:
     return PurePosixPath(*parts)
 
 
-def _is_wanted(place: PurePosixPath) -> bool:
+def _is_relevant(place: PurePosixPath) -> bool:
     if any(part.startswith((".", "__MACOSX")) for part in place.parts):
         return False
     return place.name in DESCRIPTIONS or place.name.lower().endswith(IMAGE_SUFFIXES)

@@ -117,8 +117,8 @@ def upright_size(picture: Image) -> tuple[int, int]:
 def _shrink_while_decoding(picture: Image, fit: Fit) -> None:
     if picture.format == "JPEG":
         longer, shorter = max(fit.size), min(fit.size)
-        wanted = (longer, shorter) if picture.width >= picture.height else (shorter, longer)
-        picture.draft(None, (wanted[0] * _REDUCING_GAP, wanted[1] * _REDUCING_GAP))
+        size = (longer, shorter) if picture.width >= picture.height else (shorter, longer)
+        picture.draft(None, (size[0] * _REDUCING_GAP, size[1] * _REDUCING_GAP))
 
 
 def _converted(picture: Image, mode: str) -> Image:

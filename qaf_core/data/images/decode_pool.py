@@ -103,7 +103,7 @@ def read_pictures(
     *,
     name: str,
     name_of: Callable[[int], str],
-    whole: int = 0,
+    total: int = 0,
     folder: Path | None = None,
     on_read: Callable[[int, int], None] | None = None,
 ) -> ReadPictures:
@@ -115,7 +115,7 @@ def read_pictures(
         shape: (H, W, C) of each.
         name: What they are, for messages.
         name_of: File name of a picture.
-        whole: How many pictures there are, of which these were chosen.
+        total: How many pictures there are, of which these were chosen.
         folder: Where the temporary file goes; None for the system's place.
         on_read: Told how many of how many are done; may raise to stop.
 
@@ -148,7 +148,7 @@ def read_pictures(
                     digests.append(result)
                 if on_read is not None:
                     on_read(position + 1, len(numbers))
-        _check_skipped(name, skipped, len(numbers), whole)
+        _check_skipped(name, skipped, len(numbers), total)
         rows = np.array(kept, np.intp)
         stored = store.pictures(rows, shape, tuple(digests)) if store is not None else None
     finally:
@@ -160,8 +160,8 @@ def read_pictures(
     return ReadPictures(pictures=again, kept=rows, skipped=tuple(skipped))
 
 
-def _check_skipped(name: str, skipped: Sequence[SkippedImage], count: int, whole: int) -> None:
-    if len(skipped) <= (max(count, min(whole, _LEAST_SHARE + 1)) - 1) // _LEAST_SHARE:
+def _check_skipped(name: str, skipped: Sequence[SkippedImage], count: int, total: int) -> None:
+    if len(skipped) <= (max(count, min(total, _LEAST_SHARE + 1)) - 1) // _LEAST_SHARE:
         return
     first = [f"{image.name} ({image.reason})" for image in skipped[:_MOST_NAMED]]
     more = f" and {len(skipped) - _MOST_NAMED} more" if len(skipped) > _MOST_NAMED else ""
@@ -209,11 +209,11 @@ class StoredFilePictures:
     def __getitem__(self, index: Index, /) -> Pixels:
         rows = self._rows[index]
         size = prod(self._shape)
-        found = np.empty((len(rows), *self._shape), np.uint8)
-        for image, row in zip(found, rows.tolist(), strict=True):
+        batch = np.empty((len(rows), *self._shape), np.uint8)
+        for image, row in zip(batch, rows.tolist(), strict=True):
             content = os.pread(self._descriptor, size, row * size)
             image[...] = np.frombuffer(content, np.uint8).reshape(self._shape)
-        return found
+        return batch
 
     def select(self, chosen: npt.NDArray[np.intp]) -> StoredFilePictures:
         """Some of the pictures, in the same file."""
@@ -255,10 +255,10 @@ class UnstoredPictures:
 
     def __getitem__(self, index: Index, /) -> Pixels:
         numbers = self._numbers[index].tolist()
-        found = np.empty((len(numbers), *self._shape), np.uint8)
+        batch = np.empty((len(numbers), *self._shape), np.uint8)
         for place, pixels in enumerate(self._decoded(numbers)):
-            found[place] = pixels
-        return found
+            batch[place] = pixels
+        return batch
 
     def select(self, chosen: npt.NDArray[np.intp]) -> UnstoredPictures:
         """Some of the pictures."""

@@ -64,7 +64,7 @@ def calibration_count(count: int) -> int:
     return max(1, round(count * CALIBRATION_SHARE))
 
 
-def told_apart(evaluation: ImageSet, calibration: ImageSet, how: Said) -> tuple[ImageSet, ImageSet]:
+def keep_apart(evaluation: ImageSet, calibration: ImageSet, how: Said) -> tuple[ImageSet, ImageSet]:
     """Both sets without common images, and with one sentence that says how they were split.
 
     An image with the pixels of an evaluation image does not calibrate.

@@ -126,8 +126,8 @@ def defect_boxes(masks: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         ],
         axis=1,
     )
-    found: npt.NDArray[np.float32] = (boxes * marked.any((1, 2))[:, None]).astype(np.float32)
-    return found
+    result: npt.NDArray[np.float32] = (boxes * marked.any((1, 2))[:, None]).astype(np.float32)
+    return result
 
 
 def _usable_cores() -> int:

@@ -203,13 +203,13 @@ DEFECTS: dict[str, Callable[[Draws, Scene], Defect]] = {
 
 def draw_defects(draws: Draws, scene: Scene, labels: npt.NDArray[np.int64]) -> Defect:
     """Each image's defect, drawn class by class."""
-    whole = unchanged(scene)
+    defect = unchanged(scene)
     for label, name in enumerate(CLASSES):
         chosen = np.flatnonzero(labels == label)
         if name in DEFECTS and len(chosen):
             part = DEFECTS[name](draws.rows(chosen), scene.rows(chosen))
-            for target, values in zip(whole, part, strict=True):
+            for target, values in zip(defect, part, strict=True):
                 target[chosen] = values
     hole = np.hypot(PIXEL_X - scene.hole_x, PIXEL_Y - scene.hole_y) < scene.hole_radius
     drilled = (labels != CLASSES.index("missing hole"))[:, None, None]
-    return whole._replace(mask=whole.mask & (edge_distance(scene) < 0) & ~(hole & drilled))
+    return defect._replace(mask=defect.mask & (edge_distance(scene) < 0) & ~(hole & drilled))

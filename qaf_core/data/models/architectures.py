@@ -149,8 +149,8 @@ class Unet(nn.Module):
         super().__init__()
         before = (3, *self.widths[:-1])
         self.down = nn.ModuleList(
-            nn.Sequential(*_conv_unit(taken, width), *_conv_unit(width, width))
-            for taken, width in zip(before, self.widths, strict=True)
+            nn.Sequential(*_conv_unit(inputs, width), *_conv_unit(width, width))
+            for inputs, width in zip(before, self.widths, strict=True)
         )
         self.up = nn.ModuleList(
             nn.Sequential(*_conv_unit(below + width, width), *_conv_unit(width, width))
@@ -185,7 +185,7 @@ class DetectorBackbone(nn.Module):
         self.stem = nn.Sequential(*_conv_unit(3, 32))
         before = (32, *self.widths[:-1])
         self.stages = nn.ModuleList(
-            _stage(taken, width, 2, stride=2) for taken, width in zip(before, self.widths, strict=True)
+            _stage(inputs, width, 2, stride=2) for inputs, width in zip(before, self.widths, strict=True)
         )
         self.lateral = nn.ModuleList(nn.Conv2d(width, self.out_channels, 1) for width in self.widths[1:])
         self.smooth = nn.Conv2d(self.out_channels, self.out_channels, 3, padding=1)

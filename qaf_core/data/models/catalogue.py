@@ -144,16 +144,16 @@ def search_models(text: str, workspace: Path | None = None) -> tuple[ModelSource
         ModelError: When timm is installed and cannot be imported.
         WorkspaceError: When the workspace's settings cannot be read.
     """
-    wanted = text.strip().lower()
-    found = [source for source in list_models(workspace) if wanted in f"{source.id} {source.title}".lower()]
+    query = text.strip().lower()
+    sources = [source for source in list_models(workspace) if query in f"{source.id} {source.title}".lower()]
     if has_timm():
         from qaf_core.data.models.timm_networks import search_timm
 
-        known = {source.id for source in found}
-        found += [
-            source for source in search_timm(wanted.removeprefix(TIMM_FAMILY)) if source.id not in known
+        known = {source.id for source in sources}
+        sources += [
+            source for source in search_timm(query.removeprefix(TIMM_FAMILY)) if source.id not in known
         ]
-    return tuple(found)
+    return tuple(sources)
 
 
 def find_model(
@@ -240,10 +240,10 @@ def _named(model_id: str, settings: Settings) -> ModelSource:
         from qaf_core.data.models.timm_networks import describe_timm
 
         return describe_timm(model_id)
-    wanted = model_id.strip().lower()
+    query = model_id.strip().lower()
     names = [*(model.id for model in settings.models), *sources, *(source.id for source in list_timm())]
-    same_end = [name for name in names if name.split("/")[-1] == wanted.split("/")[-1]]
-    close = same_end + difflib.get_close_matches(wanted, names, n=4, cutoff=0.6)
+    same_end = [name for name in names if name.split("/")[-1] == query.split("/")[-1]]
+    close = same_end + difflib.get_close_matches(query, names, n=4, cutoff=0.6)
     unique = list(dict.fromkeys(close))[:4]
     raise ModelError(
         "unknown model",

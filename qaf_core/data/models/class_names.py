@@ -93,7 +93,7 @@ def published_categories(data: str) -> tuple[str, ...]:
     names = _torchvision_list(attribute)
     if names is None or len(names) != count:
         return tuple(f"class {index}" for index in range(count))
-    return clean_class_names(tell_apart(names), f"torchvision's {attribute}")
+    return clean_class_names(make_unique(names), f"torchvision's {attribute}")
 
 
 def _torchvision_list(attribute: str) -> list[str] | None:
@@ -110,14 +110,14 @@ def _torchvision_list(attribute: str) -> list[str] | None:
     return None
 
 
-def tell_apart(names: Iterable[str]) -> list[str]:
+def make_unique(names: Iterable[str]) -> list[str]:
     """Names that stand twice get a number, as the COCO list's unused ``N/A``."""
     seen: dict[str, int] = {}
-    told: list[str] = []
+    unique: list[str] = []
     for name in names:
         seen[name] = seen.get(name, 0) + 1
-        told.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return told
+        unique.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return unique
 
 
 def clean_class_names(names: Iterable[object], where: str) -> tuple[str, ...]:
@@ -182,9 +182,9 @@ def find_classes(names: Sequence[str], classes: Sequence[str], what: Said) -> li
         DataError: If a name could mean two classes, or two names mean one.
     """
     tables = [_by_spelling(classes, spell) for spell in _SPELLINGS]
-    found = [_find(name, classes, tables, what) for name in names]
+    numbers = [_find(name, classes, tables, what) for name in names]
     name_of: dict[int, str] = {}
-    for name, number in zip(names, found, strict=True):
+    for name, number in zip(names, numbers, strict=True):
         if number is not None and name_of.setdefault(number, name) != name:
             raise DataError(
                 say("two {what} are one class", what=what),
@@ -192,21 +192,21 @@ def find_classes(names: Sequence[str], classes: Sequence[str], what: Said) -> li
                 expected=say("one for {classes}", classes=classes[number]),
                 remedy="join them, or name their classes apart",
             )
-    return found
+    return numbers
 
 
 def _find(
     name: str, classes: Sequence[str], tables: Sequence[Mapping[str, Sequence[int]]], what: Said
 ) -> int | None:
     for spell, table in zip(_SPELLINGS, tables, strict=True):
-        meant = table.get(spell(name), ())
-        if len(meant) == 1:
-            return meant[0]
-        if meant:
+        numbers = table.get(spell(name), ())
+        if len(numbers) == 1:
+            return numbers[0]
+        if numbers:
             raise DataError(
                 say("one of the {what} could be two classes", what=what),
                 got=_shown(name),
-                expected=either(classes[number] for number in meant),
+                expected=either(classes[number] for number in numbers),
                 remedy="spell it as the class it is",
             )
     return None

@@ -140,8 +140,8 @@ def _find_factory(name: str, code_path: str | None = None) -> Callable[[], Any]:
             ),
             expected="package.module:factory",
         )
-    found: Callable[[], Any] = factory
-    return found
+    builder: Callable[[], Any] = factory
+    return builder
 
 
 def _declared(factory: Callable[[], Any], field: str, default: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -166,8 +166,8 @@ def _count_classes(name: str, shape: tuple[Any, ...], task: str, output: str | N
     from qaf_core.data.models.outputs import count_classes
 
     network = call_factory(name)
-    found = count_classes(network, shape, task, output)
-    if found is not None:
-        return found
+    count = count_classes(network, shape, task, output)
+    if count is not None:
+        return count
     linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
     return linear[-1].out_features if linear else 1000

@@ -133,8 +133,8 @@ def count_classes(
     from qaf_core.network.graph.capture import weightless_copy
 
     try:
-        found = _probe(weightless_copy(network).eval(), input_shape)  # shapes tell: nothing is computed
-        reading = find_reading(found, classes=None, by_pixel=task == "segmentation", chosen=chosen)
+        outputs = _probe(weightless_copy(network).eval(), input_shape)  # shapes tell: nothing is computed
+        reading = find_reading(outputs, classes=None, by_pixel=task == "segmentation", chosen=chosen)
     except Exception:  # told when the network is built
         return None
     return max(2, reading.outputs)
@@ -169,12 +169,12 @@ def find_reading(
     outputs = _count_outputs(tensor, count, by_pixel)
     if outputs is None:
         raise _no_scores(tuple(tensor.shape), by_pixel, name)
-    wanted = (count, outputs, *(tensor.shape[-2:] if by_pixel else ()))
+    expected = (count, outputs, *(tensor.shape[-2:] if by_pixel else ()))
     return Reading(
         path=path,
         outputs=outputs,
         by_pixel=by_pixel,
-        shaped=tuple(tensor.shape) == wanted,
+        shaped=tuple(tensor.shape) == expected,
     )
 
 
@@ -225,20 +225,22 @@ def _find_scores(
 ) -> tuple[Path, Tensor]:
     """The one tensor that can be meant: the only one, that of a known key, or the only one that fits."""
     every = list(_tensors(output))
-    found = [(path, value) for path, value in every if value.is_floating_point()]
-    if not found:
-        given = f"{every[0][1].dtype} {tuple(every[0][1].shape)}".removeprefix("torch.") if every else None
+    floats = [(path, value) for path, value in every if value.is_floating_point()]
+    if not floats:
+        description = (
+            f"{every[0][1].dtype} {tuple(every[0][1].shape)}".removeprefix("torch.") if every else None
+        )
         remedy = say("return the scores themselves, not the best class") if every else None
-        raise _no_scores(given or type(output).__name__, bool(by_pixel), name, remedy)
-    if len(found) == 1:
-        return found[0]
-    known = [(path, value) for path, value in found if path and path[-1] in SCORE_KEYS and len(path) == 1]
+        raise _no_scores(description or type(output).__name__, bool(by_pixel), name, remedy)
+    if len(floats) == 1:
+        return floats[0]
+    known = [(path, value) for path, value in floats if path and path[-1] in SCORE_KEYS and len(path) == 1]
     if len(known) == 1:
         return known[0]
-    pool = known or found
+    pool = known or floats
     if count is not None and by_pixel is not None:
-        wanted = {classes, 1} if classes == 2 else {classes}
-        fitting = [pair for pair in pool if _count_outputs(pair[1], count, by_pixel) in wanted]
+        counts = {classes, 1} if classes == 2 else {classes}
+        fitting = [pair for pair in pool if _count_outputs(pair[1], count, by_pixel) in counts]
         if len(fitting) == 1:
             return fitting[0]
     shown = ", ".join(f"{_spelled(path)} {tuple(value.shape)}" for path, value in pool[:_MOST_NAMED])
@@ -283,13 +285,13 @@ def _follow(output: Any, path: Path) -> Any:
 
 def _follow_named(output: Any, path: Path, name: str) -> Tensor:
     try:
-        found = _follow(output, path)
+        tensor = _follow(output, path)
     except KeyError:
-        found = None
-    if not isinstance(found, Tensor):
+        tensor = None
+    if not isinstance(tensor, Tensor):
         there = ", ".join(_spelled(key) for key, _ in _tensors(output)) or type(output).__name__
         raise DataError(say("{name} has no such output", name=name), got=_spelled(path), expected=there)
-    return found
+    return tensor
 
 
 def _spelled(path: Path) -> str:

@@ -175,10 +175,10 @@ def _with_published(
 def _existing(weights: str | Path) -> tuple[Path, str | None]:
     try:
         path, part = split_part(weights)
-        found = path.is_file()
+        exists = path.is_file()
     except (OSError, RuntimeError):  # no permission, a name too long, an unknown ~user
-        found = False
-    if not found:
+        exists = False
+    if not exists:
         raise WeightsError(
             say("weights file not found: {path}", path=weights),
             remedy="check the path given with --weights",

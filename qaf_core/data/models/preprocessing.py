@@ -184,13 +184,13 @@ def from_torchvision(transforms: Any, crop: tuple[int, int] | None = None) -> Pr
         ModelError: When there is a step that cannot be described, or the size is not said.
     """
     steps = getattr(transforms, "transforms", None)
-    found = _from_steps(steps) if steps is not None else _from_preset(transforms)
-    if "crop" not in found:
-        resize = found.get("resize")
+    settings = _from_steps(steps) if steps is not None else _from_preset(transforms)
+    if "crop" not in settings:
+        resize = settings.get("resize")
         if crop is None and not isinstance(resize, tuple):
             raise ModelError("the transforms do not say the size of the model's input", remedy="give it")
-        found["crop"] = crop or resize
-    return Preprocessing(**found)
+        settings["crop"] = crop or resize
+    return Preprocessing(**settings)
 
 
 def from_timm(config: Mapping[str, Any]) -> Preprocessing:
@@ -203,8 +203,8 @@ def from_timm(config: Mapping[str, Any]) -> Preprocessing:
         ModelError: When pictures are cut in a way that cannot be described.
     """
     height, width = config["input_size"][1:]
-    whole = config.get("crop_pct") or _TIMM_CROP
-    scaled = (floor(height / whole), floor(width / whole))
+    crop_share = config.get("crop_pct") or _TIMM_CROP
+    scaled = (floor(height / crop_share), floor(width / crop_share))
     mode = config.get("crop_mode") or "center"
     if mode not in ("center", "squash") or (mode == "center" and scaled[0] != scaled[1]):
         raise ModelError(
@@ -223,35 +223,35 @@ def from_timm(config: Mapping[str, Any]) -> Preprocessing:
 
 def _from_preset(preset: Any) -> dict[str, Any]:
     """torchvision's presets hold their settings as attributes; that of detection has none."""
-    found: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "mean": tuple(getattr(preset, "mean", (0.0, 0.0, 0.0))),
         "std": tuple(getattr(preset, "std", (1.0, 1.0, 1.0))),
     }
     if getattr(preset, "resize_size", None) is not None:
-        found["resize"] = _sides(preset.resize_size)
-        found["interpolation"] = _interpolation(preset)
+        settings["resize"] = _sides(preset.resize_size)
+        settings["interpolation"] = _interpolation(preset)
     if hasattr(preset, "crop_size"):
-        found["crop"] = _both_sides(preset.crop_size)
-    return found
+        settings["crop"] = _both_sides(preset.crop_size)
+    return settings
 
 
 def _from_steps(steps: Sequence[Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    settings: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     for step in steps:
         kind = type(step).__name__
-        if kind == "Resize" and "crop" not in found and getattr(step, "max_size", None) is None:
-            found.update(resize=_sides(step.size), interpolation=_interpolation(step))
+        if kind == "Resize" and "crop" not in settings and getattr(step, "max_size", None) is None:
+            settings.update(resize=_sides(step.size), interpolation=_interpolation(step))
         elif kind == "CenterCrop":
-            found["crop"] = _both_sides(step.size)
+            settings["crop"] = _both_sides(step.size)
         elif kind == "Normalize":
-            found.update(mean=tuple(step.mean), std=tuple(step.std))
+            settings.update(mean=tuple(step.mean), std=tuple(step.std))
         elif kind not in _IGNORED_STEPS:
             raise ModelError(
                 "the transforms hold a step that is not understood",
                 got=kind,
                 expected="Resize, CenterCrop, conversion to a tensor, Normalize",
             )
-    return found
+    return settings
 
 
 def _sides(size: int | Sequence[int]) -> int | tuple[int, int]:

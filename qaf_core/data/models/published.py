@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from qaf_core.data.models.class_names import clean_class_names, tell_apart
+from qaf_core.data.models.class_names import clean_class_names, make_unique
 from qaf_core.data.models.preprocessing import Preprocessing, from_torchvision
 from qaf_core.data.weights.entries import WeightLimits
 from qaf_core.errors import WeightsError, WorkspaceError
@@ -90,7 +90,7 @@ def describe_published(network: str, name: str, crop: tuple[int, int]) -> Publis
     return PublishedWeights(
         name=weights.name,
         url=weights.url,
-        classes=clean_class_names(tell_apart(weights.meta["categories"]), f"torchvision's {weights.name}"),
+        classes=clean_class_names(make_unique(weights.meta["categories"]), f"torchvision's {weights.name}"),
         preprocessing=from_torchvision(weights.transforms(), crop),
         accuracy=None if accuracy is None else accuracy / 100,
     )

@@ -82,8 +82,8 @@ class RegisteredModel:
             raise _malformed(self.id, "input_shape", say("[channels, height, width]"))
         if not isinstance(self.preprocessing, Mapping):
             raise _malformed(self.id, "preprocessing", say("an object"))
-        found = Preprocessing.from_dict(self.preprocessing).shape
-        if found != (*shape[1:], shape[0]):
+        fitted = Preprocessing.from_dict(self.preprocessing).shape
+        if fitted != (*shape[1:], shape[0]):
             raise _malformed(
                 self.id, "preprocessing", say("a crop and means for {shape}", shape="×".join(map(str, shape)))
             )
@@ -144,10 +144,10 @@ def read_settings(workspace: Path | None) -> Settings:
             remedy=say("mend or remove {name}", name=SETTINGS_NAME),
         ) from error
     if not isinstance(values, dict) or values.get("schema_version") != SETTINGS_VERSION:
-        found = values.get("schema_version") if isinstance(values, dict) else "no object"
+        version = values.get("schema_version") if isinstance(values, dict) else "no object"
         raise WorkspaceError(
             say("{name} of the workspace has another version", name=SETTINGS_NAME),
-            got=found,
+            got=version,
             expected=SETTINGS_VERSION,
         )
     rows, limits = values.get("models", []), values.get("limits", {})

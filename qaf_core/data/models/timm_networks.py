@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from qaf_core.data.models.class_names import clean_class_names, published_categories, tell_apart
+from qaf_core.data.models.class_names import clean_class_names, make_unique, published_categories
 from qaf_core.data.models.listed import sketch_timm
 from qaf_core.data.models.preprocessing import from_timm
 from qaf_core.data.models.published import SILENCE_SECONDS, TIMM_SCHEME, PublishedWeights
@@ -59,13 +59,13 @@ def search_timm(text: str) -> tuple[ModelSource, ...]:
         ModelError: When timm cannot be imported.
     """
     timm = _timm()
-    found = []
+    sources = []
     for name in timm.list_models():
         if text.lower() in name.lower():
             config = _config(name)
             entry = TimmEntry(side=_data_config(config)["input_size"][1])
-            found.append(replace(sketch_timm(TIMM_FAMILY + name, entry), classes=_class_names(config)))
-    return tuple(found)
+            sources.append(replace(sketch_timm(TIMM_FAMILY + name, entry), classes=_class_names(config)))
+    return tuple(sources)
 
 
 def build_timm(name: str, num_classes: int) -> nn.Module:
@@ -180,8 +180,8 @@ def count_timm_outputs(name: str, header: WeightsHeader) -> int | None:
     classifier = _config(name).get("classifier") or ()
     parts = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     shapes = match_names(header.tensors, None)
-    found = [shapes[f"{part}.weight"].shape for part in parts if f"{part}.weight" in shapes]
-    return found[0][0] if found and found[0] else None
+    heads = [shapes[f"{part}.weight"].shape for part in parts if f"{part}.weight" in shapes]
+    return heads[0][0] if heads and heads[0] else None
 
 
 def _timm() -> Any:
@@ -223,15 +223,15 @@ def _config(name: str) -> dict[str, Any]:
             if names
             else "look for one with: qaf models --find TEXT",
         )
-    found = timm.get_pretrained_cfg(name)
-    return {} if found is None else dict(found.to_dict())
+    config = timm.get_pretrained_cfg(name)
+    return {} if config is None else dict(config.to_dict())
 
 
 def _data_config(config: dict[str, Any]) -> dict[str, Any]:
     """How timm prepares images, by default."""
     resolve = import_module("timm.data").resolve_data_config
-    found: dict[str, Any] = resolve(pretrained_cfg=config or {"input_size": (3, 224, 224)})
-    return found
+    settings: dict[str, Any] = resolve(pretrained_cfg=config or {"input_size": (3, 224, 224)})
+    return settings
 
 
 def _classes_of(config: dict[str, Any]) -> int:
@@ -253,7 +253,7 @@ def _names_of(count: int) -> tuple[str, ...]:
     if subset is None:
         return tuple(f"class {index}" for index in range(count))
     described = data.ImageNetInfo(subset).label_descriptions()
-    return clean_class_names(tell_apart(name.partition(",")[0] for name in described), f"timm's {subset}")
+    return clean_class_names(make_unique(name.partition(",")[0] for name in described), f"timm's {subset}")
 
 
 def _why_unreachable(config: dict[str, Any]) -> str | None:

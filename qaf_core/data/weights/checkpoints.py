@@ -83,12 +83,12 @@ def is_averaged(name: str) -> bool:
     return not _AVERAGED_WORDS.isdisjoint(re.split(r"[._\-/ ]", name.lower()))
 
 
-def pick_weights(loaded: Any, wanted: str | None, file: str) -> Choice:
+def pick_weights(loaded: Any, selector: str | None, file: str) -> Choice:
     """The weights meant by what a training script saved.
 
     Args:
         loaded: The whole content of the file, with tensors or descriptions of them.
-        wanted: ``raw``, ``ema``, a name of a part, or None.
+        selector: ``raw``, ``ema``, a name of a part, or None.
         file: Name of the file, for messages.
 
     Returns:
@@ -99,18 +99,18 @@ def pick_weights(loaded: Any, wanted: str | None, file: str) -> Choice:
     """
     parts = _parts(loaded)
     if not parts:
-        if wanted is not None:
-            raise _not_there(wanted, [], file)
+        if selector is not None:
+            raise _not_there(selector, [], file)
         return Choice(state=loaded)
-    inside = [part for part in parts if wanted is not None and has_part(part.state, wanted)]
+    inside = [part for part in parts if selector is not None and has_part(part.state, selector)]
     if len(parts) == 1 and inside:  # prefixes tell the sets apart, see `tensor_names`
         return Choice(state=parts[0].state)
-    chosen = choose([(part.name, part.averaged) for part in parts], wanted, file)
+    chosen = choose([(part.name, part.averaged) for part in parts], selector, file)
     part, raw = parts[chosen], [other for other in parts if not other.averaged]
     note = None
-    if wanted is None and len(parts) > 1:
+    if selector is None and len(parts) > 1:
         note = describe_choice(file, part.name, [other.name for other in parts if other is not part])
-    elif wanted is None:
+    elif selector is None:
         note = _note_of_prefixes(part.state, file) or _note_of_lists(loaded, file)
     state = part.state
     if part.averaged and len(raw) == 1:
@@ -118,67 +118,67 @@ def pick_weights(loaded: Any, wanted: str | None, file: str) -> Choice:
     return Choice(state=state, note=note)
 
 
-def choose(parts: Sequence[tuple[str, bool]], wanted: str | None, file: str) -> int:
+def choose(parts: Sequence[tuple[str, bool]], selector: str | None, file: str) -> int:
     """The number of the part that is meant.
 
     Args:
         parts: Name of each, and whether it is averaged.
-        wanted: As in :func:`pick_weights`.
+        selector: As in :func:`pick_weights`.
         file: For messages.
 
     Raises:
         WeightsError: If that could be several, or none.
     """
     numbers = range(len(parts))
-    if wanted in (RAW, AVERAGED):
-        fitting = [number for number in numbers if parts[number][1] == (wanted == AVERAGED)]
-    elif wanted is not None:
-        fitting = [n for n in numbers if wanted in (parts[n][0], parts[n][0].rpartition(".")[2])]
+    if selector in (RAW, AVERAGED):
+        fitting = [number for number in numbers if parts[number][1] == (selector == AVERAGED)]
+    elif selector is not None:
+        fitting = [n for n in numbers if selector in (parts[n][0], parts[n][0].rpartition(".")[2])]
     else:
         fitting = [number for number in numbers if parts[number][1]] or list(numbers)
     names = [name for name, _ in parts]
-    if wanted is None and len(fitting) > 1:  # names that are the network's as they are need no choice
+    if selector is None and len(fitting) > 1:  # names that are the network's as they are need no choice
         fitting = [number for number in fitting if not names[number]] or fitting
     if not fitting:
-        raise _not_there(wanted or "", names, file)
+        raise _not_there(selector or "", names, file)
     if len(fitting) > 1:
-        told = [names[number] or "the file itself" for number in fitting]
+        labels = [names[number] or "the file itself" for number in fitting]
         raise WeightsError(
             say("weights file {file} holds several sets of weights", file=file),
-            got=", ".join(told[:_MOST_NAMED]),
-            remedy=say("say which: {file}#{told}", file=file, told=told[0]),
+            got=", ".join(labels[:_MOST_NAMED]),
+            remedy=say("say which: {file}#{told}", file=file, told=labels[0]),
         )
     return fitting[0]
 
 
-def describe_choice(file: str, taken: str, others: Sequence[str]) -> str:
+def describe_choice(file: str, part: str, others: Sequence[str]) -> str:
     """One sentence on which of a file's weights are taken."""
     left = ", ".join(name or "the file itself" for name in others[:_MOST_NAMED])
-    what = "the averaged ones" if is_averaged(taken) else "those"
+    what = "the averaged ones" if is_averaged(part) else "those"
     return (
-        f"{file} holds several sets of weights: {what} under {taken or 'no name'} are taken, not {left}; "
-        f"--weights {file}#{RAW if is_averaged(taken) else AVERAGED} takes the other ones"
+        f"{file} holds several sets of weights: {what} under {part or 'no name'} are taken, not {left}; "
+        f"--weights {file}#{RAW if is_averaged(part) else AVERAGED} takes the other ones"
     )
 
 
-def has_part(names: Iterable[Any], wanted: str) -> bool:
+def has_part(names: Iterable[Any], selector: str) -> bool:
     """Whether some of the names, not all, begin with the prefix of such a part."""
     leading = [_leading(str(name)) for name in names]
-    found = [_is_part(lead, wanted) for lead in leading]
-    return any(found) and (wanted != RAW or not all(found))
+    matches = [_is_part(lead, selector) for lead in leading]
+    return any(matches) and (selector != RAW or not all(matches))
 
 
-def check_part(names: Iterable[str], wanted: str | None, file: str) -> str | None:
+def check_part(names: Iterable[str], selector: str | None, file: str) -> str | None:
     """What is to be said of a file that holds one dict of tensors; None where there is nothing.
 
     Raises:
         WeightsError: If the part asked for is not there.
     """
     kept = list(names)
-    if wanted is None:
+    if selector is None:
         return _note_of_prefixes(kept, file)
-    if not has_part(kept, wanted) and not (wanted == RAW and not any(map(_is_led_averaged, kept))):
-        raise _not_there(wanted, sorted({_leading(name)[0] for name in kept if "." in name}), file)
+    if not has_part(kept, selector) and not (selector == RAW and not any(map(_is_led_averaged, kept))):
+        raise _not_there(selector, sorted({_leading(name)[0] for name in kept if "." in name}), file)
     return None
 
 
@@ -191,11 +191,11 @@ def _leading(name: str) -> tuple[str, ...]:
     return tuple(name.split(".")[:-1][:DEEPEST_WRAPPING])
 
 
-def _is_part(lead: tuple[str, ...], wanted: str) -> bool:
+def _is_part(lead: tuple[str, ...], selector: str) -> bool:
     averaged = bool(lead) and any(map(is_averaged, lead[:2]))
-    if wanted in (RAW, AVERAGED):
-        return averaged == (wanted == AVERAGED)
-    spelt = tuple(wanted.strip(".").split("."))
+    if selector in (RAW, AVERAGED):
+        return averaged == (selector == AVERAGED)
+    spelt = tuple(selector.strip(".").split("."))
     return lead[: len(spelt)] == spelt
 
 
@@ -205,14 +205,14 @@ def _parts(loaded: Any, path: tuple[str, ...] = (), averaged: bool = False) -> l
         return []
     inner = {key: value for key, value in loaded.items() if isinstance(key, str) and _is_filled(value)}
     known = [key for key in inner if key in WRAPPERS or is_averaged(key)]
-    found = [part for key in known for part in _parts(inner[key], (*path, key), averaged or is_averaged(key))]
+    parts = [part for key in known for part in _parts(inner[key], (*path, key), averaged or is_averaged(key))]
     tensors = any(_is_tensor(value) for value in loaded.values())
-    if not found and not tensors:
+    if not parts and not tensors:
         others = [key for key in inner if not _is_other_state(key)]
-        found = [part for key in others for part in _parts(inner[key], (*path, key), averaged)]
+        parts = [part for key in others for part in _parts(inner[key], (*path, key), averaged)]
     if tensors:
-        found.insert(0, Part(name=".".join(path), averaged=averaged, state=_cleaned(loaded)))
-    return found
+        parts.insert(0, Part(name=".".join(path), averaged=averaged, state=_cleaned(loaded)))
+    return parts
 
 
 def _cleaned(state: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -248,9 +248,9 @@ def _note_of_prefixes(names: Iterable[Any], file: str) -> str | None:
     others = [str(name) for name in names if not _is_led_averaged(str(name))]
     if not averaged or not others:
         return None
-    taken = next(iter(averaged))
+    prefix = next(iter(averaged))
     return (
-        f"{file} holds averaged weights under {taken}. beside others: they are taken where they fit the "
+        f"{file} holds averaged weights under {prefix}. beside others: they are taken where they fit the "
         f"network; --weights {file}#{RAW} takes the other ones"
     )
 
@@ -265,9 +265,9 @@ def _note_of_lists(loaded: Any, file: str, depth: int = 0) -> str | None:
             return (
                 f"{file} holds averaged weights without names ({key}), which are not read: raw ones are taken"
             )
-        found = _note_of_lists(value, file, depth + 1)
-        if found is not None:
-            return found
+        note = _note_of_lists(value, file, depth + 1)
+        if note is not None:
+            return note
     return None
 
 
@@ -283,10 +283,10 @@ def _is_tensor(value: Any) -> bool:
     return hasattr(value, "shape")
 
 
-def _not_there(wanted: str, names: Sequence[str], file: str) -> WeightsError:
+def _not_there(selector: str, names: Sequence[str], file: str) -> WeightsError:
     return WeightsError(
         say("weights file {file} holds no weights of this name", file=file),
-        got=f"#{wanted}",
+        got=f"#{selector}",
         expected=", ".join(f"#{name}" for name in names[:_MOST_NAMED] if name)
         or "no # at the end of the path",
     )

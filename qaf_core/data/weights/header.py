@@ -107,12 +107,12 @@ def _read_safetensors_header(path: Path, size: int, limits: WeightLimits) -> Wei
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        record = dict(pairs)
+        if len(record) < len(pairs):
             seen: set[str] = set()
             twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
             raise _invalid(path, say("the name {name} twice in its header", name=twice[:LONGEST_NAME]))
-        return found
+        return record
 
     try:
         rows = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
@@ -165,13 +165,13 @@ def _check_spans(path: Path, spans: list[tuple[int, int, str]], data_bytes: int)
     last = spans[-1][1] if spans else 0
     if (spans and spans[0][0] != 0) or last != data_bytes:
         what = say("cut off") if last > data_bytes else say("followed by other content")
-        told = say(
+        fault = say(
             "tensors of {last:,} bytes but {size:,} bytes of data: it is {what}",
             last=last,
             size=data_bytes,
             what=what,
         )
-        raise _invalid(path, told)
+        raise _invalid(path, fault)
 
 
 def _invalid(path: Path, got: Said, expected: Said | str | None = None) -> WeightsError:

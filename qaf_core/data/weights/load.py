@@ -93,8 +93,8 @@ def _load_state_dict(path: Path, part: str | None) -> dict[str, torch.Tensor]:
             got=type(error).__name__,
             expected="a safetensors file or a torch state dict that loads with weights_only=True",
         ) from error
-    found: dict[str, torch.Tensor] = pick_weights(loaded, part, path.name).state
-    return found
+    state: dict[str, torch.Tensor] = pick_weights(loaded, part, path.name).state
+    return state
 
 
 def load_weights(
@@ -114,12 +114,12 @@ def load_weights(
     """
     expected = network.state_dict()
     names = rename(state, expected, part, file)
-    found = {names[name]: value for name, value in state.items() if name in names}
+    tensors = {names[name]: value for name, value in state.items() if name in names}
     for group in _tied_names(network):
-        there = [name for name in group if name in found]
-        found.update({name: found[there[0]] for name in group if there and name not in found})
-    missing = [name for name in expected if name not in found and not name.endswith(COUNTERS)]
-    unexpected = [name for name in found if name not in expected and not name.endswith(COUNTERS)]
+        there = [name for name in group if name in tensors]
+        tensors.update({name: tensors[there[0]] for name in group if there and name not in tensors})
+    missing = [name for name in expected if name not in tensors and not name.endswith(COUNTERS)]
+    unexpected = [name for name in tensors if name not in expected and not name.endswith(COUNTERS)]
     if missing or unexpected:
         raise WeightsError(
             say("weights file {file} is for another network than {model}", file=file, model=model),
@@ -132,9 +132,9 @@ def load_weights(
             remedy=_TRAINED_FOR_ANOTHER,
         )
     for name, value in expected.items():
-        if name in found:
-            _check_tensor(name, found[name], value, file, model)
-    network.load_state_dict({name: found.get(name, value) for name, value in expected.items()})
+        if name in tensors:
+            _check_tensor(name, tensors[name], value, file, model)
+    network.load_state_dict({name: tensors.get(name, value) for name, value in expected.items()})
 
 
 def _check_tensor(name: str, value: torch.Tensor, expected: torch.Tensor, file: str, model: str) -> None:
@@ -157,13 +157,13 @@ def _check_tensor(name: str, value: torch.Tensor, expected: torch.Tensor, file: 
         if bool(value.to(expected.dtype).isfinite().all()):
             return
         if bool(value.isfinite().all()):
-            wanted = str(expected.dtype).removeprefix("torch.")
+            dtype = str(expected.dtype).removeprefix("torch.")
             raise WeightsError(
                 say(
                     "tensor {name} in {file} holds numbers beyond {wanted}",
                     name=name,
                     file=file,
-                    wanted=wanted,
+                    wanted=dtype,
                 ),
                 got=kind,
             )

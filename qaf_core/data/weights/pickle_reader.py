@@ -163,8 +163,8 @@ class PickleReader:
         if name == "GLOBAL":
             self._refer(*argument.split(" ", 1))
         elif name == "STACK_GLOBAL":
-            found = stack.pop()
-            self._refer(stack.pop(), found)
+            symbol = stack.pop()
+            self._refer(stack.pop(), symbol)
         elif name == "BINPERSID":
             stack.append(self._storage(stack.pop()))
         elif name == "REDUCE":
@@ -182,8 +182,8 @@ class PickleReader:
             return
         # A whole object begins with its class, and one of a dict follows its key.
         key = self._stack[-1] if self._stack and isinstance(self._stack[-1], str) else ""
-        whole = not self._stack and not self._below and not str(module).startswith(_NO_NETWORKS)
-        network = whole or str(module).startswith("torch.nn.") or key in WRAPPERS or is_averaged(key)
+        is_root = not self._stack and not self._below and not str(module).startswith(_NO_NETWORKS)
+        network = is_root or str(module).startswith("torch.nn.") or key in WRAPPERS or is_averaged(key)
         under = f" under {key}" if key else ""
         raise ForeignObject(f"{module}.{name}{under}"[:LONGEST_NAME], kind="network" if network else "")
 
@@ -238,9 +238,9 @@ def _rebuild(function: Any, arguments: Any) -> Any:
 
 def _by_name(pairs: Iterable[Any]) -> dict[Any, Any]:
     """A dict, if its names can be hashed at once: of tuples nested in themselves that would take for ever."""
-    found = {}
+    mapping = {}
     for name, value in pairs:
         if not isinstance(name, str | int | float):
             raise ValueError("a name that is no text")
-        found[name] = value
-    return found
+        mapping[name] = value
+    return mapping

@@ -31,14 +31,17 @@ class _Group:
 
 
 def rename(
-    names: Iterable[str], expected: Collection[str] | None, wanted: str | None = None, file: str = "the file"
+    names: Iterable[str],
+    expected: Collection[str] | None,
+    selector: str | None = None,
+    file: str = "the file",
 ) -> dict[str, str]:
     """New names of tensors, once what a wrapper put before them is taken off (or put on).
 
     Args:
         names: As saved, for example from ``nn.DataParallel`` (``module.``), among whatever else was saved.
         expected: Names of the network; None when they are not known.
-        wanted: Which weights are meant where prefixes tell several sets apart, see `checkpoints`.
+        selector: Which weights are meant where prefixes tell several sets apart, see `checkpoints`.
         file: Name of the file, for messages.
 
     Returns:
@@ -53,24 +56,24 @@ def rename(
     if not groups:
         return _without_common_prefixes(kept)
     labels = [(group.off.rstrip("."), is_averaged(group.off)) for group in groups]
-    named = [label for label, averaged in labels if wanted in (label, "ema" if averaged else "raw")]
+    named = [label for label, averaged in labels if selector in (label, "ema" if averaged else "raw")]
     # A name that is none of the prefixes was that of a dict, and has been followed already.
-    chosen = groups[choose(labels, wanted if named else None, file)] if len(groups) > 1 else groups[0]
-    found = {name: chosen.on + name.removeprefix(chosen.off) for name in kept if name in chosen.names}
-    covered = set(found.values())
+    chosen = groups[choose(labels, selector if named else None, file)] if len(groups) > 1 else groups[0]
+    new_names = {name: chosen.on + name.removeprefix(chosen.off) for name in kept if name in chosen.names}
+    covered = set(new_names.values())
     for other in groups:
         if is_averaged(chosen.off) and not is_averaged(other.off):  # what was not averaged, such as buffers
             renamed = {name: other.on + name.removeprefix(other.off) for name in other.names}
-            found.update({old: new for old, new in renamed.items() if new not in covered})
+            new_names.update({old: new for old, new in renamed.items() if new not in covered})
     left_out = tuple(group.off for group in groups if group is not chosen and group.off)
     for name in kept:
         short = name.removeprefix(chosen.off)
-        if name in found or (left_out and name.startswith(left_out)) or _is_foreign(name, short):
+        if name in new_names or (left_out and name.startswith(left_out)) or _is_foreign(name, short):
             continue
         if any(name in group.names for group in groups):
             continue
-        found[name] = chosen.on + short if name.startswith(chosen.off) else name
-    return found
+        new_names[name] = chosen.on + short if name.startswith(chosen.off) else name
+    return new_names
 
 
 def _find_groups(names: list[str], known: set[str]) -> list[_Group]:
@@ -86,11 +89,11 @@ def _find_groups(names: list[str], known: set[str]) -> list[_Group]:
     needed = {name for name in known if not name.endswith(COUNTERS)}
     groups: list[_Group] = []
     for off, on in ordered:
-        found = sizes[off, on]
-        enough = sum(not name.endswith(COUNTERS) for name in found) >= _LEAST_SHARE * len(needed)
+        members = sizes[off, on]
+        enough = sum(not name.endswith(COUNTERS) for name in members) >= _LEAST_SHARE * len(needed)
         as_they_are = not (off or on or groups)
-        if (enough or as_they_are) and all(group.names.isdisjoint(found) for group in groups):
-            groups.append(_Group(off=off, on=on, names=frozenset(found)))
+        if (enough or as_they_are) and all(group.names.isdisjoint(members) for group in groups):
+            groups.append(_Group(off=off, on=on, names=frozenset(members)))
     return groups
 
 

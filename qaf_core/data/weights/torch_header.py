@@ -139,12 +139,12 @@ def _describe_tensor(path: Path, name: str, value: Any, storages: Mapping[str, i
         )
     shape = check_entry(path.name, name, value.shape)
     needed = prod(shape) * ELEMENT_BYTES[value.dtype]
-    held = storages.get(value.storage.key, 0)
+    available = storages.get(value.storage.key, 0)
     stated = value.storage.numel * ELEMENT_BYTES[value.storage.dtype]
-    if stated > held or needed > stated:
+    if stated > available or needed > stated:
         raise WeightsError(
             say("tensor {name} in {path} is larger than its data", name=name, path=path.name),
-            got=say("{stated:,} bytes stated, {held:,} there", stated=max(stated, needed), held=held),
+            got=say("{stated:,} bytes stated, {held:,} there", stated=max(stated, needed), held=available),
             remedy="download or export it again",
         )
     return TensorEntry(dtype=value.dtype, shape=shape)

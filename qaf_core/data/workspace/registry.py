@@ -165,25 +165,25 @@ def remove_model(workspace: Path, model_id: str, used: Collection[str] | None = 
     Raises:
         WorkspaceError: If no such model is registered, or something of it cannot be deleted.
     """
-    gone: list[RegisteredModel] = []
+    removed: list[RegisteredModel] = []
 
     def take(settings: Settings) -> Settings:
-        found = settings.model(model_id)
-        if found is None:
+        entry = settings.model(model_id)
+        if entry is None:
             known = ", ".join(model.id for model in settings.models) or "none"
             raise WorkspaceError("no such registered model", got=model_id, expected=known)
-        gone.append(found)
-        return replace(settings, models=tuple(model for model in settings.models if model is not found))
+        removed.append(entry)
+        return replace(settings, models=tuple(model for model in settings.models if model is not entry))
 
     left = change_settings(workspace, take).models
     in_use = {*(used or ()), *(place for model in left for place in (model.weights, model.data) if place)}
     kept_names = {model.classes for model in left}
     deleted = [
         path
-        for path in uploads_of(workspace, gone[0])
+        for path in uploads_of(workspace, removed[0])
         if (used is not None or path.parent.name == MODELS_FOLDER)
         and not any(lies_in(place, path) for place in in_use)
-        and not (path.suffix == ".txt" and gone[0].classes in kept_names)
+        and not (path.suffix == ".txt" and removed[0].classes in kept_names)
     ]
     for path in deleted:
         delete_upload(path)

@@ -48,12 +48,12 @@ def pytorch_example(source: ModelSource, path: str, picture: str = "picture.png"
         path: The packed file.
         picture: The picture.
     """
-    factory = given = ""
+    factory = argument = ""
     if ":" in source.architecture:  # a user's own code, which no file makes us import
         module, _, name = source.architecture.partition(":")
-        factory, given = f"from {module} import {name}\n", f", {name}()"
+        factory, argument = f"from {module} import {name}\n", f", {name}()"
     return _PYTORCH.format(
-        path=path, factory=factory, given=given, picture=_picture(source, picture), answer=_answer(source)
+        path=path, factory=factory, given=argument, picture=_picture(source, picture), answer=_answer(source)
     )
 
 

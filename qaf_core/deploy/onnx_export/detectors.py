@@ -26,8 +26,8 @@ class DetectorHeads(nn.Module):
         prepared, _ = self.transform(list(images))
         features = self.backbone(prepared.tensors)
         maps = [features] if isinstance(features, Tensor) else list(features.values())
-        found: dict[str, Tensor] = self.head(maps)
-        return {key: found[key] for key in sorted(found, key=lambda key: key != FIRST_OUTPUT)}
+        outputs: dict[str, Tensor] = self.head(maps)
+        return {key: outputs[key] for key in sorted(outputs, key=lambda key: key != FIRST_OUTPUT)}
 
 
 def without_choice_of_boxes(network: nn.Module) -> nn.Module:

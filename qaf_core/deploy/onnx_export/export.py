@@ -209,8 +209,8 @@ def _run(session: onnxruntime.InferenceSession, batch: Array, any_batch: bool) -
     import numpy as np
 
     if any_batch:
-        found: Array = session.run(None, {INPUT_NAME: batch})[0]
-        return found
+        output: Array = session.run(None, {INPUT_NAME: batch})[0]
+        return output
     return np.concatenate([session.run(None, {INPUT_NAME: image[None]})[0] for image in batch])
 
 
@@ -297,12 +297,12 @@ def _write_graph(
             if writer is None
             else writer.write_chain(name, chain, values, rank, site)
         )
-    told = {
+    properties = {
         **card,
         "precision": Precision.INT8 if integer else Precision.FP32,
         "input_shape": list(input_shape),
     }
-    graph = builder.finish(skeleton, renamed, {PROPERTY: json.dumps(told, separators=(",", ":"))})
+    graph = builder.finish(skeleton, renamed, {PROPERTY: json.dumps(properties, separators=(",", ":"))})
     links = sum(len(parts_of(chain)) for chain in skeleton.chains.values())
     return Written(
         content=serialize(graph),
@@ -340,13 +340,13 @@ def serialize(graph: ModelProto) -> bytes:
 def _checks(written: Written, operators: Counter[str], agreement: Agreement | None) -> tuple[Check, ...]:
     checks = [Check.of(say("ONNX Runtime runs it"), True, say("on the processor, as it is"))]
     if written.target is not None:
-        found = sum(operators[kind] for kind in INTEGER_OPERATORS)
+        count = sum(operators[kind] for kind in INTEGER_OPERATORS)
         detail = say(
             "{found} of {planned} quantized convolutions and linear layers run as integers",
-            found=found,
+            found=count,
             planned=written.planned,
         )
-        checks.append(Check.of(say("integer operators"), found >= written.planned, detail))
+        checks.append(Check.of(say("integer operators"), count >= written.planned, detail))
     if agreement is not None:
         detail = say(
             "{share} of {images:,} evaluation images agree, {identical} are the same to the last bit, "

@@ -62,16 +62,16 @@ def export_fast(
     reference = without_choice_of_boxes(copy.deepcopy(model).eval().cpu())
     with scratch_folder() as folder:
         floating, integer = folder / "floating.onnx", folder / "integer.onnx"
-        made = export_onnx(model, floating, input_shape=input_shape, integer=False)
+        float_report = export_onnx(model, floating, input_shape=input_shape, integer=False)
         write_factorized_int8(
-            reference, floating, integer, calibration, any_batch=made.any_batch, target=target
+            reference, floating, integer, calibration, any_batch=float_report.any_batch, target=target
         )
-        told = {**(card or {}), "precision": Precision.FAST, "input_shape": list(input_shape)}
-        content, stored = _with_card(integer.read_bytes(), told)
+        properties = {**(card or {}), "precision": Precision.FAST, "input_shape": list(input_shape)}
+        content, stored = _with_card(integer.read_bytes(), properties)
     chains = [part for part in reference.modules() if isinstance(part, FactorizedLayer)]
     written = Written(
         content=content,
-        any_batch=made.any_batch,
+        any_batch=float_report.any_batch,
         planned=sum(not link.grid.is_float for chain in chains for link in chain.chain),
         stored=stored,
         target=target,

@@ -65,5 +65,5 @@ def write_convolution(
 
 def as_array(values: Tensor) -> Array:
     """A tensor as float32 numbers."""
-    found: Array = values.detach().float().cpu().contiguous().numpy()
-    return found
+    array: Array = values.detach().float().cpu().contiguous().numpy()
+    return array

@@ -124,12 +124,12 @@ class IntegerWriter:
             output = write_float_part(self._builder, name, link, values, rank, site)
             return output if grid is None else self._quantize(output, grid, f"{name}.output").values
         self.integer_nodes += 1
-        taken = self._quantize(values, own_grid, name)
+        source = self._quantize(values, own_grid, name)
         if grid is not None and (operation.dims or rank == 2 or link.bias is None):
-            return self._write_rounded(name, link, operation, taken, rank, grid)
+            return self._write_rounded(name, link, operation, source, rank, grid)
         if operation.dims and not _is_pointwise(link, operation):
-            return self._write_convolution(name, link, operation, taken)
-        output = self._write_product(name, link, taken, rounded=grid is not None)
+            return self._write_convolution(name, link, operation, source)
+        output = self._write_product(name, link, source, rounded=grid is not None)
         return output if grid is None else self._quantize(output, grid, f"{name}.output").values
 
     def _quantize(self, values: str, grid: Qparams, name: str) -> _Codes:
@@ -140,43 +140,43 @@ class IntegerWriter:
             zero = builder.constant(f"{name}.input_zero_point", np.array(grid[1], np.uint8))
             codes = builder.node("QuantizeLinear", [values, step, zero], name)
             restored = builder.node("DequantizeLinear", [codes, step, zero], name)
-            found = _Codes(codes=codes, values=restored, step=step, zero=zero)
-            self._quantized[values, grid] = found
-            self._quantized[restored, grid] = found
+            entry = _Codes(codes=codes, values=restored, step=step, zero=zero)
+            self._quantized[values, grid] = entry
+            self._quantized[restored, grid] = entry
         return self._quantized[values, grid]
 
     def _write_rounded(
-        self, name: str, link: Link, operation: Operation, taken: _Codes, rank: int, grid: Qparams
+        self, name: str, link: Link, operation: Operation, source: _Codes, rank: int, grid: Qparams
     ) -> str:
         """A link whose output goes to a grid: one quantized operator at run time."""
         builder = self._builder
         bias = self._bias_codes(name, link)
         if operation.dims:
-            inputs = [taken.values, self._weight(name, link, transposed=False), *bias]
+            inputs = [source.values, self._weight(name, link, transposed=False), *bias]
             attributes = convolution_attributes(operation, link.kernel)
             output = builder.node("Conv", inputs, name, **attributes)
         elif bias:
-            inputs = [taken.values, self._weight(name, link, transposed=False), *bias]
+            inputs = [source.values, self._weight(name, link, transposed=False), *bias]
             output = builder.node("Gemm", inputs, name, transB=1)
         else:
-            output = builder.node("MatMul", [taken.values, self._weight(name, link, transposed=True)], name)
+            output = builder.node("MatMul", [source.values, self._weight(name, link, transposed=True)], name)
         return self._quantize(output, grid, f"{name}.output").values
 
-    def _write_product(self, name: str, link: Link, taken: _Codes, *, rounded: bool) -> str:
+    def _write_product(self, name: str, link: Link, source: _Codes, *, rounded: bool) -> str:
         """A linear layer or 1×1 convolution with floating-point output, as a product of matrices.
 
         Args:
             name: Of the link.
             link: The link.
-            taken: Its input.
+            source: Its input.
             rounded: Its output goes to a grid afterwards: the bias is then that of the codes.
         """
         builder, dims = self._builder, link.operation.dims
-        values = taken.values
+        values = source.values
         if dims:
             order = [0, *range(2, 2 + dims), 1]
-            last = builder.node("Transpose", [taken.codes], name, perm=order)
-            values = builder.node("DequantizeLinear", [last, taken.step, taken.zero], name)
+            last = builder.node("Transpose", [source.codes], name, perm=order)
+            values = builder.node("DequantizeLinear", [last, source.step, source.zero], name)
         output = builder.node("MatMul", [values, self._weight(name, link, transposed=True)], name)
         if link.bias is not None:
             codes = link.bias_codes if rounded else None
@@ -187,13 +187,13 @@ class IntegerWriter:
         order = [0, 1 + dims, *range(1, 1 + dims)]
         return builder.node("Transpose", [output], name, perm=order) if dims else output
 
-    def _write_convolution(self, name: str, link: Link, operation: Operation, taken: _Codes) -> str:
+    def _write_convolution(self, name: str, link: Link, operation: Operation, source: _Codes) -> str:
         """A convolution with floating-point output: exact sums, then their step and the bias."""
         builder, ones = self._builder, (1,) * operation.dims
         # ConvInteger has no fast kernel for signed weights on x86: unsigned ones ran four times faster.
         codes, own_zero = self._stored_codes(name, link, transposed=False, prefer_unsigned=True)
         zero = builder.constant(f"unsigned_zero_{own_zero}", np.array(own_zero, np.uint8))
-        inputs = [taken.codes, codes, taken.zero, zero]
+        inputs = [source.codes, codes, source.zero, zero]
         attributes = convolution_attributes(operation, link.kernel)
         sums = builder.node("ConvInteger", inputs, name, **attributes)
         output = builder.node("Cast", [sums], name, to=TensorProto.FLOAT)
@@ -228,13 +228,13 @@ class IntegerWriter:
             codes = np.ascontiguousarray(codes.reshape(len(codes), -1).T)
         if link.bits <= NIBBLE_BITS:
             zero = UNSIGNED_NIBBLE_ZERO if prefer_unsigned else 0
-            kind, whole = (
+            kind, code_type = (
                 (TensorProto.UINT4, TensorProto.UINT8) if zero else (TensorProto.INT4, TensorProto.INT8)
             )
             self.stored[name] = "uint4" if zero else "int4"
             nibbles = builder.constant_nibbles(f"{name}.codes", codes + zero, kind)
             # Undone once, when the runtime loads the file: its kernels take whole bytes.
-            return builder.node("Cast", [nibbles], f"{name}.codes", to=whole), zero
+            return builder.node("Cast", [nibbles], f"{name}.codes", to=code_type), zero
         cut_off = self._saturates and np.abs(codes.astype(np.int16)).max(initial=0) > LARGEST_SAFE_CODE
         if cut_off or prefer_unsigned:
             self.stored[name] = "uint8"

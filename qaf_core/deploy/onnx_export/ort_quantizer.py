@@ -270,14 +270,14 @@ def _check_codes(content: bytes, links: Mapping[str, Link]) -> None:
     import onnx
     from onnx import numpy_helper
 
-    held = {row.name: row for row in onnx.load_from_string(content).graph.initializer}
+    initializers = {row.name: row for row in onnx.load_from_string(content).graph.initializer}
     for name, link in links.items():
-        found = held.get(f"{name}.weight_quantized")
+        initializer = initializers.get(f"{name}.weight_quantized")
         codes = link.codes.detach().cpu().numpy()
-        stored = codes if found is None else numpy_helper.to_array(found)
+        stored = codes if initializer is None else numpy_helper.to_array(initializer)
         if stored.shape != codes.shape:  # a product of matrices keeps its weight transposed
             stored = stored.T.reshape(codes.shape)
-        if found is None or not np.array_equal(stored, codes):
+        if initializer is None or not np.array_equal(stored, codes):
             raise ModelError(
                 "ONNX Runtime's quantizer changed the codes of a layer",
                 got=name,
@@ -291,14 +291,14 @@ def _store_unsigned(content: bytes, links: Iterable[str]) -> bytes:
     from onnx import numpy_helper
 
     model = onnx.load_from_string(content)
-    held = {row.name: row for row in model.graph.initializer}
+    initializers = {row.name: row for row in model.graph.initializer}
     for name in links:
-        codes = numpy_helper.to_array(held[f"{name}.weight_quantized"]).astype(np.int16)
+        codes = numpy_helper.to_array(initializers[f"{name}.weight_quantized"]).astype(np.int16)
         if np.abs(codes).max(initial=0) <= LARGEST_SAFE_CODE:
             continue
-        zeros = numpy_helper.to_array(held[f"{name}.weight_zero_point"]).astype(np.int16)
+        zeros = numpy_helper.to_array(initializers[f"{name}.weight_zero_point"]).astype(np.int16)
         for part, values in (("quantized", codes + UNSIGNED_ZERO), ("zero_point", zeros + UNSIGNED_ZERO)):
-            row = held[f"{name}.weight_{part}"]
+            row = initializers[f"{name}.weight_{part}"]
             row.CopyFrom(numpy_helper.from_array(values.astype(np.uint8), row.name))
     stored: bytes = model.SerializeToString()
     return stored

@@ -92,19 +92,19 @@ def named_outputs(outputs: object) -> dict[str, Tensor]:
     if isinstance(outputs, Tensor):
         return {"scores" if outputs.ndim == 2 else "output": outputs}
     if isinstance(outputs, Mapping):
-        found = {str(key): value for key, value in outputs.items()}
+        tensors = {str(key): value for key, value in outputs.items()}
     elif isinstance(outputs, list | tuple):
-        found = {f"output_{index}": value for index, value in enumerate(outputs)}
+        tensors = {f"output_{index}": value for index, value in enumerate(outputs)}
     else:
-        found = {}
-    if not found or not all(isinstance(value, Tensor) for value in found.values()):
+        tensors = {}
+    if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise ModelError(
             "the network's outputs cannot be exported",
             got=_kind_of(outputs),
             expected="a tensor, or a flat list or dict of tensors",
             remedy="detectors put out lists whose length depends on the image: deploy them in PyTorch",
         )
-    return found
+    return tensors
 
 
 def _kind_of(outputs: object) -> str:
@@ -138,7 +138,7 @@ def trace_skeleton(model: nn.Module, input_shape: Sequence[int]) -> Skeleton:
     try:
         graph, any_batch = _export(flat, input_shape, outputs, any_batch=True), True
     except Exception:  # whatever the network does with the number of images
-        graph, any_batch = _export_or_tell(flat, input_shape, outputs), False
+        graph, any_batch = _export_or_raise(flat, input_shape, outputs), False
     return Skeleton(model=graph, chains=chains, any_batch=any_batch)
 
 
@@ -159,9 +159,9 @@ def _attention(
     if mask is not None and mask.ndim > 2:
         mask = _as_four(mask.expand(*lead, *mask.shape[-2:]))
     four = (_as_four(part) for part in (query, key, value))
-    found: Tensor = torch.ops.aten.scaled_dot_product_attention.default(*four, mask, *rest, **options)
-    found = found.clone(memory_format=torch.contiguous_format)  # as the exporter lays it out later
-    return found.reshape(*lead, *found.shape[-2:])
+    output: Tensor = torch.ops.aten.scaled_dot_product_attention.default(*four, mask, *rest, **options)
+    output = output.clone(memory_format=torch.contiguous_format)  # as the exporter lays it out later
+    return output.reshape(*lead, *output.shape[-2:])
 
 
 def _as_four(values: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ _KNOWN: dict[Any, Any] = {
 }
 
 
-def _export_or_tell(network: nn.Module, input_shape: Sequence[int], outputs: Sequence[str]) -> ModelProto:
+def _export_or_raise(network: nn.Module, input_shape: Sequence[int], outputs: Sequence[str]) -> ModelProto:
     try:
         return _export(network, input_shape, outputs, any_batch=False)
     except Exception as error:  # the exporter runs the user's code, which may raise anything

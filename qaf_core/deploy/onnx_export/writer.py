@@ -44,14 +44,14 @@ class GraphBuilder:
         packed = (flat[0::2] | (flat[1::2] << 4)).tobytes()
         return self._keep(name, helper.make_tensor("", kind, codes.shape, packed, raw=True))
 
-    def _keep(self, name: str, made: TensorProto) -> str:
+    def _keep(self, name: str, tensor: TensorProto) -> str:
         present, count = self._constants.get(name), 1
-        while present is not None and not _are_equal(present, made):
+        while present is not None and not _are_equal(present, tensor):
             count += 1
             present = self._constants.get(f"{name}_{count}")
-        made.name = name if count == 1 else f"{name}_{count}"
-        self._constants.setdefault(made.name, made)
-        return made.name
+        tensor.name = name if count == 1 else f"{name}_{count}"
+        self._constants.setdefault(tensor.name, tensor)
+        return tensor.name
 
     def node(self, operator: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
         """Add a node; the name of its output."""
@@ -152,7 +152,7 @@ def convolution_operator(operation: Operation) -> str:
 
 def convolution_attributes(operation: Operation, kernel: Sequence[int]) -> dict[str, Any]:
     """The geometry of a convolution as ONNX writes it."""
-    found: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         "kernel_shape": [int(size) for size in kernel],
         "strides": list(operation.stride),
         "dilations": list(operation.dilation),
@@ -160,5 +160,5 @@ def convolution_attributes(operation: Operation, kernel: Sequence[int]) -> dict[
         "pads": [*operation.padding, *operation.padding],
     }
     if operation.transposed:
-        found["output_padding"] = list(operation.output_padding)
-    return found
+        attributes["output_padding"] = list(operation.output_padding)
+    return attributes

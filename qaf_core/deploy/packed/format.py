@@ -61,18 +61,18 @@ def _is_reduced(module: nn.Module) -> bool:
     return isinstance(module, BatchNorm) and not module.read_elsewhere
 
 
-def as_factor_and_shift(model: nn.Module, gone: Sequence[str]) -> dict[str, Tensor]:
+def as_factor_and_shift(model: nn.Module, skip: Sequence[str]) -> dict[str, Tensor]:
     """Weight and bias that stand for a BatchNorm and its statistics."""
     changed = {}
     for name, module in model.named_modules():
         statistics = statistics_of(module)
-        if statistics is not None and name not in gone:
+        if statistics is not None and name not in skip:
             changed[f"{name}.weight"], changed[f"{name}.bias"] = statistics
     return changed
 
 
-def kept_outside(model: nn.Module, gone: Sequence[str]) -> dict[str, Tensor]:
-    """The parameters and floating-point buffers that a file keeps, under all their names, outside ``gone``.
+def kept_outside(model: nn.Module, skip: Sequence[str]) -> dict[str, Tensor]:
+    """The parameters and floating-point buffers that a file keeps, under all their names, outside ``skip``.
 
     The statistics of BatchNorm are none of them where a file keeps what they amount to.
     """
@@ -91,6 +91,6 @@ def kept_outside(model: nn.Module, gone: Sequence[str]) -> dict[str, Tensor]:
         for key, value in tensors.items()
         if value.is_floating_point()
         and not is_fixed(key)
-        and not is_within(key, gone)
+        and not is_within(key, skip)
         and key not in replaced
     }

@@ -20,7 +20,7 @@ HALF_RANGE = 2.0**24  # of the largest number of a tensor over its median, in ha
 
 def split_packed(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Older files may hold the projections of an attention in one tensor."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for key, values in kept.items():
         weight = f"{key.removesuffix('bias')}weight" if key.endswith("in_proj_bias") else key
         rows, last = (values.shape[0], values.shape[-1]) if values.ndim else (0, 0)
@@ -29,21 +29,21 @@ def split_packed(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
         kind = "bias" if key.endswith("bias") else "weight"
         if parts:
             pieces = torch.split(values, columns)
-            found.update({f"{part}.{kind}": piece for part, piece in zip(parts, pieces, strict=True)})
+            tensors.update({f"{part}.{kind}": piece for part, piece in zip(parts, pieces, strict=True)})
         else:
-            found[key] = values
-    return found
+            tensors[key] = values
+    return tensors
 
 
 def read_exact(
     rows: Sequence[Sequence[str]], tensors: Mapping[str, np.ndarray[Any, Any]]
 ) -> dict[str, Tensor]:
     """The exact tensors of a file by name, from the rows of its index."""
-    found = {}
+    exact = {}
     for number, (key, dtype) in enumerate(rows):
-        values, wanted = torch.from_numpy(tensors[f"{EXACT_KEY}{number}"]), getattr(torch, dtype)
-        found[key] = torch.view_as_complex(values) if wanted.is_complex else values.to(wanted)
-    return found
+        values, target = torch.from_numpy(tensors[f"{EXACT_KEY}{number}"]), getattr(torch, dtype)
+        exact[key] = torch.view_as_complex(values) if target.is_complex else values.to(target)
+    return exact
 
 
 def put_back(model: nn.Module, kept: Mapping[str, Tensor]) -> None:
@@ -110,12 +110,12 @@ def smallest_type(values: Tensor) -> np.ndarray[Any, Any]:
     if values.is_floating_point():
         numbers: np.ndarray[Any, Any] = values.float().contiguous().numpy()
         return numbers
-    whole = values.to(torch.int64) if values.dtype != torch.bool else values.to(torch.uint8)
-    low, high = (int(whole.min()), int(whole.max())) if whole.numel() else (0, 0)
+    integers = values.to(torch.int64) if values.dtype != torch.bool else values.to(torch.uint8)
+    low, high = (int(integers.min()), int(integers.max())) if integers.numel() else (0, 0)
     fits = (t for t in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64))
     chosen = next(t for t in fits if torch.iinfo(t).min <= low and high <= torch.iinfo(t).max)
-    found: np.ndarray[Any, Any] = whole.to(chosen).contiguous().numpy()
-    return found
+    array: np.ndarray[Any, Any] = integers.to(chosen).contiguous().numpy()
+    return array
 
 
 def is_fixed(key: str) -> bool:

@@ -250,21 +250,21 @@ def _restore_kept(model: nn.Module, kept: Mapping[str, Tensor], chains: Sequence
     modules = dict(model.named_modules())
     outside = kept_outside(model, chains)
     needed = {*outside, *as_factor_and_shift(model, chains)}
-    found = {}
+    state = {}
     for key in needed - kept.keys():
         source = next((other for other in alike.get(key, ()) if other in kept), None)
         if source is None and not _is_statistic(modules, key):
             raise ValueError(f"nothing in the file for {key}")
         if source is not None:
-            found[key] = kept[source]
+            state[key] = kept[source]
     present = {*outside, *exact_tensors(model)}
     for key, tensor in kept.items():
         owner, _, part = key.rpartition(".")
         if key in present or is_fixed(key) or _is_statistic(modules, key):
-            found[key] = tensor
+            state[key] = tensor
         elif part in ("weight", "bias") and isinstance(modules.get(owner), Layer | BatchNorm):
             setattr(modules[owner], part, nn.Parameter(tensor, requires_grad=False))
-    put_back(model, found)
+    put_back(model, state)
 
 
 def _is_statistic(modules: Mapping[str, nn.Module], key: str) -> bool:

@@ -182,8 +182,8 @@ def _kept_tensors(
     model: nn.Module, chains: Sequence[str], folds: Mapping[str, tuple[str, nn.Module]]
 ) -> dict[str, Tensor]:
     """All tensors outside the chains, BatchNorm as factor and shift; shared ones once."""
-    gone = (*chains, *(name for name, _ in folds.values()))
-    changed = as_factor_and_shift(model, gone)
+    skip = (*chains, *(name for name, _ in folds.values()))
+    changed = as_factor_and_shift(model, skip)
     for source, (_, norm) in folds.items():
         statistics = statistics_of(norm)
         if source not in chains and statistics is not None:
@@ -194,14 +194,14 @@ def _kept_tensors(
             changed[f"{source}.weight"] = layer.operation.as_stored(rows)
             bias = layer.bias
             changed[f"{source}.bias"] = shift if bias is None else shift + bias.detach().double() * factor
-    return {key: tensor for key, tensor in _each_once(model, gone, changed) if not is_within(key, gone)}
+    return {key: tensor for key, tensor in _each_once(model, skip, changed) if not is_within(key, skip)}
 
 
 def _each_once(
-    model: nn.Module, gone: Sequence[str], changed: Mapping[str, Tensor]
+    model: nn.Module, skip: Sequence[str], changed: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
     """What a file keeps: a tensor with several names once, or under all of them where one is changed."""
-    outside = kept_outside(model, gone)
+    outside = kept_outside(model, skip)
     names: dict[int, list[str]] = {}
     for key, tensor in outside.items():
         names.setdefault(id(tensor), []).append(key)

@@ -64,28 +64,28 @@ def profile_layers(
         times = time_interleaved(runs, rounds=rounds, seconds=seconds)
         profiles = {name: _read_profile(session.end_profiling()) for name, session in sessions.items()}
     return {
-        name: sum_by_layer(events, layers, whole_ms=float(np.median(times[name])))
+        name: sum_by_layer(events, layers, model_ms=float(np.median(times[name])))
         for name, events in profiles.items()
     }
 
 
 def _read_profile(path: str) -> list[Mapping[str, Any]]:
     try:
-        found: list[Mapping[str, Any]] = json.loads(Path(path).read_text(encoding="utf-8"))
+        events: list[Mapping[str, Any]] = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # ONNX Runtime does not tell what it could not write
         raise scratch_error("a profile was not written to its end") from error
-    return found
+    return events
 
 
 def sum_by_layer(
-    events: Sequence[Mapping[str, Any]], layers: Sequence[str], *, whole_ms: float | None = None
+    events: Sequence[Mapping[str, Any]], layers: Sequence[str], *, model_ms: float | None = None
 ) -> dict[str, float]:
     """Median milliseconds by layer from the events of one profile; a layer's nodes are added up.
 
     Args:
         events: Of the profile.
         layers: Names of the network's layers.
-        whole_ms: Of the whole network without a profile. What all nodes together take beyond it is taken off
+        model_ms: Of the whole network without a profile. What all nodes together take beyond it is taken off
             them evenly.
     """
     durations: dict[str, list[float]] = {}
@@ -94,18 +94,18 @@ def sum_by_layer(
         if event.get("cat") == "Node" and name.endswith(KERNEL_ENDING):
             durations.setdefault(name, []).append(event["dur"] / 1e3)
     known = set(layers)
-    found = dict.fromkeys([*layers, OTHER], 0.0)
+    times = dict.fromkeys([*layers, OTHER], 0.0)
     medians = {name: median(values) for name, values in durations.items()}
-    added = 0.0 if whole_ms is None else _added(list(medians.values()), whole_ms)
+    added = 0.0 if model_ms is None else _added(list(medians.values()), model_ms)
     for name, milliseconds in medians.items():
         layer = name.removeprefix(FUSED_BEGINNING).rpartition("/")[0].rpartition(".")[0]
-        found[layer if layer in known else OTHER] += max(0.0, milliseconds - added)
-    return found
+        times[layer if layer in known else OTHER] += max(0.0, milliseconds - added)
+    return times
 
 
-def _added(milliseconds: Sequence[float], whole_ms: float) -> float:
+def _added(milliseconds: Sequence[float], model_ms: float) -> float:
     """What is to be taken off each node, but none below zero, so that they add up to the whole."""
-    remaining = sum(milliseconds) - whole_ms
+    remaining = sum(milliseconds) - model_ms
     if remaining <= 0:
         return 0.0
     for index, shortest in enumerate(sorted(milliseconds)):
@@ -130,12 +130,12 @@ def compare_layers(
         layers that are not factorized).
     """
     rows = [*plan_rows, {"name": OTHER, "structure": None, "rank": None}]
-    found = []
+    comparisons = []
     for row in rows:
         times = {f"{model}_ms": profile.get(row["name"], 0.0) for model, profile in profiles.items()}
         factorized = row["structure"] in FACTORIZED
         slower = times[f"{ModelFile.FAST}_ms"] > times[f"{ModelFile.DENSE}_ms"] if factorized else None
-        found.append(
+        comparisons.append(
             {
                 "layer": row["name"],
                 "structure": row["structure"],
@@ -144,4 +144,4 @@ def compare_layers(
                 "slower_than_dense": slower,
             }
         )
-    return found
+    return comparisons

@@ -109,18 +109,18 @@ def time_interleaved(
         Milliseconds of every round by name, in the same order of rounds.
     """
     names, generator, began = list(runs), random.Random(seed), time.perf_counter()
-    found: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
     for index in range(-WARM_UP_ROUNDS, rounds):
         generator.shuffle(names)
         for name in names:
             before = time.perf_counter()
             runs[name]()
             if index >= 0:
-                found[name].append((time.perf_counter() - before) * 1e3)
+                times[name].append((time.perf_counter() - before) * 1e3)
         late = seconds is not None and time.perf_counter() - began > seconds
         if late and index + 1 >= LEAST_ROUNDS:
             break
-    return {name: np.asarray(values) for name, values in found.items()}
+    return {name: np.asarray(values) for name, values in times.items()}
 
 
 def summarise(milliseconds: NDArray[np.float64]) -> Latency:
@@ -144,9 +144,9 @@ def ratio_of(
     low, high = np.percentile(ratios, (2.5, 97.5))
     if disturbed:
         parts = zip(np.array_split(first, PARTS), np.array_split(second, PARTS), strict=True)
-        told = [float(np.median(one) / np.median(other)) for one, other in parts if len(one)]
-        told += [*(np.quantile(first, QUANTILES) / np.quantile(second, QUANTILES))]
-        low, high = min(low, *told), max(high, *told)
+        bounds = [float(np.median(one) / np.median(other)) for one, other in parts if len(one)]
+        bounds += [*(np.quantile(first, QUANTILES) / np.quantile(second, QUANTILES))]
+        low, high = min(low, *bounds), max(high, *bounds)
     return Ratio(value=value, low=float(low), high=float(high))
 
 
@@ -255,9 +255,9 @@ def _memory_bytes(field: str) -> int:
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         lines = []
-    found = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
-    if found:
-        return int(found[0]) * 1024
+    sizes = [line.split()[1] for line in lines if line.startswith(f"{field}:")]
+    if sizes:
+        return int(sizes[0]) * 1024
     import resource  # not on Windows, where a kit still measures times
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -307,16 +307,16 @@ def compare(times: Mapping[str, NDArray[np.float64]], others_share: float | None
     ``ratio_to_dense_int8`` is that of ``factorized_int8``, the fast file; ``others_share`` of the processors
     was used by others meanwhile, which makes intervals wider.
     """
-    found: dict[str, Any] = {"latencies": {n: summarise(values).to_dict() for n, values in times.items()}}
-    found["others_share"], disturbed = others_share, (others_share or 0.0) > BUSY_SHARE
+    report: dict[str, Any] = {"latencies": {n: summarise(values).to_dict() for n, values in times.items()}}
+    report["others_share"], disturbed = others_share, (others_share or 0.0) > BUSY_SHARE
     if "dense_int8" in times:
         dense = times["dense_int8"]
-        found["ratios"] = {
+        report["ratios"] = {
             name: ratio_of(values, dense, disturbed=disturbed).to_dict() for name, values in times.items()
         }
         if "factorized_int8" in times:
-            found["ratio_to_dense_int8"] = found["ratios"]["factorized_int8"]
-    return found
+            report["ratio_to_dense_int8"] = report["ratios"]["factorized_int8"]
+    return report
 
 
 def top_answers(outputs: NDArray[Any]) -> NDArray[Any]:
@@ -328,13 +328,13 @@ def top_answers(outputs: NDArray[Any]) -> NDArray[Any]:
     return np.where(finite, outputs.argmax(axis=axis), -1).astype(np.int16)
 
 
-def share_of_same(found: NDArray[Any], wanted: NDArray[Any]) -> float:
+def share_of_same(actual: NDArray[Any], expected: NDArray[Any]) -> float:
     """Share of two arrays of :func:`top_answers` that is the same; of other outputs, to three digits."""
-    if found.shape != wanted.shape:
+    if actual.shape != expected.shape:
         return 0.0
-    if found.dtype == wanted.dtype == np.int16:
-        return float(np.mean((found == wanted) & (wanted >= 0)))
-    return float(np.mean(np.isclose(found, wanted, rtol=5e-3, atol=1e-6)))
+    if actual.dtype == expected.dtype == np.int16:
+        return float(np.mean((actual == expected) & (expected >= 0)))
+    return float(np.mean(np.isclose(actual, expected, rtol=5e-3, atol=1e-6)))
 
 
 def restore_images(stored: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -343,8 +343,8 @@ def restore_images(stored: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
     They are the same float32 numbers wherever this runs.
     """
     scaled: NDArray[np.float32] = stored["codes"].astype(np.float32) * stored["step"]
-    found: NDArray[np.float32] = scaled + stored["low"]
-    return found
+    images: NDArray[np.float32] = scaled + stored["low"]
+    return images
 
 
 def answer(model: Path, images: NDArray[np.float32], batch: int) -> NDArray[Any]:
@@ -366,21 +366,21 @@ def measure_kit(folder: Path, *, threads: int, rounds: int, seconds: float | Non
         ValueError: If a file is missing or is not the one the kit was made with, or no model runs here.
     """
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    for name, wanted in manifest["files"].items():
-        if not (folder / name).is_file() or checksum(folder / name) != wanted:
+    for name, digest in manifest["files"].items():
+        if not (folder / name).is_file() or checksum(folder / name) != digest:
             raise ValueError(f"{name} is missing or altered; copy the whole folder again")
     batch = manifest["batch"]
     with np.load(folder / "inputs.npz", allow_pickle=False) as archive:
         images = restore_images(archive)
         expected = {name: archive[name] for name in manifest["models"]}
-    given = np.resize(images, (batch, *images.shape[1:]))
+    inputs = np.resize(images, (batch, *images.shape[1:]))
     every = {name: folder / file for name, file in manifest["models"].items()}
-    failed = find_failing(every, given, threads=threads)
+    failed = find_failing(every, inputs, threads=threads)
     models = {name: path for name, path in every.items() if name not in failed}
     if not models:
         raise ValueError(f"no model runs here; the first fault: {next(iter(failed.values()))}")
     load = Load()
-    times = time_models(models, given, threads=threads, rounds=rounds, seconds=seconds)
+    times = time_models(models, inputs, threads=threads, rounds=rounds, seconds=seconds)
     result = {
         "schema_version": KIT_SCHEMA_VERSION,
         "run_id": manifest["run_id"],
@@ -389,7 +389,7 @@ def measure_kit(folder: Path, *, threads: int, rounds: int, seconds: float | Non
         "input_shape": list(images.shape[1:]),
         **compare(times, load.others_share()),
         "peak_memory_bytes": {
-            name: measure_peak_memory(path, given, threads=threads) for name, path in models.items()
+            name: measure_peak_memory(path, inputs, threads=threads) for name, path in models.items()
         },
         "same_answers": {
             name: share_of_same(answer(path, images, batch), expected[name]) for name, path in models.items()
@@ -452,14 +452,14 @@ def _write_result(out: Path, result: Mapping[str, Any]) -> None:
         raise
 
 
-def tell_answers(result: Mapping[str, Any]) -> list[str]:
+def answer_lines(result: Mapping[str, Any]) -> list[str]:
     """What a kit's result says beside the times, in lines: models that agree too little, or do not run."""
     failed: Mapping[str, str] = result.get("failed") or {}
     lines = [f"warning: {name} does not run on this device: {why}" for name, why in failed.items()]
     same, count = result.get("same_answers") or {}, result.get("compared_images")
     if same and count:
-        told = ", ".join(f"{name} {share:.1%}" for name, share in same.items())
-        lines.append(f"same answers as where the kit was made, on {count} images: {told}")
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in same.items())
+        lines.append(f"same answers as where the kit was made, on {count} images: {shares}")
     lines += [
         f"warning: {name} answers wrongly on this device: only {share:.1%} are the same"
         for name, share in same.items()
@@ -470,9 +470,9 @@ def tell_answers(result: Mapping[str, Any]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the kit this file lies in, or with ``--memory`` one model for :func:`measure_peak_memory`."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["--memory"]:
-        sys.stdout.write(f"{_probe_memory(*given[1:4])}\n")
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    if argv[:1] == ["--memory"]:
+        sys.stdout.write(f"{_probe_memory(*argv[1:4])}\n")
         return 0
     folder = Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(description="Measure the models of this folder; writes result.json.")
@@ -480,7 +480,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--out", type=Path, default=folder / "result.json")
-    options = parser.parse_args(given)
+    options = parser.parse_args(argv)
     try:
         check_runtime()
         check_options(options.out, options.threads, options.rounds)
@@ -492,7 +492,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, row in result["latencies"].items():
         spread = f"{row['p5_ms']:.3f} to {row['p95_ms']:.3f}"
         sys.stdout.write(f"{name:21} {row['median_ms']:9.3f} ms  (5-95 %: {spread})\n")
-    sys.stdout.write("".join(f"{line}\n" for line in (*tell_answers(result), f"Written to {options.out}")))
+    sys.stdout.write("".join(f"{line}\n" for line in (*answer_lines(result), f"Written to {options.out}")))
     return 0
 
 

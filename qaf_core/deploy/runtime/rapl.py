@@ -67,7 +67,7 @@ def find_zones(powercap: Path = POWERCAP) -> tuple[Zone, ...]:
     Raises:
         QafError: If the machine shows no counters, or they may not be read.
     """
-    found = []
+    zones = []
     for folder in sorted(powercap.glob("intel-rapl:*")):
         name = _read_text(folder / "name")
         is_package = folder.name.count(":") == 1 and name.startswith("package")
@@ -75,14 +75,14 @@ def find_zones(powercap: Path = POWERCAP) -> tuple[Zone, ...]:
             limit = _read_number(folder / "max_energy_range_uj")
             zone = Zone(name=f"{folder.name} {name}", folder=folder, range_microjoules=limit)
             read_counter(zone)
-            found.append(zone)
-    if not found:
+            zones.append(zone)
+    if not zones:
         raise QafError(
             "this machine shows no energy counters",
             got=say("no package below {powercap}", powercap=powercap),
             expected="Linux on a processor of its own, not a virtual machine",
         )
-    return tuple(found)
+    return tuple(zones)
 
 
 def read_counter(zone: Zone) -> int:

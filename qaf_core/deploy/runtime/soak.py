@@ -108,9 +108,9 @@ def _soak(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     lines = []
     with (
-        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as told,  # a pipe fills up unread
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log,  # a pipe fills up unread
         subprocess.Popen(
-            _command(arguments), env=child_environment(), stdout=subprocess.PIPE, stderr=told, text=True
+            _command(arguments), env=child_environment(), stdout=subprocess.PIPE, stderr=log, text=True
         ) as process,
     ):
         try:
@@ -122,8 +122,8 @@ def _soak(
             if process.poll() is None and sys.exc_info()[0] is not None:
                 process.kill()
         process.wait()
-        told.seek(0)
-        errors = told.read()
+        log.seek(0)
+        errors = log.read()
     if process.returncode != 0 or not lines:
         raise QafError("the exported model does not run", got=_last_line(errors), remedy="export it again")
     return lines[0], lines[1:]
@@ -138,7 +138,7 @@ def _judge_windows(windows: list[dict[str, Any]], seconds: float) -> list[Stabil
             remedy="let it last longer",
         )
     quarter = max(1, len(windows) // 4)
-    found = []
+    checks = []
     for check, key, most, unit in (
         ("soak_latency", "median_ms", LARGEST_LATENCY_DRIFT, 1.0),
         ("soak_memory", "memory_bytes", LARGEST_MEMORY_DRIFT, 1e6),
@@ -149,8 +149,8 @@ def _judge_windows(windows: list[dict[str, Any]], seconds: float) -> list[Stabil
         drift = last / first - 1 if first > 0 else 0.0
         name = "ms" if key == "median_ms" else "MB"
         detail = f"{first:.3g} → {last:.3g} {name} ({100 * drift:+.1f} %)"
-        found.append(StabilityCheck(check=check, passed=drift <= most, seconds=seconds, detail=detail))
-    return found
+        checks.append(StabilityCheck(check=check, passed=drift <= most, seconds=seconds, detail=detail))
+    return checks
 
 
 def _restart(model: Path, options: Sequence[str], answer: str) -> StabilityCheck:
@@ -165,8 +165,8 @@ def _restart(model: Path, options: Sequence[str], answer: str) -> StabilityCheck
     began = time.perf_counter()
     done = _run([str(model), *options, "--seconds", "0"])
     seconds = time.perf_counter() - began
-    told = _first_line(done)
-    same = told.get("answer") == answer
+    reply = _first_line(done)
+    same = reply.get("answer") == answer
     detail = "the same answer" if same else _last_line(done.stderr) if done.returncode else "another answer"
     return StabilityCheck(
         check="restart", passed=done.returncode == 0 and same, seconds=seconds, detail=detail
@@ -186,9 +186,9 @@ def _fall_back(arguments: Sequence[str]) -> StabilityCheck:
     began = time.perf_counter()
     done = _run(arguments)
     seconds = time.perf_counter() - began
-    told = _first_line(done)
-    passed = done.returncode == 0 and bool(told.get("fallen_back"))
-    detail = str(told.get("model", _last_line(done.stderr)))
+    reply = _first_line(done)
+    passed = done.returncode == 0 and bool(reply.get("fallen_back"))
+    detail = str(reply.get("model", _last_line(done.stderr)))
     return StabilityCheck(check="fall_back", passed=passed, seconds=seconds, detail=detail)
 
 
@@ -211,8 +211,8 @@ def _run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 def _first_line(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     line = (done.stdout.splitlines() or ["{}"])[0]
-    told: dict[str, Any] = json.loads(line)
-    return told
+    reply: dict[str, Any] = json.loads(line)
+    return reply
 
 
 def _last_line(text: str) -> str:
@@ -239,27 +239,27 @@ def serve(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--parent", type=int, help="a process: this one ends with it")
-    given = parser.parse_args(arguments)
-    if given.parent is not None:
-        end_with(given.parent)
-    shape = tuple(map(int, given.shape.split(",")))
+    options = parser.parse_args(arguments)
+    if options.parent is not None:
+        end_with(options.parent)
+    shape = tuple(map(int, options.shape.split(",")))
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    files = [(given.model, given.sha256)]
-    if given.fall_back is not None:
-        files.append((given.fall_back, given.fall_back_sha256))
+    files = [(options.model, options.sha256)]
+    if options.fall_back is not None:
+        files.append((options.fall_back, options.fall_back_sha256))
     for place, (path, digest) in enumerate(files):
         try:
             if checksum(path) != digest:
                 raise ValueError(f"{path.name} is damaged: its SHA-256 is not {digest[:12]}…")
-            run = one_inference(open_session(path, threads=given.threads), images)
+            run = one_inference(open_session(path, threads=options.threads), images)
             answer = hashlib.sha256(
                 b"".join(np.asarray(part).tobytes() for part in _parts(run()))
             ).hexdigest()
         except Exception as error:  # ONNX Runtime has many of its own
             sys.stderr.write(" ".join(str(error).split()) + "\n")
             continue
-        _tell({"model": path.name, "fallen_back": place > 0, "answer": answer})
-        _answer_for(run, given.seconds)
+        _send({"model": path.name, "fallen_back": place > 0, "answer": answer})
+        _answer_for(run, options.seconds)
         return 0
     return 3
 
@@ -278,7 +278,7 @@ def _answer_for(run: Callable[[], object], seconds: float) -> None:
             run()
             times.append((time.perf_counter() - before) * 1e3)
         elapsed = time.perf_counter() - began
-        _tell({"elapsed": elapsed, "median_ms": float(np.median(times)), "memory_bytes": _resident_bytes()})
+        _send({"elapsed": elapsed, "median_ms": float(np.median(times)), "memory_bytes": _resident_bytes()})
 
 
 def _resident_bytes() -> int:
@@ -290,7 +290,7 @@ def _resident_bytes() -> int:
         return 0
 
 
-def _tell(row: dict[str, Any]) -> None:
+def _send(row: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(row) + "\n")
     sys.stdout.flush()
 

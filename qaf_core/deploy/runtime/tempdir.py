@@ -36,7 +36,7 @@ def scratch_folder(room_bytes: int = ROOM_BYTES) -> Iterator[Path]:
         except QafError:
             raise
         except Exception as error:
-            if _is_for_want_of_room(error) or not _has_room(Path(name), room_bytes):
+            if _lacks_room(error) or not _has_room(Path(name), room_bytes):
                 raise scratch_error(" ".join(str(error).split())[:120]) from error
             raise
 
@@ -58,7 +58,7 @@ def scratch_error(reason: str) -> WorkspaceError:
     )
 
 
-def _is_for_want_of_room(error: BaseException | None) -> bool:
+def _lacks_room(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True

@@ -133,8 +133,8 @@ class Structure(ABC):
 
     def by_factor(self, by_link: Sequence[int]) -> Shape:
         """Numbers of the links in the order of the factors."""
-        found = {link.factor: value for link, value in zip(self.links, by_link, strict=True)}
-        return tuple(found[factor] for factor in range(len(self.factors)))
+        values = {link.factor: value for link, value in zip(self.links, by_link, strict=True)}
+        return tuple(values[factor] for factor in range(len(self.factors)))
 
     def outputs(self, weight_shape: Sequence[int], rank: Rank) -> Shape:
         """Output channels of each factor's link: the scales it holds."""

@@ -93,14 +93,14 @@ class CanonicalGraph:
     def __init__(self, exported: Exported, names: Mapping[int, str], root: GraphNetwork) -> None:
         self._exported, self._root = exported, root
         self._known: dict[Node, Constant] = {}
-        self._found: dict[Node, Multiplication] = {}
+        self._multiplications: dict[Node, Multiplication] = {}
         self._norms: dict[Node, _Norm] = {}
         self._layers: dict[Hashable, _LayerSite] = {}
         self._norm_names: dict[Hashable, str] = {}
         self._raw: dict[str, Constant] = {}
         self.taken_up_parameters: set[str] = set()
         self._graph = Graph()
-        self._made: dict[Node, Node] = {}
+        self._emitted: dict[Node, Node] = {}
         for node, (name, value) in exported.constants.items():
             first = names.get(id(value))
             if first is None and isinstance(value, Tensor):  # written in the network's code
@@ -140,12 +140,12 @@ class CanonicalGraph:
                     unnamed.append((constant, f"computed.{node.name}"))  # it cannot be taken apart
                     constant.key = ("written", node.name)
                 continue
-            found = find_multiplication(node, self._known)
-            if found is not None:
-                self._found[node] = found
-                site = self._layers.setdefault(_site_key(found), _LayerSite(found.weight))
-                site.biases.append(found.bias)
-                site.site(found.operation)
+            multiplication = find_multiplication(node, self._known)
+            if multiplication is not None:
+                self._multiplications[node] = multiplication
+                site = self._layers.setdefault(_site_key(multiplication), _LayerSite(multiplication.weight))
+                site.biases.append(multiplication.bias)
+                site.site(multiplication.operation)
                 continue
             norm = _find_norm(node, self._known)
             if norm is not None:
@@ -153,18 +153,18 @@ class CanonicalGraph:
         for constant, name in unnamed:  # by now all that is written into them has been
             constant.name = self._tensor_name(name, constant.value)
 
-    def _tensor_name(self, wanted: str, value: Tensor) -> str:
+    def _tensor_name(self, base: str, value: Tensor) -> str:
         """The name, with a number behind it where a program for another size has another tensor of it.
 
         Operators have names that modules have methods of, as ``to``.
         """
-        count, found = 1, wanted
-        if hasattr(nn.Module, wanted.rpartition(".")[2]):
-            wanted = found = f"{wanted}_result"
-        while _has(self._root, found) and not _same(self._first_value(found), value):
+        count, name = 1, base
+        if hasattr(nn.Module, base.rpartition(".")[2]):
+            base = name = f"{base}_result"
+        while _has(self._root, name) and not _same(self._first_value(name), value):
             count += 1
-            found = f"{wanted}__{count}"
-        return found
+            name = f"{base}__{count}"
+        return name
 
     def _first_value(self, name: str) -> Any:
         """A tensor of the network as it was captured first."""
@@ -174,7 +174,7 @@ class CanonicalGraph:
         """Constants that something else than a layer or a BatchNorm reads, down to the tensors they need."""
         waiting: list[Node] = []
         for node in self._exported.graph.nodes:
-            if node not in self._known and node not in self._found and node not in self._norms:
+            if node not in self._known and node not in self._multiplications and node not in self._norms:
                 waiting += [read for read in node.all_input_nodes if read in self._known]
         for site in self._layers.values():
             if not site.shared_bias:
@@ -192,8 +192,8 @@ class CanonicalGraph:
                 waiting += node.all_input_nodes
 
     def _nodes_of(self, constants: list[Constant | None]) -> list[Node]:
-        wanted = {row.key for row in constants if row is not None}
-        return [node for node, constant in self._known.items() if constant.key in wanted]
+        keys = {row.key for row in constants if row is not None}
+        return [node for node, constant in self._known.items() if constant.key in keys]
 
     # Names
 
@@ -220,15 +220,15 @@ class CanonicalGraph:
                 continue
             name = (norm.mean.name or weight_name(norm.weight or norm.mean)).rpartition(".")[0] or "norm"
             blocked = any(other.startswith(f"{name}.") for other in (*self._raw, *taken))
-            found = self._free(f"{name}.batchnorm" if blocked or name in taken else name, taken, True)
-            self._norm_names[norm.key] = found
-            taken.add(found)
+            norm_name = self._free(f"{name}.batchnorm" if blocked or name in taken else name, taken, True)
+            self._norm_names[norm.key] = norm_name
+            taken.add(norm_name)
 
     def _ends_packed(self, site: _LayerSite, name: str) -> bool:
         """Whether a weight is a whole packed one, or all of one from some row on."""
-        whole, part = self._values_of(name), site.weight.value
-        offset = None if whole is None else _offset_in(whole, part)
-        return whole is None or (offset is not None and offset + len(part) == len(whole))
+        full, part = self._values_of(name), site.weight.value
+        offset = None if full is None else _offset_in(full, part)
+        return full is None or (offset is not None and offset + len(part) == len(full))
 
     def _weight_name(self, weight: Constant) -> str:
         """The weight's name; a slice of a packed attention is named after its projection."""
@@ -245,11 +245,11 @@ class CanonicalGraph:
     def _values_of(self, name: str) -> Tensor | None:
         return next((row.value for row in self._known.values() if row.name == name), None)
 
-    def _free(self, wanted: str, taken: set[str], plain: bool) -> str:
+    def _free(self, base: str, taken: set[str], plain: bool) -> str:
         """A name for a module that no tensor or module has."""
-        if not plain and any(name == wanted or name.startswith(f"{wanted}.") for name in self._raw):
-            wanted = f"{wanted}_matrix"
-        return unique(wanted, taken)
+        if not plain and any(name == base or name.startswith(f"{base}.") for name in self._raw):
+            base = f"{base}_matrix"
+        return unique(base, taken)
 
     # The new graph
 
@@ -257,60 +257,60 @@ class CanonicalGraph:
         graph = self._graph
         if node.op == "placeholder":
             if node not in self._known:
-                self._made[node] = graph.placeholder(node.name)
-                self._made[node].meta = dict(node.meta)
+                self._emitted[node] = graph.placeholder(node.name)
+                self._emitted[node].meta = dict(node.meta)
             return
         if node.op == "output":
             graph.output(map_arg(node.args[0], self._operand))
             return
-        if node in self._known or node in self._made:
+        if node in self._known or node in self._emitted:
             return  # made where it is read, or with the BatchNorm it is the result of
-        if node in self._found:
-            self._made[node] = self._emit_layer(self._found[node])
+        if node in self._multiplications:
+            self._emitted[node] = self._emit_layer(self._multiplications[node])
         elif node in self._norms:
-            self._made[node] = self._emit_norm(node)
+            self._emitted[node] = self._emit_norm(node)
         elif node.op == "get_attr":
-            self._made[node] = graph.get_attr(str(node.target))
+            self._emitted[node] = graph.get_attr(str(node.target))
         else:
-            self._made[node] = graph.node_copy(node, self._operand)
-        self._made[node].meta.setdefault("val", node.meta.get("val"))
+            self._emitted[node] = graph.node_copy(node, self._operand)
+        self._emitted[node].meta.setdefault("val", node.meta.get("val"))
 
     def _operand(self, node: Node) -> Node:
-        if node not in self._made:
+        if node not in self._emitted:
             constant = self._known[node]
             if constant.name is not None:
-                self._made[node] = self._graph.get_attr(constant.name)
+                self._emitted[node] = self._graph.get_attr(constant.name)
             else:
-                self._made[node] = self._graph.node_copy(node, self._operand)
-        return self._made[node]
+                self._emitted[node] = self._graph.node_copy(node, self._operand)
+        return self._emitted[node]
 
-    def _emit_layer(self, found: Multiplication) -> Node:
-        graph, site = self._graph, self._layers[_site_key(found)]
-        values = found.before(graph, self._operand(found.values))
-        number = site.site(found.operation)
+    def _emit_layer(self, multiplication: Multiplication) -> Node:
+        graph, site = self._graph, self._layers[_site_key(multiplication)]
+        values = multiplication.before(graph, self._operand(multiplication.values))
+        number = site.site(multiplication.operation)
         named: dict[str, Any] = {"site": number} if number else {}
         if site.parts:
-            made = [graph.call_module(part, (values,), named) for part in site.parts]
-            result = graph.call_function(_ATEN.cat.default, (made, -1))
+            outputs = [graph.call_module(part, (values,), named) for part in site.parts]
+            result = graph.call_function(_ATEN.cat.default, (outputs, -1))
         else:
             result = graph.call_module(site.name, (values,), named)
-        if found.bias is not None and not site.shared_bias:
-            bias = self._operand(self._nodes_of([found.bias])[0])
-            if found.operation.dims:
-                shape = [-1, *(1,) * found.operation.dims]
+        if multiplication.bias is not None and not site.shared_bias:
+            bias = self._operand(self._nodes_of([multiplication.bias])[0])
+            if multiplication.operation.dims:
+                shape = [-1, *(1,) * multiplication.operation.dims]
                 bias = graph.call_function(_ATEN.view.default, (bias, shape))
             result = graph.call_function(_ATEN.add.Tensor, (result, bias))
-        return found.after(graph, result)
+        return multiplication.after(graph, result)
 
     def _emit_norm(self, node: Node) -> Node:
         norm = self._norms[node]
-        made = self._graph.call_module(self._norm_names[norm.key], (self._operand(norm.values),))
+        norm_node = self._graph.call_module(self._norm_names[norm.key], (self._operand(norm.values),))
         if operator_of(node) == "batch_norm":
-            return made
+            return norm_node
         # PyTorch's own decomposition puts out a tuple, whose first part is read.
         for user in list(node.users):
-            self._made[user] = made
-        return made
+            self._emitted[user] = norm_node
+        return norm_node
 
     def _erase_unused(self) -> None:
         for node in reversed(list(self._graph.nodes)):
@@ -332,11 +332,11 @@ class CanonicalGraph:
             name = self._norm_names[norm.key]
             if name in used and not _has(self._root, name):
                 self._check_open(name)
-                made = BatchNorm(
+                batchnorm = BatchNorm(
                     _own_or_none(norm.weight), _own_or_none(norm.bias), _own(norm.mean), _own(norm.variance),
                     norm.eps,
                 )  # fmt: skip
-                put(self._root, name, made)
+                put(self._root, name, batchnorm)
         for name in read:
             self._put_tensor(name)
             if name.startswith("computed.") and name in self._raw:
@@ -389,9 +389,9 @@ class CanonicalGraph:
             raise LookupError(f"for inputs of this size it reads {name}, which its file does not hold")
 
 
-def _site_key(found: Multiplication) -> Hashable:
+def _site_key(multiplication: Multiplication) -> Hashable:
     """Multiplications by one weight are one layer where they read its rows alike."""
-    return (found.weight.key, found.operation.transposed, found.operation.groups)
+    return (multiplication.weight.key, multiplication.operation.transposed, multiplication.operation.groups)
 
 
 def _own(constant: Constant) -> Tensor:
@@ -417,13 +417,13 @@ def _same(one: Any, two: Tensor) -> bool:
     return alike and (one.is_meta or two.is_meta or torch.equal(one, two))
 
 
-def _offset_in(whole: Tensor | None, part: Tensor) -> int | None:
+def _offset_in(full: Tensor | None, part: Tensor) -> int | None:
     """The row of a tensor at which a slice of it begins."""
-    if whole is None or whole.ndim != 2 or part.ndim != 2 or part.shape[1] != whole.shape[1]:
+    if full is None or full.ndim != 2 or part.ndim != 2 or part.shape[1] != full.shape[1]:
         return None
-    if part._base is None and part.untyped_storage()._cdata != whole.untyped_storage()._cdata:
+    if part._base is None and part.untyped_storage()._cdata != full.untyped_storage()._cdata:
         return None
-    return int(part.storage_offset() - whole.storage_offset()) // whole.shape[1]
+    return int(part.storage_offset() - full.storage_offset()) // full.shape[1]
 
 
 _NORMS = ("aten.batch_norm.default", "aten._native_batch_norm_legit_no_training.default")
@@ -433,17 +433,22 @@ def _find_norm(node: Node, known: Mapping[Node, Constant]) -> _Norm | None:
     """A BatchNorm by statistics that were kept, or None."""
     if node.op != "call_function" or str(node.target) not in _NORMS:
         return None
-    given = arguments_of(node)
+    arguments = arguments_of(node)
     names = ("weight", "bias", "running_mean", "running_var")
-    tensors = [given[name] for name in names]
-    if given.get("training", False) or any(value is not None and value not in known for value in tensors):
+    tensors = [arguments[name] for name in names]
+    if arguments.get("training", False) or any(value is not None and value not in known for value in tensors):
         return None
     weight, bias, mean, variance = (None if value is None else known[value] for value in tensors)
-    if mean is None or variance is None or given["input"] in known:
+    if mean is None or variance is None or arguments["input"] in known:
         return None
     only_first = all(user.args[1:] == (0,) for user in node.users)
     if operator_of(node) != "batch_norm" and not only_first:
         return None
     return _Norm(
-        values=given["input"], weight=weight, bias=bias, mean=mean, variance=variance, eps=float(given["eps"])
+        values=arguments["input"],
+        weight=weight,
+        bias=bias,
+        mean=mean,
+        variance=variance,
+        eps=float(arguments["eps"]),
     )

@@ -93,20 +93,20 @@ def _captured_somehow(
     except RefusedNetworkError:
         raise
     except Exception as error:  # export raises many kinds, and so does the network's own code
-        whole = error
+        failure = error
     try:
-        found = _captured_in_parts(network, input_shape)
+        rebuilt = _captured_in_parts(network, input_shape)
     except Exception:
-        found = None
-    if found is not None:
-        return found
+        rebuilt = None
+    if rebuilt is not None:
+        return rebuilt
     with inference(original):  # the copy may have lost parts by now
         _check_runs(original, input_shape)
     raise ModelError(
         "the network cannot be captured as a graph of operations",
-        got=_reason(whole),
+        got=_reason(failure),
         remedy="let its forward pass depend on the shapes of its inputs only, not on their values",
-    ) from whole
+    ) from failure
 
 
 def _check(model: nn.Module, input_shape: Sequence[int]) -> None:
@@ -178,12 +178,12 @@ def _captured(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any])
     program = again.first(network, args, kwargs)
     leaves, spec = tree_flatten((tuple(args), dict(kwargs)))
     network.graph_programs[signature(leaves, spec, any_batch=program.any_batch)] = program
-    held = {id(tensor) for tensor in (*network.parameters(), *network.buffers())}
+    ids = {id(tensor) for tensor in (*network.parameters(), *network.buffers())}
     used = again.used
     network.absent_parameters = {
         name: tuple(tensor.shape)
         for name, tensor in module.named_parameters()
-        if id(tensor) not in held and (name not in used or name in network.taken_up_parameters)
+        if id(tensor) not in ids and (name not in used or name in network.taken_up_parameters)
     }
     owners = {
         name.rpartition(".")[0]
@@ -267,12 +267,12 @@ def _plain_copy(value: Any) -> Any:
 
 def _names(module: nn.Module) -> dict[int, str]:
     """Id of each tensor -> its first name."""
-    found: dict[int, str] = {}
+    names: dict[int, str] = {}
     for name, tensor in (
         *module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False),
     ):  # fmt: skip
-        found.setdefault(id(tensor), name)
-    return found
+        names.setdefault(id(tensor), name)
+    return names
 
 
 def _clear(network: GraphNetwork) -> None:
@@ -303,10 +303,10 @@ def _captured_in_parts(network: nn.Module, input_shape: Sequence[int]) -> nn.Mod
     """
     calls = _watch_calls(network, input_shape)
     device = next(network.parameters()).device
-    found = 0
+    count = 0
 
     def descend(owner: nn.Module, path: str) -> None:
-        nonlocal found
+        nonlocal count
         for name, child in list(owner.named_children()):
             place = f"{path}.{name}" if path else name
             call = calls.get(child)
@@ -317,10 +317,10 @@ def _captured_in_parts(network: nn.Module, input_shape: Sequence[int]) -> nn.Mod
                 descend(child, place)
             else:
                 owner._modules[name] = part
-                found += 1
+                count += 1
 
     descend(network, "")
-    if not found:
+    if not count:
         return None
     choosing = KeepEverything() if device.type == "meta" else contextlib.nullcontext()
     with choosing:  # it may read of a part what no graph has

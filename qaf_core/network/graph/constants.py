@@ -72,24 +72,24 @@ _FILLERS = {"new_zeros": 0, "zeros_like": 0, "new_ones": 1, "ones_like": 1}
 
 def is_filled(node: Node) -> bool:
     """Whether an operation makes a tensor of one number and of a fixed shape."""
-    made = made_by(node)
-    fixed = made is not None and all(isinstance(size, int) for size in made.shape)
+    tensor = made_by(node)
+    fixed = tensor is not None and all(isinstance(size, int) for size in tensor.shape)
     return fixed and node.op == "call_function" and operator_of(node) in _FILLERS
 
 
 def _filled(node: Node) -> Tensor:
-    made: Tensor = node.meta["val"]
-    return torch.full(tuple(made.shape), _FILLERS[operator_of(node)], dtype=made.dtype, device=made.device)
+    value: Tensor = node.meta["val"]
+    return torch.full(tuple(value.shape), _FILLERS[operator_of(node)], dtype=value.dtype, device=value.device)
 
 
 def _turns_a_matrix(node: Node, value: Any) -> bool:
     if not isinstance(value, Tensor) or value.ndim != 2:
         return False
-    name, given = operator_of(node), arguments_of(node)
+    name, arguments = operator_of(node), arguments_of(node)
     if name == "permute":
-        return [axis % 2 for axis in given["dims"]] == [1, 0]
+        return [axis % 2 for axis in arguments["dims"]] == [1, 0]
     if name == "transpose":
-        return bool(given["dim0"] % 2 != given["dim1"] % 2)
+        return bool(arguments["dim0"] % 2 != arguments["dim1"] % 2)
     return name in ("t", "numpy_T", "mT", "matrix_H", "adjoint")
 
 
@@ -137,11 +137,11 @@ def part_name(name: str, offset: int, columns: int) -> str | None:
     return f"{owner}{dot}{_PARTS[offset // columns]}.weight"
 
 
-def unique(wanted: str, taken: Iterable[str]) -> str:
+def unique(base: str, taken: Iterable[str]) -> str:
     """The name, with a number behind it where it is taken already."""
     names = set(taken)
-    count, found = 1, wanted
-    while found in names:
+    count, name = 1, base
+    while name in names:
         count += 1
-        found = f"{wanted}_{count}"
-    return found
+        name = f"{base}_{count}"
+    return name

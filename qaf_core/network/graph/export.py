@@ -216,14 +216,14 @@ def _inline(module: GraphModule, node: Node, block: Any, inputs: Sequence[Any]) 
 
 def _constants(program: ExportedProgram) -> dict[Node, tuple[str, Any]]:
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
-    found = {}
+    constants = {}
     for row in program.graph_signature.input_specs:
         if row.kind is InputKind.USER_INPUT:
             continue
         name = str(row.target)
         value = program.state_dict.get(name, program.constants.get(name))
-        found[nodes[row.arg.name]] = (name, value)
-    return found
+        constants[nodes[row.arg.name]] = (name, value)
+    return constants
 
 
 def _drop_without_effect(graph: Graph) -> None:
@@ -366,6 +366,6 @@ def _functional_of(node: Node) -> Any:
     twin = getattr(_ATEN, name[:-1], None)
     if twin is None or overload not in twin.overloads():
         return None
-    found = getattr(twin, overload)
-    asked = [row.name for row in schema_of(node).arguments]
-    return found if [row.name for row in found._schema.arguments] == asked else None
+    candidate = getattr(twin, overload)
+    names = [row.name for row in schema_of(node).arguments]
+    return candidate if [row.name for row in candidate._schema.arguments] == names else None

@@ -84,14 +84,16 @@ class _Origins(KeepEverything):  # type: ignore[no-untyped-call]
 
     def joined(self, tensors: Iterable[Tensor]) -> _Origin:
         """Where several tensors come from, together."""
-        found = [origin for tensor in tensors if (origin := self.of.get(tensor)) is not None]
-        if not found:
+        origins = [origin for tensor in tensors if (origin := self.of.get(tensor)) is not None]
+        if not origins:
             return _NOWHERE
-        return _Origin(frozenset().union(*(row.layers for row in found)), any(row.chosen for row in found))
+        return _Origin(
+            frozenset().union(*(row.layers for row in origins)), any(row.chosen for row in origins)
+        )
 
 
 @dataclass
-class _Seen:
+class _Record:
     """What was seen of a layer, a BatchNorm, or the parameters of one module, over all calls."""
 
     kind: str
@@ -112,7 +114,7 @@ class _Watcher:
 
     def __init__(self, origins: _Origins, modules: Collection[str]) -> None:
         self.origins, self._modules = origins, modules
-        self.rows: dict[str, _Seen] = {}
+        self.rows: dict[str, _Record] = {}
 
     def watch(self, path: str, network: GraphNetwork) -> None:
         """Look at a captured part that stands at some path."""
@@ -131,11 +133,11 @@ class _Watcher:
         module, values = network.get_submodule(str(node.target)), execution.operand(node)
         origin = self.origins.joined([values])
         if isinstance(module, BatchNorm):
-            row = self.rows.setdefault(name, _Seen("batchnorm"))
+            row = self.rows.setdefault(name, _Record("batchnorm"))
             row.macs += 2 * result.numel()
         else:
             assert isinstance(module, Layer)
-            row = self.rows.setdefault(name, _Seen(module.operation.kind))
+            row = self.rows.setdefault(name, _Record(module.operation.kind))
             self._layer_call(row, module, site_of(node), values, result)
             self.origins.passed_on |= origin.layers
             self.origins.of[result] = _Origin(frozenset({name}), origin.chosen)
@@ -145,7 +147,7 @@ class _Watcher:
         row.output_elements += result.numel()
         row.output_dims = result.ndim
 
-    def _layer_call(self, row: _Seen, module: Layer, site: int, values: Tensor, result: Tensor) -> None:
+    def _layer_call(self, row: _Record, module: Layer, site: int, values: Tensor, result: Tensor) -> None:
         operation = module.operations[site]
         row.macs += operation.macs(module.rows.shape, values.shape, result.shape)
         dims = operation.dims
@@ -157,7 +159,7 @@ class _Watcher:
     ) -> None:
         operator = operator_of(node)
         if operator in _PRODUCTS:
-            row = self.rows.setdefault(_module_path(path, node), _Seen("attention"))
+            row = self.rows.setdefault(_module_path(path, node), _Record("attention"))
             row.kind = "attention" if row.kind == "parameter" else row.kind  # it has some of its own as well
             row.calls += 1
             row.macs += _product_macs(operator, execution, node, result)
@@ -173,7 +175,7 @@ class _Watcher:
             if owner in self._modules:
                 continue  # what something else reads of a layer is in the layer's own row
             kind = _KINDS.get(operator, "parameter")
-            row = self.rows.setdefault(owner, _Seen(kind))
+            row = self.rows.setdefault(owner, _Record(kind))
             row.parameters.update(tensors)
             row.calls += 1
             outputs = list(first_tensors(result))
@@ -270,7 +272,7 @@ def _observe(model: nn.Module, input_shape: Sequence[int], device: torch.device)
     return watcher
 
 
-def _foldable(model: nn.Module, rows: dict[str, _Seen]) -> dict[str, str]:
+def _foldable(model: nn.Module, rows: dict[str, _Record]) -> dict[str, str]:
     """BatchNorm -> the layer it can be folded into: its single producer, whose only reader it is."""
     folds: dict[str, str] = {}
     for path, network in networks_in(model).items():
@@ -278,8 +280,10 @@ def _foldable(model: nn.Module, rows: dict[str, _Seen]) -> dict[str, str]:
             layer_name = _single_producer(network, name)
             if layer_name is None or norm.read_elsewhere:
                 continue
-            layer, seen = layer_of(network, layer_name), rows.get(joined_path(path, layer_name))
-            batched = seen is not None and seen.calls == 1 and seen.output_dims == layer.operation.dims + 2
+            layer, record = layer_of(network, layer_name), rows.get(joined_path(path, layer_name))
+            batched = (
+                record is not None and record.calls == 1 and record.output_dims == layer.operation.dims + 2
+            )
             if batched and not layer.read_elsewhere and len(layer.rows) == norm.running_mean.numel():
                 folds[joined_path(path, name)] = joined_path(path, layer_name)
     return folds
@@ -287,7 +291,7 @@ def _foldable(model: nn.Module, rows: dict[str, _Seen]) -> dict[str, str]:
 
 def _single_producer(network: GraphNetwork, norm: str) -> str | None:
     """The layer whose outputs go to a BatchNorm and nowhere else, in all programs; None: there is none."""
-    found: set[str | None] = set()
+    producers: set[str | None] = set()
     for program in network.graph_programs.values():
         if norm not in program.calls:
             continue
@@ -296,16 +300,16 @@ def _single_producer(network: GraphNetwork, norm: str) -> str | None:
         name = str(source.target) if isinstance(source, Node) and source.op == "call_module" else ""
         alone = isinstance(source, Node) and len(source.users) == 1 and len(program.calls.get(name, ())) == 1
         is_layer = bool(name) and isinstance(network.get_submodule(name), Layer)
-        found.add(name if is_layer and alone and not more else None)
-    (producer,) = found if len(found) == 1 else (None,)
+        producers.add(name if is_layer and alone and not more else None)
+    (producer,) = producers if len(producers) == 1 else (None,)
     without = (program for program in network.graph_programs.values() if norm not in program.calls)
     return None if producer is None or any(producer in program.calls for program in without) else producer
 
 
-def _rows(model: nn.Module, seen: dict[str, _Seen], folds: dict[str, str]) -> Iterable[LayerInfo]:
+def _rows(model: nn.Module, records: dict[str, _Record], folds: dict[str, str]) -> Iterable[LayerInfo]:
     counted: set[int] = set()
     layers, norms = layers_in(model), norms_in(model)
-    for name, row in seen.items():
+    for name, row in records.items():
         if name in layers:
             yield _layer_row(name, layers[name], row, name in folds.values(), counted)
         elif name in norms:
@@ -313,10 +317,10 @@ def _rows(model: nn.Module, seen: dict[str, _Seen], folds: dict[str, str]) -> It
         else:
             yield _other_row(name, row, counted)
     for name in (*layers, *norms):
-        if name not in seen:
+        if name not in records:
             tensors: dict[str, Tensor] = dict(model.get_submodule(name).named_parameters(recurse=False))
-            yield _other_row(name, _Seen("parameter", parameters=tensors), counted)
-    yield from _absent_rows(model, {*seen, *layers, *norms})
+            yield _other_row(name, _Record("parameter", parameters=tensors), counted)
+    yield from _absent_rows(model, {*records, *layers, *norms})
 
 
 def _count(tensors: Iterable[Tensor], counted: set[int]) -> int:
@@ -330,7 +334,7 @@ def _per_image(count: int) -> int:
     return count // EXAMPLE_IMAGES
 
 
-def _layer_row(name: str, layer: Layer, seen: _Seen, folded: bool, counted: set[int]) -> LayerInfo:
+def _layer_row(name: str, layer: Layer, record: _Record, folded: bool, counted: set[int]) -> LayerInfo:
     operation, shape = layer.operation, tuple(layer.rows.shape)
     structures, reason = _structures(layer)
     geometry: dict[str, Any] = {}
@@ -341,11 +345,11 @@ def _layer_row(name: str, layer: Layer, seen: _Seen, folded: bool, counted: set[
         }  # fmt: skip
     return LayerInfo(
         name=name, kind=operation.kind, weight_shape=shape, groups=operation.groups, **geometry,
-        bias=layer.bias is not None, input_hw=seen.input_hw, output_hw=seen.output_hw,
-        macs=_per_image(seen.macs), params=_count(layer.parameters(), counted), structures=structures,
-        skip_reason=reason, calls=seen.calls, output_elements=_per_image(seen.output_elements),
-        input_elements=_per_image(seen.input_elements), folds_batchnorm=folded,
-        after_choice=seen.after_choice, final=seen.final,
+        bias=layer.bias is not None, input_hw=record.input_hw, output_hw=record.output_hw,
+        macs=_per_image(record.macs), params=_count(layer.parameters(), counted), structures=structures,
+        skip_reason=reason, calls=record.calls, output_elements=_per_image(record.output_elements),
+        input_elements=_per_image(record.input_elements), folds_batchnorm=folded,
+        after_choice=record.after_choice, final=record.final,
     )  # fmt: skip
 
 
@@ -360,32 +364,32 @@ def _structures(layer: Layer) -> tuple[tuple[str, ...], str | None]:
     return possible_structures(shape), None
 
 
-def _norm_row(name: str, norm: BatchNorm, seen: _Seen, into: str | None, counted: set[int]) -> LayerInfo:
+def _norm_row(name: str, norm: BatchNorm, record: _Record, into: str | None, counted: set[int]) -> LayerInfo:
     return LayerInfo(
         name=name, kind="batchnorm", weight_shape=tuple(norm.running_mean.shape), bias=norm.bias is not None,
-        macs=_per_image(seen.macs), params=_count(norm.parameters(), counted), structures=(),
-        skip_reason=None if into is not None else NOT_FOLDED, calls=seen.calls,
-        output_elements=_per_image(seen.output_elements), input_elements=_per_image(seen.input_elements),
-        folded_into=into, after_choice=seen.after_choice,
+        macs=_per_image(record.macs), params=_count(norm.parameters(), counted), structures=(),
+        skip_reason=None if into is not None else NOT_FOLDED, calls=record.calls,
+        output_elements=_per_image(record.output_elements), input_elements=_per_image(record.input_elements),
+        folded_into=into, after_choice=record.after_choice,
     )  # fmt: skip
 
 
-def _other_row(name: str, seen: _Seen, counted: set[int]) -> LayerInfo:
-    tensors = seen.parameters
+def _other_row(name: str, record: _Record, counted: set[int]) -> LayerInfo:
+    tensors = record.parameters
     weight = next(
         (t for key, t in tensors.items() if key.endswith("weight")), next(iter(tensors.values()), None)
     )
-    reason = PRODUCTS if seen.kind == "attention" else PARAMETER
-    if seen.kind == "batchnorm":
+    reason = PRODUCTS if record.kind == "attention" else PARAMETER
+    if record.kind == "batchnorm":
         reason = BY_BATCH
-    elif seen.kind not in ("attention", "parameter"):
+    elif record.kind not in ("attention", "parameter"):
         reason = OTHER_KIND
     return LayerInfo(
-        name=name, kind=seen.kind, weight_shape=() if weight is None else tuple(weight.shape),
-        bias=any(key.endswith("bias") for key in tensors), macs=_per_image(seen.macs),
-        params=_count(tensors.values(), counted), structures=() if seen.kind == "batchnorm" else (KEEP,),
-        skip_reason=reason if seen.calls else NOT_RUN, calls=seen.calls,
-        output_elements=_per_image(seen.output_elements),
+        name=name, kind=record.kind, weight_shape=() if weight is None else tuple(weight.shape),
+        bias=any(key.endswith("bias") for key in tensors), macs=_per_image(record.macs),
+        params=_count(tensors.values(), counted), structures=() if record.kind == "batchnorm" else (KEEP,),
+        skip_reason=reason if record.calls else NOT_RUN, calls=record.calls,
+        output_elements=_per_image(record.output_elements),
     )  # fmt: skip
 
 
@@ -419,9 +423,9 @@ def _owner(name: str, taken: Collection[str]) -> str:
 
 def norm_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Factors and shifts of all normalisations of a captured network."""
-    found: dict[int, nn.Parameter] = {}
+    parameters: dict[int, nn.Parameter] = {}
     for norm in norms_in(model).values():
-        found.update((id(tensor), tensor) for tensor in norm.parameters())
+        parameters.update((id(tensor), tensor) for tensor in norm.parameters())
     for network in networks_in(model).values():
         for node in network.main_program.steps:
             operator = operator_of(node)
@@ -430,5 +434,5 @@ def norm_parameters(model: nn.Module) -> list[nn.Parameter]:
             for read in node.all_input_nodes:
                 tensor = tensor_at(network, str(read.target)) if read.op == "get_attr" else None
                 if isinstance(tensor, nn.Parameter):
-                    found[id(tensor)] = tensor
-    return list(found.values())
+                    parameters[id(tensor)] = tensor
+    return list(parameters.values())

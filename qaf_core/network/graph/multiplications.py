@@ -61,49 +61,53 @@ def find_multiplication(node: Node, known: Known) -> Multiplication | None:
         return None
     name, arguments = operator_of(node), arguments_of(node)
     if name in _CONVOLUTIONS:
-        found = _convolution(node, name, arguments, known)
+        multiplication = _convolution(node, name, arguments, known)
     elif name == "convolution":
-        found = _plain_convolution(arguments, known)
+        multiplication = _plain_convolution(arguments, known)
     elif name == "linear":
-        found = _linear(arguments, known)
+        multiplication = _linear(arguments, known)
     elif name in ("matmul", "mm", "addmm"):
-        found = _product(name, arguments, known)
+        multiplication = _product(name, arguments, known)
     elif name == "einsum":
-        found = _einsum(arguments, known)
+        multiplication = _einsum(arguments, known)
     elif name == "tensordot":
-        found = _tensordot(arguments, known)
+        multiplication = _tensordot(arguments, known)
     else:
         return None
-    return found
+    return multiplication
 
 
 def _weight(value: Any, known: Known) -> Constant | None:
-    found = known.get(value) if isinstance(value, Node) else None
-    return found if found is not None and isinstance(found.value, Tensor) and is_plain(found.value) else None
+    constant = known.get(value) if isinstance(value, Node) else None
+    return (
+        constant
+        if constant is not None and isinstance(constant.value, Tensor) and is_plain(constant.value)
+        else None
+    )
 
 
 def _bias(value: Any, known: Known) -> tuple[Constant | None, bool]:
     """A constant bias, and whether it is one or absent."""
     if value is None:
         return None, True
-    found = _weight(value, known)
-    return found, found is not None
+    constant = _weight(value, known)
+    return constant, constant is not None
 
 
-def _convolution(node: Node, name: str, given: dict[str, Any], known: Known) -> Multiplication | None:
+def _convolution(node: Node, name: str, args: dict[str, Any], known: Known) -> Multiplication | None:
     dims, transposed = _CONVOLUTIONS[name]
-    weight, (bias, usual) = _weight(given["weight"], known), _bias(given["bias"], known)
-    if weight is None or not usual or given["input"] in known or not isinstance(given["input"], Node):
+    weight, (bias, usual) = _weight(args["weight"], known), _bias(args["bias"], known)
+    if weight is None or not usual or args["input"] in known or not isinstance(args["input"], Node):
         return None
-    geometry = {"stride": given["stride"], "dilation": given["dilation"], "groups": given["groups"]}
+    geometry = {"stride": args["stride"], "dilation": args["dilation"], "groups": args["groups"]}
     before: Around = _as_it_is
-    padding = given["padding"]
+    padding = args["padding"]
     if isinstance(padding, str):
-        padding, before = _named_padding(padding, weight.value.shape[2:], given["dilation"], dims)
+        padding, before = _named_padding(padding, weight.value.shape[2:], args["dilation"], dims)
     if transposed:
-        geometry["output_padding"] = given["output_padding"]
+        geometry["output_padding"] = args["output_padding"]
     operation = convolution(dims, padding=padding, transposed=transposed, **geometry)
-    return Multiplication(values=given["input"], weight=weight, bias=bias, operation=operation, before=before)
+    return Multiplication(values=args["input"], weight=weight, bias=bias, operation=operation, before=before)
 
 
 def _named_padding(
@@ -124,35 +128,35 @@ def _named_padding(
     return left, pad
 
 
-def _plain_convolution(given: dict[str, Any], known: Known) -> Multiplication | None:
-    weight, (bias, usual) = _weight(given["weight"], known), _bias(given["bias"], known)
-    if weight is None or not usual or given["input"] in known:
+def _plain_convolution(args: dict[str, Any], known: Known) -> Multiplication | None:
+    weight, (bias, usual) = _weight(args["weight"], known), _bias(args["bias"], known)
+    if weight is None or not usual or args["input"] in known:
         return None
     dims = weight.value.ndim - 2
     if not 1 <= dims <= 3:
         return None
     operation = convolution(
-        dims, stride=given["stride"], padding=given["padding"], dilation=given["dilation"],
-        output_padding=given["output_padding"], groups=given["groups"], transposed=bool(given["transposed"]),
+        dims, stride=args["stride"], padding=args["padding"], dilation=args["dilation"],
+        output_padding=args["output_padding"], groups=args["groups"], transposed=bool(args["transposed"]),
     )  # fmt: skip
-    return Multiplication(values=given["input"], weight=weight, bias=bias, operation=operation)
+    return Multiplication(values=args["input"], weight=weight, bias=bias, operation=operation)
 
 
-def _linear(given: dict[str, Any], known: Known) -> Multiplication | None:
-    weight, (bias, usual) = _weight(given["weight"], known), _bias(given["bias"], known)
-    if weight is None or not usual or given["input"] in known or weight.value.ndim != 2:
+def _linear(args: dict[str, Any], known: Known) -> Multiplication | None:
+    weight, (bias, usual) = _weight(args["weight"], known), _bias(args["bias"], known)
+    if weight is None or not usual or args["input"] in known or weight.value.ndim != 2:
         return None
-    return Multiplication(values=given["input"], weight=weight, bias=bias, operation=LINEAR)
+    return Multiplication(values=args["input"], weight=weight, bias=bias, operation=LINEAR)
 
 
-def _product(name: str, given: dict[str, Any], known: Known) -> Multiplication | None:
+def _product(name: str, args: dict[str, Any], known: Known) -> Multiplication | None:
     """``x @ W`` and ``W @ x`` with a matrix W; with a bias in ``addmm``."""
-    left: Node = given["mat1" if name == "addmm" else "self"]
-    right: Node = given["other" if name == "matmul" else "mat2"]
+    left: Node = args["mat1" if name == "addmm" else "self"]
+    right: Node = args["other" if name == "matmul" else "mat2"]
     bias: Constant | None = None
     if name == "addmm":
-        bias, usual = _bias(given["self"], known)
-        if not usual or given["beta"] != 1 or given["alpha"] != 1 or (bias is None or bias.value.ndim != 1):
+        bias, usual = _bias(args["self"], known)
+        if not usual or args["beta"] != 1 or args["alpha"] != 1 or (bias is None or bias.value.ndim != 1):
             return None
     weight = _weight(right, known)
     if weight is not None and left not in known and weight.value.ndim == 2:
@@ -183,9 +187,9 @@ def transposed(weight: Constant) -> Constant:
     )
 
 
-def _einsum(given: dict[str, Any], known: Known) -> Multiplication | None:
+def _einsum(args: dict[str, Any], known: Known) -> Multiplication | None:
     """Two operands, one of them constant, every index once in each, the contracted ones only in both."""
-    equation, operands = str(given["equation"]).replace(" ", ""), given["tensors"]
+    equation, operands = str(args["equation"]).replace(" ", ""), args["tensors"]
     if len(operands) != 2 or "..." in equation or "->" not in equation:
         return None
     inputs, result = equation.split("->")
@@ -198,8 +202,8 @@ def _einsum(given: dict[str, Any], known: Known) -> Multiplication | None:
     return _contraction(values, weight, of_values, of_weight, result)
 
 
-def _tensordot(given: dict[str, Any], known: Known) -> Multiplication | None:
-    left, right = given["self"], given["other"]
+def _tensordot(args: dict[str, Any], known: Known) -> Multiplication | None:
+    left, right = args["self"], args["other"]
     weight, other = _weight(right, known), _weight(left, known)
     letters = iter("abcdefghijklmnopqrstuvwxyz")
     if weight is not None and left not in known:
@@ -211,7 +215,7 @@ def _tensordot(given: dict[str, Any], known: Known) -> Multiplication | None:
     else:
         return None
     first, second = (of_values, of_weight) if weight is not other else (of_weight, of_values)
-    for one, two in zip(given["dims_self"], given["dims_other"], strict=True):
+    for one, two in zip(args["dims_self"], args["dims_other"], strict=True):
         second[two] = first[one]
     shared = set(first) & set(second)
     result = "".join(letter for letter in (*first, *second) if letter not in shared)
@@ -223,36 +227,36 @@ def _contraction(
     values: Node, weight: Constant, of_values: str, of_weight: str, result: str
 ) -> Multiplication | None:
     """A linear map over some axes of the values, written with letters for axes."""
-    taken = [letter for letter in of_weight if letter in of_values]
-    made = [letter for letter in of_weight if letter not in of_values]
-    stay = [letter for letter in of_values if letter not in taken]
+    inner = [letter for letter in of_weight if letter in of_values]
+    outer = [letter for letter in of_weight if letter not in of_values]
+    stay = [letter for letter in of_values if letter not in inner]
     once = all(len(set(letters)) == len(letters) for letters in (of_values, of_weight, result))
-    if not once or not taken or not made or any(letter in result for letter in taken):
+    if not once or not inner or not outer or any(letter in result for letter in inner):
         return None
-    if sorted(result) != sorted([*stay, *made]):
+    if sorted(result) != sorted([*stay, *outer]):
         return None
     sizes = dict(zip(of_weight, weight.value.shape, strict=True))
-    order = [of_weight.index(letter) for letter in (*made, *taken)]
-    rows, columns = prod(sizes[letter] for letter in made), prod(sizes[letter] for letter in taken)
+    order = [of_weight.index(letter) for letter in (*outer, *inner)]
+    rows, columns = prod(sizes[letter] for letter in outer), prod(sizes[letter] for letter in inner)
     matrix = weight.value.permute(order).reshape(rows, columns).contiguous()
     if order == [0, 1] and weight.value.ndim == 2:
         flat = weight
     else:
-        key = ("contraction", repr(weight.key), of_weight, tuple(made), tuple(taken))
+        key = ("contraction", repr(weight.key), of_weight, tuple(outer), tuple(inner))
         flat = Constant(value=matrix, sources=weight.sources, key=key)
 
     def before(graph: Graph, node: Node) -> Node:
-        axes = [of_values.index(letter) for letter in (*stay, *taken)]
+        axes = [of_values.index(letter) for letter in (*stay, *inner)]
         node = graph.call_function(_ATEN.permute.default, (node, axes))
-        if len(taken) > 1:
+        if len(inner) > 1:
             node = graph.call_function(_ATEN.flatten.using_ints, (node, len(stay), -1))
         return node
 
     def after(graph: Graph, node: Node) -> Node:
-        if len(made) > 1:
-            shape = [sizes[letter] for letter in made]
+        if len(outer) > 1:
+            shape = [sizes[letter] for letter in outer]
             node = graph.call_function(_ATEN.unflatten.int, (node, -1, shape))
-        axes = [(*stay, *made).index(letter) for letter in result]
+        axes = [(*stay, *outer).index(letter) for letter in result]
         return graph.call_function(_ATEN.permute.default, (node, axes))
 
     return Multiplication(values=values, weight=flat, bias=None, operation=LINEAR, before=before, after=after)

@@ -182,12 +182,12 @@ def layer_of(model: nn.Module, name: str) -> Layer:
         ModelError: If there is none of this name, or it has become a chain.
     """
     try:
-        found = model.get_submodule(name)
+        layer = model.get_submodule(name)
     except AttributeError as error:
         raise ModelError("no such layer in the network", got=name) from error
-    if not isinstance(found, Layer):
-        raise ModelError("the layer is not as it was", got=f"{name}, {type(found).__name__}")
-    return found
+    if not isinstance(layer, Layer):
+        raise ModelError("the layer is not as it was", got=f"{name}, {type(layer).__name__}")
+    return layer
 
 
 def is_captured(model: nn.Module) -> bool:

@@ -24,12 +24,12 @@ def arguments_of(node: Node) -> dict[str, Any]:
     schema = schema_of(node)
     if schema is None:
         return {}
-    found: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         row.name: row.default_value for row in schema.arguments if row.has_default_value()
     }
-    found.update({row.name: value for row, value in zip(schema.arguments, node.args, strict=False)})
-    found.update(node.kwargs)
-    return found
+    arguments.update({row.name: value for row, value in zip(schema.arguments, node.args, strict=False)})
+    arguments.update(node.kwargs)
+    return arguments
 
 
 def site_of(node: Node) -> int:

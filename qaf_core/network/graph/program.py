@@ -131,8 +131,8 @@ class Execution:
 
     def operand(self, node: Node) -> Tensor:
         """What a layer's node is about to take in."""
-        found: Tensor = self.values[node.args[0]]  # type: ignore[index]
-        return found
+        value: Tensor = self.values[node.args[0]]  # type: ignore[index]
+        return value
 
     def finish(self) -> Any:
         """Run what is left; the results, nested as the network nests them."""

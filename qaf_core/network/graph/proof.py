@@ -98,7 +98,7 @@ class Answers:
         """The largest relative difference of the other model's outputs, and of its parts', over all batches;
         inf where it calls its parts in another way.
         """
-        found = 0.0
+        largest = 0.0
         for batch, expected, parts in self._rows:
             answers = {name: iter(calls) for name, calls in parts.items()}
             differences: list[float] = []
@@ -109,14 +109,14 @@ class Answers:
             ]
             with _removed(handles):
                 try:
-                    found = max(found, largest_difference(expected, other(batch)), *differences)
+                    largest = max(largest, largest_difference(expected, other(batch)), *differences)
                 except _OtherCallsError:
                     return float("inf")
             if handles and any(
                 next(calls, _OtherCallsError) is not _OtherCallsError for calls in answers.values()
             ):
                 return float("inf")
-        return found
+        return largest
 
 
 class _OtherCallsError(Exception):
@@ -156,7 +156,7 @@ def _noise(network: nn.Module, input_shape: Sequence[int], count: int) -> Tensor
     return torch.rand(count, *input_shape, generator=generator).to(like)
 
 
-def largest_difference(expected: Any, found: Any) -> float:
+def largest_difference(expected: Any, actual: Any) -> float:
     """The largest relative difference between two nested outputs, over their tensors.
 
     Of a tensor it is that of all its numbers, or the root mean square over its channels, those of its second
@@ -165,7 +165,7 @@ def largest_difference(expected: Any, found: Any) -> float:
     Returns:
         0 for equal outputs; inf if they differ in kind, or in where they are not finite.
     """
-    before, after = tree_flatten(expected)[0], tree_flatten(found)[0]
+    before, after = tree_flatten(expected)[0], tree_flatten(actual)[0]
     if len(before) != len(after):
         return float("inf")
     return max((_difference(one, two) for one, two in zip(before, after, strict=True)), default=0.0)
@@ -187,8 +187,8 @@ def _difference(one: Any, two: Any) -> float:
         return float("inf")
     change = (first - second).masked_fill(odd, 0).abs().square()
     size = first.masked_fill(odd, 0).abs().square()
-    whole = math.sqrt(float(change.sum()) / max(float(size.sum()), 1e-60))
-    return max((whole, *(_by_channel(change, size, dim) for dim in {1, one.ndim - 1} if one.ndim > 1)))
+    overall = math.sqrt(float(change.sum()) / max(float(size.sum()), 1e-60))
+    return max((overall, *(_by_channel(change, size, dim) for dim in {1, one.ndim - 1} if one.ndim > 1)))
 
 
 def _by_channel(change: Tensor, size: Tensor, dim: int) -> float:

@@ -101,16 +101,16 @@ class Operation:
         """The shape it makes of an input's shape."""
         if self.dims == 0:
             return [*shape[:-1], rows_shape[0]]
-        found = list(shape)
+        sizes = list(shape)
         for axis, size in enumerate(rows_shape[2:]):
             at, reach = axis - self.dims, self.dilation[axis] * (size - 1) + 1
             stride, padding = self.stride[axis], self.padding[axis]
             if self.transposed:
-                found[at] = (found[at] - 1) * stride - 2 * padding + reach + self.output_padding[axis]
+                sizes[at] = (sizes[at] - 1) * stride - 2 * padding + reach + self.output_padding[axis]
             else:
-                found[at] = (found[at] + 2 * padding - reach) // stride + 1
-        found[self.channel_axis] = rows_shape[0]
-        return found
+                sizes[at] = (sizes[at] + 2 * padding - reach) // stride + 1
+        sizes[self.channel_axis] = rows_shape[0]
+        return sizes
 
     def macs(self, rows_shape: Sequence[int], input_shape: Sequence[int], output_shape: Sequence[int]) -> int:
         """Multiply-accumulates of one call.
@@ -190,8 +190,8 @@ def sizes_of(value: int | Sequence[int], dims: int) -> Sizes:
     """One number for each dimension; a single number stands for all."""
     if isinstance(value, int):
         return (value,) * dims
-    whole = tuple(int(number) for number in value)
-    return whole * dims if len(whole) == 1 else whole
+    sizes = tuple(int(number) for number in value)
+    return sizes * dims if len(sizes) == 1 else sizes
 
 
 def same_padding(kernel: Sequence[int], dilation: Sizes) -> tuple[Sizes, Sizes]:

@@ -43,20 +43,20 @@ def connect_chains(model: nn.Module) -> int:
     Returns:
         How many chains round their outputs.
     """
-    found: dict[FactorizedLayer, _Readers] = {}
+    by_chain: dict[FactorizedLayer, _Readers] = {}
     for network in networks_in(model).values():
         for program in network.graph_programs.values():
             for name, nodes in program.calls.items():
                 chain = network.get_submodule(name)
                 if isinstance(chain, FactorizedLayer) and chain.runs_on_codes:
-                    readers = found.setdefault(chain, _Readers())
+                    readers = by_chain.setdefault(chain, _Readers())
                     for node in nodes:
                         _follow(node, network, readers)
-    for chain, readers in found.items():
+    for chain, readers in by_chain.items():
         qparams = _common_qparams(readers)
         if qparams is not None:
             chain.use_codes(qparams)
-    return sum(chain.output_qparams is not None for chain in found)
+    return sum(chain.output_qparams is not None for chain in by_chain)
 
 
 def _follow(node: Node, network: GraphNetwork, readers: _Readers) -> None:
@@ -89,18 +89,18 @@ def _follow_operation(user: Node, node: Node, network: GraphNetwork, readers: _R
         readers.others = True
 
 
-def _limits(name: str, given: Sequence[object]) -> tuple[float, float]:
-    low, high = (*given, *_CLIPS[name][len(given) :])[:2]
+def _limits(name: str, arguments: Sequence[object]) -> tuple[float, float]:
+    low, high = (*arguments, *_CLIPS[name][len(arguments) :])[:2]
     below = float(low) if isinstance(low, int | float) else float("-inf")
     return below, float(high) if isinstance(high, int | float) else float("inf")
 
 
 def _common_qparams(readers: _Readers) -> Qparams | None:
     """Scale and zero point that all readers round a chain's output to; None if they differ."""
-    found = {chain.chain[0].input_quantizer.qparams for chain in readers.chains}
-    if readers.others or len(found) != 1:
+    candidates = {chain.chain[0].input_quantizer.qparams for chain in readers.chains}
+    if readers.others or len(candidates) != 1:
         return None
-    (qparams,) = found
+    (qparams,) = candidates
     if qparams is None or not all(_holds(qparams, limits) for limits in readers.bounds):
         return None
     return qparams

@@ -13,16 +13,16 @@ from qaf_core.network.plan.types import Bits
 
 def chain_structure(structure: str, rank: Rank) -> Structure | None:
     """The structure of a plan's row; None where the layer stays, or its rank is of another kind."""
-    found = STRUCTURES.get(structure)
-    return found if found is not None and found.has_kind(rank) else None
+    descriptor = STRUCTURES.get(structure)
+    return descriptor if descriptor is not None and descriptor.has_kind(rank) else None
 
 
 def factor_shapes(info: LayerInfo, structure: str, rank: Rank) -> tuple[tuple[int, ...], ...]:
     """Shapes of a layer's factors; the weight's alone if it is not factorized."""
-    found = chain_structure(structure, rank)
-    if found is None or not found.factorizes:
+    descriptor = chain_structure(structure, rank)
+    if descriptor is None or not descriptor.factorizes:
         return (info.weight_shape,)
-    return found.factor_shapes(info.weight_shape, rank)
+    return descriptor.factor_shapes(info.weight_shape, rank)
 
 
 def holds_too_much(info: LayerInfo, structure: str, rank: Rank) -> bool:
@@ -32,17 +32,21 @@ def holds_too_much(info: LayerInfo, structure: str, rank: Rank) -> bool:
 
 def factor_macs(info: LayerInfo, structure: str, rank: Rank) -> tuple[int, ...]:
     """Multiply-accumulates per image of each factor's link, all calls, in the order of ``factor_shapes``."""
-    found = chain_structure(structure, rank)
-    if found is None or not found.factorizes:
+    descriptor = chain_structure(structure, rank)
+    if descriptor is None or not descriptor.factorizes:
         return (info.macs,)
-    shapes = found.factor_shapes(info.weight_shape, rank)
+    shapes = descriptor.factor_shapes(info.weight_shape, rank)
     # A kernel is applied once for each output, or of a transposed convolution for each input.
-    whole, before = info.macs // max(1, info.weight_numel), "transpose" in info.kind
-    return found.by_factor(
+    positions, before = info.macs // max(1, info.weight_numel), "transpose" in info.kind
+    return descriptor.by_factor(
         [
             math.prod(shapes[link.factor])
-            * (whole if link.kernel is Kernel.WHOLE else _positions(info, found, index + (not before)))
-            for index, link in enumerate(found.links)
+            * (
+                positions
+                if link.kernel is Kernel.WHOLE
+                else _positions(info, descriptor, index + (not before))
+            )
+            for index, link in enumerate(descriptor.links)
         ]
     )
 
@@ -93,16 +97,17 @@ def links_of(info: LayerInfo, structure: str, rank: Rank, bits: Bits) -> tuple[L
 def link_activations(info: LayerInfo, structure: str, rank: Rank) -> tuple[tuple[int, int], ...]:
     """(input, output) elements per image of each link, in the order the chain runs, in the largest call."""
     calls = max(1, info.calls)
-    given = max(info.input_elements // calls, info.in_channels * math.prod(info.input_hw or (0,)))
-    made = max(info.output_elements // calls, info.out_channels * math.prod(info.output_hw or (0,)))
-    found = chain_structure(structure, rank)
-    if found is None:
-        return ((given, made),)
-    ends = given // max(1, info.in_channels), made // max(1, info.out_channels)
+    inputs = max(info.input_elements // calls, info.in_channels * math.prod(info.input_hw or (0,)))
+    outputs = max(info.output_elements // calls, info.out_channels * math.prod(info.output_hw or (0,)))
+    descriptor = chain_structure(structure, rank)
+    if descriptor is None:
+        return ((inputs, outputs),)
+    ends = inputs // max(1, info.in_channels), outputs // max(1, info.out_channels)
     between = [
-        width * _mixed(info, found, index + 1, *ends) for index, width in enumerate(found.widths(rank))
+        width * _mixed(info, descriptor, index + 1, *ends)
+        for index, width in enumerate(descriptor.widths(rank))
     ]
-    elements = (given, *between, made)
+    elements = (inputs, *between, outputs)
     return tuple(itertools.pairwise(elements))
 
 

@@ -210,14 +210,14 @@ def _float_cost(
 
 def _factor_bits(info: LayerInfo, layer_plan: LayerPlan, count: int) -> tuple[int, ...]:
     bits = layer_plan.bits if isinstance(layer_plan.bits, tuple) else (layer_plan.bits,) * count
-    whole = tuple(value for value in bits if isinstance(value, int))
-    if len(whole) != count:
+    widths = tuple(value for value in bits if isinstance(value, int))
+    if len(widths) != count:
         raise PlanError(
             say("layer {info}: bits missing", info=info.name),
             got=layer_plan.bits,
             expected=say("one number, or {count}", count=count),
         )
-    return whole
+    return widths
 
 
 def _check_convention(convention: str) -> None:

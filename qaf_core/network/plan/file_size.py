@@ -40,8 +40,8 @@ def chain_bytes(info: LayerInfo, structure: str, rank: Rank, bits: tuple[int, ..
         rank: Of that structure.
         bits: Of each factor, in the order of ``factor_shapes``.
     """
-    shapes, found = factor_shapes(info, structure, rank), chain_structure(structure, rank)
-    outputs = (info.out_channels,) if found is None else found.outputs(info.weight_shape, rank)
+    shapes, descriptor = factor_shapes(info, structure, rank), chain_structure(structure, rank)
+    outputs = (info.out_channels,) if descriptor is None else descriptor.outputs(info.weight_shape, rank)
     total = 0
     for shape, width, channels in zip(shapes, bits, outputs, strict=True):
         numbers = prod(shape)

@@ -107,14 +107,14 @@ def plan_for_ratio(
     check_ratio(ratio)
     check_bits(say("weight bits"), bits)
     check_bits(say("activation bits"), activation_bits)
-    wanted = "dense" if method == Method.DENSE else structure
+    form = "dense" if method == Method.DENSE else structure
     spared = "dense" if not Grid.of(activation_bits).is_float else KEEP
     first = first_convolution(inventory)
     edges = {info.name for info in (first, *output_layers(inventory)) if info is not None}
     rows = []
     for info in inventory:
         if info.planned and info.eligible and info.name not in edges:
-            rows.append(plan_layer(info, wanted, ratio=ratio, bits=bits))
+            rows.append(plan_layer(info, form, ratio=ratio, bits=bits))
         elif info.planned:
             rows.append(plan_layer(info, spared, ratio=ratio, bits=SPARED_BITS))
     return Plan(model=model, layers=tuple(rows), activation_bits=activation_bits, seed=seed)

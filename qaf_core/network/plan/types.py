@@ -68,7 +68,7 @@ class LayerPlan(Record):
             value = fields.get(key)
             if isinstance(value, list):
                 fields[key] = tuple(value)
-                if not all(is_whole(part) for part in value):
+                if not all(is_integer(part) for part in value):
                     raise PlanError(
                         say("{where}: {key} is of the wrong type", where=where, key=key),
                         got=value,
@@ -133,7 +133,7 @@ class Plan:
             PlanError: If a field is missing, unknown, of the wrong type, or the version is not this one.
         """
         version = data.get("schema_version", SCHEMA_VERSION) if isinstance(data, dict) else SCHEMA_VERSION
-        if is_whole(version) and version != SCHEMA_VERSION:
+        if is_integer(version) and version != SCHEMA_VERSION:
             newer = version > SCHEMA_VERSION
             raise PlanError(
                 "the plan is written in a newer form than this program knows"
@@ -162,7 +162,7 @@ class Plan:
         return cls.from_dict(data)
 
 
-def is_whole(value: Any) -> bool:
+def is_integer(value: Any) -> bool:
     """Whether a value is a whole number, and no truth value."""
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -187,11 +187,11 @@ def _read_fields(
         )
     for key, value in data.items():
         if not isinstance(value, known[key]) or isinstance(value, bool):
-            wanted = either(_TYPE_NAMES[kind] for kind in known[key])
+            expected = either(_TYPE_NAMES[kind] for kind in known[key])
             raise PlanError(
                 say("{where}: {key} is of the wrong type", where=where, key=key),
                 got=_short(value),
-                expected=wanted,
+                expected=expected,
             )
     return dict(data)
 

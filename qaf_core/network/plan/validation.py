@@ -10,7 +10,7 @@ from qaf_core.factorization.options import METHODS, Method
 from qaf_core.factorization.structures import FACTORIZED, STRUCTURES
 from qaf_core.network.plan.chains import holds_too_much, max_useful_rank
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
-from qaf_core.network.plan.types import LayerPlan, Plan, is_whole
+from qaf_core.network.plan.types import LayerPlan, Plan, is_integer
 from qaf_core.quantization.grid import ACTIVATION_GRID, BITS_ACCEPTED, FLOAT, GRIDS
 from qaf_core.text.said import Said, listing, say
 
@@ -36,8 +36,8 @@ def check_layer_plan(info: LayerInfo, row: LayerPlan) -> list[tuple[str, Said]]:
                 ),
             )
         ]
-    found = (("rank", _rank_problem(info, row)), ("bits", _row_bits_problem(row)))
-    return [(field, message) for field, message in found if message is not None]
+    problems = (("rank", _rank_problem(info, row)), ("bits", _row_bits_problem(row)))
+    return [(field, message) for field, message in problems if message is not None]
 
 
 def validate_plan(plan: Plan, inventory: Sequence[LayerInfo], *, model: str | None = None) -> None:
@@ -179,7 +179,7 @@ def _pair_problem(structure: str, rank: Any, largest: tuple[int, int]) -> Said |
     accepted = say(
         "R_out from 1 to {outputs}, R_in from 1 to {inputs}", outputs=largest[0], inputs=largest[1]
     )
-    if not (isinstance(rank, tuple) and len(rank) == 2 and all(is_whole(part) for part in rank)):
+    if not (isinstance(rank, tuple) and len(rank) == 2 and all(is_integer(part) for part in rank)):
         return _say(say("{structure} needs two ranks", structure=structure), rank, accepted)
     within = all(1 <= part <= limit for part, limit in zip(rank, largest, strict=True))
     return None if within else _say(say("rank out of range"), rank, accepted)
@@ -208,15 +208,15 @@ def _row_bits_problem(row: LayerPlan) -> Said | None:
 
 
 def _known_bits(bits: Any) -> bool:
-    return is_whole(bits) and bits in GRIDS
+    return is_integer(bits) and bits in GRIDS
 
 
 def _say(what: Said, got: Any, expected: Said | str, why: Said | str | None = None) -> Said:
-    told = say("none") if got is None else _listed(got)
+    value = say("none") if got is None else _listed(got)
     if not why:
-        return say("{what}: got {got}, expected {expected}", what=what, got=told, expected=expected)
+        return say("{what}: got {got}, expected {expected}", what=what, got=value, expected=expected)
     return say(
-        "{what}: got {got}, expected {expected} ({why})", what=what, got=told, expected=expected, why=why
+        "{what}: got {got}, expected {expected} ({why})", what=what, got=value, expected=expected, why=why
     )
 
 

@@ -58,17 +58,17 @@ class _Case:
     def try_form(self, form: InputForm, part: _Part) -> Trial | None:
         """The images in another form; None where the outputs are not finite then."""
         try:
-            found = self.predict(form, part.pixels)
+            answers = self.predict(form, part.pixels)
         except DataError:
             return None
-        loss, (low, high) = self.task.compare(part.answers, found, part.targets)
+        loss, (low, high) = self.task.compare(part.answers, answers, part.targets)
         return Trial(
             form=form.describe(),
             n=len(part.pixels),
             value=part.value - loss,
             gain=-loss,
             gain_ci95=(-high, -low),
-            agreement=self.task.agreement(part.answers, found),
+            agreement=self.task.agreement(part.answers, answers),
         )
 
 
@@ -96,10 +96,10 @@ def check_by_metric(
     pixels = images.read(range(len(images)))
     answers, targets = case.predict(configured, pixels), case.task.collate(images)
     now = case.task.metric(answers, targets, images.classes)
-    whole = _Part(pixels=pixels, targets=targets, answers=answers, value=now.value)
-    first = whole if screened == len(images) else _first_part(case, configured, images, screened)
+    full = _Part(pixels=pixels, targets=targets, answers=answers, value=now.value)
+    first = full if screened == len(images) else _first_part(case, configured, images, screened)
     forms = usual_forms(configured, pixels)
-    tried = _try_forms(case, forms, first, whole)
+    tried = _try_forms(case, forms, first, full)
     measured = Plausibility(
         metric=now.metric, value=now.value, ci95=now.ci95, n=now.n, trials=tuple(tried.values())
     )
@@ -119,15 +119,15 @@ def _first_part(case: _Case, configured: InputForm, images: ImageSet, count: int
     return _Part(pixels=pixels, targets=targets, answers=answers, value=value)
 
 
-def _try_forms(case: _Case, forms: Sequence[InputForm], first: _Part, whole: _Part) -> dict[InputForm, Trial]:
+def _try_forms(case: _Case, forms: Sequence[InputForm], first: _Part, full: _Part) -> dict[InputForm, Trial]:
     """Every form on the first images, the best of them on all, and the exchange of red and blue always."""
     tried = {form: trial for form in forms if (trial := case.try_form(form, first)) is not None}
-    if first is whole:
+    if first is full:
         return tried
     gaining = sorted((form for form in tried if tried[form].gain > 0), key=lambda form: -tried[form].gain)
     finalists = gaining[:_FINALISTS]
     finalists += [form for form in tried if form.label == CHANNELS_EXCHANGED and form not in finalists]
-    again = {form: case.try_form(form, whole) for form in finalists}
+    again = {form: case.try_form(form, full) for form in finalists}
     return {form: again.get(form) or trial for form, trial in tried.items()}
 
 

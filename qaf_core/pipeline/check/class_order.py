@@ -37,7 +37,7 @@ class ClassOrder:
         order: (K,): output i stands for class order[i].
         moved: Classes that change their place.
         value: Accuracy under this order, each half of the images judged by the order found on the other.
-        given: Accuracy under the given order.
+        as_is: Accuracy under the given order.
         p_value: Probability of such a gain if the given order were right.
         sorted_names: The new order is that of the sorted class names.
     """
@@ -45,7 +45,7 @@ class ClassOrder:
     order: tuple[int, ...]
     moved: int
     value: float
-    given: float
+    as_is: float
     p_value: float
     sorted_names: bool
 
@@ -66,26 +66,26 @@ def find_class_order(predictions: IntArray, labels: IntArray, classes: Sequence[
     """
     count = len(classes)
     half = _halves(labels)
-    given = predictions == labels
-    changed = given.copy()
-    for found_on, judged_on in ((half, ~half), (~half, half)):
-        order = _best_order(_confusion(predictions[found_on], labels[found_on], count))
+    right = predictions == labels
+    changed = right.copy()
+    for fit_on, judged_on in ((half, ~half), (~half, half)):
+        order = _best_order(_confusion(predictions[fit_on], labels[fit_on], count))
         changed[judged_on] = order[predictions[judged_on]] == labels[judged_on]
-    p_value = paired_p_value(changed, given)
-    gain = float(changed.mean() - given.mean())
+    p_value = paired_p_value(changed, right)
+    gain = float(changed.mean() - right.mean())
     order = _best_order(_confusion(predictions, labels, count))
     moved = int((order != np.arange(count)).sum())
     concerned = np.isin(labels, order[order != np.arange(count)])
     if moved == 0 or p_value >= SIGNIFICANCE or gain < LEAST_GAIN:
         return None
-    after, before = float(changed[concerned].mean()), float(given[concerned].mean())
+    after, before = float(changed[concerned].mean()), float(right[concerned].mean())
     if after < least_right(count) or after < _LEAST_RATIO * before:
         return None
     return ClassOrder(
         order=tuple(int(index) for index in order),
         moved=moved,
         value=float(changed.mean()),
-        given=float(given.mean()),
+        as_is=float(right.mean()),
         p_value=p_value,
         sorted_names=_agrees_with_sorting(order, predictions, labels, classes),
     )
@@ -126,10 +126,10 @@ def is_guessing(predictions: IntArray, labels: IntArray, count: int) -> bool:
     if len(np.unique(labels)) < 2:
         return False  # images of a single class tell nothing about that
     share = np.bincount(labels, minlength=count) / n
-    told = np.bincount(predictions, minlength=count) / n
-    expected = float(share @ told)
-    both = share * told
-    spread = expected + expected**2 - float(both @ (share + told))
+    predicted = np.bincount(predictions, minlength=count) / n
+    expected = float(share @ predicted)
+    both = share * predicted
+    spread = expected + expected**2 - float(both @ (share + predicted))
     if spread <= 0:
         return True
     z = (float((predictions == labels).mean()) - expected) / np.sqrt(spread / n)

@@ -59,15 +59,15 @@ class _Case:
 
     def predict(self, form: InputForm, first: int = 0, last: int | None = None) -> IntArray:
         """Outputs for some of the images in some form."""
-        last, found = len(self.labels) if last is None else last, []
+        last, classes = len(self.labels) if last is None else last, []
         for start in range(first, last, _BATCH):
             self.on_batch()
             batch = self.pixels[start : min(start + _BATCH, last)]
             with torch.inference_mode():
                 # Of scores that are not finite, as wrong inputs may give, the first counts: mostly wrong.
                 scores = plain_scores(self.model(form.steps.normalise(batch)), len(batch), by_pixel=False)
-                found.append(scores.nan_to_num().argmax(dim=1).numpy())
-        return np.concatenate(found) if found else np.zeros(0, np.int64)
+                classes.append(scores.nan_to_num().argmax(dim=1).numpy())
+        return np.concatenate(classes) if classes else np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,13 +137,13 @@ def _check_classifier(case: _Case, screened: int) -> Plausibility:
         fit = replace(fit, right=_right(fit.outputs, case.labels, order))
     elif order is None and measured.value < _PUZZLING:
         fit, order = _try_forms_in_any_order(case, forms, measured.value)
-    found = [] if order is None else [describe_order(order, source.classes, n)]
+    findings = [] if order is None else [describe_order(order, source.classes, n)]
     if fit is not None:
         before, after = float(right.mean()), float(fit.right.mean())
-        found.append(describe_form(configured, fit.form, METRIC, n, before, after, fit.p_value))
+        findings.append(describe_form(configured, fit.form, METRIC, n, before, after, fit.p_value))
     guessing = is_guessing(predictions, case.labels, len(source.classes))
-    found = found or describe_value(source, measured, guessing)
-    return replace(measured, findings=tuple(sorted(found, key=lambda finding: not finding.serious)))
+    findings = findings or describe_value(source, measured, guessing)
+    return replace(measured, findings=tuple(sorted(findings, key=lambda finding: not finding.serious)))
 
 
 def sample_sizes(available: int, macs: int, images: int) -> tuple[int, int]:
@@ -161,8 +161,8 @@ def sample_sizes(available: int, macs: int, images: int) -> tuple[int, int]:
 
 
 def _right(predictions: IntArray, labels: IntArray, order: ClassOrder | None) -> BoolArray:
-    meant = predictions if order is None else np.array(order.order)[predictions]
-    return np.asarray(meant == labels)
+    classes = predictions if order is None else np.array(order.order)[predictions]
+    return np.asarray(classes == labels)
 
 
 def _try_forms(
@@ -175,23 +175,25 @@ def _try_forms(
     """Try every form on the first images, the best of them on all; the one that is clearly better, if any."""
     right = _right(predictions, case.labels, order)
     outputs = {form: case.predict(form, 0, screened) for form in forms}
-    tried = {form: _right(found, case.labels[:screened], order) for form, found in outputs.items()}
+    tried = {form: _right(classes, case.labels[:screened], order) for form, classes in outputs.items()}
     promising = [form for form in forms if tried[form].sum() > right[:screened].sum()]
     finalists = sorted(promising, key=lambda form: -tried[form].sum())[:_FINALISTS]
     # The order of channels often makes little difference: it takes all images to see it.
     finalists += [form for form in forms if form.label == CHANNELS_EXCHANGED and form not in finalists]
     fits: list[_Fit] = []
     for form in finalists:
-        found = np.concatenate([outputs[form], case.predict(form, screened)])
-        outputs[form] = found
-        tried[form] = _right(found, case.labels, order)
+        classes = np.concatenate([outputs[form], case.predict(form, screened)])
+        outputs[form] = classes
+        tried[form] = _right(classes, case.labels, order)
         p_value = paired_p_value(tried[form], right) * len(forms)  # as many questions were asked (Bonferroni)
         good = tried[form].mean() >= least_right(len(case.source.classes))
         if good and p_value < SIGNIFICANCE and mends(float(right.mean()), float(tried[form].mean())):
-            fits.append(_Fit(form=form, outputs=found, right=tried[form], p_value=p_value))
+            fits.append(_Fit(form=form, outputs=classes, right=tried[form], p_value=p_value))
     trials = tuple(
-        _trial(form, tried[form], right[: len(found)], float((found == predictions[: len(found)]).mean()))
-        for form, found in outputs.items()
+        _trial(
+            form, tried[form], right[: len(classes)], float((classes == predictions[: len(classes)]).mean())
+        )
+        for form, classes in outputs.items()
     )
     return trials, max(fits, key=lambda fit: fit.right.sum(), default=None)
 
@@ -210,12 +212,12 @@ def _try_forms_in_any_order(
     return best
 
 
-def _trial(form: InputForm, found: BoolArray, right: BoolArray, agreement: float) -> Trial:
-    loss, (low, high) = paired_drop(right, found)
+def _trial(form: InputForm, correct: BoolArray, right: BoolArray, agreement: float) -> Trial:
+    loss, (low, high) = paired_drop(right, correct)
     return Trial(
         form=form.describe(),
-        n=len(found),
-        value=float(found.mean()),
+        n=len(correct),
+        value=float(correct.mean()),
         gain=-loss,
         gain_ci95=(-high, -low),
         agreement=agreement,

@@ -76,25 +76,25 @@ def layers_to_blame(
 
     if difference(rows, fold=True) <= TOLERANCE:
         return {}
-    blamed = _bisect(list(rows), lambda part: difference(part, fold=False))
+    differences = _bisect(list(rows), lambda part: difference(part, fold=False))
     if (folded := difference([], fold=True)) > TOLERANCE:
         raise ModelError(
             "joining BatchNorm with the layers before it changes what the network computes",
             got=_how_far(folded),
             expected=say("a relative difference of at most {tolerance:g}", tolerance=TOLERANCE),
         )
-    return blamed
+    return differences
 
 
 def _bisect(rows: list[LayerPlan], difference: _Difference) -> dict[str, float]:
-    found = difference(rows) if rows else 0.0
-    if found <= TOLERANCE:
+    total = difference(rows) if rows else 0.0
+    if total <= TOLERANCE:
         return {}
     if len(rows) == 1:
-        return {rows[0].name: found}
+        return {rows[0].name: total}
     half = len(rows) // 2
     halves = {**_bisect(rows[:half], difference), **_bisect(rows[half:], difference)}
-    return halves or {row.name: found for row in rows}  # only all together do they make a difference
+    return halves or {row.name: total for row in rows}  # only all together do they make a difference
 
 
 def exact_chain(layer: Layer, structure: str) -> FactorizedLayer:
@@ -107,11 +107,11 @@ def exact_chain(layer: Layer, structure: str) -> FactorizedLayer:
         return build_chain(layer, replace(factors, weight_shape=tuple(weight.shape)))
 
 
-def explain(blamed: Mapping[str, float]) -> list[str]:
+def explain(differences: Mapping[str, float]) -> list[str]:
     """What is to be said of layers that stay as they were."""
     return [
         f"{name} is kept: replacing it changes what the network computes ({_how_far(value)})."
-        for name, value in blamed.items()
+        for name, value in differences.items()
     ]
 
 

@@ -23,8 +23,8 @@ def describe_order(order: ClassOrder, classes: Sequence[str], n: int) -> Finding
     """Outputs in another order than the classes, seen on n images."""
     names = [classes[index] for index in order.order]
     moved = [f"{place}: {name}" for place, name in enumerate(names) if order.order[place] != place]
-    told = ", ".join(names) if len(names) <= _NAMED_CLASSES else ", ".join(moved[:_NAMED_MOVES]) + " …"
-    values = {"n": n, "given": percent_text(order.given), "value": percent_text(order.value)}
+    text = ", ".join(names) if len(names) <= _NAMED_CLASSES else ", ".join(moved[:_NAMED_MOVES]) + " …"
+    values = {"n": n, "given": percent_text(order.as_is), "value": percent_text(order.value)}
     return Finding.of(
         FindingKind.CLASSES,
         say(
@@ -40,12 +40,12 @@ def describe_order(order: ClassOrder, classes: Sequence[str], n: int) -> Finding
         ),
         say(
             "Name the classes in the order of the outputs (--classes FILE) or number labels so: {order}.",
-            order=told,
+            order=text,
         ),
-        serious=order.value - order.given >= _SERIOUS_GAIN,
+        serious=order.value - order.as_is >= _SERIOUS_GAIN,
         evidence={
             "n": n,
-            "given": order.given,
+            "given": order.as_is,
             "value": order.value,
             "p_value": order.p_value,
             "moved": order.moved,
@@ -68,9 +68,9 @@ def describe_form(
         p_value: Probability of the difference by chance.
     """
     kind = configured.fault_to(better)
-    given = configured.steps
-    missing = not any(given.mean) and set(given.std) == {1.0} and given.scale == 255.0
-    seen = {
+    preparation = configured.steps
+    missing = not any(preparation.mean) and set(preparation.std) == {1.0} and preparation.scale == 255.0
+    values = {
         FindingKind.CHANNEL_ORDER: say("Red and blue seem to be exchanged"),
         FindingKind.SCALE: say("Pixels seem to reach the network on another scale than in training"),
         FindingKind.NORMALISATION: say("Normalisation seems to be missing")
@@ -86,8 +86,8 @@ def describe_form(
         kind,
         say(
             "{seen}: {told} as configured ({own}), {value} with {form} ({range}).",
-            seen=seen,
-            told=_told(metric, before, n),
+            seen=values,
+            told=_metric_text(metric, before, n),
             own=configured.range_said(),
             value=percent_text(after),
             form=Said(better.label),
@@ -114,13 +114,13 @@ def describe_value(source: ModelSource, measured: Plausibility, guessing: bool =
         measured: The metric, its interval and the number of images.
         guessing: Predictions have nothing to do with the labels.
     """
-    seen = _told(measured.metric, measured.value, measured.n)
+    text = _metric_text(measured.metric, measured.value, measured.n)
     numbers = {"n": measured.n, "value": measured.value, "ci95": list(measured.ci95)}
     if guessing:
         return [
             Finding.of(
                 FindingKind.GUESSING,
-                say("The network does not do better than guessing: {seen}.", seen=seen),
+                say("The network does not do better than guessing: {seen}.", seen=text),
                 say("Look at the weights, the labels and the preprocessing."),
                 serious=measured.n >= _ENOUGH_TO_JUDGE,
                 evidence=numbers,
@@ -129,7 +129,7 @@ def describe_value(source: ModelSource, measured: Plausibility, guessing: bool =
     stated = source.accuracy or source.card.get("metric", {}).get("value")
     if stated is None or measured.ci95[1] >= stated - _BELOW_STATED:
         return []
-    values = {"seen": seen, "stated": percent_text(stated)}
+    values = {"seen": text, "stated": percent_text(stated)}
     return [
         Finding.of(
             FindingKind.BELOW_STATED,
@@ -143,7 +143,7 @@ def describe_value(source: ModelSource, measured: Plausibility, guessing: bool =
     ]
 
 
-def _told(metric: str, value: float, n: int) -> Said:
+def _metric_text(metric: str, value: float, n: int) -> Said:
     if metric == METRIC:
         return say("of {n} images {value} are right", n=n, value=percent_text(value))
     return say("on {n} images {metric} is {value}", n=n, metric=metric, value=percent_text(value))

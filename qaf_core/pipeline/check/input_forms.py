@@ -39,8 +39,8 @@ class InputForm:
     def extremes(self) -> NDArray[np.float64]:
         """(2, C): what the pixels 0 and 255 become."""
         ends: NDArray[np.float64] = np.array([[0.0], [255.0]]) / self.steps.scale
-        found: NDArray[np.float64] = (ends - np.array(self.steps.mean)) / np.array(self.steps.std)
-        return found
+        values: NDArray[np.float64] = (ends - np.array(self.steps.mean)) / np.array(self.steps.std)
+        return values
 
     def is_like(self, other: InputForm) -> bool:
         """Whether a network could not tell the one from the other."""
@@ -84,13 +84,13 @@ def usual_forms(configured: InputForm, pixels: NDArray[np.uint8]) -> tuple[Input
         pixels: (N, H, W, C), to take the images' own mean and standard deviation from.
     """
     height, channels = pixels.shape[1], pixels.shape[3]
-    given, colour = configured.steps, channels == 3
-    plain = Preprocessing(crop=given.crop, mean=(0.0,) * channels, std=(1.0,) * channels)
+    preparation, colour = configured.steps, channels == 3
+    plain = Preprocessing(crop=preparation.crop, mean=(0.0,) * channels, std=(1.0,) * channels)
     mean, std = _statistics(pixels)
     forms: dict[str, Preprocessing] = {}
     if colour:
-        order: Literal["rgb", "bgr"] = "rgb" if given.channel_order == "bgr" else "bgr"
-        forms[CHANNELS_EXCHANGED] = replace(given, channel_order=order)
+        order: Literal["rgb", "bgr"] = "rgb" if preparation.channel_order == "bgr" else "bgr"
+        forms[CHANNELS_EXCHANGED] = replace(preparation, channel_order=order)
     forms["0 to 1, not normalised"] = plain
     forms["0 to 255, not normalised"] = replace(plain, scale=1.0)
     forms["-1 to 1"] = replace(plain, mean=(0.5,) * channels, std=(0.5,) * channels)
@@ -101,10 +101,10 @@ def usual_forms(configured: InputForm, pixels: NDArray[np.uint8]) -> tuple[Input
     if colour and height <= _CIFAR_LARGEST_SIDE:
         forms["CIFAR-10's normalisation"] = replace(plain, mean=_CIFAR[0], std=_CIFAR[1])
     forms["normalised by the images' own mean and deviation"] = replace(plain, mean=mean, std=std)
-    if given.scale == 255.0 and max(given.mean) > 1:
-        forms["mean and deviation for pixels of 0 to 255"] = replace(given, scale=1.0)
+    if preparation.scale == 255.0 and max(preparation.mean) > 1:
+        forms["mean and deviation for pixels of 0 to 255"] = replace(preparation, scale=1.0)
     if pixels.max(initial=0) <= 1:
-        forms["pixels of 0 to 1 stretched to 0 to 255"] = replace(given, scale=given.scale / 255)
+        forms["pixels of 0 to 1 stretched to 0 to 255"] = replace(preparation, scale=preparation.scale / 255)
     return _distinct(configured, [InputForm(label=label, steps=steps) for label, steps in forms.items()])
 
 

@@ -117,8 +117,8 @@ class Plausibility(Record):
 
         False where the form is wrong otherwise: what the exchange does shows once that is mended.
         """
-        trial, found = self._exchanged, any(finding.kind in _FORM_FAULTS for finding in self.findings)
-        return trial is not None and trial.gain_ci95[1] >= 0 and not found
+        trial, form_fault = self._exchanged, any(finding.kind in _FORM_FAULTS for finding in self.findings)
+        return trial is not None and trial.gain_ci95[1] >= 0 and not form_fault
 
     @property
     def cannot_tell(self) -> Said | None:

@@ -229,8 +229,10 @@ def output_error(
     rows, sites = link.operation.output_rows, places or [0] * len(values)
     n, error, total, square = 0, torch.zeros(()).double(), torch.zeros(()).double(), torch.zeros(()).double()
     for index in validation:
-        found, wanted = rows(link(values[index], sites[index])), rows(targets[index])
-        for some, aims in zip(torch.split(found, ERROR_ROWS), torch.split(wanted, ERROR_ROWS), strict=True):
+        actual, expected = rows(link(values[index], sites[index])), rows(targets[index])
+        for some, aims in zip(
+            torch.split(actual, ERROR_ROWS), torch.split(expected, ERROR_ROWS), strict=True
+        ):
             aims = aims.double()
             error = error + (some.double() - aims).square().sum()
             total, square = total + aims.sum(dim=0), square + aims.square().sum(dim=0)
@@ -262,8 +264,8 @@ def _collect(
         aims = operation.output_rows(target)
         chosen = None
         if positions > ROW_SAMPLES:
-            wanted = int(len(aims) * ROW_SAMPLES / positions)
-            chosen = torch.randperm(len(aims), generator=generator)[:wanted].to(aims.device)
+            count = int(len(aims) * ROW_SAMPLES / positions)
+            chosen = torch.randperm(len(aims), generator=generator)[:count].to(aims.device)
             aims = aims[chosen]
         rows = operation.patch_rows(link.input_quantizer(value), link.kernel, chosen)
         parts[int(index in held_back)].add(rows, aims)

@@ -84,10 +84,10 @@ def compress_network(
     shape = _input_shape(model, inventory) if calibration is None else tuple(calibration.shape[1:])
     original = _twin(capture(model, shape)).eval()
     _check_weights(original, rows)
-    blamed = layers_to_blame(original, inventory, rows, calibration, shape) if rows else {}
-    rows = [row for row in rows if row.name not in blamed]
-    given_up = [layer_of(original, row.name).weight for row in rows]
-    compressed = copy.deepcopy(original, {id(weight): weight for weight in given_up})
+    differing = layers_to_blame(original, inventory, rows, calibration, shape) if rows else {}
+    rows = [row for row in rows if row.name not in differing]
+    replaced = [layer_of(original, row.name).weight for row in rows]
+    compressed = copy.deepcopy(original, {id(weight): weight for weight in replaced})
     batches = [] if calibration is None else list(torch.split(calibration, batch_size(calibration)))
     began = time.monotonic()
 
@@ -111,11 +111,11 @@ def compress_network(
     outcomes = [
         _outcome(row, solved[row.name], *layers[row.name], output_errors.get(row.name)) for row in done
     ]
-    notes = explain(blamed)
+    notes = explain(differing)
     notes += [f"{row.name}: {finding}" for row in done if (finding := solved[row.name].finding) is not None]
     if batches and status == RunStatus.COMPLETED and output_errors:
-        told = unexpected_disagreement(original, compressed, batches[0], output_errors)
-        notes += [] if told is None else [told]
+        warning = unexpected_disagreement(original, compressed, batches[0], output_errors)
+        notes += [] if warning is None else [warning]
     return Compression(
         model=compressed.eval(),
         layers=tuple(outcomes),

@@ -39,11 +39,11 @@ def factor_histograms(weight: Tensor, factors: Factors, last: Link | None = None
         factors: As solved.
         last: The link that holds factor 0, as an output fit left it; None: there was none.
     """
-    found: dict[str, Any] = {"weight": value_histogram(weight)}
+    histograms: dict[str, Any] = {"weight": value_histogram(weight)}
     parts = [*zip(factors.codes, factors.scales, strict=True)]
     if last is not None:
         parts[0] = last.codes, last.scales
     for name, (codes, scales), bits in zip(factors.names, parts, factors.bits, strict=True):
         is_float = Grid.of(bits).is_float
-        found[name] = value_histogram(codes * scales) if is_float else code_histogram(codes, bits)
-    return found
+        histograms[name] = value_histogram(codes * scales) if is_float else code_histogram(codes, bits)
+    return histograms

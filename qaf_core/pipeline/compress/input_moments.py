@@ -53,8 +53,8 @@ def collect_moments(
     model: nn.Module, layers: Sequence[str], batches: Sequence[Tensor], *, per_position: bool
 ) -> dict[str, Tensor]:
     """``E[x xᵀ]`` of what reaches each layer, as :func:`collect_statistics`."""
-    found = collect_statistics(model, layers, batches, per_position=per_position)
-    return {name: row.moment for name, row in found.items()}
+    statistics = collect_statistics(model, layers, batches, per_position=per_position)
+    return {name: row.moment for name, row in statistics.items()}
 
 
 @torch.inference_mode()
@@ -74,9 +74,9 @@ def collect_statistics(
         In float32, by layer; layers of several groups, transposed convolutions where ``per_position``
         is asked for, and layers that nothing reaches, are left out.
     """
-    found = layers_in(model)
-    wanted = {id(found[name]): name for name in layers if found[name].operation.groups == 1}
-    collector = _Collector(wanted, per_position, len(batches))
+    modules = layers_in(model)
+    names = {id(modules[name]): name for name in layers if modules[name].operation.groups == 1}
+    collector = _Collector(names, per_position, len(batches))
     with observed(model, collector.look):
         for batch in batches:
             model(batch)
@@ -86,8 +86,8 @@ def collect_statistics(
 class _Collector:
     """Adds up second moments while a network runs."""
 
-    def __init__(self, wanted: dict[int, str], per_position: bool, batches: int) -> None:
-        self._wanted, self._per_position, self._batches = wanted, per_position, batches
+    def __init__(self, names: dict[int, str], per_position: bool, batches: int) -> None:
+        self._names, self._per_position, self._batches = names, per_position, batches
         self._totals: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
@@ -97,7 +97,7 @@ class _Collector:
         if node.op != "call_module":
             return
         layer = execution.root.get_submodule(str(node.target))
-        name = self._wanted.get(id(layer))
+        name = self._names.get(id(layer))
         if name is not None and isinstance(layer, Layer):
             self._add(name, layer, site_of(node), execution.operand(node))
 

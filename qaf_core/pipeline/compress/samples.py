@@ -127,7 +127,10 @@ def _calls(
     else:
         targets = _at_all_calls(before, name, count, outputs=True)
     by_batch = zip(zip(*inputs, strict=True), zip(*targets, strict=True), strict=True)
-    return [[_Call(*call) for call in zip(taken, put_out, sites, strict=True)] for taken, put_out in by_batch]
+    return [
+        [_Call(*call) for call in zip(operands, put_out, sites, strict=True)]
+        for operands, put_out in by_batch
+    ]
 
 
 def _samples(
@@ -171,8 +174,8 @@ def _later_calls(
     later: list[dict[str, list[_Call]]] = []
     if isinstance(original, GraphNetwork):
         return later
-    found = layers_in(original)
-    names = {id(found[name]): name for name in counts}
+    modules = layers_in(original)
+    names = {id(modules[name]): name for name in counts}
     first: dict[str, Execution] = {}
 
     def look(execution: Execution, node: Node, result: Tensor) -> None:
@@ -201,6 +204,6 @@ def _at_all_calls(segment: Segment, name: str, count: int, *, outputs: bool) -> 
         return [segment.reach(name, 0, count, after=outputs)]
     segment.reach(name, 0, count)
     states = segment.copies(count)
-    found = [segment.reach(name, call, count, after=outputs) for call in range(calls)]
+    tensors = [segment.reach(name, call, count, after=outputs) for call in range(calls)]
     segment.restore(states)  # layers between its calls are still to be visited
-    return found
+    return tensors

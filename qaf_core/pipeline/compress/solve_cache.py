@@ -94,7 +94,7 @@ class SolveCache:
         if result.status in (Status.CANCELLED, Status.TIME_LIMIT, Status.NONFINITE):
             return
         factors = result.factors
-        told = {
+        record = {
             "structure": factors.structure,
             "weight_shape": list(factors.weight_shape),
             "bits": list(factors.bits),
@@ -108,21 +108,21 @@ class SolveCache:
         }
         tensors = {f"codes.{i}": codes.cpu().contiguous() for i, codes in enumerate(factors.codes)}
         tensors |= {f"scales.{i}": scales.cpu().contiguous() for i, scales in enumerate(factors.scales)}
-        self._cache.keep(key, save(tensors, metadata={"result": json.dumps(told)}))
+        self._cache.keep(key, save(tensors, metadata={"result": json.dumps(record)}))
 
 
 def _read_result(path: Path) -> SolveResult:
     with safe_open(path, framework="pt") as file:
-        told = json.loads(file.metadata()["result"])
+        record = json.loads(file.metadata()["result"])
         codes, scales = (
-            tuple(file.get_tensor(f"{part}.{i}") for i in range(len(told["bits"])))
+            tuple(file.get_tensor(f"{part}.{i}") for i in range(len(record["bits"])))
             for part in ("codes", "scales")
         )
     factors = Factors(
-        structure=told.pop("structure"),
-        weight_shape=tuple(told.pop("weight_shape")),
+        structure=record.pop("structure"),
+        weight_shape=tuple(record.pop("weight_shape")),
         codes=codes,
         scales=scales,
-        bits=tuple(told.pop("bits")),
+        bits=tuple(record.pop("bits")),
     )
-    return SolveResult(factors=factors, status=Status(told.pop("status")), **told)
+    return SolveResult(factors=factors, status=Status(record.pop("status")), **record)

@@ -94,7 +94,7 @@ class LayerSolver:
 
         share = len(self.solved) / len(self._jobs)
         self._progress.stage("solving", job.name, share)
-        self._tell_started(job)
+        self._report_start(job)
         key = job.key if self._cache is None else job.key or self._cache.key(job.weight, job.task)
         result = None if self._cache is None else self._cache.load(key)
         if result is None:
@@ -103,7 +103,7 @@ class LayerSolver:
                 self._cache.keep(key, result)
         if result.status is Status.CANCELLED:
             raise RunCancelled  # a layer that was stopped is not finished: it keeps its original weight
-        self._tell_finished(job, result)
+        self._report_end(job, result)
 
     def _relay(self, pool: SolverPool, wait_seconds: float = 0.0) -> None:
         for news in pool.news(wait_seconds):
@@ -111,7 +111,7 @@ class LayerSolver:
 
     def _pass_on(self, news: News, pool: SolverPool) -> None:
         if news.kind == "started":
-            self._tell_started(news.job)
+            self._report_start(news.job)
         elif news.event is not None:
             self._progress.solver_event(news.event)
         elif news.kind == "solved":
@@ -119,14 +119,14 @@ class LayerSolver:
             if result is None:  # it was not kept: the disk is full, or the weight not finite
                 pool.give_back(news.job)
             else:
-                self._tell_finished(news.job, result)
+                self._report_end(news.job, result)
 
-    def _tell_started(self, job: SolveJob) -> None:
+    def _report_start(self, job: SolveJob) -> None:
         self._progress.send(
             "layer_started", job.name, index=job.index, total=len(self._jobs), **self._planned(job)
         )
 
-    def _tell_finished(self, job: SolveJob, result: SolveResult) -> None:
+    def _report_end(self, job: SolveJob, result: SolveResult) -> None:
         self.solved[job.name] = result
         self._progress.send(
             "layer_finished",
@@ -156,8 +156,8 @@ def placed(weight: Tensor, rank: int | tuple[int, int] | None) -> Tensor:
     The same solver runs there. Small layers stay: their many short calls take longer on a GPU.
     ``QAF_DEVICE=cpu`` leaves all where they are.
     """
-    wanted = os.environ.get(DEVICE_VARIABLE, "auto")
-    if wanted == "cpu" or is_small(weight, rank) or not torch.cuda.is_available():
+    device = os.environ.get(DEVICE_VARIABLE, "auto")
+    if device == "cpu" or is_small(weight, rank) or not torch.cuda.is_available():
         return weight
     return weight.to("cuda")
 

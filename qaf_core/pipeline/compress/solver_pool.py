@@ -100,7 +100,7 @@ class SolverPool:
         self._open = deque(jobs)
         self._shared = set(shared)
         self._cache = cache
-        self._wanted = helpers
+        self._helpers = helpers
         self._lock = threading.Lock()
         self._news: SimpleQueue[News] = SimpleQueue()
         self._processes: list[SpawnProcess] = []
@@ -110,7 +110,7 @@ class SolverPool:
         # A daemon process may not have children.
         if self._cache is not None and not multiprocessing.current_process().daemon:
             with contextlib.suppress(OSError):
-                for _ in range(self._wanted):
+                for _ in range(self._helpers):
                     self._start(self._cache.folder)
         return self
 
@@ -169,10 +169,10 @@ class SolverPool:
 
     def _take_last(self) -> SolveJob | None:
         with self._lock:
-            found = next((job for job in reversed(self._open) if job.name in self._shared), None)
-            if found is not None:
-                self._open.remove(found)
-            return found
+            last = next((job for job in reversed(self._open) if job.name in self._shared), None)
+            if last is not None:
+                self._open.remove(last)
+            return last
 
     def _serve(self, connection: Connection) -> None:
         """Give one helper layer after layer and pass on what it tells, until none is left or it ends."""
@@ -204,7 +204,7 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _Told(BaseException):
+class _Terminated(BaseException):
     """This helper was told to end."""
 
 
@@ -218,8 +218,8 @@ def help_out(connection: Connection, folder: Path) -> None:
         folder: Of the cache.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with contextlib.suppress(_Told, EOFError, OSError):
-        signal.signal(signal.SIGTERM, _raise_told)
+    with contextlib.suppress(_Terminated, EOFError, OSError):
+        signal.signal(signal.SIGTERM, _raise_terminated)
         torch.set_num_threads(1)
         connection.send(READY)
         while True:
@@ -230,30 +230,30 @@ def help_out(connection: Connection, folder: Path) -> None:
 
 def _solve(job: SolveJob, cache: SolveCache, connection: Connection) -> bool:
     """Solve one layer into the cache; whether that went well."""
-    told, held = 0.0, None
+    sent_at, pending = 0.0, None
 
-    def tell(event: SolveEvent) -> None:
-        nonlocal told, held
-        now, held = time.monotonic(), event
-        if now - told >= EVENT_SECONDS:
+    def report(event: SolveEvent) -> None:
+        nonlocal sent_at, pending
+        now, pending = time.monotonic(), event
+        if now - sent_at >= EVENT_SECONDS:
             connection.send(event)
-            told, held = now, None
+            sent_at, pending = now, None
 
     try:
-        result = job.task.solve(job.weight, layer=job.name, on_event=tell)
+        result = job.task.solve(job.weight, layer=job.name, on_event=report)
     except (OSError, EOFError):
         raise  # the main process does not listen any more
     except Exception:  # the main process comes upon it too, and tells it properly
         return False
-    if held is not None:
-        connection.send(held)
+    if pending is not None:
+        connection.send(pending)
     cache.keep(job.key, result)
     return True
 
 
-def _raise_told(_number: int, _frame: FrameType | None) -> NoReturn:
+def _raise_terminated(_number: int, _frame: FrameType | None) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise _Told
+    raise _Terminated
 
 
 def _end_with_parent() -> None:

@@ -54,7 +54,7 @@ class Segment:
 
     def reach(self, layer: str, call: int, count: int | None = None, *, after: bool = False) -> list[Tensor]:
         """Bring the first batches to a call of a layer: its inputs there, or ``after`` it its outputs."""
-        found = []
+        tensors = []
         for run in self.runs[:count]:
             node = run.program.calls[self._local(layer)][call]
             position = run.program.index(node)
@@ -62,11 +62,11 @@ class Segment:
                 run.run_to(position)
                 result = run.compute(node)
                 run.accept(node, result)
-                found.append(result)
+                tensors.append(result)
             else:
                 run.run_to(position)
-                found.append(run.operand(node))
-        return found
+                tensors.append(run.operand(node))
+        return tensors
 
     def room(self, layer: str, largest: int) -> int:
         """How many batches may come to a layer's first call holding no more than ``largest`` numbers."""
@@ -75,8 +75,8 @@ class Segment:
         self.reach(layer, 0, 1)
         run = self.runs[0]
         values = [value for node, value in run.values.items() if node.op != "get_attr"]
-        held = sum(tensor.numel() for tensor in first_tensors(values))
-        return largest // max(held, 1)
+        numbers = sum(tensor.numel() for tensor in first_tensors(values))
+        return largest // max(numbers, 1)
 
     def copies(self, count: int | None = None) -> list[Execution]:
         """The state of the first batches, to come back to."""

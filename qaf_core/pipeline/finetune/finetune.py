@@ -125,11 +125,11 @@ def finetune_network(
     """
     options = options or FinetuneOptions()
     original, compressed = original.eval(), compressed.eval()
-    learnt, held = _split(images)
-    validation = Validation(images, held, labels)
+    training, held_out = _split(images)
+    validation = Validation(images, held_out, labels)
     with TrainableNetwork(compressed, trains_codes=options.trains == CODES) as network:
         run = _Training(
-            original=original, network=network, images=images, learnt=learnt, labels=labels,
+            original=original, network=network, images=images, training=training, labels=labels,
             validation=validation, options=options, progress=progress or Progress(),
         )  # fmt: skip
         result = run.carry_out()
@@ -144,8 +144,8 @@ def _split(images: Images) -> tuple[Tensor, Tensor]:
     pixels = images[torch.zeros(1, dtype=torch.int64)][0, 0].numel()
     most = max(LEAST_HELD, min(MOST_HELD, HELD_PIXELS // pixels))
     apart = max(min(VALIDATION_SHARE, count), -(-count // most))
-    held = torch.arange(count) % apart == apart - 1
-    return torch.nonzero(~held).flatten(), torch.nonzero(held).flatten()
+    held_out = torch.arange(count) % apart == apart - 1
+    return torch.nonzero(~held_out).flatten(), torch.nonzero(held_out).flatten()
 
 
 def _batch_size(batch: Tensor) -> int:
@@ -161,13 +161,13 @@ class Validation:
 
     Args:
         images: All images.
-        held: Numbers of those that judge.
+        held_out: Numbers of those that judge.
         labels: Of all images, or None.
     """
 
-    def __init__(self, images: Images, held: Tensor, labels: Tensor | None = None) -> None:
+    def __init__(self, images: Images, held_out: Tensor, labels: Tensor | None = None) -> None:
         generator = torch.Generator().manual_seed(0)
-        chosen = torch.split(held, _batch_size(images[held[:1]]))
+        chosen = torch.split(held_out, _batch_size(images[held_out[:1]]))
         self.plain = [images[numbers] for numbers in chosen]
         self.labels = None if labels is None else [labels[numbers] for numbers in chosen]
         self.mixed = [
@@ -206,11 +206,11 @@ class _Training:
     """One fine-tuning from its first pass to the state that is kept."""
 
     def __init__(
-        self, *, original: nn.Module, network: TrainableNetwork, images: Images, learnt: Tensor,
+        self, *, original: nn.Module, network: TrainableNetwork, images: Images, training: Tensor,
         labels: Tensor | None, validation: Validation, options: FinetuneOptions, progress: Progress,
     ) -> None:  # fmt: skip
         self._original, self._network, self._options = original, network, options
-        self._images, self._learnt, self._labels, self._jury = images, learnt, labels, validation
+        self._images, self._training, self._labels, self._jury = images, training, labels, validation
         self._progress = progress
         self._message = say("Learning from the original on {count:,} images", count=len(images))
         self._generator = torch.Generator().manual_seed(options.seed)
@@ -228,30 +228,30 @@ class _Training:
         self._began = time.monotonic()
         self._fraction = 0.0
 
-    def _allows(self, asked: bool | None, change: Callable[[Tensor], Tensor]) -> bool:
-        return self._jury.is_safe(self._original, change) if asked is None else asked
+    def _allows(self, setting: bool | None, change: Callable[[Tensor], Tensor]) -> bool:
+        return self._jury.is_safe(self._original, change) if setting is None else setting
 
     def carry_out(self) -> Finetuning:
         """Learn; then leave the network in the best state."""
         self._progress.stage("finetuning", self._message, 0.0)
         trained = [*self._gains, *self._codes]
-        asked = [parameter.requires_grad for parameter in trained]
+        flags = [parameter.requires_grad for parameter in trained]
         for parameter in trained:
             parameter.requires_grad_(True)
         first = self._judge()
         before = best = first.mean
         kept, best_epoch, epoch, status = self._state(), 0, 0, FinetuneStatus.COMPLETED
-        self._tell(0, None, before, best)
+        self._report(0, None, before, best)
         try:
             for epoch in range(1, self._options.epochs + 1):
                 loss = self._learn(epoch - 1)
-                found = self._judge()
-                if not math.isfinite(loss) or not math.isfinite(found.mean):
+                verdict = self._judge()
+                if not math.isfinite(loss) or not math.isfinite(verdict.mean):
                     status = FinetuneStatus.DIVERGED
                     break
-                if found.mean < best and found.plain <= first.plain:
-                    best, best_epoch, kept = found.mean, epoch, self._state()
-                self._tell(epoch, loss, found.mean, best)
+                if verdict.mean < best and verdict.plain <= first.plain:
+                    best, best_epoch, kept = verdict.mean, epoch, self._state()
+                self._report(epoch, loss, verdict.mean, best)
                 if self._late():
                     status = FinetuneStatus.TIME_LIMIT
                     break
@@ -260,7 +260,7 @@ class _Training:
         self._restore(kept)
         if best_epoch:
             self._network.write_back()
-        for parameter, flag in zip(trained, asked, strict=True):
+        for parameter, flag in zip(trained, flags, strict=True):
             parameter.requires_grad_(flag)
         return Finetuning(
             before=before, after=best, best_epoch=best_epoch, epochs=epoch,
@@ -271,7 +271,7 @@ class _Training:
     def _learn(self, epoch: int) -> float:
         """One pass; the mean loss."""
         total, steps = 0.0, 0
-        order = self._learnt[torch.randperm(len(self._learnt), generator=self._generator)]
+        order = self._training[torch.randperm(len(self._training), generator=self._generator)]
         batches = torch.split(order, _batch_size(self._images[order[:1]]))
         for index, chosen in enumerate(batches):
             self._progress.check()
@@ -318,10 +318,10 @@ class _Training:
     def _judge(self) -> Verdict:
         return self._jury.verdict(self._original, self._network.model)
 
-    def _tell(self, epoch: int, loss: float | None, found: float, best: float) -> None:
+    def _report(self, epoch: int, loss: float | None, held_back: float, best: float) -> None:
         fraction = max(self._fraction, epoch / self._options.epochs)
         self._progress.send(
-            "finetune", epoch=epoch, loss=loss, held_back=found, best=best, fraction=fraction,
+            "finetune", epoch=epoch, loss=loss, held_back=held_back, best=best, fraction=fraction,
             elapsed_seconds=time.monotonic() - self._began,
         )  # fmt: skip
         self._progress.stage("finetuning", self._message, fraction)

@@ -86,11 +86,11 @@ def predict(
         DataError: If there are no images, or the outputs are not what the task reads.
     """
     model.eval()
-    found: list[Arrays] = []
+    parts: list[Arrays] = []
     done = 0
     for images, _ in batches:
         try:
-            found.append(task.forward(model, images))
+            parts.append(task.forward(model, images))
         except NotFiniteError as error:
             raise DataError(
                 say("the network puts out {what} that are not finite", what=error.what),
@@ -102,9 +102,9 @@ def predict(
         done += len(images)
         if on_batch is not None:
             on_batch(done)
-    if not found:
+    if not parts:
         raise DataError("no images to evaluate on", got=0, expected="at least one image")
-    return {key: np.concatenate([part[key] for part in found]) for key in found[0]}
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 class NotFiniteError(ValueError):

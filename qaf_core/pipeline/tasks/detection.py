@@ -95,14 +95,14 @@ class Detection:
 
 
 def _check_boxes(output: Any) -> None:
-    wanted = ("boxes", "labels", "scores")
-    if not isinstance(output, Mapping) or not all(isinstance(output.get(key), Tensor) for key in wanted):
+    keys = ("boxes", "labels", "scores")
+    if not isinstance(output, Mapping) or not all(isinstance(output.get(key), Tensor) for key in keys):
         raise DataError(
             "the network does not put out boxes, labels and scores",
             got=", ".join(map(str, output)) if isinstance(output, Mapping) else type(output).__name__,
-            expected=", ".join(wanted),
+            expected=", ".join(keys),
         )
-    boxes, labels, scores = (output[key] for key in wanted)
+    boxes, labels, scores = (output[key] for key in keys)
     if boxes.shape != (len(scores), 4) or labels.shape != scores.shape:
         raise DataError(
             "the network's boxes, labels and scores do not go together",
@@ -121,11 +121,11 @@ def _mean(values: FloatArray) -> float:
     return float(values.mean()) if len(values) else 0.0
 
 
-def _confident(found: Arrays) -> Arrays:
+def _confident(predictions: Arrays) -> Arrays:
     """The boxes with a score of at least ``CONFIDENT``."""
-    chosen = found["scores"] >= CONFIDENT
-    image = np.repeat(np.arange(len(found["counts"])), found["counts"])
+    chosen = predictions["scores"] >= CONFIDENT
+    image = np.repeat(np.arange(len(predictions["counts"])), predictions["counts"])
     return {
-        **{key: found[key][chosen] for key in ("boxes", "labels", "scores")},
-        "counts": np.bincount(image[chosen], minlength=len(found["counts"])),
+        **{key: predictions[key][chosen] for key in ("boxes", "labels", "scores")},
+        "counts": np.bincount(image[chosen], minlength=len(predictions["counts"])),
     }

@@ -67,18 +67,18 @@ class Matches:
         return mean
 
 
-def match_boxes(found: Arrays, true: Arrays) -> Matches:
+def match_boxes(predicted: Arrays, true: Arrays) -> Matches:
     """Match found boxes to true ones, class by class and image by image.
 
     Args:
-        found: ``boxes (D, 4)``, ``labels (D,)``, ``scores (D,)`` and ``counts (N,)``.
+        predicted: ``boxes (D, 4)``, ``labels (D,)``, ``scores (D,)`` and ``counts (N,)``.
         true: The same without scores.
     """
     labels = tuple(sorted({int(label) for label in true["labels"]}))
     images = len(true["counts"])
     if not labels:
         return Matches(labels=(), classes=(), average_precision=np.zeros((0, 10)))
-    evaluator = _run_pycocotools(found, true, labels, images)
+    evaluator = _run_pycocotools(predicted, true, labels, images)
     precision = evaluator.eval["precision"][:, :, :, 0, 0]  # (T, recalls, K)
     rows = [evaluator.evalImgs[start : start + images] for start in range(0, len(labels) * images, images)]
     return Matches(
@@ -88,14 +88,14 @@ def match_boxes(found: Arrays, true: Arrays) -> Matches:
     )
 
 
-def _run_pycocotools(found: Arrays, true: Arrays, labels: Sequence[int], images: int) -> Any:
+def _run_pycocotools(predicted: Arrays, true: Arrays, labels: Sequence[int], images: int) -> Any:
     """Its evaluator, done; what it prints is dropped."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
         sets = []
-        for boxes in (true, found):
+        for boxes in (true, predicted):
             coco = COCO()
             coco.dataset = {
                 "images": [{"id": number} for number in range(images)],

@@ -55,15 +55,15 @@ class Segmentation:
 
     def metric(self, predictions: Arrays, targets: Arrays, classes: Sequence[str]) -> Evaluation:
         """Mean IoU with a bootstrap interval, IoU by class, and the share of pixels that are right."""
-        found, true, both = class_areas(predictions["masks"], targets["masks"])
+        predicted, true, both = class_areas(predictions["masks"], targets["masks"])
         every = np.ones((1, len(both)))
         occurring = np.flatnonzero(true.sum(axis=0))
-        by_class = intersection_over_union(every, found, true, both)[0]
+        by_class = intersection_over_union(every, predicted, true, both)[0]
         return Evaluation(
             metric="miou",
-            value=float(_mean_iou(every, found, true, both)[0]),
+            value=float(_mean_iou(every, predicted, true, both)[0]),
             n=len(both),
-            ci95=bootstrap_interval(lambda drawn: _mean_iou(drawn, found, true, both), len(both)),
+            ci95=bootstrap_interval(lambda drawn: _mean_iou(drawn, predicted, true, both), len(both)),
             per_class={class_name(classes, int(index)): float(by_class[index]) for index in occurring},
             extra={"pixel_accuracy": float(both.sum() / max(true.sum(), 1))},
         )
@@ -86,22 +86,24 @@ class Segmentation:
 
         Not the share of equal pixels: where most is background, that stays near one whatever is lost.
         """
-        found, true, both = (area.sum(axis=0) for area in class_areas(compressed["masks"], original["masks"]))
-        either = found + true - both
+        predicted, true, both = (
+            area.sum(axis=0) for area in class_areas(compressed["masks"], original["masks"])
+        )
+        either = predicted + true - both
         return float((both[either > 0] / either[either > 0]).mean())
 
 
-def class_areas(found: NDArray[Any], true: NDArray[Any]) -> tuple[FloatArray, FloatArray, FloatArray]:
+def class_areas(predicted: NDArray[Any], true: NDArray[Any]) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Pixels of each image by class: found, true and both, each ``(N, K)``; unlabelled ones do not count."""
     labelled = true[true != UNLABELLED]
-    count = 1 + max(int(found.max(initial=0)), int(labelled.max(initial=0)))
+    count = 1 + max(int(predicted.max(initial=0)), int(labelled.max(initial=0)))
     areas = np.zeros((3, len(true), count))
     for start in range(0, len(true), _CHUNK):
-        part, wanted = found[start : start + _CHUNK], true[start : start + _CHUNK]
+        part, target = predicted[start : start + _CHUNK], true[start : start + _CHUNK]
         image = np.arange(len(part))[:, None, None] * count
-        counted = wanted != UNLABELLED
+        counted = target != UNLABELLED
         for row, (classes, chosen) in enumerate(
-            ((part, counted), (wanted, counted), (wanted, counted & (part == wanted)))
+            ((part, counted), (target, counted), (target, counted & (part == target)))
         ):
             cells = (image + classes.astype(np.intp))[chosen]
             areas[row, start : start + _CHUNK] = np.bincount(cells, minlength=len(part) * count).reshape(
@@ -111,17 +113,17 @@ def class_areas(found: NDArray[Any], true: NDArray[Any]) -> tuple[FloatArray, Fl
 
 
 def intersection_over_union(
-    drawn: FloatArray, found: FloatArray, true: FloatArray, both: FloatArray
+    drawn: FloatArray, predicted: FloatArray, true: FloatArray, both: FloatArray
 ) -> FloatArray:
     """IoU by class ``(R, K)`` of each draw ``(R, N)``; NaN where a class does not occur in the targets."""
-    common, wanted = drawn @ both, drawn @ true
+    common, target = drawn @ both, drawn @ true
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(wanted > 0, common / (drawn @ found + wanted - common), np.nan)
+        return np.where(target > 0, common / (drawn @ predicted + target - common), np.nan)
 
 
-def _mean_iou(drawn: FloatArray, found: FloatArray, true: FloatArray, both: FloatArray) -> FloatArray:
+def _mean_iou(drawn: FloatArray, predicted: FloatArray, true: FloatArray, both: FloatArray) -> FloatArray:
     """Mean IoU of each draw ``(R,)``; NaN where no pixel is labelled."""
-    shares = intersection_over_union(drawn, found, true, both)
+    shares = intersection_over_union(drawn, predicted, true, both)
     occurring = np.isfinite(shares)
     with np.errstate(invalid="ignore"):
         mean: FloatArray = np.where(occurring, shares, 0.0).sum(axis=1) / occurring.sum(axis=1)

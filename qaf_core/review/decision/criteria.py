@@ -240,17 +240,17 @@ def read_criteria(folder: Path) -> tuple[CriteriaSet, ...]:
     path = folder / FILE_NAME
     if not path.exists():
         return ()
-    told = read_json(path)
+    content = read_json(path)
     try:
-        if told["format"] != FORMAT:
-            raise ValueError(f"format {told['format']}")
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']}")
         return tuple(
             CriteriaSet(
                 criteria=tuple(read_criterion(values) for values in row["criteria"]),
                 set_at=float(row["set_at"]),
                 by=str(row["by"]),
             )
-            for row in told["sets"]
+            for row in content["sets"]
         )
     except (QafError, KeyError, TypeError, ValueError) as error:
         raise WorkspaceError(
@@ -260,31 +260,33 @@ def read_criteria(folder: Path) -> tuple[CriteriaSet, ...]:
         ) from error
 
 
-def tell_changes(before: CriteriaSet, after: CriteriaSet) -> tuple[Said, ...]:
+def describe_changes(before: CriteriaSet, after: CriteriaSet) -> tuple[Said, ...]:
     """What one set of criteria changed in another, in words."""
     first = {_identity(each): each for each in before.criteria}
     last = {_identity(each): each for each in after.criteria}
-    told = []
+    lines = []
     for name, each in last.items():
         former = first.get(name)
         if former is None:
-            told.append(say("added: {title}, limit {limit}", title=each.title(), limit=each.text(each.limit)))
+            lines.append(
+                say("added: {title}, limit {limit}", title=each.title(), limit=each.text(each.limit))
+            )
             continue
         if former.limit != each.limit:
             limits = {"old": former.text(former.limit), "new": each.text(each.limit)}
-            told.append(say("{title}: limit {old} became {new}", title=each.title(), **limits))
+            lines.append(say("{title}: limit {old} became {new}", title=each.title(), **limits))
         if former.source != each.source:
             old, new = former.source or MISSING, each.source or MISSING
-            told.append(say("{title}: source {old} became {new}", title=each.title(), old=old, new=new))
+            lines.append(say("{title}: source {old} became {new}", title=each.title(), old=old, new=new))
         if former.owner != each.owner:
             old, new = former.owner or MISSING, each.owner or MISSING
-            told.append(say("{title}: owner {old} became {new}", title=each.title(), old=old, new=new))
+            lines.append(say("{title}: owner {old} became {new}", title=each.title(), old=old, new=new))
     for name, each in first.items():
         if name not in last:
-            told.append(
+            lines.append(
                 say("dropped: {title}, limit {limit}", title=each.title(), limit=each.text(each.limit))
             )
-    return tuple(told)
+    return tuple(lines)
 
 
 def _identity(criterion: Criterion) -> tuple[Any, ...]:

@@ -148,20 +148,20 @@ class BusinessCase:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def read_assumptions(told: Any) -> Assumptions:
+def read_assumptions(data: Any) -> Assumptions:
     """Assumptions from plain data, as screens and files give them.
 
     Raises:
         QafError: If a value is no sensible number; it names the field.
     """
-    if not isinstance(told, Mapping):
-        raise QafError("assumptions are no mapping", got=type(told).__name__, expected="spans, currency, …")
-    spans = told.get("spans", {})
+    if not isinstance(data, Mapping):
+        raise QafError("assumptions are no mapping", got=type(data).__name__, expected="spans, currency, …")
+    spans = data.get("spans", {})
     if not isinstance(spans, Mapping):
         raise QafError("spans of the assumptions are no mapping", got=type(spans).__name__)
     if unknown := sorted(str(name) for name in spans.keys() - ASSUMPTIONS.keys()):
         raise QafError("unknown assumption", got=unknown[0][:60], expected=", ".join(ASSUMPTIONS))
-    currency, months = told.get("currency", "JPY"), told.get("months", 36)
+    currency, months = data.get("currency", "JPY"), data.get("months", 36)
     if not isinstance(currency, str) or not 0 < len(currency) <= LONGEST_CURRENCY:
         raise QafError("currency is no short text", got=repr(currency)[:40], expected="such as JPY")
     if isinstance(months, bool) or not isinstance(months, int) or not 1 <= months <= MOST_MONTHS:
@@ -170,7 +170,7 @@ def read_assumptions(told: Any) -> Assumptions:
             got=repr(months)[:40],
             expected=say("1 to {most}", most=MOST_MONTHS),
         )
-    classes = told.get("device_classes", [])
+    classes = data.get("device_classes", [])
     if not isinstance(classes, list | tuple) or len(classes) > MOST_CLASSES:
         raise QafError(
             "device_classes is no short list",
@@ -181,7 +181,7 @@ def read_assumptions(told: Any) -> Assumptions:
         currency=currency,
         months=months,
         device_classes=tuple(_read_class(row) for row in classes),
-        label=str(told.get("label", ""))[:200],
+        label=str(data.get("label", ""))[:200],
     )
 
 
@@ -232,11 +232,11 @@ def load_assumptions(folder: Path) -> Assumptions | None:
     path = folder / FILE_NAME
     if not path.exists():
         return None
-    told = read_json(path)
+    content = read_json(path)
     try:
-        if told["format"] != FORMAT:
-            raise ValueError(f"format {told['format']}")
-        return read_assumptions(told)
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']}")
+        return read_assumptions(content)
     except (QafError, KeyError, TypeError, ValueError) as error:
         raise WorkspaceError(
             "the assumptions of a business case cannot be read",

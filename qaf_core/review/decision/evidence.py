@@ -141,17 +141,17 @@ def collect_evidence(store: Store, run_id: str, answers: PairedPredictions | Non
         timings=tuple(timing for timing in timings if timing is not None),
         files={name: path.stat().st_size for name, path in deployable_files(folder).items()},
         criteria=read_criteria(folder),
-        added={name: told for name in CHECKS if (told := _read_check(folder, name)) is not None},
+        added={name: check for name in CHECKS if (check := _read_check(folder, name)) is not None},
     )
 
 
 def _read_check(folder: Path, name: str) -> Mapping[str, Any] | None:
-    told = read_json(folder / f"{name}.json")
+    content = read_json(folder / f"{name}.json")
     try:
-        from_plain(CHECKS[name], told)
+        from_plain(CHECKS[name], content)
     except (TypeError, ValueError):
         return None
-    return dict(told)
+    return dict(content)
 
 
 def _known(part: Part | None, run: str) -> Part:
@@ -167,8 +167,8 @@ def _known(part: Part | None, run: str) -> Part:
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits; read once as long as its size and time stay the same."""
-    found = path.stat()
-    return _sha256(path, found.st_size, found.st_mtime_ns)
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)

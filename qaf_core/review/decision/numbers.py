@@ -136,12 +136,12 @@ def _no_predictions(evidence: Evidence) -> Said:
 
 def _timing(criterion: Criterion, evidence: Evidence) -> SpeedReport | Said:
     """The measurement on the device a criterion names, the newest where there are several."""
-    wanted = criterion.device.casefold()
+    device = criterion.device.casefold()
     fitting = [
         timing
         for timing in evidence.timings
-        if (wanted in timing.machine.processor.casefold() and wanted)
-        or (not wanted and timing.source == HERE)
+        if (device in timing.machine.processor.casefold() and device)
+        or (not device and timing.source == HERE)
     ]
     if not fitting:
         return say("not measured on this device.")

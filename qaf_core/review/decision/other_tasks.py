@@ -81,25 +81,25 @@ def _compare_masks(paired: PairedPredictions) -> TaskChanges:
     true = paired.targets["masks"]
     before = class_areas(paired.original["masks"], true)
     after = class_areas(paired.compressed["masks"], true)
-    wanted = before[1]
+    target = before[1]
     rows = []
     every = np.ones((1, len(true)))
     first, second = intersection_over_union(every, *before)[0], intersection_over_union(every, *after)[0]
-    for index in np.flatnonzero(wanted.sum(axis=0)):
+    for index in np.flatnonzero(target.sum(axis=0)):
 
         def lost(drawn: FloatArray, index: int = int(index)) -> FloatArray:
             one = [area[:, [index]] for area in before], [area[:, [index]] for area in after]
-            found = [intersection_over_union(drawn, *areas)[:, 0] for areas in one]
-            return found[0] - found[1]
+            scores = [intersection_over_union(drawn, *areas)[:, 0] for areas in one]
+            return scores[0] - scores[1]
 
         low, high = bootstrap_interval(lost, len(true), RESAMPLES)
         rows.append(
             ClassMeasure(
-                name=_name(paired, int(index)), n=int((wanted[:, index] > 0).sum()),
+                name=_name(paired, int(index)), n=int((target[:, index] > 0).sum()),
                 before=float(first[index]), after=float(second[index]), low=low, high=high,
             )
         )  # fmt: skip
-    labelled = np.maximum(wanted.sum(axis=1), 1)
+    labelled = np.maximum(target.sum(axis=1), 1)
     worse = (before[2].sum(axis=1) - after[2].sum(axis=1)) / labelled
     return TaskChanges(metric="iou", per_class=tuple(rows), changed=_worst(worse))
 
@@ -107,8 +107,8 @@ def _compare_masks(paired: PairedPredictions) -> TaskChanges:
 def _compare_boxes(paired: PairedPredictions) -> TaskChanges:
     from qaf_core.pipeline.tasks.matching import match_boxes
 
-    every = [match_boxes(found, paired.targets) for found in (paired.original, paired.compressed)]
-    sure = [match_boxes(_confident(found), paired.targets) for found in (paired.original, paired.compressed)]
+    every = [match_boxes(boxes, paired.targets) for boxes in (paired.original, paired.compressed)]
+    sure = [match_boxes(_confident(boxes), paired.targets) for boxes in (paired.original, paired.compressed)]
     images = len(paired.targets["counts"])
     errors = np.zeros((2, images))
     rows = []
@@ -132,12 +132,12 @@ def _compare_boxes(paired: PairedPredictions) -> TaskChanges:
     return TaskChanges(metric="ap50", per_class=tuple(rows), changed=_worst(errors[1] - errors[0]))
 
 
-def _confident(found: Arrays) -> Arrays:
+def _confident(predictions: Arrays) -> Arrays:
     """The boxes with a score of at least ``CONFIDENT``."""
-    chosen = found["scores"] >= CONFIDENT
-    image = np.repeat(np.arange(len(found["counts"])), found["counts"])[chosen]
-    kept = {key: found[key][chosen] for key in ("boxes", "labels", "scores")}
-    return {**kept, "counts": np.bincount(image, minlength=len(found["counts"]))}
+    chosen = predictions["scores"] >= CONFIDENT
+    image = np.repeat(np.arange(len(predictions["counts"])), predictions["counts"])[chosen]
+    kept = {key: predictions[key][chosen] for key in ("boxes", "labels", "scores")}
+    return {**kept, "counts": np.bincount(image, minlength=len(predictions["counts"]))}
 
 
 def _worst(worse: FloatArray) -> tuple[tuple[int, float], ...]:

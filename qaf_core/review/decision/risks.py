@@ -100,11 +100,11 @@ def keep_notes(folder: Path, notes: ReviewNotes) -> None:
                 got=say("{count:,} characters", count=len(text)),
                 expected=say("at most {most}", most=LONGEST_FIELD),
             )
-    told = {
+    content = {
         "format": FORMAT, "owners": dict(notes.owners), "steps": dict(notes.steps), "notes": notes.notes,
         "decision": notes.decision, "signers": list(notes.signers),
     }  # fmt: skip
-    write_json(folder / FILE_NAME, told, for_people=True)
+    write_json(folder / FILE_NAME, content, for_people=True)
 
 
 def read_notes(folder: Path) -> ReviewNotes:
@@ -116,16 +116,16 @@ def read_notes(folder: Path) -> ReviewNotes:
     path = folder / FILE_NAME
     if not path.exists():
         return ReviewNotes()
-    told = read_json(path)
+    content = read_json(path)
     try:
-        if told["format"] != FORMAT:
-            raise ValueError(f"format {told['format']}")
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']}")
         return ReviewNotes(
-            owners={str(key): str(value) for key, value in told["owners"].items()},
-            steps={str(key): str(value) for key, value in told["steps"].items()},
-            notes=str(told["notes"]),
-            decision=str(told["decision"]),
-            signers=tuple(map(str, told["signers"])),
+            owners={str(key): str(value) for key, value in content["owners"].items()},
+            steps={str(key): str(value) for key, value in content["steps"].items()},
+            notes=str(content["notes"]),
+            decision=str(content["decision"]),
+            signers=tuple(map(str, content["signers"])),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise WorkspaceError(
@@ -137,7 +137,7 @@ def list_risks(
     evidence: Evidence, verdict: Verdict, changes: Changes | None, notes: ReviewNotes
 ) -> tuple[Risk, ...]:
     """The risks of a run, the gravest first."""
-    found = [
+    risks = [
         *_risks_of_verdict(verdict),
         *_risks_of_classes(changes),
         *_risks_of_images(evidence),
@@ -145,19 +145,19 @@ def list_risks(
         *_risks_of_making(evidence),
     ]
     levels = ("high", "medium", "low")
-    found.sort(key=lambda risk: levels.index(risk.level))
+    risks.sort(key=lambda risk: levels.index(risk.level))
     return tuple(
         replace(risk, owner=notes.owners.get(risk.key, ""), own_step=notes.steps.get(risk.key, ""))
-        for risk in found
+        for risk in risks
     )
 
 
 def _risks_of_verdict(verdict: Verdict) -> list[Risk]:
-    found = []
+    risks = []
     for place, row in enumerate(verdict.rows):
         if row.status == FAIL:
             step = say("Give the network a larger budget, or fine-tune it, and measure again.")
-            found.append(Risk(key=f"failed-{place}", level="high", text=row.reason, next_step=step))
+            risks.append(Risk(key=f"failed-{place}", level="high", text=row.reason, next_step=step))
         elif row.status == OPEN:
             if not row.more:
                 step = say("Measure it.")
@@ -165,12 +165,12 @@ def _risks_of_verdict(verdict: Verdict) -> list[Risk]:
                 step = say("Label about {more} more images and evaluate again.", more=f"{row.more:,}")
             else:
                 step = say("Measure it again, with about {more} more measurements.", more=f"{row.more:,}")
-            found.append(Risk(key=f"open-{place}", level="medium", text=row.reason, next_step=step))
+            risks.append(Risk(key=f"open-{place}", level="medium", text=row.reason, next_step=step))
     if not verdict.rows:
         text = say("No criteria were set before the run.")
         step = say("Agree on criteria with those who will use the network.")
-        found.append(Risk(key="criteria", level="high", text=text, next_step=step))
-    return found
+        risks.append(Risk(key="criteria", level="high", text=text, next_step=step))
+    return risks
 
 
 def _risks_of_classes(changes: Changes | None) -> list[Risk]:
@@ -178,7 +178,7 @@ def _risks_of_classes(changes: Changes | None) -> list[Risk]:
         return []
     worse = [row for row in changes.per_class if row.low is not None and row.low > 0]
     absent = [row.name for row in changes.per_class if not row.n]
-    found = []
+    risks = []
     if worse:
         worse.sort(key=lambda row: -(row.drop or 0.0))
         text = say(
@@ -186,30 +186,30 @@ def _risks_of_classes(changes: Changes | None) -> list[Risk]:
             names=", ".join(f"{row.name} ({points_text(-(row.drop or 0.0))})" for row in worse[:MOST_NAMED]),
         )
         step = say("Look at the changed images of these classes; set a criterion for those that matter.")
-        found.append(Risk(key="classes", level="high", text=text, next_step=step))
+        risks.append(Risk(key="classes", level="high", text=text, next_step=step))
     if absent:
         text = say(
             "Classes without a single image were not checked: {names}.", names=", ".join(absent[:MOST_NAMED])
         )
         step = say("Collect images of these classes.")
-        found.append(Risk(key="absent", level="medium", text=text, next_step=step))
-    return found
+        risks.append(Risk(key="absent", level="medium", text=text, next_step=step))
+    return risks
 
 
 def _risks_of_images(evidence: Evidence) -> list[Risk]:
     used, n = evidence.record.images, evidence.after.n
-    found = []
+    risks = []
     if n < LEAST_IMAGES:
         text = say("Only {n} images were evaluated: small differences do not show.", n=f"{n:,}")
         step = say("Evaluate on more images of the place of use.")
-        found.append(Risk(key="few-images", level="medium", text=text, next_step=step))
+        risks.append(Risk(key="few-images", level="medium", text=text, next_step=step))
     if used.skipped_count:
         text = say("{count} images could not be read and are left out.", count=f"{used.skipped_count:,}")
         step = say("Find out why; the same may happen in use.")
-        found.append(Risk(key="skipped", level="low", text=text, next_step=step))
+        risks.append(Risk(key="skipped", level="low", text=text, next_step=step))
     for place, warning in enumerate(used.warnings):
         step = say("Read it, and decide whether it matters.")
-        found.append(
+        risks.append(
             Risk(key=f"warning-{place}", level="medium", text=said_of(warning, used.said), next_step=step)
         )
     robustness = evidence.added.get("robustness")
@@ -218,7 +218,7 @@ def _risks_of_images(evidence: Evidence) -> list[Risk]:
             "It was not tried how both networks take images unlike the calibration set (light, blur, noise)."
         )
         step = say("Run the robustness check; calibrate with images of the place of use.")
-        found.append(Risk(key="unlike", level="medium", text=text, next_step=step))
+        risks.append(Risk(key="unlike", level="medium", text=text, next_step=step))
     elif worst := robustness.get("worst"):
         text = say(
             "On images unlike the calibration set the compressed network loses more than the original: "
@@ -229,49 +229,49 @@ def _risks_of_images(evidence: Evidence) -> list[Risk]:
         )
         step = say("Add such images to the calibration set, or rule them out in use.")
         level: Level = "medium" if worst["extra_drop"] > 0.05 else "low"
-        found.append(Risk(key="unlike", level=level, text=text, next_step=step))
-    return found
+        risks.append(Risk(key="unlike", level=level, text=text, next_step=step))
+    return risks
 
 
 def _risks_of_speed(evidence: Evidence) -> list[Risk]:
-    found = []
+    risks = []
     if not evidence.timings:
         text = say("Speed and memory were not measured: fewer operations need not mean less time.")
         step = say("Measure here with qaf latency, and on the device with qaf device-kit.")
-        found.append(Risk(key="kernels", level="high", text=text, next_step=step))
+        risks.append(Risk(key="kernels", level="high", text=text, next_step=step))
     elif all(timing.source == HERE for timing in evidence.timings):
         processor = evidence.timings[0].machine.processor
         text = say("The kernels were measured on {processor} only, not on the device.", processor=processor)
         step = say("Measure on the device with qaf device-kit.")
-        found.append(Risk(key="kernels", level="medium", text=text, next_step=step))
+        risks.append(Risk(key="kernels", level="medium", text=text, next_step=step))
     failed = sorted({name for timing in evidence.timings for name in timing.failed})
     if failed:
         text = say("The device does not run these files: {names}.", names=", ".join(failed))
         step = say("Deploy a file that it runs, or update its runtime.")
-        found.append(Risk(key="formats", level="high", text=text, next_step=step))
+        risks.append(Risk(key="formats", level="high", text=text, next_step=step))
     bits = [row.bits for row in evidence.record.plan.layers]
     if any(bit is not None and min(bit if isinstance(bit, tuple) else (bit,)) < 8 for bit in bits):
         text = say("Weights below 8 bits save bytes, not time: ONNX Runtime computes with 8-bit integers.")
         step = say("Do not promise speed from fewer bits.")
-        found.append(Risk(key="bits", level="low", text=text, next_step=step))
-    return found
+        risks.append(Risk(key="bits", level="low", text=text, next_step=step))
+    return risks
 
 
 def _risks_of_making(evidence: Evidence) -> list[Risk]:
-    found = []
+    risks = []
     if evidence.record.request.finetune is not None:
         text = say("The network was fine-tuned: every new version of the original needs it again.")
         step = say("Plan the time for it into each update.")
-        found.append(Risk(key="finetune", level="low", text=text, next_step=step))
+        risks.append(Risk(key="finetune", level="low", text=text, next_step=step))
     checks = evidence.record.checks
     for place, finding in enumerate(checks.findings if checks else ()):
         text, step = (said_of(line, finding.said) for line in (finding.sentence, finding.remedy))
-        found.append(Risk(key=f"check-{place}", level="medium", text=text, next_step=step))
+        risks.append(Risk(key=f"check-{place}", level="medium", text=text, next_step=step))
     if "stability" not in evidence.added:
         text = say("Stability in operation (long use, restart, damaged file) was not tried.")
         step = say("Run the stability check on the exported file.")
-        found.append(Risk(key="stability", level="medium", text=text, next_step=step))
-    return found
+        risks.append(Risk(key="stability", level="medium", text=text, next_step=step))
+    return risks
 
 
 def plan_stages(verdict: Verdict) -> tuple[Stage, ...]:
@@ -331,17 +331,19 @@ def three_sentences(
         high=decimal_text(100 * high, 2),
     )
     if verdict.status == PASS and case is not None and case.payback_months is not None:
-        asked = say(
+        request = say(
             "All criteria are passed, and the work pays for itself in {months} months: "
             "we ask to begin the pilot.",
             months=decimal_text(case.payback_months, 1),
         )
     elif verdict.status == PASS:
-        asked = say("All criteria are passed: we ask to begin the pilot.")
+        request = say("All criteria are passed: we ask to begin the pilot.")
     elif verdict.status == FAIL:
-        asked = say(
+        request = say(
             "Not all criteria are passed: we ask for another try with a larger budget, not for the pilot."
         )
     else:
-        asked = say("Not all criteria are shown yet: we ask for the images and measurements listed as open.")
-    return gained, lost, asked
+        request = say(
+            "Not all criteria are shown yet: we ask for the images and measurements listed as open."
+        )
+    return gained, lost, request

@@ -121,7 +121,7 @@ def _judge_one(criterion: Criterion, evidence: Evidence, risk: float) -> Criteri
         high=high,
         n=measured.n,
         more=more,
-        reason=_tell(criterion, measured, (low, high), status, more),
+        reason=_explain(criterion, measured, (low, high), status, more),
     )
 
 
@@ -131,7 +131,7 @@ def _side(criterion: Criterion, low: float, high: float) -> Status:
     return PASS if high <= criterion.limit else FAIL if low > criterion.limit else OPEN
 
 
-def _tell(
+def _explain(
     criterion: Criterion, measured: Measured, interval: tuple[float, float], status: Status, more: int | None
 ) -> Said:
     values: dict[str, Any] = {

@@ -76,7 +76,7 @@ def compare_runs(runs: Sequence[Evidence], shares: Sequence[Mapping[str, float]]
             where that is not known.
     """
     timings = [_layer_times(run) for run in runs]
-    found: dict[str, list[LayerOfRun]] = {}
+    by_layer: dict[str, list[LayerOfRun]] = {}
     for place, (run, share, times) in enumerate(zip(runs, shares, timings, strict=True)):
         rows = {row.name: row for row in run.record.layers}
         for plan in run.record.plan_done.layers:
@@ -87,11 +87,11 @@ def compare_runs(runs: Sequence[Evidence], shares: Sequence[Mapping[str, float]]
                 weight_error=None if row is None else row.relative_error, share=share.get(plan.name),
                 milliseconds=None if (time := times.get(plan.name)) is None else time.factorized_int8_ms,
             )  # fmt: skip
-            found.setdefault(plan.name, [LayerOfRun()] * len(runs))[place] = own
+            by_layer.setdefault(plan.name, [LayerOfRun()] * len(runs))[place] = own
     dense: dict[str, float] = {}
     for times in reversed(timings):
         dense |= {name: row.dense_int8_ms for name, row in times.items() if row.dense_int8_ms}
-    layers = {name: tuple(each) for name, each in found.items()}
+    layers = {name: tuple(each) for name, each in by_layer.items()}
     return Compared(runs=tuple(runs), layers=layers, dense_ms=dense)
 
 
@@ -172,32 +172,38 @@ def _changed(rows: Sequence[Sequence[str]], first: int) -> frozenset[tuple[int, 
 
 
 def layer_table(
-    found: Compared, what: str, order: str, labels: Mapping[str, str], *, only_different: bool, _: Translate
+    compared: Compared,
+    what: str,
+    order: str,
+    labels: Mapping[str, str],
+    *,
+    only_different: bool,
+    _: Translate,
 ) -> Table:
     """One thing of every layer, a column or two a run.
 
     Args:
-        found: The runs.
+        compared: The runs.
         what: ``PLAN``, ``ERRORS``, ``DIVERGENCE`` or ``TIME``.
         order: How layers are sorted, the worst of all runs first; or as in the network.
         labels: Names of the structures.
         only_different: Leave out layers that are alike in all runs.
         _: Translation of texts.
     """
-    names = [name for name, own in found.layers.items() if any(row.plan for row in own)]
+    names = [name for name, own in compared.layers.items() if any(row.plan for row in own)]
     if order != IN_ORDER:
-        names.sort(key=lambda name: -max(_key(row, order) for row in found.layers[name]))
-    names_of_runs, header, rows = titles(found.runs), [_("Layer")], []
+        names.sort(key=lambda name: -max(_key(row, order) for row in compared.layers[name]))
+    names_of_runs, header, rows = titles(compared.runs), [_("Layer")], []
     if what == ERRORS:
         texts = (_("{run}: outputs"), _("{run}: weights"))
         header += [text.format(run=run) for run in names_of_runs for text in texts]
     else:
         header += ([_("Original, 8-bit")] if what == TIME else []) + names_of_runs
     for name in names:
-        own = found.layers[name]
+        own = compared.layers[name]
         if only_different and len({row.plan for row in own}) == 1:
             continue
-        rows.append([name, *_layer_cells(own, what, found.dense_ms.get(name), labels)])
+        rows.append([name, *_layer_cells(own, what, compared.dense_ms.get(name), labels)])
     first = 2 if what == TIME else 1
     changed = _changed(rows, first) if what == PLAN else frozenset()
     return Table(key="layers", title="", header=header, rows=rows, numeric=1 if what != PLAN else 99,
@@ -242,8 +248,8 @@ def plan_cell(row: LayerPlan | None, labels: Mapping[str, str]) -> str:
         return name
     rank = " × ".join(map(str, _numbers(row.rank)))
     bits = _numbers(row.bits)
-    told = "/".join(map(str, bits if len(set(bits)) > 1 else bits[:1]))
-    return f"{name} {rank} · W{told}" if rank else f"{name} · W{told}"
+    widths = "/".join(map(str, bits if len(set(bits)) > 1 else bits[:1]))
+    return f"{name} {rank} · W{widths}" if rank else f"{name} · W{widths}"
 
 
 def class_table(runs: Sequence[Evidence], _: Translate) -> Table | None:
@@ -267,7 +273,7 @@ def class_table(runs: Sequence[Evidence], _: Translate) -> Table | None:
             if not chosen.any():
                 continue
             answers = [counted[0].original, *(each.compressed for each in counted)]
-            right = [int((told["ranked"][chosen, 0] == index).sum()) for told in answers]
+            right = [int((answer["ranked"][chosen, 0] == index).sum()) for answer in answers]
             n = int(np.count_nonzero(chosen))
             rows.append([name, f"{n:,}", *(_share_text(count, n, _) for count in right)])
         note = _("Right of all images of a class, with the exact 95 % interval (Clopper and Pearson).")

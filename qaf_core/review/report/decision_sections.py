@@ -30,7 +30,7 @@ def economics_section(review: Review, _: Translate) -> Section:
     savings = [[_(SAVINGS[key]), money(value, case.currency)] for key, value in case.monthly.items()]
     paragraphs = [
         _(assumptions.label) if assumptions.label else "",
-        tell_case(case, _),
+        describe_case(case, _),
         _("Prices are the user's; energy is {how}.").format(how=_(JOULES_FROM)),
     ]
     blocks: list[Table | Chart] = [
@@ -59,7 +59,7 @@ def economics_section(review: Review, _: Translate) -> Section:
     )
 
 
-def tell_case(case: BusinessCase, _: Translate) -> str:
+def describe_case(case: BusinessCase, _: Translate) -> str:
     """The business case in two sentences."""
     low, _middle, high = case.draws["monthly"]
     if case.payback_months is None:

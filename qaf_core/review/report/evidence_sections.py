@@ -30,8 +30,8 @@ def changes_section(review: Review, _: Translate) -> Section:
         marked = [_marked_gallery(review, _)] if review.pictures else []
         return Section(key="changes", title=title, blocks=[_task_table(review.task_changes, _), *marked])
     if changes is None:
-        told = _("The answers to each image are not kept with this run, or are no classes.")
-        return Section(key="changes", title=title, paragraphs=[told])
+        text = _("The answers to each image are not kept with this run, or are no classes.")
+        return Section(key="changes", title=title, paragraphs=[text])
     lost = sum(row.lost for row in changes.per_class)
     gained = sum(row.gained for row in changes.per_class)
     total = sum(row.n for row in changes.per_class)
@@ -67,11 +67,11 @@ def changes_section(review: Review, _: Translate) -> Section:
     return Section(key="changes", title=title, paragraphs=paragraphs, blocks=blocks)
 
 
-def _task_table(found: TaskChanges, _: Translate) -> Table:
+def _task_table(changes: TaskChanges, _: Translate) -> Table:
     """Masks or boxes, class by class."""
-    boxes = found.metric == "ap50"
+    boxes = changes.metric == "ap50"
     rows = []
-    for row in found.per_class:
+    for row in changes.per_class:
         cells = [row.name, f"{row.n:,}", percent_text(row.before), percent_text(row.after)]
         cells.append(points(row.after - row.before))
         if boxes:
@@ -79,7 +79,7 @@ def _task_table(found: TaskChanges, _: Translate) -> Table:
         elif row.low is not None:
             cells.append(between(points(_negative(row.high)), points(_negative(row.low)), _))
         rows.append(cells)
-    worse = sum(more > 0 for _place, more in found.changed)
+    worse = sum(more > 0 for _place, more in changes.changed)
     note = _("{worse} images have more errors than before, {better} fewer.")
     return Table(
         key="classes",
@@ -90,25 +90,25 @@ def _task_table(found: TaskChanges, _: Translate) -> Table:
         ],
         rows=rows,
         numeric=1,
-        note=note.format(worse=worse, better=len(found.changed) - worse),
+        note=note.format(worse=worse, better=len(changes.changed) - worse),
     )  # fmt: skip
 
 
 def _one_sided_table(review: Review, _: Translate) -> Table:
     changes = review.changes
     rows = []
-    for title, told in (
+    for title, change in (
         (_("Missed defects"), changes.missed if changes else None),
         (_("False alarms"), changes.false_alarms if changes else None),
     ):
-        if told is not None:
+        if change is not None:
             rows.append(
                 [
                     title,
-                    f"{told.n:,}",
-                    f"{told.before} ({percent_text(told.before / told.n, 2)})",
-                    f"{told.after} ({percent_text(told.after / told.n, 2)})",
-                    rise_text(told.rise, told.rise_ci, _),
+                    f"{change.n:,}",
+                    f"{change.before} ({percent_text(change.before / change.n, 2)})",
+                    f"{change.after} ({percent_text(change.after / change.n, 2)})",
+                    rise_text(change.rise, change.rise_ci, _),
                 ]
             )
     return Table(
@@ -266,13 +266,13 @@ def speed_section(review: Review, _: Translate) -> Section:
             Table(key=f"speed-{key}", title=where, header=header, rows=rows, numeric=1),
             Chart(key=f"latency-{key}", title=_("Time of one inference"), figure=figure),
         ]
-    told = [] if blocks else [_("Speed and memory were not measured.")]
-    return Section(key="speed", title=_("Speed, memory and files"), paragraphs=told, blocks=blocks)
+    paragraphs = [] if blocks else [_("Speed and memory were not measured.")]
+    return Section(key="speed", title=_("Speed, memory and files"), paragraphs=paragraphs, blocks=blocks)
 
 
 def checks_section(review: Review, _: Translate) -> Section:
     """Robustness and stability, where they were measured."""
-    told: list[str] = []
+    paragraphs: list[str] = []
     blocks: list[Block] = []
     robustness = review.chosen.added.get("robustness")
     if robustness is not None:
@@ -292,7 +292,7 @@ def checks_section(review: Review, _: Translate) -> Section:
         blocks.append(Chart(key="robustness-chart", title=title, figure=figure))
         blocks.append(Table(key="robustness", title="", header=header, rows=rows, numeric=1))
     else:
-        told.append(_("Robustness was not measured."))
+        paragraphs.append(_("Robustness was not measured."))
     stability = review.chosen.added.get("stability")
     if stability is not None:
         names = stability_labels(_)
@@ -311,18 +311,18 @@ def checks_section(review: Review, _: Translate) -> Section:
             Table(key="stability", title=_("Stability in operation"), header=header, rows=rows, marks=marks)
         )
     else:
-        told.append(_("Stability in operation was not measured."))
-    return Section(key="checks", title=_("Robustness and stability"), paragraphs=told, blocks=blocks)
+        paragraphs.append(_("Stability in operation was not measured."))
+    return Section(key="checks", title=_("Robustness and stability"), paragraphs=paragraphs, blocks=blocks)
 
 
 def _stability_detail(row: Mapping[str, Any], _: Translate) -> str:
     """What was found: numbers and faults as they are, what is wanted in a sentence."""
-    wanted = {
+    texts = {
         "restart": _("The answer is the same as before."),
         "damaged": _("Refused, since its SHA-256 does not agree."),
         "fall_back": _("The original answered in its place."),
     }
-    return wanted.get(row["check"], row["detail"]) if row["passed"] else str(row["detail"])
+    return texts.get(row["check"], row["detail"]) if row["passed"] else str(row["detail"])
 
 
 def stability_labels(_: Translate) -> dict[str, str]:

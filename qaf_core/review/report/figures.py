@@ -123,7 +123,7 @@ def confusion_figure(changes: Changes, _: Translate) -> go.Figure | None:
 def _heatmap(cells: NDArray[np.int64], names: Sequence[str], signed: bool) -> go.Heatmap:
     """Counts in a square; the diagonal of a difference is good where it grows, so colours tell signs only."""
     most = max(1, int(abs(cells).max()))
-    wanted = "+d" if signed else "d"
+    form = "+d" if signed else "d"
     scale = [[0, "#0072B2"], [0.5, GROUND], [1, "#D55E00"]] if signed else [[0, GROUND], [1, "#0072B2"]]
     return go.Heatmap(
         z=cells.tolist(),
@@ -132,18 +132,18 @@ def _heatmap(cells: NDArray[np.int64], names: Sequence[str], signed: bool) -> go
         zmin=-most if signed else 0,
         zmax=most,
         colorscale=scale,
-        text=[[format(cell, wanted) if cell else "" for cell in row] for row in cells.tolist()],
+        text=[[format(cell, form) if cell else "" for cell in row] for row in cells.tolist()],
         texttemplate="%{text}",
         showscale=False,
         xgap=1,
         ygap=1,
-        hovertemplate="%{y} → %{x}: %{z:" + wanted + "}<extra></extra>",
+        hovertemplate="%{y} → %{x}: %{z:" + form + "}<extra></extra>",
     )
 
 
-def robustness_figure(told: Mapping[str, Any], names: Mapping[str, str], _: Translate) -> go.Figure:
+def robustness_figure(result: Mapping[str, Any], names: Mapping[str, str], _: Translate) -> go.Figure:
     """The score of both networks at five severities of each disturbance."""
-    rows = told["disturbances"]
+    rows = result["disturbances"]
     figure = make_subplots(
         cols=len(rows), shared_yaxes=True, horizontal_spacing=0.02,
         subplot_titles=[_two_lines(names[name], 14) for name in rows],
@@ -185,15 +185,15 @@ def reliability_figure(both: tuple[Reliability, Reliability], _: Translate) -> g
             hoverinfo="skip",
         )
     )
-    for told, name, mark in (
+    for curve, name, mark in (
         (both[0], _("Original"), palette.ORIGINAL_MARK),
         (both[1], _("Compressed"), palette.METHOD_MARKS["joint"]),
     ):
-        filled = [place for place, count in enumerate(told.counts) if count]
+        filled = [place for place, count in enumerate(curve.counts) if count]
         figure.add_trace(
             go.Scatter(
-                x=[100 * told.confidence[place] for place in filled],
-                y=[100 * told.accuracy[place] for place in filled],
+                x=[100 * curve.confidence[place] for place in filled],
+                y=[100 * curve.accuracy[place] for place in filled],
                 mode="lines+markers",
                 name=name,
                 line={"color": mark.light},

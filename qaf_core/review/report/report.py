@@ -76,9 +76,9 @@ def write_evidence(store: Store, review: Review, path: Path) -> None:
     Raises:
         WorkspaceError: If the file cannot be written.
     """
-    told = to_json(review)
-    extra = {"report.json": json.dumps(told, indent=1, ensure_ascii=False).encode()}
-    for table in told["tables"]:
+    document = to_json(review)
+    extra = {"report.json": json.dumps(document, indent=1, ensure_ascii=False).encode()}
+    for table in document["tables"]:
         extra[f"tables/{table['key']}.csv"] = _csv([table["header"], *table["rows"]]).encode("utf-8-sig")
     if review.pictures:
         pictures = json.dumps({str(place): address for place, address in review.pictures.items()})
@@ -155,7 +155,7 @@ def _font() -> str:
 
 def find_browser() -> str | None:
     """The path of a Chromium; None where there is none."""
-    return next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
 def print_pdf(page: bytes) -> bytes:

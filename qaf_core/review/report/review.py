@@ -183,11 +183,11 @@ def _same_images(one: Evidence, other: Evidence) -> bool:
     """Whether two runs were measured on the same images: by their content where both kept the answers."""
     if one.predictions is not None and other.predictions is not None:
         return one.predictions.data_sha256 == other.predictions.data_sha256
-    asked = [
+    keys = [
         (run.record.request.data, run.record.request.images, run.after.n, run.after.metric)
         for run in (one, other)
     ]
-    return asked[0] == asked[1]
+    return keys[0] == keys[1]
 
 
 def network_costs(run: Evidence) -> NetworkCosts:
@@ -214,14 +214,14 @@ JOULES_FROM = MODELLED
 
 
 def _digests(store: Store, runs: Sequence[Evidence]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     with contextlib.suppress(QafError, OSError):  # the model may be gone since; its runs are not
         weights = source_of(runs[0].record.request, store.workspace).weights
         if weights is not None:
-            found[f"weights: {weights.name}"] = sha256_of(weights)
+            digests[f"weights: {weights.name}"] = sha256_of(weights)
     if runs[0].predictions is not None:
-        found["data: images and targets"] = runs[0].predictions.data_sha256
+        digests["data: images and targets"] = runs[0].predictions.data_sha256
     for run in runs:
         for name, path in deployable_files(store.run_folder(run.run_id)).items():
-            found[f"{run.run_id}: {name}"] = sha256_of(path)
-    return found
+            digests[f"{run.run_id}: {name}"] = sha256_of(path)
+    return digests

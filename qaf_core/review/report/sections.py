@@ -9,7 +9,7 @@ from typing import Any
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.deploy.runtime.speed_report import SpeedReport
 from qaf_core.review.charts import method_label
-from qaf_core.review.decision.criteria import tell_changes
+from qaf_core.review.decision.criteria import describe_changes
 from qaf_core.review.decision.evidence import Evidence
 from qaf_core.review.decision.verdict import CriterionVerdict
 from qaf_core.review.metrics import metric_label
@@ -74,39 +74,41 @@ def criteria_section(review: Review, _: Translate) -> Section:
 
 
 def _criterion_cells(row: CriterionVerdict, labels: Mapping[str, str], _: Translate) -> list[str]:
-    told = row.criterion
+    criterion = row.criterion
     measured = row.value is not None
     interval = row.low is not None and row.high is not None and row.low != row.high
-    sign = "≥" if told.at_least else "≤"
+    sign = "≥" if criterion.at_least else "≤"
     status = labels[row.status]
     if row.more is not None:
         status += " " + _("(about {more} more)").format(more=f"{row.more:,}")
     return [
-        told.title().text(_),
-        f"{sign} {told.text(told.limit).text(_)}",
-        told.text(row.value or 0.0).text(_) if measured else MISSING,
+        criterion.title().text(_),
+        f"{sign} {criterion.text(criterion.limit).text(_)}",
+        criterion.text(row.value or 0.0).text(_) if measured else MISSING,
         _criterion_interval(row, _) if interval else MISSING,
         f"{row.n:,}" if row.n else MISSING,
         status,
-        ", ".join(part for part in (told.source, told.owner) if part) or MISSING,
+        ", ".join(part for part in (criterion.source, criterion.owner) if part) or MISSING,
     ]
 
 
 def _criterion_interval(row: CriterionVerdict, _: Translate) -> str:
     """Both ends; of shares the bare numbers, since the unit stands beside them."""
 
-    def told(end: float) -> str:
+    def end_text(end: float) -> str:
         if row.criterion.unit == "fraction":
             return decimal_text(100 * end, 2)
         return row.criterion.text(end).text(_)
 
     low = row.low or 0.0
-    return between(told(low if row.criterion.unit == "fraction" else max(0.0, low)), told(row.high or 0.0), _)
+    return between(
+        end_text(low if row.criterion.unit == "fraction" else max(0.0, low)), end_text(row.high or 0.0), _
+    )
 
 
 def _criteria_history(review: Review, _: Translate) -> list[str]:
     """When the criteria were set, and whether that was before the result was known."""
-    told = []
+    lines = []
     finished = review.runs[0].record.finished_at or float("inf")
     for place, row in enumerate(review.criteria_sets):
         when = date_text(row.set_at)
@@ -117,9 +119,9 @@ def _criteria_history(review: Review, _: Translate) -> list[str]:
                 if late
                 else _("Criteria set on {date}, before the result was known.")
             )
-            told.append(text.format(date=when))
+            lines.append(text.format(date=when))
             continue
-        what = "; ".join(change.text(_) for change in tell_changes(review.criteria_sets[place - 1], row))
+        what = "; ".join(change.text(_) for change in describe_changes(review.criteria_sets[place - 1], row))
         if not what:  # only their order
             continue
         text = (
@@ -127,8 +129,8 @@ def _criteria_history(review: Review, _: Translate) -> list[str]:
             if late
             else _("Changed on {date}, before the result was known: {what}.")
         )
-        told.append(text.format(date=when, what=what))
-    return told
+        lines.append(text.format(date=when, what=what))
+    return lines
 
 
 def date_text(seconds: float | None) -> str:
@@ -153,7 +155,7 @@ def run_rows(runs: Sequence[Evidence], _: Translate) -> list[list[str]]:
     """What runs came to: a title, the original's cell, and a cell for each run."""
     before, cost = runs[0].before, runs[0].costs[0]
     records = [run.record for run in runs]
-    told = [run.after.agreement for run in runs]
+    shares = [run.after.agreement for run in runs]
     return [
         [_("Method"), "", *(method_label(record.method, _) for record in records)],
         [
@@ -169,7 +171,7 @@ def run_rows(runs: Sequence[Evidence], _: Translate) -> list[list[str]]:
         [
             _("Same answer as the original"),
             "",
-            *(MISSING if share is None else percent_text(share) for share in told),
+            *(MISSING if share is None else percent_text(share) for share in shares),
         ],
         [_("File to deploy"), size_text(cost.size_bytes), *(size_text(run.size_bytes) for run in runs)],
         [
@@ -203,10 +205,10 @@ def change_text(drop: float | None, interval: tuple[float, float] | None, _: Tra
 def _times_row(runs: Sequence[Evidence], _: Translate) -> list[str]:
     """Times of the one machine on which most runs were timed: those of others say nothing beside them."""
     timed = [{_machine(row): row.latencies for row in run.timings} for run in runs]
-    found = [machine for row in timed for machine, times in row.items() if _COMPRESSED in times]
-    if not found:
+    machines = [machine for row in timed for machine, times in row.items() if _COMPRESSED in times]
+    if not machines:
         return [_("Time of one inference"), MISSING, *(MISSING for _run in runs)]
-    machine = max(found, key=found.count)
+    machine = max(machines, key=machines.count)
 
     def time_of(row: Mapping[Any, Any], model: str) -> str:
         if model in row.get(machine, {}):

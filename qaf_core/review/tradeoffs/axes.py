@@ -97,10 +97,10 @@ def box_target(sides: Mapping[str, tuple[float, float]]) -> tuple[Condition, ...
 
 
 def _read_condition(part: str) -> Condition:
-    found = _CONDITION.fullmatch(part)
-    unit = found["unit"] if found else ""
+    match = _CONDITION.fullmatch(part)
+    unit = match["unit"] if match else ""
     known = _UNITS.get(unit) or _UNITS.get(unit.lower())
-    if found is None or known is None:
+    if match is None or known is None:
         raise QafError(
             "this part of the target cannot be read",
             got=part,
@@ -108,19 +108,19 @@ def _read_condition(part: str) -> Condition:
             remedy="units: %, points, kB, MB, ms, mJ, GBOPs; write deployed or memory beside other bytes",
         )
     axis, factor = known
-    words = f"{found['before']} {found['after']}".lower()
+    words = f"{match['before']} {match['after']}".lower()
     if axis == SIZE:
         axis = next((other for other, marks in _OF.items() if any(mark in words for mark in marks)), SIZE)
-    floor = axis == VALUE if not found["sign"] else found["sign"] in (">", ">=", "≥")
-    if not found["sign"] and ("以上" in words or "以下" in words):
+    floor = axis == VALUE if not match["sign"] else match["sign"] in (">", ">=", "≥")
+    if not match["sign"] and ("以上" in words or "以下" in words):
         floor = "以上" in words
-    return Condition(axis=axis, at_least=floor, limit=float(found["number"]) * factor)
+    return Condition(axis=axis, at_least=floor, limit=float(match["number"]) * factor)
 
 
 def passes(row: Judged, target: Sequence[Condition]) -> bool | None:
     """Whether a run keeps to all of a target; None where only what was not measured stands against it."""
-    told = [condition.holds(row) for condition in target]
-    return False if False in told else None if None in told else True
+    holds = [condition.holds(row) for condition in target]
+    return False if False in holds else None if None in holds else True
 
 
 def axis_label(axis: str, metric: str | None, _: Translate = untranslated) -> str:

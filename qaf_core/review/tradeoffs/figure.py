@@ -131,8 +131,8 @@ def _run_trace(
     mark = palette.ORIGINAL_MARK if original else palette.method_mark(method)
     colour, floor = mark.colour(view.dark), (view.floor or 0.0) if view.upwards == VALUE else -math.inf
     below = [getattr(p, view.upwards) < floor for p in points]
-    told = dict.fromkeys((SIZE, BOPS, view.across, view.upwards))
-    labels = {axis: axis_label(axis, None, _) for axis in told if axis != VALUE}
+    axes = dict.fromkeys((SIZE, BOPS, view.across, view.upwards))
+    labels = {axis: axis_label(axis, None, _) for axis in axes if axis != VALUE}
     errors = {
         f"error_{letter}": _intervals(points, below, colour)
         for letter, axis in (("x", view.across), ("y", view.upwards))
@@ -199,11 +199,11 @@ def _add_target(figure: go.Figure, view: View) -> None:
     box: dict[str, Any] = {"x0": 0, "x1": 1, "y0": 0, "y1": 1, "xref": "x domain", "yref": "y domain"}
     limited = False
     for letter, axis in (("x", view.across), ("y", view.upwards)):
-        told = [condition for condition in view.target if condition.axis == axis]
-        if told:
+        conditions = [condition for condition in view.target if condition.axis == axis]
+        if conditions:
             limited = True
             box[f"{letter}ref"] = letter
-            box[f"{letter}0"], box[f"{letter}1"] = _reach(figure, letter, axis, told)
+            box[f"{letter}0"], box[f"{letter}1"] = _reach(figure, letter, axis, conditions)
     if limited:
         colour = palette.METHOD_MARKS["sequential"].colour(view.dark)
         figure.add_shape(
@@ -216,15 +216,15 @@ def _add_target(figure: go.Figure, view: View) -> None:
         )
 
 
-def _reach(figure: go.Figure, letter: str, axis: str, told: Sequence[Condition]) -> tuple[float, float]:
+def _reach(figure: go.Figure, letter: str, axis: str, conditions: Sequence[Condition]) -> tuple[float, float]:
     """From where to where conditions leave an axis open, ends of the drawn range included."""
     values = [v for trace in figure.data for v in trace[letter] if v is not None]
-    limits = [_scale(axis, condition.limit) for condition in told]
+    limits = [_scale(axis, condition.limit) for condition in conditions]
     everything = [v for v in (*values, *limits) if v > 0] or [1.0]
     low, high = min(everything) / 10, max(everything) * 10
     if axis == VALUE:
         low, high = 0.0, 100.0
-    for condition, limit in zip(told, limits, strict=True):
+    for condition, limit in zip(conditions, limits, strict=True):
         low, high = (max(low, limit), high) if condition.at_least else (low, min(high, limit))
     return low, max(low, high)
 
@@ -299,7 +299,7 @@ def parallel_figure(
     ink = "#E6EBF2" if dark else "#18222F"
     figure = go.Figure(
         go.Parcoords(
-            dimensions=[found for found in dimensions if found], line=line,
+            dimensions=[dimension for dimension in dimensions if dimension], line=line,
             labelfont={"color": ink, "size": 12}, tickfont={"color": ink, "size": 11},
             rangefont={"color": ink, "size": 10},
         )

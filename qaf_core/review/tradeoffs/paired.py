@@ -36,11 +36,11 @@ class Difference:
 
     def text(self, _: Translate = untranslated) -> str:
         """As ``−1.2 (−2.0 to −0.4)``: in points."""
-        told = points_text(self.value)
+        text = points_text(self.value)
         if self.low is None or self.high is None:
-            return told
+            return text
         ends = _("{low} to {high}").format(low=points_text(self.low), high=points_text(self.high))
-        return f"{told} ({ends})"
+        return f"{text} ({ends})"
 
     def sentence(self, _: Translate = untranslated) -> str:
         """What it means."""
@@ -59,13 +59,13 @@ def verdict_labels(_: Translate = untranslated) -> dict[str, str]:
 
 def against_original(rows: Sequence[RunRow]) -> dict[str, Difference]:
     """By run, as it was measured when the run ended."""
-    found = {}
+    differences = {}
     for row in rows:
         if row.drop is not None:
             low = None if row.drop_high is None else -row.drop_high
             high = None if row.drop_low is None else -row.drop_low
-            found[row.id] = Difference(value=-row.drop, low=low, high=high)
-    return found
+            differences[row.id] = Difference(value=-row.drop, low=low, high=high)
+    return differences
 
 
 def against_run(
@@ -78,16 +78,16 @@ def against_run(
         reference: What they are compared with.
         answers: Of classifiers, by run; without them a difference has no interval.
     """
-    found, base = {}, answers.get(reference.id)
+    differences, base = {}, answers.get(reference.id)
     for row in rows:
         if row.value is None or reference.value is None:
             continue
         own = answers.get(row.id)
         if base is None or own is None or (own.data, own.n) != (base.data, base.n):
-            found[row.id] = Difference(value=row.value - reference.value)
+            differences[row.id] = Difference(value=row.value - reference.value)
             continue
         gained = int(np.bitwise_count(own.right & ~base.right).sum())
         lost = int(np.bitwise_count(base.right & ~own.right).sum())
         low, high = paired_interval(gained, lost, own.n)
-        found[row.id] = Difference(value=(gained - lost) / own.n, low=float(low), high=float(high))
-    return found
+        differences[row.id] = Difference(value=(gained - lost) / own.n, low=float(low), high=float(high))
+    return differences

@@ -43,11 +43,11 @@ def read_answers(store: Store, model: str, run_ids: Sequence[str]) -> Mapping[st
     )
     known: dict[str, tuple[Any, ...]] = {row[0]: row for row in rows}
     lacking = [run_id for run_id in run_ids if run_id not in known][:AT_ONCE]
-    made = [(run_id, *_read(store, run_id)) for run_id in lacking]
-    if made and not store.read_only:
+    fresh = [(run_id, *_read(store, run_id)) for run_id in lacking]
+    if fresh and not store.read_only:
         with store.transaction() as connection:
-            connection.executemany("INSERT OR REPLACE INTO answers VALUES (?,?,?,?)", made)
-    known |= {row[0]: row for row in made}
+            connection.executemany("INSERT OR REPLACE INTO answers VALUES (?,?,?,?)", fresh)
+    known |= {row[0]: row for row in fresh}
     return {
         run_id: Answers(data=data, n=n, right=np.frombuffer(bits, np.uint8))
         for run_id in run_ids

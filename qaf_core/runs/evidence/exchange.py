@@ -57,12 +57,12 @@ def pack_evidence(store: Store, run_ids: Sequence[str], path: Path, extra: Mappi
     Raises:
         WorkspaceError: If there is no such run, or the file cannot be written.
     """
-    told = []
+    entries = []
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for run_id in run_ids:
             record, folder = store.run(run_id), store.run_folder(run_id)
-            told.append(
+            entries.append(
                 {
                     "id": run_id,
                     "kind": record.kind,
@@ -78,7 +78,7 @@ def pack_evidence(store: Store, run_ids: Sequence[str], path: Path, extra: Mappi
                     archive.write(folder / name, f"runs/{run_id}/{name}")
         for name, content in extra.items():
             archive.writestr(name, content)
-        archive.writestr(MANIFEST, json.dumps({"format": FORMAT, "runs": told}, indent=1))
+        archive.writestr(MANIFEST, json.dumps({"format": FORMAT, "runs": entries}, indent=1))
     write_file(path, buffer.getvalue())
 
 
@@ -127,13 +127,13 @@ def list_evidence(path: Path) -> list[str]:
 
 def _read_manifest(archive: zipfile.ZipFile) -> list[dict[str, Any]]:
     try:
-        found = archive.getinfo(MANIFEST)
-        if found.file_size > LARGEST_MANIFEST_BYTES:
-            raise ValueError(f"{found.file_size:,} bytes")
-        told = json.loads(archive.read(MANIFEST))
-        if told["format"] != FORMAT:
-            raise ValueError(f"format {told['format']}")
-        runs = [_checked(run) for run in told["runs"]]
+        info = archive.getinfo(MANIFEST)
+        if info.file_size > LARGEST_MANIFEST_BYTES:
+            raise ValueError(f"{info.file_size:,} bytes")
+        manifest = json.loads(archive.read(MANIFEST))
+        if manifest["format"] != FORMAT:
+            raise ValueError(f"format {manifest['format']}")
+        runs = [_checked(run) for run in manifest["runs"]]
         if not 1 <= len(runs) <= MOST_RUNS or len({run["id"] for run in runs}) < len(runs):
             raise ValueError(f"{len(runs)} runs")
         return runs

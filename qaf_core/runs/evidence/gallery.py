@@ -57,11 +57,11 @@ def _read_pictures(
     images = load_evaluation_images(
         record.request, source_of(record.request, store.workspace), store.workspace
     )
-    wanted = [place for place in places if 0 <= place < len(images)]
-    pixels = images.read(wanted)
+    valid = [place for place in places if 0 <= place < len(images)]
+    pixels = images.read(valid)
     if paired is None or paired.task not in MARKED_TASKS:
-        return {place: image_address(picture) for place, picture in zip(wanted, pixels, strict=True)}
-    return {place: _both(paired, place, picture) for place, picture in zip(wanted, pixels, strict=True)}
+        return {place: image_address(picture) for place, picture in zip(valid, pixels, strict=True)}
+    return {place: _both(paired, place, picture) for place, picture in zip(valid, pixels, strict=True)}
 
 
 def _both(paired: PairedPredictions, place: int, pixels: NDArray[np.uint8]) -> str:

@@ -84,11 +84,11 @@ def load_predictions(
     task, total = find_task(run.source.task), 2 * len(run.images)
 
     def answers(network: nn.Module, before: int) -> Arrays:
-        def tell(done: int) -> None:
+        def report(done: int) -> None:
             message = say("Asking both networks again on {count:,} images", count=len(run.images))
             progress.step("evaluating", message, (before + done) / total)
 
-        return predict(task, network, to_batches(run.images, run.source, BATCH_SIZE), tell)
+        return predict(task, network, to_batches(run.images, run.source, BATCH_SIZE), report)
 
     original = find_predictions(
         store.workspace, run.original, run.source, run.images, lambda: answers(run.original, 0)
@@ -102,5 +102,5 @@ def load_predictions(
 
 def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
     """The job ``answers``."""
-    found = load_predictions(store, job.request.run, progress)
-    return {"run": job.request.run, "images": found.images, "data_sha256": found.data_sha256}
+    predictions = load_predictions(store, job.request.run, progress)
+    return {"run": job.request.run, "images": predictions.images, "data_sha256": predictions.data_sha256}

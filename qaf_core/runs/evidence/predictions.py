@@ -81,12 +81,12 @@ def keep_predictions(folder: Path, paired: PairedPredictions) -> None:
     arrays = {f"{part}/{key}": value for part in _PARTS for key, value in getattr(paired, part).items()}
     if sum(value.nbytes for value in arrays.values()) > LARGEST_BYTES:
         return
-    told = {
+    header = {
         "format": FORMAT, "task": paired.task, "classes": list(paired.classes), "images": paired.images,
         "data_sha256": paired.data_sha256,
     }  # fmt: skip
     buffer = io.BytesIO()
-    about = np.frombuffer(json.dumps(told).encode(), np.uint8)
+    about = np.frombuffer(json.dumps(header).encode(), np.uint8)
     np.savez_compressed(buffer, allow_pickle=False, about=about, **arrays)
     write_file(folder / FILE_NAME, buffer.getvalue())
 
@@ -102,19 +102,19 @@ def read_predictions(folder: Path) -> PairedPredictions | None:
         return None
     try:
         with np.load(path, allow_pickle=False) as archive:
-            told = json.loads(archive["about"].tobytes())
-            if told["format"] != FORMAT:
-                raise ValueError(f"format {told['format']}")
+            header = json.loads(archive["about"].tobytes())
+            if header["format"] != FORMAT:
+                raise ValueError(f"format {header['format']}")
             parts: dict[str, dict[str, NDArray[Any]]] = {part: {} for part in _PARTS}
             for name in archive.files:
                 part, _, key = name.partition("/")
                 if part in parts:
                     parts[part][key] = archive[name]
         return PairedPredictions(
-            task=str(told["task"]),
-            classes=tuple(map(str, told["classes"])),
-            images=str(told["images"]),
-            data_sha256=str(told["data_sha256"]),
+            task=str(header["task"]),
+            classes=tuple(map(str, header["classes"])),
+            images=str(header["images"]),
+            data_sha256=str(header["data_sha256"]),
             original=parts["original"],
             compressed=parts["compressed"],
             targets=parts["targets"],

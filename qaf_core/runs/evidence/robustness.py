@@ -51,13 +51,13 @@ def check_run_robustness(
     pair = Pair(
         task=find_task(run.source.task), source=run.source, original=run.original, compressed=run.compressed
     )
-    found = check_robustness(pair, spread_images(run.images, images), seed=seed, progress=progress)
-    told = {"format": FORMAT, "run_id": run_id, **found}
-    write_json(store.run_folder(run_id) / FILE_NAME, told, for_people=True)
-    return told
+    result = check_robustness(pair, spread_images(run.images, images), seed=seed, progress=progress)
+    record = {"format": FORMAT, "run_id": run_id, **result}
+    write_json(store.run_folder(run_id) / FILE_NAME, record, for_people=True)
+    return record
 
 
 def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
     """The job ``robustness``."""
-    asked: RobustnessRequest = job.request
-    return check_run_robustness(store, asked.run, images=asked.images, progress=progress)
+    request: RobustnessRequest = job.request
+    return check_run_robustness(store, request.run, images=request.images, progress=progress)

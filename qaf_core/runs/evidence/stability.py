@@ -62,7 +62,7 @@ def check_run_stability(
     if file not in models.paths:
         raise WorkspaceError("no such exported model", got=file, expected=", ".join(models.paths))
     progress.step("stability", say("Running {file} for {minutes:g} minutes", file=file, minutes=minutes))
-    found = check_stability(
+    result = check_stability(
         models.paths[file],
         models.paths[ModelFile.ORIGINAL],
         (1, *models.source.input_shape),
@@ -70,12 +70,14 @@ def check_run_stability(
         threads=threads,
         should_stop=progress.stopped,
     )
-    told = {"format": FORMAT, "run_id": run_id, "file": file, "minutes": minutes, **found}
-    write_json(store.run_folder(run_id) / FILE_NAME, told, for_people=True)
-    return told
+    record = {"format": FORMAT, "run_id": run_id, "file": file, "minutes": minutes, **result}
+    write_json(store.run_folder(run_id) / FILE_NAME, record, for_people=True)
+    return record
 
 
 def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
     """The job ``stability``."""
-    asked: StabilityRequest = job.request
-    return check_run_stability(store, asked.run, minutes=asked.minutes, file=asked.file, progress=progress)
+    request: StabilityRequest = job.request
+    return check_run_stability(
+        store, request.run, minutes=request.minutes, file=request.file, progress=progress
+    )

@@ -24,13 +24,13 @@ _FORMAT = "4"
 
 def predictions_key(model: nn.Module, source: ModelSource, images: ImageSet) -> str:
     """The digest of all that the predictions of ``model`` on ``images`` depend on."""
-    told = [_FORMAT, source.task, source.architecture, str(source.preprocessing), str(source.output)]
+    parts = [_FORMAT, source.task, source.architecture, str(source.preprocessing), str(source.output)]
     tensors = [
         part
         for name, tensor in sorted(model.state_dict().items())
         for part in ([name, *tensor.shape], np.ascontiguousarray(tensor.detach().cpu().numpy()).data)
     ]
-    return digest_of(told, *tensors, images.images.shape, b"".join(images.digests()))
+    return digest_of(parts, *tensors, images.images.shape, b"".join(images.digests()))
 
 
 def find_predictions(
@@ -39,13 +39,13 @@ def find_predictions(
     """The predictions of ``model`` on ``images`` kept in a workspace; where there are none, made and kept."""
     cache = ContentCache(workspace / "cache" / "baseline", ".npz")
     key = predictions_key(model, source, images)
-    found = cache.read(key, _read_arrays)
-    if found is None:
-        found = make()
+    predictions = cache.read(key, _read_arrays)
+    if predictions is None:
+        predictions = make()
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **found)
+        np.savez_compressed(buffer, allow_pickle=False, **predictions)
         cache.keep(key, buffer.getvalue())
-    return found
+    return predictions
 
 
 def _read_arrays(path: Path) -> Arrays:

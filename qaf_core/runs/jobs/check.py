@@ -65,46 +65,46 @@ def check_model(request: CheckRequest, workspace: Path, progress: Progress | Non
     images = load_images(chosen, source, split=split, limit=limit, cache=cache)
     network = build_model(source)
     macs = sum(row.macs for row in take_inventory(network, source.input_shape))
-    found = check_original(network, source, images, macs=macs, images=limit, on_batch=progress.check)
-    told = {
+    plausibility = check_original(network, source, images, macs=macs, images=limit, on_batch=progress.check)
+    report = {
         "model": request.model,
         "data": images.name,
-        "plausible": found.serious is None,
+        "plausible": plausibility.serious is None,
         "split": _SPLITS[split] if has_parts(chosen, cache) else "",
         "skipped": [asdict(image) for image in images.skipped[:MOST_SKIPPED_NAMED]],
         "skipped_count": len(images.skipped),
         "weights_note": source.weights_note,
-        **found.to_dict(),
+        **plausibility.to_dict(),
     }
     if request.preview:
-        told["preview"] = preview_predictions(network, source, images)
-    return told
+        report["preview"] = preview_predictions(network, source, images)
+    return report
 
 
 def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
     """The job ``check``: stores what was uploaded for it first, and tells where, under ``stored``."""
-    asked: CheckRequest = job.request
-    asked = _store_uploads(asked, store.workspace, progress)
-    found = check_model(asked, store.workspace, progress)
-    return {**found, "stored": {"weights": asked.weights, "data": asked.data}}
+    request: CheckRequest = job.request
+    request = _store_uploads(request, store.workspace, progress)
+    report = check_model(request, store.workspace, progress)
+    return {**report, "stored": {"weights": request.weights, "data": request.data}}
 
 
-def _store_uploads(asked: CheckRequest, workspace: Path, progress: Progress) -> CheckRequest:
+def _store_uploads(request: CheckRequest, workspace: Path, progress: Progress) -> CheckRequest:
     """Check and keep the uploads of a request; it then names what is kept."""
     try:
-        if (weights := asked.uploads.get("weights")) is not None:
+        if (weights := request.uploads.get("weights")) is not None:
             chunks = _chunks(Path(weights["path"]), progress)
-            asked = replace(asked, weights=str(add_weights(workspace, weights["name"], chunks)))
-        if (data := asked.uploads.get("data")) is not None:
+            request = replace(request, weights=str(add_weights(workspace, weights["name"], chunks)))
+        if (data := request.uploads.get("data")) is not None:
 
-            def tell(written: int, total: int) -> None:
+            def report(written: int, total: int) -> None:
                 progress.step("images", "Unpacking the images", written / max(1, total))
 
-            kept = add_archive(workspace, Path(data["path"]), data["name"], on_written=tell)
-            asked = replace(asked, data=str(kept))
-        return asked
+            kept = add_archive(workspace, Path(data["path"]), data["name"], on_written=report)
+            request = replace(request, data=str(kept))
+        return request
     finally:
-        for upload in asked.uploads.values():
+        for upload in request.uploads.values():
             Path(upload["path"]).unlink(missing_ok=True)
 
 
@@ -145,23 +145,23 @@ def checked(
         for name, values in (("labels", images.labels), *sorted(images.targets.items()))
         for part in ([name, str(values.dtype), *values.shape], values.tobytes())
     ]
-    asked = [_FORMAT, source.classes, source.accuracy, macs, predictions_key(model, source, images)]
-    cache, key = ContentCache(workspace / "cache" / "checks"), digest_of(asked, *targets)
-    found = cache.read(key, lambda path: from_plain(Plausibility, read_json(path)))
-    if found is None:
-        found = check_original(model, source, images, macs=macs, on_batch=on_batch)
-        cache.keep(key, found.to_dict())
-    return found
+    parts = [_FORMAT, source.classes, source.accuracy, macs, predictions_key(model, source, images)]
+    cache, key = ContentCache(workspace / "cache" / "checks"), digest_of(parts, *targets)
+    plausibility = cache.read(key, lambda path: from_plain(Plausibility, read_json(path)))
+    if plausibility is None:
+        plausibility = check_original(model, source, images, macs=macs, on_batch=on_batch)
+        cache.keep(key, plausibility.to_dict())
+    return plausibility
 
 
-def refuse_serious(found: Plausibility) -> None:
+def refuse_serious(plausibility: Plausibility) -> None:
     """Stop a run whose original is not what it should be.
 
     Raises:
         DataError: With the first serious finding and what to do about it.
     """
-    if found.serious is not None:
-        serious = found.serious
+    if plausibility.serious is not None:
+        serious = plausibility.serious
         sentence, remedy = (said_of(line, serious.said) for line in (serious.sentence, serious.remedy))
         raise DataError(
             sentence, remedy=say("{remedy} To compress it all the same, pass --no-check", remedy=remedy)

@@ -66,30 +66,30 @@ def _execute(store: Store, record: RunRecord, progress: Progress) -> dict[str, A
     progress.send(EVENT, **work.to_dict())
     checks = _check(store.workspace, record.request, subject, progress)
     make = _compress if record.request.finetune is None else finetune_parent
-    made = make(store, record, subject, progress)
+    outcome = make(store, record, subject, progress)
     progress.stage("saving", "Saving the packed model")
     path = store.run_folder(record.id) / PACKED_NAME
     anew = _build_anew(subject)
-    file_bytes = save_packed(path, made.model, subject.inventory, packed_card(record, subject), anew)
+    file_bytes = save_packed(path, outcome.model, subject.inventory, packed_card(record, subject), anew)
     # What is evaluated is the file, read back: so the accuracy is that of exactly these bytes.
     packed = load_packed(path, anew)
     began = progress.elapsed_seconds
     comparison = compare_networks(store, record, subject, packed, progress)
-    of_file = file_differs(made.model, packed, subject.calibration[:2])
-    notes = [*made.notes, *(note for note in (subject.source.weights_note, of_file) if note is not None)]
+    of_file = file_differs(outcome.model, packed, subject.calibration[:2])
+    notes = [*outcome.notes, *(note for note in (subject.source.weights_note, of_file) if note is not None)]
     comparison["data"]["warnings"] = [*comparison["data"]["warnings"], *map(str, notes)]
     comparison["data"]["said"] |= templates_of(*notes)
-    done = plan_done(subject.plan, [str(row["name"]) for row in made.layers])
+    done = plan_done(subject.plan, [str(row["name"]) for row in outcome.layers])
     return {
-        **result_header(record, made.status),
+        **result_header(record, outcome.status),
         **comparison,
         "checks": checks,
         "cost": plan_cost(subject.inventory, done).to_dict(),
         "baseline_cost": original_cost(subject.inventory).to_dict(),
-        "layers": list(made.layers),
-        **made.told,
+        "layers": list(outcome.layers),
+        **outcome.extra,
         "seconds": {
-            **made.seconds,
+            **outcome.seconds,
             "evaluate": progress.elapsed_seconds - began,
             "total": progress.elapsed_seconds,
         },
@@ -121,7 +121,7 @@ def _check(
     images = subject.images
     if images is None:
         images = load_evaluation_images(request, subject.source, workspace)
-    found = checked(
+    plausibility = checked(
         workspace,
         subject.model,
         subject.source,
@@ -129,8 +129,8 @@ def _check(
         macs=sum(row.macs for row in subject.inventory),
         on_batch=progress.check,
     )
-    refuse_serious(found)
-    return found.to_dict()
+    refuse_serious(plausibility)
+    return plausibility.to_dict()
 
 
 def _compress(store: Store, record: RunRecord, subject: Subject, progress: Progress) -> Made:

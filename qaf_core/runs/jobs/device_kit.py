@@ -158,16 +158,18 @@ def _fill(
 
 def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
     """The job ``device_kit``: a folder, or one zip in the run's folder of exports, its name as ``file``."""
-    asked: DeviceKitRequest = job.request
+    request: DeviceKitRequest = job.request
     progress.step("kit", "Writing the models, and their answers on this machine")
-    if asked.folder is not None:
-        manifest = write_kit(store, asked.run, Path(asked.folder), batch=asked.batch, target=asked.target)
-        return {**manifest, "folder": asked.folder}
-    exports = store.run_folder(asked.run) / EXPORTS_FOLDER
+    if request.folder is not None:
+        manifest = write_kit(
+            store, request.run, Path(request.folder), batch=request.batch, target=request.target
+        )
+        return {**manifest, "folder": request.folder}
+    exports = store.run_folder(request.run) / EXPORTS_FOLDER
     exports.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=exports) as temporary:
         folder = Path(temporary) / "device-kit"
-        write_kit(store, asked.run, folder, batch=asked.batch, target=asked.target)
+        write_kit(store, request.run, folder, batch=request.batch, target=request.target)
         progress.step("kit", "Packing the kit")
         packed = shutil.make_archive(str(Path(temporary) / "kit"), "zip", temporary, folder.name)
         for old in exports.glob("device-kit*.zip"):
@@ -225,14 +227,14 @@ def read_kit_result(store: Store, run_id: str, path: Path) -> SpeedReport:
         WorkspaceError: If the file is no such result, of another run or kit, or of another version.
     """
     record = store.run(run_id)
-    told = _read_result(path)
-    _check_origin(told, store.run_folder(record.id), record.id)
-    failed = _read_failed(told)
-    ratios = _read_ratios(told, failed)
-    others = told.get("others_share")  # kits of earlier versions do not tell
+    content = _read_result(path)
+    _check_origin(content, store.run_folder(record.id), record.id)
+    failed = _read_failed(content)
+    ratios = _read_ratios(content, failed)
+    others = content.get("others_share")  # kits of earlier versions do not tell
     if others is not None and not _is_share(others):
         raise _not_a_result(say("a damaged share of the processors"))
-    machine = _read_machine(told)
+    machine = _read_machine(content)
     report = SpeedReport.from_dict(
         {
             "schema_version": SCHEMA_VERSION,
@@ -240,15 +242,15 @@ def read_kit_result(store: Store, run_id: str, path: Path) -> SpeedReport:
             "source": DEVICE,
             "measured_at": time.time(),
             "threads": machine["threads"],
-            "batch": _read_count(told, "batch"),
-            "input_shape": _read_shape(told),
-            "latencies": _read_latencies(told, failed),
+            "batch": _read_count(content, "batch"),
+            "input_shape": _read_shape(content),
+            "latencies": _read_latencies(content, failed),
             "ratio_to_dense_int8": ratios.get(ModelFile.FAST),
             "ratios": ratios,
             "others_share": others,
-            "peak_memory_bytes": _read_memory(told),
-            "same_answers": _read_answers(told),
-            "compared_images": _read_count(told, "compared_images"),
+            "peak_memory_bytes": _read_memory(content),
+            "same_answers": _read_answers(content),
+            "compared_images": _read_count(content, "compared_images"),
             "failed": failed,
             "machine": machine,
         }
@@ -260,8 +262,8 @@ def _read_result(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > LARGEST_RESULT_BYTES:
             raise _not_a_result(say("a file that is too large"))
-        told = json.loads(path.read_text(encoding="utf-8"))
-        unchanged = isinstance(told, dict) and told.get("checksum") == measure_kit.result_checksum(told)
+        result = json.loads(path.read_text(encoding="utf-8"))
+        unchanged = isinstance(result, dict) and result.get("checksum") == measure_kit.result_checksum(result)
     except OSError as error:
         raise WorkspaceError(
             "the kit's result cannot be read",
@@ -270,12 +272,12 @@ def _read_result(path: Path) -> dict[str, Any]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise _not_a_result(say("a file that is not JSON")) from error
-    if not isinstance(told, dict) or "schema_version" not in told:
+    if not isinstance(result, dict) or "schema_version" not in result:
         raise _not_a_result(say("another JSON file"))
-    if told["schema_version"] != KIT_SCHEMA_VERSION or isinstance(told["schema_version"], bool):
+    if result["schema_version"] != KIT_SCHEMA_VERSION or isinstance(result["schema_version"], bool):
         raise WorkspaceError(
             "the kit's result has another version",
-            got=f"schema_version {told['schema_version']}",
+            got=f"schema_version {result['schema_version']}",
             expected=f"schema_version {KIT_SCHEMA_VERSION}",
             remedy="make the kit again and measure with it",
         )
@@ -283,14 +285,14 @@ def _read_result(path: Path) -> dict[str, Any]:
         raise WorkspaceError(
             "the kit's result was changed after it was measured", got=str(path), remedy="measure again"
         )
-    return told
+    return result
 
 
-def _check_origin(told: Mapping[str, Any], folder: Path, run_id: str) -> None:
-    if told.get("run_id") != run_id:
+def _check_origin(result: Mapping[str, Any], folder: Path, run_id: str) -> None:
+    if result.get("run_id") != run_id:
         raise WorkspaceError(
             "the kit's result is of another run",
-            got=told.get("run_id"),
+            got=result.get("run_id"),
             expected=run_id,
             remedy="name that run, or bring the result of this one",
         )
@@ -302,7 +304,7 @@ def _check_origin(told: Mapping[str, Any], folder: Path, run_id: str) -> None:
             got=run_id,
             remedy=say("qaf device-kit {run} --out DIR", run=run_id),
         )
-    if all(told.get("files") != manifest["files"] for manifest in kept):
+    if all(result.get("files") != manifest["files"] for manifest in kept):
         raise WorkspaceError(
             "the kit's result was measured with other files",
             got=say("checksums that differ from all kits of this run"),
@@ -310,16 +312,16 @@ def _check_origin(told: Mapping[str, Any], folder: Path, run_id: str) -> None:
         )
 
 
-def _read_failed(told: Mapping[str, Any]) -> dict[str, str]:
+def _read_failed(result: Mapping[str, Any]) -> dict[str, str]:
     """Models that did not run on the device, with the reason."""
-    failed = told.get("failed") or {}
+    failed = result.get("failed") or {}
     if not _is_by_model(failed) or not all(isinstance(reason, str) for reason in failed.values()):
         raise _not_a_result(say("a damaged list of models that failed"))
     return {name: escape_text(reason[:LONGEST_TEXT]) for name, reason in failed.items()}
 
 
-def _read_latencies(told: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    rows = told.get("latencies")
+def _read_latencies(result: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    rows = result.get("latencies")
     if not _is_by_model(rows) or not {*rows, *failed} >= COMPARED:
         raise _not_a_result(say("no latencies"))
     for name, row in rows.items():
@@ -332,13 +334,13 @@ def _read_latencies(told: Mapping[str, Any], failed: Mapping[str, str]) -> dict[
     return {name: {key: row[key] for key in LATENCY_FIELDS} for name, row in rows.items()}
 
 
-def _read_ratios(told: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, dict[str, float]]:
+def _read_ratios(result: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, dict[str, float]]:
     """Ratios to dense INT8 by model; none where that did not run."""
-    ratios, fields = told.get("ratios") or {}, ("value", "low", "high")
+    ratios, fields = result.get("ratios") or {}, ("value", "low", "high")
     if not _is_by_model(ratios):
         raise _not_a_result(say("damaged ratios"))
     if not COMPARED & set(failed):
-        ratios = {**ratios, ModelFile.FAST: told.get("ratio_to_dense_int8")}
+        ratios = {**ratios, ModelFile.FAST: result.get("ratio_to_dense_int8")}
     for name, ratio in ratios.items():
         if not isinstance(ratio, dict) or not all(_is_number(ratio.get(key)) for key in fields):
             raise _not_a_result(say("no ratio of {name} to dense INT8", name=name))
@@ -347,25 +349,25 @@ def _read_ratios(told: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str
     return {name: {key: ratio[key] for key in fields} for name, ratio in ratios.items()}
 
 
-def _read_answers(told: Mapping[str, Any]) -> dict[str, float]:
+def _read_answers(result: Mapping[str, Any]) -> dict[str, float]:
     """Share of the kit's images on which the device gives the answers of where the kit was made."""
-    same = told.get("same_answers") or {}
+    same = result.get("same_answers") or {}
     if not _is_by_model(same) or not all(map(_is_share, same.values())):
         raise _not_a_result(say("damaged shares of the same answers"))
     return dict(same)
 
 
-def _read_memory(told: Mapping[str, Any]) -> dict[str, int | None]:
+def _read_memory(result: Mapping[str, Any]) -> dict[str, int | None]:
     """Peak memory of one inference of each model; None where the device did not tell it."""
-    memory = told.get("peak_memory_bytes") or {}
+    memory = result.get("peak_memory_bytes") or {}
     if not _is_by_model(memory) or not all(size is None or _is_count(size) for size in memory.values()):
         raise _not_a_result(say("damaged sizes of memory"))
     return dict(memory)
 
 
-def _read_machine(told: Mapping[str, Any]) -> dict[str, Any]:
+def _read_machine(result: Mapping[str, Any]) -> dict[str, Any]:
     """The device, its texts as they may be shown."""
-    machine = told.get("machine")
+    machine = result.get("machine")
     if not isinstance(machine, dict) or not {"processor", "threads", "onnxruntime"} <= machine.keys():
         raise _not_a_result(say("no description of the device"))
     texts = {name: machine.get(name, "") for name in ("processor", "platform", "python", "onnxruntime")}
@@ -377,15 +379,15 @@ def _read_machine(told: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: escape_text(text[:LONGEST_TEXT]) for name, text in texts.items()}, **counts}
 
 
-def _read_shape(told: Mapping[str, Any]) -> list[int]:
-    shape = told.get("input_shape")
+def _read_shape(result: Mapping[str, Any]) -> list[int]:
+    shape = result.get("input_shape")
     if not isinstance(shape, list) or len(shape) != 3 or not all(map(_is_count, shape)):
         raise _not_a_result(say("a damaged input_shape"))
     return list(shape)
 
 
-def _read_count(told: Mapping[str, Any], name: str) -> int:
-    count = told.get(name)
+def _read_count(result: Mapping[str, Any], name: str) -> int:
+    count = result.get(name)
     if not _is_count(count):
         raise _not_a_result(say("a damaged number: {name}", name=name))
     return int(count)  # type: ignore[arg-type]
@@ -408,7 +410,7 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and 0 < value <= LARGEST_NUMBER
 
 
-def _not_a_result(found: Said) -> WorkspaceError:
+def _not_a_result(fault: Said) -> WorkspaceError:
     return WorkspaceError(
-        "this is not the result of a device kit", got=found, expected="the result.json that measure.py wrote"
+        "this is not the result of a device kit", got=fault, expected="the result.json that measure.py wrote"
     )

@@ -106,29 +106,29 @@ def export_run(
 
 def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
     """The job ``export``."""
-    asked: ExportRequest = job.request
-    path = Path(asked.path or store.run_folder(asked.run) / EXPORTS_FOLDER / asked.file_name)
-    told = export_run(
-        store, asked.run, path, format=asked.format, precision=asked.precision, target=asked.target,
-        force=asked.force, progress=progress,
+    request: ExportRequest = job.request
+    path = Path(request.path or store.run_folder(request.run) / EXPORTS_FOLDER / request.file_name)
+    report = export_run(
+        store, request.run, path, format=request.format, precision=request.precision, target=request.target,
+        force=request.force, progress=progress,
     ).to_dict()  # fmt: skip
-    if asked.path is None:
-        write_json(path.with_suffix(".json"), told)
-    return told
+    if request.path is None:
+        write_json(path.with_suffix(".json"), report)
+    return report
 
 
 def _export_packed(store: Store, record: RunRecord, packed: Path, path: Path, force: bool) -> ExportReport:
     began = time.monotonic()
     index = verify_packed(packed)
     content = packed.read_bytes()
-    promised = None if record.cost is None else record.cost.size_bytes
+    predicted = None if record.cost is None else record.cost.size_bytes
     checks = [
         Check(name="checksum", passed=True, detail="every byte is as it was written"),
         _opens(store, record, packed),
     ]
-    if promised is not None:
-        near = abs(promised - len(content)) <= SIZE_TOLERANCE * len(content)
-        detail = f"{len(content):,} bytes, {promised:,} promised"
+    if predicted is not None:
+        near = abs(predicted - len(content)) <= SIZE_TOLERANCE * len(content)
+        detail = f"{len(content):,} bytes, {predicted:,} promised"
         checks.append(Check(name="size as promised, within 1 %", passed=near, detail=detail))
     report = ExportReport(
         format=PACKED,
@@ -168,12 +168,12 @@ def _opens(store: Store, record: RunRecord, packed: Path) -> Check:
 
 def _widths(layers: list[list[object]]) -> dict[str, int]:
     """How many layers are packed at which bit-widths."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for _, _, _, bits, _ in layers:
         widths = bits if isinstance(bits, list) else [bits]
         kind = "float16" if widths == [FLOAT.bits] else "/".join(str(width) for width in widths) + " bits"
-        found[kind] = found.get(kind, 0) + 1
-    return found
+        counts[kind] = counts.get(kind, 0) + 1
+    return counts
 
 
 def _export_onnx(
@@ -196,7 +196,7 @@ def _export_onnx(
     progress.step(
         "exporting", say("Writing ONNX, and comparing both networks on {count:,} images", count=len(images))
     )
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "input_shape": source.input_shape,
         "images": (batch for batch, _ in to_batches(images, source, BATCH_SIZE)),
         "card": {**card, "run": record.id},
@@ -204,21 +204,23 @@ def _export_onnx(
         "force": force,
     }
     if precision == Precision.FAST:
-        return export_fast(model, path, calibration=range_images(record, source, store.workspace), **given)
+        return export_fast(
+            model, path, calibration=range_images(record, source, store.workspace), **arguments
+        )
     if calibration := _calibration(store, record, source, index["activation_bits"], precision):
         model = with_ranges(model, calibration)
-    return export_onnx(model, path, integer=precision == Precision.INT8, **given)
+    return export_onnx(model, path, integer=precision == Precision.INT8, **arguments)
 
 
 def _source_of(store: Store, record: RunRecord, packed: Path) -> ModelSource:
     """The run's model; its weights need no longer be there."""
-    request, told = record.request, describe_packed(packed)
+    request, card = record.request, describe_packed(packed)
     try:
         return source_of(request, store.workspace)
     except WeightsError:
         known = find_model(request.model, workspace=store.workspace)
-        same = len(known.classes) == len(told.classes)
-        return known if same else replace(known, classes=told.classes, default_data=None)
+        same = len(known.classes) == len(card.classes)
+        return known if same else replace(known, classes=card.classes, default_data=None)
 
 
 def _open(packed: Path, source: ModelSource) -> nn.Module:

@@ -105,9 +105,9 @@ def prepare_models(store: Store, run_id: str, *, target: str = THIS) -> RunModel
 
 def _read_stamp(stamp: Path, made_from: Mapping[str, object]) -> tuple[list[str], bool]:
     try:
-        told = read_json(stamp)
-        current = all(told[key] == value for key, value in made_from.items())
-        return (list(told["models"]), bool(told["any_batch"])) if current else ([], False)
+        content = read_json(stamp)
+        current = all(content[key] == value for key, value in made_from.items())
+        return (list(content["models"]), bool(content["any_batch"])) if current else ([], False)
     except (KeyError, TypeError):
         return [], False
 

@@ -58,14 +58,14 @@ def finetune_request(
 def finetuned_name(parent: RunRecord, options: FinetuneOptions) -> str:
     """What a fine-tuning is called: after its run, what is learnt and for how long at most."""
     limit = options.time_limit_seconds
-    told = f"fine-tuned: {options.trains}" + (f", {limit / 60:.3g} min" if limit else "")
-    return f"{parent.title[: LONGEST_NAME - len(told) - 2]}, {told}"
+    text = f"fine-tuned: {options.trains}" + (f", {limit / 60:.3g} min" if limit else "")
+    return f"{parent.title[: LONGEST_NAME - len(text) - 2]}, {text}"
 
 
-def read_finetune_options(told: dict[str, Any]) -> tuple[str, FinetuneOptions]:
+def read_finetune_options(data: dict[str, Any]) -> tuple[str, FinetuneOptions]:
     """The run to start from and the options, from ``RunRequest.finetune``."""
-    known = {key: told[key] for key in FinetuneOptions.__dataclass_fields__ if key in told}
-    return str(told.get("run")), FinetuneOptions(**known)
+    known = {key: data[key] for key in FinetuneOptions.__dataclass_fields__ if key in data}
+    return str(data.get("run")), FinetuneOptions(**known)
 
 
 def finetune_parent(store: Store, record: RunRecord, subject: Subject, progress: Progress) -> Made:
@@ -81,21 +81,21 @@ def finetune_parent(store: Store, record: RunRecord, subject: Subject, progress:
     from qaf_core.runs.jobs.inputs import Made
     from qaf_core.runs.jobs.training_images import load_training_images
 
-    asked = record.request.finetune or {}
-    parent_id, options = read_finetune_options(asked)
+    data = record.request.finetune or {}
+    parent_id, options = read_finetune_options(data)
     parent = store.run(parent_id)
     model = load_packed(store.packed_file(parent, _NOT_COMPRESSED), copy.deepcopy(subject.model))
     # As in the packed file, so that what the layers of both put out stands for the same.
     original = fold_batchnorm(subject.model, subject.inventory)
     images = load_training_images(record.request, subject, store.workspace, progress)
-    found = finetune_network(original, model, images, options, labels=images.labels, progress=progress)
+    result = finetune_network(original, model, images, options, labels=images.labels, progress=progress)
     rows = _keep_layers(store, record, parent, model, changed=options.trains == CODES)
     return Made(
         model=model,
         layers=rows,
-        status=RunStatus.CANCELLED if found.status == FinetuneStatus.CANCELLED else RunStatus.COMPLETED,
-        seconds={"finetune": found.seconds},
-        told={"finetune": {**asked, **asdict(found)}},
+        status=RunStatus.CANCELLED if result.status == FinetuneStatus.CANCELLED else RunStatus.COMPLETED,
+        seconds={"finetune": result.seconds},
+        extra={"finetune": {**data, **asdict(result)}},
         notes=images.notes,
     )
 

@@ -34,12 +34,12 @@ def load_run_images(
     Raises:
         DataError: If either cannot be found or read, or does not fit the model.
     """
-    given = request.data if request.calibration is None else request.calibration
+    data = request.data if request.calibration is None else request.calibration
     cache = workspace / "cache"
     if request.data == "builtin":
-        limit = CALIBRATION_IMAGES if given == "builtin" else CALIBRATION_IMAGES_GIVEN
+        limit = CALIBRATION_IMAGES if data == "builtin" else CALIBRATION_IMAGES_GIVEN
         calibration = load_images(
-            given, source, split="calibration", limit=limit, seed=request.seed, cache=cache, on_read=on_read
+            data, source, split="calibration", limit=limit, seed=request.seed, cache=cache, on_read=on_read
         )
         return calibration, None
     images, calibration = load_pair(
@@ -47,7 +47,7 @@ def load_run_images(
         request.calibration,
         source,
         evaluation_limit=request.images,
-        calibration_limit=CALIBRATION_IMAGES if given == "builtin" else CALIBRATION_IMAGES_GIVEN,
+        calibration_limit=CALIBRATION_IMAGES if data == "builtin" else CALIBRATION_IMAGES_GIVEN,
         seed=request.seed,
         cache=cache,
         on_read=on_read,

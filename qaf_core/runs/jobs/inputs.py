@@ -62,7 +62,7 @@ class Made:
         layers: A row per layer that was changed, as in ``RunRecord.layers``.
         status: ``completed`` or ``cancelled``.
         seconds: By stage.
-        told: What else belongs in the run's result.
+        extra: What else belongs in the run's result.
         notes: Sentences for people, shown with the run.
     """
 
@@ -70,7 +70,7 @@ class Made:
     layers: tuple[dict[str, Any], ...]
     status: RunStatus
     seconds: dict[str, float]
-    told: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
     notes: tuple[Said | str, ...] = ()
 
 
@@ -90,10 +90,10 @@ def load_subject(request: RunRequest, workspace: Path, progress: Progress) -> Su
     options = read_options(plan)
     progress.step("loading", "Loading images", 0.5)
 
-    def tell_read(done: int, total: int) -> None:
+    def report_read(done: int, total: int) -> None:
         progress.step("loading", say("Reading {total:,} images", total=total), done / total)
 
-    calibration, images = load_run_images(request, source, workspace, tell_read)
+    calibration, images = load_run_images(request, source, workspace, report_read)
     batches = [batch for batch, _ in to_batches(calibration, source, BATCH_SIZE)]
     # Outputs that are not the task's, or another size of images, show here and not after minutes of solving.
     predict(task, model, [(batches[0][:2], None)])

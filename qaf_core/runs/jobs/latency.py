@@ -80,21 +80,21 @@ def measure_run(
     progress.step("latency", "Writing the models", 0.0)
     models = prepare_models(store, run_id)
     models.check_batch(batch)
-    given = _timing_images(models.source.input_shape, batch)
+    inputs = _timing_images(models.source.input_shape, batch)
     progress.step("latency", "Timing the models side by side", 1 / 6)
     load = Load()
-    times = time_models(models.paths, given, threads=threads, rounds=rounds, seconds=seconds)
+    times = time_models(models.paths, inputs, threads=threads, rounds=rounds, seconds=seconds)
     compared = compare(times, load.others_share())
     progress.step("latency", "Timing their layers", 2 / 6)
     profiled: dict[str, Path] = {name: models.paths[name] for name in PROFILED}
     names = [info.name for info in models.inventory if info.planned]
     layers = compare_layers(
-        profile_layers(profiled, given, names, threads=threads), models.record.plan_row.get("layers", ())
+        profile_layers(profiled, inputs, names, threads=threads), models.record.plan_row.get("layers", ())
     )
     progress.step("latency", "Measuring their memory", 3 / 6)
-    memory = {n: measure_peak_memory(p, given, threads=threads) for n, p in models.paths.items()}
+    memory = {n: measure_peak_memory(p, inputs, threads=threads) for n, p in models.paths.items()}
     progress.step("latency", "Measuring their energy, where the processor tells it", 4 / 6)
-    energy = energy_per_run(open_runs(models.paths, given, threads=threads))
+    energy = energy_per_run(open_runs(models.paths, inputs, threads=threads))
     progress.step("latency", "Judging the INT8 models on evaluation images", 5 / 6)
     if images is None:
         seconds_each = sum(row["median_ms"] for row in compared["latencies"].values()) / 1e3 / batch
@@ -122,10 +122,10 @@ def measure_run(
 
 def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
     """The job ``latency``."""
-    asked: LatencyRequest = job.request
+    request: LatencyRequest = job.request
     return measure_run(
-        store, asked.run, threads=asked.threads, batch=asked.batch, seconds=asked.seconds,
-        images=asked.images, progress=progress,
+        store, request.run, threads=request.threads, batch=request.batch, seconds=request.seconds,
+        images=request.images, progress=progress,
     ).to_dict()  # fmt: skip
 
 
@@ -156,7 +156,7 @@ def judge_files(store: Store, models: RunModels, limit: int) -> dict[str, Any]:
     task, source = find_task(models.source.task), models.source
     chosen = spread_images(load_evaluation_images(models.record.request, source, store.workspace), limit)
     targets = task.collate(chosen)
-    found: dict[str, Any] = {}
+    losses: dict[str, Any] = {}
     answers: dict[str, Any] = {}
     for name in JUDGED:
         if name not in models.paths:
@@ -167,7 +167,7 @@ def judge_files(store: Store, models: RunModels, limit: int) -> dict[str, Any]:
         original = answers[ModelFile.ORIGINAL]
         measured = task.metric(predictions, targets, chosen.classes)
         drop, interval = task.compare(original, predictions, targets)
-        found[name] = {
+        losses[name] = {
             "metric": measured.metric,
             "value": measured.value,
             "n": measured.n,
@@ -178,8 +178,8 @@ def judge_files(store: Store, models: RunModels, limit: int) -> dict[str, Any]:
         }
     if ModelFile.EXACT in answers:
         agreement = task.agreement(answers[ModelFile.EXACT], answers[ModelFile.FAST])
-        found[ModelFile.FAST]["agreement_with_exact"] = agreement
-    return found
+        losses[ModelFile.FAST]["agreement_with_exact"] = agreement
+    return losses
 
 
 def spread_images(images: ImageSet, count: int) -> ImageSet:

@@ -59,9 +59,9 @@ def carry_out_inspection(store: Store, job: JobRecord, progress: Progress) -> di
 
 def carry_out_registering(store: Store, job: JobRecord, _progress: Progress) -> dict[str, Any]:
     """The job ``register``: adds a model to the workspace's list."""
-    asked = job.request
+    entry = job.request
     added = add_model(
-        store.workspace, model_id=asked.name, base=asked.model, weights=asked.weights, classes=asked.classes,
-        preprocessing=asked.preprocessing, data=asked.data,
+        store.workspace, model_id=entry.name, base=entry.model, weights=entry.weights, classes=entry.classes,
+        preprocessing=entry.preprocessing, data=entry.data,
     )  # fmt: skip
     return {"added": added.id}

@@ -70,8 +70,8 @@ def load_training_images(
     Raises:
         DataError: If there are none, they do not fit the model, or are those to evaluate on.
     """
-    asked = request.finetune or {}
-    data, labels = asked.get("data"), asked.get("labels")
+    finetune = request.finetune or {}
+    data, labels = finetune.get("data"), finetune.get("labels")
     if data is None and (request.data != BUILTIN or request.calibration is not None):
         if labels:
             raise DataError(
@@ -81,7 +81,7 @@ def load_training_images(
         return TrainingImages(pictures=subject.calibration_set, source=subject.source, labelled=False)
     data = BUILTIN if data is None else str(data)
 
-    def tell_read(done: int, total: int) -> None:
+    def report_read(done: int, total: int) -> None:
         progress.step("loading", say("Reading {total:,} images to learn from", total=total), done / total)
 
     source, cache = subject.source, workspace / "cache"
@@ -98,7 +98,7 @@ def load_training_images(
         limit=None if data == BUILTIN else most,
         seed=1,
         cache=cache,
-        on_read=tell_read,
+        on_read=report_read,
     )
     if data == BUILTIN:
         return TrainingImages(pictures=pictures, source=source, labelled=labelled)

@@ -117,10 +117,10 @@ class Database:
 
     def _identity(self) -> tuple[int, int] | None:
         try:
-            found = self.path.stat()
+            status = self.path.stat()
         except OSError:
             return None
-        return found.st_dev, found.st_ino
+        return status.st_dev, status.st_ino
 
     def _copy_of(self, database: Path) -> Path:
         """The run store with what is not merged into it yet: SQLite opens no such file it cannot write."""

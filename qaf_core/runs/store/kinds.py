@@ -127,13 +127,13 @@ def digest_request(request: JobRequest, workspace: Path) -> str:
 
 def _stamps(request: JobRequest, workspace: Path) -> Iterator[Any]:
     """Sizes and times of the files a request names, and what its model is registered as."""
-    asked = vars(request)
-    if "run" in asked:
-        yield _stamp(workspace / "runs" / asked["run"] / PACKED_NAME)
-    entry = read_settings(workspace).model(asked["model"]) if "model" in asked else None
+    fields = vars(request)
+    if "run" in fields:
+        yield _stamp(workspace / "runs" / fields["run"] / PACKED_NAME)
+    entry = read_settings(workspace).model(fields["model"]) if "model" in fields else None
     yield None if entry is None else repr(entry)
-    for name in sorted(asked.keys() & {"weights", "classes", "data", "calibration"}):
-        text = asked[name] or getattr(entry, name, None)
+    for name in sorted(fields.keys() & {"weights", "classes", "data", "calibration"}):
+        text = fields[name] or getattr(entry, name, None)
         if isinstance(text, str):
             files = (Path(text.partition("#")[0]),) if name in ("weights", "classes") else _files(text)
             yield from map(_stamp, files)
@@ -156,10 +156,10 @@ def _files(data: str) -> Iterator[Path]:
 
 def _stamp(path: Path) -> list[Any] | None:
     try:
-        found = path.expanduser().stat()
+        status = path.expanduser().stat()
     except (OSError, RuntimeError, ValueError):  # no such file, an unknown ~user, a null character
         return None
-    return [str(path), found.st_size, found.st_mtime_ns]
+    return [str(path), status.st_size, status.st_mtime_ns]
 
 
 @functools.cache

@@ -98,11 +98,11 @@ class Queue(Database):
         rows = self.rows(f"SELECT {COLUMNS} FROM runs WHERE {where} ORDER BY created_at DESC LIMIT 1", values)
         if not rows:
             return None
-        told = self.rows(
+        stages = self.rows(
             "SELECT data FROM events WHERE run_id = ? AND kind = 'stage' ORDER BY seq DESC LIMIT 1",
             (rows[0][0],),
         )
-        return JobRecord(**job_fields(rows[0], JOB), stage=object_in(told[0][0]) if told else {})
+        return JobRecord(**job_fields(rows[0], JOB), stage=object_in(stages[0][0]) if stages else {})
 
     def count_ahead(self, job_id: str) -> int:
         """How many jobs of its lane come before a queued one."""
@@ -254,11 +254,11 @@ class Queue(Database):
         """
         if self.read_only:
             return ()
-        held = self.rows(
+        holders = self.rows(
             "SELECT id, kind, pid, pid_token FROM runs WHERE status = ? OR (status = ? AND pid IS NOT NULL)",
             (RunStatus.RUNNING, RunStatus.QUEUED),
         )
-        dead = {str(row_id): kind for row_id, kind, pid, token in held if not is_alive(pid, token)}
+        dead = {str(row_id): kind for row_id, kind, pid, token in holders if not is_alive(pid, token)}
         for row_id, kind in dead.items():
             what = RUN if kind in RUN_KINDS else JOB
             self.finish(
@@ -384,7 +384,7 @@ def job_fields(row: tuple[Any, ...], what: Said, layers: Sequence[str] = ()) -> 
 def object_in(text: Any) -> dict[str, Any]:
     """The JSON object that a text holds; an empty one where it holds none."""
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, TypeError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}

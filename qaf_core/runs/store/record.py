@@ -210,8 +210,8 @@ class RunRecord(JobRecord):
         return plan_done(self.plan, [row.name for row in self.layers]) if self.is_partial else self.plan
 
     def _part(self, key: str, kind: type[Part]) -> Part | None:
-        told = self.result.get(key)
+        value = self.result.get(key)
         try:
-            return from_plain(kind, told) if told else None
+            return from_plain(kind, value) if value else None
         except (TypeError, ValueError):
             return None

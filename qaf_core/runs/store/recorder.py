@@ -18,13 +18,13 @@ def record_progress(store: Store, run_id: str, progress: Progress | None = None)
         run_id: The run.
         progress: Told and asked too; None for nobody.
     """
-    asked_at, stop = -STOP_POLL_SECONDS, False
+    polled_at, stop = -STOP_POLL_SECONDS, False
 
     def cancelled() -> bool:
-        nonlocal asked_at, stop
+        nonlocal polled_at, stop
         now = time.monotonic()
-        if not stop and now - asked_at >= STOP_POLL_SECONDS:
-            asked_at, stop = now, store.cancel_requested(run_id)
+        if not stop and now - polled_at >= STOP_POLL_SECONDS:
+            polled_at, stop = now, store.cancel_requested(run_id)
         return stop
 
     recorded = (progress or Progress()).with_stop(cancelled)

@@ -58,8 +58,8 @@ def check_run(run: RunRecord) -> None:
     if not _ID.fullmatch(run.id):
         raise ValueError("its id is none")
     for key in ("cost", "baseline_cost"):
-        told = run.result.get(key) or {}
-        values = [told[name] for name in ("size_bytes", "bops") if name in told]
+        part = run.result.get(key) or {}
+        values = [part[name] for name in ("size_bytes", "bops") if name in part]
         if not all(_is_number(value) and value > 0 for value in values):
             raise ValueError(f"{key} holds what is no number above 0")
     for evaluation in filter(None, (run.baseline, run.compressed)):

@@ -203,9 +203,9 @@ class Store(Queue):
         query = "SELECT seq, kind, layer, data, elapsed_seconds FROM events WHERE run_id = ? AND seq > ?"
         values: list[Any] = [run_id, seq]
         if kinds is not None:
-            wanted = tuple(kinds)
-            query += f" AND kind IN ({','.join('?' * len(wanted))})"
-            values += wanted
+            names = tuple(kinds)
+            query += f" AND kind IN ({','.join('?' * len(names))})"
+            values += names
         if layer is not None:
             query += " AND layer = ?"
             values.append(layer)
@@ -221,15 +221,15 @@ class Store(Queue):
 
     def stage_starts(self, run_ids: Sequence[str]) -> dict[str, dict[str, float]]:
         """When each stage of some runs began, in seconds since the run did."""
-        found: dict[str, dict[str, float]] = {}
+        starts: dict[str, dict[str, float]] = {}
         marks = ",".join("?" * len(run_ids))
         for run_id, stage, began in self.rows(
             "SELECT run_id, json_extract(data, '$.stage') AS stage, MIN(elapsed_seconds) FROM events"
             f" WHERE kind = 'stage' AND json_valid(data) AND run_id IN ({marks}) GROUP BY run_id, stage",
             run_ids,
         ):
-            found.setdefault(run_id, {})[str(stage)] = began
-        return found
+            starts.setdefault(run_id, {})[str(stage)] = began
+        return starts
 
 
 def _read_run(row: tuple[Any, ...], layers: list[str]) -> RunRecord:

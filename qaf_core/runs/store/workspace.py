@@ -68,6 +68,6 @@ def _close_to_others(folder: Path) -> None:
 
 def _close(path: Path) -> None:
     with contextlib.suppress(OSError):
-        found = path.lstat()
-        if found.st_uid == os.getuid() and found.st_mode & 0o077 and not path.is_symlink():
-            path.chmod(found.st_mode & 0o700)
+        status = path.lstat()
+        if status.st_uid == os.getuid() and status.st_mode & 0o077 and not path.is_symlink():
+            path.chmod(status.st_mode & 0o700)

@@ -130,9 +130,9 @@ def execute_in_turn(
         return _carry_out(store, job, progress or Progress())
     try:
         while store.claim_next(pid, own=job_id) is None:
-            held = store.job(job_id)
+            record = store.job(job_id)
             stopped = progress is not None and progress.stopped()
-            if stopped or held is None or held.status != RunStatus.QUEUED:
+            if stopped or record is None or record.status != RunStatus.QUEUED:
                 raise RunCancelled
             if not waits:
                 waits = True
@@ -175,7 +175,7 @@ def _keep_traceback(store: Store, job_id: str, error: Exception) -> QafError:
         write_file(path, "".join(traceback.format_exception(error)).encode())
     except QafError:
         return QafError(say("Internal error: {kind}: {summary}", kind=kind, summary=summary))
-    told = say(
+    sentence = say(
         "Internal error: {kind}: {summary}. Details are in {path}", kind=kind, summary=summary, path=str(path)
     )
-    return QafError(told)
+    return QafError(sentence)

@@ -121,21 +121,21 @@ class Supervisor:
     def _tend(self) -> None:
         for lane in PLACES:
             self._collect_ended(lane)
-            self._start_wanted(lane)
+            self._start_missing(lane)
         self._store.mark_interrupted()
 
-    def _start_wanted(self, lane: str) -> None:
+    def _start_missing(self, lane: str) -> None:
         """Start the worker that is to stand by, or one for a job that waits unless it is on its way."""
         workers, states = self._workers[lane], self._store.worker_states()
         at_work = sum(bool(self._store.running_of(worker.pid)) for worker in workers)
         if at_work or lane not in self._problems or any(states.get(w.pid) == "ready" for w in workers):
-            self._tell_problem(lane, None)
+            self._report_problem(lane, None)
             self._retry_seconds[lane] = FIRST_RETRY_SECONDS
         on_way = len(workers) - at_work
         if lane == HEAVY and on_way:
             self._next_start[lane] = time.monotonic() + STANDBY_DELAY_SECONDS
-        wanted = 1 if lane == HEAVY else min(self._store.count_queued(lane), PLACES[lane] - at_work)
-        if on_way < wanted and time.monotonic() >= self._next_start[lane]:
+        needed = 1 if lane == HEAVY else min(self._store.count_queued(lane), PLACES[lane] - at_work)
+        if on_way < needed and time.monotonic() >= self._next_start[lane]:
             workers.append(start_worker(self.workspace, lane))
 
     def _collect_ended(self, lane: str) -> None:
@@ -144,13 +144,13 @@ class Supervisor:
             self._store.remove_worker(worker.pid)
             failed, retry = worker.returncode != 0, self._retry_seconds[lane]
             if failed and not self._store.running_of(worker.pid):  # else its job tells
-                self._tell_problem(lane, self._describe(worker.returncode))
+                self._report_problem(lane, self._describe(worker.returncode))
             self._next_start[lane] = time.monotonic() + (retry if failed else 0.0)
             self._retry_seconds[lane] = (
                 min(2 * retry, LONGEST_RETRY_SECONDS) if failed else FIRST_RETRY_SECONDS
             )
 
-    def _tell_problem(self, lane: str, problem: Said | None) -> None:
+    def _report_problem(self, lane: str, problem: Said | None) -> None:
         if lane not in self._problems or self._problems[lane] != problem:
             self._store.put_problem(lane, problem)
             self._problems[lane] = problem

@@ -47,10 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--lane", choices=(*PLACES,), default=HEAVY)
     options = parser.parse_args(arguments)
-    told, wake = os.pipe()
+    pipe, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
-    threading.Thread(target=_end_once_told, args=(told, options.workspace), daemon=True).start()
+    threading.Thread(target=_end_on_sigterm, args=(pipe, options.workspace), daemon=True).start()
     signal.signal(signal.SIGTERM, _raise_terminated)
     # Ctrl-C in the terminal of the application reaches it, not us: it then tells us to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -96,15 +96,15 @@ def _end_in_time(store: Store, job_id: str) -> None:
     job = store.job(job_id)
     if job is None or job.kind in RUN_KINDS:
         return
-    limit, asked_at = KINDS[job.kind].limit_seconds, None
+    limit, requested_at = KINDS[job.kind].limit_seconds, None
     began = time.monotonic()
     while True:
         time.sleep(PARENT_POLL_SECONDS)
         now = time.monotonic()
         with contextlib.suppress(QafError):
-            if asked_at is None and store.cancel_requested(job_id):
-                asked_at = now
-            if asked_at is not None and now - asked_at > HEED_SECONDS:
+            if requested_at is None and store.cancel_requested(job_id):
+                requested_at = now
+            if requested_at is not None and now - requested_at > HEED_SECONDS:
                 store.finish(job_id, RunStatus.CANCELLED)
                 os._exit(0)
             if limit is not None and now - began > limit:
@@ -123,13 +123,13 @@ def _mark_own_job(workspace: Path) -> None:
             )
 
 
-def _end_once_told(told: int, workspace: Path) -> None:
+def _end_on_sigterm(pipe: int, workspace: Path) -> None:
     """End this process some time after SIGTERM, also where ``Terminated`` does not.
 
     It is raised only once native code returns, and Python drops what is raised in finalizers and callbacks of
-    weak references, of which an import has thousands. The number of a signal comes through ``told`` at once.
+    weak references, of which an import has thousands. The number of a signal comes through ``pipe`` at once.
     """
-    while os.read(told, 1) != bytes([signal.SIGTERM]):
+    while os.read(pipe, 1) != bytes([signal.SIGTERM]):
         pass
     time.sleep(HEED_SECONDS)
     _mark_own_job(workspace)

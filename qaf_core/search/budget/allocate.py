@@ -44,14 +44,14 @@ class Limit:
         limit: The most that is allowed.
         fixed: What is taken whatever is chosen.
         text: The limit for people.
-        tell: An amount for people; None for the way of its kind.
+        to_text: An amount for people; None for the way of its kind.
     """
 
     name: str
     limit: float
     fixed: float
     text: str
-    tell: Callable[[float], str] | None = None
+    to_text: Callable[[float], str] | None = None
 
     @property
     def left(self) -> float:
@@ -63,10 +63,10 @@ class Limit:
         """All that is taken where the program spends so much."""
         return self.fixed + (spent ** (1.0 / TOGETHER) if self.name == HARM else spent)
 
-    def told(self, total: float) -> str:
+    def amount_text(self, total: float) -> str:
         """An amount for people."""
-        if self.tell is not None:
-            return self.tell(total)
+        if self.to_text is not None:
+            return self.to_text(total)
         if self.name == "size":
             return f"size={total / 1e3:.4g}kB"
         return f"{self.name}={total:.4g}" + ("ms" if self.name == "latency" else "")
@@ -143,7 +143,7 @@ class _Table:
     def __init__(
         self, choices: Mapping[str, Sequence[Choice]], limits: Sequence[Limit], minimise: str
     ) -> None:
-        rows = [(layer, row) for layer, found in enumerate(choices.values()) for row in found]
+        rows = [(layer, row) for layer, settings in enumerate(choices.values()) for row in settings]
         self.layers = np.array([layer for layer, _ in rows])
         self.objective = np.array([_cost(row, minimise) for _, row in rows])
         self.takes = np.array([[_cost(row, limit.name) for _, row in rows] for limit in limits])
@@ -180,8 +180,8 @@ class _Table:
                 ],
                 options={"time_limit": SECONDS, "mip_rel_gap": GAP},
             )
-        found: Floats | None = result.x
-        return found
+        solution: Floats | None = result.x
+        return solution
 
     def nearest(self) -> float:
         """The smallest factor by which all limits together would have to grow."""
@@ -198,7 +198,7 @@ class _Table:
 
         ones = csr_array((np.ones(len(self.layers)), (self.layers, np.arange(len(self.layers)))))
         sizes = _sizes(self.allowed)
-        found = linprog(
+        result = linprog(
             self.objective,
             A_ub=self.takes / sizes[:, None],
             b_ub=self.allowed / sizes,
@@ -207,9 +207,9 @@ class _Table:
             bounds=(0, 1),
             method="highs",
         )
-        if found.status != 0:
+        if result.status != 0:
             return None, 0.0
-        worth = -found.ineqlin.marginals * 0.01
+        worth = -result.ineqlin.marginals * 0.01
         best = int(worth.argmax())
         return (limits[best].name, float(worth[best])) if worth[best] > TIGHT else (None, 0.0)
 
@@ -246,13 +246,13 @@ def _check_reachable(choices: Mapping[str, Sequence[Choice]], limit: Limit) -> N
     worst = max(least, key=lambda name: least[name])
     layer = say("{layer} (locked)", layer=worst) if len(choices[worst]) == 1 else worst
     remedy = say("{layer} is most in the way", layer=layer)
-    if limit.tell is None:
-        need = limit.told(least[worst])
+    if limit.to_text is None:
+        need = limit.amount_text(least[worst])
         remedy = say("{layer} is most in the way: it takes {least} at least", layer=layer, least=need)
     raise PlanError(
         "nothing meets the budget",
         got=limit.text,
-        expected=say("at least {least}", least=limit.told(nearest)),
+        expected=say("at least {least}", least=limit.amount_text(nearest)),
         remedy=remedy,
     )
 
@@ -264,7 +264,7 @@ def _together_unmeetable(table: _Table, limits: Sequence[Limit]) -> PlanError:
         got=", ".join(limit.text for limit in limits),
         expected=say(
             "about {amounts}",
-            amounts=", ".join(limit.told(limit.total(limit.left * factor)) for limit in limits),
+            amounts=", ".join(limit.amount_text(limit.total(limit.left * factor)) for limit in limits),
         ),
         remedy="loosen one of them",
     )

@@ -53,12 +53,12 @@ def read_budget(text: str) -> Budget:
     Raises:
         PlanError: If it is none.
     """
-    found = _FORM.match(text.strip())
-    kind, unit = (found["kind"], found["unit"]) if found else ("", "")
+    match = _FORM.match(text.strip())
+    kind, unit = (match["kind"], match["unit"]) if match else ("", "")
     relative = unit == SHARED and kind in RELATIVE
-    if found is None or kind not in UNITS or not (relative or unit in UNITS[kind]):
+    if match is None or kind not in UNITS or not (relative or unit in UNITS[kind]):
         raise PlanError("not a budget", got=text, expected=EXPECTED)
-    number = float(found["number"]) * (1.0 if relative else UNITS[kind][unit])
+    number = float(match["number"]) * (1.0 if relative else UNITS[kind][unit])
     if number <= 0:
         raise PlanError("a budget must be above 0", got=text, expected=EXPECTED)
     return Budget(kind=kind, number=number, relative=relative, text=text.strip())

@@ -46,11 +46,11 @@ def expected_front(settings: Mapping[str, Sequence[Setting]]) -> list[FrontPoint
             rows[int((harm + price * size).argmin())]
             for rows, harm, size in zip(settings.values(), harms, sizes, strict=True)
         ]
-        taken = sum(row.size_bytes for row in chosen)
-        if taken not in points:
+        total = sum(row.size_bytes for row in chosen)
+        if total not in points:
             harm_of_all = harm_together(row.harm for row in chosen)
-            points[taken] = FrontPoint(
-                rows=tuple(row.row for row in chosen), size_bytes=taken, harm=harm_of_all
+            points[total] = FrontPoint(
+                rows=tuple(row.row for row in chosen), size_bytes=total, harm=harm_of_all
             )
     return [points[size] for size in sorted(points)]
 

@@ -79,8 +79,8 @@ def improve(
             if row.structure == KEEP or setting.harm <= 0:
                 continue
             gained = last.divergence - network.rehearse(last.plan, without=row.name)
-            wanted = math.log(max(gained, 0.05 * setting.harm) / setting.harm)
-            scales[row.name] += TRUST * wanted
+            shift = math.log(max(gained, 0.05 * setting.harm) / setting.harm)
+            scales[row.name] += TRUST * shift
             scales[row.name] = min(max(scales[row.name], -math.log(LARGEST_SCALE)), math.log(LARGEST_SCALE))
         chosen = choose({name: _scaled(rows, math.exp(scales[name])) for name, rows in choices.items()})
         plan = plan_of(chosen)

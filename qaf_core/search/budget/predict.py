@@ -104,7 +104,7 @@ def curve_from_scores(measured: Scores, evaluated: Scores, seed: int = 0) -> Cur
     before, best, rows = _logarithms(scores), shown.argmax(axis=1), np.arange(len(shown))
     believed = np.exp(_logarithms(shown / evaluated.temperature))
     base = max(float(believed[rows, best].mean()), SMALLEST)
-    found = []
+    points = []
     for noise in NOISES:
         divergences, changed, kept = [], [], []
         for _ in range(DRAWS):
@@ -113,8 +113,8 @@ def curve_from_scores(measured: Scores, evaluated: Scores, seed: int = 0) -> Cur
             answers = shown + noise * measured.temperature * generator.standard_normal(shown.shape)
             changed.append((answers.argmax(axis=1) != best).mean())
             kept.append(believed[rows, answers.argmax(axis=1)].mean())
-        found.append((np.mean(divergences), np.mean(changed), 1.0 - np.mean(kept) / base))
-    return _monotone(np.array(found))
+        points.append((np.mean(divergences), np.mean(changed), 1.0 - np.mean(kept) / base))
+    return _monotone(np.array(points))
 
 
 def curve_from_errors() -> Curve:
@@ -135,8 +135,8 @@ def _monotone(rows: Floats) -> Curve:
 def _logarithms(scores: Floats) -> Floats:
     """Logarithms of the probabilities that scores stand for."""
     scores = scores - scores.max(axis=1, keepdims=True)
-    found: Floats = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
-    return found
+    logs: Floats = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    return logs
 
 
 def temperature_for(scores: Floats, accuracy: float) -> float:
@@ -197,10 +197,10 @@ class Prediction:
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
         worst = [{"name": name, "share": share} for name, share in self.worst]
-        told = ", ".join(part.text() for part in self.learnt_from)
+        sources = ", ".join(part.text() for part in self.learnt_from)
         return {
             **self.__dict__, "ci95": list(self.ci95), "worst": worst, "unknown": list(self.unknown),
-            "learnt_from": told,
+            "learnt_from": sources,
         }  # fmt: skip
 
 
@@ -254,8 +254,8 @@ class Predictor:
         worst = tuple((name, shares[name]) for harm, name in ranked[:BLAMED] if harm > 0)
         warning = None
         if drop > COLLAPSE * base:
-            blamed = ", ".join(f"{name} ({100 * share:.0f} %)" for name, share in worst)
-            warning = f"The network is expected to collapse under this plan; most harm is done by {blamed}."
+            names = ", ".join(f"{name} ({100 * share:.0f} %)" for name, share in worst)
+            warning = f"The network is expected to collapse under this plan; most harm is done by {names}."
         return Prediction(
             metric=str(self.baseline["metric"]),
             value=value,
@@ -269,15 +269,15 @@ class Predictor:
         )
 
     def _learnt_from(self) -> tuple[Said, ...]:
-        runs = sum(1 for seen in self.observations if seen.images)
+        runs = sum(1 for observation in self.observations if observation.images)
         trials = len(self.observations) - runs
-        told = [say("{images} calibration images", images=self.sensitivity.images)]
+        sources = [say("{images} calibration images", images=self.sensitivity.images)]
         several = say("{count} runs of this model", count=runs) if runs else say("no run yet")
-        told.append(say("1 run of this model") if runs == 1 else several)
+        sources.append(say("1 run of this model") if runs == 1 else several)
         if trials:
             several = say("{count} plans tried on those images", count=trials)
-            told.append(say("1 plan tried on those images") if trials == 1 else several)
-        return tuple(told)
+            sources.append(say("1 plan tried on those images") if trials == 1 else several)
+        return tuple(sources)
 
     def drop_at(self, harm: float) -> float:
         """The drop of the metric expected where harms (floor included) come to so much."""
@@ -318,45 +318,48 @@ class Predictor:
         precision = np.diag([PRIOR_SHIFT_SPREAD**-2, PRIOR_SLOPE_SPREAD**-2])
         prior = np.array([PRIOR_SHIFT, PRIOR_SLOPE])
         rows, targets, spreads = [], [], []
-        for seen in self.observations:
-            found = self._log_divergence(seen)
-            if found is not None:
-                rows.append([1.0, math.log(max(seen.harm, SMALLEST)) - CENTRE])
-                targets.append(found[0] - CENTRE)
-                spreads.append(found[1])
+        for observation in self.observations:
+            divergence = self._log_divergence(observation)
+            if divergence is not None:
+                rows.append([1.0, math.log(max(observation.harm, SMALLEST)) - CENTRE])
+                targets.append(divergence[0] - CENTRE)
+                spreads.append(divergence[1])
         if not rows:
             return prior, np.linalg.inv(precision), PRIOR_RESIDUAL
-        points, wanted, noise = np.array(rows), np.array(targets), np.array(spreads)
+        points, observed, noise = np.array(rows), np.array(targets), np.array(spreads)
         residual = PRIOR_RESIDUAL
         for _ in range(3):
             weights = 1.0 / (residual**2 + noise**2)
             covariance = np.linalg.inv(precision + (points.T * weights) @ points)
-            mean = covariance @ (precision @ prior + (points.T * weights) @ wanted)
-            excess = np.maximum((wanted - points @ mean) ** 2 - noise**2, 0.0)
+            mean = covariance @ (precision @ prior + (points.T * weights) @ observed)
+            excess = np.maximum((observed - points @ mean) ** 2 - noise**2, 0.0)
             residual = math.sqrt(
-                (PRIOR_COUNT * PRIOR_RESIDUAL**2 + excess.sum()) / (PRIOR_COUNT + len(wanted))
+                (PRIOR_COUNT * PRIOR_RESIDUAL**2 + excess.sum()) / (PRIOR_COUNT + len(observed))
             )
         return mean, covariance, residual
 
-    def _log_divergence(self, seen: Observation) -> tuple[float, float] | None:
+    def _log_divergence(self, observation: Observation) -> tuple[float, float] | None:
         """The logarithm of the divergence that was observed, and how far it may be off."""
-        if seen.divergence is not None:
-            return math.log(max(seen.divergence, SMALLEST)), 0.1
-        if seen.changed is None or not seen.images > 0:
+        if observation.divergence is not None:
+            return math.log(max(observation.divergence, SMALLEST)), 0.1
+        if observation.changed is None or not observation.images > 0:
             return None
-        changed = min(max(seen.changed, 0.5 / seen.images), 0.95)
-        spread = 2.0 * math.sqrt((1 - changed) / (changed * seen.images)) + 0.1
+        changed = min(max(observation.changed, 0.5 / observation.images), 0.95)
+        spread = 2.0 * math.sqrt((1 - changed) / (changed * observation.images)) + 0.1
         return math.log(self.curve.divergence_at(changed)), spread
 
     def _learn_loss(self) -> tuple[float, float]:
         """How much of the metric goes with what the curve says is lost, and the spread of that."""
         base = max(float(self.baseline["value"]), SMALLEST)
         precision, weighted = PRIOR_LOSS_SPREAD**-2, PRIOR_LOSS * PRIOR_LOSS_SPREAD**-2
-        for seen in self.observations:
-            if seen.drop is None or seen.changed is None or not seen.images:
+        for observation in self.observations:
+            if observation.drop is None or observation.changed is None or not observation.images:
                 continue
-            expected = float(self.curve.loss(self.curve.divergence_at(min(seen.changed, 0.95))))
-            noise = max(seen.changed, 1.0 / seen.images) / seen.images / base**2 + (0.15 * expected) ** 2
+            expected = float(self.curve.loss(self.curve.divergence_at(min(observation.changed, 0.95))))
+            noise = (
+                max(observation.changed, 1.0 / observation.images) / observation.images / base**2
+                + (0.15 * expected) ** 2
+            )
             precision += expected**2 / noise
-            weighted += expected * seen.drop / noise
+            weighted += expected * observation.drop / noise
         return max(weighted / precision, 0.05), precision**-0.5

@@ -99,14 +99,14 @@ def measure_curvature(
         RuntimeError: Or another, if gradients do not pass the network.
     """
     progress = progress or Progress()
-    found = {name: layer_of(model, name) for name in layers}
+    modules = {name: layer_of(model, name) for name in layers}
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    centred = [name for name, layer in found.items() if name in statistics and _take_bias(layer)]
-    parameters = [layer.weight.requires_grad_(True) for layer in found.values()]
-    parameters += [found[name].bias.requires_grad_(True) for name in centred]  # type: ignore[union-attr]
+    centred = [name for name, layer in modules.items() if name in statistics and _take_bias(layer)]
+    parameters = [layer.weight.requires_grad_(True) for layer in modules.values()]
+    parameters += [modules[name].bias.requires_grad_(True) for name in centred]  # type: ignore[union-attr]
     size = min(LARGEST_PROBE, max(SMALLEST_PROBE, PROBE_PIXELS // max(images[0, 0].numel(), 1)), len(images))
-    counts = _counts(found)
+    counts = _counts(modules)
     generator = torch.Generator().manual_seed(seed)
     rounds = math.ceil(PROBES * size / len(images))
     order = torch.cat([torch.randperm(len(images), generator=generator) for _ in range(rounds)])
@@ -120,7 +120,7 @@ def measure_curvature(
         shifts = dict(zip(centred, gradients[len(layers) :], strict=True))
         for name, gradient in zip(layers, gradients[: len(layers)], strict=True):
             if gradient is not None and len(rows[name]) < counts[name]:
-                rows[name].append(_in_half(found[name], gradient, shifts.get(name), statistics.get(name)))
+                rows[name].append(_in_half(modules[name], gradient, shifts.get(name), statistics.get(name)))
     return {
         name: LayerCurvature(
             gradients=torch.stack([row for row, _ in parts]),

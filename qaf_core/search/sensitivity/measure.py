@@ -123,7 +123,7 @@ class MeasuredNetwork:
     Attributes:
         network: A copy of the original, captured.
         images: That true divergences are measured on.
-        wanted: What the original puts out for them.
+        reference: What the original puts out for them.
         scored: Whether there are class scores among that.
         weights: Of layers, with what is known of their inputs.
         seed: Of all that is drawn.
@@ -136,7 +136,7 @@ class MeasuredNetwork:
 
     network: nn.Module
     images: Tensor
-    wanted: Any
+    reference: Any
     scored: bool
     weights: Mapping[str, Weight]
     seed: int
@@ -168,7 +168,7 @@ class MeasuredNetwork:
         by_channel = collect_moments(network, names, few[:4], per_position=False)
         swapped = calibration[: max(LEAST_SWAPPED, min(MOST_SWAPPED, SWAPPED_PIXELS // pixels))]
         with torch.inference_mode():
-            wanted = network(swapped)
+            reference = network(swapped)
         weights = {
             name: Weight(
                 rows=known[name].rows.detach(),
@@ -180,8 +180,8 @@ class MeasuredNetwork:
         return cls(
             network=network,
             images=swapped,
-            wanted=wanted,
-            scored=class_scores(wanted) is not None,
+            reference=reference,
+            scored=class_scores(reference) is not None,
             weights=weights,
             seed=seed,
             statistics=statistics,
@@ -222,7 +222,7 @@ class MeasuredNetwork:
         if (plain := plain_structure(info)) is not None:
             tried.append((plain, None, {bits: dense_change(weight, bits) for bits in SOLVED_BITS[False]}))
         ranks = {structure: ranks_of(info, structure) for structure in factorized_structures(info)}
-        middle = {structure: found[len(found) // 2] for structure, found in ranks.items()}
+        middle = {structure: entry[len(entry) // 2] for structure, entry in ranks.items()}
         first = [self._solved(info.name, structure, rank, progress) for structure, rank in middle.items()]
         tried += first
         for structure in self._promising(info.name, first):
@@ -230,11 +230,11 @@ class MeasuredNetwork:
             tried += [self._solved(info.name, structure, rank, progress) for rank in others]
         if not tried:
             return {}
-        changes = torch.stack([change.reshape(-1) for _, _, found in tried for change in found.values()])
+        changes = torch.stack([change.reshape(-1) for _, _, entry in tried for change in entry.values()])
         values = iter(self._judged(info.name, changes, progress))
         harms: dict[Key, float] = {}
-        for structure, rank, found in tried:
-            by_bits = {bits: next(values) for bits in found}
+        for structure, rank, entry in tried:
+            by_bits = {bits: next(values) for bits in entry}
             unrounded = by_bits.pop(FLOAT.bits, 0.0)
             harms |= {
                 (structure, rank, bits): harm for bits, harm in between_bits(by_bits, unrounded).items()
@@ -254,7 +254,7 @@ class MeasuredNetwork:
         if curvature is None or not first:
             return [structure for structure, _, _ in first]
         finest = max(SOLVED_BITS[True])
-        harms = curvature.harms(torch.stack([found[finest].reshape(-1) for _, _, found in first])).tolist()
+        harms = curvature.harms(torch.stack([entry[finest].reshape(-1) for _, _, entry in first])).tolist()
         limit = HOPELESS * min(harms)
         return [structure for (structure, _, _), harm in zip(first, harms, strict=True) if harm <= limit]
 
@@ -262,11 +262,11 @@ class MeasuredNetwork:
         """Harms of changes of one layer's weight ``(n, numel)``."""
         curvature = self.curvatures.get(name)
         if curvature is None:
-            found = []
+            harms = []
             for change in changes:
                 progress.check()
-                found.append(self.divergence_of({name: change}))
-            return found
+                harms.append(self.divergence_of({name: change}))
+            return harms
         expected = [max(float(harm), 0.0) for harm in curvature.harms(changes)]
         anchors = []
         for index in spread_over(expected, WORTH_MEASURING, ANCHORS):
@@ -286,8 +286,8 @@ class MeasuredNetwork:
             bits = row.bits if isinstance(row.bits, int) else min(row.bits or (FLOAT.bits,))
             if STRUCTURES[row.structure].factorizes:
                 steps = tuple(dict.fromkeys((FLOAT.bits, max(bits, 4), bits)))
-                found = factorized_changes(weight, row.structure, row.rank, steps, self.seed)
-                self.changes[row] = found[bits]
+                changes = factorized_changes(weight, row.structure, row.rank, steps, self.seed)
+                self.changes[row] = changes[bits]
             else:
                 self.changes[row] = dense_change(weight, bits)
         return self.changes[row]
@@ -296,8 +296,8 @@ class MeasuredNetwork:
         """The divergence when all layers' weights are changed as planned, one perhaps left out: without
         rounded activations, and without what a run's layers make up for of those before them.
         """
-        found = {row.name: self.change(row) for row in plan.layers if row.name != without}
-        return self.divergence_of({name: change for name, change in found.items() if change is not None})
+        changes = {row.name: self.change(row) for row in plan.layers if row.name != without}
+        return self.divergence_of({name: change for name, change in changes.items() if change is not None})
 
     @torch.inference_mode()
     def divergence_of(self, changes: Mapping[str, Tensor]) -> float:
@@ -314,7 +314,7 @@ class MeasuredNetwork:
                     shift = -(moved @ weight.statistics.mean)
                     bias = shift if layer.bias is None else layer.bias + shift
                     layer.bias = nn.Parameter(bias, requires_grad=False)
-            return output_divergence(self.wanted, self.network(self.images), self.temperature)
+            return output_divergence(self.reference, self.network(self.images), self.temperature)
         finally:
             for layer, stored, own_bias in before:
                 layer.weight, layer.bias = stored, own_bias
@@ -356,16 +356,16 @@ def corrected(expected: Sequence[float], anchors: Sequence[tuple[float, float]])
     ]
 
 
-def output_divergence(wanted: Any, found: Any, temperature: float = 1.0) -> float:
+def output_divergence(expected: Any, actual: Any, temperature: float = 1.0) -> float:
     """How far outputs are from those wanted, the mean over images.
 
     KL of class scores divided by a temperature, or half the relative squared error of other outputs.
     """
-    before, after = class_scores(wanted), class_scores(found)
+    before, after = class_scores(expected), class_scores(actual)
     if before is not None and after is not None and before.shape == after.shape:
         before, after = ((scores / temperature).log_softmax(dim=1) for scores in (before, after))
         return max(float((before.exp() * (before - after)).sum() / len(before)), 0.0)
-    return 0.5 * squared_error(wanted, found)
+    return 0.5 * squared_error(expected, actual)
 
 
 def squared_error(wanted: Any, found: Any) -> float:
@@ -397,7 +397,7 @@ def _floor(
         inventory, model="", ratio=1.0, bits=8, activation_bits=activation_bits, method="dense"
     )
     few = calibration[:FLOOR_IMAGES]
-    made = compress_network(
+    compression = compress_network(
         original,
         plan,
         inventory,
@@ -407,8 +407,8 @@ def _floor(
         progress=progress.quiet(),
     )
     with torch.inference_mode():
-        found = output_divergence(original(few), made.model(few), temperature)
-    return found if math.isfinite(found) else 0.0
+        divergence = output_divergence(original(few), compression.model(few), temperature)
+    return divergence if math.isfinite(divergence) else 0.0
 
 
 def _to_rows(harms: Mapping[Key, float]) -> list[list[Any]]:

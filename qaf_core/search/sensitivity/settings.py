@@ -111,11 +111,11 @@ def harm_rows(
         LayerPlan(name=info.name, structure=structure, rank=rank, bits=bits)
         for structure, rank, bits in harms
     ]
-    found = []
+    settings = []
     for row, harm in zip(rows, (0.0, *harms.values()), strict=True):
         cost = layer_cost(info, row, activation_bits)
-        found.append(Setting(row=row, harm=harm, size_bytes=cost.size_bytes, bops=cost.bops))
-    return tuple(found)
+        settings.append(Setting(row=row, harm=harm, size_bytes=cost.size_bytes, bops=cost.bops))
+    return tuple(settings)
 
 
 def ranks_of(info: LayerInfo, structure: str) -> tuple[Rank, ...]:
@@ -130,8 +130,8 @@ def factorized_structures(info: LayerInfo) -> tuple[str, ...]:
 
 def plain_structure(info: LayerInfo) -> str | None:
     """The structure in which a layer is quantized and not factorized; None where it can only be kept."""
-    found = (name for name in info.structures if name in STRUCTURES and not STRUCTURES[name].factorizes)
-    return next(found, None)
+    names = (name for name in info.structures if name in STRUCTURES and not STRUCTURES[name].factorizes)
+    return next(names, None)
 
 
 def between_bits(harms: Mapping[int, float], unrounded: float) -> dict[int, float]:

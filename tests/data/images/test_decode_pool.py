@@ -125,10 +125,10 @@ def test_one_in_a_hundred_is_too_many_and_fewer_are_listed(kind: str, tmp_path: 
 
 
 def test_one_bad_picture_in_a_large_set_may_fall_into_a_small_part(tmp_path: Path) -> None:
-    assert len(read(20, failing({7}), folder=tmp_path, whole=101).skipped) == 1
+    assert len(read(20, failing({7}), folder=tmp_path, total=101).skipped) == 1
     for bad, whole in (({7}, 100), ({7, 8}, 100_000)):
         with pytest.raises(DataError, match="of 20 images"):
-            read(20, failing(bad), folder=tmp_path, whole=whole)
+            read(20, failing(bad), folder=tmp_path, total=whole)
 
 
 def test_a_full_disk_means_decoding_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qaf_core.data.images.image_set import ImageSet
-from qaf_core.data.images.split import Choice, calibration_count, describe_split, told_apart
+from qaf_core.data.images.split import Choice, calibration_count, describe_split, keep_apart
 from qaf_core.errors import DataError
 from qaf_core.text.catalogue import translator
 from qaf_core.text.said import say
@@ -34,7 +34,7 @@ def test_the_parts_are_disjoint_whatever_the_seed_and_limit(count: int, seed: in
 
 
 def test_copies_of_evaluation_images_do_not_calibrate() -> None:
-    evaluation, calibration = told_apart(images([1, 2, 3]), images([3, 4, 1, 5]), say("given separately"))
+    evaluation, calibration = keep_apart(images([1, 2, 3]), images([3, 4, 1, 5]), say("given separately"))
     assert evaluation.read(range(3))[:, 0, 0, 0].tolist() == [1, 2, 3]
     assert calibration.read(range(2))[:, 0, 0, 0].tolist() == [4, 5]
     assert str(evaluation.split) == (
@@ -46,7 +46,7 @@ def test_copies_of_evaluation_images_do_not_calibrate() -> None:
 
 def test_the_same_images_twice_are_refused() -> None:
     with pytest.raises(DataError, match="every calibration image is also an evaluation image; got 2 images"):
-        told_apart(images([1, 2, 3]), images([2, 1]), say("given separately"))
+        keep_apart(images([1, 2, 3]), images([2, 1]), say("given separately"))
 
 
 def test_the_split_is_told_in_one_sentence() -> None:

@@ -36,14 +36,14 @@ def test_what_the_profile_adds_is_taken_off_every_node_alike(whole: float | None
         event("a.1/Conv_kernel_time", 9),
         event("add_kernel_time", 7),
     ]
-    found = sum_by_layer(events, ["a"], whole_ms=whole)
+    found = sum_by_layer(events, ["a"], model_ms=whole)
     assert found == pytest.approx({"a": 0.019 - 2 * added, OTHER: 0.007 - added})
 
 
 @pytest.mark.parametrize("whole", [0.001, 0.005, 0.09, 0.095, 0.103])
 def test_nodes_add_up_to_the_whole_and_none_is_below_zero(whole: float) -> None:
     events = [event(f"a.{place}/Conv_kernel_time", dur) for place, dur in enumerate((100, 1, 1, 1))]
-    found = sum_by_layer([*events, event("add_kernel_time", 0)], ["a"], whole_ms=whole)
+    found = sum_by_layer([*events, event("add_kernel_time", 0)], ["a"], model_ms=whole)
     assert found["a"] + found[OTHER] == pytest.approx(whole)
     assert found["a"] > 0 <= found[OTHER]
 

@@ -35,7 +35,7 @@ def test_a_shuffled_order_is_found_and_named(n: int, recall: float) -> None:
         order = np.random.default_rng(seed).permutation(10)
         found = find_class_order(np.argsort(order)[predictions], labels, NAMES)
         assert found is not None
-        assert found.value > found.given + 0.3
+        assert found.value > found.as_is + 0.3
         assert found.p_value < 0.001
         if n == 384:
             assert found.order == tuple(order)

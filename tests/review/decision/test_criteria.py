@@ -12,10 +12,10 @@ from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.review.decision.criteria import (
     FILE_NAME,
     Criterion,
+    describe_changes,
     keep_criteria,
     read_criteria,
     read_criterion,
-    tell_changes,
 )
 
 
@@ -53,7 +53,7 @@ def test_every_set_is_kept_and_the_change_shown(tmp_path: Path) -> None:
     first, last = read_criteria(tmp_path)
     assert first.criteria[0] == drop
     assert (first.by, last.criteria[1].limit) == ("Sato", 8e4)
-    assert [change.text() for change in tell_changes(first, last)] == [
+    assert [change.text() for change in describe_changes(first, last)] == [
         "Accuracy lost: limit 1.00 points became 2.00 points",
         "Accuracy lost: source spec 4.2 became –",
         "Accuracy lost: owner Sato became –",

@@ -47,7 +47,7 @@ def measured(model: nn.Module, images: Tensor) -> MeasuredNetwork:
     found = MeasuredNetwork.of(model, take_inventory(model, SHAPE), images, 0, Progress())
     found.images = images
     with torch.inference_mode():
-        found.wanted = found.network(images)
+        found.reference = found.network(images)
     found.probe(images, Progress())
     return found
 
@@ -60,7 +60,7 @@ def test_small_changes_harm_as_expected(name: str) -> None:
     expected = found.curvatures[name].harms(changes)
     true = torch.tensor([found.divergence_of({name: change}) for change in changes])
     assert float((expected.log() - true.log()).mean().exp()) == pytest.approx(1.0, abs=0.3)
-    assert torch.equal(found.network(found.images), found.wanted)  # all is as it was
+    assert torch.equal(found.network(found.images), found.reference)  # all is as it was
 
 
 def test_a_change_that_a_bias_takes_back_harms_nothing() -> None:

@@ -192,14 +192,14 @@ def _expectations(
     return known.sensitivity, max(known.curve.divergence_at(changed) - floor, SMALLEST_HARM)
 
 
-def tell_selection(request: PlanRequest, selection: Selection) -> dict[str, Any]:
+def describe_selection(request: PlanRequest, selection: Selection) -> dict[str, Any]:
     """The object that ``qaf plan --structure auto --json`` prints."""
     return {"model": request.model, "structure": "auto", **selection.to_dict()}
 
 
 def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
     """The job ``plan``."""
-    return tell_selection(job.request, make_auto_plan(job.request, store.workspace, progress))
+    return describe_selection(job.request, make_auto_plan(job.request, store.workspace, progress))
 
 
 def ratios_from(least: float | None) -> tuple[float, ...]:

@@ -138,20 +138,22 @@ def find_knowledge(request: SensitivityRequest, workspace: Path, progress: Progr
         progress=progress,
     )
     curve = curve_from_errors() if scores is None else _curve(request, explored, scores, baseline, workspace)
-    found = Knowledge(sensitivity=sensitivity, curve=curve, baseline=baseline, inventory=explored.inventory)
-    cache.keep(digest, _told(found))
-    return found
+    knowledge = Knowledge(
+        sensitivity=sensitivity, curve=curve, baseline=baseline, inventory=explored.inventory
+    )
+    cache.keep(digest, _to_dict(knowledge))
+    return knowledge
 
 
 def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
     """The job ``sensitivity``; its result is the object that ``qaf sensitivity --json`` prints."""
-    return tell_sensitivity(find_knowledge(job.request, store.workspace, progress), job.request.model)
+    return describe_sensitivity(find_knowledge(job.request, store.workspace, progress), job.request.model)
 
 
-def tell_sensitivity(knowledge: Knowledge, model: str) -> dict[str, Any]:
+def describe_sensitivity(knowledge: Knowledge, model: str) -> dict[str, Any]:
     """The object that ``qaf sensitivity --json`` prints."""
-    told = knowledge.sensitivity.to_dict()
-    return {"model": model, **told, "baseline": dict(knowledge.baseline)}
+    values = knowledge.sensitivity.to_dict()
+    return {"model": model, **values, "baseline": dict(knowledge.baseline)}
 
 
 def _baseline(
@@ -169,11 +171,11 @@ def _baseline(
     def make() -> Arrays:
         batches = to_batches(images, explored.source, BATCH_SIZE)
         count = -(-len(images) // BATCH_SIZE)
-        told = progress.track(batches, count, "evaluating", "Evaluating the original")
-        return predict(task, explored.model, told)
+        tracked = progress.track(batches, count, "evaluating", "Evaluating the original")
+        return predict(task, explored.model, tracked)
 
-    found = find_predictions(workspace, explored.model, explored.source, images, make)
-    return task.metric(found, task.collate(images), images.classes).to_dict()
+    predictions = find_predictions(workspace, explored.model, explored.source, images, make)
+    return task.metric(predictions, task.collate(images), images.classes).to_dict()
 
 
 def _scores(model: nn.Module, images: Tensor, baseline: Mapping[str, Any]) -> Scores | None:
@@ -192,11 +194,11 @@ def _scores(model: nn.Module, images: Tensor, baseline: Mapping[str, Any]) -> Sc
                 return None
             flat = scores.movedim(1, -1).flatten(0, -2)
             rows.append(flat[:: max(1, scores[0, 0].numel() * len(images) // MOST_SCORES)])
-    found = torch.cat(rows).double().numpy()
+    array = torch.cat(rows).double().numpy()
     # On images it was trained on a network is surer of itself than it has a right to be.
     is_accuracy = baseline["metric"] == ACCURACY
     return Scores(
-        rows=found, temperature=temperature_for(found, float(baseline["value"])) if is_accuracy else 1.0
+        rows=array, temperature=temperature_for(array, float(baseline["value"])) if is_accuracy else 1.0
     )
 
 
@@ -236,15 +238,15 @@ def explored_by(run: RunRecord) -> SensitivityRequest:
 
 def teaches(run: RunRecord, request: SensitivityRequest) -> bool:
     """Whether a run's result can be held against what was expected of its plan."""
-    asked = run.request
+    own = run.request
     named = ("weights", "classes", "preprocessing", "data")
-    same = all(getattr(asked, name) == getattr(request, name) for name in named)
+    same = all(getattr(own, name) == getattr(request, name) for name in named)
     return (
         same
         and run.status == RunStatus.COMPLETED
         and run.compressed is not None
-        and asked.finetune is None
-        and asked.method in LEARNT_METHODS
+        and own.finetune is None
+        and own.method in LEARNT_METHODS
         and bool(run.plan.layers)
         and run.plan.activation_bits == request.activation_bits
     )
@@ -261,7 +263,7 @@ def _observed(run: RunRecord, predictor: Predictor) -> Observation:
     )
 
 
-def _told(knowledge: Knowledge) -> dict[str, Any]:
+def _to_dict(knowledge: Knowledge) -> dict[str, Any]:
     return {
         "sensitivity": knowledge.sensitivity.to_dict(),
         "curve": knowledge.curve.to_dict(),
@@ -273,12 +275,12 @@ def _told(knowledge: Knowledge) -> dict[str, Any]:
 def _parse(path: Path) -> Knowledge | None:
     from qaf_core.files import read_json
 
-    told = read_json(path)
-    if told is None:
+    content = read_json(path)
+    if content is None:
         return None
     return Knowledge(
-        sensitivity=sensitivity_from_dict(told["sensitivity"]),
-        curve=Curve(**{item.name: tuple(told["curve"][item.name]) for item in fields(Curve)}),
-        baseline=told["baseline"],
-        inventory=inventory_from_rows(told["inventory"]),
+        sensitivity=sensitivity_from_dict(content["sensitivity"]),
+        curve=Curve(**{item.name: tuple(content["curve"][item.name]) for item in fields(Curve)}),
+        baseline=content["baseline"],
+        inventory=inventory_from_rows(content["inventory"]),
     )

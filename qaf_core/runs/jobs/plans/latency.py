@@ -40,8 +40,8 @@ def layer_latencies(
         rows.setdefault(row["layer"], []).append(row)
     infos = {info.name: info for info in inventory}
     dense = {
-        name: min((row["median_ms"] for row in found if row["rank"] is None), default=0.0)
-        for name, found in rows.items()
+        name: min((row["median_ms"] for row in timings if row["rank"] is None), default=0.0)
+        for name, timings in rows.items()
     }
 
     def latency(setting: Setting) -> float:
@@ -51,11 +51,11 @@ def layer_latencies(
         own = math.log(max(sum(factor_macs(info, row.structure, row.rank)), 1))
         known = sorted(
             (
-                math.log(max(sum(factor_macs(info, row.structure, _rank(found["rank"]))), 1)),
-                found["median_ms"],
+                math.log(max(sum(factor_macs(info, row.structure, _rank(timing["rank"]))), 1)),
+                timing["median_ms"],
             )
-            for found in rows.get(row.name, ())
-            if found["structure"] == row.structure
+            for timing in rows.get(row.name, ())
+            if timing["structure"] == row.structure
         )
         if not known:
             return dense.get(row.name, 0.0)

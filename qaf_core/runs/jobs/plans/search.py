@@ -38,7 +38,7 @@ REFINING_SHARE = 0.5  # of the time limit, for weights put in place together
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class SearchResult:
     """A plan under budgets.
 
     Attributes:
@@ -46,14 +46,14 @@ class Found:
         predicted: What is expected of it, as ``Prediction.to_dict``.
         binding: The budget that holds it back most, or None.
         price: What a hundredth more of that budget is worth, in words; empty where nothing binds.
-        told: What else is told, ready for JSON.
+        extra: What else is told, ready for JSON.
     """
 
     plan: Plan
     predicted: dict[str, Any]
     binding: str | None
     price: str
-    told: dict[str, Any]
+    extra: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -62,11 +62,11 @@ class Found:
             "predicted": self.predicted,
             "binding": self.binding,
             "price": self.price,
-            **self.told,
+            **self.extra,
         }
 
 
-def search_plan(request: SearchRequest, store: Store, progress: Progress) -> Found:
+def search_plan(request: SearchRequest, store: Store, progress: Progress) -> SearchResult:
     """The plan of least expected harm under the budgets, or the smallest within a drop.
 
     Args:
@@ -93,30 +93,30 @@ def search_plan(request: SearchRequest, store: Store, progress: Progress) -> Fou
     if request.method in UNIFORM:
         plan = best_uniform(request, knowledge.inventory, budgets, search.predictor)
         plan = replace(plan, options=effort_options(request.effort))
-        return _found(search, plan, None, [], progress.elapsed_seconds - began - known_after)
+        return _result(search, plan, None, [], progress.elapsed_seconds - began - known_after)
     allocation = search.choose(search.choices)
     trials: list[_Trial] = []
     if request.time_limit > 0 and request.method == FOUND:
         explored = load_explored(request.explored, store.workspace, progress)
         allocation, trials = _refined(search, explored, allocation, store.workspace, progress)
     seconds = progress.elapsed_seconds - began - known_after
-    return _found(search, search.plan_of(allocation), allocation, trials, seconds)
+    return _result(search, search.plan_of(allocation), allocation, trials, seconds)
 
 
 def carry_out(store: Store, job: JobRecord, progress: Progress) -> dict[str, Any]:
     """The job ``search``: finds the plan; a run of it is a job of its own."""
     request = job.request
-    found = search_plan(request, store, progress).to_dict()
+    result = search_plan(request, store, progress).to_dict()
     if request.then_run:
-        found["run"] = store.create_run(run_request(request, found["plan"]), follows=job)
-    return found
+        result["run"] = store.create_run(run_request(request, result["plan"]), follows=job)
+    return result
 
 
-def _found(
+def _result(
     search: _Search, plan: Plan, allocation: Allocation | None, trials: Sequence[_Trial], seconds: float
-) -> Found:
+) -> SearchResult:
     inventory = search.knowledge.inventory
-    told = {
+    extra = {
         "budget": list(search.request.budgets),
         "cost": plan_cost(inventory, plan).to_dict(),
         "baseline_cost": original_cost(inventory).to_dict(),
@@ -124,10 +124,10 @@ def _found(
         "seconds": {"sensitivity": search.knowledge.sensitivity.seconds, "search": seconds},
     }
     binding = None if allocation is None else allocation.binding
-    return Found(
+    return SearchResult(
         plan=plan,
         predicted=search.predictor.predict(plan).to_dict(),
-        told=told,
+        extra=extra,
         price="" if allocation is None else search.price_text(allocation),
         binding="drop" if binding == HARM else binding,
     )
@@ -220,7 +220,7 @@ class _Search:
                     limit=allowed,
                     fixed=self.knowledge.sensitivity.floor,
                     text=text,
-                    tell=lambda harm: f"drop={100 * self.predictor.drop_at(harm):.2g}pp",
+                    to_text=lambda harm: f"drop={100 * self.predictor.drop_at(harm):.2g}pp",
                 )
             )
         return allocate(choices, limits, minimise=self.minimise)
@@ -232,8 +232,8 @@ class _Search:
         if self.minimise != HARM:
             return f"1 % more would save about {allocation.price / 1e3:.2g} kB"
         now = allocation.harm + self.knowledge.sensitivity.floor
-        won = self.predictor.drop_at(now) - self.predictor.drop_at(max(now - allocation.price, 0.0))
-        return f"1 % more would win about {100 * won:.2g} points"
+        gain = self.predictor.drop_at(now) - self.predictor.drop_at(max(now - allocation.price, 0.0))
+        return f"1 % more would win about {100 * gain:.2g} points"
 
     def plan_of(self, allocation: Allocation) -> Plan:
         """The plan of an allocation."""
@@ -261,12 +261,12 @@ def _settings(
 def _costs(
     row: Setting, by_kind: Mapping[str, Budget], latencies: Callable[[Setting], float] | None
 ) -> dict[str, float]:
-    found = {"size": float(row.size_bytes)}
+    costs = {"size": float(row.size_bytes)}
     if "bops" in by_kind:
-        found["bops"] = float(row.bops)
+        costs["bops"] = float(row.bops)
     if latencies is not None:
-        found["latency"] = latencies(row)
-    return found
+        costs["latency"] = latencies(row)
+    return costs
 
 
 def _refined(
@@ -289,7 +289,7 @@ def _refined(
     )
     judge = _judge(search, explored, workspace, progress)
     trials = [judge(first)]
-    search.predictor = _learnt(search.predictor, trials[-1])
+    search.predictor = _learn_from(search.predictor, trials[-1])
     while len(trials) < MOST_TRIALS and progress.elapsed_seconds < until:
         base = search.choose(search.choices) if search.drop is not None else first
         steps = improve(
@@ -307,7 +307,7 @@ def _refined(
         harms = {name: _choice_of(search, name, row) for name, row in new.allocation.settings.items()}
         total = harm_together(row.harm for row in harms.values())
         trials.append(judge(replace(new.allocation, settings=harms, harm=total)))
-        search.predictor = _learnt(search.predictor, trials[-1])
+        search.predictor = _learn_from(search.predictor, trials[-1])
         if search.drop is None:
             break
     return _best(search, trials).allocation, trials
@@ -334,7 +334,7 @@ def _judge(
     def judge(allocation: Allocation) -> _Trial:
         plan = search.plan_of(allocation)
         progress.step("refining", "Measuring the divergence of the compressed network")
-        made = compress_network(
+        compression = compress_network(
             explored.model,
             plan,
             explored.inventory,
@@ -346,22 +346,22 @@ def _judge(
         progress.check()
         with torch.inference_mode():
             parts = torch.split(explored.calibration, 32)
-            found = [
-                output_divergence(explored.model(part), made.model(part), temperature) * len(part)
+            divergences = [
+                output_divergence(explored.model(part), compression.model(part), temperature) * len(part)
                 for part in parts
             ]
         cost = plan_cost(explored.inventory, plan)
         return _Trial(
             allocation=allocation,
             plan=plan,
-            divergence=sum(found) / len(explored.calibration),
+            divergence=sum(divergences) / len(explored.calibration),
             size_bytes=cost.size_bytes,
         )
 
     return judge
 
 
-def _learnt(predictor: Predictor, trial: _Trial) -> Predictor:
+def _learn_from(predictor: Predictor, trial: _Trial) -> Predictor:
     return predictor.with_observation(
         Observation(harm=predictor.harm(trial.plan), divergence=trial.divergence)
     )

@@ -61,9 +61,9 @@ def run_request(request: SearchRequest, plan: dict[str, object]) -> RunRequest:
 
 def point_name(request: SearchRequest) -> str:
     """What the run of a search is called."""
-    told = f"{request.method}, {TOGETHER.join(request.budgets)}"
+    name = f"{request.method}, {TOGETHER.join(request.budgets)}"
     locked = f", {len(request.locks)} locked" if request.locks else ""
-    return told + locked + ("" if request.effort == Effort.STANDARD else f", {request.effort}")
+    return name + locked + ("" if request.effort == Effort.STANDARD else f", {request.effort}")
 
 
 def measured_point(store: Store, request: SearchRequest) -> RunRecord | None:

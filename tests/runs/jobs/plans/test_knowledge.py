@@ -10,7 +10,7 @@ from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.pipeline.events import Progress
 from qaf_core.runs.jobs.plans import knowledge as subject
-from qaf_core.runs.jobs.plans.knowledge import Knowledge, tell_sensitivity
+from qaf_core.runs.jobs.plans.knowledge import Knowledge, describe_sensitivity
 from qaf_core.runs.jobs.plans.latency import layer_latencies
 from qaf_core.runs.jobs.plans.search import carry_out, predict_plan, search_plan
 from qaf_core.runs.jobs.plans.sweep import front_requests
@@ -95,9 +95,9 @@ def test_what_is_known_is_read_back_without_torch(workspace: Path, known: Knowle
     cache = ContentCache(workspace / subject.FOLDER)
     digest = digest_request(REQUEST, workspace)
     assert subject.read_knowledge(digest, workspace) is None
-    cache.keep(digest, subject._told(known))
+    cache.keep(digest, subject._to_dict(known))
     assert subject.read_knowledge(digest, workspace) == known
-    assert tell_sensitivity(known, MODEL)["layers"][0]["name"] == "first"
+    assert describe_sensitivity(known, MODEL)["layers"][0]["name"] == "first"
 
 
 def test_predictions_of_other_activations_are_refused(store: Store, known: Knowledge) -> None:
