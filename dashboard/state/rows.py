@@ -66,14 +66,14 @@ def errors_sentence(run: RunRecord) -> str:
     after = run.compressed
     if after is None or run.drop is None:
         return ""
-    told = {"metric": metric_label(after.metric, _), "points": points_text(-run.drop)}
+    values = {"metric": metric_label(after.metric, _), "points": points_text(-run.drop)}
     if after.agreement is None:
         text = _("These are errors of stored numbers, not of answers. {metric}: {points} points.")
-        return text.format(**told)
+        return text.format(**values)
     return _(
         "These are errors of stored numbers, not of answers: {share} of the answers are as before. "
         "{metric}: {points} points."
-    ).format(share=percent_text(after.agreement), **told)
+    ).format(share=percent_text(after.agreement), **values)
 
 
 def errors_of(layers: Sequence[LayerRow], names: tuple[str, ...], title: str = "") -> LayerErrors:

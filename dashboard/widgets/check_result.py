@@ -146,13 +146,13 @@ def _findings(
             help=_("Fills it in above and checks again."),
         )
     unknown, summary = plausibility.cannot_tell, plausibility.summary
-    told = " ".join(sentence.text(_) for sentence in (*([unknown] if unknown else []), *summary))
+    sentences = " ".join(sentence.text(_) for sentence in (*([unknown] if unknown else []), *summary))
     if plausibility.findings and unknown:
-        st.caption(ui.plain(told))
+        st.caption(ui.plain(sentences))
     elif unknown:
-        st.info(ui.plain(told), icon=":material/info:")
+        st.info(ui.plain(sentences), icon=":material/info:")
     elif summary:
-        st.success(ui.plain(told), icon=":material/check_circle:")
+        st.success(ui.plain(sentences), icon=":material/check_circle:")
 
 
 def mended(request: CheckRequest, evidence: Mapping[str, Any]) -> CheckRequest:

@@ -29,12 +29,12 @@ def table(frame: pd.DataFrame, config: Mapping[str, Any], *, most: int = MOST_RO
     Returns:
         What Streamlit tells of a selection.
     """
-    told = st.dataframe(
+    selection = st.dataframe(
         frame, hide_index=True, column_config=dict(config), height=table_height(len(frame), most),
         **{"placeholder": MISSING, **options},
     )  # fmt: skip
     st.html(f'<div class="qaf-table qaf-printed">{printed(frame, config)}</div>')
-    return told
+    return selection
 
 
 def table_height(rows_shown: int, most: int = MOST_ROWS) -> int | Literal["content"]:
@@ -44,9 +44,9 @@ def table_height(rows_shown: int, most: int = MOST_ROWS) -> int | Literal["conte
 
 def printed(frame: pd.DataFrame, config: Mapping[str, Any]) -> str:
     """A table as HTML, as it is printed."""
-    told = [dict(config.get(name) or {}) for name in frame.columns]
-    heads = [column.get("label") or str(name) for column, name in zip(told, frame.columns, strict=True)]
-    forms = [(column.get("type_config") or {}).get("format") for column in told]
+    columns = [dict(config.get(name) or {}) for name in frame.columns]
+    heads = [column.get("label") or str(name) for column, name in zip(columns, frame.columns, strict=True)]
+    forms = [(column.get("type_config") or {}).get("format") for column in columns]
     lines = [
         "".join(f"<td>{_cell(value, form)}</td>" for value, form in zip(row, forms, strict=True))
         for row in frame.head(MOST_PRINTED).itertuples(index=False, name=None)
@@ -103,9 +103,9 @@ def in_units(frame: pd.DataFrame, units: Mapping[str, str]) -> dict[str, str]:
     """
     forms = {}
     for name, unit in units.items():
-        found = column_unit(frame[name].dropna(), unit)
-        frame[name] = frame[name].astype(float) / found.divisor
-        forms[name] = found.form
+        chosen = column_unit(frame[name].dropna(), unit)
+        frame[name] = frame[name].astype(float) / chosen.divisor
+        forms[name] = chosen.form
     return forms
 
 

@@ -31,13 +31,13 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
     legend = legend_html(mark_legend(_)) if marked else ""
     st.html(f'{legend}<div class="qaf-preview{wide}">{"".join(cells)}</div>')
     if marked:
-        told = _("Drawn on each image: what the network finds, against the truth.")
+        caption = _("Drawn on each image: what the network finds, against the truth.")
         if wide:
-            told = _(
+            caption = _(
                 "Against the truth: the original's findings on the left, the compressed network's on the "
                 "right."
             )
-        st.caption(told)
+        st.caption(caption)
         return
     compared = any("compressed" in row for row in rows)
     st.caption(
@@ -82,17 +82,17 @@ def _found(answer: Mapping[str, Any]) -> str:
 
 
 def _answer(who: str, answer: Mapping[str, Any]) -> str:
-    told = answer.get("predicted")
+    shown = answer.get("predicted")
     if answer.get("found"):
-        told = _found(answer)
-    if told is None:
+        shown = _found(answer)
+    if shown is None:
         return ""
     right = bool(answer.get("right"))
     sure = answer.get("confidence")
     share = f" ({percent_text(sure, 0)})" if isinstance(sure, float) else ""
     name = f"<i>{html.escape(who)}</i>" if who else ""
     if answer.get("task") == SEGMENTATION:  # hardly a mask is right to the last pixel
-        return f"{name}<span>{html.escape(str(told))}</span>"
+        return f"{name}<span>{html.escape(str(shown))}</span>"
     sign = "✓" if right else "✗"
-    predicted = html.escape(str(told))
+    predicted = html.escape(str(shown))
     return f'{name}<span class="{"good" if right else "bad"}">{sign} {predicted}{share}</span>'

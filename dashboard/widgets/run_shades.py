@@ -19,28 +19,28 @@ from qaf_core.text.units import percent_text
 def of_run(run: RunRecord) -> dict[str, Shade]:
     """Everything that is known of a run's layers, by short names."""
     store = ui.open_store()
-    found: dict[str, Shade] = {}
+    shades: dict[str, Shade] = {}
     errors = {row.name: row.relative_error for row in run.layers}
     outputs = {
         row.name: math.sqrt(max(0.0, row.output_error)) for row in run.layers if row.output_error is not None
     }
     if any(value is not None for value in errors.values()):
-        found["error"] = _harm(_("Error of its weights"), errors)
+        shades["error"] = _harm(_("Error of its weights"), errors)
     if outputs:
-        found["output_error"] = _harm(_("Error of its output"), outputs)
+        shades["output_error"] = _harm(_("Error of its output"), outputs)
     if shares := expectations.divergence_shares(store, run.id):
-        found["sensitivity"] = shares_shade(shares)
+        shades["sensitivity"] = shares_shade(shares)
     report = read_latency(store.run_folder(run.id))
     timed = [row for row in (report.layers if report else ()) if row.layer != OTHER]
     if timed:
         before = {row.layer: row.original_fp32_ms for row in timed if row.original_fp32_ms is not None}
         after = {row.layer: row.factorized_int8_ms for row in timed if row.factorized_int8_ms is not None}
-        found["time"] = Shade(
+        shades["time"] = Shade(
             label=_("Time"),
             told=lambda value: f"{value:.3g} ms",
             measure=lambda plan, drawn: measures.time_of(before if plan is None else after),
         )
-    return found
+    return shades
 
 
 def shares_shade(shares: Mapping[str, float]) -> Shade:

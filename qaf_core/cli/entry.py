@@ -66,9 +66,9 @@ def tell_help(command: Any) -> None:  # click's, of which Typer may carry a copy
     """Put what ``--help`` says of a command, and of those behind it, into the user's language."""
     command.help = command.help and _(command.help)
     for parameter in command.params:
-        told = getattr(parameter, "help", None)
-        if told:
-            parameter.help = _(told)
+        text = getattr(parameter, "help", None)
+        if text:
+            parameter.help = _(text)
     for other in getattr(command, "commands", {}).values():
         tell_help(other)
 

@@ -104,14 +104,14 @@ def _marked_rows(
     rows = []
     for place, (image, pixels) in enumerate(zip(chosen, image_set.read(chosen), strict=True)):
         answer, truth = of_image(task.name, answers, place), truths[image]
-        found = judge(task.name, answer, truth)
+        marks = judge(task.name, answer, truth)
         rows.append(
             {
                 "image": picture_address(mark(pixels, task.name, answer, truth)),
                 "label": ", ".join(_name(source, index) for index in classes[image]),
-                "right": found.faultless,
+                "right": marks.faultless,
                 "task": task.name,
-                "found": asdict(found),
+                "found": asdict(marks),
             }
         )
     return rows

@@ -187,13 +187,13 @@ class _Search:
     def typical(self, names: Collection[str]) -> dict[str, dict[str, Form]]:
         """By layer and structure the fastest form that harms no more than an even share, or the gentlest."""
         share = (self.dense_harm + self.bounds.first) / max(len(self.left), 1) ** (1.0 / TOGETHER)
-        found: dict[str, dict[str, Form]] = {}
+        forms: dict[str, dict[str, Form]] = {}
         for name in names:
             for form in self.left[name][1:]:
-                known = found.setdefault(name, {}).get(form.step[0])
+                known = forms.setdefault(name, {}).get(form.step[0])
                 if known is None or before(form, known, share):
-                    found[name][form.step[0]] = form
-        return found
+                    forms[name][form.step[0]] = form
+        return forms
 
     def choose(self, extra: float) -> dict[str, Form]:
         """The fastest forms of the layers that are not to be dense, so much harm beyond the dense plan's."""
@@ -201,9 +201,9 @@ class _Search:
         if math.isinf(extra):
             limit = harm_together(form.harm for rows in self.left.values() for form in rows) + 1.0
         choices = {name: [form.choice for form in distinct(rows)] for name, rows in self.left.items()}
-        found = allocate(choices, [Limit(name=HARM, limit=limit, fixed=0.0, text="harm")], minimise=LATENCY)
+        allocation = allocate(choices, [Limit(name=HARM, limit=limit, fixed=0.0, text="harm")], minimise=LATENCY)
         chosen = {}
-        for name, setting in found.settings.items():
+        for name, setting in allocation.settings.items():
             form = next(form for form in self.left[name] if form.choice.setting is setting)
             if form.step != DENSE:
                 chosen[name] = form
@@ -221,18 +221,18 @@ class _Search:
         for _ in range(MOST_CHOSEN):
             chosen = self.choose(extra)
             steps = {name: form.step for name, form in chosen.items()}
-            told = self._judged(steps)
-            if self._drop_inaccurate(chosen, told):
+            judged = self._judged(steps)
+            if self._drop_inaccurate(chosen, judged):
                 continue
             compared.add(frozenset(steps.items()))
-            if told.share <= limit + SLACK:
+            if judged.share <= limit + SLACK:
                 low, best = extra, chosen
             else:
                 high = extra
             worth = self._saved(best, self.choose(high)) >= WORTH * self._dense_ms
             if not worth or len(compared) == MOST_JUDGED or high < CLOSE * low:
                 break
-            extra = _moved(low, high, extra, told.share, by_dense, limit)
+            extra = _moved(low, high, extra, judged.share, by_dense, limit)
         return {name: form.step for name, form in best.items()}
 
     @property
@@ -254,7 +254,7 @@ class _Search:
             self.judged[key] = self.judge.judge(steps)
         return self.judged[key]
 
-    def _drop_inaccurate(self, chosen: Mapping[str, Form], told: Judged) -> bool:
+    def _drop_inaccurate(self, chosen: Mapping[str, Form], judged: Judged) -> bool:
         """Whether outputs' errors were beyond the bound: then such forms, and worse ones, are out.
 
         An error goes with the harm: what is expected to be far beyond the bound is not tried.
@@ -263,7 +263,7 @@ class _Search:
         if bound is None:
             return False
         for name, form in chosen.items():
-            error = told.errors.get(name, 0.0)
+            error = judged.errors.get(name, 0.0)
             if error > bound:
                 most = form.harm * min(2.0 * bound / error, 1.0)
                 out = {row.step for row in self.left[name][1:] if row.harm >= most} | {form.step}
@@ -275,8 +275,8 @@ class _Search:
 
 def _moved(low: float, high: float, extra: float, share: float, by_dense: float, limit: float) -> float:
     """The next harm to allow: answers change about as the root of the divergence."""
-    more, wanted = share**2 - by_dense**2, limit**2 - by_dense**2
-    factor = min(max(wanted / more, 1 / FARTHEST), FARTHEST) if more > 0.0 else FARTHEST
+    more, allowed = share**2 - by_dense**2, limit**2 - by_dense**2
+    factor = min(max(allowed / more, 1 / FARTHEST), FARTHEST) if more > 0.0 else FARTHEST
     guess = extra * factor
     if low > 0.0 and high < math.inf and not low * 1.05 < guess < high / 1.05:
         return math.sqrt(low * high)
@@ -298,8 +298,8 @@ def _time_in_place(
         names = {name for kind in network.kinds for name in kind} & search.left.keys()
         dense = {name: rows[0].latency_ms for name, rows in search.left.items()}
         rows = {
-            name: {key: (form.step, dense[name] - form.latency_ms) for key, form in found.items()}
-            for name, found in search.typical(names).items()
+            name: {key: (form.step, dense[name] - form.latency_ms) for key, form in forms.items()}
+            for name, forms in search.typical(names).items()
         }
         search.correct(gains_in_place(network, rows, progress=progress))
     except ModelError as error:  # layers timed alone are all there is to go by
@@ -342,7 +342,7 @@ def _choice_of(search: _Search, name: str, steps: Mapping[str, Step]) -> LayerCh
     Of a form that several plans had, the output error is that in the plan that was judged last.
     """
     forms, step = search.forms[name], steps.get(name, DENSE)
-    errors = {dict(key).get(name): told.errors.get(name) for key, told in search.judged.items()}
+    errors = {dict(key).get(name): judged.errors.get(name) for key, judged in search.judged.items()}
     if frozenset(steps.items()) in search.judged:
         errors[step] = search.judged[frozenset(steps.items())].errors.get(name)
     candidates = [

@@ -65,15 +65,15 @@ def list_forms(
         if info.kind not in TIMED_KINDS or not info.calls or not info.eligible or info.name in edges:
             continue
         forms: dict[Step, Form] = {}
-        for told in table:
-            if told["layer"] != info.name or told["structure"] not in info.structures:
+        for timed in table:
+            if timed["layer"] != info.name or timed["structure"] not in info.structures:
                 continue
-            rank = tuple(told["rank"]) if isinstance(told["rank"], list | tuple) else told["rank"]
-            row = LayerPlan(name=info.name, structure=told["structure"], rank=rank, bits=bits)
+            rank = tuple(timed["rank"]) if isinstance(timed["rank"], list | tuple) else timed["rank"]
+            row = LayerPlan(name=info.name, structure=timed["structure"], rank=rank, bits=bits)
             harm = sensitivity.harm_of(row)
             if harm is None and (row.structure, rank) != DENSE:
                 continue  # nothing is known of such a structure
-            cost, latency_ms = layer_cost(info, row, activation_bits), float(told["median_ms"])
+            cost, latency_ms = layer_cost(info, row, activation_bits), float(timed["median_ms"])
             setting = Setting(row=row, harm=harm or 0.0, size_bytes=cost.size_bytes, bops=cost.bops)
             choice = Choice(setting=setting, costs={LATENCY: latency_ms})
             forms[row.structure, rank] = Form(

@@ -165,7 +165,7 @@ def gains_in_place(
         RunCancelled: If stopped.
     """
     asked = [kind for every in network.kinds if (kind := [name for name in every if forms.get(name)])]
-    found: dict[tuple[str, str], float] = {}
+    gains: dict[tuple[str, str], float] = {}
     progress = progress or Progress()
     for index, kind in enumerate(asked):
         message = say(
@@ -183,8 +183,8 @@ def gains_in_place(
             expected = sum(forms[name][key][1] for name in names)
             faster = ratio_of(times[key], times[DENSE]).high < 1.0
             gain = min(gained / max(expected, SMALLEST_MS), LARGEST_GAIN) if faster else 0.0
-            found |= {(name, key): gain for name in names}
-    return found
+            gains |= {(name, key): gain for name in names}
+    return gains
 
 
 def compare_times(network: TimedNetwork, steps: Mapping[str, Step]) -> WholeTimes:

@@ -96,9 +96,9 @@ def from_plain(stored: Any) -> Any:
     return Said(template, {key: from_plain(one) for key, one in values.items()})
 
 
-def templates_of(*told: Said | str) -> dict[str, Any]:
+def templates_of(*sentences: Said | str) -> dict[str, Any]:
     """By sentence in English its template and values as JSON can hold them, to be kept beside it."""
-    return {each.text(): to_plain(each) for each in told if isinstance(each, Said)}
+    return {each.text(): to_plain(each) for each in sentences if isinstance(each, Said)}
 
 
 def said_of(line: str, kept: Mapping[str, Any]) -> Said:
@@ -109,9 +109,9 @@ def said_of(line: str, kept: Mapping[str, Any]) -> Said:
         kept: What ``templates_of`` gave.
     """
     try:
-        told = from_plain(kept[line])
-        if isinstance(told, Said) and told.text() == line:
-            return told
+        sentence = from_plain(kept[line])
+        if isinstance(sentence, Said) and sentence.text() == line:
+            return sentence
     except (ValueError, TypeError, LookupError, AttributeError):
         pass
     return Said(line)

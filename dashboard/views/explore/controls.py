@@ -281,9 +281,9 @@ def _preset_help(labels: dict[str, str]) -> str:
 def structure_help() -> str:
     """What each structure is, one line each, for a tooltip."""
     names = {name: STRUCTURES[name].label for name in FACTORIZED} | {"dense": "Dense", KEEP: "Keep"}
-    told = [f"- **{_(label)}**: {meaning(name)}" for name, label in names.items()]
+    lines = [f"- **{_(label)}**: {meaning(name)}" for name, label in names.items()]
     either = _("**CP or Tucker-2**: CP, or Tucker-2 where CP needs more operations than the layer itself.")
-    return "\n".join([meaning("structure"), "", *told, f"- {either}"])
+    return "\n".join([meaning("structure"), "", *lines, f"- {either}"])
 
 
 def _use_preset(choice: Choice, chosen: str) -> None:

@@ -236,8 +236,8 @@ def _network(choice: Choice, inventory: tuple[LayerInfo, ...], draft: Draft) -> 
     )  # fmt: skip
     if not opened.open:
         return
-    found = expectations.known(ui.open_store(), controls.request_of(choice))
-    shares = {} if found is None else found[1].shares(draft.plan)
+    knowledge = expectations.known(ui.open_store(), controls.request_of(choice))
+    shares = {} if knowledge is None else knowledge[1].shares(draft.plan)
     with opened:
         network_graph.show(
             network_graph.Shown(

@@ -73,10 +73,10 @@ class LinkInfo:
 
 def links_of(info: LayerInfo, structure: str, rank: Rank, bits: Bits) -> tuple[LinkInfo, ...]:
     """What a layer becomes, in the order it runs: one link if it is not factorized, or stays."""
-    found = chain_structure(structure, rank)
+    chain = chain_structure(structure, rank)
     macs = factor_macs(info, structure, rank)
     each = bits if isinstance(bits, tuple) else (bits,) * len(macs)
-    if found is None or not found.factorizes:
+    if chain is None or not chain.factorizes:
         depthwise = info.groups > 1 and info.groups == info.in_channels
         return (
             LinkInfo(
@@ -84,13 +84,13 @@ def links_of(info: LayerInfo, structure: str, rank: Rank, bits: Bits) -> tuple[L
                 bits=each[0], macs=info.macs,
             ),
         )  # fmt: skip
-    widths = (info.in_channels, *found.widths(rank), info.out_channels)
+    widths = (info.in_channels, *chain.widths(rank), info.out_channels)
     return tuple(
         LinkInfo(
             kernel=link.kernel.of(info.kernel, 1), inputs=inputs, outputs=outputs, depthwise=link.depthwise,
             bits=each[link.factor], macs=macs[link.factor],
         )
-        for link, inputs, outputs in zip(found.links, widths, widths[1:], strict=False)
+        for link, inputs, outputs in zip(chain.links, widths, widths[1:], strict=False)
     )  # fmt: skip
 
 

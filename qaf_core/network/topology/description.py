@@ -91,10 +91,10 @@ class Topology:
 
     def sources(self) -> dict[str, tuple[str, ...]]:
         """What each node reads, in its order."""
-        found: dict[str, list[str]] = {node.name: [] for node in self.nodes}
+        sources: dict[str, list[str]] = {node.name: [] for node in self.nodes}
         for edge in self.edges:
-            found[edge.target].append(edge.source)
-        return {name: tuple(names) for name, names in found.items()}
+            sources[edge.target].append(edge.source)
+        return {name: tuple(names) for name, names in sources.items()}
 
 
 def _edge(nodes: Sequence[Node], row: Sequence[Any]) -> Edge:

@@ -127,22 +127,22 @@ class _Flow(KeepEverything):  # type: ignore[no-untyped-call]
 
     def _entering(self, path: str, value: Any, first: bool) -> Origin:
         """Where an operand comes from: one node, met in Python if need be; nothing for a constant."""
-        found: dict[str, tuple[str, ...]] = {}
+        origins: dict[str, tuple[str, ...]] = {}
         tensors = list(first_tensors(value))
         for tensor in tensors:
-            found.update(self._of.get(tensor, {}))
-        if first and tensors and not found:
-            found = {INPUT: ()}  # copied into a batch, say
-        if len(found) < 2:
-            return found
-        key = (path, frozenset(found))
+            origins.update(self._of.get(tensor, {}))
+        if first and tensors and not origins:
+            origins = {INPUT: ()}  # copied into a batch, say
+        if len(origins) < 2:
+            return origins
+        key = (path, frozenset(origins))
         if key not in self._met_in_code:
             shape = _shape(tensors[:1])
             node = self._add(
                 Node(name=_named(path, CODE), kind=MERGE, operation=CODE, scope=path, shape=shape)
             )
             self._met_in_code[key] = node
-            self._connect(found, node)
+            self._connect(origins, node)
         return {self._met_in_code[key]: ()}
 
     def _layer(
@@ -183,8 +183,8 @@ class _Flow(KeepEverything):  # type: ignore[no-untyped-call]
             after: Origin = {node: ()}
         else:
             ((source, words),) = joined.items()
-            told = word not in (*_SILENT, *words[-1:])
-            after = {source: (*words, word)[-MOST_WORDS:] if told else words}
+            is_new = word not in (*_SILENT, *words[-1:])
+            after = {source: (*words, word)[-MOST_WORDS:] if is_new else words}
         for tensor in results:
             self._of[tensor] = after
 

@@ -80,8 +80,8 @@ def dot_text(drawing: Drawing, *, dark: bool = False, _: Translate = untranslate
         *_boxes(drawing, drawing.view.boxes, 0, dark, _),
     ]
     for arrow in drawing.view.arrows:
-        told = _quoted(" · ".join([*arrow.through, *filter(None, [_sizes(arrow.shape)])]) or " ")
-        lines.append(f"{ids[arrow.source]} -> {ids[arrow.target]} [tooltip={told}];")
+        label = _quoted(" · ".join([*arrow.through, *filter(None, [_sizes(arrow.shape)])]) or " ")
+        lines.append(f"{ids[arrow.source]} -> {ids[arrow.target]} [tooltip={label}];")
     return "\n".join([*lines, "}"])
 
 
@@ -208,5 +208,5 @@ def _quoted(text: str) -> str:
 
     Backslashes begin escapes there, and entities of HTML are read.
     """
-    told = _plain(text).replace("\\", "\\\\").replace('"', '\\"').replace("&", "&amp;")
-    return f'"{told}"'
+    escaped = _plain(text).replace("\\", "\\\\").replace('"', '\\"').replace("&", "&amp;")
+    return f'"{escaped}"'

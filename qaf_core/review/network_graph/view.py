@@ -198,12 +198,12 @@ def _title(name: str, within: Sequence[str]) -> str:
 def _arrows(topology: Topology, place: Mapping[str, str]) -> tuple[Arrow, ...]:
     """One arrow for all edges between two boxes; none inside one."""
     shapes = {node.name: node.shape for node in topology.nodes}
-    found: dict[tuple[str, str], Arrow] = {}
+    arrows: dict[tuple[str, str], Arrow] = {}
     for edge in topology.edges:
         ends = place[edge.source], place[edge.target]
         if ends[0] != ends[1]:
-            found.setdefault(
+            arrows.setdefault(
                 ends,
                 Arrow(source=ends[0], target=ends[1], through=edge.through, shape=shapes[edge.source]),
             )
-    return tuple(found.values())
+    return tuple(arrows.values())

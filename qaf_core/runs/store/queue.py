@@ -302,8 +302,8 @@ class Queue(Database):
         if not rows:
             return None
         try:
-            told = from_plain(json.loads(rows[0][0]))
-            return told if isinstance(told, Said) else Said(str(told))
+            problem = from_plain(json.loads(rows[0][0]))
+            return problem if isinstance(problem, Said) else Said(str(problem))
         except ValueError:  # in words, as an older version kept it
             return Said(str(rows[0][0]))
 

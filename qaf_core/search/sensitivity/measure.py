@@ -368,11 +368,11 @@ def output_divergence(expected: Any, actual: Any, temperature: float = 1.0) -> f
     return 0.5 * squared_error(expected, actual)
 
 
-def squared_error(wanted: Any, found: Any) -> float:
+def squared_error(targets: Any, answers: Any) -> float:
     """The relative squared errors of all outputs in floating point, added up; NaN where there are none."""
     pairs = [
         (a, b)
-        for a, b in zip(first_tensors(wanted), first_tensors(found), strict=False)
+        for a, b in zip(first_tensors(targets), first_tensors(answers), strict=False)
         if a.is_floating_point() and a.shape == b.shape and a.numel()
     ]
     if not pairs:

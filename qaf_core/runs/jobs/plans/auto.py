@@ -65,18 +65,18 @@ def make_auto_plan(
     """
     threads = _check(request)
     given, ratios = _load(request, workspace), ratios_from(request.least_ratio)
-    told = ("model", "bits", "activation_bits", "error_bound", "answer_bound", "batch", "seed")
-    asked = [getattr(request, name) for name in told]
+    fields = ("model", "bits", "activation_bits", "error_bound", "answer_bound", "batch", "seed")
+    asked = [getattr(request, name) for name in fields]
     machine = [describe_machine(threads), ratios, given.source.input_shape]
     cache, key = ContentCache(workspace / TABLE_FOLDER), digest_of(VERSION, asked, machine, given.key)
     kept = cache.read(f"whole-{key}", lambda path: from_plain(Selection, read_json(path)))
     if kept is not None:
         return kept
-    found = _find(request, given, workspace, threads, progress or Progress())
-    timed = found.whole is not None or all(choice.rank is None for choice in found.choices)
+    result = _find(request, given, workspace, threads, progress or Progress())
+    timed = result.whole is not None or all(choice.rank is None for choice in result.choices)
     if timed or request.activation_bits != ACTIVATION_GRID.bits:  # otherwise it may be timed another time
-        cache.keep(f"whole-{key}", found.to_dict())
-    return found
+        cache.keep(f"whole-{key}", result.to_dict())
+    return result
 
 
 @dataclass(frozen=True, kw_only=True)
