@@ -13,7 +13,7 @@ from qaf_core.deploy.runtime.layer_profile import OTHER
 from qaf_core.review.network_graph import measures
 from qaf_core.runs.jobs.latency import read_latency
 from qaf_core.runs.store.record import RunRecord
-from qaf_core.text.units import percent_text
+from qaf_core.text.units import milliseconds_text, percent_text
 
 
 def of_run(run: RunRecord) -> dict[str, Shade]:
@@ -37,7 +37,7 @@ def of_run(run: RunRecord) -> dict[str, Shade]:
         after = {row.layer: row.factorized_int8_ms for row in timed if row.factorized_int8_ms is not None}
         shades["time"] = Shade(
             label=_("Time"),
-            told=lambda value: f"{value:.3g} ms",
+            told=milliseconds_text,
             measure=lambda plan, drawn: measures.time_of(before if plan is None else after),
         )
     return shades

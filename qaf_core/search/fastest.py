@@ -201,7 +201,9 @@ class _Search:
         if math.isinf(extra):
             limit = harm_together(form.harm for rows in self.left.values() for form in rows) + 1.0
         choices = {name: [form.choice for form in distinct(rows)] for name, rows in self.left.items()}
-        allocation = allocate(choices, [Limit(name=HARM, limit=limit, fixed=0.0, text="harm")], minimise=LATENCY)
+        allocation = allocate(
+            choices, [Limit(name=HARM, limit=limit, fixed=0.0, text="harm")], minimise=LATENCY
+        )
         chosen = {}
         for name, setting in allocation.settings.items():
             form = next(form for form in self.left[name] if form.choice.setting is setting)

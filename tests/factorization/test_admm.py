@@ -70,7 +70,7 @@ def sweep_of(kind: str) -> Callable[[State], None]:
 
 def rebuilt_error(state: State, codes: list[Tensor], scales: list[Tensor]) -> float:
     """Relative error of codes × scales, the tensor rebuilt in full (CP and matrices)."""
-    problem = state.structure
+    problem = state.subproblem
     assert isinstance(problem, Canonical)
     values = [code * scale for code, scale in zip(codes, scales, strict=True)]
     letters = ",".join(f"{letter}r" for letter in "ijk"[: len(values)])

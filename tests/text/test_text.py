@@ -60,7 +60,7 @@ MARKS = {
     "Said": 0,
     "_": 0,
     "plural": 1,
-    "tell": 0,
+    "echo": 0,
     "warn": 0,
     "print_table": 0,
     "stop_on_interrupt": 0,

@@ -72,7 +72,7 @@ def test_the_training_part_calibrates_and_the_test_part_evaluates(tmp_path: Path
     assert calibration.read(range(12))[:, 7, 7, 0].tolist() == list(range(12))
     assert calibration.labels.tolist() == [*range(10), 0, 1]
     assert (evaluation.name, evaluation.images.shape) == (f"{name}, evaluation part", (6, 8, 8, 1))
-    assert "12 images calibrate, 6 others evaluate: separate parts of the data" in evaluation.split
+    assert "12 images calibrate, 6 others evaluate: separate parts of the data" in str(evaluation.split)
 
 
 def test_a_limit_takes_a_part(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_set_of_one_part_is_split(tmp_path: Path) -> None:
     assert len(calibration) == 4
     assert evaluation.labels.tolist() == [int(level % 2 == 0) for level in levels[0].tolist()]
     assert (evaluation.name, calibration.name) == ("EuroSAT, evaluation part", "EuroSAT, calibration part")
-    assert evaluation.split.startswith("4 images calibrate, 12 others evaluate: split by seed")
+    assert str(evaluation.split).startswith("4 images calibrate, 12 others evaluate: split by seed")
 
 
 @pytest.mark.parametrize(

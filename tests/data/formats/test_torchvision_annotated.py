@@ -44,7 +44,7 @@ def test_voc_is_read(voc: Path) -> None:
     assert (masks[0, 3, 3], masks[0, 0, 0], masks[0, 3, 15]) == (15, 0, 255)
     assert (len(evaluation), len(calibration)) == (2, 2)
     assert evaluation.name == "VOCSegmentation, evaluation part"
-    assert "separate parts of the data" in evaluation.split
+    assert "separate parts of the data" in str(evaluation.split)
 
 
 def test_classes_of_voc_are_found_by_name(voc: Path) -> None:

@@ -228,7 +228,7 @@ def test_a_fast_file_that_disagrees_is_refused_unless_forced(
     path = tmp_path / "fast.onnx"
     command = [run_id, "--format", "onnx", "--precision", "int8-fast", "--out", str(path)]
     line = bad_input(capsys, *command, "--workspace", str(workspace))
-    assert "agreement of at least 99.5%" in line
+    assert "agreement of at least 99.5 %" in line
     assert not path.exists()
     assert main(["export", *command, "--workspace", str(workspace), "--force"]) == 0
     assert path.exists()

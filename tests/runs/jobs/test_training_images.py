@@ -91,7 +91,9 @@ def test_evaluation_images_are_never_learnt_from(
     np.savez(tmp_path / "some.npz", x=np.concatenate([own[:3], others.read(range(5))]))
     found = load(data=str(tmp_path / "some.npz"))
     assert len(found) == 5
-    assert found.notes == ("3 of the images to learn from are evaluation images and were left out.",)
+    assert tuple(map(str, found.notes)) == (
+        "3 of the images to learn from are evaluation images and were left out.",
+    )
     np.savez(tmp_path / "all.npz", x=own)
     with pytest.raises(DataError, match="every training image is also an evaluation image"):
         load(data=str(tmp_path / "all.npz"))
