@@ -15,7 +15,6 @@ from qaf_core.cli.options import Json, Run, Workspace
 from qaf_core.cli.plans import Batch, Threads
 from qaf_core.cli.text import _, echo, print_json, print_stage, print_table
 from qaf_core.deploy.runtime.model_files import ModelFile
-from qaf_core.deploy.runtime.speed_report import Energy, SpeedReport
 from qaf_core.errors import QafError
 from qaf_core.text.units import (
     energy_text,
@@ -27,6 +26,7 @@ from qaf_core.text.units import (
 )
 
 if TYPE_CHECKING:
+    from qaf_core.deploy.runtime.speed_report import Energy, SpeedReport
     from qaf_core.runs.store.record import RunRecord
 
 TITLES: dict[str, str] = {file: file.short for file in ModelFile}
@@ -49,6 +49,7 @@ def latency(
     workspace: Workspace = None,
 ) -> None:
     """Time a run's models side by side: original, dense INT8, factorized fp32 and INT8; and by layer."""
+    from qaf_core.deploy.runtime.speed_report import SpeedReport
     from qaf_core.runs.store.request import LatencyRequest
     from qaf_core.runs.store.store import Store
 

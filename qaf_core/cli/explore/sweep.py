@@ -28,7 +28,6 @@ from qaf_core.cli.text import print_json, print_stage, print_table
 from qaf_core.errors import PlanError
 from qaf_core.factorization.effort import Effort
 from qaf_core.review.tradeoffs.pareto import knee, pareto_front
-from qaf_core.runs.jobs.plans.sweep import BUDGETS, METHODS, front_requests, measured_point, run_request
 from qaf_core.runs.store.workspace import default_workspace
 from qaf_core.text.units import percent_text, points_text, size_text
 
@@ -70,6 +69,7 @@ def sweep(
     workspace: Workspace = None,
 ) -> int:
     """Measure a front of plans under several budgets; what was measured before is not done again."""
+    from qaf_core.runs.jobs.plans.sweep import BUDGETS, METHODS, front_requests
     from qaf_core.runs.store.request import SensitivityRequest
 
     folder = default_workspace() if workspace is None else workspace
@@ -102,6 +102,7 @@ def _parts(texts: list[str] | None) -> list[str]:
 
 def _measure(request: SearchRequest, workspace: Path | None) -> dict[str, Any] | None:
     """One point, measured now or earlier; None where the run was stopped."""
+    from qaf_core.runs.jobs.plans.sweep import measured_point, run_request
     from qaf_core.runs.store.store import Store
 
     with Store(workspace) as store:
