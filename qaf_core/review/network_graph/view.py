@@ -137,9 +137,7 @@ def _apart_from(blocks: Collection[str], topology: Topology) -> Topology:
         return topology
     nodes = (replace(node, name=names.get(node.name, node.name)) for node in topology.nodes)
     edges = (
-        replace(
-            edge, source=names.get(edge.source, edge.source), target=names.get(edge.target, edge.target)
-        )
+        replace(edge, source=names.get(edge.source, edge.source), target=names.get(edge.target, edge.target))
         for edge in topology.edges
     )
     return Topology(nodes=tuple(nodes), edges=tuple(edges))
