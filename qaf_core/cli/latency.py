@@ -17,6 +17,7 @@ from qaf_core.cli.text import _, echo, print_json, print_stage, print_table
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.errors import QafError
 from qaf_core.text.units import (
+    MISSING,
     energy_text,
     factor_text,
     milliseconds_text,
@@ -159,9 +160,9 @@ def _print_latency(report: SpeedReport, record: RunRecord) -> None:
                 _(TITLES.get(name, name)),
                 milliseconds_text(row.median_ms),
                 f"{milliseconds_text(row.p5_ms)} – {milliseconds_text(row.p95_ms)}",
-                "–" if memory is None else size_text(memory),
-                "–" if judged is None else percent_text(judged.value),
-                "–" if judged is None or judged.drop is None else points_text(-judged.drop),
+                MISSING if memory is None else size_text(memory),
+                MISSING if judged is None else percent_text(judged.value),
+                MISSING if judged is None or judged.drop is None else points_text(-judged.drop),
             )
         )
     print_table(("model", "median", "5 to 95 %", "memory", "accuracy", "change, points"), rows)
@@ -184,7 +185,7 @@ def _print_latency(report: SpeedReport, record: RunRecord) -> None:
         (
             row.layer,
             f"{row.structure or ''} {row.rank or ''}".strip(),
-            *(milliseconds_text(milliseconds or 0.0) for milliseconds in row.each_ms),
+            *(MISSING if ms is None else milliseconds_text(ms) for ms in row.each_ms),
             {True: _("slower"), False: _("faster"), None: ""}[row.slower_than_dense],
         )
         for row in report.layers

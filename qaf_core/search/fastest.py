@@ -25,6 +25,7 @@ from qaf_core.search.selection import (
     DENSE,
     NO_GAIN,
     NOT_COUNTED,
+    NOT_TIMED,
     AnswerShares,
     Candidate,
     LayerChoice,
@@ -305,7 +306,7 @@ def _time_in_place(
         }
         search.correct(gains_in_place(network, rows, progress=progress))
     except ModelError as error:  # layers timed alone are all there is to go by
-        return None, f"Not timed as a whole: {error}"
+        return None, f"{NOT_TIMED} {error}"
     return network, ""
 
 
@@ -344,7 +345,7 @@ def _choice_of(search: _Search, name: str, steps: Mapping[str, Step]) -> LayerCh
     Of a form that several plans had, the output error is that in the plan that was judged last.
     """
     forms, step = search.forms[name], steps.get(name, DENSE)
-    errors = {dict(key).get(name): judged.errors.get(name) for key, judged in search.judged.items()}
+    errors = {dict(key).get(name, DENSE): judged.errors.get(name) for key, judged in search.judged.items()}
     if frozenset(steps.items()) in search.judged:
         errors[step] = search.judged[frozenset(steps.items())].errors.get(name)
     candidates = [

@@ -28,7 +28,8 @@ ALL_DENSE = (
     "No faster plan that was tried stays within the bounds: the plan is dense. Allow more to change, or take "
     "more bits."
 )
-NOTES = (NO_GAIN, NOT_COUNTED, ALL_DENSE)
+NOT_TIMED = "Not timed as a whole:"  # why stands behind it
+NOTES = (NO_GAIN, NOT_COUNTED, ALL_DENSE, NOT_TIMED)
 
 
 class Verdict(StrEnum):

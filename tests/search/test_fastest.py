@@ -324,5 +324,17 @@ def test_it_tells_how_far_it_is_and_stops() -> None:
 
 def test_what_is_noted_is_told_in_the_readers_language() -> None:
     told = note_text("Not timed as a whole: a list. " + " ".join(NOTES), translator("ja"))
-    assert told.startswith("Not timed as a whole: a list. 計測の範囲では")
+    assert told.startswith("ネットワーク全体の推論時間は測定できませんでした： a list. 計測の範囲では")
     assert not any(note in told for note in NOTES)
+
+
+def test_the_error_of_a_dense_layer_is_kept_where_another_form_was_chosen() -> None:
+    class All(Answers):
+        def judge(self, steps: Mapping[str, Step]) -> Judged:
+            judged = super().judge(steps)
+            return Judged(share=judged.share, errors={**dict.fromkeys("abc", 0.003), **judged.errors})
+
+    found, steps = found_in(All(TRUE), answers=0.5)
+    assert steps == dict.fromkeys("abc", SMALL)
+    dense = next(row for row in found.choices[0].candidates if (row.structure, row.rank) == DENSE)
+    assert dense.output_error == 0.003

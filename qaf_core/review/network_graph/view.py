@@ -76,8 +76,9 @@ def view_of(topology: Topology, *, chosen: Iterable[str] = (), most: int = MOST_
         most: Boxes that may be drawn without being asked for.
     """
     topology = joined_stepwise(topology)
+    blocks = {path for chain in _homes(topology).values() for path in chain}
+    topology = _apart_from(blocks, topology)
     homes = _homes(topology)
-    blocks = {path for chain in homes.values() for path in chain}
     opened = set(_open_at_first(homes, most))
     for path in chosen:
         opened |= {block for block in blocks if path == block or path.startswith(f"{block}.")}
@@ -121,6 +122,25 @@ def joined_stepwise(topology: Topology) -> Topology:
             scopes[step.name] = _common(scopes.get(step.name, step.scope), node.scope)
     nodes = (replace(node, scope=scopes.get(node.name, node.scope)) for node in topology.nodes)
     return Topology(nodes=tuple(nodes), edges=tuple(edge for edges in reads.values() for edge in edges))
+
+
+def _apart_from(blocks: Collection[str], topology: Topology) -> Topology:
+    """The same network, a node that is called as a block is (``input``, ``output``, ``add``) renamed."""
+    taken = {*blocks, *topology.by_name()}
+    names: dict[str, str] = {}
+    for node in topology.nodes:
+        if node.name in blocks:
+            free = (f"{node.name} ({number})" for number in range(2, len(taken) + 3))
+            names[node.name] = next(name for name in free if name not in taken)
+            taken.add(names[node.name])
+    if not names:
+        return topology
+    nodes = (replace(node, name=names.get(node.name, node.name)) for node in topology.nodes)
+    edges = (
+        replace(edge, source=names.get(edge.source, edge.source), target=names.get(edge.target, edge.target))
+        for edge in topology.edges
+    )
+    return Topology(nodes=tuple(nodes), edges=tuple(edges))
 
 
 def _common(one: str, other: str) -> str:

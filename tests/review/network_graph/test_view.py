@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from qaf_core.data.models.catalogue import find_model, load_structure
@@ -105,3 +107,26 @@ def test_what_differs_on_the_way_is_not_shared() -> None:
         Edge(source="c", target="two"),
     )  # fmt: skip
     assert joined_stepwise(Topology(nodes=nodes, edges=edges)).edges == edges
+
+
+def test_a_block_called_as_a_node_is_no_less_a_block() -> None:
+    """Many networks have modules called ``input`` and ``output``, or as an operation."""
+    layers = [f"{block}.{n}" for block in ("input", "add", "output") for n in (0, 1)]
+    nodes = [
+        Node(name="input", kind="input"),
+        *(Node(name=name, kind="layer", layer=name, scope=name[:-2]) for name in layers[:4]),
+        Node(name="add", kind="merge", operation="add"),
+        *(Node(name=name, kind="layer", layer=name, scope=name[:-2]) for name in layers[4:]),
+        Node(name="output", kind="output"),
+    ]
+    way = ["input", *layers[:4], "add", *layers[4:], "output"]
+    edges = [Edge(source=a, target=b) for a, b in pairwise(way)] + [Edge(source="input.1", target="add")]
+    view = view_of(Topology(nodes=tuple(nodes), edges=tuple(edges)), most=6)
+    assert view.closed == ("input", "add", "output")
+    assert len({box.name for box in view.boxes}) == 6
+    kinds = {box.name: box.kind for box in view.boxes}
+    assert [(kinds[arrow.source], kinds[arrow.target]) for arrow in view.arrows] == [
+        ("input", BLOCK), (BLOCK, BLOCK), (BLOCK, "merge"), (BLOCK, "merge"), ("merge", BLOCK),
+        (BLOCK, "output"),
+    ]  # fmt: skip
+    assert all(box.layers for box in view.boxes if box.kind == BLOCK)

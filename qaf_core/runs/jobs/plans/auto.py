@@ -17,7 +17,7 @@ from qaf_core.network.plan.validation import check_bits
 from qaf_core.pipeline.events import Progress
 from qaf_core.quantization.grid import ACTIVATION_GRID
 from qaf_core.records import from_plain
-from qaf_core.runs.jobs.plans.knowledge import FOLDER, find_knowledge
+from qaf_core.runs.jobs.plans.knowledge import FOLDER, find_knowledge, shuffled
 from qaf_core.runs.store.request import PlanRequest, source_of
 from qaf_core.search.fastest import SMALLEST_HARM, Bounds, find_fastest
 from qaf_core.search.forms import list_forms
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 TABLE_FOLDER = Path("cache") / "latency"
 IN_PLACE_IMAGES = 16
 # Raised whenever plans are chosen in another way: what was found before is then not used.
-VERSION = 5
+VERSION = 6
 # The output fit makes up for what a longer solve would bring: a few percent of the output error. The inputs'
 # second moment in what layers are solved for lowered the output errors of low ranks by 10 to 30 %.
 QUICK_OPTIONS = {
@@ -183,8 +183,9 @@ def _expectations(
         known = find_knowledge(request.explored, workspace, progress)
     except DataError:
         sensitivity = measure_sensitivity(
-            given.model, given.inventory, given.calibration, activation_bits=request.activation_bits,
-            seed=request.seed, cache=ContentCache(workspace / FOLDER), progress=progress,
+            given.model, given.inventory, shuffled(given.calibration, request.seed),
+            activation_bits=request.activation_bits, seed=request.seed,
+            cache=ContentCache(workspace / FOLDER), progress=progress,
         )  # fmt: skip
         return sensitivity, request.answer_bound
     floor = known.sensitivity.floor

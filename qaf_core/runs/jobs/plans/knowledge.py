@@ -101,10 +101,15 @@ def load_explored(request: SensitivityRequest, workspace: Path, progress: Progre
     inventory = take_inventory(model, source.input_shape)
     images, _ = load_run_images(request, source, workspace)
     calibration = torch.cat([batch for batch, _ in to_batches(images, source, BATCH_SIZE)])
-    # A set may be sorted by class: the first of them would speak for all.
-    order = torch.randperm(len(calibration), generator=torch.Generator().manual_seed(request.seed))
-    calibration = calibration[order]
-    return Explored(source=source, model=model, inventory=inventory, calibration=calibration)
+    mixed = shuffled(calibration, request.seed)
+    return Explored(source=source, model=model, inventory=inventory, calibration=mixed)
+
+
+def shuffled(images: Tensor, seed: int) -> Tensor:
+    """Images in another order: a set may be sorted by class, and the first of them would speak for all."""
+    import torch
+
+    return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))]
 
 
 def find_knowledge(request: SensitivityRequest, workspace: Path, progress: Progress) -> Knowledge:

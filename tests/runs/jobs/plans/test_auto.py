@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from qaf_core.cli.entry import main
@@ -167,3 +169,25 @@ def test_without_labels_the_sensitivity_alone_is_known(
     found = make_auto_plan(replace(DIGITS, threads=1, answer_bound=0.3), workspace)
     assert [choice.name for choice in found.choices] == ["features.3", "features.7", "classifier.0"]
     assert all(row.harm is not None for choice in found.choices for row in choice.candidates)
+
+
+def test_without_labels_harm_is_measured_on_images_in_mixed_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set sorted by class would else be known by its first classes only."""
+    measured: list[torch.Tensor] = []
+
+    def refuse(*_: object) -> None:
+        raise DataError("no labels")
+
+    monkeypatch.setattr(auto, "find_knowledge", refuse)
+    monkeypatch.setattr(
+        "qaf_core.search.sensitivity.measure.measure_sensitivity",
+        lambda model, inventory, images, **_: measured.append(images),
+    )
+    images = torch.arange(64.0).reshape(64, 1, 1, 1)
+    given: Any = SimpleNamespace(model=None, inventory=(), calibration=images)
+    request = PlanRequest(model="digits/cnn", data="sample", bits=8)
+    auto._expectations(request, given, tmp_path, Progress())
+    assert sorted(measured[0].flatten().tolist()) == images.flatten().tolist()
+    assert float(measured[0][:32].mean()) > float(images[:32].mean()) + 8
