@@ -88,10 +88,20 @@ def choice(name: str, options: Sequence[Hashable], default: Hashable, *, key: st
 def several(name: str, options: Sequence[Hashable], default: Sequence[Any], *, key: str | None = None) -> str:
     """Bind any number of some options, as a list; the widget's key."""
     by_text = {str(option): option for option in options}
+
+    def read(texts: Values) -> list[Any]:
+        """Those that there are, whatever else is named; of the others the first is told."""
+        named = [text for text in dict.fromkeys(texts) if text]
+        known = [by_text[text] for text in named if text in by_text]
+        unknown = [text for text in named if text not in by_text]
+        for text in unknown[:1]:
+            fault(name, text)
+        return known if known or not unknown else list(default)
+
     return _bind(
         name, key, list(default),
         fits=lambda value: all(each in options for each in value),
-        read=lambda texts: [by_text[text] for text in dict.fromkeys(texts) if text],
+        read=read,
         write=lambda value: tuple(map(str, value)) or ("",),
     )  # fmt: skip
 
@@ -162,7 +172,7 @@ def _note_fault(state: _Address, name: str, value: str) -> None:
 def faults() -> list[str]:
     """What the address says that cannot be, each told once; foreign text."""
     state = _state()
-    notes, state.faults = state.faults, []
+    notes, state.faults = list(dict.fromkeys(state.faults)), []  # a page that leads on names them twice
     return notes
 
 
