@@ -105,6 +105,14 @@ def test_of_several_those_that_there_are_stay() -> None:
     assert query(test) == {"method": "dense"}
 
 
+def test_what_is_gone_while_the_page_is_open_takes_nothing_along() -> None:
+    test = come(method=["dense", "joint"])
+    test.session_state["names"] = ["paper", "joint", "other"]
+    assert values(test.run())[1] == ["joint"]
+    test.session_state["names"] = ["paper", "other"]
+    assert values(test.run())[1] == ["paper", "other"]
+
+
 def test_a_fault_is_told_once() -> None:
     def page() -> None:
         import streamlit as st
