@@ -79,7 +79,7 @@ def choice(name: str, options: Sequence[Hashable], default: Hashable, *, key: st
     by_text = {str(option): option for option in options}
     return _bind(
         name, key, default,
-        fits=lambda value: value == default or value in options,
+        fit=lambda value: value if value in options else default,
         read=lambda texts: by_text[texts[-1]],
         write=lambda value: (str(value),),
     )  # fmt: skip
@@ -88,12 +88,28 @@ def choice(name: str, options: Sequence[Hashable], default: Hashable, *, key: st
 def several(name: str, options: Sequence[Hashable], default: Sequence[Any], *, key: str | None = None) -> str:
     """Bind any number of some options, as a list; the widget's key."""
     by_text = {str(option): option for option in options}
+
+    def read(texts: Values) -> list[Any]:
+        """Those that there are, whatever else is named; of the others the first is told."""
+        named = [text for text in dict.fromkeys(texts) if text]
+        known = [by_text[text] for text in named if text in by_text]
+        unknown = [text for text in named if text not in by_text]
+        for text in unknown[:1]:
+            fault(name, text)
+        return known if known or not unknown else list(default)
+
     return _bind(
         name, key, list(default),
-        fits=lambda value: all(each in options for each in value),
-        read=lambda texts: [by_text[text] for text in dict.fromkeys(texts) if text],
+        fit=lambda value: _still(value, options, default),
+        read=read,
         write=lambda value: tuple(map(str, value)) or ("",),
     )  # fmt: skip
+
+
+def _still(value: Sequence[Any], options: Sequence[Hashable], default: Sequence[Any]) -> list[Any]:
+    """What of a value there still is; the default where nothing of it is left."""
+    kept = [each for each in value if each in options]
+    return kept if kept or not value else list(default)
 
 
 def number(name: str, default: float | None, low: float, high: float, *, key: str | None = None) -> str:
@@ -107,7 +123,7 @@ def number(name: str, default: float | None, low: float, high: float, *, key: st
 
     return _bind(
         name, key, default,
-        fits=lambda value: value == default or (value is not None and low <= value <= high),
+        fit=lambda value: value if value is not None and low <= value <= high else default,
         read=read,
         write=lambda value: (f"{value:.12g}",),
     )  # fmt: skip
@@ -121,7 +137,7 @@ def text(name: str, default: str = "", *, key: str | None = None) -> str:
             raise ValueError
         return texts[-1]
 
-    return _bind(name, key, default, fits=lambda value: True, read=read, write=lambda value: (value,))
+    return _bind(name, key, default, fit=lambda value: value, read=read, write=lambda value: (value,))
 
 
 def values_of(name: str) -> Values:
@@ -162,7 +178,7 @@ def _note_fault(state: _Address, name: str, value: str) -> None:
 def faults() -> list[str]:
     """What the address says that cannot be, each told once; foreign text."""
     state = _state()
-    notes, state.faults = state.faults, []
+    notes, state.faults = list(dict.fromkeys(state.faults)), []  # a page that leads on names them twice
     return notes
 
 
@@ -203,7 +219,7 @@ def _bind(
     key: str | None,
     default: Any,
     *,
-    fits: Callable[[Any], bool],
+    fit: Callable[[Any], Any],
     read: Callable[[Values], Any],
     write: Callable[[Any], Values],
 ) -> str:
@@ -211,8 +227,7 @@ def _bind(
     key = key or f"{state.page}-{name}"
     restored = state.going_back and name not in state.met
     value = st.session_state.get(key, state.kept.get(key, default))
-    if restored or value == state.defaults.get(key, default) or not fits(value):
-        value = default
+    value = default if restored or value == state.defaults.get(key, default) else fit(value)
     wrong = None
     if state.named.get(name):
         try:

@@ -98,6 +98,34 @@ def test_what_cannot_be_is_told_in_a_line_and_left_out(name: str, value: str) ->
     assert not test.run().warning
 
 
+def test_of_several_those_that_there_are_stay() -> None:
+    test = come(method=["gone", "dense", "lost"])
+    assert values(test)[1] == ["dense"]
+    assert ["gone" in warning.value and "lost" not in warning.value for warning in test.warning] == [True]
+    assert query(test) == {"method": "dense"}
+
+
+def test_what_is_gone_while_the_page_is_open_takes_nothing_along() -> None:
+    test = come(method=["dense", "joint"])
+    test.session_state["names"] = ["paper", "joint", "other"]
+    assert values(test.run())[1] == ["joint"]
+    test.session_state["names"] = ["paper", "other"]
+    assert values(test.run())[1] == ["paper", "other"]
+
+
+def test_a_fault_is_told_once() -> None:
+    def page() -> None:
+        import streamlit as st
+
+        from dashboard.state import address
+
+        address.fault("lang", "xx")
+        address.fault("lang", "xx")
+        st.metric("faults", len(address.faults()))
+
+    assert AppTest.from_function(page).run().metric[0].value == "1"
+
+
 def test_another_page_and_back_keeps_all_but_what_a_link_names() -> None:
     test = come(**ALL)
     test.session_state["page"] = "two"

@@ -322,13 +322,13 @@ def three_sentences(
     )
     low, high = record.drop_ci95 or (0.0, 0.0)
     lost = say(
-        "On {n} images its score goes from {before} to {after}; the loss lies between {low} and {high} "
-        "points (95 %).",
+        "On {n} images its score goes from {before} to {after}; the change lies between {low} and "
+        "{high} points (95 %).",
         n=f"{after.n:,}",
         before=value_text(before.value, "fraction"),
         after=value_text(after.value, "fraction"),
-        low=decimal_text(100 * low, 2),
-        high=decimal_text(100 * high, 2),
+        low=points_text(-high, 2),
+        high=points_text(-low, 2),
     )
     if verdict.status == PASS and case is not None and case.payback_months is not None:
         request = say(

@@ -132,7 +132,9 @@ def _heatmap(cells: NDArray[np.int64], names: Sequence[str], signed: bool) -> go
         zmin=-most if signed else 0,
         zmax=most,
         colorscale=scale,
-        text=[[format(cell, form) if cell else "" for cell in row] for row in cells.tolist()],
+        text=[
+            [format(cell, form).replace("-", "−") if cell else "" for cell in row] for row in cells.tolist()
+        ],
         texttemplate="%{text}",
         showscale=False,
         xgap=1,

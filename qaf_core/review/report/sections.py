@@ -269,7 +269,7 @@ def three_numbers(review: Review, _: Translate) -> list[dict[str, str]]:
                 {
                     "title": _("Time of one inference"),
                     "value": f"{milliseconds_text(first)} → {milliseconds_text(last)}",
-                    "note": timing.machine.processor,
+                    "note": _("original in 32 bits; {processor}").format(processor=timing.machine.processor),
                 }
             )
             return numbers

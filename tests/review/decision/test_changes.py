@@ -12,6 +12,7 @@ from qaf_core.errors import QafError
 from qaf_core.review.decision.changes import compare_answers
 from qaf_core.review.decision.measured import PairedDifference
 from qaf_core.review.decision.other_tasks import compare_task
+from qaf_core.review.report.figures import confusion_figure
 from qaf_core.runs.evidence.predictions import PairedPredictions
 
 PAIRED = paired_answers(997, 60, 40)
@@ -32,6 +33,14 @@ def test_counts_are_those_of_scikit_learn() -> None:
     ):
         table = confusion_matrix(LABELS != 0, answers != 0, labels=[False, True])
         assert (missed, alarms) == (table[1, 0], table[0, 1])
+
+
+def test_fewer_answers_have_a_true_minus_sign() -> None:
+    figure = confusion_figure(compare_answers(PAIRED), str)
+    assert figure is not None
+    cells = "".join(cell for row in figure.data[-1].text for cell in row)
+    assert "−" in cells
+    assert "-" not in cells
 
 
 def test_classes_have_paired_intervals_that_hold_together() -> None:

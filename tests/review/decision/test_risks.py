@@ -132,7 +132,7 @@ def test_three_sentences_follow_from_the_verdict() -> None:
     passed = judge([Criterion(kind="largest_drop", limit=0.1)], found)
     gained, lost, asked = (text.text() for text in three_sentences(found, passed, case))
     assert gained == "inspection/resnet20 becomes 3 times smaller, 3 kB instead of 9 kB."
-    assert "between −0.10 and 2.00 points" in lost
+    assert "the change lies between −2.00 and +0.10 points" in lost  # minus is worse, as everywhere
     assert "pays for itself in" in asked
     open_one = judge([Criterion(kind="latency", limit=1)], found)
     assert "not all criteria are shown" in three_sentences(found, open_one, None)[2].text().lower()

@@ -30,7 +30,7 @@ from qaf_core.review.report.blocks import Gallery
 from qaf_core.review.report.evidence_sections import changes_section
 from qaf_core.review.report.report import answers_csv, render_html, to_json, write_report
 from qaf_core.review.report.review import changed_places, gather_review
-from qaf_core.review.report.sections import side_by_side
+from qaf_core.review.report.sections import side_by_side, three_numbers
 from qaf_core.runs.evidence.predictions import PairedPredictions, keep_predictions, read_predictions
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
@@ -175,6 +175,8 @@ def test_times_of_several_machines_never_stand_in_one_row(store: Store) -> None:
     row = side_by_side(replace(found, runs=told), str).rows[-1]
     assert row[0].startswith("Time of one inference: Xeon")
     assert row[1:] == ["7 ms", "3 ms", "on another machine", "–"]
+    number = three_numbers(replace(found, chosen=told[0]), str)[2]
+    assert (number["value"], number["note"]) == ("7 ms → 3 ms", "original in 32 bits; Xeon")
 
 
 def test_what_changed_of_masks_and_boxes_is_told_by_class(store: Store) -> None:
