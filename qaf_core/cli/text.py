@@ -98,8 +98,8 @@ def print_prediction(predicted: dict[str, Any]) -> None:
         high=percent_text(high),
         source=predicted["learnt_from"],
     )
-    if predicted["worst"]:
-        named = ", ".join(f"{row['name']} ({percent_text(row['share'], 0)})" for row in predicted["worst"])
+    named = ", ".join(f"{row['name']} ({percent_text(row['share'], 0)})" for row in predicted["worst"])
+    if named:
         echo("most harm is done by {named}", named=named)
     if predicted["unknown"]:
         echo(
@@ -107,7 +107,11 @@ def print_prediction(predicted: dict[str, Any]) -> None:
             layers=", ".join(predicted["unknown"]),
         )
     if predicted["warning"]:
-        echo("warning: {warning}", warning=predicted["warning"])
+        collapse = say(
+            "The network is expected to collapse under this plan. Most harm is done by {layers}.",
+            layers=named,
+        )
+        echo("warning: {warning}", warning=collapse)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

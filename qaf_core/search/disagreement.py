@@ -91,7 +91,7 @@ class Answers:
         try:
             share = self._share(made.model) if self.can_count else self._error(made.model)
         except DataError:  # scores that are not finite, say
-            share = 1.0
+            return Judged(share=1.0, errors=errors, finite=False)
         return Judged(share=share, errors=errors)
 
     def _inside(self, layers: int) -> Progress:

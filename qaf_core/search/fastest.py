@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from qaf_core.errors import ModelError
+from qaf_core.errors import ModelError, PlanError
 from qaf_core.network.plan.types import Plan
 from qaf_core.pipeline.events import Progress
 from qaf_core.search.budget.allocate import HARM, Choice, Limit, allocate
@@ -36,6 +36,7 @@ from qaf_core.search.selection import (
     plan_with,
 )
 from qaf_core.search.sensitivity.settings import TOGETHER, harm_together
+from qaf_core.text.said import say
 
 if TYPE_CHECKING:
     from qaf_core.search.network_timing import TimedNetwork
@@ -58,10 +59,12 @@ class Judged:
     Attributes:
         share: Of answers that change; where they cannot be counted, relative squared error of the outputs.
         errors: Of layers' outputs.
+        finite: Whether its answers are.
     """
 
     share: float
     errors: Mapping[str, float]
+    finite: bool = True
 
 
 class Judge(Protocol):
@@ -217,7 +220,13 @@ class _Search:
         if not any(len(rows) > 1 for rows in self.left.values()):
             return {}
         bound = self.bounds.answers if self.judge.can_count else self.bounds.error or LARGEST_ERROR
-        by_dense = self._judged({}).share
+        dense = self._judged({})
+        if not dense.finite:  # every plan would pass beside it
+            raise PlanError(
+                "with every layer dense the network's answers are not finite", got=say("these bits"),
+                expected="finite answers", remedy="plan with more bits",
+            )  # fmt: skip
+        by_dense = dense.share
         limit, low, high, extra = bound + by_dense, 0.0, math.inf, self.bounds.first
         best: dict[str, Form] = {}
         compared: set[frozenset[tuple[str, Step]]] = set()

@@ -49,8 +49,11 @@ def percent_text(fraction: float, digits: int = 1) -> str:
     percent = 100 * fraction
     if percent != 0 and abs(percent) < 10**-digits:
         least = 10 ** -(digits + 1)
-        return f"{percent:.{digits + 1}f} %" if abs(percent) >= least else f"< {least:g} %"
-    return f"{percent:.{digits}f} %"
+        if abs(percent) < least:
+            return f"< {least:g} %" if percent > 0 else f"> −{least:g} %"
+        digits += 1
+    sign = "−" if percent < 0 else ""
+    return f"{sign}{abs(percent):.{digits}f} %"
 
 
 def points_text(fraction: float, digits: int = 1) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from qaf_core.errors import ModelError, RunCancelled
+from qaf_core.errors import ModelError, PlanError, RunCancelled
 from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.records import from_plain, to_plain
@@ -338,3 +339,12 @@ def test_the_error_of_a_dense_layer_is_kept_where_another_form_was_chosen() -> N
     assert steps == dict.fromkeys("abc", SMALL)
     dense = next(row for row in found.choices[0].candidates if (row.structure, row.rank) == DENSE)
     assert dense.output_error == 0.003
+
+
+def test_without_finite_answers_of_dense_there_is_nothing_to_compare_with() -> None:
+    class Blown(Answers):
+        def judge(self, steps: Mapping[str, Step]) -> Judged:
+            return replace(super().judge(steps), share=1.0, finite=bool(steps))
+
+    with pytest.raises(PlanError, match="with every layer dense the network's answers are not finite"):
+        found_in(Blown(TRUE), answers=0.5)

@@ -36,7 +36,10 @@ def test_prefix(value: float, unit: str, text: str) -> None:
 
 
 def test_small_percentages_do_not_look_like_nothing() -> None:
-    assert units.percent_text(0.9035) == "90.3 %" or units.percent_text(0.9035) == "90.4 %"
+    assert units.percent_text(0.9034) == "90.3 %"
+    assert units.percent_text(0.9036) == "90.4 %"
+    assert units.percent_text(-0.02) == "−2.0 %"
+    assert units.percent_text(-0.00001) == "> −0.01 %"
     assert units.percent_text(0.0) == "0.0 %"
     assert units.percent_text(0.0004) == "0.04 %"
     assert units.percent_text(0.00001) == "< 0.01 %"

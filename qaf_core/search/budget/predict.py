@@ -192,7 +192,7 @@ class Prediction:
     worst: tuple[tuple[str, float], ...]
     unknown: tuple[str, ...]
     learnt_from: tuple[Said, ...]
-    warning: str | None
+    warning: Said | None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -200,7 +200,7 @@ class Prediction:
         sources = ", ".join(part.text() for part in self.learnt_from)
         return {
             **self.__dict__, "ci95": list(self.ci95), "worst": worst, "unknown": list(self.unknown),
-            "learnt_from": sources,
+            "learnt_from": sources, "warning": None if self.warning is None else self.warning.text(),
         }  # fmt: skip
 
 
@@ -255,7 +255,10 @@ class Predictor:
         warning = None
         if drop > COLLAPSE * base:
             names = ", ".join(f"{name} ({100 * share:.0f} %)" for name, share in worst)
-            warning = f"The network is expected to collapse under this plan; most harm is done by {names}."
+            warning = say(
+                "The network is expected to collapse under this plan. Most harm is done by {layers}.",
+                layers=names,
+            )
         return Prediction(
             metric=str(self.baseline["metric"]),
             value=value,

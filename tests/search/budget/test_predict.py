@@ -75,7 +75,7 @@ def test_more_harm_is_never_expected_to_be_better() -> None:
 def test_a_collapse_is_said_with_the_layers_to_blame() -> None:
     found = predictor().predict(plan(8, 2))
     assert found.warning is not None
-    assert "b (" in found.warning
+    assert "b (" in found.warning.text()
     assert found.worst[0][0] == "b"
     assert predictor().predict(plan(8, 8)).warning is None
 
