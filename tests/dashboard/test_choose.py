@@ -59,6 +59,19 @@ def test_a_registered_model_is_run_on_other_images(
     assert again.text_input(key="data-path").value == str(others)
 
 
+def test_a_model_whose_weights_are_gone_is_not_run(
+    draw: Draw, weights: str, tmp_path: Path, workspace: Path
+) -> None:
+    kept = add_model(
+        workspace, model_id="my/parts", base="cifar/resnet20", weights=weights, data=str(tmp_path)
+    )  # fmt: skip
+    assert kept.weights is not None
+    kept.weights.unlink()
+    test = draw("explore", model="my/parts")
+    assert "The file of this model's weights is gone" in shown(test)
+    assert test.button(key="start-run").disabled
+
+
 def test_all_that_was_given_is_taken_up_again(
     draw: Draw, store: Store, weights: str, tmp_path: Path, workspace: Path
 ) -> None:

@@ -174,6 +174,9 @@ def _registered_model(sources: Sequence[ModelSource]) -> Choice:
     obstacle = None
     if source.weights is None:
         obstacle = _("This model was registered without trained weights: add it again with them.")
+    elif not source.weights.is_file():
+        text = _("The file of this model's weights is gone: put {file} back, or add the model again.")
+        obstacle = text.format(file=ui.plain(str(source.weights)))
     obstacle = obstacle or image_paths.problem(data, calibration)
     return Choice(source=source, data=data, calibration=calibration, obstacle=obstacle)
 
