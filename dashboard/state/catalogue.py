@@ -156,7 +156,7 @@ def inventory_of(
     return _inventory_of(digest_request(request, workspace), workspace, request)
 
 
-def topology_of(source: ModelSource, workspace: Path, given: Overrides = NOTHING) -> Topology | None:
+def topology_of(source: ModelSource, workspace: Path, overrides: Overrides = NOTHING) -> Topology | None:
     """How the layers of a model are connected, found as `inventory_of` finds them; None where that is not
     known: from an answer without it, or as tensors cannot be followed through the network.
 
@@ -165,7 +165,7 @@ def topology_of(source: ModelSource, workspace: Path, given: Overrides = NOTHING
     """
     if source.shipped and source.card.get("graph"):
         return _topology_from_card(source.id, source)
-    request = InspectRequest(**given.of(source.id))
+    request = InspectRequest(**overrides.of(source.id))
     return _topology_of(digest_request(request, workspace), workspace, request)
 
 

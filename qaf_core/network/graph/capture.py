@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ from qaf_core.network.graph.wrappers import unwrapped
 from qaf_core.network.modules.quantized import BatchNorm, Layer
 from qaf_core.text.said import say
 
+Result = TypeVar("Result")
 EXAMPLE_IMAGES = 2  # of one, export would conclude that it is always just one
 EXAMPLE_ROWS = 16  # of what a part is captured on, if the rows were chosen
 _HALF = (torch.float16, torch.bfloat16)
@@ -424,6 +425,16 @@ def weightless_copy(model: nn.Module) -> nn.Module:
     for buffer in model.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
     return copy.deepcopy(model, memo)
+
+
+def without_weights(model: nn.Module, run: Callable[[nn.Module, torch.device], Result]) -> Result:
+    """What a run of the network tells, on the meta device; with its weights where it computes with values."""
+    try:
+        return run(weightless_copy(model), torch.device("meta"))
+    except MemoryError:
+        raise
+    except Exception:  # a user's code may raise anything
+        return run(model, next(model.parameters(), torch.zeros(())).device)
 
 
 def _reason(error: BaseException) -> str:

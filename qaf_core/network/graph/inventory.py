@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.fx import Node
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from qaf_core.errors import ModelError
-from qaf_core.network.graph.capture import EXAMPLE_IMAGES, capture, layer_kind, weightless_copy
+from qaf_core.network.graph.capture import EXAMPLE_IMAGES, capture, layer_kind, without_weights
 from qaf_core.network.graph.inference import inference
 from qaf_core.network.graph.network import (
     GraphNetwork,
@@ -245,14 +246,10 @@ def take_inventory(model: nn.Module, input_shape: Sequence[int]) -> tuple[LayerI
 
 def _run_once(model: nn.Module, input_shape: Sequence[int]) -> _Watcher:
     """One run of ``EXAMPLE_IMAGES`` images without weights, or with them where that does not work."""
-    try:
-        return _observe(weightless_copy(model), input_shape, torch.device("meta"))
-    except Exception:  # it computes with values
-        device = next(model.parameters(), torch.zeros(())).device
-        return _observe(model, input_shape, device)
+    return without_weights(model, partial(_observe, input_shape))
 
 
-def _observe(model: nn.Module, input_shape: Sequence[int], device: torch.device) -> _Watcher:
+def _observe(input_shape: Sequence[int], model: nn.Module, device: torch.device) -> _Watcher:
     origins = _Origins()
     watcher = _Watcher(origins, {*layers_in(model), *norms_in(model)})
     parts = networks_in(model)

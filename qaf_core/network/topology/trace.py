@@ -8,6 +8,7 @@ view or a pooling becomes a word on the edge.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.fx import Node as Step
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from qaf_core.network.graph.capture import EXAMPLE_IMAGES, capture, weightless_copy
+from qaf_core.network.graph.capture import EXAMPLE_IMAGES, capture, without_weights
 from qaf_core.network.graph.inference import inference
 from qaf_core.network.graph.network import GraphNetwork, first_tensors, networks_in
 from qaf_core.network.graph.nodes import joined_path, module_of, operator_of
@@ -47,15 +48,10 @@ def trace_topology(model: nn.Module, input_shape: Sequence[int]) -> Topology:
     Raises:
         ModelError: If the network cannot be captured.
     """
-    model = capture(model, input_shape)
-    try:
-        return _traced(weightless_copy(model), input_shape, torch.device("meta"))
-    except Exception:  # it computes with values
-        device = next(model.parameters(), torch.zeros(())).device
-        return _traced(model, input_shape, device)
+    return without_weights(capture(model, input_shape), partial(_traced, input_shape))
 
 
-def _traced(model: nn.Module, input_shape: Sequence[int], device: torch.device) -> Topology:
+def _traced(input_shape: Sequence[int], model: nn.Module, device: torch.device) -> Topology:
     flow = _Flow()
     parts = networks_in(model)
     for path, part in parts.items():
