@@ -16,7 +16,7 @@ from qaf_core.review.report.figures import confusion_figure, finish, reliability
 from qaf_core.review.report.review import Review
 from qaf_core.review.report.sections import between, points, rise_text
 from qaf_core.review.speed import latency_figure, model_labels
-from qaf_core.text.said import Translate
+from qaf_core.text.said import Translate, retell
 from qaf_core.text.units import MISSING, decimal_text, duration_text, percent_text, size_text
 
 MOST_CHANGED = 20
@@ -322,7 +322,8 @@ def _stability_detail(row: Mapping[str, Any], _: Translate) -> str:
         "damaged": _("Refused, since its SHA-256 does not agree."),
         "fall_back": _("The original answered in its place."),
     }
-    return texts.get(row["check"], row["detail"]) if row["passed"] else str(row["detail"])
+    found = retell(str(row["detail"]), row.get("said") or {}, _)
+    return texts.get(row["check"], found) if row["passed"] else found
 
 
 def stability_labels(_: Translate) -> dict[str, str]:
