@@ -8,7 +8,7 @@ from typing import Any
 from qaf_core.deploy.runtime.speed_report import HERE
 from qaf_core.pipeline.marks import DETECTION, judge, of_image
 from qaf_core.review.decision.changes import ChangedAnswer, ClassChange
-from qaf_core.review.decision.evidence import DISTURBANCES
+from qaf_core.review.decision.evidence import DISTURBANCES, SPEED
 from qaf_core.review.decision.other_tasks import TaskChanges
 from qaf_core.review.marks import mark_legend
 from qaf_core.review.report.blocks import Block, Chart, Gallery, Section, Table
@@ -267,6 +267,8 @@ def speed_section(review: Review, _: Translate) -> Section:
             Chart(key=f"latency-{key}", title=_("Time of one inference"), figure=figure),
         ]
     paragraphs = [] if blocks else [_("Speed and memory were not measured.")]
+    if SPEED in review.chosen.unreadable:
+        paragraphs = [_("A measurement of speed kept with this run cannot be read: measure again.")]
     return Section(key="speed", title=_("Speed, memory and files"), paragraphs=paragraphs, blocks=blocks)
 
 
@@ -291,6 +293,8 @@ def checks_section(review: Review, _: Translate) -> Section:
         figure = robustness_figure(robustness, names, _)
         blocks.append(Chart(key="robustness-chart", title=title, figure=figure))
         blocks.append(Table(key="robustness", title="", header=header, rows=rows, numeric=1))
+    elif "robustness" in review.chosen.unreadable:
+        paragraphs.append(_("The result of the robustness check cannot be read: check again."))
     else:
         paragraphs.append(_("Robustness was not measured."))
     stability = review.chosen.added.get("stability")
@@ -310,6 +314,8 @@ def checks_section(review: Review, _: Translate) -> Section:
         blocks.append(
             Table(key="stability", title=_("Stability in operation"), header=header, rows=rows, marks=marks)
         )
+    elif "stability" in review.chosen.unreadable:
+        paragraphs.append(_("The result of the stability check cannot be read: check again."))
     else:
         paragraphs.append(_("Stability in operation was not measured."))
     return Section(key="checks", title=_("Robustness and stability"), paragraphs=paragraphs, blocks=blocks)

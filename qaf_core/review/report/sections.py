@@ -10,7 +10,7 @@ from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.deploy.runtime.speed_report import SpeedReport
 from qaf_core.review.charts import method_label
 from qaf_core.review.decision.criteria import describe_changes
-from qaf_core.review.decision.evidence import Evidence
+from qaf_core.review.decision.evidence import SPEED, Evidence
 from qaf_core.review.decision.verdict import CriterionVerdict
 from qaf_core.review.metrics import metric_label
 from qaf_core.review.report.blocks import Chart, Section, Table
@@ -278,7 +278,11 @@ def three_numbers(review: Review, _: Translate) -> list[dict[str, str]]:
             "title": _("Bit operations an image"),
             "value": _("{times} fewer").format(times=times_text(cost.bops, less.bops)),
             "note": f"{with_prefix(cost.bops, 'BOPs')} → {with_prefix(less.bops, 'BOPs')}; "
-            + _("time was not measured"),
+            + (
+                _("the measurement of time cannot be read")
+                if SPEED in run.unreadable
+                else _("time was not measured")
+            ),
         }
     )
     return numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import re
@@ -237,13 +238,26 @@ def test_a_run_that_kept_no_answers_is_compared_by_what_was_asked(store: Store) 
         {"n": 5, "disturbances": {"blur": {"original": [1.0], "compressed": []}}, "checks": [{"check": "x"}]},
     ],
 )
-def test_damaged_checks_are_as_if_never_made(store: Store, told: Any) -> None:
+def test_what_is_damaged_is_said_and_not_called_unmeasured(store: Store, told: Any) -> None:
     run_id = add_run(store, "a", 3)
-    for name in ("robustness", "stability"):
-        (store.run_folder(run_id) / f"{name}.json").write_text(json.dumps(told))
+    folder = store.run_folder(run_id)
+    keep_criteria(folder, [Criterion(kind="latency", limit=4)])
+    for name in ("robustness", "stability", "latency"):
+        (folder / f"{name}.json").write_text(json.dumps(told))
     review = gather_review(store, [run_id])
     assert review.chosen.added == {}
-    assert "Robustness was not measured" in render_html(review)
+    assert review.chosen.unreadable == ("speed", "robustness", "stability")
+    page = render_html(review)
+    assert "not measured" not in page[page.index("<body>") : page.index("<h2>Business case")]
+    for what in (
+        "a measurement kept with this run cannot be read; measure again.",
+        "A measurement of speed kept with this run cannot be read: measure again.",
+        "the measurement of time cannot be read",
+        "The result of the robustness check cannot be read: check again.",
+        "The result of the stability check cannot be read: check again.",
+        "The measurement of speed and memory kept with this run cannot be read.",
+    ):
+        assert html.escape(what) in page
 
 
 def test_a_run_without_criteria_and_answers_still_gives_a_report(store: Store) -> None:
