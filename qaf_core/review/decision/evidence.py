@@ -36,6 +36,16 @@ DISTURBANCES = {
 }
 
 
+#: Inputs that are no images of the task.
+ODD_INPUTS = {
+    "black": say("black image"),
+    "white": say("white image"),
+    "broken": say("lower half missing"),
+    "random": say("random pixels"),
+    "foreign": say("foreign pattern (chequerboard)"),
+}
+
+
 # What is read of the checks kept beside a run.
 
 
@@ -53,16 +63,35 @@ class _Worst:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Odd:
+    input: str
+    finite: bool
+    agreement: float | None = None
+    original_confidence: float | None = None
+    compressed_confidence: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Saliency:
+    agreement: float | None
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Robustness:
     n: int
     disturbances: Mapping[str, _Scores]
     worst: _Worst | None = None
+    odd: tuple[_Odd, ...] = ()
+    saliency: _Saliency | None = None
 
     def __post_init__(self) -> None:
         names = {*self.disturbances, *([self.worst.disturbance] if self.worst else ())}
         lengths = {len(side) for row in self.disturbances.values() for side in (row.original, row.compressed)}
         if not names <= DISTURBANCES.keys() or len(lengths) != 1:
             raise ValueError("unknown disturbances, or not as many severities of each")
+        if not {row.input for row in self.odd} <= ODD_INPUTS.keys():
+            raise ValueError("unknown inputs")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 from qaf_core.deploy.runtime.speed_report import HERE
 from qaf_core.pipeline.marks import DETECTION, judge, of_image
 from qaf_core.review.decision.changes import ChangedAnswer, ClassChange
-from qaf_core.review.decision.evidence import DISTURBANCES, SPEED
+from qaf_core.review.decision.evidence import DISTURBANCES, ODD_INPUTS, SPEED
 from qaf_core.review.decision.other_tasks import TaskChanges
 from qaf_core.review.marks import mark_legend
 from qaf_core.review.report.blocks import Block, Chart, Gallery, Section, Table
@@ -293,6 +293,7 @@ def checks_section(review: Review, _: Translate) -> Section:
         figure = robustness_figure(robustness, names, _)
         blocks.append(Chart(key="robustness-chart", title=title, figure=figure))
         blocks.append(Table(key="robustness", title="", header=header, rows=rows, numeric=1))
+        blocks += _odd_blocks(robustness, _)
     elif "robustness" in review.chosen.unreadable:
         paragraphs.append(_("The result of the robustness check cannot be read: check again."))
     else:
@@ -319,6 +320,29 @@ def checks_section(review: Review, _: Translate) -> Section:
     else:
         paragraphs.append(_("Stability in operation was not measured."))
     return Section(key="checks", title=_("Robustness and stability"), paragraphs=paragraphs, blocks=blocks)
+
+
+def _odd_blocks(robustness: Mapping[str, Any], _: Translate) -> list[Block]:
+    """What both networks make of inputs that are none, and whether they look at the same places."""
+    rows = []
+    for row in robustness.get("odd") or ():
+        same = row.get("agreement")
+        cells = [MISSING if same is None else percent_text(same, 0)]
+        if not row["finite"]:
+            cells = [_("outputs that are not finite")]
+        sure = (_sure(row.get(f"{network}_confidence")) for network in ("original", "compressed"))
+        rows.append([ODD_INPUTS[row["input"]].text(_), *cells, *sure])
+    saliency, note = robustness.get("saliency") or {}, ""
+    if saliency.get("agreement") is not None:
+        note = _(
+            "Do both networks look at the same places? Correlation of their saliency maps on {n} images: "
+            "{value} (1 is the same)."
+        ).format(n=saliency["images"], value=decimal_text(saliency["agreement"], 2))
+    if not rows:
+        return []
+    title = _("Inputs that are no images of the task: a network should not be sure of its answer there")
+    header = [_("Input"), _("Same answer by both"), _("Original is sure"), _("Compressed is sure")]
+    return [Table(key="odd", title=title, header=header, rows=rows, numeric=1, note=note)]
 
 
 def _stability_detail(row: Mapping[str, Any], _: Translate) -> str:

@@ -27,8 +27,8 @@ from qaf_core.review.decision.other_tasks import ClassMeasure, TaskChanges
 from qaf_core.review.decision.risks import ReviewNotes, keep_notes
 from qaf_core.review.marks import mark_legend
 from qaf_core.review.report import report
-from qaf_core.review.report.blocks import Gallery
-from qaf_core.review.report.evidence_sections import changes_section
+from qaf_core.review.report.blocks import Gallery, Table
+from qaf_core.review.report.evidence_sections import changes_section, checks_section
 from qaf_core.review.report.report import answers_csv, render_html, to_json, write_report
 from qaf_core.review.report.review import changed_places, gather_review
 from qaf_core.review.report.sections import side_by_side, three_numbers
@@ -236,6 +236,11 @@ def test_a_run_that_kept_no_answers_is_compared_by_what_was_asked(store: Store) 
         {"checks": [{}], "worst": {"disturbance": "fog", "severity": 1, "extra_drop": 0.1}},
         {"n": 5, "disturbances": {"fog": {"original": [1.0], "compressed": [1.0]}}},
         {"n": 5, "disturbances": {"blur": {"original": [1.0], "compressed": []}}, "checks": [{"check": "x"}]},
+        {
+            "n": 5,
+            "disturbances": {"blur": {"original": [1.0], "compressed": [1.0]}},
+            "odd": [{"input": HOSTILE, "finite": True}],
+        },
     ],
 )
 def test_what_is_damaged_is_said_and_not_called_unmeasured(store: Store, told: Any) -> None:
@@ -258,6 +263,29 @@ def test_what_is_damaged_is_said_and_not_called_unmeasured(store: Store, told: A
         "The measurement of speed and memory kept with this run cannot be read.",
     ):
         assert html.escape(what) in page
+
+
+def test_inputs_that_are_no_images_are_told_of(store: Store) -> None:
+    run_id = add_run(store, "a", 3)
+    told = {
+        "n": 5, "disturbances": {"blur": {"original": [1.0] * 5, "compressed": [0.5] * 5}},
+        "odd": [
+            {"input": "black", "finite": True, "agreement": 0.75, "original_confidence": 0.6,
+             "compressed_confidence": None},
+            {"input": "random", "finite": False, "detail": "no numbers"},
+        ],
+        "saliency": {"agreement": 0.987, "images": 8, "grid": 6},
+    }  # fmt: skip
+    (store.run_folder(run_id) / "robustness.json").write_text(json.dumps(told))
+    review = gather_review(store, [run_id])
+    (table,) = [row for row in checks_section(review, str).blocks if row.key == "odd"]
+    assert isinstance(table, Table)
+    assert table.rows == [
+        ["black image", "75 %", "60.0 %", "–"],
+        ["random pixels", "outputs that are not finite", "–", "–"],
+    ]
+    assert "saliency maps on 8 images: 0.99" in table.note
+    assert "黒一色の画像" in render_html(review, "ja")
 
 
 def test_a_run_without_criteria_and_answers_still_gives_a_report(store: Store) -> None:
