@@ -23,18 +23,21 @@ from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.pipeline.marks import picture_address
 from qaf_core.review.decision.criteria import Criterion, keep_criteria
 from qaf_core.review.decision.economics import PRESETS, keep_assumptions
+from qaf_core.review.decision.evidence import DISTURBANCES
 from qaf_core.review.decision.other_tasks import ClassMeasure, TaskChanges
 from qaf_core.review.decision.risks import ReviewNotes, keep_notes
 from qaf_core.review.marks import mark_legend
 from qaf_core.review.report import report
 from qaf_core.review.report.blocks import Gallery, Table
 from qaf_core.review.report.evidence_sections import changes_section, checks_section
-from qaf_core.review.report.report import answers_csv, render_html, to_json, write_report
+from qaf_core.review.report.report import answers_csv, font_faces, render_html, to_json, write_report
 from qaf_core.review.report.review import changed_places, gather_review
 from qaf_core.review.report.sections import side_by_side, three_numbers
 from qaf_core.runs.evidence.predictions import PairedPredictions, keep_predictions, read_predictions
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
+from tests.browsing import require_chromium
+from tests.pdf_text import NO_GLYPH, read_text
 
 HOSTILE = "<img src=x onerror=alert(1)>{x}</script>"
 CLASSES = ("ok", HOSTILE, "=pit")
@@ -97,7 +100,7 @@ def test_it_loads_nothing_and_runs_nothing_of_hostile_names(store: Store, langua
     assert "&lt;img src=x onerror=alert(1)&gt;" in body
     assert not re.search(r'(src|href)="(?!data:)', body)
     assert "default-src 'none'" in page
-    assert page.count("Plotly.newPlot(") == 5
+    assert page.count('charts["chart-') == 5
 
 
 def test_japanese_texts_stand_in_the_japanese_report(store: Store) -> None:
@@ -106,6 +109,31 @@ def test_japanese_texts_stand_in_the_japanese_report(store: Store) -> None:
     for text in ("見逃し", "過検出", "信頼区間", "条件付き採用", "佐藤", "校正画像", "記入例"):
         assert text in body
     assert "font/woff2" in page
+
+
+@pytest.mark.parametrize(
+    ("text", "files"), [("AMD ±1 →", 0), ("佐藤", 1), ('{"x":"\\u4f50"}', 1), ("渡邉", 2), ("㈱", 2)]
+)
+def test_a_report_has_the_japanese_letters_it_needs(text: str, files: int) -> None:
+    assert font_faces(text).count("@font-face") == files
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_no_letter_is_missing_in_charts_and_on_paper(store: Store, tmp_path: Path, language: str) -> None:
+    """Also where no Japanese font is installed."""
+    require_chromium()
+    folder = store.run_folder(run_id := complete(store))
+    keep_notes(folder, ReviewNotes(notes="稟議 №7", signers=("髙橋", "渡邉", "山﨑")))
+    rows = {name: {"original": [0.9] * 5, "compressed": [0.8] * 5} for name in DISTURBANCES}
+    (folder / "robustness.json").write_text(json.dumps({"n": 500, "disturbances": rows}))
+    review = gather_review(store, [run_id])
+    write_report(review, tmp_path / "a.pdf", language=language)
+    text = read_text((tmp_path / "a.pdf").read_bytes())
+    assert NO_GLYPH not in text
+    assert all(name in text for name in ("稟議", "髙橋", "渡邉", "山﨑"))
+    of_charts = ("明るさの変化", "累積効果", "混同行列") if language == "ja" else ("brightness", "Net after")
+    assert all(word in text for word in of_charts)
+    assert len(render_html(review, language).encode()) < 8e6
 
 
 def test_changed_criteria_are_both_told(store: Store) -> None:
