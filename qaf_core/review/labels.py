@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from qaf_core.text.said import Translate
+from qaf_core.text.units import MISSING, times_text
 
 _COUNT = re.compile(r"([\d,]+) images")
 
@@ -21,6 +22,18 @@ def solve_labels(_: Translate) -> dict[str, str]:
         "diverged": _("Diverged, best kept"),
         "nonfinite": _("Weights not finite"),
     }
+
+
+def smaller_text(before: float, after: float, _: Translate) -> str:
+    """How many times smaller something has become; a dash where there is nothing to divide by."""
+    times = times_text(before, after)
+    return times if times == MISSING else _("{times}× smaller").format(times=times.rstrip("×"))
+
+
+def fewer_text(before: float, after: float, _: Translate) -> str:
+    """The same of what is counted."""
+    times = times_text(before, after)
+    return times if times == MISSING else _("{times}× fewer").format(times=times.rstrip("×"))
 
 
 def image_set_text(name: str, _: Translate) -> str:

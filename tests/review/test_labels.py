@@ -1,7 +1,14 @@
 from qaf_core.data.load import load_images
 from qaf_core.data.models.catalogue import find_model
 from qaf_core.factorization.options import Status
-from qaf_core.review.labels import digest_text, environment_labels, image_set_text, solve_labels
+from qaf_core.review.labels import (
+    digest_text,
+    environment_labels,
+    fewer_text,
+    image_set_text,
+    smaller_text,
+    solve_labels,
+)
 from qaf_core.text.catalogue import translator
 
 JA = translator("ja")
@@ -23,6 +30,14 @@ def test_names_of_built_in_images_are_words_and_names_of_others_stay() -> None:
     assert image_set_text("/data/a, calibration, 12 images", str) == "/data/a · calibration · 12 images"
     assert image_set_text("/data/a, calibration", JA) == "/data/a, calibration"
     assert image_set_text("", JA) == ""
+
+
+def test_how_many_times_smaller() -> None:
+    assert smaller_text(1000, 100, str) == "10× smaller"
+    assert smaller_text(1000, 100, JA) == "1/10 に圧縮"
+    assert fewer_text(50, 20, str) == "2.50× fewer"
+    assert fewer_text(50, 20, JA) == "1/2.50 に削減"
+    assert smaller_text(1000, 0, JA) == fewer_text(1000, 0, str) == "–"
 
 
 def test_what_digests_are_of() -> None:

@@ -16,6 +16,7 @@ from dashboard.views.run import finetune, live, speed_tile
 from dashboard.widgets import check_result, columns, predictions, ui
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review import charts
+from qaf_core.review.labels import smaller_text
 from qaf_core.review.metrics import metric_help, metric_label
 from qaf_core.runs.jobs.preview import PREVIEW_NAME, read_preview
 from qaf_core.runs.listing import row_of
@@ -28,7 +29,6 @@ from qaf_core.text.units import (
     percent_text,
     points_text,
     size_text,
-    times_text,
     with_prefix,
 )
 
@@ -171,7 +171,7 @@ def _headline(run: RunRecord) -> None:
         size, before = run.size_bytes or 0, original.size_bytes if original else 0
         ui.metric_card(
             _("Size"),
-            _("{times} smaller").format(times=times_text(before, size)),
+            smaller_text(before, size, _),
             f"{size_text(before)} → {size_text(size)}",
             meaning("packed_file"),
         )

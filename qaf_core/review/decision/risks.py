@@ -19,6 +19,7 @@ from qaf_core.review.decision.criteria import ON_IMAGES, value_text
 from qaf_core.review.decision.economics import BusinessCase
 from qaf_core.review.decision.evidence import DISTURBANCES, SPEED, Evidence
 from qaf_core.review.decision.verdict import FAIL, OPEN, PASS, Verdict
+from qaf_core.review.metrics import metric_label
 from qaf_core.text.said import Said, said_of, say
 from qaf_core.text.units import decimal_text, points_text, times_text
 
@@ -328,8 +329,9 @@ def three_sentences(
     )
     low, high = record.drop_ci95 or (0.0, 0.0)
     lost = say(
-        "On {n} images its score goes from {before} to {after}; the change lies between {low} and "
+        "{metric} on {n} images goes from {before} to {after}; the change lies between {low} and "
         "{high} points (95 %).",
+        metric=Said(metric_label(after.metric)),
         n=f"{after.n:,}",
         before=value_text(before.value, "fraction"),
         after=value_text(after.value, "fraction"),
