@@ -25,6 +25,9 @@ def test_the_example_is_marked_as_measured_elsewhere(draw: Draw, store: Store) -
     (row,) = list_rows(store)
     assert row.tags == ("example",)
     assert "measured elsewhere, taken over with its evidence" in shown(draw("run", run=row.id))
+    japanese = shown(draw("run", run=row.id, lang="ja"))
+    assert "校正に 350 枚、評価に別の 449 枚を使用" in japanese
+    assert "scikit-learn の手書き数字 · 評価用" in japanese
 
 
 @pytest.mark.parametrize("language", ["en", "ja"])
