@@ -28,15 +28,21 @@ app.main()
 """
 
 
-@contextmanager
-def open_browser() -> Iterator[Any]:
-    """A headless system Chromium; skips where there is none and none is required."""
+def require_chromium() -> str:
+    """The path of the system's Chromium; skips where there is none and none is required."""
     found = os.environ.get("QAF_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         reason = "no Chromium on this machine (Debian package chromium)"
         if os.environ.get("QAF_REQUIRE_BROWSER") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
+    return found
+
+
+@contextmanager
+def open_browser() -> Iterator[Any]:
+    """A headless system Chromium; skips where there is none and none is required."""
+    found = require_chromium()
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=found, args=FLAGS)

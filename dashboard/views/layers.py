@@ -17,6 +17,7 @@ from dashboard.widgets import columns, network_graph, run_choice, run_shades, ui
 from qaf_core.errors import QafError
 from qaf_core.pipeline.results import LayerRow
 from qaf_core.review import charts, histograms
+from qaf_core.review.labels import solve_labels
 from qaf_core.runs.listing import RunRow, list_rows
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.text.units import percent_text
@@ -159,7 +160,7 @@ def _details(run: RunRecord, layer: str, *, titled: bool) -> None:
 
 
 def _facts(row: LayerRow) -> None:
-    labels, ends = live.structure_labels(), live.solve_labels()
+    labels, ends = live.structure_labels(), solve_labels(_)
     parts = [labels.get(row.structure, row.structure)]
     if rank := rows.rank_text(row.rank):
         parts.append(_("rank {rank}").format(rank=rank))

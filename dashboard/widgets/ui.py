@@ -27,6 +27,7 @@ from qaf_core.text.units import duration_text
 
 LOG = logging.getLogger(__name__)
 Arguments = ParamSpec("Arguments")
+GUIDED_RUN_KEY = "guided-run"
 PAGES_KEY = "pages"
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 # Signs that Markdown reads, and colons that begin one of Streamlit's directives.
@@ -131,6 +132,12 @@ def go_to(page: str, **query: str | Sequence[str]) -> None:
 def link_to(page: str, label: str, icon: str, **query: str | Sequence[str]) -> None:
     """A link to another page."""
     st.page_link(st.session_state[PAGES_KEY][page], label=label, icon=icon, query_params=query or None)
+
+
+def link_to_the_guide(run_id: str) -> None:
+    """The way back to the guided example, on the run that was started there."""
+    if st.session_state.get(GUIDED_RUN_KEY) == run_id:
+        link_to("start", _("Back to the example"), ":material/arrow_back:", step="3")
 
 
 def run_title(run: RunRecord) -> str:

@@ -292,7 +292,7 @@ def _compress(
         layers=compression.layers,
         cost=plan_cost(inventory, done),
         baseline_cost=original_cost(inventory),
-        notes=compression.notes if of_file is None else (*compression.notes, of_file),
+        notes=tuple(map(str, (*compression.notes, *([] if of_file is None else [of_file])))),
         seconds=compression.seconds,
         content=content,
         calibration=calibration,

@@ -112,17 +112,17 @@ def _print_energy(energy: Energy) -> None:
             "{name}: {energy} an inference, {source}",
             name=_(TITLES.get(name, name)),
             energy=energy_text(joules),
-            source=energy.source,
+            source=_(energy.source or ""),
         )
     if energy.reason:
-        echo("energy not measured: {reason}", reason=energy.reason)
+        echo("energy not measured: {reason}", reason=energy.why_not(_))
     modelled = energy.modelled
     if modelled.original and modelled.compressed:
         echo(
             "energy of an image {before} → {after}, {source}",
             before=energy_text(modelled.original),
             after=energy_text(modelled.compressed),
-            source=modelled.source,
+            source=_(modelled.source or ""),
         )
 
 
@@ -178,8 +178,8 @@ def _print_latency(report: SpeedReport, record: RunRecord) -> None:
                 measured=measured,
             )
     _print_energy(report.energy)
-    for line in answer_lines(report.to_dict()):
-        print(line, file=sys.stderr if line.startswith("warning") else sys.stdout)
+    for line, is_warning in answer_lines(report.to_dict(), _):
+        print(line, file=sys.stderr if is_warning else sys.stdout)
     print_verdict(report)
     layers = [
         (

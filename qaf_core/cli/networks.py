@@ -334,7 +334,7 @@ def _print_check(model: str, data: str, report: dict[str, Any]) -> None:
     print()
     rows = [
         (
-            trial["form"],
+            retell(trial["form"], trial.get("said") or {}, _),
             percent_text(trial["value"]),
             f"{points_text(trial['gain'])} ({points_text(trial['gain_ci95'][0])}"
             f" to {points_text(trial['gain_ci95'][1])})",

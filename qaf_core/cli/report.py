@@ -76,7 +76,7 @@ def report(
     if as_json:
         print_json(result)
     else:
-        print(f"{path}: {review.recommendation.reasons[0].text()}")
+        print(f"{path}: {review.recommendation.reasons[0].text(_)}")
 
 
 def _answers(store: Store, record: RunRecord) -> PairedPredictions | None:

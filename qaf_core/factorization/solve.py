@@ -32,7 +32,7 @@ from qaf_core.factorization.subproblem import Subproblem
 from qaf_core.factorization.warm_start import warm_values
 from qaf_core.quantization.grid import FLOAT
 from qaf_core.quantization.spec import QuantSpec
-from qaf_core.text.said import say
+from qaf_core.text.said import Said, say
 
 #: From here on the error of the whole weight tells by itself that channels are lost.
 HIDING_ERROR = 0.5
@@ -65,15 +65,18 @@ class SolveResult:
     lost_rows: int = 0
 
     @property
-    def finding(self) -> str | None:
+    def finding(self) -> Said | None:
         """A sentence where output channels are lost and the whole weight's error hides it; else None."""
         if not self.lost_rows or self.relative_error >= HIDING_ERROR:
             return None
         rows = self.factors.weight_shape[0]
-        return (
-            f"{self.lost_rows} of {rows} output channels lost more than half of their size: they are small "
-            f"beside the others, so that the error of the whole weight, {100 * self.relative_error:.2g} %, "
-            "does not show it; dense keeps a scale for each channel"
+        return say(
+            "{lost} of {rows} output channels lost more than half of their size: they are small beside the "
+            "others, so that the error of the whole weight, {error:.2g} %, does not show it; dense keeps a "
+            "scale for each channel",
+            lost=self.lost_rows,
+            rows=rows,
+            error=100 * self.relative_error,
         )
 
 

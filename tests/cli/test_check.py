@@ -99,6 +99,10 @@ def test_masks_are_checked_by_their_metric_and_colours_that_do_not_show_are_told
     assert [row["task"] for row in found["preview"]] == ["segmentation"] * 9
     assert found["cannot_tell"] in shown
     assert found["summary"] in shown
+    assert main(["--lang", "ja", "check", "inspection/unet", "--images", "24"]) == 0
+    shown = capsys.readouterr().out
+    assert "赤と青を入れ替えた場合（" in shown
+    assert "red and blue" not in shown
 
 
 def test_images_left_out_are_told(

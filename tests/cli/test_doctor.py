@@ -27,3 +27,10 @@ def test_what_is_wrong_is_named(
     assert "operator does not exist" in failed["torch"]
     assert "nothing-of-this-name" in failed["packages"]
     assert failed.keys() == {"torch", "packages", "workspace", "disk"}
+
+
+def test_it_is_told_in_japanese_too(capsys: pytest.CaptureFixture[str], workspace: Path) -> None:
+    assert main(["--lang", "ja", "doctor"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("スレッドで計算可能", "付属 6 種類: ", "、実行 0 件", "空き容量 "):
+        assert word in shown

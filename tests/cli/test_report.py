@@ -31,6 +31,12 @@ def test_a_report_from_the_command_line(
     assert told["size_bytes"] < 8e6
     assert "採用を推奨" in page
     assert "費用対効果" in page
+    plain = [part for part in given if part != "--json"]
+    assert main(["--lang", "ja", *plain]) == 0
+    assert "はすべての基準を満たしています。" in capsys.readouterr().out
+    (tmp_path / "case.json").write_text('{"spans": {"devices": {"low": "１０", "likely": 1, "high": 1}}}')
+    assert main(["--lang", "ja", *plain, *files]) == 2
+    assert "devices の low が範囲外です（実際: '１０'、" in capsys.readouterr().err
     (tmp_path / "criteria.json").write_text('[{"kind": "largest_drop", "limit": -1}]')
     assert main([*given, *files]) == 2
     assert "limit of largest_drop out of range; got -1" in capsys.readouterr().err

@@ -73,6 +73,19 @@ def test_criteria_left_as_they_are_are_no_change(draw: Draw, seeded_store: Store
     assert len(read_criteria(folder)) == 1
 
 
+def test_a_class_that_the_images_do_not_have_stays_in_the_form(
+    draw: Draw, seeded_store: Store, run_id: str
+) -> None:
+    folder = seeded_store.run_folder(run_id)
+    asked = [Criterion(kind="accuracy_floor", limit=0.9, class_name="gone"),
+             Criterion(kind="missed_defects", limit=0.1, ok_class="no such")]  # fmt: skip
+    keep_criteria(folder, asked)
+    test = draw("decide", run=run_id)
+    assert "there is no class gone." in html_of(test)
+    press(test, "-keep").run()
+    assert [list(row.criteria) for row in read_criteria(folder)] == [asked]
+
+
 def test_runs_that_are_not_there_are_said_and_none_is_shown_instead(
     draw: Draw, seeded_store: Store, run_id: str
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dashboard.views.start.start import EXAMPLE
+from dashboard.widgets import ui
 from qaf_core.runs.evidence.exchange import list_evidence
 from qaf_core.runs.listing import list_rows
 from qaf_core.runs.store.store import Store
@@ -24,6 +25,9 @@ def test_the_example_is_marked_as_measured_elsewhere(draw: Draw, store: Store) -
     (row,) = list_rows(store)
     assert row.tags == ("example",)
     assert "measured elsewhere, taken over with its evidence" in shown(draw("run", run=row.id))
+    japanese = shown(draw("run", run=row.id, lang="ja"))
+    assert "校正に 350 枚、評価に別の 449 枚を使用" in japanese
+    assert "scikit-learn の手書き数字 · 評価用" in japanese
 
 
 @pytest.mark.parametrize("language", ["en", "ja"])
@@ -42,3 +46,8 @@ def test_the_run_of_the_example_is_repeated_live(draw: Draw, store: Store) -> No
     newest = store.list_runs()[0]
     assert newest.status == "queued"
     assert newest.request.plan == store.run(list_evidence(EXAMPLE)[0]).request.plan
+    assert test.session_state[ui.GUIDED_RUN_KEY] == newest.id
+    watched = draw("run", run=newest.id)
+    assert "Back to the example" not in [link.proto.label for link in watched.get("page_link")]
+    watched.session_state[ui.GUIDED_RUN_KEY] = newest.id
+    assert "Back to the example" in [link.proto.label for link in watched.run().get("page_link")]

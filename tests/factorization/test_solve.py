@@ -501,7 +501,7 @@ def test_rows_lost_beside_large_ones_are_told(structure: str, lost: int) -> None
     assert (result.worst_row_error > 0.9) == bool(lost)
     if lost:
         assert result.finding is not None
-        assert result.finding.startswith("3 of 10 output channels lost more than half of their size")
+        assert str(result.finding).startswith("3 of 10 output channels lost more than half of their size")
     else:
         assert result.finding is None
     mended = with_factors(result, solve(weight, "dense", None, 8).factors, weight)

@@ -93,7 +93,7 @@ def test_a_layer_whose_weight_python_reads_stays() -> None:
     model = chooser("weight")
     made = compressed(model)
     (note,) = made.notes
-    assert note.startswith("backbone.first is kept: replacing it changes what the network computes")
+    assert str(note).startswith("backbone.first is kept: replacing it changes what the network computes")
     assert error(model, made) < 0.02
 
 

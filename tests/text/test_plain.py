@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dashboard.views.run.live import solve_labels
 from qaf_core.factorization.options import Status
+from qaf_core.review.labels import solve_labels
 from qaf_core.text.catalogue import read_catalogue, translator
 from qaf_core.text.plain import PLAIN_WORDS
 from tests.text.test_text import TEXTS, fields
@@ -23,7 +23,7 @@ def test_they_take_the_same_values() -> None:
 
 
 def test_every_end_of_a_solve_has_a_word_that_does_not_read_as_a_failure() -> None:
-    labels = solve_labels()
+    labels = solve_labels(str)
     assert {*map(str, Status), "solving"} == set(labels)
     told = {status: translator("en", plain=True)(label) for status, label in labels.items()}
     assert all(label in PLAIN_WORDS or label in PLAIN_ALREADY for label in labels.values())

@@ -20,6 +20,7 @@ import qaf_core
 from qaf_core.cli.entry import program
 from qaf_core.data.models.catalogue import list_models
 from qaf_core.deploy.runtime.model_files import ModelFile
+from qaf_core.deploy.runtime.rapl import MEASURED
 from qaf_core.errors import PIECES, QafError, frame
 from qaf_core.network.graph import inventory
 from qaf_core.network.plan.energy_model import MODELLED
@@ -107,7 +108,7 @@ def marked_texts() -> Iterator[str]:
     yield from form_labels()
     yield from help_texts(get_command(program))
     yield from (f"run: {status}" for status in RunStatus)
-    yield from (MODELLED, BITS_ACCEPTED, DISCARDED, *NOTES)
+    yield from (MODELLED, MEASURED, BITS_ACCEPTED, DISCARDED, *NOTES)
     yield from (source.title.partition(", ")[2] for source in list_models() if source.shipped)
     for parts in chain.from_iterable(combinations(list(PIECES)[1:], count) for count in range(4)):
         yield frame(("what", *parts))

@@ -36,7 +36,9 @@ def show(review: Review) -> None:
             icon=":material/payments:",
         )
         return
-    left, right = st.columns([5, 6], gap="large")
+    if review.case is not None:
+        _cards(review.case)
+    left, right = st.columns(2, gap="medium")
     with left:
         _form(review, review.assumptions)
     with right:
@@ -73,9 +75,9 @@ def _form(review: Review, kept: Assumptions) -> None:
             _frame(kept), hide_index=True, placeholder="–", key=f"spans-{version}", disabled=["name"],
             height="content",
             column_config={
-                "name": st.column_config.TextColumn(_("Assumption"), width=250),
+                "name": st.column_config.TextColumn(_("Assumption"), width=230),
                 **{
-                    name: st.column_config.NumberColumn(title, min_value=0.0, format="localized", width=78)
+                    name: st.column_config.NumberColumn(title, min_value=0.0, format="localized", width=70)
                     for name, title in zip(SPAN, (_("low"), _("likely"), _("high")), strict=True)
                 },
             },
@@ -153,11 +155,16 @@ def _fault(values: list[float | None], most: float) -> str:
     return ""
 
 
-def _outcome(review: Review, case: BusinessCase) -> None:
+def _cards(case: BusinessCase) -> None:
+    """What it comes to in three numbers."""
     payback = MISSING if case.payback_months is None else decimal_text(case.payback_months, 1)
     cards = (
-        (_("Saved a month, likely"), decision_sections.money(case.monthly_total, case.currency), ""),
-        (_("Paid back after, months"), payback, ""),
+        (
+            _("Saved a month, likely"),
+            decision_sections.money(case.monthly_total, case.currency),
+            _("with the likely values"),
+        ),
+        (_("Paid back after, months"), payback, _("with the likely values")),
         (
             _("Paid back in the simulation"),
             percent_text(case.draws["paid_back"], 0),
@@ -166,7 +173,10 @@ def _outcome(review: Review, case: BusinessCase) -> None:
     )
     for column, (title, value, note) in zip(st.columns(3), cards, strict=True):
         with column:
-            ui.metric_card(title, value, note or "–", height="stretch")
+            ui.metric_card(title, value, note, height="stretch")
+
+
+def _outcome(review: Review, case: BusinessCase) -> None:
     section = decision_sections.economics_section(review, _)
     st.markdown(ui.plain(decision_sections.describe_case(case, _)))
     for block in section.blocks:

@@ -34,10 +34,12 @@ def show(review: Review) -> None:
         with (left, right)[place % 2]:
             blocks.draw_block(block)
     section = evidence_sections.checks_section(review, _)
+    for text in section.paragraphs if review.chosen.unreadable else ():
+        st.warning(ui.plain(text), icon=":material/warning:")
     by_key = {block.key: block for block in section.blocks}
     st.subheader(_("Robustness"), anchor=False)
     st.caption(_("Both networks on the same images with noise, blur, other light, JPEG and small shifts."))
-    for key in ("robustness-chart", "robustness"):
+    for key in ("robustness-chart", "robustness", "odd"):
         if key in by_key:
             blocks.draw_block(by_key[key])
     _ask("robustness", run.run_id, _robustness, _("Trying disturbed images… {time}"))

@@ -19,6 +19,7 @@ from qaf_core.runs.store.record import RunRecord
 
 OF_FILES = (kinds.LATENCY, kinds.FILE_SIZE, kinds.MEMORY)
 OF_CLASSES = (kinds.ACCURACY_FLOOR, kinds.LARGEST_DROP)
+OK_NAMES = ("ok", "good", "normal")
 #: To begin with: a limit in the unit people read.
 FIRST = {
     kinds.ACCURACY_FLOOR: 90.0, kinds.LARGEST_DROP: 1.0, kinds.MISSED: 1.0, kinds.FALSE_ALARMS: 5.0,
@@ -185,8 +186,8 @@ def _draw_of(key: str, kind: str, row: dict[str, Any], classes: Sequence[str]) -
                 _("Class (empty: all images)"), row.get("class_name") or "", key=f"{key}-class"
             )
             return {"class_name": name or None}
-        options = [None, *classes]
         first = row.get("class_name")
+        options = [None, *classes, *([first] if first and first not in classes else [])]
         return {
             "class_name": st.selectbox(
                 _("Class"), options, options.index(first) if first in options else 0,
@@ -198,9 +199,8 @@ def _draw_of(key: str, kind: str, row: dict[str, Any], classes: Sequence[str]) -
     first = row.get("ok_class")
     if not classes:
         return {"ok_class": st.text_input(_("Class that means ok"), first or "", key=f"{key}-ok")}
-    names: list[str] = [*classes]
-    usual = next((name for name in classes if name.lower() in ("ok", "good", "normal")), classes[0])
-    default = first if first in classes else usual
+    names: list[str] = [*classes, *([first] if first and first not in classes else [])]
+    default = first or next((name for name in classes if name.lower() in OK_NAMES), classes[0])
     return {
         "ok_class": st.selectbox(_("Class that means ok"), names, names.index(str(default)), key=f"{key}-ok")
     }

@@ -10,6 +10,7 @@ from dashboard.text import _, language
 from dashboard.widgets import ui
 from qaf_core.deploy.runtime.tempdir import scratch_folder
 from qaf_core.review.decision.numbers import CLASSIFICATION
+from qaf_core.review.labels import digest_text
 from qaf_core.review.report.report import EVIDENCE, find_browser, write_evidence, write_report
 from qaf_core.review.report.review import Review
 from qaf_core.text.catalogue import LANGUAGES
@@ -60,7 +61,7 @@ def show(review: Review) -> None:
     st.code(f"qaf report {names} --lang {chosen} --out report.html", language="bash", wrap_lines=True)
     with st.expander(_("SHA-256 of weights, data and files"), icon=":material/fingerprint:"):
         for name, digest in review.sha256.items():
-            st.markdown(f"{ui.plain(name)}  \n`{digest}`")
+            st.markdown(f"{ui.plain(digest_text(name, _))}  \n`{digest}`")
 
 
 def _writer(review: Review, kind: str, chosen: str) -> Callable[[], bytes]:

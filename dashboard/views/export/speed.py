@@ -185,7 +185,7 @@ def _energy(energy: Energy) -> None:
     if parts:
         st.caption(_("Energy of one inference, measured (RAPL)") + " · " + " · ".join(parts))
     elif energy.reason:
-        text = _("Energy could not be measured here: {reason}").format(reason=energy.reason)
+        text = _("Energy could not be measured here: {reason}").format(reason=energy.why_not(_))
         st.caption(ui.plain(text))
     modelled = energy.modelled
     if modelled.original and modelled.compressed:

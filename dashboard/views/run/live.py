@@ -18,6 +18,7 @@ from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.network.plan.layer_info import KEEP
 from qaf_core.pipeline.results import LayerRow
 from qaf_core.review import charts
+from qaf_core.review.labels import solve_labels
 from qaf_core.review.metrics import metric_label
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.text.units import MISSING, duration_text, percent_text
@@ -228,7 +229,7 @@ def _progress_rows(progress: RunProgress) -> list[LayerRow]:
 
 def layer_frame(layers: Sequence[LayerRow]) -> pd.DataFrame:
     """Layer rows as a table; also used by the finished run."""
-    labels, statuses = structure_labels(), solve_labels()
+    labels, statuses = structure_labels(), solve_labels(_)
     return pd.DataFrame(
         [
             {
@@ -248,20 +249,6 @@ def layer_frame(layers: Sequence[LayerRow]) -> pd.DataFrame:
 
 def _percent(fraction: float | None) -> float | None:
     return None if fraction is None else 100 * fraction
-
-
-def solve_labels() -> dict[str, str]:
-    """Why a layer's solve ended, in a few words."""
-    return {
-        "solving": _("At work"),
-        "converged": _("Converged"),
-        "stagnated": _("Best kept"),
-        "max_iterations": _("Limit reached"),
-        "time_limit": _("Time limit"),
-        "cancelled": _("Stopped"),
-        "diverged": _("Diverged, best kept"),
-        "nonfinite": _("Weights not finite"),
-    }
 
 
 def layer_columns() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from dashboard.views.run import finetune, live, speed_tile
 from dashboard.widgets import check_result, columns, predictions, ui
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review import charts
+from qaf_core.review.labels import environment_labels, image_set_text, smaller_text
 from qaf_core.review.metrics import metric_help, metric_label
 from qaf_core.runs.jobs.preview import PREVIEW_NAME, read_preview
 from qaf_core.runs.listing import row_of
@@ -28,7 +29,6 @@ from qaf_core.text.units import (
     percent_text,
     points_text,
     size_text,
-    times_text,
     with_prefix,
 )
 
@@ -171,7 +171,7 @@ def _headline(run: RunRecord) -> None:
         size, before = run.size_bytes or 0, original.size_bytes if original else 0
         ui.metric_card(
             _("Size"),
-            _("{times} smaller").format(times=times_text(before, size)),
+            smaller_text(before, size, _),
             f"{size_text(before)} → {size_text(size)}",
             meaning("packed_file"),
         )
@@ -250,7 +250,7 @@ def _facts(run: RunRecord) -> None:
     facts, row = _seconds(run.seconds), row_of(run)
     if run.peak_memory_bytes:
         facts.append((_("Peak memory"), size_text(run.peak_memory_bytes)))
-    facts += [(_("Plan"), rows.plan_summary(row)), (_("Data"), row.data)]
+    facts += [(_("Plan"), rows.plan_summary(row)), (_("Data"), image_set_text(row.data, _))]
     if run.request.weights:
         facts.append((_("Weights"), run.request.weights))
     if run.request.preprocessing:
@@ -261,7 +261,9 @@ def _facts(run: RunRecord) -> None:
     with st.expander(_("How it was made"), icon=":material/info:"):
         left, right = st.columns(2)
         left.markdown("\n".join(f"- {name}: **{ui.plain(value)}**" for name, value in facts if value))
-        right.markdown("\n".join(f"- {ui.plain(name)}: {ui.plain(v)}" for name, v in run.environment.items()))
+        machine = environment_labels(_)
+        told = [(machine.get(str(name), str(name)), value) for name, value in run.environment.items()]
+        right.markdown("\n".join(f"- {ui.plain(name)}: {ui.plain(value)}" for name, value in told))
         check_result.show_images_used(run.images)
         if run.checks and run.checks.cannot_tell:
             st.caption(ui.plain(run.checks.cannot_tell.text(_)))

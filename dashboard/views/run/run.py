@@ -34,6 +34,7 @@ def page() -> None:
         run_list.show()
         return
     st.session_state[run_choice.LAST_RUN_KEY] = run.id
+    ui.link_to_the_guide(run.id)
     _heading(run)
     if run.is_final:
         st.session_state.pop(PROGRESS_KEY, None)

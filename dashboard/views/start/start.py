@@ -137,7 +137,9 @@ def _compression(review: Review) -> None:
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
         if st.button(_("Run it live"), icon=":material/bolt:", key="start-live"):
             name = _("{model}, live").format(model=record.model)
-            ui.go_to("run", run=ui.open_store().create_run(replace(record.request, name=name)))
+            run_id = ui.open_store().create_run(replace(record.request, name=name))
+            st.session_state[ui.GUIDED_RUN_KEY] = run_id
+            ui.go_to("run", run=run_id)
         st.caption(_("The same run again, on this machine: watch it solve layer by layer, then come back."))
 
 

@@ -452,16 +452,27 @@ def _write_result(out: Path, result: Mapping[str, Any]) -> None:
         raise
 
 
-def answer_lines(result: Mapping[str, Any]) -> list[str]:
-    """What a kit's result says beside the times, in lines: models that agree too little, or do not run."""
+def answer_lines(result: Mapping[str, Any], _: Callable[[str], str] = str) -> list[tuple[str, bool]]:
+    """What a kit's result says beside the times: models that agree too little, or do not run.
+
+    Args:
+        result: As :func:`measure_kit` gives it.
+        _: Puts a template into another language.
+
+    Returns:
+        Lines, each with whether it is a warning.
+    """
     failed: Mapping[str, str] = result.get("failed") or {}
-    lines = [f"warning: {name} does not run on this device: {why}" for name, why in failed.items()]
+    text = _("warning: {name} does not run on this device: {why}")
+    lines = [(text.format(name=name, why=why), True) for name, why in failed.items()]
     same, count = result.get("same_answers") or {}, result.get("compared_images")
     if same and count:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in same.items())
-        lines.append(f"same answers as where the kit was made, on {count} images: {shares}")
+        text = _("same answers as where the kit was made, on {count} images: {shares}")
+        lines.append((text.format(count=count, shares=shares), False))
+    text = _("warning: {name} answers wrongly on this device: only {share} are the same")
     lines += [
-        f"warning: {name} answers wrongly on this device: only {share:.1%} are the same"
+        (text.format(name=name, share=f"{share:.1%}"), True)
         for name, share in same.items()
         if share < LEAST_AGREEMENT
     ]
@@ -492,7 +503,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, row in result["latencies"].items():
         spread = f"{row['p5_ms']:.3f} to {row['p95_ms']:.3f}"
         sys.stdout.write(f"{name:21} {row['median_ms']:9.3f} ms  (5-95 %: {spread})\n")
-    sys.stdout.write("".join(f"{line}\n" for line in (*answer_lines(result), f"Written to {options.out}")))
+    lines = [line for line, _ in answer_lines(result)]
+    sys.stdout.write("".join(f"{line}\n" for line in (*lines, f"Written to {options.out}")))
     return 0
 
 

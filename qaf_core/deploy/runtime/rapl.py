@@ -49,13 +49,13 @@ class EnergyReading:
         joules: Energy of all zones together, or None if it could not be measured.
         seconds: Duration of the work.
         zones: Energy by zone, in joules.
-        reason: Why there is no measurement, in one line; empty if there is.
+        fault: Why there is no measurement; None if there is.
     """
 
     joules: float | None = None
     seconds: float = 0.0
     zones: dict[str, float]
-    reason: str = ""
+    fault: QafError | None = None
 
 
 def find_zones(powercap: Path = POWERCAP) -> tuple[Zone, ...]:
@@ -116,13 +116,13 @@ def measure_energy(powercap: Path = POWERCAP) -> Iterator[EnergyReading]:
         zones = find_zones(powercap)
         before = [read_counter(zone) for zone in zones]
     except QafError as error:
-        reading.reason = str(error)
+        reading.fault = error
     began = time.perf_counter()
     try:
         yield reading
     finally:
         reading.seconds = time.perf_counter() - began
-        if not reading.reason:
+        if reading.fault is None:
             _fill(reading, zones, before)
 
 
@@ -137,18 +137,25 @@ def energy_per_run(
         powercap: The folder in which the system lists its power zones.
 
     Returns:
-        ``joules`` by name, ``source`` in words, and ``reason``: why there is no measurement, else empty.
+        ``joules`` by name, ``source`` in words, and why there is no measurement: ``reason`` in a line, else
+        empty, and its parts as ``fault``.
     """
     joules: dict[str, float] = {}
     for name, run in runs.items():
         count = 0
         with measure_energy(powercap) as reading:
             until = time.perf_counter() + seconds
-            while not reading.reason and (count == 0 or time.perf_counter() < until):
+            while reading.fault is None and (count == 0 or time.perf_counter() < until):
                 run()
                 count += 1
         if reading.joules is None:
-            return {"joules": {}, "source": None, "reason": reading.reason}
+            fault = reading.fault
+            return {
+                "joules": {},
+                "source": None,
+                "reason": str(fault or ""),
+                "fault": fault.to_plain() if fault else {},
+            }
         joules[name] = reading.joules / count
     return {"joules": joules, "source": MEASURED, "reason": ""}
 
@@ -157,7 +164,7 @@ def _fill(reading: EnergyReading, zones: tuple[Zone, ...], before: list[int]) ->
     try:
         after = [read_counter(zone) for zone in zones]
     except QafError as error:
-        reading.reason = str(error)
+        reading.fault = error
         return
     for zone, first, last in zip(zones, before, after, strict=True):
         reading.zones[zone.name] = energy_between(first, last, zone)
@@ -169,7 +176,10 @@ def _read_number(path: Path) -> int:
     try:
         return int(text)
     except ValueError as error:
-        raise QafError("what an energy counter shows is no number", got=f"{text!r} in {path}") from error
+        raise QafError(
+            "what an energy counter shows is no number",
+            got=say("{text} in {path}", text=repr(text), path=path),
+        ) from error
 
 
 def _read_text(path: Path) -> str:

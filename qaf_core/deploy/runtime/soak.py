@@ -16,8 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from qaf_core.children import child_environment, end_with
 from qaf_core.deploy.runtime.measure_kit import checksum, one_inference, open_session
 from qaf_core.deploy.runtime.tempdir import scratch_folder
 from qaf_core.errors import QafError, RunCancelled
-from qaf_core.text.said import say
+from qaf_core.text.said import Said, say, templates_of
 
 WINDOWS = 20
 START_SECONDS = 60.0
@@ -44,13 +44,20 @@ class StabilityCheck:
         check: ``soak_latency``, ``soak_memory``, ``restart``, ``damaged`` or ``fall_back``.
         passed: Whether it held.
         seconds: How long it took: of the last three, until the answer or the refusal was there.
-        detail: What was found, in numbers.
+        detail: What was found, in numbers or words.
+        said: The template and values of ``detail`` where it is a sentence.
     """
 
     check: str
     passed: bool
     seconds: float
     detail: str
+    said: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, check: str, passed: bool, seconds: float, detail: Said) -> StabilityCheck:
+        """A check with what was found in words."""
+        return cls(check=check, passed=passed, seconds=seconds, detail=str(detail), said=templates_of(detail))
 
 
 def check_stability(
@@ -167,19 +174,19 @@ def _restart(model: Path, options: Sequence[str], answer: str) -> StabilityCheck
     seconds = time.perf_counter() - began
     reply = _first_line(done)
     same = reply.get("answer") == answer
-    detail = "the same answer" if same else _last_line(done.stderr) if done.returncode else "another answer"
-    return StabilityCheck(
-        check="restart", passed=done.returncode == 0 and same, seconds=seconds, detail=detail
-    )
+    detail = say("the same answer") if same else say("another answer")
+    if done.returncode:
+        detail = _last_line(done.stderr)
+    return StabilityCheck.of("restart", done.returncode == 0 and same, seconds, detail)
 
 
 def _refused(arguments: Sequence[str]) -> StabilityCheck:
     began = time.perf_counter()
     done = _run(arguments)
     seconds = time.perf_counter() - began
-    return StabilityCheck(
-        check="damaged", passed=done.returncode != 0, seconds=seconds, detail=_last_line(done.stderr)
-    )
+    refused = done.returncode != 0
+    detail = _last_line(done.stderr) if refused else say("the damaged file answered")
+    return StabilityCheck.of("damaged", refused, seconds, detail)
 
 
 def _fall_back(arguments: Sequence[str]) -> StabilityCheck:
@@ -188,8 +195,8 @@ def _fall_back(arguments: Sequence[str]) -> StabilityCheck:
     seconds = time.perf_counter() - began
     reply = _first_line(done)
     passed = done.returncode == 0 and bool(reply.get("fallen_back"))
-    detail = str(reply.get("model", _last_line(done.stderr)))
-    return StabilityCheck(check="fall_back", passed=passed, seconds=seconds, detail=detail)
+    detail = Said(str(reply["model"])) if "model" in reply else _last_line(done.stderr)
+    return StabilityCheck.of("fall_back", passed, seconds, detail)
 
 
 def _run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -215,8 +222,9 @@ def _first_line(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return reply
 
 
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["no message"])[-1][:200]
+def _last_line(text: str) -> Said:
+    lines = text.strip().splitlines()
+    return Said(lines[-1][:200]) if lines else say("no message")
 
 
 # The program that serves a model

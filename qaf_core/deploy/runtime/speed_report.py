@@ -8,8 +8,9 @@ from typing import Any
 
 from qaf_core.deploy.runtime.measure_kit import BUSY_SHARE, LEAST_AGREEMENT, Latency, Ratio
 from qaf_core.deploy.runtime.model_files import ModelFile
+from qaf_core.errors import reread
 from qaf_core.records import Record, from_plain
-from qaf_core.text.said import Said, listing, say
+from qaf_core.text.said import Said, Translate, listing, say, untranslated
 
 SCHEMA_VERSION = 1
 HERE, DEVICE = "this machine", "device kit"
@@ -82,6 +83,7 @@ class Energy:
         joules: By file, as the processor told them; empty where it tells nothing.
         source: How they were measured.
         reason: Why there is no measurement.
+        fault: Its parts, so that it can be told in any language.
         images: Images of one inference.
         modelled: By the cost model.
     """
@@ -89,8 +91,13 @@ class Energy:
     joules: Mapping[str, float] = field(default_factory=dict)
     source: str | None = None
     reason: str | None = None
+    fault: Mapping[str, Any] = field(default_factory=dict)
     images: int = 1
     modelled: ModelledEnergy = field(default_factory=ModelledEnergy)
+
+    def why_not(self, _: Translate = untranslated) -> str:
+        """Why there is no measurement, in the language of ``_``; empty where there is one."""
+        return reread(self.fault or None, self.reason).text(_) if self.reason else ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from qaf_core.pipeline.check.input_forms import InputForm, usual_forms
 from qaf_core.pipeline.check.plausibility import CHANNELS_EXCHANGED, Finding, Plausibility, Trial
 from qaf_core.pipeline.intervals import Z95
 from qaf_core.pipeline.tasks import Arrays, Task, find_task, predict
+from qaf_core.text.said import templates_of
 
 _BATCH = 16
 _FINALISTS = 2
@@ -63,7 +64,8 @@ class _Case:
             return None
         loss, (low, high) = self.task.compare(part.answers, answers, part.targets)
         return Trial(
-            form=form.describe(),
+            form=str(form.describe()),
+            said=templates_of(form.describe()),
             n=len(part.pixels),
             value=part.value - loss,
             gain=-loss,

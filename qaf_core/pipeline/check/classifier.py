@@ -33,6 +33,7 @@ from qaf_core.pipeline.check.findings import describe_form, describe_order, desc
 from qaf_core.pipeline.check.input_forms import InputForm, usual_forms
 from qaf_core.pipeline.check.plausibility import CHANNELS_EXCHANGED, METRIC, TASK, Plausibility, Trial
 from qaf_core.pipeline.intervals import paired_drop, wilson_interval
+from qaf_core.text.said import templates_of
 
 MOST_IMAGES = 384
 SCREENED_IMAGES = 64
@@ -215,7 +216,8 @@ def _try_forms_in_any_order(
 def _trial(form: InputForm, correct: BoolArray, right: BoolArray, agreement: float) -> Trial:
     loss, (low, high) = paired_drop(right, correct)
     return Trial(
-        form=form.describe(),
+        form=str(form.describe()),
+        said=templates_of(form.describe()),
         n=len(correct),
         value=float(correct.mean()),
         gain=-loss,

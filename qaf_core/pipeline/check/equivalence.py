@@ -107,10 +107,14 @@ def exact_chain(layer: Layer, structure: str) -> FactorizedLayer:
         return build_chain(layer, replace(factors, weight_shape=tuple(weight.shape)))
 
 
-def explain(differences: Mapping[str, float]) -> list[str]:
+def explain(differences: Mapping[str, float]) -> list[Said]:
     """What is to be said of layers that stay as they were."""
     return [
-        f"{name} is kept: replacing it changes what the network computes ({_how_far(value)})."
+        say(
+            "{name} is kept: replacing it changes what the network computes ({how_far}).",
+            name=name,
+            how_far=_how_far(value),
+        )
         for name, value in differences.items()
     ]
 
@@ -124,7 +128,7 @@ def _how_far(difference: float) -> Said:
 @torch.inference_mode()
 def unexpected_disagreement(
     original: nn.Module, compressed: nn.Module, batch: Tensor, output_errors: Mapping[str, float]
-) -> str | None:
+) -> Said | None:
     """A sentence where the whole network is further off than its layers' errors explain, else None.
 
     Args:
@@ -137,24 +141,27 @@ def unexpected_disagreement(
     if error <= max(LEAST_TOLD, UNEXPECTED * expected):
         return None
     if math.isinf(error):
-        return (
+        return say(
             "The compressed network's outputs are not finite, or of another form, where the original's are."
         )
-    return (
-        f"The network's outputs are further off (relative squared error {error:.2g}) than the errors of its "
-        f"layers explain ({expected:.2g} in all): look at the first layers that differ before you use it."
+    return say(
+        "The network's outputs are further off (relative squared error {error:.2g}) than the errors of its "
+        "layers explain ({expected:.2g} in all): look at the first layers that differ before you use it.",
+        error=error,
+        expected=expected,
     )
 
 
 @torch.inference_mode()
-def file_differs(compressed: nn.Module, opened: nn.Module, batch: Tensor) -> str | None:
+def file_differs(compressed: nn.Module, opened: nn.Module, batch: Tensor) -> Said | None:
     """A sentence where a file, read back, puts out something else than the network it holds, else None."""
     difference = Answers(compressed, [batch]).difference(opened)
     if difference <= LARGEST_FILE_DIFFERENCE:
         return None
     if math.isinf(difference):
-        return "The packed file's outputs are not finite, or of another form, where the network's are."
-    return (
-        f"The packed file puts out other numbers than the network it was written from (relative difference "
-        f"{difference:.2g}): half precision does not hold its scales or kept tensors."
+        return say("The packed file's outputs are not finite, or of another form, where the network's are.")
+    return say(
+        "The packed file puts out other numbers than the network it was written from (relative difference "
+        "{difference:.2g}): half precision does not hold its scales or kept tensors.",
+        difference=difference,
     )

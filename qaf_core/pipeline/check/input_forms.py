@@ -65,9 +65,9 @@ class InputForm:
             return say("{low} to {high}, blue first", **ends)
         return say("{low} to {high}", **ends)
 
-    def describe(self) -> str:
+    def describe(self) -> Said:
         """Its label and its range, for people."""
-        return f"{self.label} ({self.range_said()})"
+        return say("{form} ({range})", form=Said(self.label), range=self.range_said())
 
     def changes(self) -> dict[str, Any]:
         """The fields of `Preprocessing` in which forms differ, as plain JSON types."""

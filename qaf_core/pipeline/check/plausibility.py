@@ -76,6 +76,7 @@ class Trial(Record):
         gain: How much more that is than as configured, on the same images.
         gain_ci95: Its 95 % interval.
         agreement: How far the answers are those as configured, 0 to 1.
+        said: The template and values of ``form``.
     """
 
     form: str
@@ -84,6 +85,7 @@ class Trial(Record):
     gain: float
     gain_ci95: tuple[float, float]
     agreement: float
+    said: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -36,6 +36,7 @@ from qaf_core.pipeline.compress.solver_pool import SolveJob
 from qaf_core.pipeline.events import Progress, RunStatus
 from qaf_core.quantization.grid import FLOAT, Grid
 from qaf_core.quantization.spec import QuantSpec
+from qaf_core.text.said import Said, say
 
 CALIBRATION_BATCH = 32  # images, of up to 224 × 224 pixels; fewer where they are larger
 BATCH_PIXELS = CALIBRATION_BATCH * 224 * 224
@@ -111,8 +112,7 @@ def compress_network(
     outcomes = [
         _outcome(row, solved[row.name], *layers[row.name], output_errors.get(row.name)) for row in done
     ]
-    notes = explain(differing)
-    notes += [f"{row.name}: {finding}" for row in done if (finding := solved[row.name].finding) is not None]
+    notes = [*explain(differing), *_findings({row.name: solved[row.name] for row in done})]
     if batches and status == RunStatus.COMPLETED and output_errors:
         warning = unexpected_disagreement(original, compressed, batches[0], output_errors)
         notes += [] if warning is None else [warning]
@@ -123,6 +123,11 @@ def compress_network(
         notes=tuple(notes),
         seconds={"factorize": factorized - began, "calibrate": calibrated - factorized},
     )
+
+
+def _findings(solved: Mapping[str, SolveResult]) -> list[Said]:
+    found = {name: result.finding for name, result in solved.items()}
+    return [say("{title}: {why}", title=name, why=why) for name, why in found.items() if why is not None]
 
 
 def _twin(model: nn.Module) -> nn.Module:

@@ -13,6 +13,7 @@ from qaf_core.factorization.options import SolverOptions
 from qaf_core.network.plan.types import Plan
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.pipeline.results import LayerRow
+from qaf_core.text.said import Said
 
 PAPER_BATCHNORM = ("better", "keep", "reestimate")
 
@@ -90,7 +91,7 @@ class Compression:
     layers: tuple[LayerOutcome, ...]
     status: RunStatus
     seconds: dict[str, float]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Said, ...] = ()
 
 
 def read_options(plan: Plan) -> CompressOptions:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.files import read_json, write_json
 from qaf_core.text.said import Said, say
@@ -114,9 +115,16 @@ class Criterion:
         """Whether the limit is the smallest value that will do, not the largest."""
         return self.kind == ACCURACY_FLOOR
 
+    def _file_text(self) -> str | Said:
+        """The file as people call it: packed files are not run, so of a time it is the fastest ONNX file."""
+        if self.file == PACKED and self.kind == FILE_SIZE:
+            return say("packed file")
+        labels = {str(file): Said(file.label) for file in ModelFile}
+        return labels.get(str(ModelFile.FAST) if self.file == PACKED else self.file, self.file)
+
     def title(self) -> Said:
         """What it limits, without the limit."""
-        of = {"of": self.class_name, "ok": self.ok_class, "device": self.device, "file": self.file}
+        of = {"of": self.class_name, "ok": self.ok_class, "device": self.device, "file": self._file_text()}
         if self.kind in (ACCURACY_FLOOR, LARGEST_DROP) and self.class_name is not None:
             titles = {
                 ACCURACY_FLOOR: "Accuracy of the class {of}",
@@ -125,8 +133,8 @@ class Criterion:
             return Said(titles[self.kind], of)
         if self.kind in (LATENCY, MEMORY) and self.device:
             titles = {
-                LATENCY: "Time of one inference on {device}, {file}",
-                MEMORY: "Peak memory on {device}, {file}",
+                LATENCY: "Time of one inference on {device} ({file})",
+                MEMORY: "Peak memory on {device} ({file})",
             }
             return Said(titles[self.kind], of)
         return Said(TITLES[self.kind], of)
@@ -149,9 +157,9 @@ TITLES = {
     FALSE_ALARMS: "False alarms (not answered {ok})",
     MISSED_RISE: "More missed defects than the original (answered {ok})",
     FALSE_ALARMS_RISE: "More false alarms than the original (not answered {ok})",
-    LATENCY: "Time of one inference on this machine, {file}",
-    FILE_SIZE: "Size of the file to deploy, {file}",
-    MEMORY: "Peak memory on this machine, {file}",
+    LATENCY: "Time of one inference on this machine ({file})",
+    FILE_SIZE: "Size of the file to deploy ({file})",
+    MEMORY: "Peak memory on this machine ({file})",
     ENERGY: "Energy of one inference",
 }
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.files import read_json, write_json
-from qaf_core.text.said import say
+from qaf_core.text.said import Said, say
 
 FILE_NAME = "economics.json"
 FORMAT = 1
@@ -190,7 +190,10 @@ def _read_span(name: str, values: Any) -> Span:
         raise QafError(
             say("{name} is no span", name=name), got=repr(values)[:60], expected="low, likely and high"
         )
-    numbers = {key: _number(f"{key} of {name}", values[key], ASSUMPTIONS[name][1]) for key in values}
+    numbers = {
+        key: _number(say("{part} of {name}", part=key, name=name), values[key], ASSUMPTIONS[name][1])
+        for key in values
+    }
     if not numbers["low"] <= numbers["likely"] <= numbers["high"]:
         raise QafError(
             say("{name} is not in order", name=name), got=repr(dict(values)), expected="low ≤ likely ≤ high"
@@ -203,12 +206,12 @@ def _read_class(row: Any) -> DeviceClass:
         raise QafError("a device class lacks a field", expected="name, memory_bytes and price")
     return DeviceClass(
         name=str(row["name"])[:60],
-        memory_bytes=_number("memory_bytes of a device class", row["memory_bytes"], 1e15),
-        price=_number("price of a device class", row["price"], 1e9),
+        memory_bytes=_number(say("memory_bytes of a device class"), row["memory_bytes"], 1e15),
+        price=_number(say("price of a device class"), row["price"], 1e9),
     )
 
 
-def _number(field: str, value: Any, most: float) -> float:
+def _number(field: str | Said, value: Any, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
         raise QafError(
             say("{name} out of range", name=field),

@@ -36,6 +36,16 @@ DISTURBANCES = {
 }
 
 
+#: Inputs that are no images of the task.
+ODD_INPUTS = {
+    "black": say("black image"),
+    "white": say("white image"),
+    "broken": say("lower half missing"),
+    "random": say("random pixels"),
+    "foreign": say("foreign pattern (chequerboard)"),
+}
+
+
 # What is read of the checks kept beside a run.
 
 
@@ -53,16 +63,35 @@ class _Worst:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Odd:
+    input: str
+    finite: bool
+    agreement: float | None = None
+    original_confidence: float | None = None
+    compressed_confidence: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Saliency:
+    agreement: float | None
+    images: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Robustness:
     n: int
     disturbances: Mapping[str, _Scores]
     worst: _Worst | None = None
+    odd: tuple[_Odd, ...] = ()
+    saliency: _Saliency | None = None
 
     def __post_init__(self) -> None:
         names = {*self.disturbances, *([self.worst.disturbance] if self.worst else ())}
         lengths = {len(side) for row in self.disturbances.values() for side in (row.original, row.compressed)}
         if not names <= DISTURBANCES.keys() or len(lengths) != 1:
             raise ValueError("unknown disturbances, or not as many severities of each")
+        if not {row.input for row in self.odd} <= ODD_INPUTS.keys():
+            raise ValueError("unknown inputs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +99,7 @@ class _Stability:
     checks: tuple[StabilityCheck, ...]
 
 
+SPEED = "speed"
 CHECKS: Mapping[str, type[_Robustness | _Stability]] = {"robustness": _Robustness, "stability": _Stability}
 
 
@@ -83,8 +113,8 @@ class Evidence:
         timings: Measurements of speed as ``qaf latency`` and device kits give them.
         files: Size in bytes of each file that may be deployed, by name.
         criteria: All sets kept with the run, oldest first.
-        added: Results of checks kept beside the run, by name: ``robustness``, ``stability``; what cannot be
-            read is left out, as if never made.
+        added: Results of checks kept beside the run, by name: ``robustness``, ``stability``.
+        unreadable: What was measured, but cannot be read any more: ``SPEED``, or the name of a check.
     """
 
     record: RunRecord
@@ -93,6 +123,7 @@ class Evidence:
     files: Mapping[str, int] = field(default_factory=dict)
     criteria: tuple[CriteriaSet, ...] = ()
     added: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unreadable: tuple[str, ...] = ()
 
     @property
     def run_id(self) -> str:
@@ -134,14 +165,20 @@ def collect_evidence(store: Store, run_id: str, answers: PairedPredictions | Non
     record, folder = store.run(run_id), store.run_folder(run_id)
     for part in (record.baseline, record.compressed, record.baseline_cost, record.cost):
         _known(part, f"{run_id} ({record.status})")
-    timings = [read_latency(folder, name) for name in (FILE_NAME, RESULT_NAME)]
+    timings = {name: read_latency(folder, name) for name in (FILE_NAME, RESULT_NAME)}
+    checks = {name: _read_check(folder, name) for name in CHECKS}
+    found = {
+        **{folder / name: (SPEED, kept) for name, kept in timings.items()},
+        **{folder / f"{name}.json": (name, kept) for name, kept in checks.items()},
+    }
     return Evidence(
         record=record,
         predictions=answers or read_predictions(folder),
-        timings=tuple(timing for timing in timings if timing is not None),
+        timings=tuple(timing for timing in timings.values() if timing is not None),
         files={name: path.stat().st_size for name, path in deployable_files(folder).items()},
         criteria=read_criteria(folder),
-        added={name: check for name in CHECKS if (check := _read_check(folder, name)) is not None},
+        added={name: check for name, check in checks.items() if check is not None},
+        unreadable=tuple(name for path, (name, kept) in found.items() if kept is None and path.is_file()),
     )
 
 

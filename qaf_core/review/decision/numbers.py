@@ -12,7 +12,7 @@ from qaf_core.deploy.runtime.speed_report import HERE, SpeedReport
 from qaf_core.pipeline.intervals import Z95
 from qaf_core.review.decision import criteria as kinds
 from qaf_core.review.decision.criteria import Criterion
-from qaf_core.review.decision.evidence import Evidence
+from qaf_core.review.decision.evidence import SPEED, Evidence
 from qaf_core.review.decision.measured import Estimate, Exact, Measured, PairedDifference, Share
 from qaf_core.runs.evidence.predictions import PairedPredictions
 from qaf_core.text.said import Said, say
@@ -143,6 +143,8 @@ def _timing(criterion: Criterion, evidence: Evidence) -> SpeedReport | Said:
         if (device in timing.machine.processor.casefold() and device)
         or (not device and timing.source == HERE)
     ]
+    if not fitting and SPEED in evidence.unreadable:
+        return say("a measurement kept with this run cannot be read; measure again.")
     if not fitting:
         return say("not measured on this device.")
     return max(fitting, key=lambda timing: timing.measured_at)

@@ -17,8 +17,9 @@ from qaf_core.files import read_json, write_json
 from qaf_core.review.decision.changes import Changes
 from qaf_core.review.decision.criteria import ON_IMAGES, value_text
 from qaf_core.review.decision.economics import BusinessCase
-from qaf_core.review.decision.evidence import DISTURBANCES, Evidence
+from qaf_core.review.decision.evidence import DISTURBANCES, SPEED, Evidence
 from qaf_core.review.decision.verdict import FAIL, OPEN, PASS, Verdict
+from qaf_core.review.metrics import metric_label
 from qaf_core.text.said import Said, said_of, say
 from qaf_core.text.units import decimal_text, points_text, times_text
 
@@ -217,6 +218,8 @@ def _risks_of_images(evidence: Evidence) -> list[Risk]:
         text = say(
             "It was not tried how both networks take images unlike the calibration set (light, blur, noise)."
         )
+        if "robustness" in evidence.unreadable:
+            text = say("The result of the robustness check kept with this run cannot be read.")
         step = say("Run the robustness check; calibrate with images of the place of use.")
         risks.append(Risk(key="unlike", level="medium", text=text, next_step=step))
     elif worst := robustness.get("worst"):
@@ -237,6 +240,8 @@ def _risks_of_speed(evidence: Evidence) -> list[Risk]:
     risks = []
     if not evidence.timings:
         text = say("Speed and memory were not measured: fewer operations need not mean less time.")
+        if SPEED in evidence.unreadable:
+            text = say("The measurement of speed and memory kept with this run cannot be read.")
         step = say("Measure here with qaf latency, and on the device with qaf device-kit.")
         risks.append(Risk(key="kernels", level="high", text=text, next_step=step))
     elif all(timing.source == HERE for timing in evidence.timings):
@@ -269,6 +274,8 @@ def _risks_of_making(evidence: Evidence) -> list[Risk]:
         risks.append(Risk(key=f"check-{place}", level="medium", text=text, next_step=step))
     if "stability" not in evidence.added:
         text = say("Stability in operation (long use, restart, damaged file) was not tried.")
+        if "stability" in evidence.unreadable:
+            text = say("The result of the stability check kept with this run cannot be read.")
         step = say("Run the stability check on the exported file.")
         risks.append(Risk(key="stability", level="medium", text=text, next_step=step))
     return risks
@@ -322,8 +329,9 @@ def three_sentences(
     )
     low, high = record.drop_ci95 or (0.0, 0.0)
     lost = say(
-        "On {n} images its score goes from {before} to {after}; the change lies between {low} and "
+        "{metric} on {n} images goes from {before} to {after}; the change lies between {low} and "
         "{high} points (95 %).",
+        metric=Said(metric_label(after.metric)),
         n=f"{after.n:,}",
         before=value_text(before.value, "fraction"),
         after=value_text(after.value, "fraction"),

@@ -9,6 +9,7 @@ from typing import Any
 from qaf_core.review.decision.evidence import Evidence
 from qaf_core.review.decision.measured import DRAWS
 from qaf_core.review.decision.verdict import RISK
+from qaf_core.review.labels import digest_text, environment_labels, image_set_text, solve_labels
 from qaf_core.review.report.blocks import Section, Table
 from qaf_core.review.report.review import Review
 from qaf_core.review.report.sections import date_text
@@ -42,15 +43,15 @@ def methods_section(review: Review, _: Translate) -> Section:
 
 def settings_section(review: Review, _: Translate) -> Section:
     """Data, environment, settings, digests and the command that repeats the run."""
-    record = review.chosen.record
+    record, machine, ends = review.chosen.record, environment_labels(_), solve_labels(_)
     about = [
         [_("Run id"), record.id],
         [_("Model"), record.model],
         [_("Finished at"), date_text(record.finished_at)],
-        [_("Evaluation images"), record.images.evaluation or record.request.data],
-        [_("Calibration images"), record.images.calibration or MISSING],
+        [_("Evaluation images"), image_set_text(record.images.evaluation or record.request.data, _)],
+        [_("Calibration images"), image_set_text(record.images.calibration or MISSING, _)],
         [_("How they were told apart"), retell(record.images.split, record.images.said, _) or MISSING],
-        *([str(key), str(value)] for key, value in record.environment.items()),
+        *([machine.get(str(key), str(key)), str(value)] for key, value in record.environment.items()),
     ]
     options = [[str(key), _plain(value)] for key, value in (record.plan_row.get("options") or {}).items()]
     options += [
@@ -65,7 +66,7 @@ def settings_section(review: Review, _: Translate) -> Section:
             str(row.rank or MISSING),
             str(row.bits or MISSING),
             MISSING if row.relative_error is None else percent_text(row.relative_error),
-            row.status,
+            ends.get(row.status, row.status),
         ]
         for row in record.layers
     ]
@@ -95,7 +96,7 @@ def settings_section(review: Review, _: Translate) -> Section:
                 key="sha256",
                 title=_("SHA-256 of weights, data and files"),
                 header=[_("What"), "SHA-256"],
-                rows=[[name, digest] for name, digest in review.sha256.items()],
+                rows=[[digest_text(name, _), digest] for name, digest in review.sha256.items()],
             ),
         ],
     )

@@ -8,7 +8,7 @@ from typing import Any
 from qaf_core.deploy.runtime.speed_report import HERE
 from qaf_core.pipeline.marks import DETECTION, judge, of_image
 from qaf_core.review.decision.changes import ChangedAnswer, ClassChange
-from qaf_core.review.decision.evidence import DISTURBANCES
+from qaf_core.review.decision.evidence import DISTURBANCES, ODD_INPUTS, SPEED
 from qaf_core.review.decision.other_tasks import TaskChanges
 from qaf_core.review.marks import mark_legend
 from qaf_core.review.report.blocks import Block, Chart, Gallery, Section, Table
@@ -16,7 +16,7 @@ from qaf_core.review.report.figures import confusion_figure, finish, reliability
 from qaf_core.review.report.review import Review
 from qaf_core.review.report.sections import between, points, rise_text
 from qaf_core.review.speed import latency_figure, model_labels
-from qaf_core.text.said import Translate
+from qaf_core.text.said import Translate, retell
 from qaf_core.text.units import MISSING, decimal_text, duration_text, percent_text, size_text
 
 MOST_CHANGED = 20
@@ -267,6 +267,8 @@ def speed_section(review: Review, _: Translate) -> Section:
             Chart(key=f"latency-{key}", title=_("Time of one inference"), figure=figure),
         ]
     paragraphs = [] if blocks else [_("Speed and memory were not measured.")]
+    if SPEED in review.chosen.unreadable:
+        paragraphs = [_("A measurement of speed kept with this run cannot be read: measure again.")]
     return Section(key="speed", title=_("Speed, memory and files"), paragraphs=paragraphs, blocks=blocks)
 
 
@@ -291,6 +293,9 @@ def checks_section(review: Review, _: Translate) -> Section:
         figure = robustness_figure(robustness, names, _)
         blocks.append(Chart(key="robustness-chart", title=title, figure=figure))
         blocks.append(Table(key="robustness", title="", header=header, rows=rows, numeric=1))
+        blocks += _odd_blocks(robustness, _)
+    elif "robustness" in review.chosen.unreadable:
+        paragraphs.append(_("The result of the robustness check cannot be read: check again."))
     else:
         paragraphs.append(_("Robustness was not measured."))
     stability = review.chosen.added.get("stability")
@@ -310,9 +315,34 @@ def checks_section(review: Review, _: Translate) -> Section:
         blocks.append(
             Table(key="stability", title=_("Stability in operation"), header=header, rows=rows, marks=marks)
         )
+    elif "stability" in review.chosen.unreadable:
+        paragraphs.append(_("The result of the stability check cannot be read: check again."))
     else:
         paragraphs.append(_("Stability in operation was not measured."))
     return Section(key="checks", title=_("Robustness and stability"), paragraphs=paragraphs, blocks=blocks)
+
+
+def _odd_blocks(robustness: Mapping[str, Any], _: Translate) -> list[Block]:
+    """What both networks make of inputs that are none, and whether they look at the same places."""
+    rows = []
+    for row in robustness.get("odd") or ():
+        same = row.get("agreement")
+        cells = [MISSING if same is None else percent_text(same, 0)]
+        if not row["finite"]:
+            cells = [_("outputs that are not finite")]
+        sure = (_sure(row.get(f"{network}_confidence")) for network in ("original", "compressed"))
+        rows.append([ODD_INPUTS[row["input"]].text(_), *cells, *sure])
+    saliency, note = robustness.get("saliency") or {}, ""
+    if saliency.get("agreement") is not None:
+        note = _(
+            "Do both networks look at the same places? Correlation of their saliency maps on {n} images: "
+            "{value} (1 is the same)."
+        ).format(n=saliency["images"], value=decimal_text(saliency["agreement"], 2))
+    if not rows:
+        return []
+    title = _("Inputs that are no images of the task: a network should not be sure of its answer there")
+    header = [_("Input"), _("Same answer by both"), _("Original is sure"), _("Compressed is sure")]
+    return [Table(key="odd", title=title, header=header, rows=rows, numeric=1, note=note)]
 
 
 def _stability_detail(row: Mapping[str, Any], _: Translate) -> str:
@@ -322,7 +352,8 @@ def _stability_detail(row: Mapping[str, Any], _: Translate) -> str:
         "damaged": _("Refused, since its SHA-256 does not agree."),
         "fall_back": _("The original answered in its place."),
     }
-    return texts.get(row["check"], row["detail"]) if row["passed"] else str(row["detail"])
+    found = retell(str(row["detail"]), row.get("said") or {}, _)
+    return texts.get(row["check"], found) if row["passed"] else found
 
 
 def stability_labels(_: Translate) -> dict[str, str]:

@@ -22,6 +22,11 @@ from qaf_core.review.decision.verdict import CriterionVerdict
 from qaf_core.text.said import Translate
 
 WIDTH_PX = 680  # A4 without its margins, at 96 dots an inch
+#: As the report's own text; the last two come with the report, for where no Japanese font is.
+FONTS = (
+    '"Noto Sans JP", "Noto Sans CJK JP", "Hiragino Sans", "Yu Gothic UI", Meiryo, "Segoe UI", Helvetica, '
+    'Arial, "Report Japanese", "Report Japanese Rare", sans-serif'
+)
 INK, GROUND = "#1F2937", "#FFFFFF"
 COLOURS = {"pass": "#00805C", "fail": "#C0392B", "open": "#B7791F"}
 #: What stands for each of these colours on a dark ground.
@@ -277,7 +282,7 @@ def finish(figure: go.Figure, height_px: int) -> go.Figure:
         paper_bgcolor=GROUND,
         plot_bgcolor=GROUND,
         font={
-            "family": '"Noto Sans JP", "Noto Sans CJK JP", "Segoe UI", Helvetica, Arial, sans-serif',
+            "family": FONTS,
             "size": 12,
         },
         margin={"l": 10, "r": 24, "t": 30, "b": 48},

@@ -40,6 +40,11 @@ FORMAT = 1
 PDF_SECONDS = 120
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _FOLDER = Path(__file__).parent
+_FONTS_HERE = "/* fonts */"
+_ESCAPED = re.compile(r"\\u([0-9a-f]{4})")  # letters in the JSON of charts
+# Where the letters begin that European fonts lack, and places in code page 932: its row of signs such as ㈱
+# and ㌔, and where level 2 begins.
+_FIRST_JAPANESE, _OTHER_SIGNS, _LEVEL_2 = "\u2e80", b"\x87", b"\x98\x9f"
 # What spreadsheets take for the beginning of a formula; a number with its sign, and an interval, is none.
 _FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.]+( |$))")
 
@@ -134,11 +139,11 @@ def render_html(review: Review, language: str = "en") -> str:
         version=__version__,
         date=sections.date_text(review.chosen.record.finished_at),
         style=Markup((_FOLDER / "assets" / "report.css").read_text(encoding="utf-8")),
-        font=_font() if language == "ja" else None,
+        fonts=_FONTS_HERE,
         plan=base64.b64encode(plan).decode(),
         plotly=Markup(get_plotlyjs()),
     )
-    return page
+    return page.replace(_FONTS_HERE, font_faces(page[page.index("<body>") :]), 1)
 
 
 def _figure_json(figure: go.Figure) -> Markup:
@@ -147,10 +152,24 @@ def _figure_json(figure: go.Figure) -> Markup:
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
-@lru_cache(maxsize=1)
-def _font() -> str:
-    """The Japanese letters that the catalogue uses, so that none is missing where no such font is."""
-    return base64.b64encode((_FOLDER / "assets" / "japanese.woff2").read_bytes()).decode()
+def font_faces(text: str) -> str:
+    """The fonts that a text needs where no Japanese one is installed, as rules of a style sheet.
+
+    Names and notes may be Japanese in an English report too. Usual letters (JIS X 0208 level 1) and the
+    rarer ones, as in 髙橋 or 渡邉, are two files: most reports do without the second.
+    """
+    shown = _ESCAPED.sub(lambda found: chr(int(found[1], 16)), text)
+    codes = {sign.encode("cp932", "ignore") for sign in set(shown) if sign >= _FIRST_JAPANESE}
+    files = {"Report Japanese": "japanese.woff2"} if codes else {}
+    if any(code[:1] == _OTHER_SIGNS or (len(code) == 2 and code >= _LEVEL_2) for code in codes):
+        files["Report Japanese Rare"] = "japanese_rare.woff2"
+    rule = '@font-face {{ font-family: "{}"; src: url(data:font/woff2;base64,{}) format("woff2"); }}'
+    return "\n".join(rule.format(family, _font(name)) for family, name in files.items())
+
+
+@lru_cache(maxsize=2)
+def _font(name: str) -> str:
+    return base64.b64encode((_FOLDER / "assets" / name).read_bytes()).decode()
 
 
 def find_browser() -> str | None:

@@ -10,8 +10,9 @@ from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.deploy.runtime.speed_report import SpeedReport
 from qaf_core.review.charts import method_label
 from qaf_core.review.decision.criteria import describe_changes
-from qaf_core.review.decision.evidence import Evidence
+from qaf_core.review.decision.evidence import SPEED, Evidence
 from qaf_core.review.decision.verdict import CriterionVerdict
+from qaf_core.review.labels import fewer_text, smaller_text
 from qaf_core.review.metrics import metric_label
 from qaf_core.review.report.blocks import Chart, Section, Table
 from qaf_core.review.report.figures import criteria_figure
@@ -24,7 +25,6 @@ from qaf_core.text.units import (
     percent_text,
     points_text,
     size_text,
-    times_text,
     with_prefix,
 )
 
@@ -257,7 +257,7 @@ def three_numbers(review: Review, _: Translate) -> list[dict[str, str]]:
         },
         {
             "title": _("File to deploy"),
-            "value": _("{times} smaller").format(times=times_text(cost.size_bytes, run.size_bytes)),
+            "value": smaller_text(cost.size_bytes, run.size_bytes, _),
             "note": f"{size_text(cost.size_bytes)} → {size_text(run.size_bytes)}",
         },
     ]
@@ -276,9 +276,13 @@ def three_numbers(review: Review, _: Translate) -> list[dict[str, str]]:
     numbers.append(
         {
             "title": _("Bit operations an image"),
-            "value": _("{times} fewer").format(times=times_text(cost.bops, less.bops)),
+            "value": fewer_text(cost.bops, less.bops, _),
             "note": f"{with_prefix(cost.bops, 'BOPs')} → {with_prefix(less.bops, 'BOPs')}; "
-            + _("time was not measured"),
+            + (
+                _("the measurement of time cannot be read")
+                if SPEED in run.unreadable
+                else _("time was not measured")
+            ),
         }
     )
     return numbers

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from qaf_core.deploy.runtime.rapl import energy_between, energy_per_run, find_zones, measure_energy
+from qaf_core.deploy.runtime.speed_report import Energy
 from qaf_core.errors import QafError
+from qaf_core.records import from_plain
+from qaf_core.text.catalogue import translator
 
 RANGE = 262_143_328_850
 
@@ -48,7 +52,7 @@ def test_energy_of_the_work(powercap: Path) -> None:
         "intel-rapl:0:1 dram": pytest.approx(0.25),
     }
     assert reading.seconds > 0
-    assert reading.reason == ""
+    assert reading.fault is None
 
 
 def test_energy_of_one_run_of_each(powercap: Path, tmp_path: Path) -> None:
@@ -64,6 +68,11 @@ def test_energy_of_one_run_of_each(powercap: Path, tmp_path: Path) -> None:
     nothing = energy_per_run(runs, powercap=tmp_path / "nowhere")
     assert nothing["joules"] == {}
     assert "no energy counters" in nothing["reason"]
+    kept = from_plain(Energy, json.loads(json.dumps(nothing)))
+    assert kept.why_not() == nothing["reason"]
+    assert kept.why_not(translator("ja")).startswith("この計算機では")
+    assert Energy(reason="of an earlier version").why_not(translator("ja")) == "of an earlier version."
+    assert Energy().why_not() == ""
 
 
 def test_a_counter_that_begins_anew(powercap: Path) -> None:
@@ -80,7 +89,7 @@ def test_no_counters_is_a_reason_and_not_a_fault(tmp_path: Path) -> None:
         worked = True
     assert worked
     assert reading.joules is None
-    assert "shows no energy counters" in reading.reason
+    assert "shows no energy counters" in str(reading.fault)
     with pytest.raises(QafError, match="shows no energy counters"):
         find_zones(tmp_path)
 
@@ -91,14 +100,14 @@ def test_counters_that_may_not_be_read(powercap: Path) -> None:
     with measure_energy(powercap) as reading:
         pass
     assert reading.joules is None
-    assert "may not be read" in reading.reason
+    assert "may not be read" in str(reading.fault)
 
 
 def test_a_damaged_counter_is_a_reason(powercap: Path) -> None:
     with measure_energy(powercap) as reading:
         (powercap / "intel-rapl:0" / "energy_uj").unlink()
     assert reading.joules is None
-    assert "cannot be read" in reading.reason
+    assert "cannot be read" in str(reading.fault)
     (powercap / "intel-rapl:0" / "energy_uj").write_text("no number\n")
     with pytest.raises(QafError, match="is no number"):
         find_zones(powercap)

@@ -17,6 +17,8 @@ from qaf_core.children import child_environment
 from qaf_core.deploy.runtime import soak
 from qaf_core.deploy.runtime.measure_kit import checksum
 from qaf_core.errors import QafError, RunCancelled
+from qaf_core.text.catalogue import translator
+from qaf_core.text.said import retell
 
 
 def write_model(path: Path, factor: float) -> Path:
@@ -53,6 +55,17 @@ def test_drift_is_told() -> None:
     assert memory.detail == "100 → 100 MB (+0.0 %)"
     with pytest.raises(QafError, match="too short"):
         soak._judge_windows(windows[:3], 60)
+
+
+def test_a_failure_is_told_in_any_language(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "a.onnx", 2.0)
+    options = [str(model), "--sha256", checksum(model), "--shape", "1,3,8,8"]
+    restarted = soak._restart(model, options[1:], "not this")
+    answered = soak._refused([*options, "--seconds", "0"])
+    told = [retell(check.detail, check.said, translator("ja")) for check in (restarted, answered)]
+    assert not restarted.passed
+    assert not answered.passed
+    assert told == ["判定が変わりました", "破損したファイルがそのまま動作しました"]
 
 
 def test_a_model_that_does_not_run_is_said_and_a_stop_is_heard(tmp_path: Path) -> None:

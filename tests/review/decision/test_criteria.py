@@ -57,8 +57,8 @@ def test_every_set_is_kept_and_the_change_shown(tmp_path: Path) -> None:
         "Accuracy lost: limit 1.00 points became 2.00 points",
         "Accuracy lost: source spec 4.2 became –",
         "Accuracy lost: owner Sato became –",
-        "added: Size of the file to deploy, packed, limit 80 kB",
-        "dropped: Time of one inference on this machine, packed, limit 5 ms",
+        "added: Size of the file to deploy (packed file), limit 80 kB",
+        "dropped: Time of one inference on this machine (Compressed, integers, fastest), limit 5 ms",
     ]
 
 

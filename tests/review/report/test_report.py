@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import re
@@ -22,18 +23,21 @@ from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.pipeline.marks import picture_address
 from qaf_core.review.decision.criteria import Criterion, keep_criteria
 from qaf_core.review.decision.economics import PRESETS, keep_assumptions
+from qaf_core.review.decision.evidence import DISTURBANCES
 from qaf_core.review.decision.other_tasks import ClassMeasure, TaskChanges
 from qaf_core.review.decision.risks import ReviewNotes, keep_notes
 from qaf_core.review.marks import mark_legend
 from qaf_core.review.report import report
-from qaf_core.review.report.blocks import Gallery
-from qaf_core.review.report.evidence_sections import changes_section
-from qaf_core.review.report.report import answers_csv, render_html, to_json, write_report
+from qaf_core.review.report.blocks import Gallery, Table
+from qaf_core.review.report.evidence_sections import changes_section, checks_section
+from qaf_core.review.report.report import answers_csv, font_faces, render_html, to_json, write_report
 from qaf_core.review.report.review import changed_places, gather_review
 from qaf_core.review.report.sections import side_by_side, three_numbers
 from qaf_core.runs.evidence.predictions import PairedPredictions, keep_predictions, read_predictions
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
+from tests.browsing import require_chromium
+from tests.pdf_text import NO_GLYPH, read_text
 
 HOSTILE = "<img src=x onerror=alert(1)>{x}</script>"
 CLASSES = ("ok", HOSTILE, "=pit")
@@ -96,7 +100,7 @@ def test_it_loads_nothing_and_runs_nothing_of_hostile_names(store: Store, langua
     assert "&lt;img src=x onerror=alert(1)&gt;" in body
     assert not re.search(r'(src|href)="(?!data:)', body)
     assert "default-src 'none'" in page
-    assert page.count("Plotly.newPlot(") == 5
+    assert page.count('charts["chart-') == 5
 
 
 def test_japanese_texts_stand_in_the_japanese_report(store: Store) -> None:
@@ -105,6 +109,31 @@ def test_japanese_texts_stand_in_the_japanese_report(store: Store) -> None:
     for text in ("見逃し", "過検出", "信頼区間", "条件付き採用", "佐藤", "校正画像", "記入例"):
         assert text in body
     assert "font/woff2" in page
+
+
+@pytest.mark.parametrize(
+    ("text", "files"), [("AMD ±1 →", 0), ("佐藤", 1), ('{"x":"\\u4f50"}', 1), ("渡邉", 2), ("㈱", 2)]
+)
+def test_a_report_has_the_japanese_letters_it_needs(text: str, files: int) -> None:
+    assert font_faces(text).count("@font-face") == files
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_no_letter_is_missing_in_charts_and_on_paper(store: Store, tmp_path: Path, language: str) -> None:
+    """Also where no Japanese font is installed."""
+    require_chromium()
+    folder = store.run_folder(run_id := complete(store))
+    keep_notes(folder, ReviewNotes(notes="稟議 №7", signers=("髙橋", "渡邉", "山﨑")))
+    rows = {name: {"original": [0.9] * 5, "compressed": [0.8] * 5} for name in DISTURBANCES}
+    (folder / "robustness.json").write_text(json.dumps({"n": 500, "disturbances": rows}))
+    review = gather_review(store, [run_id])
+    write_report(review, tmp_path / "a.pdf", language=language)
+    text = read_text((tmp_path / "a.pdf").read_bytes())
+    assert NO_GLYPH not in text
+    assert all(name in text for name in ("稟議", "髙橋", "渡邉", "山﨑"))
+    of_charts = ("明るさの変化", "累積効果", "混同行列") if language == "ja" else ("brightness", "Net after")
+    assert all(word in text for word in of_charts)
+    assert len(render_html(review, language).encode()) < 8e6
 
 
 def test_changed_criteria_are_both_told(store: Store) -> None:
@@ -235,15 +264,56 @@ def test_a_run_that_kept_no_answers_is_compared_by_what_was_asked(store: Store) 
         {"checks": [{}], "worst": {"disturbance": "fog", "severity": 1, "extra_drop": 0.1}},
         {"n": 5, "disturbances": {"fog": {"original": [1.0], "compressed": [1.0]}}},
         {"n": 5, "disturbances": {"blur": {"original": [1.0], "compressed": []}}, "checks": [{"check": "x"}]},
+        {
+            "n": 5,
+            "disturbances": {"blur": {"original": [1.0], "compressed": [1.0]}},
+            "odd": [{"input": HOSTILE, "finite": True}],
+        },
     ],
 )
-def test_damaged_checks_are_as_if_never_made(store: Store, told: Any) -> None:
+def test_what_is_damaged_is_said_and_not_called_unmeasured(store: Store, told: Any) -> None:
     run_id = add_run(store, "a", 3)
-    for name in ("robustness", "stability"):
-        (store.run_folder(run_id) / f"{name}.json").write_text(json.dumps(told))
+    folder = store.run_folder(run_id)
+    keep_criteria(folder, [Criterion(kind="latency", limit=4)])
+    for name in ("robustness", "stability", "latency"):
+        (folder / f"{name}.json").write_text(json.dumps(told))
     review = gather_review(store, [run_id])
     assert review.chosen.added == {}
-    assert "Robustness was not measured" in render_html(review)
+    assert review.chosen.unreadable == ("speed", "robustness", "stability")
+    page = render_html(review)
+    assert "not measured" not in page[page.index("<body>") : page.index("<h2>Business case")]
+    for what in (
+        "a measurement kept with this run cannot be read; measure again.",
+        "A measurement of speed kept with this run cannot be read: measure again.",
+        "the measurement of time cannot be read",
+        "The result of the robustness check cannot be read: check again.",
+        "The result of the stability check cannot be read: check again.",
+        "The measurement of speed and memory kept with this run cannot be read.",
+    ):
+        assert html.escape(what) in page
+
+
+def test_inputs_that_are_no_images_are_told_of(store: Store) -> None:
+    run_id = add_run(store, "a", 3)
+    told = {
+        "n": 5, "disturbances": {"blur": {"original": [1.0] * 5, "compressed": [0.5] * 5}},
+        "odd": [
+            {"input": "black", "finite": True, "agreement": 0.75, "original_confidence": 0.6,
+             "compressed_confidence": None},
+            {"input": "random", "finite": False, "detail": "no numbers"},
+        ],
+        "saliency": {"agreement": 0.987, "images": 8, "grid": 6},
+    }  # fmt: skip
+    (store.run_folder(run_id) / "robustness.json").write_text(json.dumps(told))
+    review = gather_review(store, [run_id])
+    (table,) = [row for row in checks_section(review, str).blocks if row.key == "odd"]
+    assert isinstance(table, Table)
+    assert table.rows == [
+        ["black image", "75 %", "60.0 %", "–"],
+        ["random pixels", "outputs that are not finite", "–", "–"],
+    ]
+    assert "saliency maps on 8 images: 0.99" in table.note
+    assert "黒一色の画像" in render_html(review, "ja")
 
 
 def test_a_run_without_criteria_and_answers_still_gives_a_report(store: Store) -> None:
