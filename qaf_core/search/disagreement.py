@@ -19,7 +19,7 @@ from qaf_core.pipeline.events import Progress, RunEvent, RunStatus
 from qaf_core.pipeline.tasks.base import Arrays, Task, predict
 from qaf_core.search.fastest import Judged
 from qaf_core.search.selection import Step, plan_with
-from qaf_core.search.sensitivity.measure import squared_error
+from qaf_core.search.sensitivity.exchange import squared_error
 
 
 class Answers:

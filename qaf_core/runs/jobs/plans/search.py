@@ -326,10 +326,12 @@ def _judge(
     from qaf_core.pipeline.compress.compress import compress_network
     from qaf_core.pipeline.compress.result import read_options
     from qaf_core.pipeline.compress.solve_cache import SolveCache
-    from qaf_core.search.sensitivity.measure import output_divergence
+    from qaf_core.search.sensitivity.exchange import output_divergence
+    from qaf_core.search.sensitivity.measure import fitted_and_judging
 
     cache = SolveCache(workspace / "cache" / "layers")
     temperature = search.knowledge.sensitivity.temperature
+    fitted, judging = fitted_and_judging(explored.calibration)
 
     def judge(allocation: Allocation) -> _Trial:
         plan = search.plan_of(allocation)
@@ -338,14 +340,14 @@ def _judge(
             explored.model,
             plan,
             explored.inventory,
-            calibration=explored.calibration,
+            calibration=fitted,
             options=read_options(plan),
             progress=progress.quiet(),
             cache=cache,
         )
         progress.check()
         with torch.inference_mode():
-            parts = torch.split(explored.calibration, 32)
+            parts = torch.split(judging, 32)
             divergences = [
                 output_divergence(explored.model(part), compression.model(part), temperature) * len(part)
                 for part in parts
@@ -354,7 +356,7 @@ def _judge(
         return _Trial(
             allocation=allocation,
             plan=plan,
-            divergence=sum(divergences) / len(explored.calibration),
+            divergence=sum(divergences) / len(judging),
             size_bytes=cost.size_bytes,
         )
 
