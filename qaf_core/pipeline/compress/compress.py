@@ -269,7 +269,7 @@ def _calibrate(
             )
         errors[name] = calibrate_layer(
             chains[name], samples.inputs, samples.targets, activation_bits=activation_bits, fit=fit,
-            calls=samples.calls, sites=samples.sites,
+            calls=samples.calls, sites=samples.sites, originals=samples.originals,
         )  # fmt: skip
 
     try:

@@ -26,12 +26,14 @@ class LayerSamples:
     Attributes:
         inputs: What reaches it in the compressed network, one tensor per batch and call.
         targets: What it should put out, likewise.
+        originals: What reaches it in the original network, likewise; behind a choice the inputs themselves.
         calls: Tensors that belong to one batch; 1 behind a choice, where some may be missing.
         sites: Which of the layer's operations each of these calls is; behind a choice that of each tensor.
     """
 
     inputs: list[Tensor]
     targets: list[Tensor]
+    originals: list[Tensor]
     calls: int
     sites: tuple[int, ...]
 
@@ -108,11 +110,14 @@ def _even_batches(model: nn.Module, batches: Sequence[Tensor]) -> Sequence[Tenso
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a layer: what it takes in, what it should put out, and which of its operations it is."""
+    """One call of a layer: what it takes in, what it should put out, which of its operations it is, and what
+    it takes in in the original network.
+    """
 
     values: Tensor
     target: Tensor
     site: int
+    original: Tensor
 
 
 def _calls(
@@ -124,12 +129,14 @@ def _calls(
     if chosen:
         layer = layer_of(original, name)
         targets = [[layer(values, site) for values in row] for row, site in zip(inputs, sites, strict=True)]
+        originals = inputs
     else:
+        originals = _at_all_calls(before, name, count, outputs=False)
         targets = _at_all_calls(before, name, count, outputs=True)
-    by_batch = zip(zip(*inputs, strict=True), zip(*targets, strict=True), strict=True)
+    by_batch = zip(*(zip(*rows, strict=True) for rows in (inputs, targets, originals)), strict=True)
     return [
-        [_Call(*call) for call in zip(operands, put_out, sites, strict=True)]
-        for operands, put_out in by_batch
+        [_Call(*call) for call in zip(operands, put_out, sites, firsts, strict=True)]
+        for operands, put_out, firsts in by_batch
     ]
 
 
@@ -158,6 +165,7 @@ def _samples(
     return LayerSamples(
         inputs=[call.values for call in flat],
         targets=[call.target for call in flat],
+        originals=[call.original for call in flat],
         calls=calls,
         sites=tuple(call.site for call in (flat if chosen else batches[0])),
     )
@@ -184,7 +192,9 @@ def _later_calls(
         name = names.get(id(execution.root.get_submodule(str(node.target))))
         if name is None or len(later) > counts[name] or first.setdefault(name, execution) is execution:
             return
-        later[-1].setdefault(name, []).append(_Call(execution.operand(node), result, site_of(node)))
+        later[-1].setdefault(name, []).append(
+            _Call(execution.operand(node), result, site_of(node), execution.operand(node))
+        )
 
     with observed(original, look):
         for batch in batches[: max(counts.values(), default=0)]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from qaf_core import QuantSpec, SolverOptions, solve_layer
+from qaf_core.factorization.rounding import round_rows
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import layer_of
 from qaf_core.network.modules.build import build_chain
@@ -21,13 +22,13 @@ from qaf_core.network.modules.operation import convolution
 from qaf_core.network.modules.quantized import ActivationQuantizer, FactorizedLayer, Layer, Link
 from qaf_core.pipeline.compress import calibrate
 from qaf_core.pipeline.compress.calibrate import (
-    OutputMoments,
     calibrate_layer,
     equalize_across_layers,
     fit_last_link,
     fit_range,
     output_error,
 )
+from qaf_core.pipeline.compress.output_moments import OutputMoments
 
 QUICK = SolverOptions(starts=1, start_iterations=20, iterations=2, rounding_rounds=3)
 
@@ -489,3 +490,61 @@ def test_constant_inputs_do_not_blow_up_the_weight(bits: int) -> None:
     assert 0.0 <= error < 1e-3
     assert float(link.weight.abs().max()) < 3 * before
     torch.testing.assert_close(link(z[:5]), y[:5], rtol=1e-2, atol=1e-2)
+
+
+def with_instrument(z: Tensor, y: Tensor, x: Tensor) -> tuple[OutputMoments, OutputMoments]:
+    """Moments to fit on and to judge by."""
+    parts = []
+    for rows in (slice(0, len(z), 2), slice(1, len(z), 2)):
+        moments = OutputMoments.empty(z.shape[1], y.shape[1], z.device)
+        for piece in range(3):
+            moments.add(z[rows][piece::3], y[rows][piece::3], x[rows][piece::3])
+        parts.append(moments)
+    return parts[0], parts[1]
+
+
+def fitted_weight(z: Tensor, y: Tensor, x: Tensor | None) -> Tensor:
+    """A link at 8 bits that is the original one before the fit, and is fitted to these samples."""
+    link = one_by_one(WEIGHT_OF_NOISE)
+    if x is None:
+        fit_last_link(link, moments_of(z[::2], y[::2]), moments_of(z[1::2], y[1::2]))
+    else:
+        fit_last_link(link, *with_instrument(z, y, x))
+    return link.weight.reshape(4, 6)
+
+
+WEIGHT_OF_NOISE = draw(4, 6, seed=31)
+SIZES = torch.tensor([3.0, 2.0, 1.0, 0.5, 0.3, 0.2])
+
+
+def one_by_one(weight: Tensor) -> Link:
+    return Link(*round_rows(weight, None, 8), 8)
+
+
+def test_noise_in_the_inputs_draws_no_weight_to_zero() -> None:
+    x = draw(6000, 6, seed=32) * SIZES
+    z, y = x + 0.3 * draw(6000, 6, seed=33), x @ WEIGHT_OF_NOISE.mT
+    plain, fitted = fitted_weight(z, y, None), fitted_weight(z, y, x)
+    last = WEIGHT_OF_NOISE[:, -1]
+    assert float((plain[:, -1] @ last) / (last @ last)) < 0.5  # least squares: 0.2² of 0.2² + 0.3²
+    assert float((fitted[:, -1] @ last) / (last @ last)) == pytest.approx(1.0, abs=0.1)
+
+
+def test_what_earlier_layers_do_alike_is_made_up_for() -> None:
+    x = draw(6000, 6, seed=34) * SIZES
+    mixing = torch.eye(6) + 0.2 * draw(6, 6, seed=35)
+    z = x @ mixing.mT + 0.1 * draw(6000, 6, seed=36)
+    fitted = fitted_weight(z, x @ WEIGHT_OF_NOISE.mT, x)
+    error = (fitted @ mixing - WEIGHT_OF_NOISE) * SIZES
+    before = (WEIGHT_OF_NOISE @ mixing - WEIGHT_OF_NOISE) * SIZES
+    assert float(error.norm()) < 0.3 * float(before.norm())
+
+
+def test_moments_of_parts_are_those_of_the_whole() -> None:
+    x, y = draw(60, 6, seed=37), draw(60, 4, seed=38)
+    z = x + draw(60, 6, seed=39)
+    whole = OutputMoments.empty(6, 4, z.device)
+    whole.add(z, y, x)
+    fitting, validation = with_instrument(z, y, x)
+    for one, other in zip(fitting.joined(validation).explained(), whole.explained(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
