@@ -10,7 +10,9 @@ used, and a fit stays only if held-back images agree.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from qaf_core.factorization.rounding import round_rows, solve_gram
 from qaf_core.network.modules.quantized import ActivationQuantizer, FactorizedLayer, Link
 from qaf_core.pipeline.compress.output_moments import OutputMoments, floored
+from qaf_core.pipeline.compress.samples import LayerSamples
 from qaf_core.quantization.grid import Grid
 
 VALIDATION_SHARE = 8  # one batch in eight judges the fits, the last of them if there are fewer
@@ -28,6 +31,7 @@ ERROR_ROWS = 20_000  # output positions held in double precision at once
 LEAST_IMAGES = 128
 RANGE_FRACTIONS = torch.linspace(0.35, 1.0, 27).tolist()
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
+NEAR = 1.25  # times the least error, within which the network's answers decide
 LARGEST_GAIN = 1e4  # between channels; more would leave the range of half-precision scales
 
 
@@ -94,34 +98,22 @@ def equalize_across_layers(
 
 @torch.inference_mode()
 def calibrate_layer(
-    layer: FactorizedLayer,
-    inputs: Sequence[Tensor],
-    targets: Sequence[Tensor],
-    *,
-    activation_bits: int,
-    fit: bool,
-    calls: int = 1,
-    sites: Sequence[int] = (0,),
-    originals: Sequence[Tensor] | None = None,
+    layer: FactorizedLayer, samples: LayerSamples, *, activation_bits: int, fit: bool
 ) -> float:
     """Set a chain's activation ranges and, if ``fit``, its last link and bias, in place.
 
     Args:
         layer: The chain; its links are changed.
-        inputs: What reaches it in the compressed network, one tensor per batch (and call, see below).
-        targets: What the original layer puts out, likewise.
+        samples: What reaches it, and what it should put out.
         activation_bits: 8, or 32 for floating point.
         fit: Fit the last link to the targets; otherwise only ranges and scales between links change.
-        calls: Tensors of one batch, where the layer runs several times: they stand next to each other.
-        sites: Which of the layer's operations each of these calls is.
-        originals: What reaches it in the original network, likewise; None where that is not known.
 
     Returns:
         The relative squared error of the outputs on the held-back batches.
     """
-    values, originals = list(inputs), list(originals or ())
-    chain = layer.chain
-    places = [sites[index % len(sites)] for index in range(len(values))]
+    values, originals = list(samples.inputs), list(samples.originals)
+    targets, calls, chain = samples.targets, samples.calls, layer.chain
+    places = [samples.sites[index % len(samples.sites)] for index in range(len(values))]
     for position, link in enumerate(chain):
         if not Grid.of(activation_bits).is_float:
             fit_range(link.input_quantizer, values)
@@ -136,9 +128,17 @@ def calibrate_layer(
             equalize_across_layers(link, following, values, originals)
     last = chain[-1]
     fixed = last.operation.groups != 1 or last.operation.transposed
-    if fixed or not fit or not _validation_indices(len(values), calls):  # none of a single batch
+    held_back = sorted(_validation_indices(len(values), calls))
+    if fixed or not fit or not held_back:  # none of a single batch
         return output_error(last, values, targets, calls, places)
-    return fit_last_link(last, *_collect(last, values, targets, calls, places, originals))
+    ahead = samples.ahead
+
+    def harm() -> float:
+        assert ahead is not None
+        return ahead.divergence({index: last(values[index], places[index]) for index in held_back})
+
+    moments = _collect(last, values, targets, calls, places, originals)
+    return fit_last_link(last, *moments, harm=None if ahead is None else harm)
 
 
 def output_error(
@@ -202,49 +202,100 @@ def _collect(
     return parts[0], parts[1]
 
 
-def _weight_and_bias(link: Link) -> tuple[Tensor, Tensor]:
-    weight = link.weight.reshape(link.codes.shape[0], -1)
-    return weight, link.bias if link.bias is not None else weight.new_zeros(len(weight))
+@dataclass(frozen=True)
+class _Fit:
+    """What a link may become.
+
+    Attributes:
+        codes: ``(I, P)``.
+        scales: ``(I, 1)``.
+        bias: ``(I,)``, or None.
+        ridge: How strongly the codes were drawn to the old weight; None: they are the old ones.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    bias: Tensor | None
+    ridge: float | None
+
+    def put_into(self, link: Link) -> None:
+        """Change the link."""
+        link.codes.copy_(self.codes.reshape(link.codes.shape))
+        link.scales = self.scales.reshape(link.scales.shape).contiguous()
+        bias = None if self.bias is None else self.bias.to(link.scales.dtype)
+        link.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
 
-def fit_last_link(link: Link, fitting: OutputMoments, validation: OutputMoments) -> float:
+def fit_last_link(
+    link: Link,
+    fitting: OutputMoments,
+    validation: OutputMoments,
+    harm: Callable[[], float] | None = None,
+) -> float:
     """Fit a link's codes, row scales and bias to outputs; kept only if the held-back samples agree.
 
     The held-back samples choose how strongly the fit is drawn to the old weight, and whether codes, or only
-    the bias, or nothing at all is changed; what was chosen is then fitted once more on all samples.
+    the bias, or nothing at all is changed; what was chosen is then fitted once more on all samples. A little
+    smaller error of the layer may harm the network all the same: between errors that are near to each other
+    the network's answers decide, where they are known.
 
     Args:
         link: Changed in place.
         fitting: Moments to fit on.
         validation: Moments of the held-back samples.
+        harm: How far the network's answers on the held-back samples move with the link as it is; None where
+            that is not known: then the error of the link's outputs decides.
 
     Returns:
         The relative squared output error on the held-back samples, of what was chosen there.
     """
-    old_weight, old_bias = _weight_and_bias(link)
-    trials: list[tuple[float, float]] = []
-    aim = fitting.explained()
-    for ridge in RIDGES:
-        target, _ = _ridge_target(fitting, aim, old_weight, ridge)
-        trials.append((validation.error(target, _fitted_bias(fitting, target)), ridge))
-    ridge = min(trials)[1]
-    codes, scales = _rounded(fitting, aim, old_weight, ridge, link)
-    weight = codes * scales
+    fits = _fits(link, fitting, validation)
+    errors = [_error(fit, validation) for fit in fits]
+    near = [index for index, error in enumerate(errors) if error <= NEAR * min(errors)]
+    best = min(near, key=lambda index: errors[index])
+    if harm is not None and len(near) > 1:
+        harms = {index: _harm(fits[index], link, harm) for index in near}
+        if all(map(math.isfinite, harms.values())):  # else the outputs cannot be compared
+            best = min(near, key=lambda index: harms[index])
+    chosen, everything = fits[best], fitting.joined(validation)
+    codes, scales = chosen.codes, chosen.scales
+    if chosen.ridge is not None:
+        weight = fits[0].codes * fits[0].scales
+        codes, scales = _rounded(everything, everything.explained(), weight, chosen.ridge, link)
+    bias = chosen.bias
+    if best > 0:
+        bias = _fitted_bias(everything, codes * scales)
+    _Fit(codes, scales, bias, chosen.ridge).put_into(link)
+    return errors[best]
+
+
+def _fits(link: Link, fitting: OutputMoments, validation: OutputMoments) -> list[_Fit]:
+    """The link as it is, with another bias, and with other codes: ridge of least error, and the largest."""
+    codes = link.codes.reshape(len(link.codes), -1).clone()
+    scales = link.scales.reshape(len(codes), -1)
+    weight, aim = codes * scales, fitting.explained()
+    targets = {ridge: _ridge_target(fitting, aim, weight, ridge)[0] for ridge in RIDGES}
     errors = {
-        "nothing": validation.error(old_weight, old_bias),
-        "bias": validation.error(old_weight, _fitted_bias(fitting, old_weight)),
-        "codes": validation.error(weight, _fitted_bias(fitting, weight)),
+        ridge: validation.error(target, _fitted_bias(fitting, target)) for ridge, target in targets.items()
     }
-    chosen = min(errors, key=lambda name: errors[name])
-    everything = fitting.joined(validation)
-    if chosen == "codes":
-        codes, scales = _rounded(everything, everything.explained(), old_weight, ridge, link)
-        link.codes.copy_(codes.reshape(link.codes.shape))
-        link.scales = scales.reshape(len(codes), *[1] * (link.codes.ndim - 1)).contiguous()
-    if chosen != "nothing":
-        bias = _fitted_bias(everything, _weight_and_bias(link)[0])
-        link.bias = nn.Parameter(bias.to(link.scales.dtype), requires_grad=False)
-    return errors[chosen]
+    fits = [
+        _Fit(codes, scales, link.bias, None),
+        _Fit(codes, scales, _fitted_bias(fitting, weight), None),
+    ]
+    for ridge in sorted({min(RIDGES, key=lambda ridge: errors[ridge]), max(RIDGES)}):
+        moved, steps = _rounded(fitting, aim, weight, ridge, link)
+        fits.append(_Fit(moved, steps, _fitted_bias(fitting, moved * steps), ridge))
+    return fits
+
+
+def _error(fit: _Fit, validation: OutputMoments) -> float:
+    weight = fit.codes * fit.scales
+    return validation.error(weight, weight.new_zeros(len(weight)) if fit.bias is None else fit.bias)
+
+
+def _harm(fit: _Fit, link: Link, harm: Callable[[], float]) -> float:
+    fit.put_into(link)
+    return harm()
 
 
 def _ridge_target(

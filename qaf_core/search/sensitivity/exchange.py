@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qaf_core.network.graph.network import GraphNetwork, first_tensors, layer_of
+from qaf_core.network.graph.network import GraphNetwork, layer_of
 from qaf_core.network.graph.program import Execution
-from qaf_core.pipeline.divergence import class_scores
+from qaf_core.pipeline.divergence import class_scores, output_divergence
 from qaf_core.search.sensitivity.changes import Weight
 
 Changes = Mapping[str, Tensor]
@@ -107,27 +106,3 @@ class Exchange:
 
 def _same(one: Changes, other: Changes) -> bool:
     return one.keys() == other.keys() and all(change is other[name] for name, change in one.items())
-
-
-def output_divergence(expected: Any, actual: Any, temperature: float = 1.0) -> float:
-    """How far outputs are from those wanted, the mean over images.
-
-    KL of class scores divided by a temperature, or half the relative squared error of other outputs.
-    """
-    before, after = class_scores(expected), class_scores(actual)
-    if before is not None and after is not None and before.shape == after.shape:
-        before, after = ((scores / temperature).log_softmax(dim=1) for scores in (before, after))
-        return max(float((before.exp() * (before - after)).sum() / len(before)), 0.0)
-    return 0.5 * squared_error(expected, actual)
-
-
-def squared_error(targets: Any, answers: Any) -> float:
-    """The relative squared errors of all outputs in floating point, added up; NaN where there are none."""
-    pairs = [
-        (a, b)
-        for a, b in zip(first_tensors(targets), first_tensors(answers), strict=False)
-        if a.is_floating_point() and a.shape == b.shape and a.numel()
-    ]
-    if not pairs:
-        return math.nan
-    return sum(float((b - a).square().sum() / a.square().sum().clamp_min(1e-30)) for a, b in pairs)

@@ -22,11 +22,12 @@ from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.pipeline.compress.compress import compress_network
 from qaf_core.pipeline.compress.input_moments import InputStatistics, collect_moments, collect_statistics
 from qaf_core.pipeline.compress.result import CompressOptions
+from qaf_core.pipeline.divergence import output_divergence
 from qaf_core.pipeline.events import Progress
 from qaf_core.quantization.grid import FLOAT
 from qaf_core.search.sensitivity.changes import Weight, dense_change, factorized_changes
 from qaf_core.search.sensitivity.curvature import LayerCurvature, measure_curvature
-from qaf_core.search.sensitivity.exchange import Exchange, output_divergence
+from qaf_core.search.sensitivity.exchange import Exchange
 from qaf_core.search.sensitivity.settings import (
     BITS,
     Sensitivity,

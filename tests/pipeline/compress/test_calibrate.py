@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from qaf_core.pipeline.compress.calibrate import (
     output_error,
 )
 from qaf_core.pipeline.compress.output_moments import OutputMoments
+from qaf_core.pipeline.compress.samples import LayerSamples
 
 QUICK = SolverOptions(starts=1, start_iterations=20, iterations=2, rounding_rounds=3)
 
@@ -348,8 +350,12 @@ def test_calibration_fits_outputs_and_tells_their_error(
     layer, inputs, targets = layer_and_batches()
     chain = chain_of(layer, structure, rank, bits=3)
     plain = copy.deepcopy(chain)
-    told_plain = calibrate_layer(plain, inputs, targets, activation_bits=activation_bits, fit=False)
-    told = calibrate_layer(chain, inputs, targets, activation_bits=activation_bits, fit=True)
+    told_plain = calibrate_layer(
+        plain, LayerSamples(inputs=inputs, targets=targets), activation_bits=activation_bits, fit=False
+    )
+    told = calibrate_layer(
+        chain, LayerSamples(inputs=inputs, targets=targets), activation_bits=activation_bits, fit=True
+    )
     held_back = [inputs[7]], [targets[7]]
     assert told_plain == pytest.approx(output_error_of(plain, *held_back), rel=0.02)
     assert output_error_of(chain, *held_back) <= 1.02 * told
@@ -362,7 +368,7 @@ def test_eight_bit_activations_cost_little() -> None:
     chain = chain_of(layer, "cp", 30, bits=8)
     floating = copy.deepcopy(chain)
     errors = [
-        calibrate_layer(each, inputs, targets, activation_bits=bits, fit=True)
+        calibrate_layer(each, LayerSamples(inputs=inputs, targets=targets), activation_bits=bits, fit=True)
         for each, bits in ((floating, 32), (chain, 8))
     ]
     assert errors[1] < errors[0] + 1e-3
@@ -373,8 +379,8 @@ def test_errors_of_the_layers_before_are_made_up_for() -> None:
     shifted = [1.3 * batch + 0.2 for batch in inputs]
     chain = chain_of(layer, "dense", bits=8)
     plain = copy.deepcopy(chain)
-    calibrate_layer(plain, shifted, targets, activation_bits=32, fit=False)
-    calibrate_layer(chain, shifted, targets, activation_bits=32, fit=True)
+    calibrate_layer(plain, LayerSamples(inputs=shifted, targets=targets), activation_bits=32, fit=False)
+    calibrate_layer(chain, LayerSamples(inputs=shifted, targets=targets), activation_bits=32, fit=True)
     assert output_error_of(chain, shifted, targets) < 0.1 * output_error_of(plain, shifted, targets)
 
 
@@ -382,23 +388,25 @@ def test_errors_of_the_layers_before_are_made_up_for() -> None:
 def test_few_batches_are_enough(count: int) -> None:
     layer, inputs, targets = layer_and_batches(count)
     chain = chain_of(layer, "cp", 14)
-    told = calibrate_layer(chain, inputs, targets, activation_bits=8, fit=True)
+    told = calibrate_layer(chain, LayerSamples(inputs=inputs, targets=targets), activation_bits=8, fit=True)
     assert told == pytest.approx(output_error_of(chain, inputs[-1:], targets[-1:]), rel=0.3)
 
 
 def test_a_single_image_is_survived() -> None:
     layer, inputs, targets = layer_and_batches(1)
     chain = chain_of(layer, "cp", 14)
-    told = calibrate_layer(chain, [inputs[0][:1]], [targets[0][:1]], activation_bits=8, fit=True)
+    told = calibrate_layer(
+        chain, LayerSamples(inputs=[inputs[0][:1]], targets=[targets[0][:1]]), activation_bits=8, fit=True
+    )
     assert 0 <= told < 1
 
 
 def test_a_sample_of_the_positions_gives_about_the_same_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, inputs, targets = layer_and_batches()
     whole, sampled = (chain_of(layer, "cp", 14) for _ in range(2))
-    calibrate_layer(whole, inputs, targets, activation_bits=32, fit=True)
+    calibrate_layer(whole, LayerSamples(inputs=inputs, targets=targets), activation_bits=32, fit=True)
     monkeypatch.setattr(calibrate, "ROW_SAMPLES", 1500)
-    calibrate_layer(sampled, inputs, targets, activation_bits=32, fit=True)
+    calibrate_layer(sampled, LayerSamples(inputs=inputs, targets=targets), activation_bits=32, fit=True)
     assert output_error_of(sampled, inputs, targets) < 1.1 * output_error_of(whole, inputs, targets)
 
 
@@ -410,7 +418,7 @@ def test_grouped_layers_get_ranges_and_an_error_but_no_fit() -> None:
         targets = [layer(batch) for batch in inputs]
     chain = chain_of(layer, "dense", bits=4)
     codes = chain.last.codes.clone()
-    told = calibrate_layer(chain, inputs, targets, activation_bits=8, fit=True)
+    told = calibrate_layer(chain, LayerSamples(inputs=inputs, targets=targets), activation_bits=8, fit=True)
     assert torch.equal(chain.last.codes, codes)
     assert bool(chain.last.input_quantizer.enabled)
     assert told == pytest.approx(output_error_of(chain, [inputs[7]], [targets[7]]), rel=1e-3)
@@ -425,8 +433,13 @@ def test_linear_layers_are_fitted_too() -> None:
         targets = [layer(batch) for batch in inputs]
     chain = chain_of(layer, "svd", 4, bits=3)
     plain = copy.deepcopy(chain)
-    before = calibrate_layer(plain, inputs, targets, activation_bits=8, fit=False)
-    assert calibrate_layer(chain, inputs, targets, activation_bits=8, fit=True) < 0.95 * before
+    before = calibrate_layer(
+        plain, LayerSamples(inputs=inputs, targets=targets), activation_bits=8, fit=False
+    )
+    assert (
+        calibrate_layer(chain, LayerSamples(inputs=inputs, targets=targets), activation_bits=8, fit=True)
+        < 0.95 * before
+    )
 
 
 def test_transposed_layers_get_ranges_and_an_error_but_no_fit_of_the_kernel() -> None:
@@ -437,11 +450,16 @@ def test_transposed_layers_get_ranges_and_an_error_but_no_fit_of_the_kernel() ->
         targets = [layer(batch) for batch in inputs]
     dense, factorized = chain_of(layer, "dense", bits=4), chain_of(layer, "tucker2", (4, 4), bits=3)
     codes, plain = dense.last.codes.clone(), copy.deepcopy(factorized)
-    told = calibrate_layer(dense, inputs, targets, activation_bits=8, fit=True)
+    told = calibrate_layer(dense, LayerSamples(inputs=inputs, targets=targets), activation_bits=8, fit=True)
     assert torch.equal(dense.last.codes, codes)
     assert told == pytest.approx(output_error_of(dense, [inputs[7]], [targets[7]]), rel=1e-3)
-    before = calibrate_layer(plain, inputs, targets, activation_bits=8, fit=False)
-    assert calibrate_layer(factorized, inputs, targets, activation_bits=8, fit=True) < 0.95 * before
+    before = calibrate_layer(
+        plain, LayerSamples(inputs=inputs, targets=targets), activation_bits=8, fit=False
+    )
+    assert (
+        calibrate_layer(factorized, LayerSamples(inputs=inputs, targets=targets), activation_bits=8, fit=True)
+        < 0.95 * before
+    )
 
 
 def test_a_layer_at_two_strides_is_fitted_to_the_outputs_of_both() -> None:
@@ -456,7 +474,12 @@ def test_a_layer_at_two_strides_is_fitted_to_the_outputs_of_both() -> None:
     chain = chain_of(layer, "cp", 14, bits=3)
     plain = copy.deepcopy(chain)
     before, after = (
-        calibrate_layer(each, inputs, targets, activation_bits=8, fit=fit, calls=2, sites=sites)
+        calibrate_layer(
+            each,
+            LayerSamples(inputs=inputs, targets=targets, calls=2, sites=sites),
+            activation_bits=8,
+            fit=fit,
+        )
         for each, fit in ((plain, False), (chain, True))
     )
     assert after < 0.95 * before
@@ -548,3 +571,31 @@ def test_moments_of_parts_are_those_of_the_whole() -> None:
     fitting, validation = with_instrument(z, y, x)
     for one, other in zip(fitting.joined(validation).explained(), whole.explained(), strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_between_near_errors_the_answers_of_the_network_decide() -> None:
+    x = draw(6000, 6, seed=40) * SIZES
+    z, y = x + 0.02 * draw(6000, 6, seed=41), x @ WEIGHT_OF_NOISE.mT
+    link = one_by_one(WEIGHT_OF_NOISE)
+    codes = link.codes.clone()
+
+    def harm() -> float:
+        return 0.0 if link.bias is None else 1.0
+
+    fit_last_link(link, *with_instrument(z, y, x), harm=harm)
+    assert link.bias is None
+    assert torch.equal(link.codes, codes)
+    fit_last_link(link, *with_instrument(z, y, x), harm=lambda: math.nan)  # nothing can be compared
+    assert link.bias is not None
+
+
+def test_a_much_smaller_error_is_taken_whatever_the_answers_say() -> None:
+    x = draw(6000, 6, seed=42) * SIZES
+    link = one_by_one(WEIGHT_OF_NOISE)
+
+    def harm() -> float:
+        return 0.0 if link.bias is None else 1.0
+
+    error = fit_last_link(link, *with_instrument(x, 2.0 * x @ WEIGHT_OF_NOISE.mT, x), harm=harm)
+    assert error < 1e-3
+    assert torch.allclose(link.weight, 2.0 * WEIGHT_OF_NOISE, atol=0.05)

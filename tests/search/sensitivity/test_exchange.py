@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import layers_in
+from qaf_core.pipeline.divergence import output_divergence
 from qaf_core.search.sensitivity.changes import Weight
-from qaf_core.search.sensitivity.exchange import Exchange, output_divergence
+from qaf_core.search.sensitivity.exchange import Exchange
 from tests.helpers import draw
 
 SHAPE = (3, 8, 8)

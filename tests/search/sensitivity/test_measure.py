@@ -9,10 +9,11 @@ from qaf_core.files import ContentCache
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.pipeline.compress.compress import compress_network
+from qaf_core.pipeline.divergence import output_divergence
 from qaf_core.pipeline.events import Progress
 from qaf_core.search.sensitivity import measure
 from qaf_core.search.sensitivity.changes import Weight, dense_change, factorized_changes
-from qaf_core.search.sensitivity.exchange import Exchange, output_divergence
+from qaf_core.search.sensitivity.exchange import Exchange
 from qaf_core.search.sensitivity.measure import MeasuredNetwork, corrected, measure_sensitivity, spread_over
 from qaf_core.search.sensitivity.settings import BITS, between_bits, sensitivity_from_dict
 from tests.helpers import draw

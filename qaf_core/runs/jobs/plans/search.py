@@ -225,6 +225,18 @@ class _Search:
             )
         return allocate(choices, limits, minimise=self.minimise)
 
+    def dense(self) -> Allocation | None:
+        """The best choice of layers that are rounded or kept and not factorized; None if that meets no limit."""
+        plain = {
+            name: [row for row in rows if row.setting.row.rank is None] for name, rows in self.choices.items()
+        }
+        if not all(plain.values()):  # a lock
+            return None
+        try:
+            return self.choose(plain)
+        except PlanError:
+            return None
+
     def price_text(self, allocation: Allocation) -> str:
         """What a hundredth more of the limit that binds would be worth."""
         if allocation.binding is None:
@@ -288,8 +300,12 @@ def _refined(
         temperature=temperature,
     )
     judge = _judge(search, explored, workspace, progress)
-    trials = [judge(first)]
-    search.predictor = _learn_from(search.predictor, trials[-1])
+    trials: list[_Trial] = []
+    for allocation in (first, search.dense()):  # what is found shall not be worse than plain rounding
+        if allocation is not None and not (trials and progress.elapsed_seconds > until):
+            if all(search.plan_of(allocation) != trial.plan for trial in trials):
+                trials.append(judge(allocation))
+                search.predictor = _learn_from(search.predictor, trials[-1])
     while len(trials) < MOST_TRIALS and progress.elapsed_seconds < until:
         base = search.choose(search.choices) if search.drop is not None else first
         steps = improve(
@@ -326,7 +342,7 @@ def _judge(
     from qaf_core.pipeline.compress.compress import compress_network
     from qaf_core.pipeline.compress.result import read_options
     from qaf_core.pipeline.compress.solve_cache import SolveCache
-    from qaf_core.search.sensitivity.exchange import output_divergence
+    from qaf_core.pipeline.divergence import output_divergence
     from qaf_core.search.sensitivity.measure import fitted_and_judging
 
     cache = SolveCache(workspace / "cache" / "layers")
