@@ -226,7 +226,7 @@ class _Search:
         return allocate(choices, limits, minimise=self.minimise)
 
     def dense(self) -> Allocation | None:
-        """The best choice of layers that are rounded or kept and not factorized; None if that meets no limit."""
+        """The best choice without factorized layers; None if that meets no limit."""
         plain = {
             name: [row for row in rows if row.setting.row.rank is None] for name, rows in self.choices.items()
         }
@@ -302,10 +302,11 @@ def _refined(
     judge = _judge(search, explored, workspace, progress)
     trials: list[_Trial] = []
     for allocation in (first, search.dense()):  # what is found shall not be worse than plain rounding
-        if allocation is not None and not (trials and progress.elapsed_seconds > until):
-            if all(search.plan_of(allocation) != trial.plan for trial in trials):
-                trials.append(judge(allocation))
-                search.predictor = _learn_from(search.predictor, trials[-1])
+        if allocation is None or (trials and progress.elapsed_seconds > until):
+            continue
+        if all(search.plan_of(allocation) != trial.plan for trial in trials):
+            trials.append(judge(allocation))
+            search.predictor = _learn_from(search.predictor, trials[-1])
     while len(trials) < MOST_TRIALS and progress.elapsed_seconds < until:
         base = search.choose(search.choices) if search.drop is not None else first
         steps = improve(
