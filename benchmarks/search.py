@@ -27,6 +27,7 @@ import numpy as np
 from real_data import real_data_folder
 from scipy.stats import spearmanr
 
+from qaf_core.errors import PlanError
 from qaf_core.network.plan.types import Plan
 from qaf_core.pipeline.events import Progress
 from qaf_core.runs.jobs.plans.knowledge import Knowledge, find_knowledge
@@ -146,7 +147,12 @@ def measure_budgets(
             if (budget, method) in done:
                 continue
             began = time.process_time()
-            plan, divergence = plan_under(store, fields, budget, method, options.time_limit)
+            try:
+                plan, divergence = plan_under(store, fields, budget, method, options.time_limit)
+            except PlanError as error:  # `dense` may not come down to it
+                append(path, {"budget": budget, "method": method, "impossible": str(error)})
+                print(f"{method}: {error}", flush=True)
+                continue
             spent = time.process_time() - began
             result = run(store, fields, plan, f"{method} {budget}")
             row = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from qaf_core.data.models.outputs import scores_in
 from qaf_core.errors import DataError
+from qaf_core.network.graph.network import first_tensors
 from qaf_core.network.modules.quantized import FactorizedLayer
 
 SMALLEST = 1e-30
@@ -44,6 +46,29 @@ def batch_divergence(original: nn.Module, model: nn.Module, batch: Tensor) -> Te
             return _from_scores(expected, actual)
     errors = _layer_errors(original, model, batch)
     return torch.stack(errors).sum() if errors else batch.new_zeros(())
+
+
+def output_divergence(expected: Any, actual: Any, temperature: float = 1.0) -> float:
+    """How far outputs are from those wanted, the mean over images.
+
+    KL of class scores divided by a temperature, or half the relative squared error of other outputs.
+    """
+    before, after = class_scores(expected), class_scores(actual)
+    if before is not None and after is not None and before.shape == after.shape:
+        return max(float(_from_scores(before / temperature, after / temperature)), 0.0)
+    return 0.5 * squared_error(expected, actual)
+
+
+def squared_error(targets: Any, answers: Any) -> float:
+    """The relative squared errors of all outputs in floating point, added up; NaN where there are none."""
+    pairs = [
+        (a, b)
+        for a, b in zip(first_tensors(targets), first_tensors(answers), strict=False)
+        if a.is_floating_point() and a.shape == b.shape and a.numel()
+    ]
+    if not pairs:
+        return math.nan
+    return sum(float((b - a).square().sum() / a.square().sum().clamp_min(SMALLEST)) for a, b in pairs)
 
 
 def training_loss(

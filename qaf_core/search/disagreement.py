@@ -15,11 +15,11 @@ from qaf_core.network.plan.types import Plan
 from qaf_core.pipeline.compress.compress import batch_size, compress_network
 from qaf_core.pipeline.compress.result import read_options
 from qaf_core.pipeline.compress.solve_cache import SolveCache
+from qaf_core.pipeline.divergence import squared_error
 from qaf_core.pipeline.events import Progress, RunEvent, RunStatus
 from qaf_core.pipeline.tasks.base import Arrays, Task, predict
 from qaf_core.search.fastest import Judged
 from qaf_core.search.selection import Step, plan_with
-from qaf_core.search.sensitivity.measure import squared_error
 
 
 class Answers:

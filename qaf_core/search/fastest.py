@@ -181,7 +181,7 @@ class _Search:
             for form in others:
                 gain = gains.get((name, form.step[0]), 1.0)
                 if gain > 0.0:
-                    ms = dense.latency_ms - gain * (dense.latency_ms - form.latency_ms)
+                    ms = max(dense.latency_ms - gain * (dense.latency_ms - form.latency_ms), 0.0)
                     choice = Choice(setting=form.choice.setting, costs={LATENCY: ms})
                     kept.append(Form(step=form.step, latency_ms=form.latency_ms, choice=choice))
                 else:

@@ -87,7 +87,9 @@ def from_plain(stored: Any) -> Any:
     """
     if not isinstance(stored, Mapping):
         return stored
-    template, values = str(stored.get("template")), dict(stored.get("values") or {})
+    template, values = str(stored.get("template")), stored.get("values") or {}
+    if not isinstance(values, Mapping):
+        raise ValueError("values without names")
     if values and any(
         name is not None and (name not in values or len(spec or "") > _LONGEST_SPEC or "{" in (spec or ""))
         for _, name, spec, _ in Formatter().parse(template)

@@ -12,6 +12,7 @@ from qaf_core.pipeline.check.findings import describe_order
 from qaf_core.pipeline.check.plausibility import Finding
 from qaf_core.records import from_plain, to_plain
 from qaf_core.text.catalogue import translator
+from qaf_core.text.said import from_plain as read_template
 from qaf_core.text.said import retell, said_of, say, templates_of
 
 JAPANESE = translator("ja")
@@ -35,6 +36,12 @@ def test_a_kept_sentence_is_told_in_another_language() -> None:
 )  # fmt: skip
 def test_what_cannot_be_told_by_a_template_stays_as_it_was(kept: dict[str, object]) -> None:
     assert retell("split by seed 17", kept, JAPANESE) == "split by seed 17"
+
+
+@pytest.mark.parametrize("values", [[1, 2], "seed", 3])
+def test_values_without_names_are_refused(values: object) -> None:
+    with pytest.raises(ValueError, match="without names"):
+        read_template({"template": "split by seed {seed}", "values": values})
 
 
 def test_findings_are_told_in_japanese_after_they_were_kept() -> None:

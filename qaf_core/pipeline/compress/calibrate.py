@@ -4,12 +4,14 @@ Each layer sees the compressed network's own inputs (errors of the layers before
 original network's outputs. With ``Z (n, P)`` the input of the chain's last link and ``Y (n, I)`` the original
 outputs, the last link solves ``min ‖Y - Z Aᵀ - bias‖²`` on its integer grid: the Gram ``ZᵀZ`` takes the place
 of the weight-space Gram in the error-feedback rounding (per-layer reconstruction as in arXiv 2006.10518 and
-2208.11580). No labels are used, and a fit stays only if held-back images agree.
+2208.11580), around a target that noise in Z does not draw to zero (:mod:`.output_moments`). No labels are
+used, and a fit stays only if held-back images agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 
 from qaf_core.factorization.rounding import round_rows, solve_gram
 from qaf_core.network.modules.quantized import ActivationQuantizer, FactorizedLayer, Link
+from qaf_core.pipeline.compress.output_moments import OutputMoments, floored
+from qaf_core.pipeline.compress.samples import LayerSamples
 from qaf_core.quantization.grid import Grid
 
 VALIDATION_SHARE = 8  # one batch in eight judges the fits, the last of them if there are fewer
@@ -27,91 +31,8 @@ ERROR_ROWS = 20_000  # output positions held in double precision at once
 LEAST_IMAGES = 128
 RANGE_FRACTIONS = torch.linspace(0.35, 1.0, 27).tolist()
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
-# Share of a mean square below which a variance is rounding noise: products are summed in single precision.
-NOISE_SHARE = 1e-6
-SMALLEST = 1e-30
+NEAR = 1.25  # times the least error, within which the network's answers decide
 LARGEST_GAIN = 1e4  # between channels; more would leave the range of half-precision scales
-
-
-@dataclass(kw_only=True)
-class OutputMoments:
-    """Second moments of a link's inputs ``Z`` and targets ``Y``, summed over samples, in float64.
-
-    Attributes:
-        gram: ``ZᵀZ (P, P)``.
-        cross: ``YᵀZ (I, P)``.
-        z_sum: ``Σ Z (P,)``.
-        y_sum: ``Σ Y (I,)``.
-        y_square: ``Σ Y² (I,)``.
-        n: Samples.
-    """
-
-    gram: Tensor
-    cross: Tensor
-    z_sum: Tensor
-    y_sum: Tensor
-    y_square: Tensor
-    n: int
-
-    @classmethod
-    def empty(cls, inputs: int, outputs: int, device: torch.device) -> OutputMoments:
-        """No samples yet."""
-        return cls(
-            gram=torch.zeros(inputs, inputs, dtype=torch.float64, device=device),
-            cross=torch.zeros(outputs, inputs, dtype=torch.float64, device=device),
-            z_sum=torch.zeros(inputs, dtype=torch.float64, device=device),
-            y_sum=torch.zeros(outputs, dtype=torch.float64, device=device),
-            y_square=torch.zeros(outputs, dtype=torch.float64, device=device),
-            n=0,
-        )
-
-    def add(self, z: Tensor, y: Tensor) -> None:
-        """Count samples ``z (n, P)`` with targets ``y (n, I)``."""
-        self.gram += (z.mT @ z).double()
-        self.cross += (y.mT @ z).double()
-        self.z_sum += z.sum(dim=0, dtype=torch.float64)
-        self.y_sum += y.sum(dim=0, dtype=torch.float64)
-        self.y_square += y.double().square().sum(dim=0)
-        self.n += len(z)
-
-    def joined(self, other: OutputMoments) -> OutputMoments:
-        """The moments of both sets of samples."""
-        return OutputMoments(
-            gram=self.gram + other.gram,
-            cross=self.cross + other.cross,
-            z_sum=self.z_sum + other.z_sum,
-            y_sum=self.y_sum + other.y_sum,
-            y_square=self.y_square + other.y_square,
-            n=self.n + other.n,
-        )
-
-    def centred(self) -> tuple[Tensor, Tensor]:
-        """Covariance ``(P, P)`` of Z and cross-covariance ``(I, P)`` with Y."""
-        mean_z, mean_y = self.z_sum / self.n, self.y_sum / self.n
-        covariance = self.gram / self.n - torch.outer(mean_z, mean_z)
-        return covariance, self.cross / self.n - torch.outer(mean_y, mean_z)
-
-    def error(self, weight: Tensor, bias: Tensor) -> float:
-        """Mean squared error of ``Z·weightᵀ + bias``, relative to the variance of Y, 0 or above.
-
-        Outputs that hardly vary count as varying by ``NOISE_SHARE`` of their mean square.
-        """
-        weight, bias = weight.double(), bias.double()
-        quadratic = (
-            (weight @ self.gram * weight).sum(dim=1) - 2 * (self.cross * weight).sum(dim=1) + self.y_square
-        )
-        linear = 2 * bias * (weight @ self.z_sum) - 2 * bias * self.y_sum + self.n * bias * bias
-        variance = (self.y_square - self.y_sum.square() / self.n).sum()
-        return max(float((quadratic + linear).sum() / floored(variance, self.y_square.sum())), 0.0)
-
-    def noise(self) -> Tensor:
-        """Variances of Z ``(P,)`` that cannot be told from rounding errors."""
-        return NOISE_SHARE * self.gram.diagonal() / self.n
-
-
-def floored(variance: Tensor, square: Tensor) -> Tensor:
-    """A variance sum that is fit to divide by: at least ``NOISE_SHARE`` of the mean square beside it."""
-    return torch.maximum(variance, NOISE_SHARE * square).clamp_min(SMALLEST)
 
 
 def fit_range(quantizer: ActivationQuantizer, values: Sequence[Tensor]) -> None:
@@ -148,7 +69,9 @@ def _beyond(values: Tensor, low: float, high: float) -> Tensor:
     return few[(few < low) | (few > high)]
 
 
-def equalize_across_layers(first: Link, middle: Link, outputs: Sequence[Tensor]) -> None:
+def equalize_across_layers(
+    first: Link, middle: Link, outputs: Sequence[Tensor], others: Sequence[Tensor] = ()
+) -> None:
     """Give the channels between a 1×1 and a depthwise link like ranges by moving scale between the two.
 
     The product of the two scales, and so the function, stays.
@@ -158,6 +81,7 @@ def equalize_across_layers(first: Link, middle: Link, outputs: Sequence[Tensor])
         middle: The depthwise link that takes them.
         outputs: What ``first`` puts out, ``(B, R, H, W)`` per batch; changed with it, in place, as there may
             be gigabytes of them.
+        others: Further outputs, changed likewise but not looked at.
     """
     axis = first.operation.channel_axis
     means = [v.movedim(axis, -1).flatten(0, -2).square().mean(dim=0) for v in outputs]
@@ -168,38 +92,28 @@ def equalize_across_layers(first: Link, middle: Link, outputs: Sequence[Tensor])
     ones = (1,) * (first.codes.ndim - 1)
     first.scales.mul_(factor.reshape(-1, *ones))
     middle.scales.div_(factor.reshape(-1, *ones))
-    for values in outputs:
+    for values in (*outputs, *others):
         values.mul_(first.per_channel(factor))
 
 
 @torch.inference_mode()
 def calibrate_layer(
-    layer: FactorizedLayer,
-    inputs: Sequence[Tensor],
-    targets: Sequence[Tensor],
-    *,
-    activation_bits: int,
-    fit: bool,
-    calls: int = 1,
-    sites: Sequence[int] = (0,),
+    layer: FactorizedLayer, samples: LayerSamples, *, activation_bits: int, fit: bool
 ) -> float:
     """Set a chain's activation ranges and, if ``fit``, its last link and bias, in place.
 
     Args:
         layer: The chain; its links are changed.
-        inputs: What reaches it in the compressed network, one tensor per batch (and call, see below).
-        targets: What the original layer puts out, likewise.
+        samples: What reaches it, and what it should put out.
         activation_bits: 8, or 32 for floating point.
         fit: Fit the last link to the targets; otherwise only ranges and scales between links change.
-        calls: Tensors of one batch, where the layer runs several times: they stand next to each other.
-        sites: Which of the layer's operations each of these calls is.
 
     Returns:
         The relative squared error of the outputs on the held-back batches.
     """
-    values = list(inputs)
-    chain = layer.chain
-    places = [sites[index % len(sites)] for index in range(len(values))]
+    values, originals = list(samples.inputs), list(samples.originals)
+    targets, calls, chain = samples.targets, samples.calls, layer.chain
+    places = [samples.sites[index % len(samples.sites)] for index in range(len(values))]
     for position, link in enumerate(chain):
         if not Grid.of(activation_bits).is_float:
             fit_range(link.input_quantizer, values)
@@ -207,14 +121,24 @@ def calibrate_layer(
             break
         for index, place in enumerate(places):  # one by one: what a link has taken is freed
             values[index] = link(values[index], place)
+            if originals:
+                originals[index] = link(originals[index], place)
         following = chain[position + 1]
         if following.operation.dims and following.operation.groups == len(link.codes) > 1:
-            equalize_across_layers(link, following, values)
+            equalize_across_layers(link, following, values, originals)
     last = chain[-1]
     fixed = last.operation.groups != 1 or last.operation.transposed
-    if fixed or not fit or not _validation_indices(len(values), calls):  # none of a single batch
+    held_back = sorted(_validation_indices(len(values), calls))
+    if fixed or not fit or not held_back:  # none of a single batch
         return output_error(last, values, targets, calls, places)
-    return fit_last_link(last, *_collect(last, values, targets, calls, places))
+    ahead = samples.ahead
+
+    def harm() -> float:
+        assert ahead is not None
+        return ahead.divergence({index: last(values[index], places[index]) for index in held_back})
+
+    moments = _collect(last, values, targets, calls, places, originals)
+    return fit_last_link(last, *moments, harm=None if ahead is None else harm)
 
 
 def output_error(
@@ -251,7 +175,12 @@ def _validation_indices(count: int, calls: int) -> set[int]:
 
 
 def _collect(
-    link: Link, values: Sequence[Tensor], targets: Sequence[Tensor], calls: int, places: Sequence[int]
+    link: Link,
+    values: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    calls: int,
+    places: Sequence[int],
+    originals: Sequence[Tensor],
 ) -> tuple[OutputMoments, OutputMoments]:
     """Moments of the fitting and of the held-back batches, of which there are some."""
     outputs, inputs = link.codes.shape[0], link.codes[0].numel()
@@ -268,67 +197,132 @@ def _collect(
             chosen = torch.randperm(len(aims), generator=generator)[:count].to(aims.device)
             aims = aims[chosen]
         rows = operation.patch_rows(link.input_quantizer(value), link.kernel, chosen)
-        parts[int(index in held_back)].add(rows, aims)
+        errorless = operation.patch_rows(originals[index], link.kernel, chosen) if originals else None
+        parts[int(index in held_back)].add(rows, aims, errorless)
     return parts[0], parts[1]
 
 
-def _weight_and_bias(link: Link) -> tuple[Tensor, Tensor]:
-    weight = link.weight.reshape(link.codes.shape[0], -1)
-    return weight, link.bias if link.bias is not None else weight.new_zeros(len(weight))
+@dataclass(frozen=True)
+class _Fit:
+    """What a link may become.
+
+    Attributes:
+        codes: ``(I, P)``.
+        scales: ``(I, 1)``.
+        bias: ``(I,)``, or None.
+        ridge: How strongly the codes were drawn to the old weight; None: they are the old ones.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    bias: Tensor | None
+    ridge: float | None
+
+    def put_into(self, link: Link) -> None:
+        """Change the link."""
+        link.codes.copy_(self.codes.reshape(link.codes.shape))
+        link.scales = self.scales.reshape(link.scales.shape).contiguous()
+        bias = None if self.bias is None else self.bias.to(link.scales.dtype)
+        link.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
 
-def fit_last_link(link: Link, fitting: OutputMoments, validation: OutputMoments) -> float:
+def fit_last_link(
+    link: Link,
+    fitting: OutputMoments,
+    validation: OutputMoments,
+    harm: Callable[[], float] | None = None,
+) -> float:
     """Fit a link's codes, row scales and bias to outputs; kept only if the held-back samples agree.
 
     The held-back samples choose how strongly the fit is drawn to the old weight, and whether codes, or only
-    the bias, or nothing at all is changed; what was chosen is then fitted once more on all samples.
+    the bias, or nothing at all is changed; what was chosen is then fitted once more on all samples. A little
+    smaller error of the layer may harm the network all the same: between errors that are near to each other
+    the network's answers decide, where they are known.
 
     Args:
         link: Changed in place.
         fitting: Moments to fit on.
         validation: Moments of the held-back samples.
+        harm: How far the network's answers on the held-back samples move with the link as it is; None where
+            that is not known: then the error of the link's outputs decides.
 
     Returns:
         The relative squared output error on the held-back samples, of what was chosen there.
     """
-    old_weight, old_bias = _weight_and_bias(link)
-    trials: list[tuple[float, float]] = []
-    for ridge in RIDGES:
-        target, _ = _ridge_target(fitting, old_weight, ridge)
-        trials.append((validation.error(target, _fitted_bias(fitting, target)), ridge))
-    ridge = min(trials)[1]
-    codes, scales = _rounded(fitting, old_weight, ridge, link)
-    weight = codes * scales
+    fits = _fits(link, fitting, validation)
+    errors = [_error(fit, validation) for fit in fits]
+    near = [index for index, error in enumerate(errors) if error <= NEAR * min(errors)]
+    best = min(near, key=lambda index: errors[index])
+    if harm is not None and len(near) > 1:
+        harms = {index: _harm(fits[index], link, harm) for index in near}
+        if all(map(math.isfinite, harms.values())):  # else the outputs cannot be compared
+            best = min(near, key=lambda index: harms[index])
+    chosen, everything = fits[best], fitting.joined(validation)
+    codes, scales = chosen.codes, chosen.scales
+    if chosen.ridge is not None:
+        weight = fits[0].codes * fits[0].scales
+        codes, scales = _rounded(everything, everything.explained(), weight, chosen.ridge, link)
+    bias = chosen.bias
+    if best > 0:
+        bias = _fitted_bias(everything, codes * scales)
+    _Fit(codes, scales, bias, chosen.ridge).put_into(link)
+    return errors[best]
+
+
+def _fits(link: Link, fitting: OutputMoments, validation: OutputMoments) -> list[_Fit]:
+    """The link as it is, with another bias, and with other codes: ridge of least error, and the largest."""
+    codes = link.codes.reshape(len(link.codes), -1).clone()
+    scales = link.scales.reshape(len(codes), -1)
+    weight, aim = codes * scales, fitting.explained()
+    targets = {ridge: _ridge_target(fitting, aim, weight, ridge)[0] for ridge in RIDGES}
     errors = {
-        "nothing": validation.error(old_weight, old_bias),
-        "bias": validation.error(old_weight, _fitted_bias(fitting, old_weight)),
-        "codes": validation.error(weight, _fitted_bias(fitting, weight)),
+        ridge: validation.error(target, _fitted_bias(fitting, target)) for ridge, target in targets.items()
     }
-    chosen = min(errors, key=lambda name: errors[name])
-    everything = fitting.joined(validation)
-    if chosen == "codes":
-        codes, scales = _rounded(everything, old_weight, ridge, link)
-        link.codes.copy_(codes.reshape(link.codes.shape))
-        link.scales = scales.reshape(len(codes), *[1] * (link.codes.ndim - 1)).contiguous()
-    if chosen != "nothing":
-        bias = _fitted_bias(everything, _weight_and_bias(link)[0])
-        link.bias = nn.Parameter(bias.to(link.scales.dtype), requires_grad=False)
-    return errors[chosen]
+    fits = [
+        _Fit(codes, scales, link.bias, None),
+        _Fit(codes, scales, _fitted_bias(fitting, weight), None),
+    ]
+    for ridge in sorted({min(RIDGES, key=lambda ridge: errors[ridge]), max(RIDGES)}):
+        moved, steps = _rounded(fitting, aim, weight, ridge, link)
+        fits.append(_Fit(moved, steps, _fitted_bias(fitting, moved * steps), ridge))
+    return fits
 
 
-def _ridge_target(moments: OutputMoments, old_weight: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """The least-squares weight ``(I, P)``, drawn to the old one by ``ridge``, and the Gram it solves.
+def _error(fit: _Fit, validation: OutputMoments) -> float:
+    weight = fit.codes * fit.scales
+    return validation.error(weight, weight.new_zeros(len(weight)) if fit.bias is None else fit.bias)
+
+
+def _harm(fit: _Fit, link: Link, harm: Callable[[], float]) -> float:
+    fit.put_into(link)
+    return harm()
+
+
+def _ridge_target(
+    moments: OutputMoments, aim: tuple[Tensor, Tensor], old_weight: Tensor, ridge: float
+) -> tuple[Tensor, Tensor]:
+    """The weight ``(I, P)`` that is aimed at, drawn to the old one by ``ridge``, and the Gram to round it by.
 
     Inputs that hardly vary say nothing about their weight: it stays.
+
+    Args:
+        moments: Of the samples.
+        aim: Gram and cross moments of the least squares, as ``OutputMoments.explained``.
+        old_weight: ``(I, P)``.
+        ridge: Relative to the inputs' variances.
     """
-    gram, cross = moments.centred()
-    prior = ridge * gram.diagonal().clamp_min(float(gram.diagonal().mean()) * 1e-4) + moments.noise()
-    raised = gram + torch.diag(prior)
-    return solve_gram(raised, cross + prior * old_weight.double()), raised
+    covariance, _ = moments.centred()
+    diagonal = covariance.diagonal()
+    prior = ridge * diagonal.clamp_min(float(diagonal.mean()) * 1e-4) + moments.noise()
+    gram, cross = aim
+    target = solve_gram(gram + torch.diag(prior), cross + prior * old_weight.double())
+    return target, covariance + torch.diag(prior)
 
 
-def _rounded(moments: OutputMoments, old_weight: Tensor, ridge: float, link: Link) -> tuple[Tensor, Tensor]:
-    target, gram = _ridge_target(moments, old_weight, ridge)
+def _rounded(
+    moments: OutputMoments, aim: tuple[Tensor, Tensor], old_weight: Tensor, ridge: float, link: Link
+) -> tuple[Tensor, Tensor]:
+    target, gram = _ridge_target(moments, aim, old_weight, ridge)
     return round_rows(target.to(link.scales.dtype), gram.to(link.scales.dtype), link.bits)
 
 

@@ -272,10 +272,7 @@ def _calibrate(
             raise ModelError(
                 "numbers that are not finite reach a layer", got=name, remedy="plan this layer as keep"
             )
-        errors[name] = calibrate_layer(
-            chains[name], samples.inputs, samples.targets, activation_bits=activation_bits, fit=fit,
-            calls=samples.calls, sites=samples.sites,
-        )  # fmt: skip
+        errors[name] = calibrate_layer(chains[name], samples, activation_bits=activation_bits, fit=fit)
 
     try:
         walk_layers(original, compressed, batches, counts, visit, after_choice=chosen)

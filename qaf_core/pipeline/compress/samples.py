@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from qaf_core.network.graph.network import GraphNetwork, layer_of, layers_in, ne
 from qaf_core.network.graph.nodes import site_of
 from qaf_core.network.graph.program import Execution
 from qaf_core.pipeline.compress.walk import Segment, Walk
+from qaf_core.pipeline.divergence import SMALLEST, class_scores, output_divergence
 from qaf_core.text.said import say
 
 LARGEST_STATE = 80_000_000  # numbers that the batches at one layer hold, its inputs and what waits (320 MB)
@@ -26,14 +29,52 @@ class LayerSamples:
     Attributes:
         inputs: What reaches it in the compressed network, one tensor per batch and call.
         targets: What it should put out, likewise.
+        originals: What reaches it in the original network, likewise; behind a choice the inputs themselves;
+            empty: not known.
         calls: Tensors that belong to one batch; 1 behind a choice, where some may be missing.
         sites: Which of the layer's operations each of these calls is; behind a choice that of each tensor.
+        ahead: The rest of the original network; None where it cannot be run from here.
     """
 
     inputs: list[Tensor]
     targets: list[Tensor]
-    calls: int
-    sites: tuple[int, ...]
+    originals: list[Tensor] = field(default_factory=list)
+    calls: int = 1
+    sites: tuple[int, ...] = (0,)
+    ahead: Ahead | None = None
+
+
+class Ahead:
+    """What follows a layer in the original network, up to its answers.
+
+    Class scores count as they are and divided by their own spread: of images that a network knows by heart
+    nearly all divergence comes from the few that it is not sure of.
+
+    Args:
+        segment: The whole network, standing behind the layer.
+        layer: Called once in it.
+        answers: The original's by batch, as far as they are known; filled here.
+    """
+
+    def __init__(self, segment: Segment, layer: str, answers: dict[int, Any]) -> None:
+        self._segment, self._layer, self._answers = segment, layer, answers
+
+    def divergence(self, outputs: Mapping[int, Tensor]) -> float:
+        """How far the answers move where the layer puts out other tensors, given by batch."""
+        plain = smooth = 0.0
+        for batch, output in outputs.items():
+            if batch not in self._answers:
+                self._answers[batch] = self._segment.finish_copy(batch)
+            answers = self._answers[batch]
+            moved = self._segment.finish_copy(batch, self._layer, output)
+            plain += output_divergence(answers, moved) * len(output)
+            smooth += output_divergence(answers, moved, _spread(answers)) * len(output)
+        return math.sqrt(plain * smooth) / max(sum(map(len, outputs.values())), 1)
+
+
+def _spread(answers: Any) -> float:
+    scores = class_scores(answers)
+    return 1.0 if scores is None else max(float(scores.std()), SMALLEST)
 
 
 Visit = Callable[[str, LayerSamples], None]
@@ -71,6 +112,7 @@ def walk_layers(
     batches = _even_batches(original, batches)
     open_layers = set(counts)
     later = _later_calls(original, batches, counts)
+    answers: dict[int, Any] | None = {} if isinstance(original, GraphNetwork) else None
     with Walk(original, batches) as before, Walk(compressed or original, batches) as after:
         pairs = zip(before.segments(), after.segments(), strict=False) if compressed is not None else (
             (segment, segment) for segment in before.segments()
@@ -89,7 +131,10 @@ def walk_layers(
             for name in [name for name in second.layers() if name in open_layers]:
                 open_layers.discard(name)
                 chosen = name in after_choice
-                visit(name, _samples(name, first, second, original, counts[name], later, chosen))
+                samples = _samples(name, first, second, original, counts[name], later, chosen)
+                if answers is not None and samples.calls == 1 and not chosen:
+                    samples = replace(samples, ahead=Ahead(first, name, answers))
+                visit(name, samples)
             if not open_layers:
                 return
     if open_layers:
@@ -108,11 +153,14 @@ def _even_batches(model: nn.Module, batches: Sequence[Tensor]) -> Sequence[Tenso
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a layer: what it takes in, what it should put out, and which of its operations it is."""
+    """One call of a layer: what it takes in, what it should put out, which of its operations it is, and what
+    it takes in in the original network.
+    """
 
     values: Tensor
     target: Tensor
     site: int
+    original: Tensor
 
 
 def _calls(
@@ -124,12 +172,14 @@ def _calls(
     if chosen:
         layer = layer_of(original, name)
         targets = [[layer(values, site) for values in row] for row, site in zip(inputs, sites, strict=True)]
+        originals = inputs
     else:
+        originals = _at_all_calls(before, name, count, outputs=False)
         targets = _at_all_calls(before, name, count, outputs=True)
-    by_batch = zip(zip(*inputs, strict=True), zip(*targets, strict=True), strict=True)
+    by_batch = zip(*(zip(*rows, strict=True) for rows in (inputs, targets, originals)), strict=True)
     return [
-        [_Call(*call) for call in zip(operands, put_out, sites, strict=True)]
-        for operands, put_out in by_batch
+        [_Call(*call) for call in zip(operands, put_out, sites, firsts, strict=True)]
+        for operands, put_out, firsts in by_batch
     ]
 
 
@@ -158,6 +208,7 @@ def _samples(
     return LayerSamples(
         inputs=[call.values for call in flat],
         targets=[call.target for call in flat],
+        originals=[call.original for call in flat],
         calls=calls,
         sites=tuple(call.site for call in (flat if chosen else batches[0])),
     )
@@ -184,7 +235,9 @@ def _later_calls(
         name = names.get(id(execution.root.get_submodule(str(node.target))))
         if name is None or len(later) > counts[name] or first.setdefault(name, execution) is execution:
             return
-        later[-1].setdefault(name, []).append(_Call(execution.operand(node), result, site_of(node)))
+        later[-1].setdefault(name, []).append(
+            _Call(execution.operand(node), result, site_of(node), execution.operand(node))
+        )
 
     with observed(original, look):
         for batch in batches[: max(counts.values(), default=0)]:

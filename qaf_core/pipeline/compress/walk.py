@@ -68,6 +68,15 @@ class Segment:
                 tensors.append(run.operand(node))
         return tensors
 
+    def finish_copy(self, batch: int, layer: str | None = None, output: Tensor | None = None) -> Any:
+        """The results of one batch from where it stands, perhaps with another output of the layer run last;
+        the batch itself stays there.
+        """
+        run = self.runs[batch].copy()
+        if layer is not None:
+            run.values[run.program.calls[self._local(layer)][0]] = output
+        return run.finish()
+
     def room(self, layer: str, largest: int) -> int:
         """How many batches may come to a layer's first call holding no more than ``largest`` numbers."""
         if not self.runs:

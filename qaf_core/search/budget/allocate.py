@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ HARM = "harm"
 TIGHT = 1e-9
 SMALLEST = 1e-12
 Floats = NDArray[np.float64]
+_STDOUT = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,16 +223,22 @@ def _sizes(allowed: Floats) -> Floats:
 
 @contextlib.contextmanager
 def _nothing_on_stdout() -> Iterator[None]:
-    """HiGHS prints a line where it repairs a solution, which would stand beside a command's JSON."""
-    library, kept = ctypes.CDLL(None), os.dup(1)
-    library.fflush(None)
-    try:
-        os.dup2(2, 1)
-        yield
+    """HiGHS prints a line where it repairs a solution, which would stand beside a command's JSON.
+
+    The descriptor belongs to the process: one thread at a time sets it aside, or another would bring back
+    what was no longer the output.
+    """
+    library = ctypes.CDLL(None)
+    with _STDOUT:
+        kept = os.dup(1)
         library.fflush(None)
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        try:
+            os.dup2(2, 1)
+            yield
+            library.fflush(None)
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
 
 
 def _cost(row: Choice, name: str) -> float:

@@ -15,18 +15,19 @@ from torch import Tensor, nn
 from qaf_core.factorization.structures import STRUCTURES, Rank
 from qaf_core.files import ContentCache, digest_of
 from qaf_core.network.graph.capture import capture
-from qaf_core.network.graph.network import first_tensors, layer_of, layers_in
+from qaf_core.network.graph.network import layers_in
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.rules import plan_for_ratio
 from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.pipeline.compress.compress import compress_network
 from qaf_core.pipeline.compress.input_moments import InputStatistics, collect_moments, collect_statistics
 from qaf_core.pipeline.compress.result import CompressOptions
-from qaf_core.pipeline.divergence import class_scores
+from qaf_core.pipeline.divergence import output_divergence
 from qaf_core.pipeline.events import Progress
 from qaf_core.quantization.grid import FLOAT
 from qaf_core.search.sensitivity.changes import Weight, dense_change, factorized_changes
 from qaf_core.search.sensitivity.curvature import LayerCurvature, measure_curvature
+from qaf_core.search.sensitivity.exchange import Exchange
 from qaf_core.search.sensitivity.settings import (
     BITS,
     Sensitivity,
@@ -39,7 +40,7 @@ from qaf_core.search.sensitivity.settings import (
 )
 from qaf_core.text.said import say
 
-TABLE_VERSION = 2  # raised with every change of what is expected
+TABLE_VERSION = 3  # raised with every change of what is expected
 SOLVED_BITS = {
     True: (4, 2),
     False: (4, 3, 2),
@@ -47,6 +48,8 @@ SOLVED_BITS = {
 SWAPPED_PIXELS = 64 * 224 * 224  # of the images that true divergences are measured on
 MOST_SWAPPED, LEAST_SWAPPED = 96, 16
 STATISTICS_IMAGES = 256
+JUDGING_SHARE = 3  # one calibration image in three judges, and all that no statistics need
+LEAST_JUDGING = 8
 WORTH_MEASURING = (1e-4, 3.0)  # divergences that tell something and are none of a network destroyed
 ANCHORS = 6  # true divergences of each layer
 SHIFT_PRIOR, SLOPE_PRIOR = 0.2, 1.0  # how strongly corrections are drawn to none
@@ -86,7 +89,7 @@ def measure_sensitivity(
     progress = progress or Progress()
     original = capture(model, tuple(calibration.shape[1:]))
     network = MeasuredNetwork.of(original, inventory, calibration, seed, progress, temperature=temperature)
-    network.probe(calibration, progress)
+    network.probe(progress)
     settings: dict[str, tuple[Setting, ...]] = {}
     infos = [info for info in inventory if info.planned]
     for index, info in enumerate(infos):
@@ -108,7 +111,7 @@ def measure_sensitivity(
         activation_bits=activation_bits,
         settings=settings,
         floor=_floor(original, inventory, calibration, activation_bits, temperature, progress),
-        unit="divergence" if network.scored else "squared error",
+        unit="divergence" if network.exchange.scored else "squared error",
         how="curvature" if network.curvatures else "measured",
         temperature=temperature,
         images=len(calibration),
@@ -122,9 +125,8 @@ class MeasuredNetwork:
 
     Attributes:
         network: A copy of the original, captured.
-        images: That true divergences are measured on.
-        reference: What the original puts out for them.
-        scored: Whether there are class scores among that.
+        judging: Images that harms are measured on.
+        exchange: Puts weights in place and tells the true divergence on some of them.
         weights: Of layers, with what is known of their inputs.
         seed: Of all that is drawn.
         temperature: What class scores are divided by.
@@ -135,9 +137,8 @@ class MeasuredNetwork:
     """
 
     network: nn.Module
-    images: Tensor
-    reference: Any
-    scored: bool
+    judging: Tensor
+    exchange: Exchange
     weights: Mapping[str, Weight]
     seed: int
     temperature: float
@@ -161,14 +162,13 @@ class MeasuredNetwork:
         network = copy.deepcopy(capture(model, tuple(calibration.shape[1:]))).eval()
         known = layers_in(network)
         names = [info.name for info in inventory if info.planned and info.calls and info.name in known]
-        pixels = max(calibration[0, 0].numel(), 1)
-        few = list(torch.split(calibration[:STATISTICS_IMAGES], 32))
+        fitted, judging = fitted_and_judging(calibration)
+        pixels = max(judging[0, 0].numel(), 1)
+        few = list(torch.split(fitted, 32))
         progress.step("sensitivity", "Looking at what reaches each layer", 0.0)
         statistics = collect_statistics(network, names, few, per_position=True)
         by_channel = collect_moments(network, names, few[:4], per_position=False)
-        swapped = calibration[: max(LEAST_SWAPPED, min(MOST_SWAPPED, SWAPPED_PIXELS // pixels))]
-        with torch.inference_mode():
-            reference = network(swapped)
+        swapped = judging[: max(LEAST_SWAPPED, min(MOST_SWAPPED, SWAPPED_PIXELS // pixels))]
         weights = {
             name: Weight(
                 rows=known[name].rows.detach(),
@@ -179,16 +179,15 @@ class MeasuredNetwork:
         }
         return cls(
             network=network,
-            images=swapped,
-            reference=reference,
-            scored=class_scores(reference) is not None,
+            judging=judging,
+            exchange=Exchange(network, swapped, weights, temperature),
             weights=weights,
             seed=seed,
             statistics=statistics,
             temperature=temperature,
         )
 
-    def probe(self, calibration: Tensor, progress: Progress) -> None:
+    def probe(self, progress: Progress) -> None:
         """Measure the curvature; of a network that no gradient passes (integer operations, in-place ones)
         none, and all harms are measured.
         """
@@ -196,7 +195,7 @@ class MeasuredNetwork:
             self.curvatures = measure_curvature(
                 copy.deepcopy(self.network),
                 list(self.weights),
-                calibration,
+                self.judging,
                 self.statistics,
                 temperature=self.temperature,
                 seed=self.seed,
@@ -206,12 +205,11 @@ class MeasuredNetwork:
     def key(self, name: str) -> str:
         """A digest of all that a layer's harms depend on."""
         weight, curvature = self.weights[name], self.curvatures.get(name)
-        parts = [weight.rows]
+        parts = [weight.rows, self.exchange.images]
         parts += [] if weight.statistics is None else [weight.statistics.mean, weight.statistics.moment]
         parts += [] if curvature is None else [curvature.gradients, curvature.sizes]
         return digest_of(
             *(part.detach().cpu().contiguous().numpy().data for part in parts),
-            len(self.images),
             self.temperature,
         )
 
@@ -265,13 +263,13 @@ class MeasuredNetwork:
             harms = []
             for change in changes:
                 progress.check()
-                harms.append(self.divergence_of({name: change}))
+                harms.append(self.exchange.divergence({name: change}))
             return harms
         expected = [max(float(harm), 0.0) for harm in curvature.harms(changes)]
         anchors = []
         for index in spread_over(expected, WORTH_MEASURING, ANCHORS):
             progress.check()
-            true = self.divergence_of({name: changes[index]})
+            true = self.exchange.divergence({name: changes[index]})
             if math.isfinite(true) and true > 0:
                 anchors.append((expected[index], true))
         self.anchors[name] = anchors
@@ -296,28 +294,21 @@ class MeasuredNetwork:
         """The divergence when all layers' weights are changed as planned, one perhaps left out: without
         rounded activations, and without what a run's layers make up for of those before them.
         """
-        changes = {row.name: self.change(row) for row in plan.layers if row.name != without}
-        return self.divergence_of({name: change for name, change in changes.items() if change is not None})
+        changes = {row.name: self.change(row) for row in plan.layers}
+        made = {name: change for name, change in changes.items() if change is not None}
+        return self.exchange.divergence(made, without=without)
 
-    @torch.inference_mode()
-    def divergence_of(self, changes: Mapping[str, Tensor]) -> float:
-        """The true divergence, an image, when weights are changed and biases take up the mean."""
-        before = []
-        try:
-            for name, change in changes.items():
-                layer, weight = layer_of(self.network, name), self.weights[name]
-                before.append((layer, layer.weight, layer.bias))
-                moved = change.reshape(weight.matrix.shape)
-                rows = (weight.matrix + moved).reshape(weight.rows.shape)
-                layer.weight = nn.Parameter(layer.operation.as_stored(rows).contiguous(), requires_grad=False)
-                if weight.statistics is not None and not layer.operation.transposed:
-                    shift = -(moved @ weight.statistics.mean)
-                    bias = shift if layer.bias is None else layer.bias + shift
-                    layer.bias = nn.Parameter(bias, requires_grad=False)
-            return output_divergence(self.reference, self.network(self.images), self.temperature)
-        finally:
-            for layer, stored, own_bias in before:
-                layer.weight, layer.bias = stored, own_bias
+
+def fitted_and_judging(calibration: Tensor) -> tuple[Tensor, Tensor]:
+    """Images that weights are fitted to, and others that tell what a change of weights harms.
+
+    A fit to few images does better on them than on any others: a layer of more inputs than there are images
+    could be fitted to them at two bits. Of very few images all are both.
+    """
+    judging = max(len(calibration) // JUDGING_SHARE, len(calibration) - STATISTICS_IMAGES)
+    if judging < LEAST_JUDGING:
+        return calibration, calibration
+    return calibration[:-judging], calibration[-judging:]
 
 
 def spread_over(values: Sequence[float], within: tuple[float, float], count: int) -> list[int]:
@@ -356,30 +347,6 @@ def corrected(expected: Sequence[float], anchors: Sequence[tuple[float, float]])
     ]
 
 
-def output_divergence(expected: Any, actual: Any, temperature: float = 1.0) -> float:
-    """How far outputs are from those wanted, the mean over images.
-
-    KL of class scores divided by a temperature, or half the relative squared error of other outputs.
-    """
-    before, after = class_scores(expected), class_scores(actual)
-    if before is not None and after is not None and before.shape == after.shape:
-        before, after = ((scores / temperature).log_softmax(dim=1) for scores in (before, after))
-        return max(float((before.exp() * (before - after)).sum() / len(before)), 0.0)
-    return 0.5 * squared_error(expected, actual)
-
-
-def squared_error(targets: Any, answers: Any) -> float:
-    """The relative squared errors of all outputs in floating point, added up; NaN where there are none."""
-    pairs = [
-        (a, b)
-        for a, b in zip(first_tensors(targets), first_tensors(answers), strict=False)
-        if a.is_floating_point() and a.shape == b.shape and a.numel()
-    ]
-    if not pairs:
-        return math.nan
-    return sum(float((b - a).square().sum() / a.square().sum().clamp_min(1e-30)) for a, b in pairs)
-
-
 def _of_patches(rows: Tensor, statistics: InputStatistics | None) -> InputStatistics | None:
     return None if statistics is None else statistics.of_patches(rows[0].numel())
 
@@ -396,7 +363,8 @@ def _floor(
     plan = plan_for_ratio(
         inventory, model="", ratio=1.0, bits=8, activation_bits=activation_bits, method="dense"
     )
-    few = calibration[:FLOOR_IMAGES]
+    fitted, judging = fitted_and_judging(calibration)
+    few, some = fitted[:FLOOR_IMAGES], judging[:FLOOR_IMAGES]
     compression = compress_network(
         original,
         plan,
@@ -407,7 +375,7 @@ def _floor(
         progress=progress.quiet(),
     )
     with torch.inference_mode():
-        divergence = output_divergence(original(few), compression.model(few), temperature)
+        divergence = output_divergence(original(some), compression.model(some), temperature)
     return divergence if math.isfinite(divergence) else 0.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from qaf_core import QuantSpec, SolverOptions, solve_layer
+from qaf_core.factorization.rounding import round_rows
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import layer_of
 from qaf_core.network.modules.build import build_chain
@@ -21,13 +23,14 @@ from qaf_core.network.modules.operation import convolution
 from qaf_core.network.modules.quantized import ActivationQuantizer, FactorizedLayer, Layer, Link
 from qaf_core.pipeline.compress import calibrate
 from qaf_core.pipeline.compress.calibrate import (
-    OutputMoments,
     calibrate_layer,
     equalize_across_layers,
     fit_last_link,
     fit_range,
     output_error,
 )
+from qaf_core.pipeline.compress.output_moments import OutputMoments
+from qaf_core.pipeline.compress.samples import LayerSamples
 
 QUICK = SolverOptions(starts=1, start_iterations=20, iterations=2, rounding_rounds=3)
 
@@ -347,8 +350,12 @@ def test_calibration_fits_outputs_and_tells_their_error(
     layer, inputs, targets = layer_and_batches()
     chain = chain_of(layer, structure, rank, bits=3)
     plain = copy.deepcopy(chain)
-    told_plain = calibrate_layer(plain, inputs, targets, activation_bits=activation_bits, fit=False)
-    told = calibrate_layer(chain, inputs, targets, activation_bits=activation_bits, fit=True)
+    told_plain = calibrate_layer(
+        plain, LayerSamples(inputs=inputs, targets=targets), activation_bits=activation_bits, fit=False
+    )
+    told = calibrate_layer(
+        chain, LayerSamples(inputs=inputs, targets=targets), activation_bits=activation_bits, fit=True
+    )
     held_back = [inputs[7]], [targets[7]]
     assert told_plain == pytest.approx(output_error_of(plain, *held_back), rel=0.02)
     assert output_error_of(chain, *held_back) <= 1.02 * told
@@ -361,7 +368,7 @@ def test_eight_bit_activations_cost_little() -> None:
     chain = chain_of(layer, "cp", 30, bits=8)
     floating = copy.deepcopy(chain)
     errors = [
-        calibrate_layer(each, inputs, targets, activation_bits=bits, fit=True)
+        calibrate_layer(each, LayerSamples(inputs=inputs, targets=targets), activation_bits=bits, fit=True)
         for each, bits in ((floating, 32), (chain, 8))
     ]
     assert errors[1] < errors[0] + 1e-3
@@ -372,8 +379,8 @@ def test_errors_of_the_layers_before_are_made_up_for() -> None:
     shifted = [1.3 * batch + 0.2 for batch in inputs]
     chain = chain_of(layer, "dense", bits=8)
     plain = copy.deepcopy(chain)
-    calibrate_layer(plain, shifted, targets, activation_bits=32, fit=False)
-    calibrate_layer(chain, shifted, targets, activation_bits=32, fit=True)
+    calibrate_layer(plain, LayerSamples(inputs=shifted, targets=targets), activation_bits=32, fit=False)
+    calibrate_layer(chain, LayerSamples(inputs=shifted, targets=targets), activation_bits=32, fit=True)
     assert output_error_of(chain, shifted, targets) < 0.1 * output_error_of(plain, shifted, targets)
 
 
@@ -381,23 +388,25 @@ def test_errors_of_the_layers_before_are_made_up_for() -> None:
 def test_few_batches_are_enough(count: int) -> None:
     layer, inputs, targets = layer_and_batches(count)
     chain = chain_of(layer, "cp", 14)
-    told = calibrate_layer(chain, inputs, targets, activation_bits=8, fit=True)
+    told = calibrate_layer(chain, LayerSamples(inputs=inputs, targets=targets), activation_bits=8, fit=True)
     assert told == pytest.approx(output_error_of(chain, inputs[-1:], targets[-1:]), rel=0.3)
 
 
 def test_a_single_image_is_survived() -> None:
     layer, inputs, targets = layer_and_batches(1)
     chain = chain_of(layer, "cp", 14)
-    told = calibrate_layer(chain, [inputs[0][:1]], [targets[0][:1]], activation_bits=8, fit=True)
+    told = calibrate_layer(
+        chain, LayerSamples(inputs=[inputs[0][:1]], targets=[targets[0][:1]]), activation_bits=8, fit=True
+    )
     assert 0 <= told < 1
 
 
 def test_a_sample_of_the_positions_gives_about_the_same_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, inputs, targets = layer_and_batches()
     whole, sampled = (chain_of(layer, "cp", 14) for _ in range(2))
-    calibrate_layer(whole, inputs, targets, activation_bits=32, fit=True)
+    calibrate_layer(whole, LayerSamples(inputs=inputs, targets=targets), activation_bits=32, fit=True)
     monkeypatch.setattr(calibrate, "ROW_SAMPLES", 1500)
-    calibrate_layer(sampled, inputs, targets, activation_bits=32, fit=True)
+    calibrate_layer(sampled, LayerSamples(inputs=inputs, targets=targets), activation_bits=32, fit=True)
     assert output_error_of(sampled, inputs, targets) < 1.1 * output_error_of(whole, inputs, targets)
 
 
@@ -409,7 +418,7 @@ def test_grouped_layers_get_ranges_and_an_error_but_no_fit() -> None:
         targets = [layer(batch) for batch in inputs]
     chain = chain_of(layer, "dense", bits=4)
     codes = chain.last.codes.clone()
-    told = calibrate_layer(chain, inputs, targets, activation_bits=8, fit=True)
+    told = calibrate_layer(chain, LayerSamples(inputs=inputs, targets=targets), activation_bits=8, fit=True)
     assert torch.equal(chain.last.codes, codes)
     assert bool(chain.last.input_quantizer.enabled)
     assert told == pytest.approx(output_error_of(chain, [inputs[7]], [targets[7]]), rel=1e-3)
@@ -424,8 +433,13 @@ def test_linear_layers_are_fitted_too() -> None:
         targets = [layer(batch) for batch in inputs]
     chain = chain_of(layer, "svd", 4, bits=3)
     plain = copy.deepcopy(chain)
-    before = calibrate_layer(plain, inputs, targets, activation_bits=8, fit=False)
-    assert calibrate_layer(chain, inputs, targets, activation_bits=8, fit=True) < 0.95 * before
+    before = calibrate_layer(
+        plain, LayerSamples(inputs=inputs, targets=targets), activation_bits=8, fit=False
+    )
+    assert (
+        calibrate_layer(chain, LayerSamples(inputs=inputs, targets=targets), activation_bits=8, fit=True)
+        < 0.95 * before
+    )
 
 
 def test_transposed_layers_get_ranges_and_an_error_but_no_fit_of_the_kernel() -> None:
@@ -436,11 +450,16 @@ def test_transposed_layers_get_ranges_and_an_error_but_no_fit_of_the_kernel() ->
         targets = [layer(batch) for batch in inputs]
     dense, factorized = chain_of(layer, "dense", bits=4), chain_of(layer, "tucker2", (4, 4), bits=3)
     codes, plain = dense.last.codes.clone(), copy.deepcopy(factorized)
-    told = calibrate_layer(dense, inputs, targets, activation_bits=8, fit=True)
+    told = calibrate_layer(dense, LayerSamples(inputs=inputs, targets=targets), activation_bits=8, fit=True)
     assert torch.equal(dense.last.codes, codes)
     assert told == pytest.approx(output_error_of(dense, [inputs[7]], [targets[7]]), rel=1e-3)
-    before = calibrate_layer(plain, inputs, targets, activation_bits=8, fit=False)
-    assert calibrate_layer(factorized, inputs, targets, activation_bits=8, fit=True) < 0.95 * before
+    before = calibrate_layer(
+        plain, LayerSamples(inputs=inputs, targets=targets), activation_bits=8, fit=False
+    )
+    assert (
+        calibrate_layer(factorized, LayerSamples(inputs=inputs, targets=targets), activation_bits=8, fit=True)
+        < 0.95 * before
+    )
 
 
 def test_a_layer_at_two_strides_is_fitted_to_the_outputs_of_both() -> None:
@@ -455,7 +474,12 @@ def test_a_layer_at_two_strides_is_fitted_to_the_outputs_of_both() -> None:
     chain = chain_of(layer, "cp", 14, bits=3)
     plain = copy.deepcopy(chain)
     before, after = (
-        calibrate_layer(each, inputs, targets, activation_bits=8, fit=fit, calls=2, sites=sites)
+        calibrate_layer(
+            each,
+            LayerSamples(inputs=inputs, targets=targets, calls=2, sites=sites),
+            activation_bits=8,
+            fit=fit,
+        )
         for each, fit in ((plain, False), (chain, True))
     )
     assert after < 0.95 * before
@@ -489,3 +513,89 @@ def test_constant_inputs_do_not_blow_up_the_weight(bits: int) -> None:
     assert 0.0 <= error < 1e-3
     assert float(link.weight.abs().max()) < 3 * before
     torch.testing.assert_close(link(z[:5]), y[:5], rtol=1e-2, atol=1e-2)
+
+
+def with_instrument(z: Tensor, y: Tensor, x: Tensor) -> tuple[OutputMoments, OutputMoments]:
+    """Moments to fit on and to judge by."""
+    parts = []
+    for rows in (slice(0, len(z), 2), slice(1, len(z), 2)):
+        moments = OutputMoments.empty(z.shape[1], y.shape[1], z.device)
+        for piece in range(3):
+            moments.add(z[rows][piece::3], y[rows][piece::3], x[rows][piece::3])
+        parts.append(moments)
+    return parts[0], parts[1]
+
+
+def fitted_weight(z: Tensor, y: Tensor, x: Tensor | None) -> Tensor:
+    """A link at 8 bits that is the original one before the fit, and is fitted to these samples."""
+    link = one_by_one(WEIGHT_OF_NOISE)
+    if x is None:
+        fit_last_link(link, moments_of(z[::2], y[::2]), moments_of(z[1::2], y[1::2]))
+    else:
+        fit_last_link(link, *with_instrument(z, y, x))
+    return link.weight.reshape(4, 6)
+
+
+WEIGHT_OF_NOISE = draw(4, 6, seed=31)
+SIZES = torch.tensor([3.0, 2.0, 1.0, 0.5, 0.3, 0.2])
+
+
+def one_by_one(weight: Tensor) -> Link:
+    return Link(*round_rows(weight, None, 8), 8)
+
+
+def test_noise_in_the_inputs_draws_no_weight_to_zero() -> None:
+    x = draw(6000, 6, seed=32) * SIZES
+    z, y = x + 0.3 * draw(6000, 6, seed=33), x @ WEIGHT_OF_NOISE.mT
+    plain, fitted = fitted_weight(z, y, None), fitted_weight(z, y, x)
+    last = WEIGHT_OF_NOISE[:, -1]
+    assert float((plain[:, -1] @ last) / (last @ last)) < 0.5  # least squares: 0.2² of 0.2² + 0.3²
+    assert float((fitted[:, -1] @ last) / (last @ last)) == pytest.approx(1.0, abs=0.1)
+
+
+def test_what_earlier_layers_do_alike_is_made_up_for() -> None:
+    x = draw(6000, 6, seed=34) * SIZES
+    mixing = torch.eye(6) + 0.2 * draw(6, 6, seed=35)
+    z = x @ mixing.mT + 0.1 * draw(6000, 6, seed=36)
+    fitted = fitted_weight(z, x @ WEIGHT_OF_NOISE.mT, x)
+    error = (fitted @ mixing - WEIGHT_OF_NOISE) * SIZES
+    before = (WEIGHT_OF_NOISE @ mixing - WEIGHT_OF_NOISE) * SIZES
+    assert float(error.norm()) < 0.3 * float(before.norm())
+
+
+def test_moments_of_parts_are_those_of_the_whole() -> None:
+    x, y = draw(60, 6, seed=37), draw(60, 4, seed=38)
+    z = x + draw(60, 6, seed=39)
+    whole = OutputMoments.empty(6, 4, z.device)
+    whole.add(z, y, x)
+    fitting, validation = with_instrument(z, y, x)
+    for one, other in zip(fitting.joined(validation).explained(), whole.explained(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_between_near_errors_the_answers_of_the_network_decide() -> None:
+    x = draw(6000, 6, seed=40) * SIZES
+    z, y = x + 0.02 * draw(6000, 6, seed=41), x @ WEIGHT_OF_NOISE.mT
+    link = one_by_one(WEIGHT_OF_NOISE)
+    codes = link.codes.clone()
+
+    def harm() -> float:
+        return 0.0 if link.bias is None else 1.0
+
+    fit_last_link(link, *with_instrument(z, y, x), harm=harm)
+    assert link.bias is None
+    assert torch.equal(link.codes, codes)
+    fit_last_link(link, *with_instrument(z, y, x), harm=lambda: math.nan)  # nothing can be compared
+    assert link.bias is not None
+
+
+def test_a_much_smaller_error_is_taken_whatever_the_answers_say() -> None:
+    x = draw(6000, 6, seed=42) * SIZES
+    link = one_by_one(WEIGHT_OF_NOISE)
+
+    def harm() -> float:
+        return 0.0 if link.bias is None else 1.0
+
+    error = fit_last_link(link, *with_instrument(x, 2.0 * x @ WEIGHT_OF_NOISE.mT, x), harm=harm)
+    assert error < 1e-3
+    assert torch.allclose(link.weight, 2.0 * WEIGHT_OF_NOISE, atol=0.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from qaf_core.network.graph.program import Execution
 from qaf_core.network.modules.quantized import Layer
 from qaf_core.pipeline.compress import samples
 from qaf_core.pipeline.compress.samples import LayerSamples, walk_layers
+from qaf_core.pipeline.divergence import output_divergence
+from tests.helpers import draw
 
 SHAPE = (3, 8, 8)
 
@@ -361,3 +364,29 @@ def test_no_more_batches_come_to_a_layer_than_may_wait_there(monkeypatch: pytest
             model, None, images, {"0": 5}, lambda _name, given, seen=seen: seen.append(len(given.inputs))
         )
         assert seen == [shown]
+
+
+def test_what_follows_a_layer_tells_what_another_output_of_it_does() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.Flatten(), nn.Linear(5 * 16, 6)
+    ).eval()
+    network = capture(model, (3, 8, 8))
+    batches = [draw(6, 3, 8, 8, seed=seed) for seed in (1, 2)]
+    told: dict[str, list[float]] = {}
+
+    def visit(name: str, samples: LayerSamples) -> None:
+        assert samples.ahead is not None
+        told[name] = [
+            samples.ahead.divergence({0: samples.targets[0], 1: samples.targets[1]}),
+            samples.ahead.divergence({1: 1.5 * samples.targets[1]}),
+        ]
+        assert torch.equal(samples.originals[0], samples.inputs[0])  # nothing is changed in front of it
+
+    walk_layers(network, copy.deepcopy(network), batches, dict.fromkeys(("0", "2", "4"), 2), visit)
+    assert [own for own, _ in told.values()] == [0.0, 0.0, 0.0]
+    with torch.no_grad():
+        expected = network(batches[1])
+        moved = model[2:](nn.functional.relu(1.5 * model[0](batches[1])))
+        parts = [output_divergence(expected, moved, size) for size in (1.0, float(expected.std()))]
+    assert told["0"][1] == pytest.approx(math.sqrt(parts[0] * parts[1]), rel=1e-4)

@@ -3,6 +3,8 @@
 import ctypes
 import itertools
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
@@ -43,6 +45,17 @@ def test_what_the_solver_prints_does_not_reach_stdout(capfd: pytest.CaptureFixtu
         ctypes.CDLL(None).puts(b"from the solver")
     os.write(1, b"{}")
     assert capfd.readouterr() == ("{}", "from the solver\n")
+
+
+def test_threads_that_solve_at_once_leave_stdout_as_it_was(capfd: pytest.CaptureFixture[str]) -> None:
+    def solve(_: int) -> None:
+        with _nothing_on_stdout():
+            time.sleep(0.002)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(solve, range(40)))
+    os.write(1, b"{}")
+    assert capfd.readouterr().out == "{}"
 
 
 @settings(max_examples=60, deadline=None)

@@ -7,10 +7,13 @@ from torch import Tensor, nn
 from qaf_core.errors import RunCancelled
 from qaf_core.files import ContentCache
 from qaf_core.network.graph.inventory import take_inventory
-from qaf_core.network.plan.types import LayerPlan
+from qaf_core.network.plan.types import LayerPlan, Plan
+from qaf_core.pipeline.compress.compress import compress_network
+from qaf_core.pipeline.divergence import output_divergence
 from qaf_core.pipeline.events import Progress
 from qaf_core.search.sensitivity import measure
 from qaf_core.search.sensitivity.changes import Weight, dense_change, factorized_changes
+from qaf_core.search.sensitivity.exchange import Exchange
 from qaf_core.search.sensitivity.measure import MeasuredNetwork, corrected, measure_sensitivity, spread_over
 from qaf_core.search.sensitivity.settings import BITS, between_bits, sensitivity_from_dict
 from tests.helpers import draw
@@ -45,10 +48,9 @@ def network(*, integer: bool = False) -> Small:
 
 def measured(model: nn.Module, images: Tensor) -> MeasuredNetwork:
     found = MeasuredNetwork.of(model, take_inventory(model, SHAPE), images, 0, Progress())
-    found.images = images
-    with torch.inference_mode():
-        found.reference = found.network(images)
-    found.probe(images, Progress())
+    found.judging = images
+    found.exchange = Exchange(found.network, images, found.weights, 1.0)
+    found.probe(Progress())
     return found
 
 
@@ -58,9 +60,9 @@ def test_small_changes_harm_as_expected(name: str) -> None:
     rows = found.weights[name].rows
     changes = torch.stack([0.02 * draw(rows.numel(), seed=seed) for seed in range(6)])
     expected = found.curvatures[name].harms(changes)
-    true = torch.tensor([found.divergence_of({name: change}) for change in changes])
+    true = torch.tensor([found.exchange.divergence({name: change}) for change in changes])
     assert float((expected.log() - true.log()).mean().exp()) == pytest.approx(1.0, abs=0.3)
-    assert torch.equal(found.network(found.images), found.reference)  # all is as it was
+    assert torch.equal(found.network(found.exchange.images), found.exchange.reference)  # all is as it was
 
 
 def test_a_change_that_a_bias_takes_back_harms_nothing() -> None:
@@ -68,7 +70,7 @@ def test_a_change_that_a_bias_takes_back_harms_nothing() -> None:
     found = measured(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(256, 3)), images)
     change = torch.full((1, 12), 0.1)
     assert float(found.curvatures["0"].harms(change)) < 1e-4
-    assert found.divergence_of({"0": change[0]}) < 1e-4
+    assert found.exchange.divergence({"0": change[0]}) < 1e-4
 
 
 def test_every_layer_has_settings_and_the_finer_ones_harm_less() -> None:
@@ -161,3 +163,29 @@ def test_values_are_picked_evenly() -> None:
     values = [1e-6, 1e-3, 1.1e-3, 1e-2, 1e-1, 1.0, 50.0]
     assert spread_over(values, (1e-4, 10.0), 4) == [1, 3, 4, 5]
     assert spread_over([1e-9], (1e-4, 10.0), 4) == []
+
+
+def test_a_fit_to_few_images_is_judged_on_others() -> None:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(192, 10)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.last(images.flatten(1))
+
+    torch.manual_seed(0)
+    model = Wide().eval()
+    images = draw(48, *SHAPE, seed=7)
+    inventory = take_inventory(model, SHAPE)
+    table = measure_sensitivity(model, inventory, images)
+    row = LayerPlan(name="last", structure="dense", bits=2)
+    compression = compress_network(
+        model, Plan(model="", layers=(row,)), inventory, method="dense", calibration=images
+    )
+    others = draw(512, *SHAPE, seed=8)
+    with torch.inference_mode():
+        real = output_divergence(model(others), compression.model(others))
+    expected = table.harm_of(row)
+    assert expected is not None
+    assert expected > 0.7 * real  # of the images it was fitted to, less than a third

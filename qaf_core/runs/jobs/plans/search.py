@@ -225,6 +225,18 @@ class _Search:
             )
         return allocate(choices, limits, minimise=self.minimise)
 
+    def dense(self) -> Allocation | None:
+        """The best choice without factorized layers; None if that meets no limit."""
+        plain = {
+            name: [row for row in rows if row.setting.row.rank is None] for name, rows in self.choices.items()
+        }
+        if not all(plain.values()):  # a lock
+            return None
+        try:
+            return self.choose(plain)
+        except PlanError:
+            return None
+
     def price_text(self, allocation: Allocation) -> str:
         """What a hundredth more of the limit that binds would be worth."""
         if allocation.binding is None:
@@ -288,8 +300,13 @@ def _refined(
         temperature=temperature,
     )
     judge = _judge(search, explored, workspace, progress)
-    trials = [judge(first)]
-    search.predictor = _learn_from(search.predictor, trials[-1])
+    trials: list[_Trial] = []
+    for allocation in (first, search.dense()):  # what is found shall not be worse than plain rounding
+        if allocation is None or (trials and progress.elapsed_seconds > until):
+            continue
+        if all(search.plan_of(allocation) != trial.plan for trial in trials):
+            trials.append(judge(allocation))
+            search.predictor = _learn_from(search.predictor, trials[-1])
     while len(trials) < MOST_TRIALS and progress.elapsed_seconds < until:
         base = search.choose(search.choices) if search.drop is not None else first
         steps = improve(
@@ -326,10 +343,12 @@ def _judge(
     from qaf_core.pipeline.compress.compress import compress_network
     from qaf_core.pipeline.compress.result import read_options
     from qaf_core.pipeline.compress.solve_cache import SolveCache
-    from qaf_core.search.sensitivity.measure import output_divergence
+    from qaf_core.pipeline.divergence import output_divergence
+    from qaf_core.search.sensitivity.measure import fitted_and_judging
 
     cache = SolveCache(workspace / "cache" / "layers")
     temperature = search.knowledge.sensitivity.temperature
+    fitted, judging = fitted_and_judging(explored.calibration)
 
     def judge(allocation: Allocation) -> _Trial:
         plan = search.plan_of(allocation)
@@ -338,14 +357,14 @@ def _judge(
             explored.model,
             plan,
             explored.inventory,
-            calibration=explored.calibration,
+            calibration=fitted,
             options=read_options(plan),
             progress=progress.quiet(),
             cache=cache,
         )
         progress.check()
         with torch.inference_mode():
-            parts = torch.split(explored.calibration, 32)
+            parts = torch.split(judging, 32)
             divergences = [
                 output_divergence(explored.model(part), compression.model(part), temperature) * len(part)
                 for part in parts
@@ -354,7 +373,7 @@ def _judge(
         return _Trial(
             allocation=allocation,
             plan=plan,
-            divergence=sum(divergences) / len(explored.calibration),
+            divergence=sum(divergences) / len(judging),
             size_bytes=cost.size_bytes,
         )
 
