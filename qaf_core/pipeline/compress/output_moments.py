@@ -63,9 +63,9 @@ class InstrumentMoments:
         """Covariances of X with itself, with Z and with Y, in float64."""
         mean = self.total / n
         return (
-            self.gram.double() / n - torch.outer(mean, mean),
-            self.with_z.double() / n - torch.outer(mean_z, mean),
-            self.with_y.double() / n - torch.outer(mean_y, mean),
+            self.gram.double().div_(n).addr_(mean, mean, alpha=-1.0),
+            self.with_z.double().div_(n).addr_(mean_z, mean, alpha=-1.0),
+            self.with_y.double().div_(n).addr_(mean_y, mean, alpha=-1.0),
         )
 
 
@@ -145,11 +145,12 @@ class OutputMoments:
             return self.centred()
         mean_z, mean_y = self.z_sum / self.n, self.y_sum / self.n
         own, with_z, with_y = self.instrument.centred(mean_z, mean_y, self.n)
-        diagonal = own.diagonal()
-        raised = own + torch.diag(FIRST_STAGE_RIDGE * diagonal.clamp_min(float(diagonal.mean()) * 1e-4))
-        first = solve_gram(raised, with_z)
+        diagonal = own.diagonal()  # a view: there may be hundreds of megabytes of each matrix
+        diagonal += FIRST_STAGE_RIDGE * diagonal.clamp_min(float(diagonal.mean()) * 1e-4)
+        first = solve_gram(own, with_z)
+        del own, diagonal
         gram = first @ with_z.mT
-        return (gram + gram.mT) / 2, with_y @ first.mT
+        return gram.lerp_(gram.mT.clone(), 0.5), with_y @ first.mT
 
     def error(self, weight: Tensor, bias: Tensor) -> float:
         """Mean squared error of ``Z·weightᵀ + bias``, relative to the variance of Y, 0 or above.

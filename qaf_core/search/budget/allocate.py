@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from qaf_core.text.said import say
 
 SECONDS = 20.0
 GAP = 1e-4
+REACHED = 1e3  # what the objective comes to in the units that the solver is given
 HARM = "harm"
 TIGHT = 1e-9
 SMALLEST = 1e-12
@@ -170,11 +172,11 @@ class _Table:
             shape=(self.count, len(objective)),
         )
         sizes = _sizes(allowed)
-        scale = max(float(np.abs(objective).max()), 1e-300)
-        with _nothing_on_stdout():
-            result = milp(
+
+        def solved(scale: float, integrality: int) -> Any:
+            return milp(
                 objective / scale,
-                integrality=np.r_[np.full(len(self.layers), int(integral)), np.zeros(extra)],
+                integrality=np.r_[np.full(len(self.layers), integrality), np.zeros(extra)],
                 bounds=Bounds(0.0, np.r_[np.ones(len(self.layers)), np.full(extra, np.inf)]),
                 constraints=[
                     LinearConstraint(ones, 1.0, 1.0),
@@ -182,6 +184,15 @@ class _Table:
                 ],
                 options={"time_limit": SECONDS, "mip_rel_gap": GAP},
             )
+
+        with _nothing_on_stdout():
+            relaxed = solved(max(float(np.abs(objective).max()), 1e-300), 0)
+            if relaxed.x is None or not integral:
+                return relaxed.x  # type: ignore[no-any-return]
+            # The solver is content with a gap of a millionth. The harms of two bits are a million times those
+            # of eight: in units of the largest, most differences would be below that.
+            reached = float(objective @ relaxed.x) / REACHED
+            result = solved(reached if reached > 0.0 else max(float(np.abs(objective).max()), 1e-300), 1)
         solution: Floats | None = result.x
         return solution
 

@@ -6,6 +6,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from qaf_core.errors import PlanError
 from qaf_core.network.plan.types import LayerPlan
 from qaf_core.search.budget.allocate import Choice, Limit, _nothing_on_stdout, allocate, undominated
-from qaf_core.search.sensitivity.settings import Setting, harm_together
+from qaf_core.search.sensitivity.settings import TOGETHER, Setting, harm_together
 
 
 def choice(layer: str, harm: float, size: int, bops: int) -> Choice:
@@ -107,3 +108,28 @@ def test_the_binding_limit_and_its_price() -> None:
     assert found.binding == "size"
     assert found.price == pytest.approx((10**1.25 - 1) / 90.0 * 0.55 * 10**-0.25 / 1.25, rel=1e-6)
     assert allocate({"a": rows}, [limit("size", 500.0)]).binding is None
+
+
+def test_small_harms_count_beside_layers_that_would_be_destroyed() -> None:
+    bits = (8, 6, 5, 4, 3, 2)
+    generator = np.random.default_rng(0)
+    sizes, weights = generator.integers(5, 60, 24), generator.uniform(0.2, 5.0, 24)
+    rows = {
+        f"layer{index}": [
+            choice(f"layer{index}", weight * (4.0 ** (2 - b) if b > 2 else 2e3) / 50, b * size, 0)
+            for b in bits
+        ]
+        for index, (size, weight) in enumerate(zip(sizes, weights, strict=True))
+    }
+    limit_size = int(6.3 * sizes.sum())
+    found = allocate(rows, [limit("size", limit_size)])
+    best = np.full(limit_size + 1, np.inf)  # least sum of powers, by the size that is spent
+    best[0] = 0.0
+    for settings_of_layer in rows.values():
+        following = np.full(limit_size + 1, np.inf)
+        for row in settings_of_layer:
+            spent = int(row.costs["size"])
+            moved = best[: limit_size + 1 - spent] + row.setting.harm**TOGETHER
+            following[spent:] = np.minimum(following[spent:], moved)
+        best = following
+    assert found.harm == pytest.approx(best.min() ** (1 / TOGETHER), rel=1e-3)
