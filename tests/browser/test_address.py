@@ -9,6 +9,7 @@ import pytest
 
 from tests.browsing import settle
 
+MODEL = "model=inspection%2Fresnet20"
 EXPLORE = "ratio=3.1&bits=6&method=sequential&structure=svd&size=60"
 PAGES = {  # with what shows that it is that page
     "models?model=inspection%2Fvgg&colour=bops": "h3:has-text('VGG')",
@@ -17,7 +18,13 @@ PAGES = {  # with what shows that it is that page
     "layers?run={finished}&second={stopped}&layer=layer2.0.conv1": "text=Inside a layer",
     "export?run={finished}&batch=4": "input[aria-label='Images at once'][value='4']",
     "decide?run={finished}&part=risks": "text=Risks and plan",
+    "run?run={finished}&minutes=30&trains=scales": "text=Against the original",
+    "run?find=tuned": "input[aria-label='Search'][value='tuned']",
+    f"tradeoffs?{MODEL}&target=%E2%89%A4+80+kB&reference={{finished}}&y=size&group=method": "text=keep to",
+    f"tradeoffs?{MODEL}&chart=lines": ".js-plotly-plot",
+    "compare?run={finished}&run={finetuned}&what=errors&sort=output": "td:has-text('layer1.0.conv1')",
     "start?step=2": "h3:has-text('What compression does')",
+    "glossary?find=rank": ".qaf-terms dt:has-text('Rank')",
     "explore?model=digits%2Fcnn&ratio=3.1&lang=ja": "h2:has-text('圧縮設定')",
 }
 RANKS = [str(rank) for rank in range(21, 29)]
@@ -91,6 +98,25 @@ def test_back_and_forth_through_changes_of_one_page(
     page.go_forward()
     page.locator(".st-key-chosen-sequential").wait_for()
     assert "method=sequential" in page.url
+
+
+def test_what_a_page_writes_into_its_address_by_itself_is_no_step(
+    page: Any,
+    served: tuple[str, dict[str, str]],
+) -> None:
+    page.goto(f"{served[0]}/models")
+    page.get_by_text("Add your own").wait_for()
+    settle(page)
+    for name in ("Trade-offs", "Layers", "Decide"):
+        page.get_by_role("link", name=name, exact=True).first.click()
+        page.wait_for_url(re.compile(f"{name.lower().replace('-', '')}[?](run|model)="))
+        settle(page)
+    for name in ("layers", "tradeoffs"):
+        page.go_back()
+        page.wait_for_url(re.compile(f"/{name}[?]"))
+        settle(page)
+    page.go_back()
+    page.wait_for_url("**/models")
 
 
 def test_a_typed_column_is_kept_undone_and_found_again(
