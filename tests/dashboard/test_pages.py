@@ -29,7 +29,7 @@ from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import EXPORTS_FOLDER, PACKED_NAME, default_workspace
 
-from .conftest import Draw, shown, table_rows, words
+from .conftest import Draw, shown, table_rows, words, words_of
 
 
 def run_with(store: Store, status: str) -> str:
@@ -110,11 +110,10 @@ def test_a_segmentation_run_is_told_in_its_own_words(draw: Draw, seeded_store: S
     assert "Accuracy" not in text
     assert "Pixels right: 99.0 % → 99.0 %" in text
     assert "Same answers as the original: 97.0 %" in text
-    classes = next(
-        frame.value for frame in test.dataframe if "name" in frame.value and "change" in frame.value
-    )
-    assert classes["name"].tolist() == ["scratch", "pit"]
-    assert classes["change"].tolist() == ["−1.0", "−1.0"]
+    classes = next(frame for frame in test.dataframe if "name" in frame.value and "change" in frame.value)
+    assert classes.value["name"].tolist() == ["scratch", "pit"]
+    assert classes.value["change"].tolist() == pytest.approx([-1.0, -1.0])  # sorted as numbers
+    assert words_of(classes)["change"].tolist() == ["−1.0", "−1.0"]
     compared = draw("tradeoffs", model="inspection/unet")
     shown(compared)
     assert compared.selectbox(key="tradeoffs-y").options[0] == "Mean IoU"

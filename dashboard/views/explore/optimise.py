@@ -9,7 +9,7 @@ import streamlit as st
 
 from dashboard.state import address
 from dashboard.state.plan_draft import Draft
-from dashboard.text import _
+from dashboard.text import _, listed
 from dashboard.views.explore import controls
 from dashboard.views.explore.choose import Choice
 from dashboard.widgets import ui
@@ -159,7 +159,7 @@ def _result_text(result: Mapping[str, Any]) -> str:
         "The table below is filled with the plan for {budget}: {size}, {bops} of the bit-operations, "
         "expected {value} ({low} to {high})."
     ).format(
-        budget=", ".join(result["budget"]),
+        budget=listed(result["budget"]),
         size=size_text(cost["size_bytes"]),
         bops=percent_text(cost["bops"] / before["bops"]),
         value=percent_text(predicted["value"]),
