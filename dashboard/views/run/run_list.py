@@ -96,6 +96,6 @@ def _columns() -> dict[str, Any]:
         "change": columns.written(_("Change, points"), "points"),
         "smaller": columns.factor(_("Smaller"), help_text=_("The original counts 4 bytes a parameter.")),
         "slower": columns.factor(_("Time, 8-bit = 1"), "time_ratio", _("Empty if not measured."), digits=2),
-        "tags": st.column_config.ListColumn(_("Tags")),
+        "tags": st.column_config.ListColumn(_("Tags"), width=130),
         "started": columns.text(_("Started")),
     }

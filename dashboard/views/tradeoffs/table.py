@@ -167,7 +167,7 @@ def _columns(metric: str, judged: Judged, forms: Mapping[str, str]) -> dict[str,
         "share": columns.percent(_("Of original BOPs"), "bops"),
         "energy": columns.number(_("Energy"), forms["energy"], "energy"),
         "memory": columns.number(_("Memory"), forms["memory"], "memory"),
-        "tags": st.column_config.ListColumn(_("Tags")),
+        "tags": st.column_config.ListColumn(_("Tags"), width=130),
         "status": columns.text(_("Status")),
     }
 
