@@ -80,7 +80,7 @@ def _addresses(workspace: Path) -> dict[str, str]:
         f"models?model={MODEL}&colour=bops&compressed={run}": "[data-testid=stGraphVizChart] svg",
         f"explore?model={MODEL}&ratio=3.1&bits=6&structure=svd&plan={plan}": "text=Custom",
         f"run?run={run}": "text=Against the original",
-        "run?find=point&tag=candidate": "[data-testid=stDataFrame]",
+        "run?find=point": "[data-testid=stDataFrame]",
         f"tradeoffs?target=%E2%89%A4+80+kB&reference={ids[3]}&x=bops&group=method": ".js-plotly-plot",
         "tradeoffs?chart=lines": ".js-plotly-plot",
         f"compare?{runs}&what=errors&sort=output": "text=By class",

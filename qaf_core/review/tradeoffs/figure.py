@@ -334,6 +334,7 @@ def _dimension(title: str, values: Sequence[float | None], logarithmic: bool) ->
         lacking = low - 0.12 * (high - low)
         return {
             "label": title,
+            "tickformat": ".4~g",
             "values": [lacking if v is None else v for v in values],
             **_lacks(values, low, high),
         }
