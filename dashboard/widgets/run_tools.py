@@ -125,11 +125,13 @@ def _tag(rows: Sequence[RunRow], key: str) -> None:
     ids = [row.id for row in rows]
     form = f"{key}-tags-{hash(tuple(ids))}"
     with st.popover(_("Tags"), icon=":material/sell:"), st.form(form, border=False):
-        chosen = st.multiselect(
-            _("Tags of all chosen runs"), known, on_all, accept_new_options=True,
-            placeholder=_("Choose or type new ones"),
-        )  # fmt: skip
-        if st.form_submit_button(_("Save"), type="primary"):
+        with st.container(horizontal=True, vertical_alignment="bottom"):  # below, the list would cover it
+            chosen = st.multiselect(
+                _("Tags of all chosen runs"), known, on_all, accept_new_options=True, width=280,
+                placeholder=_("Choose or type new ones"),
+            )  # fmt: skip
+            saved = st.form_submit_button(_("Save"), type="primary")
+        if saved:
             removed = set(on_all) - set(chosen)
             _try(lambda: management.tag(ui.open_store(), ids, add=chosen, remove=removed))
             st.rerun()

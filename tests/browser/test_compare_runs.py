@@ -113,6 +113,22 @@ def test_which_runs_pass_takes_three_actions(page: Any, served: Served) -> None:
     page.get_by_text("1 of 5 runs keep to").wait_for()
 
 
+def test_a_typed_tag_is_saved_by_the_next_click(page: Any, served: Served) -> None:
+    address, _, workspace = served
+    page.goto(f"{address}/run")
+    page.get_by_test_id("stDataFrame").wait_for()
+    settle(page)
+    page.get_by_test_id("stDataFrame").first.click(position=TICK, force=True)
+    page.get_by_role("button", name="Tags").click()
+    box = page.get_by_test_id("stPopoverBody")
+    box.get_by_role("combobox").fill("for the line")
+    page.keyboard.press("Enter")
+    box.get_by_role("button", name="Save").click(timeout=10_000)
+    settle(page)
+    with Store(workspace) as store:
+        assert [row.tags for row in list_rows(store) if row.tags] == [("for the line",)]
+
+
 def test_runs_are_deleted_and_brought_back(page: Any, served: Served) -> None:
     address, ids, workspace = served
     page.goto(f"{address}/run")
