@@ -85,6 +85,7 @@ def main(first_page: str = "start") -> None:
     with address.drawing(chosen.url_path):
         _choose_words()
         ui.inject_style()
+        ui.count_steps()
         _draw(chosen)
 
 

@@ -18,6 +18,7 @@ from qaf_core.runs.store.store import Store
 
 POLL_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 120.0
+MOST_JOBS = 32  # that one place of a page follows
 
 
 class NoAnswerYet(QafError):
@@ -44,18 +45,22 @@ def wait_for(workspace: Path, request: JobRequest, *, anew: bool = False) -> Map
     return job.result
 
 
-def remember(place: str, job_id: str | None) -> None:
-    """Keep which job a place of a page shows: in the session, and in the address for a reload."""
-    st.session_state[f"job-{place}"] = job_id
-    address.set_values(place, *([job_id] if job_id else []))
+def remember(place: str, *job_ids: str) -> None:
+    """Keep which jobs a place of a page shows: in the session, and in the address for a reload."""
+    st.session_state[f"job-{place}"] = job_ids
+    address.set_values(place, *job_ids)
+
+
+def recall_all(store: Store, place: str, kind: str) -> list[JobRecord]:
+    """The jobs of a kind that a place of a page shows."""
+    ids = address.values_of(place) or st.session_state.get(f"job-{place}", ())
+    found = [job for job_id in ids[:MOST_JOBS] if (job := store.job(job_id)) is not None]
+    jobs = [job for job in found if job.kind == kind]
+    if jobs:
+        remember(place, *(job.id for job in jobs))
+    return jobs
 
 
 def recall(store: Store, place: str, kind: str) -> JobRecord | None:
     """The job of a kind that a place of a page shows; None if there is none."""
-    ids = address.values_of(place)
-    job_id = ids[0] if ids else st.session_state.get(f"job-{place}")
-    job = store.job(job_id) if job_id else None
-    if job is None or job.kind != kind:
-        return None
-    remember(place, job.id)
-    return job
+    return next(iter(recall_all(store, place, kind)), None)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dashboard.text import _
+from dashboard.widgets import columns
 from qaf_core.pipeline.results import LayerRow
 from qaf_core.review.charts import LayerErrors
 from qaf_core.review.metrics import metric_label
@@ -39,7 +40,7 @@ def class_rows(before: Mapping[str, float], after: Mapping[str, float]) -> list[
             "name": name,
             "original": 100 * before[name] if name in before else None,
             "compressed": 100 * value,
-            "change": points_text(value - before[name]) if name in before else None,
+            "change": columns.points(value - before[name] if name in before else None),
         }
         for name, value in after.items()
     ]

@@ -222,7 +222,7 @@ def keep_plan(workspace: Path, name: str, plan: Plan) -> str:
     """
     kept = re.sub(r"[^\w .,()+-]+", "-", name)[:LONGEST_NAME].strip(" .-")
     if not kept:
-        raise WorkspaceError("a plan needs a name", got=name, expected="letters or digits")
+        raise WorkspaceError("a plan needs a name", got=name or None, expected="letters or digits")
     write_file(workspace / FOLDER / f"{kept}.json", plan.to_json().encode())
     return kept
 

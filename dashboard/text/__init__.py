@@ -5,12 +5,13 @@ Where the session wants plain words, ``_`` also puts them in place of the field'
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import streamlit as st
 
 from qaf_core.text import glossary
 from qaf_core.text.catalogue import LANGUAGES, translator
+from qaf_core.text.said import in_words
 
 LANGUAGE_KEY = "language"
 ADDRESS_KEY = "lang"
@@ -44,6 +45,11 @@ def plural(singular: str, several: str, count: int) -> str:
     """
     text = _(several)
     return (singular if count == 1 and text == several else text).format(count=count)
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names after one another, with the commas of the session's language."""
+    return str(in_words(list(names), translation()))
 
 
 def language() -> str:

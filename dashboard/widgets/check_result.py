@@ -44,7 +44,7 @@ def begin(place: str, request: CheckRequest) -> None:
 
 def forget(place: str) -> None:
     """Take what was found off the page."""
-    jobs.remember(f"check-{place}", None)
+    jobs.remember(f"check-{place}")
 
 
 def _job(place: str) -> JobRecord | None:

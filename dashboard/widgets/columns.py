@@ -4,17 +4,45 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 import streamlit as st
 
 from dashboard.text import _, meaning
-from qaf_core.text.units import MISSING, column_unit
+from qaf_core.text.units import MISSING, column_unit, points_text
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
 
 MOST_ROWS = 18  # of a table on the screen; what is longer scrolls
 ROW_PX, FRAME_PX = 33, 2
 MOST_PRINTED = 500  # rows
+
+
+@dataclass(frozen=True)
+class Written:
+    """A cell that is sorted as a number and shown in words of its own, as ``▼ −1.0 (−1.6 to −0.4)``.
+
+    Attributes:
+        value: The number.
+        words: How it is shown.
+    """
+
+    value: float
+    words: str
+
+
+class _Number(float):
+    """A number that knows its words."""
+
+    words: str
+
+
+def points(fraction: float | None) -> Written | None:
+    """A difference of two fractions as a cell, in points."""
+    return None if fraction is None else Written(100 * fraction, points_text(fraction))
 
 
 def table(frame: pd.DataFrame, config: Mapping[str, Any], *, most: int = MOST_ROWS, **options: Any) -> Any:
@@ -30,11 +58,35 @@ def table(frame: pd.DataFrame, config: Mapping[str, Any], *, most: int = MOST_RO
         What Streamlit tells of a selection.
     """
     selection = st.dataframe(
-        frame, hide_index=True, column_config=dict(config), height=table_height(len(frame), most),
+        _in_words(frame), hide_index=True, column_config=dict(config), height=table_height(len(frame), most),
         **{"placeholder": MISSING, **options},
     )  # fmt: skip
     st.html(f'<div class="qaf-table qaf-printed">{printed(frame, config)}</div>')
     return selection
+
+
+def _in_words(frame: pd.DataFrame) -> pd.DataFrame | Styler:
+    """The same cells as numbers, with the words of those that have them."""
+    named = [name for name in frame.columns if any(isinstance(cell, Written) for cell in frame[name])]
+    if not named:
+        return frame
+    numbers = {name: pd.Series(map(_number, frame[name]), frame.index, dtype=object) for name in named}
+    style = frame.assign(**numbers).style
+    for name in named:
+        style = style.format(_words, na_rep=MISSING, subset=pd.IndexSlice[:, name])
+    return style
+
+
+def _number(cell: Written | None) -> _Number | None:
+    if not isinstance(cell, Written):
+        return None
+    number = _Number(cell.value)
+    number.words = cell.words
+    return number
+
+
+def _words(cell: object) -> str:
+    return str(getattr(cell, "words", cell))
 
 
 def table_height(rows_shown: int, most: int = MOST_ROWS) -> int | Literal["content"]:
@@ -61,6 +113,8 @@ def printed(frame: pd.DataFrame, config: Mapping[str, Any]) -> str:
 def _cell(value: Any, form: str | None) -> str:
     if isinstance(value, list | tuple):
         return html.escape(", ".join(map(str, value)))
+    if isinstance(value, Written):
+        return html.escape(value.words)
     if value is None or value != value:  # what is not a number differs from itself
         return MISSING
     text = form % value if form and "%" in form and isinstance(value, int | float) else str(value)
@@ -82,6 +136,11 @@ def text(label: str, term: str | None = None, help_text: str = "", **options: An
 def number(label: str, form: str, term: str | None = None, help_text: str = "", **options: Any) -> Any:
     """A column of numbers in a format such as ``%.1f kB``; the rest as for ``text``."""
     return st.column_config.NumberColumn(label, format=form, help=_hover(term, help_text), **options)
+
+
+def written(label: str, term: str | None = None, help_text: str = "", **options: Any) -> Any:
+    """A column of numbers with words of their own; the rest as for ``text``."""
+    return st.column_config.NumberColumn(label, help=_hover(term, help_text), **options)
 
 
 def percent(label: str, term: str | None = None, help_text: str = "") -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import streamlit as st
 
@@ -16,8 +17,22 @@ from qaf_core.runs import management
 from qaf_core.runs.listing import RunRow, list_rows
 from qaf_core.runs.store.request import LONGEST_NAME
 
-UNDO_KEY = "runs-deleted"
-Undo = tuple[list[str], str]
+UNDO_KEY = "runs-put-away"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undo:
+    """What can be taken back.
+
+    Attributes:
+        ids: The runs.
+        title: Of the first.
+        archived: Whether they were archived, not deleted.
+    """
+
+    ids: Sequence[str]
+    title: str
+    archived: bool = False
 
 
 def filtered(rows: Sequence[RunRow], *, key: str) -> list[RunRow]:
@@ -53,12 +68,11 @@ def _words_of(row: RunRow) -> str:
 
 
 def tools(rows: Sequence[RunRow], *, key: str) -> None:
-    """What can be done with the chosen runs, and how the last deletion is taken back."""
+    """What can be done with the chosen runs, and how the last that put some away is taken back."""
     _offer_undo()
     if not rows:
         st.caption(_("Tick runs at their left edge to compare, name, tag, archive or delete them."))
         return
-    ids = [row.id for row in rows]
     with st.container(horizontal=True, vertical_alignment="center", key=f"{key}-tools"):
         st.markdown(plural("**{count} run**", "**{count} runs**", len(rows)), width="content")
         measured = [row.id for row in rows if row.value is not None]
@@ -74,7 +88,7 @@ def tools(rows: Sequence[RunRow], *, key: str) -> None:
         away = not all(row.archived for row in rows)
         st.button(
             _("Archive") if away else _("Take out again"), icon=":material/archive:", key=f"{key}-archive",
-            on_click=_archive, args=(ids, away),
+            on_click=_archive, args=(rows, away),
             help=_("Archived runs are left out of lists and charts; nothing of them is lost."),
         )  # fmt: skip
         cut_off = [row.id for row in rows if row.status == RunStatus.INTERRUPTED]
@@ -111,11 +125,13 @@ def _tag(rows: Sequence[RunRow], key: str) -> None:
     ids = [row.id for row in rows]
     form = f"{key}-tags-{hash(tuple(ids))}"
     with st.popover(_("Tags"), icon=":material/sell:"), st.form(form, border=False):
-        chosen = st.multiselect(
-            _("Tags of all chosen runs"), known, on_all, accept_new_options=True,
-            placeholder=_("Choose or type new ones"),
-        )  # fmt: skip
-        if st.form_submit_button(_("Save"), type="primary"):
+        with st.container(horizontal=True, vertical_alignment="bottom"):  # below, the list would cover it
+            chosen = st.multiselect(
+                _("Tags of all chosen runs"), known, on_all, accept_new_options=True, width=280,
+                placeholder=_("Choose or type new ones"),
+            )  # fmt: skip
+            saved = st.form_submit_button(_("Save"), type="primary")
+        if saved:
             removed = set(on_all) - set(chosen)
             _try(lambda: management.tag(ui.open_store(), ids, add=chosen, remove=removed))
             st.rerun()
@@ -124,7 +140,7 @@ def _tag(rows: Sequence[RunRow], key: str) -> None:
 def _delete(rows: Sequence[RunRow], key: str) -> None:
     ids = [row.id for row in rows]
     if _try(lambda: management.delete(ui.open_store(), ids)):
-        st.session_state[UNDO_KEY] = (ids, rows[0].title)
+        st.session_state[UNDO_KEY] = Undo(ids=ids, title=rows[0].title)
 
 
 def _resume(ids: Sequence[str]) -> None:
@@ -133,15 +149,20 @@ def _resume(ids: Sequence[str]) -> None:
 
 
 def _offer_undo() -> None:
-    """The last deletion, until the next one or until it is taken back."""
+    """The last deletion or archiving, until the next one or until it is taken back."""
     kept: Undo | None = st.session_state.get(UNDO_KEY)
     if kept is None:
         return
-    ids, title = kept
     with st.container(horizontal=True, vertical_alignment="center", key="undo-delete"):
-        text = plural("{count} run was deleted", "{count} runs were deleted", len(ids))
-        st.markdown(ui.plain(f"{text}: {title}" if len(ids) == 1 else text), width="content")
-        st.button(_("Undo"), icon=":material/undo:", key="undo", on_click=_undo, args=(ids,), type="primary")
+        if kept.archived:
+            text = plural("{count} run was archived", "{count} runs were archived", len(kept.ids))
+        else:
+            text = plural("{count} run was deleted", "{count} runs were deleted", len(kept.ids))
+        st.markdown(ui.plain(f"{text}: {kept.title}" if len(kept.ids) == 1 else text), width="content")
+        st.button(
+            _("Undo"), icon=":material/undo:", key="undo", type="primary",
+            on_click=_archive_back if kept.archived else _undo, args=(kept.ids,),
+        )  # fmt: skip
 
 
 def _undo(ids: Sequence[str]) -> None:
@@ -149,8 +170,18 @@ def _undo(ids: Sequence[str]) -> None:
     st.session_state.pop(UNDO_KEY, None)
 
 
-def _archive(ids: Sequence[str], away: bool) -> None:
-    _try(lambda: management.archive(ui.open_store(), ids, away))
+def _archive_back(ids: Sequence[str]) -> None:
+    _try(lambda: management.archive(ui.open_store(), ids, False))
+    st.session_state.pop(UNDO_KEY, None)
+
+
+def _archive(rows: Sequence[RunRow], away: bool) -> None:
+    moved = [row for row in rows if row.archived != away]
+    ids = [row.id for row in moved]
+    if _try(lambda: management.archive(ui.open_store(), ids, away)):
+        st.session_state.pop(UNDO_KEY, None)
+        if away:
+            st.session_state[UNDO_KEY] = Undo(ids=ids, title=moved[0].title, archived=True)
 
 
 def _purge() -> None:

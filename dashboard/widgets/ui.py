@@ -305,12 +305,18 @@ def inject_style() -> None:
             "warn": "#B7791F",
         }
     variables = ";".join(f"--qaf-{name}:{colour}" for name, colour in ground.items())
-    st.html(f"<style>:root{{{variables}}}{_style_sheet()}</style>")
+    st.html(f"<style>:root{{{variables}}}{_asset('style.css')}</style>")
+
+
+def count_steps() -> None:
+    """Have Back lead to where a click or a key led away from, not to an address that a page completed."""
+    with st.container(key="history"):
+        st.html(f"<script>{_asset('history.js')}</script>", unsafe_allow_javascript=True)
 
 
 @st.cache_resource(show_spinner=False)
-def _style_sheet() -> str:
-    return (ASSETS / "style.css").read_text(encoding="utf-8")
+def _asset(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
 
 
 def metric_card(label: str, value: str, note: str = "", help_text: str | None = None, **options: Any) -> None:

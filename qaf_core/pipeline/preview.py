@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from qaf_core.data.images.image_set import one_of_each, shown_name
@@ -28,12 +25,11 @@ from qaf_core.pipeline.marks import (
 )
 from qaf_core.pipeline.tasks import find_task
 from qaf_core.pipeline.tasks.base import Arrays, predict
+from qaf_core.pipeline.thumbnails import image_address
 
 IMAGES = 9
 CLASSIFICATION = "classification"
 _NAMED = 3
-_SIDE_PX = 160
-_PNG_SIDE_PX = 64  # up to here a PNG is small enough, and shows every pixel
 
 
 def preview_predictions(
@@ -122,18 +118,6 @@ def _classes_in(task: str, truth: Arrays) -> list[int]:
     if task != SEGMENTATION:
         return [int(label) for label in np.unique(truth["labels"])]
     return [int(value) for value in np.unique(truth["masks"]) if value not in (GROUND, UNLABELLED)]
-
-
-def image_address(pixels: NDArray[np.uint8]) -> str:
-    """Pixels (H, W, C) as a data address of a small picture."""
-    from PIL import Image
-
-    picture = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-    kind = "png" if max(picture.size) <= _PNG_SIDE_PX else "jpeg"
-    picture.thumbnail((_SIDE_PX, _SIDE_PX))
-    stream = io.BytesIO()
-    picture.save(stream, kind.upper())
-    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def _name(source: ModelSource, index: int) -> str:

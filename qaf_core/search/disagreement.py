@@ -20,6 +20,7 @@ from qaf_core.pipeline.events import Progress, RunEvent, RunStatus
 from qaf_core.pipeline.tasks.base import Arrays, Task, predict
 from qaf_core.search.fastest import Judged
 from qaf_core.search.selection import Step, plan_with
+from qaf_core.text.said import say
 
 
 class Answers:
@@ -48,7 +49,7 @@ class Answers:
     ) -> None:
         self._original, self._inventory, self._images = copy.deepcopy(model).eval(), inventory, images
         self._task, self._plan, self._cache = task, plan, cache
-        self._progress = progress or Progress()
+        self._progress, self._judged = progress or Progress(), 0
 
     @property
     def images(self) -> int:
@@ -76,6 +77,7 @@ class Answers:
             RunCancelled: If stopped.
         """
         plan = plan_with(self._plan, steps)
+        self._judged += 1
         made = compress_network(
             self._original,
             plan,
@@ -95,11 +97,15 @@ class Answers:
         return Judged(share=share, errors=errors)
 
     def _inside(self, layers: int) -> Progress:
-        """Tells how far a comparison is: half of it solves the layers, half calibrates them."""
+        """Tells how far a comparison is: half of it solves the layers, half calibrates them.
+
+        How many there will be nobody knows beforehand: each has its number.
+        """
         solved = 0
+        message = say("Comparing the answers with the original's, plan {number}", number=self._judged)
 
         def tell(fraction: float) -> None:
-            self._progress.step("selecting", "Comparing the answers with the original's", fraction)
+            self._progress.step("selecting", message, fraction)
 
         def hear(event: RunEvent) -> None:
             nonlocal solved

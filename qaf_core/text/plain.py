@@ -13,9 +13,9 @@ from qaf_core.text.glossary import GLOSSARY
 PLAIN_WORDS: Mapping[str, str] = {
     # how the solve of a layer ended
     "Converged": "Done",
-    "Best kept": "Done, best version kept",
-    "Limit reached": "Best found in the steps given",
-    "Time limit": "Best found in the time given",
+    "Best kept": "Done, best kept",
+    "Limit reached": "Best in given steps",
+    "Time limit": "Best in given time",
     "Diverged, best kept": "Trouble on the way, best version kept",
     "Weights not finite": "Not solved: its numbers are broken",
     "Solver": "How it ended",
@@ -28,8 +28,8 @@ PLAIN_WORDS: Mapping[str, str] = {
     "Layer error by iteration": "Change of the numbers by step",
     "Quantized (on the grid)": "As stored",
     "Float (without the grid)": "Before rounding",
-    "Quantized": "Change as stored",
-    "Float": "Change before rounding",
+    "Quantized": "As stored",
+    "Float": "Before rounding",
     "error {error}": "numbers moved by {error}",
     "error of its output {error}": "its output moved by {error}",
     GLOSSARY["layer_error"].meaning: (
@@ -52,10 +52,9 @@ PLAIN_WORDS: Mapping[str, str] = {
     "Calibrating": "Fitting to images",
     "Layer being solved": "Layer at work",
     # plans
-    "Structure": "Form of the layer",
-    "Rank": "Components (rank)",
+    "Structure": "Form",
+    "Rank": "Components",
     "rank {rank}": "{rank} components",
-    "Bits": "Bits a number",
     "Weight bits": "Bits of a stored number",
     "Activation bits": "Bits of a passing number",
     "Parameter reduction": "Fewer numbers, times",

@@ -8,6 +8,7 @@ from string import Formatter
 from typing import Any
 
 Translate = Callable[[str], str]
+_NAMES = "{names}"  # no sentence: there is nothing to translate
 _LONGEST_SPEC = 4  # of how a value is written, as ,.1f
 
 
@@ -23,7 +24,7 @@ class Said:
     Attributes:
         template: In English, with ``{name}`` where a value stands; the key of the catalogues. Without values
             it is a text as it stands, braces and all.
-        values: Plain JSON values by name; a ``Said`` is put in words first.
+        values: Plain JSON values by name; a ``Said`` is put in words first, a list joined by commas.
     """
 
     template: str
@@ -50,8 +51,10 @@ def say(template: str, **values: Any) -> Said:
 def listing(names: Iterable[str], limit: int = 5) -> Said:
     """Names for a message: the first few and how many more."""
     listed = list(names)
-    text, more = ", ".join(listed[:limit]), len(listed) - limit
-    return say("{names} and {count} more", names=text, count=more) if more > 0 else Said(text)
+    first, more = listed[:limit], len(listed) - limit
+    if more > 0:
+        return say("{names} and {count} more", names=first, count=more)
+    return Said(_NAMES, {"names": first})
 
 
 def either(choices: Iterable[str | Said]) -> Said:
@@ -64,7 +67,9 @@ def either(choices: Iterable[str | Said]) -> Said:
 
 
 def in_words(value: Any, _: Translate = untranslated) -> Any:
-    """A sentence as text in the language of ``_``; anything else as it is."""
+    """A sentence as text in the language of ``_``, several joined by its commas; anything else as it is."""
+    if isinstance(value, list | tuple):
+        return _(", ").join(str(in_words(each, _)) for each in value)
     return value.text(_) if isinstance(value, Said) else value
 
 
@@ -75,6 +80,8 @@ def to_plain(value: Any) -> Any:
             "template": value.template,
             "values": {key: to_plain(one) for key, one in value.values.items()},
         }
+    if isinstance(value, list | tuple):
+        return [to_plain(each) for each in value]
     return value if isinstance(value, str | int | float | None) else str(value)
 
 
@@ -85,6 +92,8 @@ def from_plain(stored: Any) -> Any:
         ValueError: If a template, which may come from a stranger's workspace, would fill in anything else
             than its values, or fill them up.
     """
+    if isinstance(stored, list):
+        return [from_plain(each) for each in stored]
     if not isinstance(stored, Mapping):
         return stored
     template, values = str(stored.get("template")), stored.get("values") or {}

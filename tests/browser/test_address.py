@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from tests.browsing import settle
 
+MODEL = "model=inspection%2Fresnet20"
 EXPLORE = "ratio=3.1&bits=6&method=sequential&structure=svd&size=60"
 PAGES = {  # with what shows that it is that page
     "models?model=inspection%2Fvgg&colour=bops": "h3:has-text('VGG')",
@@ -17,10 +22,29 @@ PAGES = {  # with what shows that it is that page
     "layers?run={finished}&second={stopped}&layer=layer2.0.conv1": "text=Inside a layer",
     "export?run={finished}&batch=4": "input[aria-label='Images at once'][value='4']",
     "decide?run={finished}&part=risks": "text=Risks and plan",
+    "run?run={finished}&minutes=30&trains=scales": "text=Against the original",
+    "run?find=tuned": "input[aria-label='Search'][value='tuned']",
+    f"tradeoffs?{MODEL}&target=%E2%89%A4+80+kB&reference={{finished}}&y=size&group=method": "text=keep to",
+    f"tradeoffs?{MODEL}&chart=lines": ".js-plotly-plot",
+    "compare?run={finished}&run={finetuned}&what=errors&sort=output": "td:has-text('layer1.0.conv1')",
     "start?step=2": "h3:has-text('What compression does')",
+    "glossary?find=rank": ".qaf-terms dt:has-text('Rank')",
     "explore?model=digits%2Fcnn&ratio=3.1&lang=ja": "h2:has-text('圧縮設定')",
 }
 RANKS = [str(rank) for rank in range(21, 29)]
+
+
+@contextmanager
+def busy_processors() -> Iterator[None]:
+    """Four processes that do nothing but count, as runs at work would."""
+    command = [sys.executable, "-c", "while True: pass"]
+    at_work = [subprocess.Popen(command) for _one in range(4)]
+    try:
+        yield
+    finally:
+        for process in at_work:
+            process.kill()
+            process.wait()
 
 
 def query(view: Any) -> list[str]:
@@ -93,6 +117,25 @@ def test_back_and_forth_through_changes_of_one_page(
     assert "method=sequential" in page.url
 
 
+def test_what_a_page_writes_into_its_address_by_itself_is_no_step(
+    page: Any,
+    served: tuple[str, dict[str, str]],
+) -> None:
+    page.goto(f"{served[0]}/models")
+    page.get_by_text("Add your own").wait_for()
+    settle(page)
+    for name in ("Trade-offs", "Layers", "Decide"):
+        page.get_by_role("link", name=name, exact=True).first.click()
+        page.wait_for_url(re.compile(f"{name.lower().replace('-', '')}[?](run|model)="))
+        settle(page)
+    for name in ("layers", "tradeoffs"):
+        page.go_back()
+        page.wait_for_url(re.compile(f"/{name}[?]"))
+        settle(page)
+    page.go_back()
+    page.wait_for_url("**/models")
+
+
 def test_a_typed_column_is_kept_undone_and_found_again(
     page: Any,
     served: tuple[str, dict[str, str]],
@@ -108,14 +151,15 @@ def test_a_typed_column_is_kept_undone_and_found_again(
         return [cells.nth(1 + place).input_value() for place in range(len(RANKS))]
 
     before = ranks()
-    first.click()
-    for rank in RANKS:
-        for sign in rank:
-            page.keyboard.press(sign)
+    with busy_processors():
+        first.click()
+        for rank in RANKS:
+            for sign in rank:
+                page.keyboard.press(sign)
+                page.wait_for_timeout(50)
+            page.keyboard.press("Enter")
             page.wait_for_timeout(50)
-        page.keyboard.press("Enter")
-        page.wait_for_timeout(50)
-    page.get_by_text("Custom").first.wait_for()
+        page.get_by_text("Custom").first.wait_for()
     page.wait_for_url(re.compile("plan="))
     assert ranks() == RANKS
 

@@ -90,6 +90,45 @@ def test_a_drawn_box_becomes_the_target_and_a_click_opens_a_run_where_none_is_dr
     page.wait_for_url(re.compile("run=(" + "|".join(ids) + ")"))
 
 
+def test_a_front_takes_two_clicks_and_is_found_again(page: Any, served: Served) -> None:
+    address, _, workspace = served
+    page.goto(f"{address}/explore")
+    page.get_by_text("Best plan under a budget").click()
+    page.get_by_role("button", name="Measure a front").click()
+    page.get_by_text("0 of 10 searches are done").wait_for()
+    with Store(workspace) as store:
+        assert store.count_queued("heavy") == 10
+    page.wait_for_url(re.compile("front-"))
+    page.reload()
+    page.get_by_text("Best plan under a budget").click()
+    page.get_by_role("button", name="Stop the front").click()
+    page.get_by_text("10 of 10 searches are done").wait_for()
+
+
+def test_which_runs_pass_takes_three_actions(page: Any, served: Served) -> None:
+    page.goto(f"{served[0]}/start")
+    page.get_by_role("link", name="Trade-offs", exact=True).first.click()
+    page.get_by_label("Target", exact=True).fill("≥ 92 %, ≤ 80 kB")
+    page.keyboard.press("Enter")
+    page.get_by_text("1 of 5 runs keep to").wait_for()
+
+
+def test_a_typed_tag_is_saved_by_the_next_click(page: Any, served: Served) -> None:
+    address, _, workspace = served
+    page.goto(f"{address}/run")
+    page.get_by_test_id("stDataFrame").wait_for()
+    settle(page)
+    page.get_by_test_id("stDataFrame").first.click(position=TICK, force=True)
+    page.get_by_role("button", name="Tags").click()
+    box = page.get_by_test_id("stPopoverBody")
+    box.get_by_role("combobox").fill("for the line")
+    page.keyboard.press("Enter")
+    box.get_by_role("button", name="Save").click(timeout=10_000)
+    settle(page)
+    with Store(workspace) as store:
+        assert [row.tags for row in list_rows(store) if row.tags] == [("for the line",)]
+
+
 def test_runs_are_deleted_and_brought_back(page: Any, served: Served) -> None:
     address, ids, workspace = served
     page.goto(f"{address}/run")

@@ -57,10 +57,25 @@ def test_on_paper_sections_are_open_and_tables_whole(page: Any, served: tuple[st
         assert all(table.is_visible() for table in tables.all())
         assert page.locator("[data-testid=stHeader]").is_hidden()
         assert page.locator("[data-testid=stDataFrame]").first.is_hidden()
+        room = page.locator("[data-testid=stElementContainer]:has([data-testid=stDataFrame])").first
+        assert room.is_hidden(), "a gap where the table was"
         assert page.get_by_text("Time in all").is_visible()
     finally:
         page.emulate_media(media="screen")
     assert page.locator(".qaf-printed").first.is_hidden()
+
+
+def test_all_runs_that_are_compared_are_in_sight(page: Any, served: tuple[str, dict[str, str]]) -> None:
+    address, ids = served
+    runs = "&".join(f"run={ids[name]}" for name in ("finished", "stopped", "finetuned"))
+    at_once(page, f"{address}/compare?{runs}")
+    chips = page.get_by_test_id("stMultiSelectTagsContainer")
+    chips.wait_for()
+    page.set_viewport_size({"width": 500, "height": 768})  # one a line
+    page.wait_for_timeout(300)
+    tall = "e => [e.scrollHeight, e.clientHeight]"
+    needed, shown = chips.evaluate(tall)
+    assert needed <= shown + 1
 
 
 def test_the_arrow_of_an_empty_page_is_as_small_as_its_words(

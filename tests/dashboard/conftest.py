@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import streamlit as st
+from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
 from dashboard.state import jobs, sheets
@@ -62,6 +63,11 @@ def shown(test: AppTest) -> str:
     text = words(test)
     assert "could not be drawn" not in text
     return text
+
+
+def words_of(table: Any) -> Any:
+    """The cells of a table as they are shown, where they have words of their own."""
+    return convert_arrow_bytes_to_pandas_df(table.proto.arrow_data.styler.display_values)
 
 
 def table_rows(test: AppTest) -> list[dict[str, Any]]:

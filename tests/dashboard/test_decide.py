@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from helpers import paired_answers
 
+from dashboard.views.decide import draft
+from qaf_core.files import ContentCache
 from qaf_core.review.decision.criteria import Criterion, keep_criteria, read_criteria
 from qaf_core.review.decision.economics import PRESETS, keep_assumptions, load_assumptions
 from qaf_core.review.decision.risks import read_notes
@@ -63,6 +65,42 @@ def test_criteria_are_entered_kept_and_judged(draw: Draw, seeded_store: Store, r
     assert {row.kind for row in read_criteria(seeded_store.run_folder(run_id))[-1].criteria} == {
         "largest_drop", "file_size"
     }  # fmt: skip
+
+
+def limits(test: Any) -> list[float]:
+    return [row.value for row in test.number_input if "-limit-" in str(row.key)]
+
+
+def test_criteria_that_are_not_kept_yet_stand_in_the_address(
+    draw: Draw, seeded_store: Store, run_id: str
+) -> None:
+    test = draw("decide", run=run_id)
+    press(test, "-add").run()
+    next(row for row in test.number_input if "-limit-" in str(row.key)).set_value(5.0).run()
+    named = test.query_params["criteria"]
+    assert limits(draw("decide", run=run_id, criteria=named)) == [5.0]
+    other = draw("decide", run=run_id, criteria=named, part="risks")
+    assert other.query_params["criteria"] == named
+    other.segmented_control(key="decide-part").set_value("verdict").run()
+    assert limits(other) == [5.0]
+    test.segmented_control(key="decide-part").set_value("risks").run()
+    test.segmented_control(key="decide-part").set_value("verdict").run()
+    assert limits(test) == [5.0]
+    press(test, "-keep").run()
+    assert "criteria" not in test.query_params
+    assert len(read_criteria(seeded_store.run_folder(run_id))) == 1
+
+
+@pytest.mark.parametrize("named", ["0123456789ab", "../../secrets", "f" * 12])
+def test_a_draft_that_is_none_is_told_and_left_out(
+    draw: Draw, seeded_store: Store, run_id: str, named: str
+) -> None:
+    bad = {"run": run_id, "rows": [{"kind": "largest_drop", "limit": "much", "script": "x"}]}
+    ContentCache(seeded_store.workspace.joinpath(*draft.FOLDER)).keep("f" * 12, bad)
+    test = draw("decide", run=run_id, criteria=named)
+    assert limits(test) == []
+    assert "is left out" in shown(test)
+    assert "criteria" not in test.query_params
 
 
 def test_criteria_left_as_they_are_are_no_change(draw: Draw, seeded_store: Store, run_id: str) -> None:

@@ -155,7 +155,7 @@ def test_what_a_search_tells_is_in_japanese_too(draw: Draw, store: Store) -> Non
     serve(store, found)
     text = shown(test.run())
     assert "1 % 緩めると約 0.03 ポイント改善" in text
-    assert "校正画像 512 枚, 実行はまだなし" in text
+    assert "校正画像 512 枚、実行はまだなし" in text
 
 
 def test_what_more_room_would_save_is_told_as_the_search_tells_it() -> None:
@@ -209,6 +209,9 @@ def test_a_front_is_asked_for_once_and_can_be_stopped(draw: Draw, store: Store) 
     assert "0 of 10 searches are done" in shown(test)
     test.button(key="measure-front").click().run()
     assert store.count_queued("heavy") == 10
+    place = f"front-{MODEL}"
+    again = draw("explore", model=MODEL, **{place: test.query_params[place]})  # another browser
+    assert "0 of 10 searches are done" in shown(again)
     test.button(key="stop-front").click().run()
     assert "10 of 10 searches are done" in shown(test)
     assert store.count_queued("heavy") == 0

@@ -70,6 +70,17 @@ def test_columns_explain_their_terms_and_take_one_unit() -> None:
     assert all(column["help"] for name, column in live.layer_columns().items() if name != "seconds")
 
 
+def test_differences_are_shown_signed_and_sorted_as_numbers() -> None:
+    frame = pd.DataFrame({"run": ["a", "b", "c"], "change": list(map(columns.points, (-0.1, 0.02, None)))})
+    shown = columns._in_words(frame)
+    assert shown.data["change"].map(float, na_action="ignore").tolist()[:2] == [-10.0, 2.0]
+    cells = [row[2]["display_value"] for row in shown._translate(False, False)["body"]]
+    assert cells == ["−10.0", "+2.0", "–"]
+    printed = columns.printed(frame, {})
+    assert "<td>−10.0</td>" in printed
+    assert "<td>+2.0</td>" in printed
+
+
 def test_headings_of_finished_tables_explain_their_terms() -> None:
     table = Table(key="t", title="", header=["Class", "Agreement"], rows=[["Rank", "Rank"]])
     html = blocks._table(table)

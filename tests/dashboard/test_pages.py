@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import begun_run
+from helpers import begun_run, paired_answers
 from streamlit.testing.v1 import AppTest
 
 from dashboard.state import catalogue
@@ -21,11 +24,12 @@ from qaf_core.data.models.catalogue import find_model
 from qaf_core.data.workspace.registry import add_model
 from qaf_core.errors import ModelError
 from qaf_core.pipeline.events import RunEvent
+from qaf_core.runs.evidence.predictions import keep_predictions
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import EXPORTS_FOLDER, PACKED_NAME, default_workspace
 
-from .conftest import Draw, shown, table_rows, words
+from .conftest import Draw, shown, table_rows, words, words_of
 
 
 def run_with(store: Store, status: str) -> str:
@@ -106,11 +110,10 @@ def test_a_segmentation_run_is_told_in_its_own_words(draw: Draw, seeded_store: S
     assert "Accuracy" not in text
     assert "Pixels right: 99.0 % → 99.0 %" in text
     assert "Same answers as the original: 97.0 %" in text
-    classes = next(
-        frame.value for frame in test.dataframe if "name" in frame.value and "change" in frame.value
-    )
-    assert classes["name"].tolist() == ["scratch", "pit"]
-    assert classes["change"].tolist() == ["−1.0", "−1.0"]
+    classes = next(frame for frame in test.dataframe if "name" in frame.value and "change" in frame.value)
+    assert classes.value["name"].tolist() == ["scratch", "pit"]
+    assert classes.value["change"].tolist() == pytest.approx([-1.0, -1.0])  # sorted as numbers
+    assert words_of(classes)["change"].tolist() == ["−1.0", "−1.0"]
     compared = draw("tradeoffs", model="inspection/unet")
     shown(compared)
     assert compared.selectbox(key="tradeoffs-y").options[0] == "Mean IoU"
@@ -479,3 +482,32 @@ def test_code_of_a_workspace_waits_for_trust(
     test.run()
     assert [row[0] for row in store.rows("SELECT kind FROM runs")] == ["inspect"]
     assert "strange:make" in (tmp_path / "config" / "qaf" / "trusted.json").read_text()
+
+
+def test_no_page_of_a_run_loads_torch(seeded_store: Store) -> None:
+    """A page that did would take seconds to draw, once in each process; all such work is a worker's."""
+    run_id = run_with(seeded_store, "completed")
+    folder = seeded_store.run_folder(run_id)
+    folder.mkdir(parents=True)
+    (folder / PACKED_NAME).write_bytes(b"packed")
+    keep_predictions(folder, paired_answers(600, 5, 2, classes=("ok", "pit")))
+    looks = [(page, {}) for page in ("run", "tradeoffs", "compare", "layers", "export", "decide")]
+    looks += [("decide", {"part": part}) for part in ("changes", "checks", "case", "risks", "report")]
+    code = f"""
+import sys
+from streamlit.testing.v1 import AppTest
+from dashboard.widgets import ui
+ui.keep_worker = lambda: None
+for page, query in {looks!r}:
+    test = AppTest.from_string(f"from dashboard import app\\napp.main({{page!r}})", default_timeout=60)
+    for name, value in {{"run": {run_id!r}, **query}}.items():
+        test.query_params[name] = value
+    test.run()
+    assert not test.exception and not test.error, (page, query, test.exception, test.error)
+    assert "torch" not in sys.modules, (page, query)
+"""
+    environment = {**os.environ, "QAF_WORKSPACE": str(seeded_store.workspace)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr

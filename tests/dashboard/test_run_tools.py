@@ -86,6 +86,10 @@ def test_a_run_is_named_noted_and_tagged(store: Store, monkeypatch: pytest.Monke
     assert list_rows(store)[0].tags == ()
     test.button(key="runs-archive").click().run()
     assert list_rows(store)[0].archived
+    assert "1 run was archived" in shown(test)
+    test.button(key="undo").click().run()
+    assert not list_rows(store)[0].archived
+    assert "archived:" not in shown(test)
 
 
 def test_interrupted_runs_go_on_and_waiting_ones_are_not_deleted(

@@ -13,7 +13,8 @@ from PIL import Image
 
 from qaf_core.data.load import ImageSet, load_images
 from qaf_core.data.models.catalogue import build_model, find_model
-from qaf_core.pipeline.preview import image_address, preview_predictions
+from qaf_core.pipeline.preview import preview_predictions
+from qaf_core.pipeline.thumbnails import image_address
 
 
 def test_nine_images_of_as_many_classes_as_possible() -> None:

@@ -127,6 +127,7 @@ def test_it_tells_how_far_a_comparison_is_and_stops_inside_of_it(
     answers_of(network, tmp_path, progress=Progress(told.append)).judge({"2": SVD})
     fractions = [event.data["fraction"] for event in told]
     assert {event.data["stage"] for event in told} == {"selecting"}
+    assert {event.data["message"].rpartition(" ")[2] for event in told} == {"1"}
     assert fractions == sorted(fractions)
     assert fractions[0] == 0.0
     assert max(fractions) > 0.5

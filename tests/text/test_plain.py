@@ -27,12 +27,12 @@ def test_every_end_of_a_solve_has_a_word_that_does_not_read_as_a_failure() -> No
     assert {*map(str, Status), "solving"} == set(labels)
     told = {status: translator("en", plain=True)(label) for status, label in labels.items()}
     assert all(label in PLAIN_WORDS or label in PLAIN_ALREADY for label in labels.values())
-    assert told[Status.MAX_ITERATIONS] == "Best found in the steps given"
+    assert told[Status.MAX_ITERATIONS] == "Best in given steps"
     assert len(set(told.values())) == len(told)
 
 
 def test_they_are_told_in_the_language() -> None:
-    assert translator("ja", plain=True)("Limit reached") == "決められた反復での最良の結果"
+    assert translator("ja", plain=True)("Limit reached") == "規定反復内で最良"
     assert translator("ja")("Limit reached") == "反復上限"
     assert translator("ja", plain=True)("Models") == translator("ja")("Models")
     assert translator("en", plain=True)("Models") == "Models"

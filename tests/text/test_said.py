@@ -11,9 +11,10 @@ from qaf_core.pipeline.check.class_order import ClassOrder
 from qaf_core.pipeline.check.findings import describe_order
 from qaf_core.pipeline.check.plausibility import Finding
 from qaf_core.records import from_plain, to_plain
+from qaf_core.text import said
 from qaf_core.text.catalogue import translator
 from qaf_core.text.said import from_plain as read_template
-from qaf_core.text.said import retell, said_of, say, templates_of
+from qaf_core.text.said import listing, retell, said_of, say, templates_of
 
 JAPANESE = translator("ja")
 TOLD = say("split by seed {seed}", seed=17)
@@ -63,3 +64,13 @@ def test_checks_of_exports_are_told_in_japanese() -> None:
     again = from_plain(Check, json.loads(json.dumps(to_plain(check))))
     assert again.told(JAPANESE) == "整数演算: CPU でそのまま実行"
     assert Check(name="old", passed=True, detail="kept before").told(JAPANESE) == "old: kept before"
+
+
+def test_names_are_joined_by_the_commas_of_the_language() -> None:
+    say_in_japanese = translator("ja")
+    few, many = listing(["a", "b"]), listing("abcdefg", limit=2)
+    assert (few.text(), few.text(say_in_japanese)) == ("a, b", "a、b")
+    assert many.text() == "a, b and 5 more"
+    assert many.text(say_in_japanese).startswith("a、b")
+    kept = json.loads(json.dumps(said.to_plain(many)))
+    assert said.from_plain(kept).text(say_in_japanese) == many.text(say_in_japanese)

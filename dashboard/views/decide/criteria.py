@@ -10,6 +10,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard.text import _
+from dashboard.views.decide import draft
 from dashboard.widgets import ui
 from qaf_core.deploy.runtime.model_files import ModelFile
 from qaf_core.errors import QafError
@@ -63,13 +64,16 @@ def _labels() -> dict[str, str]:
     }
 
 
+def place_of(runs: Sequence[RunRecord]) -> str:
+    """Where the session holds the form of some runs."""
+    return f"criteria-{runs[0].id}"
+
+
 def form(runs: Sequence[RunRecord], *, sets: Sequence[CriteriaSet], classes: Sequence[str] = ()) -> None:
     """Criteria of runs, to be changed and kept with each of them."""
     kept = sets[-1].criteria if sets else ()
-    place = f"criteria-{runs[0].id}"
-    if place not in st.session_state:
-        st.session_state[place] = [_to_row(number, criterion) for number, criterion in enumerate(kept)]
-    rows: list[dict[str, Any]] = st.session_state[place]
+    place = place_of(runs)
+    rows = draft.rows(place, runs[0].id, kept)
     st.subheader(_("What the network must hold"), anchor=False)
     st.caption(
         _(
@@ -78,6 +82,7 @@ def form(runs: Sequence[RunRecord], *, sets: Sequence[CriteriaSet], classes: Seq
         )
     )
     values = [_draw_row(place, row, classes) for row in rows]
+    draft.hold(place, runs[0].id, values, kept)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.button(
             _("Add a criterion"), icon=":material/add:", key=f"{place}-add", on_click=_add, args=(place,)
@@ -113,17 +118,11 @@ def _add(place: str) -> None:
     kind = next(
         (kind for kind in (kinds.LARGEST_DROP, kinds.FILE_SIZE, kinds.LATENCY) if kind not in used), None
     )
-    rows.append(_to_row(time.time_ns(), None, kind or kinds.LARGEST_DROP))
+    rows.append({"number": time.time_ns(), "kind": kind or kinds.LARGEST_DROP, "limit": None})
 
 
 def _remove(place: str, number: int) -> None:
     st.session_state[place] = [row for row in st.session_state[place] if row["number"] != number]
-
-
-def _to_row(number: int, criterion: Criterion | None, kind: str = "") -> dict[str, Any]:
-    if criterion is None:
-        return {"number": number, "kind": kind, "limit": None}
-    return {"number": number, **criterion.to_dict()}
 
 
 def _draw_row(place: str, row: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import streamlit as st
 from dashboard.state import address
 from dashboard.state import review as state
 from dashboard.text import _
-from dashboard.views.decide import business, checks, criteria, paper, risks
+from dashboard.views.decide import business, checks, criteria, draft, paper, risks
 from dashboard.widgets import blocks, run_choice, ui
 from qaf_core.review.report import evidence_sections, sections
 from qaf_core.review.report.review import MOST_RUNS, Review
@@ -92,6 +92,8 @@ def _draw(review: Review, chosen: Sequence[RunRecord]) -> None:
         required=True,
         label_visibility="collapsed",
     )
+    if part != "verdict":
+        draft.name(criteria.place_of(chosen))
     if part == "verdict":
         _verdict(review, chosen)
     elif part == "changes":

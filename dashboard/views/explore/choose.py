@@ -19,7 +19,7 @@ from dashboard.state.overrides import (
     overrides_of,
     read_class_text,
 )
-from dashboard.text import _, language, plural
+from dashboard.text import _, language, listed, plural
 from dashboard.widgets import check_result, image_paths, preparation, ui
 from qaf_core.data.models.source import ModelSource
 from qaf_core.data.models.timm_names import TIMM_FAMILY
@@ -303,7 +303,7 @@ def _data_for(source: ModelSource) -> tuple[str, str | None]:
     with right:
         if mode == "own":
             return image_paths.ask(source.task)
-        classes = ", ".join(source.classes)
+        classes = listed(source.classes)
         st.caption(_("Made for this model. Classes: {classes}.").format(classes=ui.plain(classes)))
     return "builtin", None
 

@@ -11,7 +11,7 @@ import streamlit as st
 
 from dashboard.state import expectations, jobs, rows, sheets
 from dashboard.state.plan_draft import Draft
-from dashboard.text import _, meaning
+from dashboard.text import _, listed, meaning
 from dashboard.views.explore import controls
 from dashboard.views.explore.choose import Choice
 from dashboard.views.run import live
@@ -88,7 +88,7 @@ def _show_prediction(expected: Prediction, original: float) -> None:
             return
         text = _("{points} points against the original's {original}; learnt from {source}.").format(
             points=points_text(-expected.drop), original=percent_text(original),
-            source=", ".join(part.text(_) for part in expected.learnt_from),
+            source=listed(expected.learnt_from),
         )  # fmt: skip
         if expected.worst:
             text += " " + _("Most harm is done by {layers}.").format(layers=_worst_layers(expected))
@@ -97,7 +97,7 @@ def _show_prediction(expected: Prediction, original: float) -> None:
             st.caption(
                 ui.plain(
                     _("Nothing is known of the structure chosen for {layers}: not counted.").format(
-                        layers=", ".join(expected.unknown)
+                        layers=listed(expected.unknown)
                     )
                 )
             )
@@ -129,7 +129,7 @@ def _collapse_text(expected: Prediction) -> str:
 
 
 def _worst_layers(expected: Prediction) -> str:
-    return ", ".join(f"{name} ({percent_text(share, 0)})" for name, share in expected.worst)
+    return listed(f"{name} ({percent_text(share, 0)})" for name, share in expected.worst)
 
 
 def _heat_map(choice: Choice, draft: Draft, predictor: Predictor) -> None:

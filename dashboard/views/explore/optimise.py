@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
 
-from dashboard.state import address
+from dashboard.state import address, jobs
 from dashboard.state.plan_draft import Draft
-from dashboard.text import _
+from dashboard.text import _, listed
 from dashboard.views.explore import controls
 from dashboard.views.explore.choose import Choice
 from dashboard.widgets import ui
 from qaf_core.factorization.effort import REFINING_SECONDS, Effort
 from qaf_core.factorization.options import Method
 from qaf_core.runs.jobs.plans.sweep import BUDGETS, METHODS, front_requests
+from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.request import SearchRequest
 from qaf_core.search.budget.budgets import lock_text
 from qaf_core.text.units import percent_text, size_text
@@ -72,7 +73,7 @@ def offer(choice: Choice, draft: Draft) -> None:
 
 def _front(choice: Choice, *, disabled: bool, effort: Effort) -> None:
     """A search for each of several sizes, found and dense, each followed by a run; in the background."""
-    key, store = f"front-{choice.source.id}", ui.open_store()
+    place, store = f"front-{choice.source.id}", ui.open_store()
     left, right = st.columns([1.2, 3.6], gap="medium", vertical_alignment="center")
     begin = left.button(
         _("Measure a front"),
@@ -85,8 +86,8 @@ def _front(choice: Choice, *, disabled: bool, effort: Effort) -> None:
         requests = front_requests(
             controls.request_of(choice), BUDGETS, METHODS, REFINING_SECONDS[effort], effort
         )
-        st.session_state[key] = [store.ask(request) for request in requests]
-    searches = [job for job_id in st.session_state.get(key, ()) if (job := store.job(job_id)) is not None]
+        jobs.remember(place, *(store.ask(request) for request in requests))
+    searches = jobs.recall_all(store, place, "search")
     if not searches:
         right.caption(
             _(
@@ -95,13 +96,34 @@ def _front(choice: Choice, *, disabled: bool, effort: Effort) -> None:
             )
         )
         return
-    done = sum(job.is_final for job in searches)
+    with right:
+        if all(job.is_final for job in searches):
+            _say_done(searches)
+        else:
+            _follow_front(place)
+
+
+@st.fragment(run_every=2.0)
+@ui.guarded
+def _follow_front(place: str) -> None:
+    """How far a front is; drawn again and again only while it is measured."""
+    store = ui.open_store()
+    searches = jobs.recall_all(store, place, "search")
+    if all(job.is_final for job in searches):
+        st.rerun(scope="app")
+    _say_done(searches)
+    st.button(_("Stop the front"), key="stop-front", on_click=_stop, args=([job.id for job in searches],))
+
+
+def _say_done(searches: Sequence[JobRecord]) -> None:
     text = _("{done} of {count} searches are done; their runs appear on Trade-offs.")
-    right.info(text.format(done=done, count=len(searches)), icon=":material/ssid_chart:")
-    if done < len(searches) and right.button(_("Stop the front"), key="stop-front"):
-        for job in searches:
-            store.request_cancel(job.id)
-        st.rerun()
+    done = sum(job.is_final for job in searches)
+    st.info(text.format(done=done, count=len(searches)), icon=":material/ssid_chart:")
+
+
+def _stop(job_ids: Sequence[str]) -> None:
+    for job_id in job_ids:
+        ui.ask_to_stop(job_id)
 
 
 def _budgets() -> tuple[str, ...]:
@@ -159,7 +181,7 @@ def _result_text(result: Mapping[str, Any]) -> str:
         "The table below is filled with the plan for {budget}: {size}, {bops} of the bit-operations, "
         "expected {value} ({low} to {high})."
     ).format(
-        budget=", ".join(result["budget"]),
+        budget=listed(result["budget"]),
         size=size_text(cost["size_bytes"]),
         bops=percent_text(cost["bops"] / before["bops"]),
         value=percent_text(predicted["value"]),

@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboard.state import catalogue, jobs
 from dashboard.state.overrides import keep_class_names, overrides_of, read_class_text
-from dashboard.text import _
+from dashboard.text import _, listed
 from dashboard.widgets import check_result, preparation, ui
 from qaf_core.data.models.published import is_published_name
 from qaf_core.data.models.timm_names import TIMM_FAMILY
@@ -104,7 +104,7 @@ def _file_or_path(label: str, field: str, types: list[str], help_text: str) -> B
 def _missing(values: Mapping[str, Any]) -> str:
     labels = {"name": _("a name"), "weights": _("trained weights"), "data": _("labelled images")}
     lacking = [label for field, label in labels.items() if not values[field]]
-    return _("Still to give: {fields}.").format(fields=", ".join(lacking)) if lacking else ""
+    return _("Still to give: {fields}.").format(fields=listed(lacking)) if lacking else ""
 
 
 def _begin(request: CheckRequest, weights: BinaryIO | str, data: BinaryIO | str, classes: str) -> None:

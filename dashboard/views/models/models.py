@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard.state import address, catalogue
-from dashboard.text import _
+from dashboard.text import _, listed
 from dashboard.views.models import add_model, check_model, uploads
 from dashboard.widgets import columns, network_graph, run_choice, run_shades, ui
 from qaf_core.data.models.source import ModelSource
@@ -69,7 +69,7 @@ def _row(source: ModelSource) -> dict[str, Any]:
     cost = original_cost(catalogue.inventory_of(source, ui.workspace())) if inventory else None
     return {
         "model": source.id,
-        "title": ", ".join(filter(None, catalogue.title_of(source))),
+        "title": listed(filter(None, catalogue.title_of(source))),
         "task": task_label(source.task),
         "classes": len(source.classes),
         "input": " × ".join(str(n) for n in source.input_shape[1:]),
@@ -119,7 +119,7 @@ def _remove(source: ModelSource) -> None:
 
 def _study(source: ModelSource) -> None:
     left, right = st.columns([3, 2], vertical_alignment="bottom")
-    left.subheader(ui.plain(", ".join(filter(None, catalogue.title_of(source)))), anchor=False)
+    left.subheader(ui.plain(listed(filter(None, catalogue.title_of(source)))), anchor=False)
     with right, st.container(horizontal=True, horizontal_alignment="right"):
         if st.button(_("Compress it"), type="primary", icon=":material/arrow_forward:", key="compress"):
             ui.go_to("explore", model=source.id)
@@ -167,7 +167,7 @@ def _facts(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
         )
     )
     if len(source.classes) <= 40:
-        st.caption(_("Classes: {classes}.").format(classes=ui.plain(", ".join(source.classes))))
+        st.caption(_("Classes: {classes}.").format(classes=ui.plain(listed(source.classes))))
 
 
 def draw_network(source: ModelSource, inventory: Sequence[LayerInfo]) -> None:
@@ -203,7 +203,7 @@ def _layer_row(info: LayerInfo) -> dict[str, Any]:
         "shape": " × ".join(str(n) for n in info.weight_shape),
         "params": info.params,
         "macs": with_prefix(info.macs, "") if info.macs else None,
-        "becomes": ", ".join(able),
+        "becomes": listed(able),
         "reason": _(info.skip_reason) if info.skip_reason else "",
     }
 

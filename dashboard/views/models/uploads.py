@@ -8,7 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard.text import _, plural
+from dashboard.text import _, listed, plural
 from dashboard.widgets import ui
 from qaf_core.data.formats.sources import lies_in
 from qaf_core.data.formats.zip import list_added
@@ -57,7 +57,7 @@ def _line(item: Stored) -> None:
     icon = "image" if item.path.is_dir() else "deployed_code"
     name.markdown(f":material/{icon}: {ui.plain(item.path.name)}")
     size.markdown(size_text(item.size_bytes))
-    parts = [_("used by {models}").format(models=", ".join(item.models))] if item.models else []
+    parts = [_("used by {models}").format(models=listed(item.models))] if item.models else []
     if item.runs:
         parts.append(plural("in {count} run", "in {count} runs", item.runs))
     used.caption(ui.plain(" · ".join(parts) or _("not used")))

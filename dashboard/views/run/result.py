@@ -241,7 +241,7 @@ def _classes(run: RunRecord) -> None:
                 "name": columns.text(_("Class")),
                 "original": columns.percent(_("Original"), "baseline"),
                 "compressed": columns.percent(_("Compressed")),
-                "change": columns.text(_("Change, points"), "points"),
+                "change": columns.written(_("Change, points"), "points"),
             },
         )
 

@@ -16,7 +16,6 @@ from dashboard.widgets import columns, run_tools, ui
 from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.charts import method_label
 from qaf_core.runs.listing import RunRow, list_rows
-from qaf_core.text.units import points_text
 
 
 def show() -> None:
@@ -68,7 +67,7 @@ def _row(run: RunRow, status: str, say: Callable[[str], str]) -> dict[str, Any]:
         "status": status,
         "run": run.title,
         "accuracy": None if run.value is None else 100 * run.value,
-        "change": None if run.drop is None else points_text(-run.drop),
+        "change": columns.points(None if run.drop is None else -run.drop),
         "smaller": before / after if before and after else None,
         "slower": None if run.slower is None else run.slower[0],
         "method": method_label(run.method, say),
@@ -94,9 +93,9 @@ def _columns() -> dict[str, Any]:
             _("Measured"),
             help_text=_("Accuracy of classifiers, mean IoU of segmentation, mAP at IoU 0.5 of detection."),
         ),
-        "change": columns.text(_("Change, points"), "points"),
+        "change": columns.written(_("Change, points"), "points"),
         "smaller": columns.factor(_("Smaller"), help_text=_("The original counts 4 bytes a parameter.")),
         "slower": columns.factor(_("Time, 8-bit = 1"), "time_ratio", _("Empty if not measured."), digits=2),
-        "tags": st.column_config.ListColumn(_("Tags")),
+        "tags": st.column_config.ListColumn(_("Tags"), width=130),
         "started": columns.text(_("Started")),
     }

@@ -13,7 +13,13 @@ from dashboard.text import _, translation
 from dashboard.views.tradeoffs.judged import TARGET_KEY, Judged
 from dashboard.widgets import ui
 from qaf_core.review.tradeoffs.axes import AXES, BOPS, SIZE, VALUE, axis_label, box_target
-from qaf_core.review.tradeoffs.figure import View, closeup_floor, parallel_figure, tradeoff_figure
+from qaf_core.review.tradeoffs.figure import (
+    MOST_INTERVALS,
+    View,
+    closeup_floor,
+    parallel_figure,
+    tradeoff_figure,
+)
 from qaf_core.review.tradeoffs.points import RunPoint, original_point, run_point
 from qaf_core.runs.listing import RunRow
 
@@ -72,6 +78,8 @@ def show(runs: Sequence[RunRow], points: Sequence[RunPoint], judged: Judged) -> 
         with column:
             _panel(points, judged, upwards, floor, first, f"x{place + 1}")
     note = _("Bars show 95 % intervals of the measurement; the dotted line joins the best trade-offs.")
+    if len(points) > MOST_INTERVALS:
+        note += " " + _("Of so many runs only the best have bars; point at a run for its interval.")
     if not st.session_state[DRAW_KEY]:
         note += " " + _("Click a point to open its run.")
     if floor is not None:

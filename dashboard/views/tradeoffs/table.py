@@ -106,7 +106,9 @@ def _row(run: RunRow, judged: Judged, best: Mapping[str, str], say: Callable[[st
         "run": run.title,
         "method": charts.method_label(run.method, say),
         "accuracy": 100 * (run.value or 0.0),
-        "drop": None if difference is None else mark.get(difference.verdict, "") + difference.text(say),
+        "drop": None
+        if difference is None
+        else columns.Written(100 * difference.value, mark.get(difference.verdict, "") + difference.text(say)),
         "size": run.size_bytes,
         "smaller": run.original_bytes / size if run.original_bytes and size else None,
         "deployed": run.deployed_bytes,
@@ -146,7 +148,7 @@ def _columns(metric: str, judged: Judged, forms: Mapping[str, str]) -> dict[str,
         ),
         "accuracy": columns.percent(metric_label(metric, _), help_text=metric_help(metric, _)),
         "interval": columns.text(_("95 % interval"), "interval"),
-        "drop": columns.text(
+        "drop": columns.written(
             _("Against {name}").format(name=name),
             "paired",
             _(
@@ -165,7 +167,7 @@ def _columns(metric: str, judged: Judged, forms: Mapping[str, str]) -> dict[str,
         "share": columns.percent(_("Of original BOPs"), "bops"),
         "energy": columns.number(_("Energy"), forms["energy"], "energy"),
         "memory": columns.number(_("Memory"), forms["memory"], "memory"),
-        "tags": st.column_config.ListColumn(_("Tags")),
+        "tags": st.column_config.ListColumn(_("Tags"), width=130),
         "status": columns.text(_("Status")),
     }
 

@@ -184,14 +184,12 @@ def _risks_of_classes(changes: Changes | None) -> list[Risk]:
         worse.sort(key=lambda row: -(row.drop or 0.0))
         text = say(
             "Some classes lose more than chance explains: {names}.",
-            names=", ".join(f"{row.name} ({points_text(-(row.drop or 0.0))})" for row in worse[:MOST_NAMED]),
+            names=[f"{row.name} ({points_text(-(row.drop or 0.0))})" for row in worse[:MOST_NAMED]],
         )
         step = say("Look at the changed images of these classes; set a criterion for those that matter.")
         risks.append(Risk(key="classes", level="high", text=text, next_step=step))
     if absent:
-        text = say(
-            "Classes without a single image were not checked: {names}.", names=", ".join(absent[:MOST_NAMED])
-        )
+        text = say("Classes without a single image were not checked: {names}.", names=absent[:MOST_NAMED])
         step = say("Collect images of these classes.")
         risks.append(Risk(key="absent", level="medium", text=text, next_step=step))
     return risks
@@ -251,7 +249,7 @@ def _risks_of_speed(evidence: Evidence) -> list[Risk]:
         risks.append(Risk(key="kernels", level="medium", text=text, next_step=step))
     failed = sorted({name for timing in evidence.timings for name in timing.failed})
     if failed:
-        text = say("The device does not run these files: {names}.", names=", ".join(failed))
+        text = say("The device does not run these files: {names}.", names=failed)
         step = say("Deploy a file that it runs, or update its runtime.")
         risks.append(Risk(key="formats", level="high", text=text, next_step=step))
     bits = [row.bits for row in evidence.record.plan.layers]

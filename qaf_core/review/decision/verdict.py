@@ -212,7 +212,7 @@ def recommend(criteria: Sequence[Criterion], runs: Sequence[Evidence]) -> Recomm
         return Recommendation(run_id=chosen.run_id, verdicts=verdicts, reasons=(reason,))
     open_runs = [evidence.name for evidence in runs if verdicts[evidence.run_id].status == OPEN]
     if open_runs and criteria:
-        reason = say("No run is shown to pass all criteria; still open: {names}.", names=", ".join(open_runs))
+        reason = say("No run is shown to pass all criteria; still open: {names}.", names=open_runs)
     elif criteria:
         reason = say("No run passes all criteria.")
     else:

@@ -37,8 +37,8 @@ def changes_section(review: Review, _: Translate) -> Section:
     total = sum(row.n for row in changes.per_class)
     paragraphs = [
         _(
-            "Of {n} images {lost} are no longer right, {gained} are right only now, and {changed} are "
-            "answered otherwise in all."
+            "Of {n} images: no longer right {lost}, right only now {gained}, "
+            "answered otherwise in all {changed}."
         ).format(n=f"{total:,}", lost=lost, gained=gained, changed=len(changes.changed))
     ]
     blocks: list[Block] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from qaf_core.text.said import Translate, untranslated
 from qaf_core.text.units import percent_text, with_prefix
 
 MOST_TICKS = 6
-MOST_INTERVALS = 300  # points beyond that hide each other: their intervals stand in the hover
+MOST_INTERVALS = 60  # points beyond that hide each other: only the best have bars, all say theirs on hover
 NEAR = 0.15  # a metric this far below the best is still shown in a close-up
 FAINT = 0.22
 
@@ -62,11 +62,12 @@ def tradeoff_figure(points: Sequence[RunPoint], view: View, *, _: Translate = un
     shown = [p for p in points if None not in (getattr(p, view.across), getattr(p, view.upwards))]
     figure = go.Figure()
     _add_front(figure, shown, view, _)
+    barred = with_bars(shown, view)
     others = sorted({p.method for p in shown} - {*METHODS, "original"})
     for method in (*METHODS, *others, "original"):
         chosen = [p for p in shown if p.method == method]
         if chosen:
-            figure.add_trace(_run_trace(chosen, method, view, len(shown) <= MOST_INTERVALS, _))
+            figure.add_trace(_run_trace(chosen, method, view, barred, _))
     style(figure, height_px=430)
     figure.update_layout(hovermode="closest", dragmode=False, clickmode="event+select")
     metric = shown[0].metric if shown else None
@@ -125,7 +126,7 @@ def _add_front(figure: go.Figure, points: Sequence[RunPoint], view: View, _: Tra
 
 
 def _run_trace(
-    points: Sequence[RunPoint], method: str, view: View, intervals: bool, _: Translate
+    points: Sequence[RunPoint], method: str, view: View, barred: Collection[RunPoint], _: Translate
 ) -> go.Scatter:
     original = method == "original"
     mark = palette.ORIGINAL_MARK if original else palette.method_mark(method)
@@ -134,9 +135,9 @@ def _run_trace(
     axes = dict.fromkeys((SIZE, BOPS, view.across, view.upwards))
     labels = {axis: axis_label(axis, None, _) for axis in axes if axis != VALUE}
     errors = {
-        f"error_{letter}": _intervals(points, below, colour)
+        f"error_{letter}": _intervals(points, below, barred, colour)
         for letter, axis in (("x", view.across), ("y", view.upwards))
-        if axis == VALUE and intervals
+        if axis == VALUE
     }
     return go.Scatter(
         x=np.array([_scale(view.across, getattr(p, view.across)) for p in points]),
@@ -162,8 +163,18 @@ def _run_trace(
     )
 
 
-def _intervals(points: Sequence[RunPoint], below: Sequence[bool], colour: str) -> dict[str, Any]:
-    pairs = list(zip(points, below, strict=True))
+def with_bars(points: Sequence[RunPoint], view: View) -> Collection[RunPoint]:
+    """The points whose intervals are drawn: all, or of very many the best trade-offs and the original."""
+    if len(points) <= MOST_INTERVALS:
+        return points
+    front = set(front_of(points, view.across, view.upwards))
+    return [p for place, p in enumerate(points) if place in front or p.method == "original"]
+
+
+def _intervals(
+    points: Sequence[RunPoint], below: Sequence[bool], barred: Collection[RunPoint], colour: str
+) -> dict[str, Any]:
+    pairs = [(p, out if p in barred else None) for p, out in zip(points, below, strict=True)]
     return {
         "type": "data", "symmetric": False, "thickness": 1.2, "width": 4, "color": colour,
         "array": [_bar(p, out, p.high - p.value) for p, out in pairs],
@@ -171,9 +182,9 @@ def _intervals(points: Sequence[RunPoint], below: Sequence[bool], colour: str) -
     }  # fmt: skip
 
 
-def _bar(point: RunPoint, below: bool, length: float) -> float | None:
+def _bar(point: RunPoint, below: bool | None, length: float) -> float | None:
     """An end of an interval in percent; none of points that do not stand out, 0 of those out of sight."""
-    return None if point.stands_out is False else 0 if below else 100 * length
+    return None if below is None or point.stands_out is False else 0 if below else 100 * length
 
 
 def _hover(point: RunPoint, labels: Mapping[str, str], _: Translate) -> str:
@@ -323,6 +334,7 @@ def _dimension(title: str, values: Sequence[float | None], logarithmic: bool) ->
         lacking = low - 0.12 * (high - low)
         return {
             "label": title,
+            "tickformat": ".4~g",
             "values": [lacking if v is None else v for v in values],
             **_lacks(values, low, high),
         }

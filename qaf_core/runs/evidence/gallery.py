@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from qaf_core.errors import QafError
 from qaf_core.files import read_json
 from qaf_core.pipeline.marks import MARKED_TASKS, beside, mark, of_image, picture_address
+from qaf_core.pipeline.thumbnails import image_address
 from qaf_core.runs.evidence.predictions import PairedPredictions
+from qaf_core.runs.jobs.images import load_evaluation_images
 from qaf_core.runs.store.request import source_of
 from qaf_core.runs.store.store import Store
 
@@ -50,9 +52,6 @@ def picture_addresses(
 def _read_pictures(
     store: Store, run_id: str, places: Sequence[int], paired: PairedPredictions | None
 ) -> dict[int, str]:
-    from qaf_core.pipeline.preview import image_address
-    from qaf_core.runs.jobs.images import load_evaluation_images
-
     record = store.run(run_id)
     images = load_evaluation_images(
         record.request, source_of(record.request, store.workspace), store.workspace
