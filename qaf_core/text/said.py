@@ -24,7 +24,8 @@ class Said:
     Attributes:
         template: In English, with ``{name}`` where a value stands; the key of the catalogues. Without values
             it is a text as it stands, braces and all.
-        values: Plain JSON values by name; a ``Said`` is put in words first, a list joined by commas.
+        values: Plain JSON values by name; a ``Said`` is put in words first, a list joined by
+            commas; a tuple, as of a shape, stays one.
     """
 
     template: str
@@ -67,8 +68,8 @@ def either(choices: Iterable[str | Said]) -> Said:
 
 
 def in_words(value: Any, _: Translate = untranslated) -> Any:
-    """A sentence as text in the language of ``_``, several joined by its commas; anything else as it is."""
-    if isinstance(value, list | tuple):
+    """A sentence as text in the language of ``_``, a list joined by its commas; anything else as it is."""
+    if isinstance(value, list):
         return _(", ").join(str(in_words(each, _)) for each in value)
     return value.text(_) if isinstance(value, Said) else value
 
@@ -80,7 +81,7 @@ def to_plain(value: Any) -> Any:
             "template": value.template,
             "values": {key: to_plain(one) for key, one in value.values.items()},
         }
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return [to_plain(each) for each in value]
     return value if isinstance(value, str | int | float | None) else str(value)
 
