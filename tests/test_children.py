@@ -34,8 +34,10 @@ def test_helpers_of_the_solver(planted: Path) -> None:
 
 
 def test_probes_of_doctor_and_of_memory(planted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_TORCH_PROBE", "import pickle; print(pickle.__file__)")
-    assert str(planted) not in doctor._check_torch()
+    monkeypatch.setattr(doctor, "_TORCH_PROBE", "import pickle; print(pickle.__file__, 1, '', sep='|')")
+    told = doctor._check_torch().text()
+    assert "pickle.py" in told
+    assert str(planted) not in told
     assert measure_peak_memory(planted / "none.onnx", np.zeros((1, 3), np.float32), threads=1) is None
     assert not list(planted.glob("RUN-*"))
 

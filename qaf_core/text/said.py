@@ -24,8 +24,8 @@ class Said:
     Attributes:
         template: In English, with ``{name}`` where a value stands; the key of the catalogues. Without values
             it is a text as it stands, braces and all.
-        values: Plain JSON values by name; a ``Said`` is put in words first, a list joined by
-            commas; a tuple, as of a shape, stays one.
+        values: Plain JSON values by name; a ``Said`` is put in words first, a list of texts
+            is joined by commas; numbers, as of a shape, keep their brackets.
     """
 
     template: str
@@ -68,8 +68,8 @@ def either(choices: Iterable[str | Said]) -> Said:
 
 
 def in_words(value: Any, _: Translate = untranslated) -> Any:
-    """A sentence as text in the language of ``_``, a list joined by its commas; anything else as it is."""
-    if isinstance(value, list):
+    """A sentence as text in the language of ``_``, lists of such joined by its commas; else as it is."""
+    if isinstance(value, list) and value and all(isinstance(each, str | Said) for each in value):
         return _(", ").join(str(in_words(each, _)) for each in value)
     return value.text(_) if isinstance(value, Said) else value
 

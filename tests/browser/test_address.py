@@ -24,7 +24,7 @@ PAGES = {  # with what shows that it is that page
     "decide?run={finished}&part=risks": "text=Risks and plan",
     "run?run={finished}&minutes=30&trains=scales": "text=Against the original",
     "run?find=tuned": "input[aria-label='Search'][value='tuned']",
-    f"tradeoffs?{MODEL}&target=%E2%89%A4+80+kB&reference={{finished}}&y=size_bytes&group=method": "text=keep to",
+    f"tradeoffs?{MODEL}&target=%E2%89%A4+80+kB&reference={{finished}}&y=size_bytes&group=tag": "text=keep to",
     f"tradeoffs?{MODEL}&chart=lines": ".js-plotly-plot",
     "compare?run={finished}&run={finetuned}&what=errors&sort=output": "td:has-text('layer1.0.conv1')",
     "start?step=2": "h3:has-text('What compression does')",
