@@ -27,7 +27,7 @@ from qaf_core.cli.networks import check, cost, inspect, predict, sensitivity
 from qaf_core.cli.plans import plan
 from qaf_core.cli.report import import_evidence, report
 from qaf_core.cli.runs import compress, search
-from qaf_core.cli.text import VARIABLE, _, choose_language
+from qaf_core.cli.text import VARIABLE, _, choose_language, describe_usage
 from qaf_core.errors import QafError, RunCancelled
 from qaf_core.files import write_file
 from qaf_core.runs.store.workspace import default_workspace
@@ -123,7 +123,7 @@ def run() -> NoReturn:
 def _report_other(error: Exception) -> int:
     # Typer carries its own copy of click in newer versions, so its errors are known by what they can do.
     if hasattr(error, "format_message"):
-        message = say("{fault}; see: qaf --help.", fault=error.format_message().rstrip("."))
+        message = say("{fault}; see: qaf --help.", fault=describe_usage(error))
         return _report(message.text(_), EXIT_BAD_INPUT)
     if type(error).__name__ == "Abort":
         return _report(_("Cancelled."), EXIT_CANCELLED)

@@ -168,3 +168,41 @@ def print_costs(before: dict[str, Any], after: dict[str, Any]) -> None:
         for title, field, show in quantities
     ]
     print_table(("", "original", "compressed", "smaller"), rows)
+
+
+def describe_usage(error: Any) -> Said:
+    """One sentence without its full stop.
+
+    Args:
+        error: An error of click, of which Typer may carry a copy of its own: known by its name.
+    """
+    kind, name = type(error).__name__, _named(error)
+    if kind == "NoSuchOption":
+        possible = list(getattr(error, "possibilities", None) or ())
+        if possible:
+            return say("there is no option {name} (did you mean {possible}?)", name=name, possible=possible)
+        return say("there is no option {name}", name=name)
+    if kind == "MissingParameter":
+        return say("{name} is missing", name=name)
+    if kind == "BadOptionUsage":
+        return say("{name} needs a value", name=name)
+    if kind == "BadParameter":
+        return say("the value of {name} cannot be used: {fault}", name=name, fault=Said(_message(error)))
+    if kind in ("UsageError", "NoSuchCommand") and "No such command" in _message(error):
+        return say("there is no such command: {name}", name=_message(error).split("'")[1])
+    return Said(_message(error))
+
+
+def _message(error: Any) -> str:
+    return str(getattr(error, "message", None) or error.format_message()).rstrip(".")
+
+
+def _named(error: Any) -> str:
+    """The option or argument an error is about, as it is typed."""
+    if getattr(error, "option_name", None):
+        return str(error.option_name)
+    parameter = getattr(error, "param", None)
+    if parameter is None:
+        return str(getattr(error, "param_hint", None) or "?")
+    options = [text for text in getattr(parameter, "opts", ()) if text.startswith("-")]
+    return options[-1] if options else str(parameter.name).upper()
