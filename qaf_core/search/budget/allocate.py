@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,9 @@ from qaf_core.text.said import say
 SECONDS = 20.0
 GAP = 1e-4
 REACHED = 1e3  # what the objective comes to in the units that the solver is given
+MOST_UNITS, SMALLEST_UNIT = 4, 1e-10  # tries to find these units; of the largest coefficient
 HARM = "harm"
-TIGHT = 1e-9
+TIGHT = 1e-6  # what a hundredth of a limit is worth at least, in the solver's units
 SMALLEST = 1e-12
 Floats = NDArray[np.float64]
 _STDOUT = threading.Lock()
@@ -156,43 +158,69 @@ class _Table:
 
     def solve(self) -> list[int] | None:
         """The number of each layer's choice; None where nothing meets the limits."""
-        solution = self._program(self.objective, self.takes, self.allowed, integral=True)
+        solution = self._program(self.objective / self._unit, self.takes, self.allowed)
         return None if solution is None else self._read(solution)
 
     def _read(self, solution: Floats) -> list[int]:
         return [int(solution[self.layers == layer].argmax()) for layer in range(self.count)]
 
-    def _program(self, objective: Floats, takes: Floats, allowed: Floats, *, integral: bool) -> Floats | None:
-        from scipy.optimize import Bounds, LinearConstraint, milp
+    @cached_property
+    def _unit(self) -> float:
+        """What the solver is given the objective in: a thousandth of what it comes to.
+
+        The solver is content with a millionth of what it is given. The harms of two bits are a million times
+        those of eight: in units of the largest, most differences would be below that.
+        """
+        largest = max(float(np.abs(self.objective).max()), 1e-300)
+        unit = largest
+        for _ in range(MOST_UNITS):
+            result = self._relaxed(unit)
+            finer = float(result.fun) * unit / REACHED if result.status == 0 else unit
+            finer = max(finer, SMALLEST_UNIT * largest)
+            if finer > 0.5 * unit:
+                break
+            unit = finer
+        return unit
+
+    def _relaxed(self, unit: float) -> Any:
+        """The program with shares of choices, by ``scipy.optimize.linprog``."""
+        from scipy.optimize import linprog
+
+        sizes = _sizes(self.allowed)
+        return linprog(
+            self.objective / unit,
+            A_ub=self.takes / sizes[:, None],
+            b_ub=self.allowed / sizes,
+            A_eq=self._one_each(0),
+            b_eq=np.ones(self.count),
+            bounds=(0, 1),
+            method="highs",
+        )
+
+    def _one_each(self, extra: int) -> Any:
+        """The equations that each layer has one choice, with columns of other unknowns behind."""
         from scipy.sparse import csr_array
 
-        extra = len(objective) - len(self.layers)
-        ones = csr_array(
-            (np.ones(len(self.layers)), (self.layers, np.arange(len(self.layers)))),
-            shape=(self.count, len(objective)),
+        columns = len(self.layers)
+        return csr_array(
+            (np.ones(columns), (self.layers, np.arange(columns))), shape=(self.count, columns + extra)
         )
-        sizes = _sizes(allowed)
 
-        def solved(scale: float, integrality: int) -> Any:
-            return milp(
-                objective / scale,
-                integrality=np.r_[np.full(len(self.layers), integrality), np.zeros(extra)],
+    def _program(self, objective: Floats, takes: Floats, allowed: Floats) -> Floats | None:
+        from scipy.optimize import Bounds, LinearConstraint, milp
+
+        extra, sizes = len(objective) - len(self.layers), _sizes(allowed)
+        with _nothing_on_stdout():
+            result = milp(
+                objective,
+                integrality=np.r_[np.ones(len(self.layers)), np.zeros(extra)],
                 bounds=Bounds(0.0, np.r_[np.ones(len(self.layers)), np.full(extra, np.inf)]),
                 constraints=[
-                    LinearConstraint(ones, 1.0, 1.0),
+                    LinearConstraint(self._one_each(extra), 1.0, 1.0),
                     LinearConstraint(takes / sizes[:, None], -np.inf, allowed / sizes),
                 ],
                 options={"time_limit": SECONDS, "mip_rel_gap": GAP},
             )
-
-        with _nothing_on_stdout():
-            relaxed = solved(max(float(np.abs(objective).max()), 1e-300), 0)
-            if relaxed.x is None or not integral:
-                return relaxed.x  # type: ignore[no-any-return]
-            # The solver is content with a gap of a millionth. The harms of two bits are a million times those
-            # of eight: in units of the largest, most differences would be below that.
-            reached = float(objective @ relaxed.x) / REACHED
-            result = solved(reached if reached > 0.0 else max(float(np.abs(objective).max()), 1e-300), 1)
         solution: Floats | None = result.x
         return solution
 
@@ -201,30 +229,17 @@ class _Table:
         shares = self.takes / np.maximum(self.allowed, 1e-300)[:, None]
         takes = np.c_[shares, np.full(len(shares), -1.0)]
         objective = np.r_[np.zeros(len(self.layers)), 1.0]
-        solution = self._program(objective, takes, np.zeros(len(self.allowed)), integral=True)
+        solution = self._program(objective, takes, np.zeros(len(self.allowed)))
         return float("inf") if solution is None else float(solution[-1])
 
     def price(self, limits: Sequence[Limit]) -> tuple[str | None, float]:
         """The limit whose hundredth is worth most of the objective, by the program's relaxation."""
-        from scipy.optimize import linprog
-        from scipy.sparse import csr_array
-
-        ones = csr_array((np.ones(len(self.layers)), (self.layers, np.arange(len(self.layers)))))
-        sizes = _sizes(self.allowed)
-        result = linprog(
-            self.objective,
-            A_ub=self.takes / sizes[:, None],
-            b_ub=self.allowed / sizes,
-            A_eq=ones,
-            b_eq=np.ones(self.count),
-            bounds=(0, 1),
-            method="highs",
-        )
+        result = self._relaxed(self._unit)
         if result.status != 0:
             return None, 0.0
         worth = -result.ineqlin.marginals * 0.01
         best = int(worth.argmax())
-        return (limits[best].name, float(worth[best])) if worth[best] > TIGHT else (None, 0.0)
+        return (limits[best].name, float(worth[best]) * self._unit) if worth[best] > TIGHT else (None, 0.0)
 
 
 def _sizes(allowed: Floats) -> Floats:

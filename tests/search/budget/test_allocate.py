@@ -133,3 +133,6 @@ def test_small_harms_count_beside_layers_that_would_be_destroyed() -> None:
             following[spent:] = np.minimum(following[spent:], moved)
         best = following
     assert found.harm == pytest.approx(best.min() ** (1 / TOGETHER), rel=1e-3)
+    more = allocate(rows, [limit("size", 1.01 * limit_size)])
+    assert found.binding == "size"
+    assert found.price == pytest.approx(found.harm - more.harm, rel=0.4)  # choices come in steps
