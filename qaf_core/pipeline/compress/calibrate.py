@@ -251,8 +251,8 @@ def fit_last_link(
     """
     fits = _fits(link, fitting, validation)
     errors = [_error(fit, validation) for fit in fits]
-    near = [index for index, error in enumerate(errors) if error <= NEAR * min(errors)]
-    best = min(near, key=lambda index: errors[index])
+    best = min(range(len(fits)), key=lambda index: errors[index])
+    near = [index for index, error in enumerate(errors) if error <= NEAR * errors[best]]
     if harm is not None and len(near) > 1:
         harms = {index: _harm(fits[index], link, harm) for index in near}
         if all(map(math.isfinite, harms.values())):  # else the outputs cannot be compared
@@ -260,8 +260,8 @@ def fit_last_link(
     chosen, everything = fits[best], fitting.joined(validation)
     codes, scales = chosen.codes, chosen.scales
     if chosen.ridge is not None:
-        weight = fits[0].codes * fits[0].scales
-        codes, scales = _rounded(everything, everything.explained(), weight, chosen.ridge, link)
+        problem = _Problem.of(everything, fits[0].codes * fits[0].scales)
+        codes, scales = problem.rounded(chosen.ridge, link)
     bias = chosen.bias
     if best > 0:
         bias = _fitted_bias(everything, codes * scales)
@@ -273,8 +273,9 @@ def _fits(link: Link, fitting: OutputMoments, validation: OutputMoments) -> list
     """The link as it is, with another bias, and with other codes: ridge of least error, and the largest."""
     codes = link.codes.reshape(len(link.codes), -1).clone()
     scales = link.scales.reshape(len(codes), -1)
-    weight, aim = codes * scales, fitting.explained()
-    targets = {ridge: _ridge_target(fitting, aim, weight, ridge)[0] for ridge in RIDGES}
+    weight = codes * scales
+    problem = _Problem.of(fitting, weight)
+    targets = {ridge: problem.target(ridge) for ridge in RIDGES}
     errors = {
         ridge: validation.error(target, _fitted_bias(fitting, target)) for ridge, target in targets.items()
     }
@@ -283,7 +284,7 @@ def _fits(link: Link, fitting: OutputMoments, validation: OutputMoments) -> list
         _Fit(codes, scales, _fitted_bias(fitting, weight), None),
     ]
     for ridge in sorted({min(RIDGES, key=lambda ridge: errors[ridge]), max(RIDGES)}):
-        moved, steps = _rounded(fitting, aim, weight, ridge, link)
+        moved, steps = problem.rounded(ridge, link)
         fits.append(_Fit(moved, steps, _fitted_bias(fitting, moved * steps), ridge))
     return fits
 
@@ -298,32 +299,54 @@ def _harm(fit: _Fit, link: Link, harm: Callable[[], float]) -> float:
     return harm()
 
 
-def _ridge_target(
-    moments: OutputMoments, aim: tuple[Tensor, Tensor], old_weight: Tensor, ridge: float
-) -> tuple[Tensor, Tensor]:
-    """The weight ``(I, P)`` that is aimed at, drawn to the old one by ``ridge``, and the Gram to round it by.
+@dataclass(frozen=True, kw_only=True)
+class _Problem:
+    """Integer least squares for a weight that is drawn to an old one.
 
     Inputs that hardly vary say nothing about their weight: it stays.
 
-    Args:
-        moments: Of the samples.
-        aim: Gram and cross moments of the least squares, as ``OutputMoments.explained``.
+    Attributes:
         old_weight: ``(I, P)``.
-        ridge: Relative to the inputs' variances.
+        gram, cross: Of the least squares, as ``OutputMoments.explained``: ``(P, P)`` and ``(I, P)``.
+        covariance: Of the inputs as they are, under which a weight is rounded.
+        noise: Variances that cannot be told from rounding errors.
     """
-    covariance, _ = moments.centred()
-    diagonal = covariance.diagonal()
-    prior = ridge * diagonal.clamp_min(float(diagonal.mean()) * 1e-4) + moments.noise()
-    gram, cross = aim
-    target = solve_gram(gram + torch.diag(prior), cross + prior * old_weight.double())
-    return target, covariance + torch.diag(prior)
 
+    old_weight: Tensor
+    gram: Tensor
+    cross: Tensor
+    covariance: Tensor
+    noise: Tensor
 
-def _rounded(
-    moments: OutputMoments, aim: tuple[Tensor, Tensor], old_weight: Tensor, ridge: float, link: Link
-) -> tuple[Tensor, Tensor]:
-    target, gram = _ridge_target(moments, aim, old_weight, ridge)
-    return round_rows(target.to(link.scales.dtype), gram.to(link.scales.dtype), link.bits)
+    @classmethod
+    def of(cls, moments: OutputMoments, old_weight: Tensor) -> _Problem:
+        """The problem that samples pose."""
+        gram, cross = moments.explained()
+        covariance, _ = moments.centred()
+        return cls(
+            old_weight=old_weight.double(), gram=gram, cross=cross, covariance=covariance,
+            noise=moments.noise(),
+        )  # fmt: skip
+
+    def _prior(self, ridge: float) -> Tensor:
+        """How strongly each input's weight is drawn to the old one, ``(P,)``."""
+        diagonal = self.covariance.diagonal()
+        return ridge * diagonal.clamp_min(float(diagonal.mean()) * 1e-4) + self.noise
+
+    def target(self, ridge: float) -> Tensor:
+        """The weight ``(I, P)`` that is aimed at.
+
+        Args:
+            ridge: Relative to the inputs' variances.
+        """
+        prior = self._prior(ridge)
+        return solve_gram(self.gram + torch.diag(prior), self.cross + prior * self.old_weight)
+
+    def rounded(self, ridge: float, link: Link) -> tuple[Tensor, Tensor]:
+        """Codes and row scales of that weight on a link's grid."""
+        gram = self.covariance + torch.diag(self._prior(ridge))
+        kind = link.scales.dtype
+        return round_rows(self.target(ridge).to(kind), gram.to(kind), link.bits)
 
 
 def _fitted_bias(moments: OutputMoments, weight: Tensor) -> Tensor:

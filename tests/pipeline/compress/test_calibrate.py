@@ -599,3 +599,12 @@ def test_a_much_smaller_error_is_taken_whatever_the_answers_say() -> None:
     error = fit_last_link(link, *with_instrument(x, 2.0 * x @ WEIGHT_OF_NOISE.mT, x), harm=harm)
     assert error < 1e-3
     assert torch.allclose(link.weight, 2.0 * WEIGHT_OF_NOISE, atol=0.05)
+
+
+def test_outputs_that_are_no_numbers_leave_the_link_as_it_is() -> None:
+    x = draw(600, 6, seed=43)
+    y = (x @ WEIGHT_OF_NOISE.mT).index_fill(0, torch.tensor([1]), math.nan)  # of the held-back samples
+    link = one_by_one(WEIGHT_OF_NOISE)
+    codes = link.codes.clone()
+    assert math.isnan(fit_last_link(link, *with_instrument(x, y, x)))
+    assert torch.equal(link.codes, codes)
