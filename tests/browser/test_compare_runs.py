@@ -93,6 +93,8 @@ def test_a_drawn_box_becomes_the_target_and_a_click_opens_a_run_where_none_is_dr
 def test_a_front_takes_two_clicks_and_is_found_again(page: Any, served: Served) -> None:
     address, _, workspace = served
     page.goto(f"{address}/explore")
+    page.get_by_text("Best plan under a budget").wait_for()
+    settle(page)
     page.get_by_text("Best plan under a budget").click()
     page.get_by_role("button", name="Measure a front").click()
     page.get_by_text("0 of 10 searches are done").wait_for()
@@ -100,6 +102,8 @@ def test_a_front_takes_two_clicks_and_is_found_again(page: Any, served: Served) 
         assert store.count_queued("heavy") == 10
     page.wait_for_url(re.compile("front-"))
     page.reload()
+    page.get_by_text("Best plan under a budget").wait_for()
+    settle(page)
     page.get_by_text("Best plan under a budget").click()
     page.get_by_role("button", name="Stop the front").click()
     page.get_by_text("10 of 10 searches are done").wait_for()

@@ -99,8 +99,10 @@ def _front(choice: Choice, *, disabled: bool, effort: Effort) -> None:
     with right:
         if all(job.is_final for job in searches):
             _say_done(searches)
-        else:
-            _follow_front(place)
+            return
+        _follow_front(place)
+        # Not in what is drawn every other second: on a busy machine a click just then was lost now and then.
+        st.button(_("Stop the front"), key="stop-front", on_click=_stop, args=([job.id for job in searches],))
 
 
 @st.fragment(run_every=2.0)
@@ -112,7 +114,6 @@ def _follow_front(place: str) -> None:
     if all(job.is_final for job in searches):
         st.rerun(scope="app")
     _say_done(searches)
-    st.button(_("Stop the front"), key="stop-front", on_click=_stop, args=([job.id for job in searches],))
 
 
 def _say_done(searches: Sequence[JobRecord]) -> None:
