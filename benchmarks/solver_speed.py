@@ -59,8 +59,7 @@ def sweep_rate(rows: int, columns: int, rank: int, device: torch.device, repeats
     values = problem.random_start(torch.Generator().manual_seed(0))
     state = State(
         subproblem=problem,
-        bits=(4, 4, 4),
-        granularity="rank",
+        spec=QuantSpec(bits=4),
         options=SolverOptions(),
         values=values,
         codes=[],

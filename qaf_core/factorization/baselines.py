@@ -24,6 +24,7 @@ from qaf_core.factorization.admm import (
 from qaf_core.factorization.options import SolverOptions, Status
 from qaf_core.factorization.subproblem import Subproblem
 from qaf_core.quantization.grid import Grid
+from qaf_core.quantization.spec import QuantSpec
 
 PAPER_START_SWEEPS = 50
 PAPER_SCALE_POINTS = 200
@@ -150,7 +151,7 @@ def solve_paper(
     began = time.monotonic()
     limit = options.time_limit_seconds
     start = paper_start(problem, seed, math.inf if limit is None else began + limit)
-    state = State.begin(problem, bits, "tensor", options, start)
+    state = State.begin(problem, QuantSpec(bits=bits, granularity="tensor"), options, start)
     state.float_values = start
     state.codes, state.scales = round_factors(start, bits, "tensor")
     state.best = Best(codes=list(state.codes), scales=list(state.scales))

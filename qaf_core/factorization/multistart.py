@@ -17,6 +17,7 @@ from qaf_core.factorization.admm import OnEvent, State, solve_joint
 from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
 from qaf_core.factorization.subproblem import Subproblem
 from qaf_core.quantization.grid import FLOAT, Grid
+from qaf_core.quantization.spec import QuantSpec
 
 # Floating-point operations of a sweep up to which so many random starts are made, where the options leave it
 # open: there a sweep costs the calls more than the arithmetic.
@@ -34,8 +35,7 @@ class _Attempts:
     """The solves of one layer as one: events numbered on, one time limit, the best state so far."""
 
     subproblem: Subproblem
-    bits: tuple[int, ...]
-    granularity: str
+    spec: QuantSpec
     options: SolverOptions
     layer: str
     on_event: OnEvent | None
@@ -45,35 +45,34 @@ class _Attempts:
     status: Status = Status.MAX_ITERATIONS
     ended_early: Status | None = None
 
-    def solve(self, seed: int, bits: tuple[int, ...], start: Sequence[Tensor] | None = None) -> State:
+    def solve(self, seed: int, spec: QuantSpec, start: Sequence[Tensor] | None = None) -> State:
         """One more solve; a limit or a cancellation in it ends the whole."""
         limit = self.options.time_limit_seconds
         left = None if limit is None else max(limit - (time.monotonic() - self.began), LEAST_SECONDS)
         state, status = solve_joint(
             self.subproblem,
-            bits,
-            granularity=self.granularity if bits == self.bits else "rank",
+            spec,
             options=replace(self.options, time_limit_seconds=left),
             seed=seed,
             layer=self.layer,
-            on_event=None if self.on_event is None else self._relay(bits),
+            on_event=None if self.on_event is None else self._relay(spec),
             start=start,
         )
         self.iterations += state.iteration
         if status in ENDED_EARLY:
             self.ended_early = status
-        if bits == self.bits and (self.best is None or state.best.error < self.best.best.error):
+        if spec == self.spec and (self.best is None or state.best.error < self.best.best.error):
             self.best, self.status = state, status
         return state
 
-    def _relay(self, bits: tuple[int, ...]) -> OnEvent:
+    def _relay(self, spec: QuantSpec) -> OnEvent:
         """Passes events on, numbered on from the solves before; the error of floating-point factors is no
         quantized one.
         """
         before, best, on_event = self.iterations, self.best, self.on_event
 
         def relay(event: SolveEvent) -> None:
-            known = event.quantized_error if bits == self.bits or best is None else best.best.error
+            known = event.quantized_error if spec == self.spec or best is None else best.best.error
             if on_event is not None:
                 on_event(replace(
                     event, iteration=before + event.iteration, quantized_error=known,
@@ -85,9 +84,8 @@ class _Attempts:
 
 def solve_from_starts(
     subproblem: Subproblem,
-    bits: tuple[int, ...],
+    spec: QuantSpec,
     *,
-    granularity: str,
     options: SolverOptions,
     seed: int,
     layer: str = "",
@@ -97,7 +95,7 @@ def solve_from_starts(
     """Run the joint solver from as many starts as the options say, or as are cheap.
 
     Args:
-        subproblem, bits, granularity, options, seed, layer, on_event: As in ``solve_joint``.
+        subproblem, spec, options, seed, layer, on_event: As in ``solve_joint``.
         start: Factors to begin with; then there is no other start.
 
     Returns:
@@ -105,20 +103,22 @@ def solve_from_starts(
         iterations of all solves.
     """
     attempts = _Attempts(
-        subproblem=subproblem, bits=bits, granularity=granularity, options=options, layer=layer,
-        on_event=on_event, began=time.monotonic(),
+        subproblem=subproblem, spec=spec, options=options, layer=layer, on_event=on_event,
+        began=time.monotonic(),
     )  # fmt: skip
-    best = attempts.solve(seed, bits, start)
+    best = attempts.solve(seed, spec, start)
+    bits = best.bits
     if start is None and not all(Grid.of(b).is_float for b in bits):
         count = (options.starts or automatic_starts(subproblem)) if subproblem.draws_start else 1
         for attempt in range(1, count):
             if attempts.ended_early is None:
-                attempts.solve(seed + attempt * SEED_STEP, bits)
+                attempts.solve(seed + attempt * SEED_STEP, spec)
         fine = min(bits) >= FINE_BITS and subproblem.sweep_operations < CHEAP_SWEEP
         if (fine or subproblem.sweep_operations < TINY_SWEEP) and attempts.ended_early is None:
-            plain = attempts.solve(seed, (FLOAT.bits,) * len(bits))
+            unrounded = replace(spec, bits=(FLOAT.bits,) * len(bits), granularity="rank")
+            plain = attempts.solve(seed, unrounded)
             if attempts.ended_early is None:
-                attempts.solve(seed, bits, plain.float_values)
+                attempts.solve(seed, spec, plain.float_values)
     return attempts.best or best, attempts.ended_early or attempts.status, attempts.iterations
 
 

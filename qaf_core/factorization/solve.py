@@ -213,9 +213,7 @@ def _solve_factors(task: _Task, problem: Subproblem, start: list[Tensor] | None)
         codes, scales = round_factors(floats, bits, task.spec.granularity, problem.shared_rows)
         return _Outcome(codes=codes, scales=scales, floats=floats, status=status, iterations=0)
     else:
-        state, status, iterations = solve_from_starts(
-            problem, bits, granularity=task.spec.granularity, start=start, **common
-        )
+        state, status, iterations = solve_from_starts(problem, task.spec, start=start, **common)
     return _Outcome(
         codes=state.best.codes, scales=state.best.scales, floats=state.float_values, status=status,
         iterations=iterations,

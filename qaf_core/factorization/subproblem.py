@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -26,11 +26,15 @@ class Quadratic:
     linear: Tensor
     row_gram: Tensor | None = None
 
+    def raised(self, share: float) -> Quadratic:
+        """With the Gram's diagonal raised by a share: components with relative noise of that power."""
+        if not share:
+            return self
+        return replace(self, gram=self.gram + torch.diag(share * self.gram.diagonal()))
+
     def solution(self, damping: float = 0.0) -> Tensor:
         """The least-squares factor ``H⁻¹ F (G + damping·diag G)⁻¹``, ``(N, P)``."""
-        gram = self.gram + torch.diag(damping * self.gram.diagonal()) if damping > 0 else self.gram
-        solved = solve_gram(gram, self.linear)
-        return self.solve_rows(solved)
+        return self.solve_rows(solve_gram(self.raised(damping).gram, self.linear))
 
     def solve_rows(self, factor: Tensor) -> Tensor:
         """``H⁻¹`` applied to the rows of ``factor (N, P)``."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from numbers import Integral
 
 from qaf_core.errors import SolverError
-from qaf_core.quantization.grid import BITS_ACCEPTED, GRIDS
+from qaf_core.quantization.grid import BITS_ACCEPTED, FLOAT, GRIDS
 from qaf_core.text.said import say
 
 GRANULARITIES = ("tensor", "rank", "rank_row")
@@ -26,6 +26,8 @@ class QuantSpec:
         granularity: ``tensor`` (one scale per factor), ``rank`` (one per rank component) or ``rank_row``
             (per rank component, and on the output side one per row besides: the output channel's own scale).
         symmetric: The zero point is code 0. The only kind the solver takes.
+        activation_bits: Of what passes from link to link of a chain: the joint solver then keeps away from
+            components that cancel each other, which rounded activations break. 32: nothing is rounded there.
 
     Raises:
         SolverError: If a field is out of range.
@@ -34,10 +36,11 @@ class QuantSpec:
     bits: int | tuple[int, ...] = 4
     granularity: str = "rank"
     symmetric: bool = True
+    activation_bits: int = FLOAT.bits
 
     def __post_init__(self) -> None:
         values = self.bits if isinstance(self.bits, tuple) else (self.bits,)
-        for bits in values:
+        for bits in (*values, self.activation_bits):
             if whole_number(bits) not in GRIDS:
                 raise SolverError("bit-width out of range", got=bits, expected=BITS_ACCEPTED)
         widths = tuple(int(bits) for bits in values)

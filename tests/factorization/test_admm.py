@@ -17,6 +17,7 @@ from qaf_core.factorization.admm import (
     START_SWEEPS,
     START_WORK,
     State,
+    activation_noise,
     admm_sweep,
     align_signs,
     automatic_sweeps,
@@ -31,6 +32,7 @@ from qaf_core.factorization.algebra.cp import Canonical
 from qaf_core.factorization.algebra.tucker2 import Tucker2
 from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
 from qaf_core.quantization.grid import Grid
+from qaf_core.quantization.spec import QuantSpec
 
 ROWS, COLUMNS, KERNEL, RANK = 10, 8, 9, 12
 QUICK = SolverOptions(start_iterations=30, iterations=4, rounding_rounds=6)
@@ -51,8 +53,7 @@ def make(name: str, moment: bool = False, target: Tensor | None = None) -> Probl
 def state_of(problem: Problem, values: list[Tensor], bits: int = 3, granularity: str = "rank") -> State:
     return State(
         subproblem=problem,
-        bits=(bits,) * len(values),
-        granularity=granularity,
+        spec=QuantSpec(bits=bits, granularity=granularity),
         options=SolverOptions(),
         values=[value.clone() for value in values],
         codes=[torch.zeros_like(value) for value in values],
@@ -171,10 +172,10 @@ def test_the_kept_iterate_has_the_error_it_says_and_no_event_was_lower(
     name: str, moment: bool, granularity: str
 ) -> None:
     events: list[SolveEvent] = []
+    spec = QuantSpec(bits=4, granularity=granularity)
     state, _ = solve_joint(
-        make(name, moment), (4,) * (3 if name == "cp" else 2), granularity=granularity, options=QUICK, seed=0,
-        layer="layer", on_event=events.append,
-    )  # fmt: skip
+        make(name, moment), spec, options=QUICK, seed=0, layer="layer", on_event=events.append
+    )
     assert state.best.error == pytest.approx(
         rebuilt_error(state, state.best.codes, state.best.scales), rel=1e-6
     )
@@ -184,11 +185,48 @@ def test_the_kept_iterate_has_the_error_it_says_and_no_event_was_lower(
 @pytest.mark.parametrize("name", ["cp", "svd", "tucker2"])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_the_error_is_never_above_plainly_rounding_the_start(name: str, bits: int) -> None:
-    problem, count = make(name), 2 if name == "svd" else 3
+    problem = make(name)
     no_rounding = SolverOptions(start_iterations=30, iterations=0, rounding_rounds=0)
-    plain, _ = solve_joint(problem, (bits,) * count, granularity="rank", options=no_rounding, seed=0)
-    state, _ = solve_joint(problem, (bits,) * count, granularity="rank", options=QUICK, seed=0)
+    plain, _ = solve_joint(problem, QuantSpec(bits=bits), options=no_rounding, seed=0)
+    state, _ = solve_joint(problem, QuantSpec(bits=bits), options=QUICK, seed=0)
     assert state.best.error <= plain.best.error
+
+
+def test_rounded_activations_keep_the_solver_from_components_that_cancel() -> None:
+    # The sum of two components that are nearly opposite: they grow without end as they come near to it.
+    a, b, c, d, e, f = (draw(size, seed=seed) for seed, size in enumerate((9, 8, 7, 9, 8, 7)))
+    target = sum(
+        torch.einsum("i,j,k->ijk", *term) for term in ((d, b, c), (a, e, c), (a, b, f))
+    )  # of border rank 2
+    problem = Canonical(target, 2)
+    sizes, noises = [], []
+    for activation_bits in (32, 8, 4):
+        state, _ = solve_joint(
+            problem, QuantSpec(bits=8, activation_bits=activation_bits), options=QUICK, seed=0
+        )
+        values = [codes * scales for codes, scales in zip(state.best.codes, state.best.scales, strict=True)]
+        size = float(torch.stack([value.square().sum(dim=0) for value in values]).prod(dim=0).sum())
+        sizes.append(size / problem.target_norm_squared)
+        exact = float((torch.einsum("ir,jr,kr->ijk", *values) - target).square().sum())
+        noises.append(exact / problem.target_norm_squared)
+    assert sizes[0] > 1.3 * sizes[1] > 1.3 * sizes[2], sizes
+    assert noises[0] < noises[1]
+
+
+def test_the_error_of_a_solve_includes_what_rounded_activations_are_expected_to_add() -> None:
+    problem = make("cp")
+    state = State.begin(
+        problem,
+        QuantSpec(bits=8, activation_bits=8),
+        QUICK,
+        problem.random_start(torch.Generator().manual_seed(0)),
+    )
+    values = state.values
+    exact = problem.quadratic(values, 0).squared_error(values[0], problem.target_norm_squared)
+    components = torch.stack([value.square().sum(dim=0) for value in values]).prod(dim=0).sum()
+    expected = ((1 + activation_noise(8)) ** 2 - 1) * float(components)
+    error = state.problem(values, 0).squared_error(values[0], problem.target_norm_squared)
+    assert error - exact == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
@@ -201,7 +239,7 @@ def test_a_given_start_is_rounded_as_it_is_too(bits: int) -> None:
     for factor in start:
         factor[0] = high
     problem = Canonical(torch.einsum("ir,jr,kr->ijk", *start), 2)
-    state, _ = solve_joint(problem, (bits,) * 3, granularity="rank", options=QUICK, seed=0, start=start)
+    state, _ = solve_joint(problem, QuantSpec(bits=bits), options=QUICK, seed=0, start=start)
     assert state.best.error < 1e-6
 
 
@@ -209,8 +247,7 @@ def test_events_count_up_and_are_finite() -> None:
     events: list[SolveEvent] = []
     state, status = solve_joint(
         make("cp"),
-        (3, 3, 3),
-        granularity="rank",
+        QuantSpec(bits=3),
         options=QUICK,
         seed=0,
         layer="conv1",
@@ -237,7 +274,7 @@ def test_events_count_up_and_are_finite() -> None:
 def test_primal_residuals_fall_in_the_admm_phase() -> None:
     events: list[SolveEvent] = []
     options = SolverOptions(start_iterations=30, iterations=40, rounding_rounds=0, patience=40)
-    solve_joint(make("cp"), (4, 4, 4), granularity="rank", options=options, seed=0, on_event=events.append)
+    solve_joint(make("cp"), QuantSpec(bits=4), options=options, seed=0, on_event=events.append)
     residuals = [event.primal_residual for event in events if event.rho > 0]
     assert len(residuals) > 5
     assert residuals[-1] < 0.5 * residuals[0]
@@ -252,9 +289,7 @@ def test_a_cancelled_solve_keeps_the_best_so_far(stop_at: int) -> None:
         if len(events) == stop_at:
             raise RunCancelled
 
-    state, status = solve_joint(
-        make("cp"), (4, 4, 4), granularity="rank", options=QUICK, seed=0, on_event=watch
-    )
+    state, status = solve_joint(make("cp"), QuantSpec(bits=4), options=QUICK, seed=0, on_event=watch)
     assert status is Status.CANCELLED
     assert len(events) == stop_at
     assert state.best.error <= min(event.quantized_error for event in events)
@@ -266,7 +301,7 @@ def test_a_cancelled_solve_keeps_the_best_so_far(stop_at: int) -> None:
 def test_a_time_limit_ends_the_solve_with_a_result() -> None:
     options = SolverOptions(start_iterations=100_000, tolerance=0.0, time_limit_seconds=0.05)
     began = time.monotonic()
-    state, status = solve_joint(make("cp"), (4, 4, 4), granularity="rank", options=options, seed=0)
+    state, status = solve_joint(make("cp"), QuantSpec(bits=4), options=options, seed=0)
     assert status is Status.TIME_LIMIT
     assert time.monotonic() - began < 5
     assert state.best.codes
@@ -275,14 +310,14 @@ def test_a_time_limit_ends_the_solve_with_a_result() -> None:
 
 def test_limits_of_the_phases_are_kept() -> None:
     options = SolverOptions(start_iterations=7, iterations=2, rounding_rounds=3, tolerance=0.0, patience=100)
-    state, status = solve_joint(make("cp"), (4, 4, 4), granularity="rank", options=options, seed=0)
+    state, status = solve_joint(make("cp"), QuantSpec(bits=4), options=options, seed=0)
     assert state.iteration == 7 + 2 + 3
     assert status is Status.MAX_ITERATIONS
 
 
 def test_patience_ends_a_phase_without_progress() -> None:
     options = SolverOptions(start_iterations=20, iterations=500, rounding_rounds=0, tolerance=0.0, patience=2)
-    state, status = solve_joint(make("cp"), (4, 4, 4), granularity="rank", options=options, seed=0)
+    state, status = solve_joint(make("cp"), QuantSpec(bits=4), options=options, seed=0)
     assert status is Status.STAGNATED
     assert state.iteration < 20 + 500
 
@@ -290,21 +325,21 @@ def test_patience_ends_a_phase_without_progress() -> None:
 def test_a_target_that_is_not_finite_ends_as_diverged_with_zero_factors() -> None:
     target = draw(ROWS, COLUMNS, KERNEL)
     target[0, 0, 0] = math.inf
-    state, status = solve_joint(Canonical(target, 3), (4, 4, 4), granularity="rank", options=QUICK, seed=0)
+    state, status = solve_joint(Canonical(target, 3), QuantSpec(bits=4), options=QUICK, seed=0)
     assert status is Status.DIVERGED
     assert all(not bool(codes.any()) for codes in state.best.codes)
     assert all(bool(torch.isfinite(scales).all()) for scales in state.best.scales)
 
 
 def test_floating_point_needs_no_rounding_phases() -> None:
-    state, _ = solve_joint(make("svd"), (32, 32), granularity="rank", options=QUICK, seed=0)
+    state, _ = solve_joint(make("svd"), QuantSpec(bits=32), options=QUICK, seed=0)
     assert state.iteration <= 30
     assert state.best.error == pytest.approx(state.float_error, rel=1e-6)
 
 
 @pytest.mark.parametrize("bits", [(2, 8, 32), (32, 32, 4), (8, 2, 5)])
 def test_each_factor_keeps_its_own_width(bits: tuple[int, ...]) -> None:
-    state, _ = solve_joint(make("cp"), bits, granularity="rank", options=QUICK, seed=0)
+    state, _ = solve_joint(make("cp"), QuantSpec(bits=bits), options=QUICK, seed=0)
     for codes, width in zip(state.best.codes, bits, strict=True):
         if width == 32:
             assert not torch.equal(codes, codes.round())
@@ -319,12 +354,12 @@ def test_each_factor_keeps_its_own_width(bits: tuple[int, ...]) -> None:
 
 
 def test_one_scale_a_factor_stays_one_scale() -> None:
-    state, _ = solve_joint(make("cp"), (4, 4, 4), granularity="tensor", options=QUICK, seed=0)
+    state, _ = solve_joint(make("cp"), QuantSpec(bits=4, granularity="tensor"), options=QUICK, seed=0)
     assert [tuple(scales.shape) for scales in state.best.scales] == [(1, 1)] * 3
 
 
 def test_scales_by_row_are_an_outer_product_on_the_output_side() -> None:
-    state, _ = solve_joint(make("cp"), (4, 4, 4), granularity="rank_row", options=QUICK, seed=0)
+    state, _ = solve_joint(make("cp"), QuantSpec(bits=4, granularity="rank_row"), options=QUICK, seed=0)
     assert [tuple(scales.shape) for scales in state.best.scales] == [(ROWS, RANK), (1, RANK), (1, RANK)]
     scales = state.best.scales[0]
     torch.testing.assert_close(scales, scales[:, :1] * scales[:1] / scales[:1, :1])
@@ -389,7 +424,7 @@ def test_plain_rounding_notes_its_error() -> None:
 
 def test_the_same_seed_gives_the_same_codes_and_another_seed_others() -> None:
     def solve(seed: int) -> list[Tensor]:
-        return solve_joint(make("cp"), (4, 4, 4), granularity="rank", options=QUICK, seed=seed)[0].best.codes
+        return solve_joint(make("cp"), QuantSpec(bits=4), options=QUICK, seed=seed)[0].best.codes
 
     first, again, other = solve(0), solve(0), solve(1)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))

@@ -22,16 +22,14 @@ QUICK: dict[str, Any] = {"start_iterations": 20, "iterations": 2, "rounding_roun
 def run(bits: int, starts: int | None = 3, **given: Any) -> tuple[Any, Status, int]:
     options = SolverOptions(starts=starts, time_limit_seconds=given.pop("limit", None), **QUICK)
     problem = given.pop("problem", None) or Canonical(draw(12, 10, 9), 8)
-    return solve_from_starts(problem, (bits,) * 3, granularity="rank", options=options, seed=5, **given)
+    return solve_from_starts(problem, QuantSpec(bits=bits), options=options, seed=5, **given)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 6])
 def test_the_best_of_the_starts_is_kept(bits: int) -> None:
     problem, options = Canonical(draw(12, 10, 9), 8), SolverOptions(**QUICK)
     errors = [
-        solve_joint(problem, (bits,) * 3, granularity="rank", options=options, seed=5 + n * SEED_STEP)[
-            0
-        ].best.error
+        solve_joint(problem, QuantSpec(bits=bits), options=options, seed=5 + n * SEED_STEP)[0].best.error
         for n in range(3)
     ]
     state, _, _ = run(bits)

@@ -67,7 +67,9 @@ def test_joint_never_loses_more_than_sequential_from_the_same_start(structure: s
         codes, scales = round_factors(start, widths, granularity)
         rounded = [code * scale for code, scale in zip(codes, scales, strict=True)]
         squared = problem.quadratic(rounded, 0).squared_error(rounded[0], problem.target_norm_squared)
-        state, _ = solve_joint(problem, widths, granularity=granularity, options=QUICK, seed=0, start=start)
+        state, _ = solve_joint(
+            problem, QuantSpec(bits=widths, granularity=granularity), options=QUICK, seed=0, start=start
+        )
         assert state.best.error <= math.sqrt(squared / problem.target_norm_squared)
 
 

@@ -24,6 +24,7 @@ from qaf_core.factorization.structures import cp as descriptor
 from qaf_core.factorization.structures.base import one_number
 from qaf_core.factorization.subproblem import Quadratic
 from qaf_core.quantization.grid import FLOAT
+from qaf_core.quantization.spec import QuantSpec
 from qaf_core.text.said import say
 
 NEW_COMPONENT_SIZE = 0.1
@@ -183,10 +184,9 @@ class Canonical:
         if self.target.ndim == 2:
             left, values, right = tensorly.truncated_svd(self.target, n_eigenvecs=self.rank)
             return [left * values, right.mT.contiguous()]
-        floating = (FLOAT.bits,) * self.target.ndim
         limit = None if math.isinf(deadline) else max(deadline - time.monotonic(), 1e-3)
         options = SolverOptions(time_limit_seconds=limit)
-        start, _ = solve_joint(self, floating, granularity="rank", options=options, seed=seed)
+        start, _ = solve_joint(self, QuantSpec(bits=FLOAT.bits), options=options, seed=seed)
         for ridge in TENSORLY_RIDGES:
             try:
                 weights, factors = parafac(

@@ -211,7 +211,11 @@ def _jobs(
         task = SolveTask(
             structure=row.structure,
             rank=row.rank,
-            spec=QuantSpec(bits=row.bits if row.bits is not None else FLOAT.bits, granularity=granularity),
+            spec=QuantSpec(
+                bits=row.bits if row.bits is not None else FLOAT.bits,
+                granularity=granularity,
+                activation_bits=plan.activation_bits if row.structure in FACTORIZED else FLOAT.bits,
+            ),
             options=solver,
             method=method if row.structure in FACTORIZED else Method.DENSE,
             seed=plan.seed,

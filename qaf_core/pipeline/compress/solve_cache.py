@@ -19,7 +19,7 @@ from qaf_core.files import ContentCache, digest_of
 from qaf_core.quantization.spec import QuantSpec
 
 # Raised with every change of the solver that changes its codes: older entries are then not found.
-SOLVER_VERSION = 6
+SOLVER_VERSION = 7
 
 
 @dataclass(frozen=True, kw_only=True)
