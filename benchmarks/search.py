@@ -36,8 +36,10 @@ from qaf_core.runs.store.request import RunRequest, SearchRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.worker.execute import execute_in_turn
 from qaf_core.search.budget.predict import Predictor
+from qaf_core.search.sensitivity.settings import TOGETHER
 
 RATIOS = tuple(np.geomspace(1.1, 8.0, 30))
+MOST_OF_ONE = 0.4  # of all harm, by one layer
 
 
 def main() -> None:
@@ -125,12 +127,22 @@ def print_predictions(rows: list[dict[str, Any]], knowledge: Knowledge) -> None:
 
 
 def random_plan(knowledge: Knowledge, fields: dict[str, Any], number: int) -> Plan:
-    """Each layer a setting drawn at random, gentler or harder on the whole: drops of many sizes."""
+    """Each layer a setting drawn at random, gentler or harder on the whole: drops of half a point to twenty
+    and some beyond. What would destroy the network by itself is not drawn.
+    """
     generator = np.random.default_rng(1000 + number)
-    aim = math.exp(generator.uniform(math.log(2e-4), math.log(2e-2)))  # harm of a layer
+    curve, base = knowledge.curve, float(knowledge.baseline["value"])
+    losses = curve.loss(np.asarray(curve.divergence)) * base
+    drop = math.exp(generator.uniform(math.log(0.005), math.log(0.25)))
+    total = float(np.interp(drop, losses, curve.divergence))
+    layers = knowledge.sensitivity.settings
+    aim = total / len(layers) ** (1 / TOGETHER)
     rows = []
-    for settings in knowledge.sensitivity.settings.values():
+    for settings in layers.values():
         able = [row for row in settings if row.row.structure != "keep"]
+        able = [row for row in able if row.harm < MOST_OF_ONE * total] or [
+            min(able, key=lambda row: row.harm)
+        ]
         target = math.log(aim) + generator.normal(0.0, 1.2)
         apart = np.array([abs(math.log(max(row.harm, 1e-9)) - target) for row in able])
         near = np.argsort(apart)[:8]

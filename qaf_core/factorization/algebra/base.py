@@ -76,6 +76,20 @@ class Algebra(ABC):
         rest = self.reconstruct([unit, *others]).reshape(size, -1)
         return rest.mT.contiguous().mT  # products round by how numbers lie: P lie beside each other
 
+    def noise_before_last(self, values: Sequence[Tensor], moment: Tensor) -> Tensor | None:
+        """What reaches the last link's inputs of the noise of rounding the first link's outputs.
+
+        Args:
+            values: Factors, as ``Factors`` keep them.
+            moment: Second moment of the layer's inputs ``(J, J)``.
+
+        Returns:
+            ``(P, n)``, whose columns' outer products sum to the noise's covariance, for noise of the outputs'
+            own power; None where no link lies between.
+        """
+        del values, moment
+        return None
+
     @abstractmethod
     def link_weights(self, codes: Sequence[Tensor], scales: Sequence[Tensor]) -> list[LinkWeight]:
         """Codes and scales of the links in the order they run, one scale per output channel.

@@ -235,6 +235,12 @@ class CanonicalAlgebra(Algebra):
         }
         return [factors[mode] for mode in range(3)]
 
+    def noise_before_last(self, values: Sequence[Tensor], moment: Tensor) -> Tensor | None:
+        """The depthwise link keeps components apart, each of like range."""
+        _, inner, kernel = values
+        powers = ((moment @ inner) * inner).sum(dim=0) * kernel.square().sum(dim=0)
+        return torch.diag(powers.clamp_min(0.0).sqrt())
+
     def link_weights(self, codes: Sequence[Tensor], scales: Sequence[Tensor]) -> list[LinkWeight]:
         """The depthwise link holds all column scales."""
         row, column = row_and_column(scales[0], codes[0])

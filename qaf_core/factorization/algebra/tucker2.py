@@ -157,6 +157,12 @@ class Tucker2Algebra(Algebra):
         """Here the ``J·K`` of a row lie beside each other."""
         return super().rest_of_chain(values).contiguous()
 
+    def noise_before_last(self, values: Sequence[Tensor], moment: Tensor) -> Tensor | None:
+        """One range holds all of the core's inputs: each has the noise of the strongest."""
+        _, core, inner = values
+        power = ((moment @ inner) * inner).sum(dim=0).max()
+        return core.flatten(1) * power.clamp_min(0.0).sqrt()
+
     def link_weights(self, codes: Sequence[Tensor], scales: Sequence[Tensor]) -> list[LinkWeight]:
         """U_in's and the core's column scales go to the first link, U_out's column scales to the core."""
         outer, core, inner = codes

@@ -7,6 +7,7 @@ inputs, it rounds ``argmin_A tr((W - A P) Σ (W - A P)ᵀ)`` on its grid under t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,7 @@ from qaf_core.factorization.solve import solve_layer
 from qaf_core.factorization.structures import Rank
 from qaf_core.pipeline.compress.compress import shrink
 from qaf_core.pipeline.compress.input_moments import InputStatistics
-from qaf_core.quantization.grid import FLOAT
+from qaf_core.quantization.grid import FLOAT, Grid
 from qaf_core.quantization.spec import QuantSpec
 
 FLOAT_OPTIONS = SolverOptions(starts=1, start_iterations=25, iterations=0, rounding_rounds=0)
@@ -27,6 +28,7 @@ ROUNDED_OPTIONS = SolverOptions(starts=1, start_iterations=1, iterations=2, roun
 MOMENT_WEIGHT = 0.5  # of the inputs' second moment in what the factors are solved for
 RIDGE = 1e-2  # of the Gram's diagonal: what the output fit draws to the weight before it
 GRANULARITY = "rank_row"
+ROUNDING_NOISE = 2.5e-4  # of activations at 8 bits, relative to the power of the strongest channel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +51,31 @@ class Weight:
         return self.rows.reshape(len(self.rows), -1)
 
 
-def dense_change(weight: Weight, bits: int) -> Tensor:
-    """``Ŵ - W (C_out, P)`` of a layer that is rounded and not factorized."""
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What a setting does to a layer.
+
+    Attributes:
+        weight: ``Ŵ - W (C_out, P)``.
+        spread: ``(C_out, n)``: rounding what passes from link to link adds noise to each output, of the
+            covariance ``spread spreadᵀ``. None where nothing passes or nothing is rounded.
+    """
+
+    weight: Tensor
+    spread: Tensor | None = None
+
+
+def dense_change(weight: Weight, bits: int) -> Change:
+    """Of a layer that is rounded and not factorized."""
     gram = None if weight.statistics is None else _raised(weight.statistics.covariance)
     codes, scales = round_rows(weight.matrix, gram, bits)
-    return codes * scales - weight.matrix
+    return Change(weight=codes * scales - weight.matrix)
 
 
 def factorized_changes(
-    weight: Weight, structure: str, rank: Rank, bits: tuple[int, ...], seed: int
-) -> dict[int, Tensor]:
-    """``Ŵ - W (C_out, P)`` of a factorized layer, by bit-width.
+    weight: Weight, structure: str, rank: Rank, bits: tuple[int, ...], seed: int, activation_bits: int
+) -> dict[int, Change]:
+    """Of a factorized layer, by bit-width.
 
     Args:
         weight: The layer's.
@@ -67,23 +83,27 @@ def factorized_changes(
         rank: Of its kind.
         bits: Falling; each solve begins from the one before. 32 leaves the factors unrounded.
         seed: Of the random start.
+        activation_bits: Of what passes from link to link.
     """
     covariance = None if weight.by_channel is None else shrink(weight.by_channel, MOMENT_WEIGHT)
     start: Factors | None = None
-    changes: dict[int, Tensor] = {}
+    changes: dict[int, Change] = {}
     for width in bits:
         result = solve_layer(
             weight.rows,
             structure=structure,
             rank=rank,
-            spec=QuantSpec(bits=width, granularity=GRANULARITY),
+            spec=QuantSpec(bits=width, granularity=GRANULARITY, activation_bits=activation_bits),
             options=FLOAT_OPTIONS if start is None else ROUNDED_OPTIONS,
             seed=seed,
             input_covariance=covariance,
             start=start,
         )
         start = result.factors
-        changes[width] = _fitted(weight, start, width) - weight.matrix
+        changes[width] = Change(
+            weight=_fitted(weight, start, width) - weight.matrix,
+            spread=_spread(weight, start, activation_bits),
+        )
     return changes
 
 
@@ -103,6 +123,24 @@ def _fitted(weight: Weight, factors: Factors, bits: int) -> Tensor:
     codes, scales = round_rows(target, gram, bits)
     fitted = (codes * scales) @ passing
     return torch.where(_errors(fitted, weight) < _errors(matrix, weight), fitted, matrix)
+
+
+def _spread(weight: Weight, factors: Factors, activation_bits: int) -> Tensor | None:
+    """What rounding between links adds to the outputs, see ``Change``.
+
+    The last link's inputs share one range, so the noise of all is that of the largest. What is rounded before
+    them passes the links between, whatever its correlation over positions was.
+    """
+    if Grid.of(activation_bits).is_float or weight.statistics is None or weight.by_channel is None:
+        return None
+    values = factors.values()
+    passing, outer = factors.algebra.rest_of_chain(values), values[0].reshape(len(weight.rows), -1)
+    moment = weight.statistics.covariance + torch.outer(weight.statistics.mean, weight.statistics.mean)
+    powers = ((passing @ moment) * passing).sum(dim=1).clamp_min(0.0)
+    parts = [outer * powers.max().sqrt()]
+    if (before := factors.algebra.noise_before_last(values, weight.by_channel)) is not None:
+        parts.append(outer @ before)
+    return torch.cat(parts, dim=1) * math.sqrt(ROUNDING_NOISE * 4.0 ** (8 - activation_bits))
 
 
 def _errors(matrix: Tensor, weight: Weight) -> Tensor:

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from qaf_core.network.graph.network import first_tensors, layer_of
 from qaf_core.network.modules.quantized import Layer
@@ -33,6 +34,7 @@ PROBES = 128
 PROBE_PIXELS = 4 * 224 * 224  # of one probe's images
 LARGEST_PROBE, SMALLEST_PROBE = 8, 2  # images
 LEAST_PROBES = 16
+OUTPUT_PROBES = 16  # of which the gradients of outputs are looked at: each has many positions
 GRADIENT_BYTES = 800_000_000  # of all layers' gradients together
 HALF_BYTES = 2
 ROWS_AT_ONCE = 16  # in single precision
@@ -47,11 +49,14 @@ class LayerCurvature:
         gradients: ``(N, numel)`` by rows of the weight, half precision, each divided by its size.
         sizes: What they were divided by, ``(N,)``.
         images: Draws summed in each.
+        outputs: Second moment of the gradients of the layer's outputs, summed over positions, an image:
+            ``(C_out, C_out)``.
     """
 
     gradients: Tensor
     sizes: Tensor
     images: int
+    outputs: Tensor
 
     def harms(self, changes: Tensor) -> Tensor:
         """Expected divergence an image for changes of the weight.
@@ -66,6 +71,15 @@ class LayerCurvature:
         products = torch.cat([rows.float() @ columns for rows in torch.split(self.gradients, ROWS_AT_ONCE)])
         products = products.double() * self.sizes[:, None]
         return products.square().mean(dim=0) * (0.5 / self.images)
+
+    def harm_of_noise(self, spread: Tensor) -> float:
+        """Expected divergence an image for noise on the outputs, from position to position independent.
+
+        Args:
+            spread: ``(C_out, n)``; the noise has the covariance ``spread spreadᵀ``.
+        """
+        spread = spread.to(self.outputs)
+        return 0.5 * float((spread * (self.outputs @ spread)).sum())
 
 
 def measure_curvature(
@@ -107,6 +121,7 @@ def measure_curvature(
     parameters += [modules[name].bias.requires_grad_(True) for name in centred]  # type: ignore[union-attr]
     size = min(LARGEST_PROBE, max(SMALLEST_PROBE, PROBE_PIXELS // max(images[0, 0].numel(), 1)), len(images))
     counts = _counts(modules)
+    outputs = {name: _Outputs.of(layer) for name, layer in modules.items()}
     generator = torch.Generator().manual_seed(seed)
     rounds = math.ceil(PROBES * size / len(images))
     order = torch.cat([torch.randperm(len(images), generator=generator) for _ in range(rounds)])
@@ -114,6 +129,9 @@ def measure_curvature(
     for number in progress.track(range(PROBES), PROBES, "sensitivity", "Probing the network's answers"):
         progress.check()
         chosen = images[order[number * size : (number + 1) * size]]
+        if number == OUTPUT_PROBES:
+            for seen in outputs.values():
+                seen.handle.remove()
         with torch.enable_grad():
             score = _probe(model(chosen), temperature, generator)
         gradients = torch.autograd.grad(score, parameters, allow_unused=True)
@@ -126,10 +144,35 @@ def measure_curvature(
             gradients=torch.stack([row for row, _ in parts]),
             sizes=torch.stack([peak for _, peak in parts]),
             images=size,
+            outputs=outputs[name].moment / (size * min(OUTPUT_PROBES, PROBES)),
         )
         for name, parts in rows.items()
         if parts
     }
+
+
+@dataclass(kw_only=True)
+class _Outputs:
+    """Sums up the second moment of the gradients that reach a layer's outputs, while its hook is there."""
+
+    layer: Layer
+    moment: Tensor
+    handle: RemovableHandle
+
+    @classmethod
+    def of(cls, layer: Layer) -> _Outputs:
+        rows = len(layer.rows)
+
+        def watch(_: nn.Module, __: Any, output: Tensor) -> None:
+            output.register_hook(seen.add)  # type: ignore[no-untyped-call]
+
+        moment = torch.zeros(rows, rows)
+        seen = cls(layer=layer, moment=moment, handle=layer.register_forward_hook(watch))
+        return seen
+
+    def add(self, gradient: Tensor) -> None:
+        rows = self.layer.operation.output_rows(gradient)
+        self.moment += rows.T @ rows
 
 
 def _in_half(

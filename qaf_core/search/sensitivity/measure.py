@@ -25,7 +25,7 @@ from qaf_core.pipeline.compress.result import CompressOptions
 from qaf_core.pipeline.divergence import output_divergence
 from qaf_core.pipeline.events import Progress
 from qaf_core.quantization.grid import FLOAT
-from qaf_core.search.sensitivity.changes import Weight, dense_change, factorized_changes
+from qaf_core.search.sensitivity.changes import Change, Weight, dense_change, factorized_changes
 from qaf_core.search.sensitivity.curvature import LayerCurvature, measure_curvature
 from qaf_core.search.sensitivity.exchange import Exchange
 from qaf_core.search.sensitivity.settings import (
@@ -40,7 +40,7 @@ from qaf_core.search.sensitivity.settings import (
 )
 from qaf_core.text.said import say
 
-TABLE_VERSION = 3  # raised with every change of what is expected
+TABLE_VERSION = 4  # raised with every change of what is expected
 SOLVED_BITS = {
     True: (4, 2),
     False: (4, 3, 2),
@@ -58,6 +58,7 @@ REACH = 1.0  # of a correction beyond its anchors, in logarithms
 FLOOR_IMAGES = 64
 
 Key = tuple[str, Rank, int]
+_Tried = tuple[str, Rank, dict[int, Change]]
 
 
 def measure_sensitivity(
@@ -88,7 +89,10 @@ def measure_sensitivity(
     """
     progress = progress or Progress()
     original = capture(model, tuple(calibration.shape[1:]))
-    network = MeasuredNetwork.of(original, inventory, calibration, seed, progress, temperature=temperature)
+    network = MeasuredNetwork.of(
+        original, inventory, calibration, seed, progress,
+        temperature=temperature, activation_bits=activation_bits,
+    )  # fmt: skip
     network.probe(progress)
     settings: dict[str, tuple[Setting, ...]] = {}
     infos = [info for info in inventory if info.planned]
@@ -130,6 +134,7 @@ class MeasuredNetwork:
         weights: Of layers, with what is known of their inputs.
         seed: Of all that is drawn.
         temperature: What class scores are divided by.
+        activation_bits: Of the plans to come.
         statistics: Of layers' inputs.
         curvatures: Of layers' weights; none before :meth:`probe`, or where no gradients pass.
         anchors: Pairs of harms expected and found, by layer.
@@ -142,6 +147,7 @@ class MeasuredNetwork:
     weights: Mapping[str, Weight]
     seed: int
     temperature: float
+    activation_bits: int
     statistics: Mapping[str, InputStatistics]
     curvatures: Mapping[str, LayerCurvature] = field(default_factory=dict)
     anchors: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
@@ -157,6 +163,7 @@ class MeasuredNetwork:
         progress: Progress,
         *,
         temperature: float = 1.0,
+        activation_bits: int = 8,
     ) -> MeasuredNetwork:
         """Collect what reaches each layer."""
         network = copy.deepcopy(capture(model, tuple(calibration.shape[1:]))).eval()
@@ -185,6 +192,7 @@ class MeasuredNetwork:
             seed=seed,
             statistics=statistics,
             temperature=temperature,
+            activation_bits=activation_bits,
         )
 
     def probe(self, progress: Progress) -> None:
@@ -207,16 +215,17 @@ class MeasuredNetwork:
         weight, curvature = self.weights[name], self.curvatures.get(name)
         parts = [weight.rows, self.exchange.images]
         parts += [] if weight.statistics is None else [weight.statistics.mean, weight.statistics.moment]
-        parts += [] if curvature is None else [curvature.gradients, curvature.sizes]
+        parts += [] if curvature is None else [curvature.gradients, curvature.sizes, curvature.outputs]
         return digest_of(
             *(part.detach().cpu().contiguous().numpy().data for part in parts),
             self.temperature,
+            self.activation_bits,
         )
 
     def harms(self, info: LayerInfo, progress: Progress) -> dict[Key, float]:
         """Expected harms of a layer's settings, corrected by true divergences of some."""
         weight = self.weights[info.name]
-        tried: list[tuple[str, Rank, dict[int, Tensor]]] = []
+        tried: list[_Tried] = []
         if (plain := plain_structure(info)) is not None:
             tried.append((plain, None, {bits: dense_change(weight, bits) for bits in SOLVED_BITS[False]}))
         ranks = {structure: ranks_of(info, structure) for structure in factorized_structures(info)}
@@ -228,7 +237,7 @@ class MeasuredNetwork:
             tried += [self._solved(info.name, structure, rank, progress) for rank in others]
         if not tried:
             return {}
-        changes = torch.stack([change.reshape(-1) for _, _, entry in tried for change in entry.values()])
+        changes = [change for _, _, entry in tried for change in entry.values()]
         values = iter(self._judged(info.name, changes, progress))
         harms: dict[Key, float] = {}
         for structure, rank, entry in tried:
@@ -239,41 +248,44 @@ class MeasuredNetwork:
             }
         return harms
 
-    def _solved(
-        self, name: str, structure: str, rank: Rank, progress: Progress
-    ) -> tuple[str, Rank, dict[int, Tensor]]:
+    def _solved(self, name: str, structure: str, rank: Rank, progress: Progress) -> _Tried:
         progress.check()
         bits = (FLOAT.bits, *SOLVED_BITS[True])
-        return structure, rank, factorized_changes(self.weights[name], structure, rank, bits, self.seed)
+        return structure, rank, self._factorized(name, structure, rank, bits)
 
-    def _promising(self, name: str, first: Sequence[tuple[str, Rank, dict[int, Tensor]]]) -> list[str]:
+    def _factorized(self, name: str, structure: str, rank: Rank, bits: tuple[int, ...]) -> dict[int, Change]:
+        weight = self.weights[name]
+        return factorized_changes(weight, structure, rank, bits, self.seed, self.activation_bits)
+
+    def _promising(self, name: str, first: Sequence[_Tried]) -> list[str]:
         """Structures worth further ranks: at as many numbers the others do several times the harm."""
         curvature = self.curvatures.get(name)
         if curvature is None or not first:
             return [structure for structure, _, _ in first]
         finest = max(SOLVED_BITS[True])
-        harms = curvature.harms(torch.stack([entry[finest].reshape(-1) for _, _, entry in first])).tolist()
+        harms = curvature.harms(_stacked([entry[finest] for _, _, entry in first])).tolist()
         limit = HOPELESS * min(harms)
         return [structure for (structure, _, _), harm in zip(first, harms, strict=True) if harm <= limit]
 
-    def _judged(self, name: str, changes: Tensor, progress: Progress) -> list[float]:
-        """Harms of changes of one layer's weight ``(n, numel)``."""
+    def _judged(self, name: str, changes: Sequence[Change], progress: Progress) -> list[float]:
+        """Harms of changes of one layer."""
         curvature = self.curvatures.get(name)
         if curvature is None:
             harms = []
             for change in changes:
                 progress.check()
-                harms.append(self.exchange.divergence({name: change}))
+                harms.append(self.exchange.divergence({name: change.weight}))
             return harms
-        expected = [max(float(harm), 0.0) for harm in curvature.harms(changes)]
+        expected = [max(float(harm), 0.0) for harm in curvature.harms(_stacked(changes))]
         anchors = []
         for index in spread_over(expected, WORTH_MEASURING, ANCHORS):
             progress.check()
-            true = self.exchange.divergence({name: changes[index]})
+            true = self.exchange.divergence({name: changes[index].weight})
             if math.isfinite(true) and true > 0:
                 anchors.append((expected[index], true))
         self.anchors[name] = anchors
-        return corrected(expected, anchors)
+        noise = [0.0 if row.spread is None else curvature.harm_of_noise(row.spread) for row in changes]
+        return corrected([sum(both) for both in zip(expected, noise, strict=True)], anchors)
 
     def change(self, row: LayerPlan) -> Tensor | None:
         """What a row of a plan makes of its layer's weight, less the weight; None where nothing changes."""
@@ -284,10 +296,10 @@ class MeasuredNetwork:
             bits = row.bits if isinstance(row.bits, int) else min(row.bits or (FLOAT.bits,))
             if STRUCTURES[row.structure].factorizes:
                 steps = tuple(dict.fromkeys((FLOAT.bits, max(bits, 4), bits)))
-                changes = factorized_changes(weight, row.structure, row.rank, steps, self.seed)
-                self.changes[row] = changes[bits]
+                changes = self._factorized(row.name, row.structure, row.rank, steps)
+                self.changes[row] = changes[bits].weight
             else:
-                self.changes[row] = dense_change(weight, bits)
+                self.changes[row] = dense_change(weight, bits).weight
         return self.changes[row]
 
     def rehearse(self, plan: Plan, *, without: str | None = None) -> float:
@@ -345,6 +357,11 @@ def corrected(expected: Sequence[float], anchors: Sequence[tuple[float, float]])
         harm * math.exp(mean + slope * (min(max(math.log(harm), low), high) - centre)) if harm > 0 else harm
         for harm in expected
     ]
+
+
+def _stacked(changes: Sequence[Change]) -> Tensor:
+    """Of weights, ``(n, numel)``."""
+    return torch.stack([change.weight.reshape(-1) for change in changes])
 
 
 def _of_patches(rows: Tensor, statistics: InputStatistics | None) -> InputStatistics | None:

@@ -5,8 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.errors import RunCancelled
+from qaf_core.factorization.structures import Rank
 from qaf_core.files import ContentCache
 from qaf_core.network.graph.inventory import take_inventory
+from qaf_core.network.graph.network import layer_of
+from qaf_core.network.modules.quantized import FactorizedLayer
 from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.pipeline.compress.compress import compress_network
 from qaf_core.pipeline.divergence import output_divergence
@@ -125,15 +128,59 @@ def test_the_output_side_is_fitted_under_the_inputs() -> None:
     def error(change: Tensor) -> float:
         return float(((change @ weight.statistics.covariance) * change).sum())  # type: ignore[union-attr]
 
-    assert error(dense_change(weight, 3)) < error(dense_change(blind, 3))
-    fitted, plain = (factorized_changes(row, "cp", 6, (32, 4), 0)[4] for row in (weight, blind))
+    assert error(dense_change(weight, 3).weight) < error(dense_change(blind, 3).weight)
+    fitted, plain = (factorized_changes(row, "cp", 6, (32, 4), 0, 8)[4].weight for row in (weight, blind))
     assert error(fitted) < error(plain)
+
+
+def test_the_harm_of_noise_on_outputs_is_the_divergence_that_such_noise_causes() -> None:
+    found = measured(network(), draw(64, *SHAPE, seed=1))
+    layer, generator = layer_of(found.network, "first"), torch.Generator().manual_seed(0)
+    spread = 0.02 * draw(len(layer.rows), 3, seed=5)
+    watched = layer.register_forward_hook(
+        lambda _, __, output: (
+            output
+            + torch.einsum(
+                "on,bnhw->bohw", spread, torch.randn(len(output), 3, *output.shape[2:], generator=generator)
+            )
+        )
+    )
+    with torch.inference_mode():
+        noisy = [
+            output_divergence(found.exchange.reference, found.network(found.exchange.images))
+            for _ in range(30)
+        ]
+    watched.remove()
+    expected = found.curvatures["first"].harm_of_noise(spread)
+    assert expected == pytest.approx(sum(noisy) / len(noisy), rel=0.4)
+
+
+@pytest.mark.parametrize(("structure", "rank"), [("cp", 6), ("tucker2", (3, 2)), ("svd", 4)])
+def test_rounding_between_links_spreads_about_as_much_noise_as_it_is_said_to(
+    structure: str, rank: Rank
+) -> None:
+    images = draw(64, *SHAPE, seed=1)
+    weight = measured(network(), images).weights["first"]
+    change = factorized_changes(weight, structure, rank, (8,), 0, 8)[8]
+    assert change.spread is not None
+    inventory = take_inventory(network(), SHAPE)
+    rows = [LayerPlan(name=info.name, structure="keep") for info in inventory if info.planned]
+    rows[0] = LayerPlan(name="first", structure=structure, rank=rank, bits=8)
+    plan = Plan(model="", layers=tuple(rows), activation_bits=8)
+    compressed = compress_network(network(), plan, inventory, calibration=images).model
+    chain = next(part for part in compressed.modules() if isinstance(part, FactorizedLayer))
+    with torch.inference_mode():
+        inputs = chain.chain[0].input_quantizer(images)  # what comes in is rounded of any layer
+        outputs = [chain(inputs)]
+        for link in chain.chain:
+            link.input_quantizer = nn.Identity()
+        outputs.append(chain(inputs))
+    noise = float((outputs[0] - outputs[1]).square().mean(dim=(0, 2, 3)).sum())
+    assert 0.25 < float(change.spread.square().sum()) / noise < 4
 
 
 def test_a_plan_is_rehearsed_as_a_whole() -> None:
     found = measured(network(), draw(64, *SHAPE, seed=1))
-    from qaf_core.network.plan.types import Plan
-
     rows = (
         LayerPlan(name="first", structure="cp", rank=4, bits=3),
         LayerPlan(name="second", structure="keep"),

@@ -298,6 +298,7 @@ def _refined(
         search.request.seed,
         progress,
         temperature=temperature,
+        activation_bits=search.request.activation_bits,
     )
     judge = _judge(search, explored, workspace, progress)
     trials: list[_Trial] = []
