@@ -38,7 +38,6 @@ from qaf_core.runs.worker.execute import execute_in_turn
 from qaf_core.search.budget.predict import Predictor
 from qaf_core.search.sensitivity.settings import TOGETHER
 
-RATIOS = tuple(np.geomspace(1.1, 8.0, 30))
 MOST_OF_ONE = 0.4  # of all harm, by one layer
 
 
