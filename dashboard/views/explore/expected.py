@@ -203,7 +203,7 @@ def _cells(settings: Sequence[Setting]) -> dict[str, Setting]:
     ranks = list(dict.fromkeys(setting.row.rank for setting in settings))
     cells = {}
     for setting in settings:
-        bits = _("{bits} bits").format(bits=setting.row.bits)
+        bits = _("{bits} bits").format(bits=rows.bits_text(setting.row.bits).replace(", ", "-"))
         place = ranks.index(setting.row.rank) + 1
         cells[
             bits if setting.row.rank is None else _("rank {place}, {bits}").format(place=place, bits=bits)

@@ -18,6 +18,7 @@ from qaf_core.factorization.options import SolverOptions
 from qaf_core.factorization.rounding import round_rows, solve_gram
 from qaf_core.factorization.solve import solve_layer
 from qaf_core.factorization.structures import Rank
+from qaf_core.network.plan.types import Bits
 from qaf_core.pipeline.compress.compress import shrink
 from qaf_core.pipeline.compress.input_moments import InputStatistics
 from qaf_core.quantization.grid import FLOAT, Grid
@@ -73,27 +74,30 @@ def dense_change(weight: Weight, bits: int) -> Change:
 
 
 def factorized_changes(
-    weight: Weight, structure: str, rank: Rank, bits: tuple[int, ...], seed: int, activation_bits: int
-) -> dict[int, Change]:
+    weight: Weight, structure: str, rank: Rank, bits: tuple[Bits, ...], seed: int, activation_bits: int
+) -> dict[Bits, Change]:
     """Of a factorized layer, by bit-width.
 
     Args:
         weight: The layer's.
         structure: A factorized one.
         rank: Of its kind.
-        bits: Falling; each solve begins from the one before. 32 leaves the factors unrounded.
+        bits: Falling, one number or one a factor; each solve begins from the one before. 32 leaves the
+            factors unrounded.
         seed: Of the random start.
         activation_bits: Of what passes from link to link.
     """
     covariance = None if weight.by_channel is None else shrink(weight.by_channel, MOMENT_WEIGHT)
     start: Factors | None = None
-    changes: dict[int, Change] = {}
+    changes: dict[Bits, Change] = {}
     for width in bits:
         result = solve_layer(
             weight.rows,
             structure=structure,
             rank=rank,
-            spec=QuantSpec(bits=width, granularity=GRANULARITY, activation_bits=activation_bits),
+            spec=QuantSpec(
+                bits=width or FLOAT.bits, granularity=GRANULARITY, activation_bits=activation_bits
+            ),
             options=FLOAT_OPTIONS if start is None else ROUNDED_OPTIONS,
             seed=seed,
             input_covariance=covariance,
@@ -101,13 +105,13 @@ def factorized_changes(
         )
         start = result.factors
         changes[width] = Change(
-            weight=_fitted(weight, start, width) - weight.matrix,
+            weight=_fitted(weight, start) - weight.matrix,
             spread=_spread(weight, start, activation_bits),
         )
     return changes
 
 
-def _fitted(weight: Weight, factors: Factors, bits: int) -> Tensor:
+def _fitted(weight: Weight, factors: Factors) -> Tensor:
     """The weight that factors stand for once their output side is fitted to the layer's outputs."""
     matrix = factors.reconstruct().reshape(weight.matrix.shape)
     if weight.statistics is None:
@@ -118,9 +122,9 @@ def _fitted(weight: Weight, factors: Factors, bits: int) -> Tensor:
     exact = image @ passing.mT
     gram = _raised(exact)
     target = solve_gram(gram, weight.matrix @ image.mT + (gram - exact).diagonal() * outer)
-    if bits == FLOAT.bits:
+    if factors.bits[0] == FLOAT.bits:
         return target @ passing
-    codes, scales = round_rows(target, gram, bits)
+    codes, scales = round_rows(target, gram, factors.bits[0])
     fitted = (codes * scales) @ passing
     return torch.where(_errors(fitted, weight) < _errors(matrix, weight), fitted, matrix)
 

@@ -18,7 +18,7 @@ from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.network import layers_in
 from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.rules import plan_for_ratio
-from qaf_core.network.plan.types import LayerPlan, Plan
+from qaf_core.network.plan.types import Bits, LayerPlan, Plan
 from qaf_core.pipeline.compress.compress import compress_network
 from qaf_core.pipeline.compress.input_moments import InputStatistics, collect_moments, collect_statistics
 from qaf_core.pipeline.compress.result import CompressOptions
@@ -30,6 +30,7 @@ from qaf_core.search.sensitivity.curvature import LayerCurvature, measure_curvat
 from qaf_core.search.sensitivity.exchange import Exchange
 from qaf_core.search.sensitivity.settings import (
     BITS,
+    UNEVEN_BITS,
     Sensitivity,
     Setting,
     between_bits,
@@ -37,14 +38,13 @@ from qaf_core.search.sensitivity.settings import (
     harm_rows,
     plain_structure,
     ranks_of,
+    uneven_bits,
 )
 from qaf_core.text.said import say
 
-TABLE_VERSION = 4  # raised with every change of what is expected
-SOLVED_BITS = {
-    True: (4, 2),
-    False: (4, 3, 2),
-}  # of factorized and of dense layers; others lie between or beyond
+TABLE_VERSION = 5  # raised with every change of what is expected
+# Of layers that are only rounded, and of factorized ones, evenly and unevenly; others lie between or beyond.
+DENSE_BITS, EVEN_BITS, SOLVED_UNEVENLY = (4, 3, 2), (4, 2), (4, 3)
 SWAPPED_PIXELS = 64 * 224 * 224  # of the images that true divergences are measured on
 MOST_SWAPPED, LEAST_SWAPPED = 96, 16
 STATISTICS_IMAGES = 256
@@ -57,8 +57,8 @@ HOPELESS = 3.0  # times the least harm among structures of as many numbers
 REACH = 1.0  # of a correction beyond its anchors, in logarithms
 FLOOR_IMAGES = 64
 
-Key = tuple[str, Rank, int]
-_Tried = tuple[str, Rank, dict[int, Change]]
+Key = tuple[str, Rank, Bits]
+_Tried = tuple[str, Rank, dict[Bits, Change]]
 
 
 def measure_sensitivity(
@@ -227,7 +227,7 @@ class MeasuredNetwork:
         weight = self.weights[info.name]
         tried: list[_Tried] = []
         if (plain := plain_structure(info)) is not None:
-            tried.append((plain, None, {bits: dense_change(weight, bits) for bits in SOLVED_BITS[False]}))
+            tried.append((plain, None, {bits: dense_change(weight, bits) for bits in DENSE_BITS}))
         ranks = {structure: ranks_of(info, structure) for structure in factorized_structures(info)}
         middle = {structure: entry[len(entry) // 2] for structure, entry in ranks.items()}
         first = [self._solved(info.name, structure, rank, progress) for structure, rank in middle.items()]
@@ -242,18 +242,37 @@ class MeasuredNetwork:
         harms: dict[Key, float] = {}
         for structure, rank, entry in tried:
             by_bits = {bits: next(values) for bits in entry}
-            unrounded = by_bits.pop(FLOAT.bits, 0.0)
-            harms |= {
-                (structure, rank, bits): harm for bits, harm in between_bits(by_bits, unrounded).items()
-            }
+            for bits, harm in self._between(info.name, structure, rank, by_bits).items():
+                harms[structure, rank, bits] = harm
+        return harms
+
+    def _between(
+        self, name: str, structure: str, rank: Rank, found: Mapping[Bits, float]
+    ) -> dict[Bits, float]:
+        """Harms at all bits from those at some."""
+        unrounded = found.get(FLOAT.bits, 0.0)
+        even = {bits: harm for bits, harm in found.items() if isinstance(bits, int) and bits != FLOAT.bits}
+        harms: dict[Bits, float] = dict(between_bits(even, unrounded).items())
+        uneven = {max(bits): harm for bits, harm in found.items() if isinstance(bits, tuple)}
+        if uneven:
+            shape = self.weights[name].rows.shape
+            for width, harm in between_bits(uneven, unrounded, UNEVEN_BITS).items():
+                harms[uneven_bits(structure, rank, shape, width)] = harm
         return harms
 
     def _solved(self, name: str, structure: str, rank: Rank, progress: Progress) -> _Tried:
         progress.check()
-        bits = (FLOAT.bits, *SOLVED_BITS[True])
-        return structure, rank, self._factorized(name, structure, rank, bits)
+        shape = self.weights[name].rows.shape
+        uneven = [uneven_bits(structure, rank, shape, bits) for bits in SOLVED_UNEVENLY]
+        finest, coarsest = EVEN_BITS
+        return (
+            structure, rank,
+            self._factorized(name, structure, rank, (FLOAT.bits, finest, *uneven, coarsest)),
+        )  # fmt: skip
 
-    def _factorized(self, name: str, structure: str, rank: Rank, bits: tuple[int, ...]) -> dict[int, Change]:
+    def _factorized(
+        self, name: str, structure: str, rank: Rank, bits: tuple[Bits, ...]
+    ) -> dict[Bits, Change]:
         weight = self.weights[name]
         return factorized_changes(weight, structure, rank, bits, self.seed, self.activation_bits)
 
@@ -262,7 +281,7 @@ class MeasuredNetwork:
         curvature = self.curvatures.get(name)
         if curvature is None or not first:
             return [structure for structure, _, _ in first]
-        finest = max(SOLVED_BITS[True])
+        finest = max(EVEN_BITS)
         harms = curvature.harms(_stacked([entry[finest] for _, _, entry in first])).tolist()
         limit = HOPELESS * min(harms)
         return [structure for (structure, _, _), harm in zip(first, harms, strict=True) if harm <= limit]
@@ -293,13 +312,13 @@ class MeasuredNetwork:
         if weight is None or row.structure == KEEP:
             return None
         if row not in self.changes:
-            bits = row.bits if isinstance(row.bits, int) else min(row.bits or (FLOAT.bits,))
+            widths = row.bits if isinstance(row.bits, tuple) else (row.bits or FLOAT.bits,)
             if STRUCTURES[row.structure].factorizes:
-                steps = tuple(dict.fromkeys((FLOAT.bits, max(bits, 4), bits)))
+                steps = tuple(dict.fromkeys((FLOAT.bits, max(*widths, max(EVEN_BITS)), row.bits)))
                 changes = self._factorized(row.name, row.structure, row.rank, steps)
-                self.changes[row] = changes[bits].weight
+                self.changes[row] = changes[row.bits].weight
             else:
-                self.changes[row] = dense_change(weight, bits).weight
+                self.changes[row] = dense_change(weight, min(widths)).weight
         return self.changes[row]
 
     def rehearse(self, plan: Plan, *, without: str | None = None) -> float:
@@ -402,6 +421,6 @@ def _to_rows(harms: Mapping[Key, float]) -> list[list[Any]]:
 
 def _from_rows(rows: Sequence[Sequence[Any]]) -> dict[Key, float]:
     return {
-        (structure, tuple(rank) if isinstance(rank, list) else rank, bits): harm
+        (structure, *(tuple(part) if isinstance(part, list) else part for part in (rank, bits))): harm
         for structure, rank, bits, harm in rows
     }

@@ -18,7 +18,13 @@ from qaf_core.search.sensitivity import measure
 from qaf_core.search.sensitivity.changes import Weight, dense_change, factorized_changes
 from qaf_core.search.sensitivity.exchange import Exchange
 from qaf_core.search.sensitivity.measure import MeasuredNetwork, corrected, measure_sensitivity, spread_over
-from qaf_core.search.sensitivity.settings import BITS, between_bits, sensitivity_from_dict
+from qaf_core.search.sensitivity.settings import (
+    BITS,
+    UNEVEN_BITS,
+    between_bits,
+    sensitivity_from_dict,
+    uneven_bits,
+)
 from tests.helpers import draw
 
 SHAPE = (3, 8, 8)
@@ -131,6 +137,26 @@ def test_the_output_side_is_fitted_under_the_inputs() -> None:
     assert error(dense_change(weight, 3).weight) < error(dense_change(blind, 3).weight)
     fitted, plain = (factorized_changes(row, "cp", 6, (32, 4), 0, 8)[4].weight for row in (weight, blind))
     assert error(fitted) < error(plain)
+
+
+def test_the_largest_factor_that_is_not_fitted_may_have_a_bit_less() -> None:
+    assert uneven_bits("cp", 6, (16, 3, 3, 3), 4) == (4, 4, 3)  # here the kernel's
+    assert uneven_bits("cp", 6, (8, 64, 3, 3), 4) == (4, 3, 4)
+    assert uneven_bits("tucker2", (8, 8), (16, 16, 3, 3), 3) == (3, 2, 3)
+    assert uneven_bits("svd", 4, (16, 16), 3) == (3, 2)
+
+
+def test_uneven_bits_harm_more_than_a_bit_more_and_less_than_a_bit_less_everywhere() -> None:
+    model = network()
+    found = measure_sensitivity(model, take_inventory(model, SHAPE), draw(64, *SHAPE, seed=1))
+    settings = {(row.row.structure, row.row.rank, row.row.bits): row.harm for row in found.settings["first"]}
+    uneven = {key: harm for key, harm in settings.items() if isinstance(key[2], tuple)}
+    assert len(uneven) == len(UNEVEN_BITS) * len({key[:2] for key in settings if key[1] is not None})
+    between = [
+        settings[(*key[:2], max(key[2]))] * 0.8 <= harm <= settings[(*key[:2], min(key[2]))] * 1.25
+        for key, harm in uneven.items()
+    ]
+    assert sum(between) >= 0.9 * len(between)
 
 
 def test_the_harm_of_noise_on_outputs_is_the_divergence_that_such_noise_causes() -> None:
