@@ -227,15 +227,26 @@ class _Search:
 
     def dense(self) -> Allocation | None:
         """The best choice without factorized layers; None if that meets no limit."""
-        plain = {
-            name: [row for row in rows if row.setting.row.rank is None] for name, rows in self.choices.items()
-        }
+        plain = self._plain_choices()
         if not all(plain.values()):  # a lock
             return None
         try:
             return self.choose(plain)
         except PlanError:
             return None
+
+    def _plain_choices(self) -> dict[str, list[Choice]]:
+        return {
+            name: [row for row in rows if row.setting.row.rank is None] for name, rows in self.choices.items()
+        }
+
+    def around(self, best: Allocation) -> tuple[Mapping[str, Sequence[Choice]], Allocation]:
+        """What to look at around the best choice so far, and where to begin: where that has no factorized
+        layers, only such choices; under a drop chosen anew, as what is known of it has grown.
+        """
+        plain = all(setting.row.rank is None for setting in best.settings.values())
+        choices = self._plain_choices() if plain else self.choices
+        return choices, best if self.drop is None else self.choose(choices)
 
     def price_text(self, allocation: Allocation) -> str:
         """What a hundredth more of the limit that binds would be worth."""
@@ -309,24 +320,26 @@ def _refined(
             trials.append(judge(allocation))
             search.predictor = _learn_from(search.predictor, trials[-1])
     while len(trials) < MOST_TRIALS and progress.elapsed_seconds < until:
-        base = search.choose(search.choices) if search.drop is not None else first
+        choices, base = search.around(_best(search, trials).allocation)
         steps = improve(
             network,
-            search.choices,
+            choices,
             base,
             search.plan_of,
             search.choose,
             progress,
             seconds=REFINING_SHARE * (until - progress.elapsed_seconds),
         )
-        new = next((step for step in steps if all(step.plan != trial.plan for trial in trials)), None)
-        if new is None or progress.elapsed_seconds > until:
-            break
-        harms = {name: _choice_of(search, name, row) for name, row in new.allocation.settings.items()}
-        total = harm_together(row.harm for row in harms.values())
-        trials.append(judge(replace(new.allocation, settings=harms, harm=total)))
-        search.predictor = _learn_from(search.predictor, trials[-1])
-        if search.drop is None:
+        tried = [trial.plan for trial in trials]
+        fresh = [step for step in steps if step.plan not in tried][: 1 if search.drop is not None else 2]
+        for step in fresh:
+            if progress.elapsed_seconds > until:
+                break
+            harms = {name: _choice_of(search, name, row) for name, row in step.allocation.settings.items()}
+            total = harm_together(row.harm for row in harms.values())
+            trials.append(judge(replace(step.allocation, settings=harms, harm=total)))
+            search.predictor = _learn_from(search.predictor, trials[-1])
+        if search.drop is None or not fresh:
             break
     return _best(search, trials).allocation, trials
 
