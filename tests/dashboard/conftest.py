@@ -50,7 +50,7 @@ def draw(store: Store, monkeypatch: pytest.MonkeyPatch) -> Draw:
 
 
 def read_page(messages: Sequence[ForwardMsg]) -> Any:
-    """A page as it was drawn, after checking that a clock draws no button anew: clicks on it would be lost."""
+    """A page as it was drawn, after checking that a clock draws no button anew: its clicks would be lost."""
     clocked = {message.auto_rerun.fragment_id for message in messages if message.HasField("auto_rerun")}
     for message in messages:
         if message.HasField("delta") and message.delta.fragment_id in clocked:
