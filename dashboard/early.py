@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -10,6 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SCRIPTS = Path(st.__file__).resolve().parent / "static" / "static" / "js"
 CHARTS, TABLES = "PlotlyChart.*.js", "DataFrame.*.js"
+_IMPORTED = re.compile(r'\b(?:from|import)"\./([\w.-]+\.js)"')
+_NAMED = re.compile(r'"\./static/js/([\w.-]+\.js)"')
+HEAD = 16_384  # characters of a script, where its imports stand
 NEEDED = {
     "tradeoffs": (CHARTS, TABLES),
     "run": (CHARTS, TABLES),
@@ -22,10 +27,11 @@ NEEDED = {
 
 
 class EarlyScripts:
-    """ASGI middleware that names the scripts of a page in its ``Link`` header.
+    """ASGI middleware that names the scripts of a page, and what they import, in its ``Link`` header.
 
     Streamlit's page asks for a script once it is to draw with it, which is after its own scripts have run,
-    its websocket stands and the page's Python has come so far; charts wait 4.7 MB from then on.
+    its websocket stands and the page's Python has come so far; charts wait for 4.7 MB from then on, tables
+    for some thirty small files.
 
     Args:
         app: What answers.
@@ -34,12 +40,13 @@ class EarlyScripts:
 
     def __init__(self, app: ASGIApp, folder: Path = SCRIPTS) -> None:
         self._app = app
-        names = {pattern: sorted(path.name for path in folder.glob(pattern)) for pattern in (CHARTS, TABLES)}
+        known = folder.parent.parent / "index.html"
+        asked = set(_NAMED.findall(known.read_text(encoding="utf-8"))) if known.is_file() else set()
         self._links = {
             page: ", ".join(
                 f"</static/js/{name}>; rel=modulepreload; crossorigin"
-                for pattern in patterns
-                for name in names[pattern]
+                for name in _with_imports(folder, patterns)
+                if name not in asked
             )
             for page, patterns in NEEDED.items()
         }
@@ -56,3 +63,17 @@ class EarlyScripts:
             await send(message)
 
         await self._app(scope, receive, send_with_links if links else send)
+
+
+def _with_imports(folder: Path, patterns: Sequence[str]) -> list[str]:
+    """The scripts of some patterns and all that they import, each once."""
+    names = [path.name for pattern in patterns for path in sorted(folder.glob(pattern))]
+    for name in names:  # grows
+        with (folder / name).open(encoding="utf-8") as file:
+            text = file.read(HEAD)
+        names += [
+            other
+            for other in dict.fromkeys(_IMPORTED.findall(text))
+            if other not in names and (folder / other).is_file()
+        ]
+    return names

@@ -38,3 +38,16 @@ def test_other_pages_and_other_answers_name_none() -> None:
 def test_a_streamlit_without_such_scripts_is_served_as_it_is(tmp_path: Path) -> None:
     gate = EarlyScripts(None, tmp_path)  # type: ignore[arg-type]
     assert not any(gate._links.values())
+
+
+def test_what_a_script_imports_is_named_but_for_what_the_page_asks_for_itself(tmp_path: Path) -> None:
+    folder = tmp_path / "static" / "js"
+    folder.mkdir(parents=True)
+    (tmp_path / "index.html").write_text('<script src="./static/js/index.1.js"></script>')
+    (folder / "PlotlyChart.1.js").write_text('import{t as e}from"./index.1.js";import"./moment.2.js";e(1)')
+    (folder / "moment.2.js").write_text('import{a}from"./PlotlyChart.1.js"')
+    (folder / "index.1.js").write_text("")
+    named = EarlyScripts(None, folder)._links["decide"]  # type: ignore[arg-type]
+    assert [part.split(">")[0] for part in named.split(", ")] == [
+        "</static/js/PlotlyChart.1.js", "</static/js/moment.2.js"
+    ]  # fmt: skip
