@@ -22,10 +22,11 @@ from qaf_core.review.decision.verdict import CriterionVerdict
 from qaf_core.text.said import Translate
 
 WIDTH_PX = 680  # A4 without its margins, at 96 dots an inch
-#: As the report's own text; the last two come with the report, for where no Japanese font is.
+#: As the report's own text. The first two come with the report: with others that share a sign between a
+#: letter and a radical (見 and ⾒), what is searched and copied from a PDF would be the radical.
 FONTS = (
-    '"Noto Sans JP", "Noto Sans CJK JP", "Hiragino Sans", "Yu Gothic UI", Meiryo, "Segoe UI", Helvetica, '
-    'Arial, "Report Japanese", "Report Japanese Rare", sans-serif'
+    '"Report Japanese", "Report Japanese Rare", "Noto Sans JP", "Noto Sans CJK JP", "Hiragino Sans", '
+    '"Yu Gothic UI", Meiryo, "Segoe UI", Helvetica, Arial, sans-serif'
 )
 INK, GROUND = "#1F2937", "#FFFFFF"
 COLOURS = {"pass": "#00805C", "fail": "#C0392B", "open": "#B7791F"}
