@@ -13,6 +13,7 @@ from typing import NoReturn
 import streamlit as st
 from starlette.middleware import Middleware
 
+from dashboard.early import EarlyScripts
 from dashboard.gate import Gate
 from qaf_core.children import end_with
 
@@ -34,7 +35,9 @@ def main() -> None:
     token = os.environ.pop(TOKEN_VARIABLE, None)
     gate = Middleware(Gate, host=options.host, port=options.port, token=token)
     sys.argv = sys.argv[:1]
-    st.App(PAGE, middleware=[gate]).run(config=server_options(options.host, options.port))
+    st.App(PAGE, middleware=[gate, Middleware(EarlyScripts)]).run(
+        config=server_options(options.host, options.port)
+    )
 
 
 def server_options(host: str, port: int) -> dict[str, object]:

@@ -74,7 +74,11 @@ def show(
     if job is None or (fits is not None and not fits(job.request)):
         return
     if not job.is_final:
-        _watch(job.id)
+        bar, stop = st.columns([5, 1], vertical_alignment="center")
+        with bar:
+            _watch(job.id)
+        with stop:
+            ui.stop_button(job)
     elif job.status == RunStatus.CANCELLED:
         st.info(_("The check was stopped."), icon=":material/stop_circle:")
     elif job.status != RunStatus.COMPLETED:
@@ -93,8 +97,7 @@ def show(
 @st.fragment(run_every=1.0)
 def _watch(job_id: str) -> None:
     """How far a check is, until it has ended."""
-    store = ui.open_store()
-    job = store.job(job_id)
+    job = ui.open_store().job(job_id)
     if job is None or job.is_final:
         st.rerun()
     steps = {
@@ -104,18 +107,8 @@ def _watch(job_id: str) -> None:
     }
     ui.say_problem(job)
     text = steps.get(job.stage.get("stage", ""), _("Waiting for a free place"))
-    left, right = st.columns([5, 1], vertical_alignment="center")
-    left.progress(
+    st.progress(
         min(1.0, job.stage.get("fraction") or 0.0), text=f"{text} · {duration_text(job.elapsed_seconds)}"
-    )
-    right.button(
-        _("Stop"),
-        icon=":material/stop_circle:",
-        key=f"stop-{job_id}",
-        on_click=ui.ask_to_stop,
-        args=(job_id,),
-        disabled=store.cancel_requested(job_id),
-        width="stretch",
     )
 
 

@@ -19,6 +19,7 @@ from qaf_core.data.workspace.trust import UntrustedCode, trust
 from qaf_core.errors import QafError, WorkspaceError
 from qaf_core.pipeline.events import RunStatus, stage_text
 from qaf_core.runs.store.record import JobRecord, RunRecord
+from qaf_core.runs.store.request import JobRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.runs.store.workspace import default_workspace
 from qaf_core.runs.worker.supervisor import Supervisor
@@ -92,16 +93,36 @@ def job_at_work(job: JobRecord | None, text: str) -> bool:
         if job is not None and job.status in (RunStatus.FAILED, RunStatus.INTERRUPTED):
             say_error(job.failure or status_label(job.status))
         return False
-    say_problem(job)
-    text = text if job.status == RunStatus.RUNNING else _("Waiting for a free place") + " · {time}"
     message, stop = st.columns([4, 1], vertical_alignment="center")
-    message.info(text.format(time=duration_text(job.elapsed_seconds)), icon=":material/hourglass_top:")
-    stop.button(
+    with message:
+        _follow_job(job.id, text)
+    with stop:
+        stop_button(job)
+    return True
+
+
+def ask_button(label: str, request: JobRequest, **options: Any) -> None:
+    """A button that asks for a job. The click counts before the page is drawn, whatever is drawn then.
+
+    Args:
+        label: What it says.
+        request: What is asked for, anew unless it waits or is at work.
+        options: Of ``st.button``.
+    """
+    st.button(label, on_click=_ask, args=(request,), **options)
+
+
+def _ask(request: JobRequest) -> None:
+    open_store().ask(request, anew=True)
+
+
+def stop_button(job: JobRecord) -> None:
+    """Has a job end soon; outside of what a clock draws anew, where clicks are lost now and then."""
+    st.button(
         _("Stop"), icon=":material/stop_circle:", key=f"stop-{job.kind}-{job.id}", width="stretch",
         on_click=ask_to_stop, args=(job.id,),
         disabled=open_store().cancel_requested(job.id),
     )  # fmt: skip
-    return True
 
 
 def say_problem(job: JobRecord) -> None:
@@ -192,7 +213,7 @@ def guarded(draw: Callable[Arguments, None]) -> Callable[Arguments, None]:
 
 @st.fragment(run_every=2.0)
 @guarded
-def follow_job(job_id: str, text: str) -> None:
+def _follow_job(job_id: str, text: str) -> None:
     """How long a job has taken and what it does; drawn again and again only while it runs.
 
     A part that was always drawn anew would end the drawing of the plan around it early now and then, and
@@ -201,8 +222,13 @@ def follow_job(job_id: str, text: str) -> None:
     job = open_store().job(job_id)
     if job is None or job.is_final:
         st.rerun(scope="app")
-    stage = plain(stage_text(job.stage, _)).replace("{", "{{").replace("}", "}}")
-    job_at_work(job, f"{text} {stage}." if stage else text)
+    say_problem(job)
+    if job.status != RunStatus.RUNNING:
+        text = _("Waiting for a free place") + " · {time}"
+    told = [text.format(time=duration_text(job.elapsed_seconds))]
+    if stage := stage_text(job.stage, _):
+        told.append(f"{plain(stage)}.")
+    st.info(" ".join(told), icon=":material/hourglass_top:")
 
 
 def plain(text: object) -> str:

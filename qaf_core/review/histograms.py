@@ -14,6 +14,8 @@ from qaf_core.review.charts import style
 from qaf_core.text.said import Translate, untranslated
 from qaf_core.text.units import decimal_text
 
+MOST_TICKS = 8  # more stand upside down on charts as narrow as a quarter of a page
+
 
 def weight_histogram_figure(
     histogram: Mapping[str, Sequence[float]], *, dark: bool = False, _: Translate = untranslated
@@ -60,7 +62,7 @@ def code_histogram_figure(
             low=decimal_text(grid.low, 0), high=decimal_text(grid.high, 0)
         ),
         range=[grid.low - 0.6, grid.high + 0.6],
-        dtick=max(1, grid.levels // 16),
+        dtick=max(1, grid.levels // MOST_TICKS),
     )
     figure.update_yaxes(title_text=_("Weights"))
     return figure

@@ -7,14 +7,16 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import streamlit as st
 from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
-from streamlit.testing.v1 import AppTest
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from streamlit.testing.v1 import AppTest, local_script_runner
+from streamlit.testing.v1.element_tree import parse_tree_from_messages
 
 from dashboard.state import jobs, sheets
 from dashboard.widgets import ui
@@ -36,6 +38,7 @@ def draw(store: Store, monkeypatch: pytest.MonkeyPatch) -> Draw:
     monkeypatch.setattr(ui, "open_store", lambda: store)
     monkeypatch.setattr(ui, "keep_worker", lambda: None)
     monkeypatch.setattr(jobs, "LONGEST_WAIT_SECONDS", 5.0)
+    monkeypatch.setattr(local_script_runner, "parse_tree_from_messages", read_page)
 
     def draw_page(page: str, **query: str) -> AppTest:
         test = AppTest.from_string(f"from dashboard import app\napp.main({page!r})", default_timeout=60)
@@ -44,6 +47,16 @@ def draw(store: Store, monkeypatch: pytest.MonkeyPatch) -> Draw:
         return test.run()
 
     return draw_page
+
+
+def read_page(messages: Sequence[ForwardMsg]) -> Any:
+    """A page as it was drawn, after checking that a clock draws no button anew: its clicks would be lost."""
+    clocked = {message.auto_rerun.fragment_id for message in messages if message.HasField("auto_rerun")}
+    for message in messages:
+        if message.HasField("delta") and message.delta.fragment_id in clocked:
+            kind = message.delta.new_element.WhichOneof("type")
+            assert kind not in ("button", "download_button"), message.delta.new_element
+    return parse_tree_from_messages(messages)
 
 
 def words(test: AppTest) -> str:

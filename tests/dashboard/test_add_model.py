@@ -246,7 +246,7 @@ def test_a_running_check_shows_where_it_is_and_can_be_stopped(draw: Draw, store:
     store.append_event(job_id, RunEvent(kind="stage", data={"stage": "check", "message": "Running"}))
     test.run()
     assert any("Running the original" in str(bar.proto.text) for bar in test.get("progress"))
-    test.button(key=f"stop-{job_id}").click().run()
+    test.button(key=f"stop-check-{job_id}").click().run()
     assert store.cancel_requested(job_id)
     store.finish(job_id, "cancelled")
     assert "The check was stopped" in shown(test.run())

@@ -91,6 +91,22 @@ def test_criteria_that_are_not_kept_yet_stand_in_the_address(
     assert len(read_criteria(seeded_store.run_folder(run_id))) == 1
 
 
+def test_who_sets_the_criteria_outlives_a_reload(draw: Draw, seeded_store: Store, run_id: str) -> None:
+    def by(test: Any) -> Any:
+        return next(row for row in test.text_input if str(row.key).endswith("-by"))
+
+    keep_criteria(seeded_store.run_folder(run_id), [Criterion(kind="largest_drop", limit=0.05)], by="Sato")
+    test = draw("decide", run=run_id)
+    assert (by(test).value, "by" in test.query_params) == ("Sato", False)
+    by(test).set_value("Suzuki").run()
+    again = draw("decide", run=run_id, by=test.query_params["by"])
+    assert by(again).value == "Suzuki"
+    next(row for row in again.number_input if "-limit-" in str(row.key)).set_value(3.0).run()
+    press(again, "-keep").run()
+    assert read_criteria(seeded_store.run_folder(run_id))[-1].by == "Suzuki"
+    assert "by" not in again.query_params
+
+
 @pytest.mark.parametrize("named", ["0123456789ab", "../../secrets", "f" * 12])
 def test_a_draft_that_is_none_is_told_and_left_out(
     draw: Draw, seeded_store: Store, run_id: str, named: str

@@ -173,3 +173,22 @@ def test_a_result_is_read_once_not_at_every_rerun(
         upload = SimpleNamespace(file_id=file_id, getvalue=io.BytesIO(file_id.encode()).getvalue)
         speed.take_result(run, upload)
     assert read == [b"a", b"b"]
+
+
+def test_the_tile_of_a_run_measures_with_one_click_and_tells_what_was_found(
+    draw: Draw, seeded_store: Store
+) -> None:
+    run_id = finished(seeded_store)
+    test = draw("run", run=run_id)
+    assert "not measured yet" in shown(test)
+    test.button(key="tile-measure").click().run()
+    assert "measuring…" in shown(test)
+    assert "tile-measure" not in {button.key for button in test.button}
+
+    def measure(job: JobRecord) -> dict[str, Any]:
+        keep(seeded_store, job.request.run, FILE_NAME, measured())
+        return {}
+
+    (asked,) = serve(seeded_store, measure)
+    assert (asked.kind, asked.request.run) == ("latency", run_id)
+    assert "as the original in 8 bits" in shown(test.run())

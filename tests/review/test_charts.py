@@ -51,6 +51,12 @@ def test_code_histogram_shows_codes_never_used() -> None:
     assert list(bar.y) == [0, 0, 0, 5, 7, 5, 0, 0]
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
+def test_the_codes_under_a_histogram_have_room(bits: int) -> None:
+    axis = histograms.code_histogram_figure({"codes": [0], "counts": [1], "bits": bits}).layout.xaxis
+    assert (axis.range[1] - axis.range[0]) / axis.dtick <= 9
+
+
 def test_weight_histogram_puts_bars_between_the_edges() -> None:
     bar = histograms.weight_histogram_figure({"edges": [0.0, 1.0, 3.0], "counts": [4, 2]}).data[0]
     assert list(bar.x) == [0.5, 2.0]

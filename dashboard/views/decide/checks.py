@@ -95,10 +95,8 @@ def _ask(kind: str, run_id: str, offer: Callable[[str], JobRequest | None], text
     """A job at work, or the button that asks for it."""
     store = ui.open_store()
     job = store.last_job(kind, run_id)
-    if job is not None and not job.is_final:
-        ui.follow_job(job.id, text)
+    if ui.job_at_work(job, text):
         return
-    ui.job_at_work(job, "")
     request = offer(run_id)
     if request is not None:
         store.ask(request, anew=True)

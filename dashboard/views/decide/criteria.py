@@ -9,6 +9,7 @@ from typing import Any
 
 import streamlit as st
 
+from dashboard.state import address
 from dashboard.text import _
 from dashboard.views.decide import draft
 from dashboard.widgets import ui
@@ -88,8 +89,8 @@ def form(runs: Sequence[RunRecord], *, sets: Sequence[CriteriaSet], classes: Seq
             _("Add a criterion"), icon=":material/add:", key=f"{place}-add", on_click=_add, args=(place,)
         )
         by = st.text_input(
-            _("Set by"), max_chars=kinds.LONGEST_TEXT, key=f"{place}-by", width=260,
-            value=sets[-1].by if sets else "",
+            _("Set by"), max_chars=kinds.LONGEST_TEXT, width=260,
+            key=address.text("by", sets[-1].by if sets else "", key=f"{place}-by"),
         )  # fmt: skip
         pressed = st.button(
             _("Keep these criteria"), icon=":material/check:", type="primary", key=f"{place}-keep"

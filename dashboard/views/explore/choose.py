@@ -258,7 +258,9 @@ def card_html(source: ModelSource, in_language: str) -> str:
     )
     name, subject = catalogue.title_of(source)
     task = plural("{count} class", "{count} classes", len(source.classes))
-    rows = "".join(f"<dt>{html.escape(label)}</dt><dd>{value}</dd>" for label, value in _card_rows(source))
+    rows = "".join(
+        f"<div><dt>{html.escape(label)}</dt><dd>{value}</dd></div>" for label, value in _card_rows(source)
+    )
     return (
         f'<div class="qaf-card"><div class="qaf-strip{small}">{strip}</div>'
         f"<h4>{html.escape(name)}</h4>"

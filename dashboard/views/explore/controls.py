@@ -79,11 +79,8 @@ def take_search_result(choice: Choice, place: str, kind: str) -> Mapping[str, An
     if TAKEN in named:  # the address tells what became of its plan since
         st.session_state[f"taken-{place}"] = named[0]
     job = jobs.recall(ui.open_store(), place, kind)
-    if job is not None and not job.is_final:
-        ui.follow_job(job.id, _("Searching, {time} so far. You may look at other pages meanwhile."))
-        return None
+    ui.job_at_work(job, _("Searching, {time} so far. You may look at other pages meanwhile."))
     if job is None or job.status != RunStatus.COMPLETED:
-        ui.job_at_work(job, "")
         return None
     if st.session_state.get(f"taken-{place}") != job.id:
         take_plan(choice, Plan.from_dict(dict(job.result["plan"])))

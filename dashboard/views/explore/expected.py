@@ -18,7 +18,6 @@ from dashboard.views.run import live
 from dashboard.widgets import columns as tables
 from dashboard.widgets import ui
 from qaf_core.network.plan.layer_info import KEEP
-from qaf_core.pipeline.events import RunStatus
 from qaf_core.review.metrics import metric_label
 from qaf_core.runs.jobs.plans.knowledge import LEARNT_METHODS
 from qaf_core.runs.store.request import SensitivityRequest
@@ -55,11 +54,9 @@ def show(choice: Choice, draft: Draft) -> None:
 def _offer(choice: Choice, request: SensitivityRequest) -> None:
     place = f"sensitivity-{choice.source.id}"
     job = jobs.recall(ui.open_store(), place, "sensitivity")
-    if job is not None and job.request == request and not job.is_final:
-        ui.follow_job(job.id, _("Exploring the model, {time} so far. You may plan meanwhile."))
+    text = _("Exploring the model, {time} so far. You may plan meanwhile.")
+    if job is not None and job.request == request and ui.job_at_work(job, text):
         return
-    if job is not None and job.request == request and job.status != RunStatus.COMPLETED:
-        ui.job_at_work(job, "")
     left, right = st.columns([1, 3], vertical_alignment="center")
     if left.button(_("Predict accuracy"), icon=":material/insights:", key="explore-model", width="stretch"):
         jobs.remember(place, ui.open_store().ask(request))

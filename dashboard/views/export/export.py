@@ -139,7 +139,6 @@ def _kinds() -> tuple[Kind, ...]:
     )
 
 
-@st.fragment(run_every=2.0)
 def _files(run: RunRecord, can_make: bool) -> None:
     columns = [*st.columns(2, gap="small"), *st.columns(2, gap="small")]
     for column, kind in zip(columns, _kinds(), strict=True):
@@ -168,10 +167,8 @@ def _packed(run: RunRecord, kind: Kind, can_make: bool) -> None:
         ui.show_damaged(kind.path(run).with_suffix(".json"))
     if report is not None:
         _show_checks(report)
-    elif can_make and st.button(
-        _("Check it"), key=f"make-{kind.key}", icon=":material/build:", width="stretch"
-    ):
-        _start_making(run, kind)
+    elif can_make:
+        _make_button(_("Check it"), run, kind)
     _download(run, kind, path)
 
 
@@ -185,10 +182,8 @@ def _made_file(run: RunRecord, kind: Kind, can_make: bool) -> None:
     if report is not None and path.is_file():
         _show_report(report)
         _download(run, kind, path)
-    elif can_make and st.button(
-        _("Make and check it"), key=f"make-{kind.key}", icon=":material/build:", width="stretch"
-    ):
-        _start_making(run, kind)
+    elif can_make:
+        _make_button(_("Make and check it"), run, kind)
 
 
 def _is_making(run: RunRecord, kind: Kind) -> bool:
@@ -197,9 +192,8 @@ def _is_making(run: RunRecord, kind: Kind) -> bool:
     return ui.job_at_work(job, _("Exporting and checking… {time}"))
 
 
-def _start_making(run: RunRecord, kind: Kind) -> None:
-    ui.open_store().ask(kind.request(run), anew=True)
-    st.rerun(scope="fragment")
+def _make_button(label: str, run: RunRecord, kind: Kind) -> None:
+    ui.ask_button(label, kind.request(run), key=f"make-{kind.key}", icon=":material/build:", width="stretch")
 
 
 def _show_report(report: ExportReport) -> None:

@@ -53,12 +53,11 @@ def _measure_here(run: RunRecord) -> None:
     left, middle, right = st.columns([1, 1, 2], vertical_alignment="bottom")
     threads = left.number_input(_("Threads"), 1, cores, key=address.number("threads", cores, 1, cores))
     batch = middle.number_input(_("Images at once"), 1, 64, key=address.number("batch", 1, 1, 64))
+    request = LatencyRequest(run=run.id, threads=threads, batch=batch)
     with right:
-        if st.button(_("Measure"), key="measure-speed", icon=":material/speed:"):
-            ui.open_store().ask(LatencyRequest(run=run.id, threads=threads, batch=batch), anew=True)
+        ui.ask_button(_("Measure"), request, key="measure-speed", icon=":material/speed:")
 
 
-@st.fragment(run_every=2.0)
 def _outcome(run: RunRecord) -> None:
     job = ui.open_store().last_job("latency", run.id)
     if not ui.job_at_work(job, _("Measuring: the models take turns… {time}")):
@@ -258,7 +257,6 @@ def take_result(run: RunRecord, upload: Any) -> None:
         ui.say_error(read[1])
 
 
-@st.fragment(run_every=2.0)
 def _kit(run: RunRecord) -> None:
     store, request = ui.open_store(), DeviceKitRequest(run=run.id)
     job = store.find_job(request)
@@ -270,6 +268,5 @@ def _kit(run: RunRecord) -> None:
             _("Download the kit"), data=path.read_bytes, file_name=f"qaf-device-kit-{run.id[-6:]}.zip",
             mime="application/zip", key="download-kit", icon=":material/download:", on_click="ignore",
         )  # fmt: skip
-    elif st.button(_("Make the kit"), key="make-kit", icon=":material/build:"):
-        store.ask(request, anew=True)
-        st.rerun(scope="fragment")
+    else:
+        ui.ask_button(_("Make the kit"), request, key="make-kit", icon=":material/build:")

@@ -21,33 +21,44 @@ from qaf_core.text.units import milliseconds_text
 EXPORTED = {"model-int8-fast": ModelFile.FAST, "model-int8": ModelFile.EXACT, "model-fp32": ModelFile.FLOAT}
 
 
-@st.fragment(run_every=2.0)
-@ui.guarded
 def show(run: RunRecord) -> None:
     """The tile: the time against the original in 8 bits, or a way to measure it."""
-    store = ui.open_store()
-    folder = store.run_folder(run.id)
-    job, report = store.last_job("latency", run.id), read_latency(folder)
-    at_work = job is not None and not job.is_final
+    folder = ui.open_store().run_folder(run.id)
+    job, report = ui.open_store().last_job("latency", run.id), read_latency(folder)
+    if job is not None and not job.is_final:
+        _await(job.id)
+        return
     ratio = None if report is None else report.ratio()
-    if at_work or report is None or ratio is None:
-        value = _("measuring…") if at_work else _("not measured yet")
-        note = _("the models take turns") if at_work else _("fewer operations are not always less time")
+    if report is None or ratio is None:
+        value, note = _("not measured yet"), _("fewer operations are not always less time")
     else:
         value = times_as_long(ratio, _)
         times = [report.latencies[name].median_ms for name in (ModelFile.DENSE, ModelFile.FAST)]
         note = _("as the original in 8 bits: {before} → {after}").format(
             before=milliseconds_text(times[0]), after=milliseconds_text(times[1])
         )
+    _card(value, note)
+    can = (folder / PACKED_NAME).is_file() and run_choice.missing_model(run) is None
+    if ratio is None and can:
+        request = LatencyRequest(run=run.id, threads=os.cpu_count() or 1)
+        ui.ask_button(_("Measure"), request, key="tile-measure", icon=":material/speed:", width="stretch")
+
+
+@st.fragment(run_every=2.0)
+@ui.guarded
+def _await(job_id: str) -> None:
+    """The tile while the run is timed; then the page is drawn anew."""
+    job = ui.open_store().job(job_id)
+    if job is None or job.is_final:
+        st.rerun(scope="app")
+    _card(_("measuring…"), _("the models take turns"))
+
+
+def _card(value: str, note: str) -> None:
     ui.metric_card(
         _("Time of one inference"), value, note,
         _("The fastest integer file against the original in 8 bits, measured in turns on this machine."),
     )  # fmt: skip
-    can = (folder / PACKED_NAME).is_file() and run_choice.missing_model(run) is None
-    offered = ratio is None and can and not at_work
-    if offered and st.button(_("Measure"), icon=":material/speed:", key="tile-measure", width="stretch"):
-        store.ask(LatencyRequest(run=run.id, threads=os.cpu_count() or 1), anew=True)
-        st.rerun(scope="fragment")
 
 
 def files(run: RunRecord) -> None:

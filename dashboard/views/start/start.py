@@ -107,7 +107,7 @@ def _today(review: Review) -> None:
         (_("Numbers in it"), count_text(cost.params), _("each stored with 32 bits")),
         (_("File to deploy"), size_text(cost.size_bytes), _("on every device, and in every update")),
         (
-            _("Bit operations an image"),
+            _("Bit-operations per image"),
             with_prefix(cost.bops, "BOPs"),
             _("arithmetic effort for one answer"),
         ),

@@ -65,9 +65,13 @@ def show(runs: Sequence[RunRow], points: Sequence[RunPoint], judged: Judged) -> 
         )  # fmt: skip
         upwards, floor = _upwards(points) if view == POINTS else (VALUE, None)
     if view == LINES:
+        figure = parallel_figure(runs, judged.passes, dark=ui.is_dark(), _=_)
+        if not figure.data[0].dimensions:
+            st.info(_("Lines show in what runs differ: it takes two that do."), icon=":material/show_chart:")
+            return
         st.plotly_chart(
-            parallel_figure(runs, judged.passes, dark=ui.is_dark(), _=_), key="tradeoff-lines",
-            config={"displayModeBar": False}, alt=_("Every run as a line over its plan and its results"),
+            figure, key="tradeoff-lines", config={"displayModeBar": False},
+            alt=_("Every run as a line over its plan and its results"),
         )  # fmt: skip
         st.caption(
             _("Drag along an axis to keep only the lines that pass there; drag an axis's name to move it.")

@@ -22,10 +22,11 @@ from qaf_core.review.decision.verdict import CriterionVerdict
 from qaf_core.text.said import Translate
 
 WIDTH_PX = 680  # A4 without its margins, at 96 dots an inch
-#: As the report's own text; the last two come with the report, for where no Japanese font is.
+#: As the report's own text. The first two come with the report: with others that share a sign between a
+#: letter and a radical (見 and ⾒), what is searched and copied from a PDF would be the radical.
 FONTS = (
-    '"Noto Sans JP", "Noto Sans CJK JP", "Hiragino Sans", "Yu Gothic UI", Meiryo, "Segoe UI", Helvetica, '
-    'Arial, "Report Japanese", "Report Japanese Rare", sans-serif'
+    '"Report Japanese", "Report Japanese Rare", "Noto Sans JP", "Noto Sans CJK JP", "Hiragino Sans", '
+    '"Yu Gothic UI", Meiryo, "Segoe UI", Helvetica, Arial, sans-serif'
 )
 INK, GROUND = "#1F2937", "#FFFFFF"
 COLOURS = {"pass": "#00805C", "fail": "#C0392B", "open": "#B7791F"}
@@ -39,6 +40,7 @@ DARK = {
     "#0072B2": "#56B4E9",
     "#D55E00": "#F0803C",
 }
+LESS, MORE = "#0B6FA8", "#C65500"  # of cells: deep enough for white numbers, on a dark ground too
 MOST_CONFUSED = 25  # classes; more do not fit a page
 MOST_SIDE_BY_SIDE = 10
 LONGEST_LABEL = 30
@@ -129,7 +131,7 @@ def _heatmap(cells: NDArray[np.int64], names: Sequence[str], signed: bool) -> go
     """Counts in a square; the diagonal of a difference is good where it grows, so colours tell signs only."""
     most = max(1, int(abs(cells).max()))
     form = "+d" if signed else "d"
-    scale = [[0, "#0072B2"], [0.5, GROUND], [1, "#D55E00"]] if signed else [[0, GROUND], [1, "#0072B2"]]
+    scale = [[0, LESS], [0.5, GROUND], [1, MORE]] if signed else [[0, GROUND], [1, LESS]]
     return go.Heatmap(
         z=cells.tolist(),
         x=list(names),

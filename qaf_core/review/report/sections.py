@@ -175,7 +175,7 @@ def run_rows(runs: Sequence[Evidence], _: Translate) -> list[list[str]]:
         ],
         [_("File to deploy"), size_text(cost.size_bytes), *(size_text(run.size_bytes) for run in runs)],
         [
-            _("Bit operations an image"),
+            _("Bit-operations per image"),
             with_prefix(cost.bops, "BOPs"),
             *(with_prefix(run.costs[1].bops, "BOPs") for run in runs),
         ],
@@ -275,7 +275,7 @@ def three_numbers(review: Review, _: Translate) -> list[dict[str, str]]:
             return numbers
     numbers.append(
         {
-            "title": _("Bit operations an image"),
+            "title": _("Bit-operations per image"),
             "value": fewer_text(cost.bops, less.bops, _),
             "note": f"{with_prefix(cost.bops, 'BOPs')} → {with_prefix(less.bops, 'BOPs')}; "
             + (

@@ -306,6 +306,7 @@ def parallel_figure(
             "color": [100 * (row.value or 0.0) for row in rows],
             "colorscale": "Viridis",
             "showscale": True,
+            "colorbar": {"title": {"text": "%"}},
         }
     ink = "#E6EBF2" if dark else "#18222F"
     figure = go.Figure(

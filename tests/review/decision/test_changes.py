@@ -12,7 +12,7 @@ from qaf_core.errors import QafError
 from qaf_core.review.decision.changes import compare_answers
 from qaf_core.review.decision.measured import PairedDifference
 from qaf_core.review.decision.other_tasks import compare_task
-from qaf_core.review.report.figures import confusion_figure
+from qaf_core.review.report.figures import confusion_figure, on_screen
 from qaf_core.runs.evidence.predictions import PairedPredictions
 
 PAIRED = paired_answers(997, 60, 40)
@@ -113,3 +113,18 @@ def test_boxes_are_compared_by_objects_missed_and_boxes_invented() -> None:
     assert found.changed == ((0, 1.0),)
     with pytest.raises(QafError, match="no measure by class"):
         compare_task(paired("regression", original={}, compressed={}, targets={}))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_white_numbers_can_be_read_on_the_full_cells_of_a_confusion_matrix(dark: bool) -> None:
+    figure = confusion_figure(compare_answers(PAIRED), str)
+    assert figure is not None
+    for trace in on_screen(figure, dark=dark).data:
+        ends = [colour for place, colour in trace.colorscale if place == 1 or trace.zmin < 0 == place]
+        for colour in ends:
+            parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+            linear = [((part + 0.055) / 1.055) ** 2.4 for part in parts]
+            luminance = sum(
+                share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True)
+            )
+            assert 1.05 / (luminance + 0.05) > 4.2, colour

@@ -190,3 +190,4 @@ def test_lines_over_all_runs() -> None:
     assert "Latency, ms" not in found, "known of one run only"
     assert list(lines.line.color) == [1, 0]
     assert list(parallel_figure(rows, {}).data[0].line.color) == pytest.approx([90, 80])
+    assert not parallel_figure(rows[:1], {}).data[0].dimensions, "one run differs from none"
