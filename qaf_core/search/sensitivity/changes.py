@@ -19,12 +19,16 @@ from qaf_core.factorization.rounding import round_rows, solve_gram
 from qaf_core.factorization.solve import solve_layer
 from qaf_core.factorization.structures import Rank
 from qaf_core.network.plan.types import Bits
+from qaf_core.pipeline.compress.compress import shrink
 from qaf_core.pipeline.compress.input_moments import InputStatistics
 from qaf_core.quantization.grid import FLOAT, Grid
 from qaf_core.quantization.spec import QuantSpec
 
 FLOAT_OPTIONS = SolverOptions(starts=1, start_iterations=25, iterations=0, rounding_rounds=0)
 ROUNDED_OPTIONS = SolverOptions(starts=1, start_iterations=1, iterations=2, rounding_rounds=3)
+# Of the inputs' second moment in what the factors are solved for. A run's solver takes none; but without it the
+# plans that were found (real ResNet-20, three budgets) diverged 4 to 14 % more.
+MOMENT_WEIGHT = 0.5
 RIDGE = 1e-2  # of the Gram's diagonal: what the output fit draws to the weight before it
 GRANULARITY = "rank_row"
 ROUNDING_NOISE = 2.5e-4  # of activations at 8 bits, relative to the power of the strongest channel
@@ -37,7 +41,7 @@ class Weight:
     Attributes:
         rows: ``(C_out, C_in / groups, k…)``.
         statistics: Of its inputs as patches; None where they are not known (several groups).
-        by_channel: Second moment of its inputs over channels, or None.
+        by_channel: Second moment of its inputs over channels, for the solver, or None.
     """
 
     rows: Tensor
@@ -85,6 +89,7 @@ def factorized_changes(
         seed: Of the random start.
         activation_bits: Of what passes from link to link.
     """
+    covariance = None if weight.by_channel is None else shrink(weight.by_channel, MOMENT_WEIGHT)
     start: Factors | None = None
     changes: dict[Bits, Change] = {}
     for width in bits:
@@ -97,6 +102,7 @@ def factorized_changes(
             ),
             options=FLOAT_OPTIONS if start is None else ROUNDED_OPTIONS,
             seed=seed,
+            input_covariance=covariance,
             start=start,
         )
         start = result.factors
