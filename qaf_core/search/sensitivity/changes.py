@@ -26,8 +26,8 @@ from qaf_core.quantization.spec import QuantSpec
 
 FLOAT_OPTIONS = SolverOptions(starts=1, start_iterations=25, iterations=0, rounding_rounds=0)
 ROUNDED_OPTIONS = SolverOptions(starts=1, start_iterations=1, iterations=2, rounding_rounds=3)
-# Of the inputs' second moment in what the factors are solved for. A run's solver takes none; but without it the
-# plans that were found (real ResNet-20, three budgets) diverged 4 to 14 % more.
+# Of the inputs' second moment in what the factors are solved for. A run's solver takes none; but without it
+# the plans that were found (real ResNet-20, three budgets) diverged 4 to 14 % more.
 MOMENT_WEIGHT = 0.5
 RIDGE = 1e-2  # of the Gram's diagonal: what the output fit draws to the weight before it
 GRANULARITY = "rank_row"
