@@ -144,7 +144,7 @@ def measure_curvature(
             gradients=torch.stack([row for row, _ in parts]),
             sizes=torch.stack([peak for _, peak in parts]),
             images=size,
-            outputs=outputs[name].moment / (size * min(OUTPUT_PROBES, PROBES)),
+            outputs=outputs[name].moment / (size * OUTPUT_PROBES),
         )
         for name, parts in rows.items()
         if parts
@@ -164,7 +164,8 @@ class _Outputs:
         rows = len(layer.rows)
 
         def watch(_: nn.Module, __: Any, output: Tensor) -> None:
-            output.register_hook(seen.add)  # type: ignore[no-untyped-call]
+            if output.requires_grad:  # a network may run parts of itself without gradients
+                output.register_hook(seen.add)  # type: ignore[no-untyped-call]
 
         moment = torch.zeros(rows, rows)
         seen = cls(layer=layer, moment=moment, handle=layer.register_forward_hook(watch))

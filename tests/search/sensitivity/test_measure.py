@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from qaf_core.errors import RunCancelled
 from qaf_core.factorization.structures import Rank
 from qaf_core.files import ContentCache
+from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.inventory import take_inventory
 from qaf_core.network.graph.network import layer_of
 from qaf_core.network.modules.quantized import FactorizedLayer
@@ -16,6 +17,7 @@ from qaf_core.pipeline.divergence import output_divergence
 from qaf_core.pipeline.events import Progress
 from qaf_core.search.sensitivity import measure
 from qaf_core.search.sensitivity.changes import Weight, dense_change, factorized_changes
+from qaf_core.search.sensitivity.curvature import measure_curvature
 from qaf_core.search.sensitivity.exchange import Exchange
 from qaf_core.search.sensitivity.measure import MeasuredNetwork, corrected, measure_sensitivity, spread_over
 from qaf_core.search.sensitivity.settings import (
@@ -137,6 +139,25 @@ def test_the_output_side_is_fitted_under_the_inputs() -> None:
     assert error(dense_change(weight, 3).weight) < error(dense_change(blind, 3).weight)
     fitted, plain = (factorized_changes(row, "cp", 6, (32, 4), 0, 8)[4].weight for row in (weight, blind))
     assert error(fitted) < error(plain)
+
+
+class Halted(nn.Module):
+    """Two captured parts; Python between them lets no gradient pass, as a detector's may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.early = capture(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()).eval(), SHAPE)
+        self.late = capture(nn.Sequential(nn.Flatten(), nn.Linear(8 * 64, 4)).eval(), (8, 8, 8))
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            values = self.early(images)
+        return self.late(values)
+
+
+def test_a_part_without_gradients_leaves_the_others_theirs() -> None:
+    found = measure_curvature(Halted().eval(), ["early.0", "late.1"], draw(16, *SHAPE, seed=1), {})
+    assert set(found) == {"late.1"}
 
 
 def test_the_largest_factor_that_is_not_fitted_may_have_a_bit_less() -> None:
