@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from dashboard.state.rows import bits_text, rank_text
 from dashboard.text import _
 from qaf_core.network.plan.chains import rank_for_ratio
 from qaf_core.network.plan.cost import Cost, layer_cost, original_cost, original_layer_cost
@@ -16,7 +15,7 @@ from qaf_core.network.plan.layer_info import KEEP, LayerInfo
 from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.network.plan.validation import check_layer_plan
 from qaf_core.quantization.grid import BITS_ACCEPTED
-from qaf_core.text.units import MISSING
+from qaf_core.text.units import MISSING, bits_text, rank_text
 
 _SEPARATOR = re.compile(r"[\s,;/×x*]+")
 

@@ -15,24 +15,6 @@ from qaf_core.runs.store.record import RunRecord
 from qaf_core.text.units import percent_text, points_text
 
 
-def rank_text(rank: object) -> str:
-    """A rank as people write it: ``134``, ``24 × 32``, or nothing."""
-    if rank is None:
-        return ""
-    if isinstance(rank, (list, tuple)):
-        return " × ".join(str(r) for r in rank)
-    return str(rank)
-
-
-def bits_text(bits: object) -> str:
-    """Bits as people write them: ``4``, or ``4, 4, 8`` where each factor has its own."""
-    if bits is None:
-        return ""
-    if isinstance(bits, (list, tuple)):
-        return ", ".join(str(b) for b in bits) if len(set(bits)) > 1 else str(bits[0])
-    return str(bits)
-
-
 def class_rows(before: Mapping[str, float], after: Mapping[str, float]) -> list[dict[str, Any]]:
     """A metric by class, original and compressed in percent and the change in points."""
     return [

@@ -20,7 +20,7 @@ from qaf_core.review import charts, histograms
 from qaf_core.review.labels import solve_labels
 from qaf_core.runs.listing import RunRow, list_rows
 from qaf_core.runs.store.record import RunRecord
-from qaf_core.text.units import percent_text
+from qaf_core.text.units import bits_text, percent_text, rank_text
 
 HISTOGRAM_COLUMNS = 4
 
@@ -162,9 +162,9 @@ def _details(run: RunRecord, layer: str, *, titled: bool) -> None:
 def _facts(row: LayerRow) -> None:
     labels, ends = live.structure_labels(), solve_labels(_)
     parts = [labels.get(row.structure, row.structure)]
-    if rank := rows.rank_text(row.rank):
+    if rank := rank_text(row.rank):
         parts.append(_("rank {rank}").format(rank=rank))
-    if bits := rows.bits_text(row.bits):
+    if bits := bits_text(row.bits):
         parts.append(_("{bits} bits").format(bits=bits))
     if row.relative_error is not None:
         parts.append(_("error {error}").format(error=percent_text(row.relative_error)))

@@ -48,7 +48,15 @@ from qaf_core.pipeline.check.plausibility import Plausibility
 from qaf_core.records import from_plain
 from qaf_core.runs.store.workspace import default_workspace, open_workspace
 from qaf_core.text.said import retell, say
-from qaf_core.text.units import MISSING, count_text, percent_text, points_text, with_prefix
+from qaf_core.text.units import (
+    MISSING,
+    bits_text,
+    count_text,
+    percent_text,
+    points_text,
+    rank_text,
+    with_prefix,
+)
 
 if TYPE_CHECKING:
     from qaf_core.network.plan.layer_info import LayerInfo
@@ -197,11 +205,10 @@ def _print_sensitivity(report: dict[str, Any]) -> None:
         others = [row for row in quantized if row["rank"] is not None]
         best = min(others, key=lambda row: row["harm"] * row["size_bytes"], default=None)
         cells = [f"{dense[bits]['harm']:.2g}" if bits in dense else MISSING for bits in (8, 4, 3, 2)]
-        named = (
-            ("", "")
-            if best is None
-            else (f"{best['structure']} {best['rank']}, {best['bits']} bits", f"{best['harm']:.2g}")
-        )
+        named = ("", "")
+        if best is not None:
+            rank, bits = rank_text(best["rank"]), bits_text(best["bits"])
+            named = (f"{best['structure']} {rank}; {bits} bits", f"{best['harm']:.2g}")
         rows.append((layer["name"], *cells, *named))
     print_table(("layer", "8 bits", "4 bits", "3 bits", "2 bits", "factorized", "harm"), rows)
     echo(

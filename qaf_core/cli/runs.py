@@ -51,7 +51,7 @@ from qaf_core.files import write_json
 from qaf_core.pipeline.events import RunStatus, stage_text
 from qaf_core.runs.store.workspace import default_workspace
 from qaf_core.text.said import Said, say
-from qaf_core.text.units import duration_text, percent_text, points_text, size_text
+from qaf_core.text.units import bits_text, duration_text, percent_text, points_text, rank_text, size_text
 
 if TYPE_CHECKING:
     from qaf_core.pipeline.events import RunEvent
@@ -227,9 +227,10 @@ def print_progress(event: RunEvent) -> None:
     if event.kind == "stage" and data.get("fraction") in (None, 0, 0.0):
         line = f"{_(data['stage'])}: {stage_text(data, _)}"
     elif event.kind == "layer_started":
-        rank = "" if data.get("rank") is None else f" {say('rank {rank}', rank=data['rank']).text(_)}"
+        rank = rank_text(data.get("rank"))
+        rank = rank and f" {say('rank {rank}', rank=rank).text(_)}"
         place = f"[{data['index'] + 1}/{data['total']}]"
-        bits = say("{bits} bits", bits=data["bits"]).text(_)
+        bits = say("{bits} bits", bits=bits_text(data["bits"])).text(_)
         line = f"{place} {event.layer}: {data['structure']}{rank}, {bits}"
     elif event.kind == "layer_finished":
         duration = duration_text(data["seconds"])

@@ -24,6 +24,24 @@ def with_prefix(value: float, unit: str) -> str:
     return f"{_three_digits(value)} {unit}".rstrip()
 
 
+def rank_text(rank: object) -> str:
+    """A rank as people write it: ``134``, ``24 × 32``, or nothing."""
+    if rank is None:
+        return ""
+    if isinstance(rank, (list, tuple)):
+        return " × ".join(str(r) for r in rank)
+    return str(rank)
+
+
+def bits_text(bits: object) -> str:
+    """Bits as people write them: ``4``, or ``4, 4, 8`` where each factor has its own."""
+    if bits is None:
+        return ""
+    if isinstance(bits, (list, tuple)):
+        return ", ".join(str(b) for b in bits) if len(set(bits)) > 1 else str(bits[0])
+    return str(bits)
+
+
 def size_text(size_bytes: float) -> str:
     """Bytes in decimal units: ``44.7 MB``."""
     return with_prefix(size_bytes, "B")

@@ -10,7 +10,7 @@ import pytest
 
 from dashboard.state import expectations, sheets
 from dashboard.state.overrides import NOTHING
-from dashboard.views.explore import optimise
+from dashboard.views.explore import expected, optimise
 from qaf_core.data.models.catalogue import find_model, load_inventory
 from qaf_core.files import ContentCache
 from qaf_core.network.plan.cost import plan_cost
@@ -23,7 +23,7 @@ from qaf_core.runs.store.record import JobRecord
 from qaf_core.runs.store.request import RunRequest
 from qaf_core.runs.store.store import Store
 from qaf_core.search.budget.predict import curve_from_errors
-from qaf_core.search.sensitivity.settings import Sensitivity, harm_rows
+from qaf_core.search.sensitivity.settings import Sensitivity, Setting, harm_rows
 
 from .conftest import Draw, base_of, serve, shown, table_rows
 
@@ -215,3 +215,17 @@ def test_a_front_is_asked_for_once_and_can_be_stopped(draw: Draw, store: Store) 
     test.button(key="stop-front").click().run()
     assert "10 of 10 searches are done" in shown(test)
     assert store.count_queued("heavy") == 0
+
+
+def test_uneven_bits_have_one_column_whichever_factor_has_fewer() -> None:
+    def setting(bits: int | tuple[int, ...], rank: int = 5) -> Setting:
+        row = LayerPlan(name="a", structure="cp", rank=rank, bits=bits)
+        return Setting(row=row, harm=1.0, size_bytes=1, bops=1)
+
+    first = expected._cells([setting(4), setting(3), setting((4, 3, 4))])
+    second = expected._cells([setting(4), setting(3), setting((4, 4, 3))])
+    assert list(first) == list(second) == ["rank 1, 4 bits", "rank 1, 4/3 bits", "rank 1, 3 bits"]
+
+
+def test_losses_that_no_run_could_tell_are_not_written_out() -> None:
+    assert [expected._small(value) for value in (0.0, 4e-13, 0.0123)] == ["0", "< 0.001", "0.012"]

@@ -35,6 +35,12 @@ def test_prefix(value: float, unit: str, text: str) -> None:
     assert units.with_prefix(value, unit).rstrip() == text
 
 
+def test_ranks_and_bits_of_several_factors() -> None:
+    assert units.bits_text((3, 2, 3)) == units.bits_text([3, 2, 3]) == "3, 2, 3"
+    assert units.bits_text((4, 4)) == units.bits_text(4) == "4"
+    assert units.rank_text([24, 32]) == "24 × 32"
+
+
 def test_small_percentages_do_not_look_like_nothing() -> None:
     assert units.percent_text(0.9034) == "90.3 %"
     assert units.percent_text(0.9036) == "90.4 %"

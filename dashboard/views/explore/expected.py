@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard.state import expectations, jobs, rows, sheets
+from dashboard.state import expectations, jobs, sheets
 from dashboard.state.plan_draft import Draft
 from dashboard.text import _, listed, meaning
 from dashboard.views.explore import controls
@@ -23,10 +23,11 @@ from qaf_core.runs.jobs.plans.knowledge import LEARNT_METHODS
 from qaf_core.runs.store.request import SensitivityRequest
 from qaf_core.search.budget.predict import Prediction, Predictor
 from qaf_core.search.sensitivity.settings import Setting
-from qaf_core.text.units import MISSING, decimal_text, percent_text, points_text
+from qaf_core.text.units import MISSING, bits_text, decimal_text, percent_text, points_text, rank_text
 
 GENTLE, HARD = 1e-4, 0.2  # losses at which a cell's colour begins and ends
 COLOUR = "213, 94, 0"
+LEAST_SHOWN = 0.001  # points
 CLICKED_KEY = "heat-clicked"
 LONGEST_TABLE_ROWS = 14
 WORTH_TELLING = 0.002  # of the metric
@@ -163,13 +164,21 @@ def _heat_map(choice: Choice, draft: Draft, predictor: Predictor) -> None:
     ]
     frame = pd.DataFrame(losses, columns=columns, index=pd.Index(names, name=_("Layer")))
     top = HARD * 100 if not by_size else max((v for row in losses for v in row if v == v), default=1.0)
-    _draw(choice, frame.style.map(_shade, top=max(top, 1e-6)).format("{:.2g}", na_rep=MISSING), table)
+    _draw(choice, frame.style.map(_shade, top=max(top, 1e-6)).format(_small, na_rep=MISSING), table)
+
+
+def _small(value: Any) -> str:
+    """Two digits; what no run could tell from nothing is not written out."""
+    return f"< {LEAST_SHOWN:g}" if 0 < value < LEAST_SHOWN else f"{value:.2g}"
 
 
 def _draw(choice: Choice, shaded: Any, table: dict[str, dict[str, Setting]]) -> None:
     names, columns = list(shaded.index), list(shaded.columns)
     st.caption(
-        _("Points expected to be lost if only this layer is changed. Click a cell to put it into the plan."),
+        _(
+            "Points expected to be lost if only this layer is changed. Click a cell to put it into the plan. "
+            "4/3 bits: 3 in the largest of the factors that are not fitted to outputs, 4 in the others."
+        ),
         help=meaning("harm"),
     )
     key = f"heat-{choice.source.id}-{','.join(columns)}"
@@ -187,7 +196,7 @@ def _draw(choice: Choice, shaded: Any, table: dict[str, dict[str, Setting]]) -> 
         setting = table[names[position]].get(label)
         if setting is not None:
             row = setting.row
-            texts = (row.structure, rows.rank_text(row.rank), rows.bits_text(row.bits))
+            texts = (row.structure, rank_text(row.rank), bits_text(row.bits))
             cells = zip(sheets.COLUMNS, texts, strict=True)
             sheets.type_in(choice.source.id, *((row.name, column, text) for column, text in cells))
     st.session_state[CLICKED_KEY] = clicked
@@ -199,13 +208,20 @@ def _cells(settings: Sequence[Setting]) -> dict[str, Setting]:
     """Settings of one structure by the heading of their column: bits, and how many ranks are higher."""
     ranks = list(dict.fromkeys(setting.row.rank for setting in settings))
     cells = {}
-    for setting in settings:
-        bits = _("{bits} bits").format(bits=rows.bits_text(setting.row.bits).replace(", ", "-"))
+    for setting in sorted(settings, key=lambda s: (ranks.index(s.row.rank), -sum(_widths(s)))):
+        highest, lowest = _widths(setting)
+        bits = _("{bits} bits").format(bits=highest if highest == lowest else f"{highest}/{lowest}")
         place = ranks.index(setting.row.rank) + 1
         cells[
             bits if setting.row.rank is None else _("rank {place}, {bits}").format(place=place, bits=bits)
         ] = setting
     return cells
+
+
+def _widths(setting: Setting) -> tuple[int, int]:
+    """The most and the fewest bits of a setting's factors; which has the fewest depends on the layer."""
+    bits = setting.row.bits if isinstance(setting.row.bits, tuple) else (setting.row.bits or 0,)
+    return max(bits), min(bits)
 
 
 def _shade(value: Any, top: float) -> str:

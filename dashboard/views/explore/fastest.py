@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard.state import address, rows
+from dashboard.state import address
 from dashboard.text import _, plural
 from dashboard.views.explore import controls
 from dashboard.views.explore.choose import Choice
@@ -20,7 +20,7 @@ from qaf_core.factorization.structures import FACTORIZED
 from qaf_core.records import from_plain
 from qaf_core.runs.store.request import PlanRequest
 from qaf_core.search.selection import AnswerShares, LayerChoice, Selection, note_text
-from qaf_core.text.units import factor_text, milliseconds_text, percent_text
+from qaf_core.text.units import factor_text, milliseconds_text, percent_text, rank_text
 
 ANSWER_BOUNDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1)
 FIRST_ANSWER_BOUND = 0.02
@@ -166,7 +166,7 @@ def _row(choice: LayerChoice, labels: Mapping[str, str]) -> dict[str, Any]:
     return {
         "layer": choice.name,
         "structure": labels.get(choice.structure, choice.structure),
-        "rank": rows.rank_text(choice.rank) or None,
+        "rank": rank_text(choice.rank) or None,
         "chosen_ms": choice.latency_ms,
         "dense_ms": choice.dense_ms,
         "error": None if error is None else 100 * error,

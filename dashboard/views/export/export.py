@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard.state import catalogue, rows
+from dashboard.state import catalogue
 from dashboard.state.overrides import overrides_of
 from dashboard.text import _
 from dashboard.views.export import speed
@@ -26,7 +26,7 @@ from qaf_core.runs.listing import PACKED, list_rows, refresh_row
 from qaf_core.runs.store.record import RunRecord
 from qaf_core.runs.store.request import ExportRequest
 from qaf_core.runs.store.workspace import EXPORTS_FOLDER, PACKED_NAME
-from qaf_core.text.units import duration_text, size_text, times_text
+from qaf_core.text.units import bits_text, duration_text, rank_text, size_text, times_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,8 +256,8 @@ def content_rows(inventory: Sequence[LayerInfo], plan: Plan, solved: set[str]) -
         {
             "name": info.name,
             "stored": labels.get(row.structure, row.structure) if row is not None else labels[KEEP],
-            "rank": (rows.rank_text(row.rank) or None) if row is not None else None,
-            "bits": rows.bits_text(row.bits) if row is not None else "16",
+            "rank": (rank_text(row.rank) or None) if row is not None else None,
+            "bits": bits_text(row.bits) if row is not None else "16",
             "before": before,
             "after": after,
             "share": 100 * after / total,

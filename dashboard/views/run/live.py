@@ -21,7 +21,7 @@ from qaf_core.review import charts
 from qaf_core.review.labels import solve_labels
 from qaf_core.review.metrics import metric_label
 from qaf_core.runs.store.record import RunRecord
-from qaf_core.text.units import MISSING, duration_text, percent_text
+from qaf_core.text.units import MISSING, bits_text, duration_text, percent_text, rank_text
 
 
 def show_queued(progress: RunProgress, *, ahead: int, ready: bool) -> None:
@@ -150,7 +150,7 @@ def _convergence(progress: RunProgress) -> None:
         return
     layer = progress.layers[progress.curve_layer]
     structure = structure_labels().get(layer.row.structure, "")
-    rank, bits = rows.rank_text(layer.row.rank), rows.bits_text(layer.row.bits)
+    rank, bits = rank_text(layer.row.rank), bits_text(layer.row.bits)
     facts = [
         structure,
         _("rank {rank}").format(rank=rank) if rank else "",
@@ -235,8 +235,8 @@ def layer_frame(layers: Sequence[LayerRow]) -> pd.DataFrame:
             {
                 "layer": row.name,
                 "structure": labels.get(row.structure, row.structure),
-                "rank": rows.rank_text(row.rank) or None,
-                "bits": rows.bits_text(row.bits) or None,
+                "rank": rank_text(row.rank) or None,
+                "bits": bits_text(row.bits) or None,
                 "error": _percent(row.relative_error),
                 "float": _percent(row.float_relative_error),
                 "seconds": row.seconds,
