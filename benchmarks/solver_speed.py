@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from qaf_core import QuantSpec, SolverOptions, solve_layer
-from qaf_core.factorization.admm import State, start_sweep
 from qaf_core.factorization.algebra.cp import Canonical
+from qaf_core.factorization.sweeps import State, start_sweep
 
 SIDE = 4096
 SIZES = ((128, 128), (256, 256), (512, 512))

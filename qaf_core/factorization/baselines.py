@@ -12,17 +12,10 @@ import torch
 from torch import Tensor
 
 from qaf_core.errors import SolverError
-from qaf_core.factorization.admm import (
-    Best,
-    OnEvent,
-    Phase,
-    State,
-    admm_sweep,
-    fit_factor_scales,
-    iterate,
-)
+from qaf_core.factorization.admm import OnEvent, Phase, iterate
 from qaf_core.factorization.options import SolverOptions, Status
 from qaf_core.factorization.subproblem import Subproblem
+from qaf_core.factorization.sweeps import Best, State, admm_sweep, fit_factor_scales
 from qaf_core.quantization.grid import Grid
 from qaf_core.quantization.spec import QuantSpec
 

@@ -12,9 +12,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from qaf_core.factorization.admm import fit_factor_scales
 from qaf_core.factorization.factors import Factors, as_stored_codes
 from qaf_core.factorization.rounding import coordinate_descent, damped, gptq_round, solve_gram
+from qaf_core.factorization.sweeps import fit_factor_scales
 
 UNSEEN = 1e-3  # how much directions that no input shows count, relative to the mean
 DESCENT_SWEEPS = 3

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from qaf_core.factorization.admm import OnEvent, State, solve_joint
+from qaf_core.factorization.admm import OnEvent, solve_joint
 from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
 from qaf_core.factorization.subproblem import Subproblem
+from qaf_core.factorization.sweeps import State
 from qaf_core.quantization.grid import FLOAT, Grid
 from qaf_core.quantization.spec import QuantSpec
 

@@ -13,24 +13,21 @@ from helpers import draw_double as draw
 from torch import Tensor
 
 from qaf_core.errors import RunCancelled
-from qaf_core.factorization.admm import (
-    START_SWEEPS,
-    START_WORK,
+from qaf_core.factorization.admm import START_SWEEPS, START_WORK, automatic_sweeps, solve_joint
+from qaf_core.factorization.algebra.cp import Canonical
+from qaf_core.factorization.algebra.tucker2 import Tucker2
+from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
+from qaf_core.factorization.sweeps import (
     State,
     activation_noise,
     admm_sweep,
     align_signs,
-    automatic_sweeps,
     column_losses,
     fit_factor_scales,
     round_to_nearest,
     rounding_sweep,
-    solve_joint,
     start_sweep,
 )
-from qaf_core.factorization.algebra.cp import Canonical
-from qaf_core.factorization.algebra.tucker2 import Tucker2
-from qaf_core.factorization.options import SolveEvent, SolverOptions, Status
 from qaf_core.quantization.grid import Grid
 from qaf_core.quantization.spec import QuantSpec
 
