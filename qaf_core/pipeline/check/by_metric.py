@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr
 from torch import Tensor, nn
 
 from qaf_core.data.load import ImageSet
@@ -153,4 +153,4 @@ def _p_value(trial: Trial) -> float:
     half = (trial.gain_ci95[1] - trial.gain_ci95[0]) / 2
     if trial.gain <= 0:
         return 1.0
-    return float(norm.sf(Z95 * trial.gain / half)) if half > 0 else 0.0
+    return float(ndtr(-Z95 * trial.gain / half)) if half > 0 else 0.0

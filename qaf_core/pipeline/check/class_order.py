@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -113,7 +113,7 @@ def mends(before: float, after: float) -> bool:
 def paired_p_value(better: BoolArray, worse: BoolArray) -> float:
     """Probability that the one is right so much more often than the other by chance (McNemar, one-sided)."""
     gained, lost = int((better & ~worse).sum()), int((~better & worse).sum())
-    return float(binom.sf(gained - 1, gained + lost, 0.5)) if gained else 1.0
+    return float(bdtrc(gained - 1, gained + lost, 0.5)) if gained else 1.0
 
 
 def is_guessing(predictions: IntArray, labels: IntArray, count: int) -> bool:

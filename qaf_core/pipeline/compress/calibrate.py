@@ -69,9 +69,7 @@ def _beyond(values: Tensor, low: float, high: float) -> Tensor:
     return few[(few < low) | (few > high)]
 
 
-def equalize_across_layers(
-    first: Link, middle: Link, outputs: Sequence[Tensor], others: Sequence[Tensor] = ()
-) -> None:
+def equalize_across_layers(first: Link, middle: Link, outputs: Sequence[Tensor]) -> None:
     """Give the channels between a 1×1 and a depthwise link like ranges by moving scale between the two.
 
     The product of the two scales, and so the function, stays.
@@ -81,7 +79,6 @@ def equalize_across_layers(
         middle: The depthwise link that takes them.
         outputs: What ``first`` puts out, ``(B, R, H, W)`` per batch; changed with it, in place, as there may
             be gigabytes of them.
-        others: Further outputs, changed likewise but not looked at.
     """
     axis = first.operation.channel_axis
     means = [v.movedim(axis, -1).flatten(0, -2).square().mean(dim=0) for v in outputs]
@@ -92,7 +89,7 @@ def equalize_across_layers(
     ones = (1,) * (first.codes.ndim - 1)
     first.scales.mul_(factor.reshape(-1, *ones))
     middle.scales.div_(factor.reshape(-1, *ones))
-    for values in (*outputs, *others):
+    for values in outputs:
         values.mul_(first.per_channel(factor))
 
 
@@ -111,8 +108,7 @@ def calibrate_layer(
     Returns:
         The relative squared error of the outputs on the held-back batches.
     """
-    values, originals = list(samples.inputs), list(samples.originals)
-    targets, calls, chain = samples.targets, samples.calls, layer.chain
+    values, targets, calls, chain = list(samples.inputs), samples.targets, samples.calls, layer.chain
     places = [samples.sites[index % len(samples.sites)] for index in range(len(values))]
     for position, link in enumerate(chain):
         if not Grid.of(activation_bits).is_float:
@@ -121,11 +117,9 @@ def calibrate_layer(
             break
         for index, place in enumerate(places):  # one by one: what a link has taken is freed
             values[index] = link(values[index], place)
-            if originals:
-                originals[index] = link(originals[index], place)
         following = chain[position + 1]
         if following.operation.dims and following.operation.groups == len(link.codes) > 1:
-            equalize_across_layers(link, following, values, originals)
+            equalize_across_layers(link, following, values)
     last = chain[-1]
     fixed = last.operation.groups != 1 or last.operation.transposed
     held_back = sorted(_validation_indices(len(values), calls))
@@ -137,7 +131,7 @@ def calibrate_layer(
         assert ahead is not None
         return ahead.divergence({index: last(values[index], places[index]) for index in held_back})
 
-    moments = _collect(last, values, targets, calls, places, originals)
+    moments = _collect(layer, values, samples, places)
     return fit_last_link(last, *moments, harm=None if ahead is None else harm)
 
 
@@ -175,19 +169,18 @@ def _validation_indices(count: int, calls: int) -> set[int]:
 
 
 def _collect(
-    link: Link,
-    values: Sequence[Tensor],
-    targets: Sequence[Tensor],
-    calls: int,
-    places: Sequence[int],
-    originals: Sequence[Tensor],
+    layer: FactorizedLayer, values: Sequence[Tensor], samples: LayerSamples, places: Sequence[int]
 ) -> tuple[OutputMoments, OutputMoments]:
-    """Moments of the fitting and of the held-back batches, of which there are some."""
+    """Moments of the last link's inputs and targets, on the fitting and on the held-back batches, of which
+    there are some. What the original network's inputs become on their way there is made one by one.
+    """
+    *before, link = layer.chain
+    targets = samples.targets
     outputs, inputs = link.codes.shape[0], link.codes[0].numel()
     parts = [OutputMoments.empty(inputs, outputs, link.codes.device) for _ in range(2)]
     positions = sum(t.numel() // outputs for t in targets)
     generator = torch.Generator().manual_seed(0)
-    held_back = _validation_indices(len(values), calls)
+    held_back = _validation_indices(len(values), samples.calls)
     for index, (value, target) in enumerate(zip(values, targets, strict=True)):
         operation = link.operations[places[index]]
         aims = operation.output_rows(target)
@@ -197,7 +190,12 @@ def _collect(
             chosen = torch.randperm(len(aims), generator=generator)[:count].to(aims.device)
             aims = aims[chosen]
         rows = operation.patch_rows(link.input_quantizer(value), link.kernel, chosen)
-        errorless = operation.patch_rows(originals[index], link.kernel, chosen) if originals else None
+        errorless = None
+        if samples.originals:
+            original = samples.originals[index]
+            for earlier in before:
+                original = earlier(original, places[index])
+            errorless = operation.patch_rows(original, link.kernel, chosen)
         parts[int(index in held_back)].add(rows, aims, errorless)
     return parts[0], parts[1]
 
