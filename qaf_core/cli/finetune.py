@@ -45,6 +45,10 @@ def finetune(
         bool | None,
         typer.Option(help="Move images by an eighth at most [default: if its answers stay the same]"),
     ] = None,
+    warps: Annotated[
+        bool | None,
+        typer.Option(help="Zoom, turn and light images a little [default: if its answers stay the same]"),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the order of the images.")] = 0,
     name: Annotated[str | None, typer.Option(help="What to call the new run.")] = None,
     as_json: Json = False,
@@ -62,6 +66,7 @@ def finetune(
         seed=seed,
         flips=flips,
         crops=crops,
+        warps=warps,
     )
     with (
         Store(workspace) as store,
@@ -91,17 +96,13 @@ def _print_gain(result: dict[str, Any]) -> None:
     if finetuning["best_epoch"] == 0:
         echo("Nothing was gained on the held-back images: the network is as it was.")
         return
-    changed = {
-        (False, False): say("neither mirrored nor moved"),
-        (True, False): say("mirrored"),
-        (False, True): say("moved"),
-        (True, True): say("mirrored and moved"),
-    }[bool(finetuning["flips"]), bool(finetuning["crops"])]
+    ways = {"flips": say("mirrored"), "crops": say("moved"), "warps": say("warped")}
+    changed = [text for way, text in ways.items() if finetuning.get(way)]
     echo(
         "learnt from {count:,} images {labels}, {changed}",
         count=finetuning["images"],
         labels=say("with labels") if finetuning["labelled"] else say("without labels"),
-        changed=changed,
+        changed=changed or say("as they are"),
     )
     echo(
         "loss on held-back images {before:.4f} → {after:.4f} (pass {best} of {count})",

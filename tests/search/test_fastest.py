@@ -298,6 +298,14 @@ def test_a_bound_on_layers_errors_is_kept_as_measured() -> None:
     assert steps == {}
 
 
+def test_a_form_expected_to_harm_nothing_takes_no_other_with_it() -> None:
+    forms = forms_of({name: {SMALL: (0.4, 0.0), SVD: (0.6, 0.2)} for name in "abc"})
+    found, steps = found_in(Answers(TRUE), forms=forms, answers=0.5, error=0.025)
+    assert steps == dict.fromkeys("abc", SVD)
+    verdicts = {row.structure: row.verdict for row in found.choices[0].candidates}
+    assert verdicts["tucker2"] == Verdict.OVER_BOUND
+
+
 def test_where_nothing_is_faster_nothing_is_timed_or_judged() -> None:
     forms = forms_of({"a": {SVD: (0.97, 0.0)}, "b": {SVD: (1.2, 0.0)}})  # 3 % is within the noise
     answers, clock = Answers({}), Clock(FORMS, ["ab"])

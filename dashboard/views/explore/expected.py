@@ -164,7 +164,7 @@ def _heat_map(choice: Choice, draft: Draft, predictor: Predictor) -> None:
     ]
     frame = pd.DataFrame(losses, columns=columns, index=pd.Index(names, name=_("Layer")))
     top = HARD * 100 if not by_size else max((v for row in losses for v in row if v == v), default=1.0)
-    _draw(choice, frame.style.map(_shade, top=max(top, 1e-6)).format(_small, na_rep=MISSING), table)
+    _draw(choice, frame.style.map(_shade, top=max(top, 1e-6)).format(_small), table)
 
 
 def _small(value: Any) -> str:
@@ -185,6 +185,7 @@ def _draw(choice: Choice, shaded: Any, table: dict[str, dict[str, Setting]]) -> 
     event = st.dataframe(
         shaded,
         key=key,
+        placeholder=MISSING,
         on_select="rerun",
         selection_mode="single-cell",
         height=tables.table_height(len(names), most=LONGEST_TABLE_ROWS),
