@@ -72,16 +72,11 @@ def squared_error(targets: Any, answers: Any) -> float:
 
 
 def training_loss(
-    original: nn.Module,
-    model: nn.Module,
-    batch: Tensor,
-    labels: Tensor | None = None,
-    *,
-    layer_weight: float = LAYER_WEIGHT,
+    original: nn.Module, model: nn.Module, batch: Tensor, labels: Tensor | None = None
 ) -> Tensor:
     """What a network that learns from its original makes small, the mean over a batch.
 
-    The divergence of class scores, where there are any, and ``layer_weight`` times the mean relative squared
+    The divergence of class scores, where there are any, and ``LAYER_WEIGHT`` times the mean relative squared
     error of the exchanged layers' outputs: from few images the layers between tell far more than the scores.
     With labels their cross-entropy is added.
 
@@ -89,7 +84,6 @@ def training_loss(
         original: With BatchNorm folded as in ``model``; no gradient reaches it.
         model, batch: As in :func:`batch_divergence`.
         labels: Classes of the images ``(B,)``, or None.
-        layer_weight: Of the layers' errors.
 
     Raises:
         DataError: If there are labels and no class scores.
@@ -100,7 +94,7 @@ def training_loss(
     with _outputs_of(model, names) as actual:
         actual_scores = class_scores(model(batch))
     errors = _relative_errors(names, expected, actual)
-    loss = layer_weight * torch.stack(errors).mean() if errors else batch.new_zeros(())
+    loss = LAYER_WEIGHT * torch.stack(errors).mean() if errors else batch.new_zeros(())
     if labels is not None:
         loss = loss + cross_entropy(actual_scores, labels)
     if expected_scores is None or actual_scores is None or expected_scores.shape != actual_scores.shape:

@@ -1,12 +1,12 @@
 """Fine-tuning: a compressed network learns from its original, and from labels where there are any.
 
 Scales, biases and the normalisations beside the chains are learnt (``scales``), or the codes too
-(``codes``): these leave the grid and come back to it little by little. The loss is the divergence of the
-outputs, and of the layers' outputs, from the original's (:mod:`qaf_core.pipeline.divergence`; distillation
-as in Hinton et al. 2015, arXiv 1503.02531), with labels the cross-entropy of the class scores besides. Images
-are moved, mirrored and warped where the original takes them for the same still, and half of the batches are
-mixed (mixup; arXiv 1710.09412): there the original alone tells what is right. Some images are never learnt
-from and judge: the best state by that measure is kept, which may be the one it began with.
+(``codes``). The loss is the divergence of the outputs, and of the layers' outputs, from the original's
+(:mod:`qaf_core.pipeline.divergence`; distillation as in Hinton et al. 2015, arXiv 1503.02531), with labels
+the cross-entropy of the class scores besides. Images are moved, mirrored and warped where the original takes
+them for the same still, and half of the batches are mixed (mixup; arXiv 1710.09412): there the original alone
+tells what is right. Some images are never learnt from and judge: the best state by that measure is kept,
+which may be the one it began with.
 """
 
 from __future__ import annotations
@@ -22,13 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from qaf_core.errors import DataError, RunCancelled
-from qaf_core.pipeline.divergence import (
-    LAYER_WEIGHT,
-    class_scores,
-    cross_entropy,
-    divergence,
-    training_loss,
-)
+from qaf_core.pipeline.divergence import class_scores, cross_entropy, divergence, training_loss
 from qaf_core.pipeline.events import Progress
 from qaf_core.pipeline.finetune.augment import flipped, mixed, shifted, warped
 from qaf_core.pipeline.finetune.options import CODES, FinetuneOptions
@@ -40,13 +34,7 @@ BATCH_PIXELS = 2**19  # of a batch, where images are large
 VALIDATION_SHARE, LEAST_HELD, MOST_HELD = 8, 64, 512
 HELD_PIXELS = 2**20  # of all held-back images, where they are large: judging must not take the time
 GAIN_RATE = 1e-3  # learning rate of the logarithms of scales, and of biases in units of their size
-CODE_RATE = 2e-2  # of codes, in steps of the grid
-FIRST_SET, ALL_SET = 0.3, 0.88  # of the time, between which codes become whole numbers for good
-SET_EVERY = 10  # steps
-# Of layers' outputs, where the codes are learnt too: from images that the original knows by heart only the
-# layers between tell how it sees others, and codes are enough to follow them. (Real ResNet-20, ratio 3, codes
-# not rounded: answers kept 92.9 % before, 93.5 % at the smaller weight, 95.1 % at this.)
-CODES_LAYER_WEIGHT = 300.0
+CODE_RATE = 5e-3  # of codes, in steps of the grid
 FALL = 0.01  # the learning rate's last share of its first
 WARM_UP = 0.05  # share of the steps in which it rises
 LARGEST_NORM = 1.0  # of the gradient, per parameter group
@@ -293,10 +281,7 @@ class _Training:
         for index, chosen in enumerate(batches):
             self._progress.check()
             self._set_rates((epoch + index / len(batches)) / self._options.epochs)
-            if index % SET_EVERY == 0:
-                self._network.set_whole(min((self._fraction - FIRST_SET) / (ALL_SET - FIRST_SET), 1.0))
-            with self._network.learning():
-                loss = self._loss(chosen)
+            loss = self._loss(chosen)
             self._optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(self._gains, LARGEST_NORM)
@@ -332,11 +317,10 @@ class _Training:
             batch = shifted(batch, self._generator)
         if self._warps:
             batch = warped(batch, self._generator)
-        labels = None if self._labels is None else self._labels[chosen]
         if len(batch) > 1 and float(torch.rand((), generator=self._generator)) < MIXED_SHARE:
-            batch, labels = mixed(batch, self._generator), None
-        weight = CODES_LAYER_WEIGHT if self._codes else LAYER_WEIGHT
-        return training_loss(self._original, self._network.model, batch, labels, layer_weight=weight)
+            return training_loss(self._original, self._network.model, mixed(batch, self._generator))
+        labels = None if self._labels is None else self._labels[chosen]
+        return training_loss(self._original, self._network.model, batch, labels)
 
     def _judge(self) -> Verdict:
         return self._jury.verdict(self._original, self._network.model)

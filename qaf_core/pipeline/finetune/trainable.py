@@ -1,16 +1,13 @@
 """Chains of integer layers as something gradients pass: scales, biases and, if wanted, the codes themselves.
 
-Scales are learnt as a change of their logarithm, biases in units of their own size, so that one step size
-does for all layers. Codes are learnt as floating-point numbers first and set to whole ones little by little,
-those nearest to one first, while the others make up for it (incremental network quantization, arXiv
-1702.03044). Straight-through gradients of rounded codes (arXiv 1308.3432), tried before, move hardly any code
-at a small rate, and at a larger one so many move to and fro that what is gained is lost in it.
+The integers stay integers. Scales are learnt as a change of their logarithm, biases in units of their own
+size, so that one step size does for all layers. Codes are learnt through a floating-point shadow that every
+forward pass rounds to the grid; the gradient passes the rounding unchanged (straight-through; Bengio et al.
+2013, arXiv 1308.3432, with the scale's gradient of LSQ, arXiv 1902.08153).
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,7 +30,6 @@ class TrainableLink(nn.Module):
     """
 
     codes: Tensor
-    _whole: Tensor  # codes that are set
     _scales: Tensor
     _bias: Tensor
     _bias_size: Tensor
@@ -49,8 +45,6 @@ class TrainableLink(nn.Module):
             self.codes = nn.Parameter(codes)
         else:
             self.register_buffer("codes", codes)
-        self.register_buffer("_whole", torch.zeros_like(codes, dtype=torch.bool))
-        self.shows_whole = True
         self.bias_change: nn.Parameter | None = None
         if link.bias is not None:
             self.bias_change = nn.Parameter(torch.zeros_like(link.bias))
@@ -72,29 +66,10 @@ class TrainableLink(nn.Module):
         return None if self.bias_change is None else self._bias + self._bias_size * self.bias_change
 
     def rounded_codes(self) -> Tensor:
-        """The codes as whole numbers on the grid."""
+        """The codes, whole numbers on the grid; gradients pass to their shadow, at the grid's ends too."""
         if not isinstance(self.codes, nn.Parameter):
             return self.codes
-        return self.link.grid.clip_(self.codes.detach().clone())
-
-    def learnt_codes(self) -> Tensor:
-        """The codes that are set as whole numbers, the others as they are; gradients pass to these."""
-        if not isinstance(self.codes, nn.Parameter):
-            return self.codes
-        return torch.where(self._whole, self.rounded_codes(), self.codes)
-
-    @torch.no_grad()
-    def set_whole(self, share: float) -> None:
-        """Set codes until that share is: those nearest to a whole number, which they become."""
-        if not isinstance(self.codes, nn.Parameter):
-            return
-        more = round(share * self.codes.numel()) - int(self._whole.sum())
-        if more <= 0:
-            return
-        rounded = self.rounded_codes()
-        far = torch.where(self._whole, math.inf, (self.codes - rounded).abs())
-        self._whole.view(-1)[far.flatten().topk(more, largest=False).indices] = True
-        self.codes.copy_(torch.where(self._whole, rounded, self.codes))
+        return self.codes + (self.link.grid.clip_(self.codes.detach().clone()) - self.codes).detach()
 
     @torch.no_grad()
     def stay_in_reach(self) -> None:
@@ -104,8 +79,8 @@ class TrainableLink(nn.Module):
             self.codes.clamp_(grid.low - REACH, grid.high + REACH)
 
     def forward(self, values: Tensor, site: int = 0) -> Tensor:
-        """As the link, with gradients unless all codes are to be whole."""
-        weight = (self.rounded_codes() if self.shows_whole else self.learnt_codes()) * self.scales()
+        """As the link, with gradients."""
+        weight = self.rounded_codes() * self.scales()
         return self.link.map_linearly(quantized(self.input_quantizer, values), weight, self.bias(), site)
 
     @torch.no_grad()
@@ -183,22 +158,6 @@ class TrainableNetwork:
         """Give every link what was learnt."""
         for link in self.links:
             link.write_back()
-
-    @contextlib.contextmanager
-    def learning(self) -> Iterator[None]:
-        """Inside the ``with`` block codes that are not set yet are no whole numbers."""
-        for link in self.links:
-            link.shows_whole = False
-        try:
-            yield
-        finally:
-            for link in self.links:
-                link.shows_whole = True
-
-    def set_whole(self, share: float) -> None:
-        """As :meth:`TrainableLink.set_whole`, of every link."""
-        for link in self.links:
-            link.set_whole(share)
 
     def stay_in_reach(self) -> None:
         """As :meth:`TrainableLink.stay_in_reach`, of every link; after each step of an optimizer."""
