@@ -19,6 +19,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,12 @@ def measured_network(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """The fields of requests about the network that is measured, and its name in files."""
     folder = real_data_folder()
     if options.mobilenet is not None:
+        fitting, judging = split_photographs(folder / "imagenet_1000", options.workspace, options.seed)
         return {
             "model": "torchvision/mobilenet_v2",
             "weights": str(options.mobilenet.absolute()),
-            "data": str(folder / "imagenet_1000"),
+            "data": str(judging),
+            "calibration": str(fitting),
             "seed": options.seed,
         }, f"mobilenet-{options.seed}"
     return {
@@ -85,6 +88,22 @@ def measured_network(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
         "calibration": str(folder / "cifar10_calibration_1024.npz"),
         "seed": options.seed,
     }, f"{options.depth}"
+
+
+def split_photographs(photographs: Path, workspace: Path, seed: int) -> tuple[Path, Path]:
+    """Folders with a quarter of the photographs, to calibrate with, and with the others."""
+    images = sorted(photographs.glob("*/*"))
+    order = np.random.default_rng(seed).permutation(len(images))
+    parts = order[: len(images) // 4], order[len(images) // 4 :]
+    folders = (workspace / f"calibrate-{seed}", workspace / f"evaluate-{seed}")
+    for folder, numbers in zip(folders, parts, strict=True):
+        for image in images:  # a folder for every class: they are numbered by their order
+            (folder / image.parent.name).mkdir(parents=True, exist_ok=True)
+        for number in numbers:
+            copy = folder / images[number].parent.name / images[number].name
+            if not copy.exists():
+                shutil.copyfile(images[number], copy)
+    return folders
 
 
 def measure_predictions(

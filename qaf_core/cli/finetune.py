@@ -45,10 +45,6 @@ def finetune(
         bool | None,
         typer.Option(help="Move images by an eighth at most [default: if its answers stay the same]"),
     ] = None,
-    warps: Annotated[
-        bool | None,
-        typer.Option(help="Zoom, turn and light images a little [default: if its answers stay the same]"),
-    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the order of the images.")] = 0,
     name: Annotated[str | None, typer.Option(help="What to call the new run.")] = None,
     as_json: Json = False,
@@ -66,7 +62,6 @@ def finetune(
         seed=seed,
         flips=flips,
         crops=crops,
-        warps=warps,
     )
     with (
         Store(workspace) as store,
@@ -96,13 +91,17 @@ def _print_gain(result: dict[str, Any]) -> None:
     if finetuning["best_epoch"] == 0:
         echo("Nothing was gained on the held-back images: the network is as it was.")
         return
-    ways = {"flips": say("mirrored"), "crops": say("moved"), "warps": say("warped")}
-    changed = [text for way, text in ways.items() if finetuning.get(way)]
+    changed = {
+        (False, False): say("neither mirrored nor moved"),
+        (True, False): say("mirrored"),
+        (False, True): say("moved"),
+        (True, True): say("mirrored and moved"),
+    }[bool(finetuning["flips"]), bool(finetuning["crops"])]
     echo(
         "learnt from {count:,} images {labels}, {changed}",
         count=finetuning["images"],
         labels=say("with labels") if finetuning["labelled"] else say("without labels"),
-        changed=changed or say("as they are"),
+        changed=changed,
     )
     echo(
         "loss on held-back images {before:.4f} → {after:.4f} (pass {best} of {count})",

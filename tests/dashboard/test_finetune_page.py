@@ -61,7 +61,7 @@ def test_it_begins_with_what_is_set(draw: Draw, seeded_store: Store, tmp_path: P
     assert begun.status == "queued"
     assert begun.request.finetune == {
         "run": parent, "data": str(tmp_path), "labels": None, "trains": "codes", "epochs": 1000,
-        "time_limit_seconds": 240.0, "seed": 0, "flips": None, "crops": None, "warps": None,
+        "time_limit_seconds": 240.0, "seed": 0, "flips": None, "crops": None,
     }  # fmt: skip
     assert begun.request.plan == seeded_store.run(parent).request.plan
     assert "fine-tuned" in (begun.request.name or "")

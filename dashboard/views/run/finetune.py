@@ -70,7 +70,7 @@ def offer(run: RunRecord) -> None:
                     "With class folders (or y in an .npz) they are learnt from with labels. Left empty: "
                     "built-in images where this run had these, else its calibration images. More images "
                     "help. Some are held back to judge, and the evaluation images are never learnt from. "
-                    "Images are mirrored, moved and warped where the original's answers stay the same."
+                    "Images are mirrored and moved where the original's answers stay the same."
                 ),
             )
             if st.button(

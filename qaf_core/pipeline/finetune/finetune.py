@@ -3,8 +3,8 @@
 Scales, biases and the normalisations beside the chains are learnt (``scales``), or the codes too
 (``codes``). The loss is the divergence of the outputs, and of the layers' outputs, from the original's
 (:mod:`qaf_core.pipeline.divergence`; distillation as in Hinton et al. 2015, arXiv 1503.02531), with labels
-the cross-entropy of the class scores besides. Images are moved, mirrored and warped where the original takes
-them for the same still, and half of the batches are mixed (mixup; arXiv 1710.09412): there the original alone
+the cross-entropy of the class scores besides. Images are moved and mirrored where the original takes them
+for the same still, and half of the batches are mixed (mixup; arXiv 1710.09412): there the original alone
 tells what is right. Some images are never learnt from and judge: the best state by that measure is kept,
 which may be the one it began with.
 """
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from qaf_core.errors import DataError, RunCancelled
 from qaf_core.pipeline.divergence import class_scores, cross_entropy, divergence, training_loss
 from qaf_core.pipeline.events import Progress
-from qaf_core.pipeline.finetune.augment import flipped, mixed, shifted, warped
+from qaf_core.pipeline.finetune.augment import flipped, mixed, shifted
 from qaf_core.pipeline.finetune.options import CODES, FinetuneOptions
 from qaf_core.pipeline.finetune.trainable import TrainableNetwork
 from qaf_core.text.said import say
@@ -83,7 +83,7 @@ class Finetuning:
         seconds: Wall-clock time.
         images: How many it was given, held-back ones among them.
         labelled: Whether labels were learnt from.
-        flips, crops, warps: Whether images were mirrored, moved, and warped.
+        flips, crops: Whether images were mirrored and moved.
     """
 
     before: float
@@ -96,7 +96,6 @@ class Finetuning:
     labelled: bool
     flips: bool
     crops: bool
-    warps: bool
 
 
 def finetune_network(
@@ -219,9 +218,6 @@ class _Training:
         self._crops = self._allows(
             options.crops, lambda batch: shifted(batch, torch.Generator().manual_seed(0))
         )
-        self._warps = self._allows(
-            options.warps, lambda batch: warped(batch, torch.Generator().manual_seed(0))
-        )
         self._gains = [*network.gains(), *network.norms()]
         self._codes = list(network.codes())
         groups = [{"params": self._gains, "lr": GAIN_RATE}]
@@ -270,7 +266,6 @@ class _Training:
             before=before, after=best, best_epoch=best_epoch, epochs=epoch,
             status=status, seconds=time.monotonic() - self._began, images=len(self._images),
             labelled=self._labels is not None, flips=self._flips, crops=self._crops,
-            warps=self._warps,
         )  # fmt: skip
 
     def _learn(self, epoch: int) -> float:
@@ -309,14 +304,12 @@ class _Training:
         return limit is not None and time.monotonic() - self._began >= limit
 
     def _loss(self, chosen: Tensor) -> Tensor:
-        """What is made small on some images, each changed by chance, or all mixed."""
+        """What is made small on some images, each mirrored and moved by chance, or all mixed."""
         batch = self._images[chosen]
         if self._flips:
             batch = flipped(batch, self._generator)
         if self._crops:
             batch = shifted(batch, self._generator)
-        if self._warps:
-            batch = warped(batch, self._generator)
         if len(batch) > 1 and float(torch.rand((), generator=self._generator)) < MIXED_SHARE:
             return training_loss(self._original, self._network.model, mixed(batch, self._generator))
         labels = None if self._labels is None else self._labels[chosen]

@@ -22,9 +22,8 @@ class FinetuneOptions:
         epochs: Passes over the images.
         time_limit_seconds: The learning rate falls so that it ends in this time; None for no limit.
         seed: Of the order of the images and of how they are changed.
-        flips, crops, warps: Mirror half of the images; move each by up to an eighth of its side; bring each
-            a little nearer, turn, stretch and light it. None: where the original takes an image so changed
-            for the same.
+        flips, crops: Mirror half of the images; move each by up to an eighth of its side. None: where the
+            original takes an image so changed for the same.
 
     Raises:
         PlanError: If a field is out of range.
@@ -36,7 +35,6 @@ class FinetuneOptions:
     seed: int = 0
     flips: bool | None = None
     crops: bool | None = None
-    warps: bool | None = None
 
     def __post_init__(self) -> None:
         if self.trains not in TRAINED:
