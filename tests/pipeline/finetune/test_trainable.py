@@ -120,3 +120,24 @@ def test_the_gradient_of_a_scale_is_that_of_the_product(networks: tuple[nn.Modul
     assert float(stand_in.log_gain.grad) == pytest.approx(0.5 * (1 - 4 + 9))
     assert isinstance(stand_in.codes, nn.Parameter)
     torch.testing.assert_close(stand_in.codes.grad, 0.5 * values)
+
+
+def test_activations_are_rounded_and_gradients_pass_as_torch_does_it() -> None:
+    from qaf_core.network.modules.quantized import ActivationQuantizer
+    from qaf_core.pipeline.finetune.trainable import quantized
+
+    quantizer = ActivationQuantizer()
+    quantizer.set_range(-0.5, 1.0)
+    assert quantizer.qparams is not None
+    scale, zero = quantizer.qparams
+    found, wanted = (torch.linspace(-1.0, 1.5, 997).requires_grad_() for _ in range(2))
+    weights = torch.randn(997, generator=torch.Generator().manual_seed(0))
+    rounded = quantized(quantizer, found)
+    expected = torch.fake_quantize_per_tensor_affine(wanted, scale, zero, 0, 255)
+    torch.testing.assert_close(rounded, expected, rtol=0, atol=1e-6)
+    (rounded * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert found.grad is not None
+    assert wanted.grad is not None
+    assert torch.equal(found.grad, wanted.grad)
+    assert 0 < int((found.grad == 0).sum()) < 900
