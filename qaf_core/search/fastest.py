@@ -277,9 +277,8 @@ class _Search:
         for name, form in chosen.items():
             error = judged.errors.get(name, 0.0)
             if error > bound:
-                most = form.harm * min(2.0 * bound / error, 1.0)
-                worse = (row for row in self.left[name][1:] if row.harm >= most and form.harm > 0)
-                out = {row.step for row in worse} | {form.step}
+                most = form.harm * min(2.0 * bound / error, 1.0) or math.inf  # no harm expected tells nothing
+                out = {row.step for row in self.left[name][1:] if row.harm >= most} | {form.step}
                 self.over |= {(name, step) for step in out}
                 self.left[name] = [row for row in self.left[name] if row.step not in out]
                 dropped = True
