@@ -104,6 +104,13 @@ class Algebra(ABC):
             outputs, and as many scales.
         """
 
+    @abstractmethod
+    def of_links(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """Factors, as ``Factors`` keep them, of the links' weights by rows, in the order they run.
+
+        Scales that ``link_weights`` moved stay where they are: the product is the same.
+        """
+
 
 def identity(values: Tensor, mode: int) -> Tensor:
     """The identity of a dimension's size."""

@@ -251,3 +251,8 @@ class CanonicalAlgebra(Algebra):
             (codes[2].mT.contiguous(), middle),
             (codes[0], row),
         ]
+
+    def of_links(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """Outer, inner, depthwise."""
+        inner, middle, outer = (weight.flatten(1) for weight in weights)
+        return [outer, inner.mT.contiguous(), middle.mT.contiguous()]

@@ -33,3 +33,8 @@ class DenseAlgebra(Algebra):
     def link_weights(self, codes: Sequence[Tensor], scales: Sequence[Tensor]) -> list[LinkWeight]:
         """One link with the scales of rows."""
         return [(codes[0], scales[0])]
+
+    def of_links(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """The weight as a matrix."""
+        (weight,) = weights
+        return [weight.flatten(1)]

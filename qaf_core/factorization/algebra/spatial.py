@@ -51,3 +51,9 @@ class SpatialAlgebra(TwoFactorAlgebra):
             (inner.mT.contiguous(), column * scales[1].expand_as(column)),
             (by_channel.mT.contiguous(), row[:: self.weight_shape[-1]]),
         ]
+
+    def of_links(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """A, B."""
+        inner, outer = (weight.flatten(1) for weight in weights)
+        ranked = outer.reshape(len(outer), -1, self.weight_shape[-1])
+        return [ranked.mT.reshape(-1, ranked.shape[1]), inner.mT.contiguous()]

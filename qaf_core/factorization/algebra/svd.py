@@ -66,3 +66,8 @@ class TwoFactorAlgebra(Algebra):
         """The kernel to R channels with all column scales, then 1×1."""
         row, column = row_and_column(scales[0], codes[0])
         return [(codes[1].mT.contiguous(), column * scales[1].expand_as(column)), (codes[0], row)]
+
+    def of_links(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """Outer, inner."""
+        inner, outer = (weight.flatten(1) for weight in weights)
+        return [outer, inner.mT.contiguous()]

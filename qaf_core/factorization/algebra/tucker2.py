@@ -170,3 +170,8 @@ class Tucker2Algebra(Algebra):
         core_row, core_column = row_and_column(scales[1].reshape(scales[1].shape[:2]), core[:, :, 0])
         first = scales[2].expand_as(core_column) * core_column
         return [(inner.mT.contiguous(), first), (core, core_row * column.mT), (outer, row)]
+
+    def of_links(self, weights: Sequence[Tensor]) -> list[Tensor]:
+        """U_out, core, U_in."""
+        inner, core, outer = weights
+        return [outer.flatten(1), core.flatten(2), inner.flatten(1).mT.contiguous()]

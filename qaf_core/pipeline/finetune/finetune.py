@@ -1,46 +1,52 @@
 """Fine-tuning: a compressed network learns from its original, and from labels where there are any.
 
 Scales, biases and the normalisations beside the chains are learnt (``scales``), or the codes too
-(``codes``). The loss is the divergence of the outputs, and of the layers' outputs, from the original's
-(:mod:`qaf_core.pipeline.divergence`; distillation as in Hinton et al. 2015, arXiv 1503.02531), with labels
-the cross-entropy of the class scores besides. Images are moved and mirrored where the original takes them
-for the same still, and half of the batches are mixed (mixup; arXiv 1710.09412): there the original alone
-tells what is right. Some images are never learnt from and judge: the best state by that measure is kept,
-which may be the one it began with.
+(``codes``). The loss is the divergence of the outputs, and above all of the layers' outputs, from the
+original's (:mod:`qaf_core.pipeline.divergence`; distillation as in Hinton et al. 2015, arXiv 1503.02531),
+with labels the cross-entropy of the class scores besides. Images are moved and mirrored where the original
+takes them for the same still, and half of the batches are mixed (mixup; arXiv 1710.09412): there the original
+alone tells what is right. Some images are never learnt from and judge: the best state by that measure is
+kept, which may be the one it began with.
+
+Codes are learnt off their grids first. Then layer after layer is set on its grid again
+(:mod:`.grid_setting`), while those behind it go on learning and make up for it. Only a network whose codes
+are all on their grids can be kept. (Codes rounded in every step, straight-through, hardly move at a small
+rate and wander at a large one; rounded each by itself in the end they lose what was learnt.)
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from qaf_core.errors import DataError, RunCancelled
-from qaf_core.pipeline.divergence import class_scores, cross_entropy, divergence, training_loss
+from qaf_core.errors import RunCancelled
+from qaf_core.network.graph.capture import capture
+from qaf_core.pipeline.divergence import training_loss
 from qaf_core.pipeline.events import Progress
 from qaf_core.pipeline.finetune.augment import flipped, mixed, shifted
+from qaf_core.pipeline.finetune.grid_setting import GridSetting
 from qaf_core.pipeline.finetune.options import CODES, FinetuneOptions
 from qaf_core.pipeline.finetune.trainable import TrainableNetwork
+from qaf_core.pipeline.finetune.validation import Images, Validation, Verdict, batch_size, split
 from qaf_core.text.said import say
 
-MOST_BATCH, LEAST_BATCH = 64, 8
-BATCH_PIXELS = 2**19  # of a batch, where images are large
-VALIDATION_SHARE, LEAST_HELD, MOST_HELD = 8, 64, 512
-HELD_PIXELS = 2**20  # of all held-back images, where they are large: judging must not take the time
 GAIN_RATE = 1e-3  # learning rate of the logarithms of scales, and of biases in units of their size
-CODE_RATE = 5e-3  # of codes, in steps of the grid
+CODE_RATE = 2e-2  # of codes, in steps of the grid
 FALL = 0.01  # the learning rate's last share of its first
 WARM_UP = 0.05  # share of the steps in which it rises
 LARGEST_NORM = 1.0  # of the gradient, per parameter group
 MIXED_SHARE = 0.5  # of the batches
-MIXED_VIEWS = 1  # of every held-back image, beside it as it is
-SAME_ANSWERS = 0.8  # of the original on images changed in a way that is safe
+SET_FROM, SET_TO = 0.45, 0.85  # of the learning, in which codes are set on their grids
+SETTING_IMAGES, SETTING_PIXELS = 768, 2**22  # that a chain is calibrated on, and of all where they are large
+SETTING_SHARE = 0.15  # of all work: as much for walks to chains, and as much for solves
+WALK_WORK = 0.3  # of an image on a walk to a chain, against learning from it
 
 
 class FinetuneStatus(StrEnum):
@@ -50,24 +56,6 @@ class FinetuneStatus(StrEnum):
     TIME_LIMIT = "time_limit"
     CANCELLED = "cancelled"
     DIVERGED = "diverged"
-
-
-class Images(Protocol):
-    """Normalised images, read when they are asked for; a tensor ``(N, C, H, W)`` is one."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, indices: Tensor, /) -> Tensor:
-        """Some of them, ``(n, C, H, W)``."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """Mean losses on held-back images: ``plain`` as they are, ``mean`` with mixed ones among them."""
-
-    plain: float
-    mean: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +93,7 @@ def finetune_network(
     options: FinetuneOptions | None = None,
     *,
     labels: Tensor | None = None,
+    after_choice: Collection[str] = (),
     progress: Progress | None = None,
 ) -> Finetuning:
     """Let a compressed network learn from its original; the network is changed in place.
@@ -115,91 +104,25 @@ def finetune_network(
         images: Normalised ``(N, C, H, W)``.
         options: What is learnt, and for how long.
         labels: The images' classes ``(N,)``; None to learn from the original alone.
+        after_choice: Layers behind a choice by value, see ``LayerInfo``.
         progress: Told of every pass (event ``finetune``: ``epoch``, 0 for the network as it came; ``loss``,
             the mean of what was learnt from in it; ``held_back``, the mean loss on held-back images;
-            ``best`` so far; ``fraction`` done; ``elapsed_seconds``). Asked between steps whether to stop: the
-            best so far is kept.
+            ``on_grid``, whether all codes were on their grids then; ``best`` so far, of these; ``fraction``
+            done; ``elapsed_seconds``). Asked between steps whether to stop: the best so far is kept.
 
     Raises:
         DataError: If there are too few images to hold some back.
     """
-    options = options or FinetuneOptions()
-    original, compressed = original.eval(), compressed.eval()
-    training, held_out = _split(images)
+    options, progress = options or FinetuneOptions(), progress or Progress()
+    training, held_out = split(images)
+    original = capture(original, tuple(images[held_out[:1]].shape[1:])).eval()
     validation = Validation(images, held_out, labels)
-    with TrainableNetwork(compressed, trains_codes=options.trains == CODES) as network:
+    with TrainableNetwork(compressed.eval(), trains_codes=options.trains == CODES) as network:
         run = _Training(
             original=original, network=network, images=images, training=training, labels=labels,
-            validation=validation, options=options, progress=progress or Progress(),
+            validation=validation, options=options, progress=progress, after_choice=after_choice,
         )  # fmt: skip
-        result = run.carry_out()
-    return result
-
-
-def _split(images: Images) -> tuple[Tensor, Tensor]:
-    """Numbers of the images to learn from, and of those that judge."""
-    count = len(images)
-    if count < 2:
-        raise DataError("too few images to fine-tune on", got=count, expected="at least 2")
-    pixels = images[torch.zeros(1, dtype=torch.int64)][0, 0].numel()
-    most = max(LEAST_HELD, min(MOST_HELD, HELD_PIXELS // pixels))
-    apart = max(min(VALIDATION_SHARE, count), -(-count // most))
-    held_out = torch.arange(count) % apart == apart - 1
-    return torch.nonzero(~held_out).flatten(), torch.nonzero(held_out).flatten()
-
-
-def _batch_size(batch: Tensor) -> int:
-    """How many images like those of a batch are learnt from at a time."""
-    return max(LEAST_BATCH, min(MOST_BATCH, BATCH_PIXELS // batch[0, 0].numel()))
-
-
-class Validation:
-    """Images that are not learnt from, as they are and mixed with each other.
-
-    Few images are near a border between classes; mixed ones are, and make the measure steadier. But what
-    is gained on mixed images alone is no gain: a state must also be no worse on the images as they are.
-
-    Args:
-        images: All images.
-        held_out: Numbers of those that judge.
-        labels: Of all images, or None.
-    """
-
-    def __init__(self, images: Images, held_out: Tensor, labels: Tensor | None = None) -> None:
-        generator = torch.Generator().manual_seed(0)
-        chosen = torch.split(held_out, _batch_size(images[held_out[:1]]))
-        self.plain = [images[numbers] for numbers in chosen]
-        self.labels = None if labels is None else [labels[numbers] for numbers in chosen]
-        self.mixed = [
-            mixed(batch, generator) for batch in self.plain for _ in range(MIXED_VIEWS) if len(batch) > 1
-        ]
-        self.count = sum(map(len, (*self.plain, *self.mixed)))
-
-    def verdict(self, original: nn.Module, model: nn.Module) -> Verdict:
-        """How far the model is from the original and from the labels, the mean over the images."""
-        plain = divergence(original, model, self.plain) + self._cross_entropy(model)
-        total = plain + divergence(original, model, self.mixed)
-        return Verdict(plain=plain / sum(map(len, self.plain)), mean=total / self.count)
-
-    @torch.inference_mode()
-    def _cross_entropy(self, model: nn.Module) -> float:
-        if self.labels is None:
-            return 0.0
-        return sum(
-            float(cross_entropy(class_scores(model(batch)), labels)) * len(batch)
-            for batch, labels in zip(self.plain, self.labels, strict=True)
-        )
-
-    @torch.inference_mode()
-    def is_safe(self, original: nn.Module, change: Callable[[Tensor], Tensor]) -> bool:
-        """Whether the original takes images changed so for the same; so it is without one class an image."""
-        same = total = 0
-        for batch in self.plain:
-            scores, others = class_scores(original(batch)), class_scores(original(change(batch)))
-            if scores is None or others is None or scores.dim() != 2:
-                return True
-            same, total = same + int((scores.argmax(1) == others.argmax(1)).sum()), total + len(batch)
-        return same >= SAME_ANSWERS * total
+        return run.carry_out()
 
 
 class _Training:
@@ -208,25 +131,25 @@ class _Training:
     def __init__(
         self, *, original: nn.Module, network: TrainableNetwork, images: Images, training: Tensor,
         labels: Tensor | None, validation: Validation, options: FinetuneOptions, progress: Progress,
+        after_choice: Collection[str],
     ) -> None:  # fmt: skip
         self._original, self._network, self._options = original, network, options
         self._images, self._training, self._labels, self._jury = images, training, labels, validation
-        self._progress = progress
+        self._progress, self._after_choice = progress, after_choice
         self._message = say("Learning from the original on {count:,} images", count=len(images))
         self._generator = torch.Generator().manual_seed(options.seed)
         self._flips = self._allows(options.flips, lambda batch: batch.flip(3))
         self._crops = self._allows(
             options.crops, lambda batch: shifted(batch, torch.Generator().manual_seed(0))
         )
-        self._gains = [*network.gains(), *network.norms()]
-        self._codes = list(network.codes())
-        groups = [{"params": self._gains, "lr": GAIN_RATE}]
-        if self._codes:
-            groups.append({"params": self._codes, "lr": CODE_RATE})
-        self._rates = [float(group["lr"]) for group in groups]  # type: ignore[arg-type]
-        self._optimizer = torch.optim.Adam(groups)
+        self._norms = list(network.norms())
+        self._off_grid = network.off_grid()
+        self._groups: list[list[str]] | None = None  # of chains still to be set, once their time has come
+        self._optimizer = torch.optim.Adam(
+            [{"params": [], "lr": GAIN_RATE}, {"params": [], "lr": CODE_RATE}], foreach=True
+        )
         self._began = time.monotonic()
-        self._fraction = 0.0
+        self._fraction, self._seen = 0.0, 0
 
     def _allows(self, setting: bool | None, change: Callable[[Tensor], Tensor]) -> bool:
         return self._jury.is_safe(self._original, change) if setting is None else setting
@@ -234,57 +157,75 @@ class _Training:
     def carry_out(self) -> Finetuning:
         """Learn; then leave the network in the best state."""
         self._progress.stage("finetuning", self._message, 0.0)
-        trained = [*self._gains, *self._codes]
-        flags = [parameter.requires_grad for parameter in trained]
-        for parameter in trained:
-            parameter.requires_grad_(True)
+        flags = [parameter.requires_grad for parameter in self._norms]
+        norms = _values(self._norms)
+        self._find_parameters()
         first = self._judge()
         before = best = first.mean
-        kept, best_epoch, epoch, status = self._state(), 0, 0, FinetuneStatus.COMPLETED
+        kept: list[Tensor] | None = None
+        best_epoch, epoch, status = 0, 0, FinetuneStatus.COMPLETED
         self._report(0, None, before, best)
         try:
             for epoch in range(1, self._options.epochs + 1):
                 loss = self._learn(epoch - 1)
+                if math.isfinite(loss) and (self._late() or epoch == self._options.epochs):
+                    self._set_chains(self._off_grid)
                 verdict = self._judge()
                 if not math.isfinite(loss) or not math.isfinite(verdict.mean):
                     status = FinetuneStatus.DIVERGED
                     break
-                if verdict.mean < best and verdict.plain <= first.plain:
-                    best, best_epoch, kept = verdict.mean, epoch, self._state()
+                if not self._off_grid and verdict.mean < best and verdict.plain <= first.plain:
+                    best, best_epoch, kept = verdict.mean, epoch, _values(self._gains)
                 self._report(epoch, loss, verdict.mean, best)
                 if self._late():
                     status = FinetuneStatus.TIME_LIMIT
                     break
         except RunCancelled:
             status, epoch = FinetuneStatus.CANCELLED, epoch - 1
-        self._restore(kept)
-        if best_epoch:
-            self._network.write_back()
-        for parameter, flag in zip(trained, flags, strict=True):
-            parameter.requires_grad_(flag)
+        if kept is None:
+            _restore(self._norms, norms)
+        else:
+            _restore(self._gains, kept)
+            self._network.accept()
+        for norm, flag in zip(self._norms, flags, strict=True):
+            norm.requires_grad_(flag)
         return Finetuning(
             before=before, after=best, best_epoch=best_epoch, epochs=epoch,
             status=status, seconds=time.monotonic() - self._began, images=len(self._images),
             labelled=self._labels is not None, flips=self._flips, crops=self._crops,
         )  # fmt: skip
 
+    def _find_parameters(self) -> None:
+        """Take up what there is to learn now; codes that have been set no longer are."""
+        self._gains = [*self._network.gains(), *self._norms]
+        self._codes = list(self._network.codes())
+        for group, parameters in zip(self._optimizer.param_groups, (self._gains, self._codes), strict=True):
+            group["params"] = parameters
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+        known = {id(parameter) for parameter in (*self._gains, *self._codes)}
+        for former in [one for one in self._optimizer.state if id(one) not in known]:
+            del self._optimizer.state[former]
+
     def _learn(self, epoch: int) -> float:
         """One pass; the mean loss."""
         total, steps = 0.0, 0
         order = self._training[torch.randperm(len(self._training), generator=self._generator)]
-        batches = torch.split(order, _batch_size(self._images[order[:1]]))
+        batches = torch.split(order, batch_size(self._images[order[:1]]))
         for index, chosen in enumerate(batches):
             self._progress.check()
             self._set_rates((epoch + index / len(batches)) / self._options.epochs)
+            self._set_due_chains()
             loss = self._loss(chosen)
+            total, steps = total + float(loss.detach()), steps + 1
+            if not math.isfinite(total):
+                break
             self._optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
-            nn.utils.clip_grad_norm_(self._gains, LARGEST_NORM)
-            if self._codes:
-                nn.utils.clip_grad_norm_(self._codes, LARGEST_NORM)
+            for parameters in (self._gains, self._codes):
+                nn.utils.clip_grad_norm_(parameters, LARGEST_NORM)
             self._optimizer.step()
-            self._network.stay_in_reach()
-            total, steps = total + float(loss.detach()), steps + 1
+            self._seen += len(chosen)
             if self._late():
                 break
         return total / steps
@@ -296,20 +237,64 @@ class _Training:
         self._fraction = min(max(done, spent, self._fraction), 1.0)
         share = min(self._fraction / WARM_UP, 1.0)
         cosine = FALL + (1 - FALL) * (1 + math.cos(math.pi * self._fraction)) / 2
-        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+        for group, rate in zip(self._optimizer.param_groups, (GAIN_RATE, CODE_RATE), strict=True):
             group["lr"] = rate * share * cosine
+
+    def _set_due_chains(self) -> None:
+        """Set those chains on their grids whose time has come: evenly from ``SET_FROM`` to ``SET_TO``."""
+        if not self._off_grid or self._fraction < SET_FROM:
+            return
+        if self._groups is None:
+            self._groups = self._grouped()
+        done = (self._fraction - SET_FROM) / (SET_TO - SET_FROM)
+        due = min(int(done * len(self._groups)) + 1, len(self._groups))
+        self._set_chains([name for group in self._groups[:due] for name in group if name in self._off_grid])
+
+    def _grouped(self) -> list[list[str]]:
+        """The chains in as many groups as there is time to walk to, front to back."""
+        images = min(self._setting_images(), len(self._training))
+        affordable = SETTING_SHARE * self._seen / self._fraction / (WALK_WORK * images)
+        count = len(self._off_grid)
+        groups = max(1, min(count, int(affordable)))
+        ends = [round(count * index / groups) for index in range(groups + 1)]
+        return [self._off_grid[low:high] for low, high in itertools.pairwise(ends)]
+
+    def _setting_images(self) -> int:
+        pixels = self._images[self._training[:1]][0, 0].numel()
+        return max(min(SETTING_IMAGES, SETTING_PIXELS // pixels), 2)
+
+    def _set_chains(self, names: Sequence[str]) -> None:
+        if not names:
+            return
+        message = say("Setting {layer} on its grid", layer=names[0])
+        self._progress.stage("finetuning", message, self._fraction)
+        order = self._training[torch.randperm(len(self._training), generator=self._generator)]
+        chosen = order[: self._setting_images()]
+        size = min(batch_size(self._images[chosen[:1]]), max(len(chosen) // 8, 1))
+        limit = self._options.time_limit_seconds
+        count = len(self._network.chains())
+        setting = GridSetting(
+            original=self._original, after_choice=self._after_choice, progress=self._progress,
+            seconds=None if limit is None else SETTING_SHARE * limit / count,
+        )  # fmt: skip
+        setting.set(self._network, names, [self._changed(batch) for batch in torch.split(chosen, size)])
+        self._off_grid = self._network.off_grid()
+        self._find_parameters()
 
     def _late(self) -> bool:
         limit = self._options.time_limit_seconds
         return limit is not None and time.monotonic() - self._began >= limit
 
-    def _loss(self, chosen: Tensor) -> Tensor:
-        """What is made small on some images, each mirrored and moved by chance, or all mixed."""
+    def _changed(self, chosen: Tensor) -> Tensor:
+        """Some images, each mirrored and moved by chance."""
         batch = self._images[chosen]
         if self._flips:
             batch = flipped(batch, self._generator)
-        if self._crops:
-            batch = shifted(batch, self._generator)
+        return shifted(batch, self._generator) if self._crops else batch
+
+    def _loss(self, chosen: Tensor) -> Tensor:
+        """What is made small on some images, each changed by chance, or all mixed."""
+        batch = self._changed(chosen)
         if len(batch) > 1 and float(torch.rand((), generator=self._generator)) < MIXED_SHARE:
             return training_loss(self._original, self._network.model, mixed(batch, self._generator))
         labels = None if self._labels is None else self._labels[chosen]
@@ -322,14 +307,16 @@ class _Training:
         fraction = max(self._fraction, epoch / self._options.epochs)
         self._progress.send(
             "finetune", epoch=epoch, loss=loss, held_back=held_back, best=best, fraction=fraction,
-            elapsed_seconds=time.monotonic() - self._began,
+            on_grid=epoch == 0 or not self._off_grid, elapsed_seconds=time.monotonic() - self._began,
         )  # fmt: skip
         self._progress.stage("finetuning", self._message, fraction)
 
-    def _state(self) -> list[Tensor]:
-        return [parameter.detach().clone() for parameter in (*self._gains, *self._codes)]
 
-    @torch.no_grad()
-    def _restore(self, state: Sequence[Tensor]) -> None:
-        for parameter, value in zip((*self._gains, *self._codes), state, strict=True):
-            parameter.copy_(value)
+def _values(parameters: Sequence[Tensor]) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in parameters]
+
+
+@torch.no_grad()
+def _restore(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)

@@ -1,24 +1,24 @@
 """Chains of integer layers as something gradients pass: scales, biases and, if wanted, the codes themselves.
 
-The integers stay integers. Scales are learnt as a change of their logarithm, biases in units of their own
-size, so that one step size does for all layers. Codes are learnt through a floating-point shadow that every
-forward pass rounds to the grid; the gradient passes the rounding unchanged (straight-through; Bengio et al.
-2013, arXiv 1308.3432, with the scale's gradient of LSQ, arXiv 1902.08153).
+Scales are learnt as a change of their logarithm, biases in units of their own size, so that one step size
+does for all layers. Codes that are learnt leave their grid, in steps of which they count, until the chain is
+given links with whole numbers again (:mod:`.grid_setting`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qaf_core.network.graph.inventory import norm_parameters
+from qaf_core.network.graph.network import chains_in
 from qaf_core.network.modules.quantized import ActivationQuantizer, FactorizedLayer, Link
-from qaf_core.quantization.grid import ACTIVATION_GRID
-
-REACH = 0.49  # of a shadow beyond the grid's ends
+from qaf_core.network.passes.requantization import connect_chains
+from qaf_core.quantization.grid import ACTIVATION_GRID, Qparams
 
 
 class TrainableLink(nn.Module):
@@ -26,7 +26,7 @@ class TrainableLink(nn.Module):
 
     Args:
         link: What it stands for; not changed until :meth:`write_back`.
-        trains_codes: Learn the codes too, or only scales and bias.
+        trains_codes: Learn the codes too, off their grid, or only scales and bias.
     """
 
     codes: Tensor
@@ -40,7 +40,7 @@ class TrainableLink(nn.Module):
         self.input_quantizer = link.input_quantizer
         self.log_gain = nn.Parameter(torch.zeros_like(link.scales))
         self.register_buffer("_scales", link.scales.detach().clone())
-        codes = link.codes.detach().to(link.scales.dtype)
+        codes = link.codes.detach().to(link.scales.dtype, copy=True)
         if trains_codes and not link.grid.is_float:
             self.codes = nn.Parameter(codes)
         else:
@@ -57,42 +57,36 @@ class TrainableLink(nn.Module):
         """What it stands for."""
         return self._link[0]
 
+    @property
+    def is_off_grid(self) -> bool:
+        """Whether its codes are learnt."""
+        return isinstance(self.codes, nn.Parameter)
+
     def scales(self) -> Tensor:
         """The scales as learnt so far."""
         return self._scales * self.log_gain.exp()
+
+    def weight(self) -> Tensor:
+        """Codes times scales as learnt so far, by rows."""
+        return self.codes * self.scales()
 
     def bias(self) -> Tensor | None:
         """The bias as learnt so far."""
         return None if self.bias_change is None else self._bias + self._bias_size * self.bias_change
 
-    def rounded_codes(self) -> Tensor:
-        """The codes, whole numbers on the grid; gradients pass to their shadow, at the grid's ends too."""
-        if not isinstance(self.codes, nn.Parameter):
-            return self.codes
-        return self.codes + (self.link.grid.clip_(self.codes.detach().clone()) - self.codes).detach()
-
-    @torch.no_grad()
-    def stay_in_reach(self) -> None:
-        """Let no shadow run away beyond the grid's ends, from where it could not come back."""
-        if isinstance(self.codes, nn.Parameter):
-            grid = self.link.grid
-            self.codes.clamp_(grid.low - REACH, grid.high + REACH)
-
     def forward(self, values: Tensor, site: int = 0) -> Tensor:
         """As the link, with gradients."""
-        weight = self.rounded_codes() * self.scales()
-        return self.link.map_linearly(quantized(self.input_quantizer, values), weight, self.bias(), site)
+        inputs = quantized(self.input_quantizer, values)
+        return self.link.map_linearly(inputs, self.weight(), self.bias(), site)
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """Give the link what was learnt."""
+        """Give the link the scales and the bias that were learnt."""
         link = self.link
-        if isinstance(self.codes, nn.Parameter):
-            link.codes.copy_(self.rounded_codes())
-        link.scales.copy_(self.scales())
+        link.scales = self.scales()
         bias = self.bias()
-        if bias is not None and link.bias is not None:
-            link.bias.copy_(bias)
+        if bias is not None:
+            link.bias = nn.Parameter(bias, requires_grad=False)
 
 
 def quantized(quantizer: ActivationQuantizer, values: Tensor) -> Tensor:
@@ -120,63 +114,109 @@ class _OnGrid(torch.autograd.Function):
         return torch.ops.aten.hardtanh_backward(gradients[0], values, *ctx.reach), None, None
 
 
+@dataclass(frozen=True)
+class _Chain:
+    """A chain as it was."""
+
+    chain: FactorizedLayer
+    links: list[Link]
+    on_codes: bool
+    output_qparams: Qparams | None
+
+
 class TrainableNetwork:
     """A compressed network whose chains can be trained while this stands; use as a context manager.
 
     Args:
-        model: With :class:`FactorizedLayer` s; its links are exchanged inside the ``with`` block and back
-            after it, changed by :meth:`write_back` only.
+        model: With :class:`FactorizedLayer` s; its links are exchanged inside the ``with`` block. After it
+            they are back as they were, or those of :meth:`accept`.
         trains_codes: Learn codes too.
+
+    Attributes:
+        model: The same.
     """
 
     def __init__(self, model: nn.Module, *, trains_codes: bool) -> None:
         self.model = model
         self._trains_codes = trains_codes
-        self._chains = [part for part in model.modules() if isinstance(part, FactorizedLayer)]
-        self._grids: list[tuple[bool, tuple[float, int] | None]] = []
-        self.links: list[TrainableLink] = []
+        self._chains: dict[str, _Chain] = {}
+        self._moved = self._accepted = False
 
     def __enter__(self) -> TrainableNetwork:
-        for chain in self._chains:
-            self._grids.append((chain.runs_on_codes, chain.output_qparams))
+        for name, chain in chains_in(self.model).items():
+            links = chain.chain
+            self._chains[name] = _Chain(chain, links, chain.runs_on_codes, chain.output_qparams)
             chain.use_floats()
-            for index, link in enumerate(chain.chain):
-                stand_in = TrainableLink(link, trains_codes=self._trains_codes)
-                self.links.append(stand_in)
-                chain.links[index] = stand_in
+            _put(chain, [TrainableLink(link, trains_codes=self._trains_codes) for link in links])
         return self
 
     def __exit__(self, *_: object) -> None:
-        stand_ins = iter(self.links)
-        for chain, (on_codes, grid) in zip(self._chains, self._grids, strict=True):
-            for index in range(len(chain.links)):
-                chain.links[index] = next(stand_ins).link
-            if on_codes:
-                chain.use_codes(grid)
+        moved = self._moved and self._accepted  # then codes between chains are on other grids
+        for kept in self._chains.values():
+            _put(kept.chain, _learnt(kept.chain) if self._accepted else kept.links)
+            if kept.on_codes:
+                kept.chain.use_codes(None if moved else kept.output_qparams)
+        if moved and any(kept.output_qparams is not None for kept in self._chains.values()):
+            connect_chains(self.model)
 
-    def write_back(self) -> None:
-        """Give every link what was learnt."""
-        for link in self.links:
+    def accept(self) -> None:
+        """Leave the network as learnt when the ``with`` block ends; no codes are off their grids."""
+        for link in self.links():
             link.write_back()
+        self._accepted = True
 
-    def stay_in_reach(self) -> None:
-        """As :meth:`TrainableLink.stay_in_reach`, of every link; after each step of an optimizer."""
-        for link in self.links:
-            link.stay_in_reach()
+    def links(self) -> list[TrainableLink]:
+        """All links."""
+        return [link for kept in self._chains.values() for link in trained_links(kept.chain)]
+
+    def chains(self) -> list[str]:
+        """Names of the chains."""
+        return list(self._chains)
+
+    def chain(self, name: str) -> FactorizedLayer:
+        """One chain; its links are stand-ins."""
+        return self._chains[name].chain
+
+    def off_grid(self) -> list[str]:
+        """Names of the chains whose codes are learnt."""
+        return [
+            name
+            for name, kept in self._chains.items()
+            if any(link.is_off_grid for link in trained_links(kept.chain))
+        ]
+
+    def go_on_with(self, name: str, links: Sequence[Link]) -> None:
+        """Train a chain with other links from now on, their scales and biases only."""
+        self._moved = True
+        _put(self._chains[name].chain, [TrainableLink(link, trains_codes=False) for link in links])
 
     def gains(self) -> Iterator[nn.Parameter]:
         """Logarithms of the scales' changes, and biases."""
-        for link in self.links:
+        for link in self.links():
             yield link.log_gain
             if link.bias_change is not None:
                 yield link.bias_change
 
     def codes(self) -> Iterator[nn.Parameter]:
-        """Shadows of the codes that are learnt."""
-        for link in self.links:
+        """Codes that are learnt."""
+        for link in self.links():
             if isinstance(link.codes, nn.Parameter):
                 yield link.codes
 
     def norms(self) -> Iterator[nn.Parameter]:
         """Factors and shifts of the normalisations that stand beside the chains."""
         yield from norm_parameters(self.model)
+
+
+def trained_links(chain: FactorizedLayer) -> list[TrainableLink]:
+    """The stand-ins in a chain."""
+    return [link for link in chain.links if isinstance(link, TrainableLink)]
+
+
+def _learnt(chain: FactorizedLayer) -> list[Link]:
+    return [link.link for link in trained_links(chain)]
+
+
+def _put(chain: FactorizedLayer, links: Sequence[nn.Module]) -> None:
+    for index, link in enumerate(links):
+        chain.links[index] = link

@@ -88,7 +88,10 @@ def finetune_parent(store: Store, record: RunRecord, subject: Subject, progress:
     # As in the packed file, so that what the layers of both put out stands for the same.
     original = fold_batchnorm(subject.model, subject.inventory)
     images = load_training_images(record.request, subject, store.workspace, progress)
-    result = finetune_network(original, model, images, options, labels=images.labels, progress=progress)
+    result = finetune_network(
+        original, model, images, options, labels=images.labels, progress=progress,
+        after_choice=[info.name for info in subject.inventory if info.after_choice],
+    )  # fmt: skip
     rows = _keep_layers(store, record, parent, model, changed=options.trains == CODES)
     return Made(
         model=model,

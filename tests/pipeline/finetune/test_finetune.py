@@ -22,6 +22,7 @@ from qaf_core.pipeline.events import Progress, RunEvent
 from qaf_core.pipeline.finetune import finetune
 from qaf_core.pipeline.finetune.finetune import finetune_network
 from qaf_core.pipeline.finetune.options import FinetuneOptions
+from qaf_core.pipeline.finetune.validation import Validation, split
 
 SHAPE = (3, 8, 8)
 QUICK = CompressOptions(solver=SolverOptions(starts=1, start_iterations=10, iterations=1, rounding_rounds=2))
@@ -112,7 +113,7 @@ def test_damage_is_made_good_on_unseen_images_too(
 def test_the_network_is_left_in_the_best_state(networks: tuple[nn.Module, nn.Module]) -> None:
     original, model = networks[0], copy.deepcopy(networks[1])
     found = finetune_network(original, model, images(), FinetuneOptions(epochs=4))
-    validation = finetune.Validation(images(), finetune._split(images())[1])
+    validation = Validation(images(), split(images())[1])
     assert validation.verdict(original, model).mean == pytest.approx(found.after, rel=1e-3)
     assert validation.verdict(original, model).plain <= validation.verdict(original, networks[1]).plain
 
@@ -135,13 +136,28 @@ def test_a_stop_keeps_the_best_so_far(networks: tuple[nn.Module, nn.Module]) -> 
     original, model = networks[0], damaged(networks[1])
     points: list[dict[str, Any]] = []
     found = finetune_network(
-        original, model, images(), FinetuneOptions(epochs=50),
+        original, model, images(), FinetuneOptions(epochs=50, trains="scales"),
         progress=Progress(keep_points(points), lambda: len(points) > 3),
     )  # fmt: skip
     assert found.status == "cancelled"
     assert found.epochs == 3
     assert found.best_epoch >= 1
     assert found.after == pytest.approx(min(point["held_back"] for point in points))
+
+
+@pytest.mark.parametrize("passes", [3, 30])
+def test_a_stop_while_codes_are_off_their_grids_changes_nothing(
+    networks: tuple[nn.Module, nn.Module], passes: int
+) -> None:
+    """Before the first chain is set, and when some are."""
+    model, points = damaged(networks[1]), list[dict[str, Any]]()
+    before = state(model)
+    progress = Progress(keep_points(points), lambda: len(points) > passes)
+    found = finetune_network(networks[0], model, images(), FinetuneOptions(epochs=50), progress=progress)
+    assert (found.status, found.best_epoch, found.after) == ("cancelled", 0, found.before)
+    assert [point["on_grid"] for point in points] == [True] + [False] * passes
+    assert points[-1]["held_back"] < found.before == points[-1]["best"]
+    assert all(torch.equal(before[name], value) for name, value in state(model).items())
 
 
 def test_a_time_limit_ends_it_with_a_low_rate(networks: tuple[nn.Module, nn.Module]) -> None:
@@ -155,10 +171,10 @@ def test_a_time_limit_ends_it_with_a_low_rate(networks: tuple[nn.Module, nn.Modu
 
 
 def test_the_same_seed_gives_the_same_network(networks: tuple[nn.Module, nn.Module]) -> None:
-    first, second, third = (copy.deepcopy(networks[1]) for _ in range(3))
+    first, second, third = (damaged(networks[1]) for _ in range(3))
     for model, seed in ((first, 0), (second, 0), (third, 1)):
-        options = FinetuneOptions(epochs=2, seed=seed, time_limit_seconds=None)
-        finetune_network(networks[0], model, images(128), options)
+        options = FinetuneOptions(epochs=6, seed=seed, time_limit_seconds=None)
+        assert finetune_network(networks[1], model, images(128), options).best_epoch > 0
     assert all(torch.equal(new, state(second)[name]) for name, new in state(first).items())
     assert any(not torch.equal(new, state(third)[name]) for name, new in state(first).items())
 
@@ -217,7 +233,7 @@ class LeftOrRight(nn.Module):
 def test_images_are_changed_only_where_the_original_answers_the_same() -> None:
     pictures = torch.zeros(32, 3, 8, 8)
     pictures[::2, :, :, 6] = pictures[1::2, :, :, 1] = 1.0
-    validation = finetune.Validation(pictures, torch.arange(32))
+    validation = Validation(pictures, torch.arange(32))
     assert not validation.is_safe(LeftOrRight(), lambda batch: batch.flip(3))
     assert validation.is_safe(LeftOrRight(), lambda batch: batch.flip(2))
     assert validation.is_safe(nn.Identity(), lambda batch: batch.flip(3))  # nothing is said of one class
@@ -226,11 +242,9 @@ def test_images_are_changed_only_where_the_original_answers_the_same() -> None:
 def test_labels_are_learnt_from_and_judge(networks: tuple[nn.Module, nn.Module]) -> None:
     original, model, given = networks[0], copy.deepcopy(networks[1]), images(128)
     labels = torch.arange(128) % 4
-    held = finetune._split(given)[1]
+    held = split(given)[1]
     with torch.no_grad():
-        plain, whole = (
-            finetune.Validation(given, held, said).verdict(original, model) for said in (None, labels)
-        )
+        plain, whole = (Validation(given, held, said).verdict(original, model) for said in (None, labels))
         expected = nn.functional.cross_entropy(model(given[held]), labels[held])
     assert whole.plain - plain.plain == pytest.approx(float(expected), rel=1e-4)
     found = finetune_network(original, model, given, FinetuneOptions(epochs=1, flips=True), labels=labels)
@@ -240,6 +254,6 @@ def test_labels_are_learnt_from_and_judge(networks: tuple[nn.Module, nn.Module])
 
 def test_no_more_than_some_images_are_held_back() -> None:
     for count, side, most in ((2, 8, 1), (9, 8, 1), (64, 8, 8), (9000, 2, 512), (700, 128, 64)):
-        learnt, held = finetune._split(torch.zeros(1, 1, side, side).expand(count, 1, side, side))
+        learnt, held = split(torch.zeros(1, 1, side, side).expand(count, 1, side, side))
         assert 1 <= len(held) <= most
         assert sorted([*learnt.tolist(), *held.tolist()]) == list(range(count))
