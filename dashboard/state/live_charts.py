@@ -68,9 +68,22 @@ def curve_data(
 def finetune_series() -> Series:
     """Field, name and mark of the curves of fine-tuning."""
     return (
-        ("held_back", _("Distance, on images it does not learn from"), palette.QUANTIZED_MARK),
-        ("loss", _("Loss, on changed images (layers' outputs included)"), palette.FLOAT_MARK),
+        ("on_grid", _("Quantized (on the grid)"), palette.QUANTIZED_MARK),
+        ("off_grid", _("Float (without the grid)"), palette.FLOAT_MARK),
     )
+
+
+def finetune_rows(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What fine-tuning told of each pass, as ``curve_data`` takes it: the loss on held-back images by
+    whether all codes were on their grids; earlier versions did not say, and all were.
+    """
+    return [
+        {
+            "epoch": point["epoch"],
+            "on_grid" if point.get("on_grid", True) else "off_grid": point["held_back"],
+        }
+        for point in points
+    ]
 
 
 def curve_spec(

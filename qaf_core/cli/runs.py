@@ -237,12 +237,11 @@ def print_progress(event: RunEvent) -> None:
         error = say("error {error}", error=percent_text(data["relative_error"])).text(_)
         line = f"    {error}, {data['status']}, {duration}"
     elif event.kind == "finetune":
-        line = say(
-            "    pass {epoch}: loss {loss:.4f}, best {best:.4f}",
-            epoch=data["epoch"],
-            loss=data["held_back"],
-            best=data["best"],
-        ).text(_)
+        numbers = {"epoch": data["epoch"], "loss": data["held_back"], "best": data["best"]}
+        line = say("    pass {epoch}: loss {loss:.4f}, best {best:.4f}", **numbers).text(_)
+        if not data.get("on_grid", True):
+            told = say("    pass {epoch}: loss {loss:.4f} off the grid, best on it {best:.4f}", **numbers)
+            line = told.text(_)
     elif event.kind == "evaluated":
         line = say(
             "    {which}: {metric} {value} on {count:,} images",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from helpers import begun_run
 
+from dashboard.state import live_charts
 from dashboard.state.progress import RunProgress
 from qaf_core.pipeline.events import RunEvent
 from qaf_core.pipeline.finetune.options import FinetuneOptions
@@ -65,6 +66,20 @@ def test_it_begins_with_what_is_set(draw: Draw, seeded_store: Store, tmp_path: P
     }  # fmt: skip
     assert begun.request.plan == seeded_store.run(parent).request.plan
     assert "fine-tuned" in (begun.request.name or "")
+
+
+def test_what_is_off_the_grid_is_a_curve_of_its_own_and_not_the_best(draw: Draw, seeded_store: Store) -> None:
+    run_id = begin(seeded_store, finished(seeded_store))
+    for epoch, held_back in ((4, 0.05), (5, 0.04)):
+        data = {**point(epoch, held_back, 0.1), "on_grid": False}
+        seeded_store.append_event(run_id, RunEvent(kind="finetune", data=data, elapsed_seconds=20.0))
+    test = draw("run", run=run_id)
+    text = shown(test)
+    assert "best after pass 2" in text
+    assert "0.2000 → 0.1000" in text
+    assert "set on them again, layer by layer" in text
+    rows = live_charts.finetune_rows([point(0, 0.2, 0.2), {**point(1, 0.1, 0.2), "on_grid": False}])
+    assert rows == [{"epoch": 0, "on_grid": 0.2}, {"epoch": 1, "off_grid": 0.1}]
 
 
 def test_what_is_set_stands_in_the_address(draw: Draw, seeded_store: Store) -> None:

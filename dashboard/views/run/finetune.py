@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
@@ -113,7 +114,7 @@ def show_running(run: RunRecord, progress: RunProgress, *, stopping: bool) -> No
             note += " · " + _("learns for {time} at most").format(time=duration_text(limit))
         ui.metric_card(_("Time so far"), duration_text(elapsed), note, live.estimate_help(progress))
     with columns[1]:
-        best = min(points, key=lambda point: point["held_back"])["epoch"] if points else None
+        best = _best_pass(points)
         ui.metric_card(
             _("Passes over the images"),
             str(points[-1]["epoch"]) if points else MISSING,
@@ -122,6 +123,12 @@ def show_running(run: RunRecord, progress: RunProgress, *, stopping: bool) -> No
     with columns[2]:
         _divergence_card(points[0]["held_back"] if points else None, points[-1]["best"] if points else None)
     _curve(points)
+
+
+def _best_pass(points: Sequence[Mapping[str, Any]]) -> int | None:
+    """The pass whose state would be kept now; 0 for the network as it came."""
+    kept = [point for point in points if point.get("on_grid", True)]
+    return min(kept, key=lambda point: point["held_back"])["epoch"] if kept else None
 
 
 def _divergence_card(before: float | None, after: float | None) -> None:
@@ -142,13 +149,20 @@ def _curve(points: list[dict[str, Any]]) -> None:
     if len(points) < 2:
         return
     series = live_charts.finetune_series()
-    title, step = _("Distance, loss"), _("Pass over the images")
+    title, step = _("Loss on held-back images"), _("Pass over the images")
     st.vega_lite_chart(
-        live_charts.curve_data(points, series, step="epoch"),
+        live_charts.curve_data(live_charts.finetune_rows(points), series, step="epoch"),
         live_charts.curve_spec(series, title=title, dark=ui.is_dark(), step=step),
         key="finetune-curve",
-        alt=_("Distance from the original by pass"),
+        alt=_("Loss on held-back images by pass"),
     )
+    if not all(point.get("on_grid", True) for point in points):
+        st.caption(
+            _(
+                "Integer weights leave their grids while they are learnt. In the second half of the time "
+                "they are set on them again, layer by layer; only a network that is all on its grids is kept."
+            )
+        )
 
 
 def show_result(run: RunRecord) -> None:

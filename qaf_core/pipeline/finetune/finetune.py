@@ -108,7 +108,8 @@ def finetune_network(
         progress: Told of every pass (event ``finetune``: ``epoch``, 0 for the network as it came; ``loss``,
             the mean of what was learnt from in it; ``held_back``, the mean loss on held-back images;
             ``on_grid``, whether all codes were on their grids then; ``best`` so far, of these; ``fraction``
-            done; ``elapsed_seconds``). Asked between steps whether to stop: the best so far is kept.
+            done; ``elapsed_seconds``). Asked between steps whether to stop: codes off their grids are set on
+            them then, and the best is kept.
 
     Raises:
         DataError: If there are too few images to hold some back.
@@ -119,24 +120,33 @@ def finetune_network(
     validation = Validation(images, held_out, labels)
     with TrainableNetwork(compressed.eval(), trains_codes=options.trains == CODES) as network:
         run = _Training(
-            original=original, network=network, images=images, training=training, labels=labels,
-            validation=validation, options=options, progress=progress, after_choice=after_choice,
+            original=original, network=network, validation=validation, options=options, progress=progress,
+            lessons=_Lessons(images=images, numbers=training, labels=labels), after_choice=after_choice,
         )  # fmt: skip
         return run.carry_out()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Lessons:
+    """What is learnt from: of the images those with these numbers, and all images' labels or None."""
+
+    images: Images
+    numbers: Tensor
+    labels: Tensor | None
 
 
 class _Training:
     """One fine-tuning from its first pass to the state that is kept."""
 
     def __init__(
-        self, *, original: nn.Module, network: TrainableNetwork, images: Images, training: Tensor,
-        labels: Tensor | None, validation: Validation, options: FinetuneOptions, progress: Progress,
-        after_choice: Collection[str],
+        self, *, original: nn.Module, network: TrainableNetwork, lessons: _Lessons, validation: Validation,
+        options: FinetuneOptions, progress: Progress, after_choice: Collection[str],
     ) -> None:  # fmt: skip
         self._original, self._network, self._options = original, network, options
-        self._images, self._training, self._labels, self._jury = images, training, labels, validation
+        self._images, self._training, self._labels = lessons.images, lessons.numbers, lessons.labels
+        self._jury = validation
         self._progress, self._after_choice = progress, after_choice
-        self._message = say("Learning from the original on {count:,} images", count=len(images))
+        self._message = say("Learning from the original on {count:,} images", count=len(lessons.images))
         self._generator = torch.Generator().manual_seed(options.seed)
         self._flips = self._allows(options.flips, lambda batch: batch.flip(3))
         self._crops = self._allows(
@@ -150,6 +160,8 @@ class _Training:
         )
         self._began = time.monotonic()
         self._fraction, self._seen = 0.0, 0
+        self._kept: list[Tensor] | None = None
+        self._best_epoch = 0
 
     def _allows(self, setting: bool | None, change: Callable[[Tensor], Tensor]) -> bool:
         return self._jury.is_safe(self._original, change) if setting is None else setting
@@ -160,11 +172,9 @@ class _Training:
         flags = [parameter.requires_grad for parameter in self._norms]
         norms = _values(self._norms)
         self._find_parameters()
-        first = self._judge()
-        before = best = first.mean
-        kept: list[Tensor] | None = None
-        best_epoch, epoch, status = 0, 0, FinetuneStatus.COMPLETED
-        self._report(0, None, before, best)
+        self._first = self._judge()
+        self._best, epoch, status = self._first.mean, 0, FinetuneStatus.COMPLETED
+        self._report(0, None, self._first.mean)
         try:
             for epoch in range(1, self._options.epochs + 1):
                 loss = self._learn(epoch - 1)
@@ -174,26 +184,39 @@ class _Training:
                 if not math.isfinite(loss) or not math.isfinite(verdict.mean):
                     status = FinetuneStatus.DIVERGED
                     break
-                if not self._off_grid and verdict.mean < best and verdict.plain <= first.plain:
-                    best, best_epoch, kept = verdict.mean, epoch, _values(self._gains)
-                self._report(epoch, loss, verdict.mean, best)
+                self._keep_if_best(epoch, verdict)
+                self._report(epoch, loss, verdict.mean)
                 if self._late():
                     status = FinetuneStatus.TIME_LIMIT
                     break
         except RunCancelled:
-            status, epoch = FinetuneStatus.CANCELLED, epoch - 1
-        if kept is None:
+            status = FinetuneStatus.CANCELLED
+            self._finish_early(epoch)
+            epoch = max(epoch - 1, self._best_epoch)
+        if self._kept is None:
             _restore(self._norms, norms)
         else:
-            _restore(self._gains, kept)
+            _restore(self._gains, self._kept)
             self._network.accept()
         for norm, flag in zip(self._norms, flags, strict=True):
             norm.requires_grad_(flag)
         return Finetuning(
-            before=before, after=best, best_epoch=best_epoch, epochs=epoch,
+            before=self._first.mean, after=self._best, best_epoch=self._best_epoch, epochs=epoch,
             status=status, seconds=time.monotonic() - self._began, images=len(self._images),
             labelled=self._labels is not None, flips=self._flips, crops=self._crops,
         )  # fmt: skip
+
+    def _keep_if_best(self, epoch: int, verdict: Verdict) -> None:
+        better = verdict.mean < self._best and verdict.plain <= self._first.plain
+        if better and not self._off_grid:
+            self._best, self._best_epoch, self._kept = verdict.mean, epoch, _values(self._gains)
+
+    def _finish_early(self, epoch: int) -> None:
+        """Set what is off the grid as it is now, which takes no more than a walk and the solves."""
+        if self._off_grid and self._seen:
+            self._progress = Progress()
+            self._set_chains(self._off_grid)
+            self._keep_if_best(epoch, self._judge())
 
     def _find_parameters(self) -> None:
         """Take up what there is to learn now; codes that have been set no longer are."""
@@ -303,10 +326,10 @@ class _Training:
     def _judge(self) -> Verdict:
         return self._jury.verdict(self._original, self._network.model)
 
-    def _report(self, epoch: int, loss: float | None, held_back: float, best: float) -> None:
+    def _report(self, epoch: int, loss: float | None, held_back: float) -> None:
         fraction = max(self._fraction, epoch / self._options.epochs)
         self._progress.send(
-            "finetune", epoch=epoch, loss=loss, held_back=held_back, best=best, fraction=fraction,
+            "finetune", epoch=epoch, loss=loss, held_back=held_back, best=self._best, fraction=fraction,
             on_grid=epoch == 0 or not self._off_grid, elapsed_seconds=time.monotonic() - self._began,
         )  # fmt: skip
         self._progress.stage("finetuning", self._message, fraction)

@@ -145,18 +145,28 @@ def test_a_stop_keeps_the_best_so_far(networks: tuple[nn.Module, nn.Module]) -> 
     assert found.after == pytest.approx(min(point["held_back"] for point in points))
 
 
-@pytest.mark.parametrize("passes", [3, 30])
-def test_a_stop_while_codes_are_off_their_grids_changes_nothing(
+@pytest.mark.parametrize("passes", [6, 15])
+def test_a_stop_sets_codes_that_are_off_their_grids(
     networks: tuple[nn.Module, nn.Module], passes: int
 ) -> None:
     """Before the first chain is set, and when some are."""
     model, points = damaged(networks[1]), list[dict[str, Any]]()
-    before = state(model)
     progress = Progress(keep_points(points), lambda: len(points) > passes)
-    found = finetune_network(networks[0], model, images(), FinetuneOptions(epochs=50), progress=progress)
-    assert (found.status, found.best_epoch, found.after) == ("cancelled", 0, found.before)
+    found = finetune_network(networks[1], model, images(), FinetuneOptions(epochs=25), progress=progress)
+    assert (found.status, found.best_epoch, found.epochs) == ("cancelled", passes + 1, passes + 1)
     assert [point["on_grid"] for point in points] == [True] + [False] * passes
     assert points[-1]["held_back"] < found.before == points[-1]["best"]
+    assert found.after < 0.5 * found.before
+    chains = [part for part in model.modules() if isinstance(part, FactorizedLayer)]
+    assert all(link.codes.dtype == torch.int8 for chain in chains for link in chain.chain)
+
+
+def test_a_stop_before_the_first_step_changes_nothing(networks: tuple[nn.Module, nn.Module]) -> None:
+    model, points = damaged(networks[1]), list[dict[str, Any]]()
+    before = state(model)
+    progress = Progress(keep_points(points), lambda: len(points) > 0)
+    found = finetune_network(networks[0], model, images(), progress=progress)
+    assert (found.status, found.best_epoch, found.epochs) == ("cancelled", 0, 0)
     assert all(torch.equal(before[name], value) for name, value in state(model).items())
 
 
