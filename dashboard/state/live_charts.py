@@ -65,12 +65,11 @@ def curve_data(
     return pd.DataFrame(rows, columns=["iteration", "series", "value"])
 
 
-def finetune_series() -> Series:
-    """Field, name and mark of the curves of fine-tuning."""
-    return (
-        ("on_grid", _("Quantized (on the grid)"), palette.QUANTIZED_MARK),
-        ("off_grid", _("Float (without the grid)"), palette.FLOAT_MARK),
-    )
+def finetune_series(points: Sequence[Mapping[str, Any]]) -> Series:
+    """Field, name and mark of the curves of fine-tuning; one only where no codes left their grids."""
+    on_grid = ("on_grid", _("Quantized (on the grid)"), palette.QUANTIZED_MARK)
+    off_grid = ("off_grid", _("Float (without the grid)"), palette.FLOAT_MARK)
+    return (on_grid,) if all(point.get("on_grid", True) for point in points) else (on_grid, off_grid)
 
 
 def finetune_rows(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

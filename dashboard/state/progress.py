@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from qaf_core.pipeline.finetune.options import SETTING_AT_STOP_SECONDS
 from qaf_core.pipeline.results import Evaluation, LayerRow
 from qaf_core.records import from_plain
 from qaf_core.runs.estimate import STAGES, History, Work
@@ -180,8 +181,14 @@ class RunProgress:
             ends = sum(expected[name] for name in ("saving", "baseline", "evaluating"))
             solved = share * expected.get("calibrating", 0.0)
             left = ends + solved if self.done or self.stage == "finetuning" else 0.0
+            left += 2 * SETTING_AT_STOP_SECONDS if self._is_off_grid() else 0.0
             left *= max(1.0, self._drift(expected, elapsed_seconds))
         return STOP_MARGIN * left + STOP_SECONDS
+
+    def _is_off_grid(self) -> bool:
+        """Whether a fine-tuning's codes have still to be set on their grids."""
+        points = self.finetune_points
+        return self.stage == "finetuning" and bool(points) and not points[-1].get("on_grid", True)
 
     def _later(self) -> list[str]:
         """The stages that are still to begin."""

@@ -110,6 +110,12 @@ class Progress:
         twin._should_stop = lambda: self.stopped() or should_stop()
         return twin
 
+    def to_the_end(self) -> Progress:
+        """The same progress with nothing left that stops it."""
+        twin = copy.copy(self)
+        twin._should_stop = None
+        return twin
+
     def quiet(self) -> Progress:
         """Stops as this one does, and tells nothing: for work inside of other work."""
         return Progress(should_stop=self.stopped)

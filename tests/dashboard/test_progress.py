@@ -8,7 +8,8 @@ import pytest
 
 from dashboard.state.progress import RunProgress
 from qaf_core.pipeline.events import RunEvent
-from qaf_core.runs.estimate import History, Work
+from qaf_core.pipeline.finetune.options import SETTING_AT_STOP_SECONDS
+from qaf_core.runs.estimate import FINETUNE_STAGES, History, Work
 from qaf_core.runs.store.record import StoredEvent
 from qaf_core.runs.store.store import Store
 
@@ -142,6 +143,20 @@ def test_a_stop_is_told_with_what_is_left_to_fit_and_measure() -> None:
     assert progress.seconds_to_stop(2.0) == pytest.approx(5.0), "nothing is kept, nothing measured"
     progress.absorb(events(*STARTED)[5:])
     assert progress.seconds_to_stop(6.0) == pytest.approx(1.5 * (4.0 / 3 + 6.0) + 5.0)
+
+
+def test_a_stop_while_codes_are_off_their_grids_is_told_with_setting_them() -> None:
+    expected = {"loading": 1.0, "finetuning": 60.0, "saving": 0.5, "baseline": 0.5, "evaluating": 1.0}
+    progress = RunProgress(
+        run_id="x", stages=FINETUNE_STAGES, work=Work(stages=expected, layers={}, images=1)
+    )
+    progress.absorb(events(("stage", None, {"stage": "finetuning", "fraction": 0.0}, 1.0)))
+    before = progress.seconds_to_stop(2.0)
+    assert before is not None
+    for epoch, on_grid in ((0, True), (1, False)):
+        progress.absorb(events(("finetune", None, {"epoch": epoch, "on_grid": on_grid}, 2.0)))
+        added = 0.0 if on_grid else 1.5 * 2 * SETTING_AT_STOP_SECONDS
+        assert progress.seconds_to_stop(2.0) == pytest.approx(before + added)
 
 
 def test_what_a_run_tells_of_its_work_is_taken() -> None:

@@ -50,7 +50,7 @@ def offer(run: RunRecord) -> None:
                 (CODES, SCALES),
                 format_func=_trained_labels().__getitem__,
                 captions=(
-                    _("The integer weights may move on their grid as well."),
+                    _("The integer weights are learnt and rounded anew as well."),
                     _("The integer weights stay as they were solved."),
                 ),
                 key=address.choice("trains", (CODES, SCALES), CODES, key="finetune-trains"),
@@ -128,7 +128,7 @@ def show_running(run: RunRecord, progress: RunProgress, *, stopping: bool) -> No
 def _best_pass(points: Sequence[Mapping[str, Any]]) -> int | None:
     """The pass whose state would be kept now; 0 for the network as it came."""
     kept = [point for point in points if point.get("on_grid", True)]
-    return min(kept, key=lambda point: point["held_back"])["epoch"] if kept else None
+    return next((point["epoch"] for point in kept if point["held_back"] <= points[-1]["best"]), None)
 
 
 def _divergence_card(before: float | None, after: float | None) -> None:
@@ -148,7 +148,7 @@ def _divergence_card(before: float | None, after: float | None) -> None:
 def _curve(points: list[dict[str, Any]]) -> None:
     if len(points) < 2:
         return
-    series = live_charts.finetune_series()
+    series = live_charts.finetune_series(points)
     title, step = _("Loss on held-back images"), _("Pass over the images")
     st.vega_lite_chart(
         live_charts.curve_data(live_charts.finetune_rows(points), series, step="epoch"),

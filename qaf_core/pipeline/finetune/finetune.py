@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -28,11 +28,12 @@ from torch import Tensor, nn
 
 from qaf_core.errors import RunCancelled
 from qaf_core.network.graph.capture import capture
+from qaf_core.network.plan.layer_info import LayerInfo
 from qaf_core.pipeline.divergence import training_loss
 from qaf_core.pipeline.events import Progress
 from qaf_core.pipeline.finetune.augment import flipped, mixed, shifted
-from qaf_core.pipeline.finetune.grid_setting import GridSetting
-from qaf_core.pipeline.finetune.options import CODES, FinetuneOptions
+from qaf_core.pipeline.finetune.grid_setting import GridSetting, run_order
+from qaf_core.pipeline.finetune.options import CODES, SETTING_AT_STOP_SECONDS, FinetuneOptions
 from qaf_core.pipeline.finetune.trainable import TrainableNetwork
 from qaf_core.pipeline.finetune.validation import Images, Validation, Verdict, batch_size, split
 from qaf_core.text.said import say
@@ -45,8 +46,9 @@ LARGEST_NORM = 1.0  # of the gradient, per parameter group
 MIXED_SHARE = 0.5  # of the batches
 SET_FROM, SET_TO = 0.45, 0.85  # of the learning, in which codes are set on their grids
 SETTING_IMAGES, SETTING_PIXELS = 768, 2**22  # that a chain is calibrated on, and of all where they are large
-SETTING_SHARE = 0.15  # of all work: as much for walks to chains, and as much for solves
+SETTING_SHARE = 0.15  # of all work: as much for walks to chains, for solves, and for fits of outputs
 WALK_WORK = 0.3  # of an image on a walk to a chain, against learning from it
+LEAST_SECONDS = 1e-3  # for the solves of a group
 
 
 class FinetuneStatus(StrEnum):
@@ -66,7 +68,7 @@ class Finetuning:
         before, after: Mean loss on the held-back images: the divergence from the original, with labels the
             cross-entropy besides; ``after`` is never above ``before``.
         best_epoch: The pass whose state was kept; 0: nothing was gained, nothing changed.
-        epochs: Passes done.
+        epochs: Passes done, a last one that time or a stop cut short among them.
         status: Why it ended.
         seconds: Wall-clock time.
         images: How many it was given, held-back ones among them.
@@ -93,7 +95,7 @@ def finetune_network(
     options: FinetuneOptions | None = None,
     *,
     labels: Tensor | None = None,
-    after_choice: Collection[str] = (),
+    inventory: Sequence[LayerInfo] = (),
     progress: Progress | None = None,
 ) -> Finetuning:
     """Let a compressed network learn from its original; the network is changed in place.
@@ -104,7 +106,8 @@ def finetune_network(
         images: Normalised ``(N, C, H, W)``.
         options: What is learnt, and for how long.
         labels: The images' classes ``(N,)``; None to learn from the original alone.
-        after_choice: Layers behind a choice by value, see ``LayerInfo``.
+        inventory: The original's rows: which layers lie behind a choice by value, and how much memory what
+            they are calibrated on takes.
         progress: Told of every pass (event ``finetune``: ``epoch``, 0 for the network as it came; ``loss``,
             the mean of what was learnt from in it; ``held_back``, the mean loss on held-back images;
             ``on_grid``, whether all codes were on their grids then; ``best`` so far, of these; ``fraction``
@@ -121,7 +124,7 @@ def finetune_network(
     with TrainableNetwork(compressed.eval(), trains_codes=options.trains == CODES) as network:
         run = _Training(
             original=original, network=network, validation=validation, options=options, progress=progress,
-            lessons=_Lessons(images=images, numbers=training, labels=labels), after_choice=after_choice,
+            lessons=_Lessons(images=images, numbers=training, labels=labels), inventory=inventory,
         )  # fmt: skip
         return run.carry_out()
 
@@ -140,40 +143,40 @@ class _Training:
 
     def __init__(
         self, *, original: nn.Module, network: TrainableNetwork, lessons: _Lessons, validation: Validation,
-        options: FinetuneOptions, progress: Progress, after_choice: Collection[str],
+        options: FinetuneOptions, progress: Progress, inventory: Sequence[LayerInfo],
     ) -> None:  # fmt: skip
         self._original, self._network, self._options = original, network, options
         self._images, self._training, self._labels = lessons.images, lessons.numbers, lessons.labels
-        self._jury = validation
-        self._progress, self._after_choice = progress, after_choice
+        self._validation, self._progress = validation, progress
+        self._layers = {info.name: info for info in inventory}
         self._message = say("Learning from the original on {count:,} images", count=len(lessons.images))
         self._generator = torch.Generator().manual_seed(options.seed)
         self._flips = self._allows(options.flips, lambda batch: batch.flip(3))
         self._crops = self._allows(
             options.crops, lambda batch: shifted(batch, torch.Generator().manual_seed(0))
         )
-        self._norms = list(network.norms())
-        self._off_grid = network.off_grid()
-        self._groups: list[list[str]] | None = None  # of chains still to be set, once their time has come
+        self._off_grid = self._find_off_grid()
+        self._groups: list[list[str]] | None = None  # of chains to be set, once their time has come
         self._optimizer = torch.optim.Adam(
             [{"params": [], "lr": GAIN_RATE}, {"params": [], "lr": CODE_RATE}], foreach=True
         )
         self._began = time.monotonic()
-        self._fraction, self._seen = 0.0, 0
+        self._fraction, self._setting_seconds = 0.0, 0.0
+        self._seen = self._judged = 0  # images learnt from, now and when last judged
+        self._gains: list[nn.Parameter] = []
+        self._codes: list[nn.Parameter] = []
+        self._find_parameters()
+        self._first = self._judge()
+        self._best, self._best_epoch = self._first.mean, 0
         self._kept: list[Tensor] | None = None
-        self._best_epoch = 0
 
     def _allows(self, setting: bool | None, change: Callable[[Tensor], Tensor]) -> bool:
-        return self._jury.is_safe(self._original, change) if setting is None else setting
+        return self._validation.is_safe(self._original, change) if setting is None else setting
 
     def carry_out(self) -> Finetuning:
         """Learn; then leave the network in the best state."""
         self._progress.stage("finetuning", self._message, 0.0)
-        flags = [parameter.requires_grad for parameter in self._norms]
-        norms = _values(self._norms)
-        self._find_parameters()
-        self._first = self._judge()
-        self._best, epoch, status = self._first.mean, 0, FinetuneStatus.COMPLETED
+        epoch, status = 0, FinetuneStatus.COMPLETED
         self._report(0, None, self._first.mean)
         try:
             for epoch in range(1, self._options.epochs + 1):
@@ -193,13 +196,9 @@ class _Training:
             status = FinetuneStatus.CANCELLED
             self._finish_early(epoch)
             epoch = max(epoch - 1, self._best_epoch)
-        if self._kept is None:
-            _restore(self._norms, norms)
-        else:
+        if self._kept is not None:
             _restore(self._gains, self._kept)
             self._network.accept()
-        for norm, flag in zip(self._norms, flags, strict=True):
-            norm.requires_grad_(flag)
         return Finetuning(
             before=self._first.mean, after=self._best, best_epoch=self._best_epoch, epochs=epoch,
             status=status, seconds=time.monotonic() - self._began, images=len(self._images),
@@ -212,15 +211,26 @@ class _Training:
             self._best, self._best_epoch, self._kept = verdict.mean, epoch, _values(self._gains)
 
     def _finish_early(self, epoch: int) -> None:
-        """Set what is off the grid as it is now, which takes no more than a walk and the solves."""
-        if self._off_grid and self._seen:
-            self._progress = Progress()
-            self._set_chains(self._off_grid)
-            self._keep_if_best(epoch, self._judge())
+        """Set what is off the grid as it is now, in little time, and judge."""
+        self._off_grid = self._find_off_grid()
+        if not self._seen or (self._seen == self._judged and not self._off_grid):
+            return
+        self._progress = self._progress.to_the_end()
+        self._set_chains(self._off_grid, SETTING_AT_STOP_SECONDS)
+        verdict = self._judge()
+        if math.isfinite(verdict.mean):
+            self._keep_if_best(epoch, verdict)
+            self._report(epoch, None, verdict.mean)
+
+    def _find_off_grid(self) -> list[str]:
+        """Chains whose codes are off their grids, front to back."""
+        names = self._network.off_grid()
+        place = {name: index for index, name in enumerate(run_order(self._original))}
+        return sorted(names, key=lambda name: place.get(name, len(place)))
 
     def _find_parameters(self) -> None:
         """Take up what there is to learn now; codes that have been set no longer are."""
-        self._gains = [*self._network.gains(), *self._norms]
+        self._gains = [*self._network.gains(), *self._network.norms()]
         self._codes = list(self._network.codes())
         for group, parameters in zip(self._optimizer.param_groups, (self._gains, self._codes), strict=True):
             group["params"] = parameters
@@ -271,38 +281,62 @@ class _Training:
             self._groups = self._grouped()
         done = (self._fraction - SET_FROM) / (SET_TO - SET_FROM)
         due = min(int(done * len(self._groups)) + 1, len(self._groups))
+        if self._setting_seconds_left() <= 0.0:
+            due = len(self._groups)
         self._set_chains([name for group in self._groups[:due] for name in group if name in self._off_grid])
 
     def _grouped(self) -> list[list[str]]:
-        """The chains in as many groups as there is time to walk to, front to back."""
+        """The chains in as many groups as there is time to walk to, front to back.
+
+        Those that read the same tensor stay together: calibrated on the same images they go on reading it on
+        the same grid, so that the layer before them can put out whole numbers.
+        """
         images = min(self._setting_images(), len(self._training))
         affordable = SETTING_SHARE * self._seen / self._fraction / (WALK_WORK * images)
-        count = len(self._off_grid)
-        groups = max(1, min(count, int(affordable)))
-        ends = [round(count * index / groups) for index in range(groups + 1)]
-        return [self._off_grid[low:high] for low, high in itertools.pairwise(ends)]
+        units: dict[object, list[str]] = {}
+        for name in self._off_grid:
+            units.setdefault(self._network.first_quantizer(name) or name, []).append(name)
+        together = list(units.values())
+        groups = max(1, min(len(together), int(affordable)))
+        ends = [round(len(together) * index / groups) for index in range(groups + 1)]
+        return [
+            list(itertools.chain.from_iterable(together[low:high])) for low, high in itertools.pairwise(ends)
+        ]
 
     def _setting_images(self) -> int:
         pixels = self._images[self._training[:1]][0, 0].numel()
         return max(min(SETTING_IMAGES, SETTING_PIXELS // pixels), 2)
 
-    def _set_chains(self, names: Sequence[str]) -> None:
-        if not names:
+    def _setting_seconds_left(self) -> float:
+        """For solves and fits of the chains still to be set."""
+        limit = self._options.time_limit_seconds
+        return math.inf if limit is None else 2 * SETTING_SHARE * limit - self._setting_seconds
+
+    def _set_chains(self, names: Sequence[str], seconds: float | None = None) -> None:
+        """Set chains on their grids; nothing is done where what was learnt is not finite.
+
+        Args:
+            names: Some of those off their grids.
+            seconds: For their solves, and as much for fits; None for their share of what is left.
+        """
+        finite = all(bool(values.isfinite().all()) for values in (*self._gains, *self._codes))
+        if not names or not finite:
             return
+        if seconds is None and math.isfinite(left := self._setting_seconds_left()):
+            seconds = max(left / 2 * len(names) / len(self._off_grid), LEAST_SECONDS)
         message = say("Setting {layer} on its grid", layer=names[0])
         self._progress.stage("finetuning", message, self._fraction)
+        began = time.monotonic()
         order = self._training[torch.randperm(len(self._training), generator=self._generator)]
         chosen = order[: self._setting_images()]
         size = min(batch_size(self._images[chosen[:1]]), max(len(chosen) // 8, 1))
-        limit = self._options.time_limit_seconds
-        count = len(self._network.chains())
-        setting = GridSetting(
-            original=self._original, after_choice=self._after_choice, progress=self._progress,
-            seconds=None if limit is None else SETTING_SHARE * limit / count,
-        )  # fmt: skip
-        setting.set(self._network, names, [self._changed(batch) for batch in torch.split(chosen, size)])
-        self._off_grid = self._network.off_grid()
+        batches = [self._changed(batch) for batch in torch.split(chosen, size)]
+        setting = GridSetting(original=self._original, layers=self._layers, progress=self._progress)
+        setting.set(self._network, names, batches, seconds)
+        self._off_grid = self._find_off_grid()
         self._find_parameters()
+        self._setting_seconds += time.monotonic() - began
+        self._progress.stage("finetuning", self._message, self._fraction)
 
     def _late(self) -> bool:
         limit = self._options.time_limit_seconds
@@ -324,7 +358,8 @@ class _Training:
         return training_loss(self._original, self._network.model, batch, labels)
 
     def _judge(self) -> Verdict:
-        return self._jury.verdict(self._original, self._network.model)
+        self._judged = self._seen
+        return self._validation.verdict(self._original, self._network.model)
 
     def _report(self, epoch: int, loss: float | None, held_back: float) -> None:
         fraction = max(self._fraction, epoch / self._options.epochs)

@@ -10,6 +10,8 @@ from qaf_core.text.said import either
 
 SCALES, CODES = "scales", "codes"
 TRAINED = (SCALES, CODES)
+# For the solves, and as much for fits, where a stop sets all codes that are off their grids.
+SETTING_AT_STOP_SECONDS = 20.0
 MOST_EPOCHS = 1000  # where a time limit is to end it
 
 

@@ -70,6 +70,11 @@ class TrainableLink(nn.Module):
         """Codes times scales as learnt so far, by rows."""
         return self.codes * self.scales()
 
+    def nearest_codes(self) -> Tensor:
+        """Each code at the nearest place of its grid, as links keep them."""
+        grid, codes = self.link.grid, self.codes.detach()
+        return codes if grid.is_float else grid.clip_(codes.clone()).to(self.link.codes.dtype)
+
     def bias(self) -> Tensor | None:
         """The bias as learnt so far."""
         return None if self.bias_change is None else self._bias + self._bias_size * self.bias_change
@@ -129,7 +134,7 @@ class TrainableNetwork:
 
     Args:
         model: With :class:`FactorizedLayer` s; its links are exchanged inside the ``with`` block. After it
-            they are back as they were, or those of :meth:`accept`.
+            all is back as it was, or as :meth:`accept` says.
         trains_codes: Learn codes too.
 
     Attributes:
@@ -141,6 +146,7 @@ class TrainableNetwork:
         self._trains_codes = trains_codes
         self._chains: dict[str, _Chain] = {}
         self._moved = self._accepted = False
+        self._norms = [(norm, norm.detach().clone(), norm.requires_grad) for norm in norm_parameters(model)]
 
     def __enter__(self) -> TrainableNetwork:
         for name, chain in chains_in(self.model).items():
@@ -156,6 +162,10 @@ class TrainableNetwork:
             _put(kept.chain, _learnt(kept.chain) if self._accepted else kept.links)
             if kept.on_codes:
                 kept.chain.use_codes(None if moved else kept.output_qparams)
+        for norm, value, flag in self._norms:
+            norm.requires_grad_(flag)
+            if not self._accepted:
+                norm.detach().copy_(value)
         if moved and any(kept.output_qparams is not None for kept in self._chains.values()):
             connect_chains(self.model)
 
@@ -176,6 +186,10 @@ class TrainableNetwork:
     def chain(self, name: str) -> FactorizedLayer:
         """One chain; its links are stand-ins."""
         return self._chains[name].chain
+
+    def first_quantizer(self, name: str) -> Qparams | None:
+        """Step and zero point of what a chain took in when the ``with`` block began."""
+        return self._chains[name].links[0].input_quantizer.qparams
 
     def off_grid(self) -> list[str]:
         """Names of the chains whose codes are learnt."""
@@ -205,7 +219,7 @@ class TrainableNetwork:
 
     def norms(self) -> Iterator[nn.Parameter]:
         """Factors and shifts of the normalisations that stand beside the chains."""
-        yield from norm_parameters(self.model)
+        yield from (norm for norm, _, _ in self._norms)
 
 
 def trained_links(chain: FactorizedLayer) -> list[TrainableLink]:

@@ -90,7 +90,7 @@ def finetune_parent(store: Store, record: RunRecord, subject: Subject, progress:
     images = load_training_images(record.request, subject, store.workspace, progress)
     result = finetune_network(
         original, model, images, options, labels=images.labels, progress=progress,
-        after_choice=[info.name for info in subject.inventory if info.after_choice],
+        inventory=subject.inventory,
     )  # fmt: skip
     rows = _keep_layers(store, record, parent, model, changed=options.trains == CODES)
     return Made(

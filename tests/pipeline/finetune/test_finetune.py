@@ -19,7 +19,7 @@ from qaf_core.pipeline.compress.compress import compress_network
 from qaf_core.pipeline.compress.result import CompressOptions
 from qaf_core.pipeline.divergence import divergence
 from qaf_core.pipeline.events import Progress, RunEvent
-from qaf_core.pipeline.finetune import finetune
+from qaf_core.pipeline.finetune import finetune, grid_setting
 from qaf_core.pipeline.finetune.finetune import finetune_network
 from qaf_core.pipeline.finetune.options import FinetuneOptions
 from qaf_core.pipeline.finetune.validation import Validation, split
@@ -154,11 +154,29 @@ def test_a_stop_sets_codes_that_are_off_their_grids(
     progress = Progress(keep_points(points), lambda: len(points) > passes)
     found = finetune_network(networks[1], model, images(), FinetuneOptions(epochs=25), progress=progress)
     assert (found.status, found.best_epoch, found.epochs) == ("cancelled", passes + 1, passes + 1)
-    assert [point["on_grid"] for point in points] == [True] + [False] * passes
-    assert points[-1]["held_back"] < found.before == points[-1]["best"]
+    assert [point["on_grid"] for point in points] == [True] + [False] * passes + [True]
+    assert points[-2]["held_back"] < found.before == points[-2]["best"]
+    assert points[-1]["held_back"] == points[-1]["best"] == found.after
     assert found.after < 0.5 * found.before
     chains = [part for part in model.modules() if isinstance(part, FactorizedLayer)]
     assert all(link.codes.dtype == torch.int8 for chain in chains for link in chain.chain)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.84, 0.95])
+def test_a_stop_within_the_only_pass_keeps_what_was_learnt(
+    networks: tuple[nn.Module, nn.Module], share: float
+) -> None:
+    """Off the grid, while chains are set, and when all are but were not judged yet."""
+    model, steps = damaged(networks[1]), [0]
+
+    def stop() -> bool:
+        steps[0] += 1
+        return steps[0] > share * 60
+
+    options = FinetuneOptions(epochs=1, time_limit_seconds=None)
+    found = finetune_network(networks[1], model, images(2048), options, progress=Progress(should_stop=stop))
+    assert (found.status, found.best_epoch) == ("cancelled", 1)
+    assert found.after < 0.5 * found.before
 
 
 def test_a_stop_before_the_first_step_changes_nothing(networks: tuple[nn.Module, nn.Module]) -> None:
@@ -178,6 +196,42 @@ def test_a_time_limit_ends_it_with_a_low_rate(networks: tuple[nn.Module, nn.Modu
     assert found.status == "time_limit"
     assert found.seconds < 5.0
     assert points[-1]["fraction"] > 0.4  # the learning rate falls by the clock, not by the passes
+
+
+def test_a_failure_leaves_the_network_as_it_was(
+    networks: tuple[nn.Module, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(grid_setting, "solve_layer", fail)
+    model = damaged(networks[1])
+    before, flags = state(model), [parameter.requires_grad for parameter in model.parameters()]
+    with pytest.raises(RuntimeError, match="broken"):
+        finetune_network(networks[0], model, images(), FinetuneOptions(epochs=3))
+    assert all(torch.equal(before[name], value) for name, value in state(model).items())
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+
+
+def test_the_time_limit_holds_where_fits_would_take_long(
+    networks: tuple[nn.Module, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer of so many inputs is not fitted where there is no time for it."""
+    fits: list[bool] = []
+    plain = grid_setting.calibrate_layer
+    monkeypatch.setattr(
+        grid_setting, "calibrate_layer", lambda *given, fit, **more: (
+            fits.append(fit), plain(*given, fit=fit, **more)
+        )
+    )  # fmt: skip
+    options = FinetuneOptions(epochs=1000, time_limit_seconds=1.0)
+    monkeypatch.setattr(grid_setting, "FIT_SECONDS_PER_CUBE", 1e-12)
+    finetune_network(networks[0], damaged(networks[1]), images(), options)
+    assert fits == [True] * 4
+    fits.clear()
+    monkeypatch.setattr(grid_setting, "FIT_SECONDS_PER_CUBE", 1e-8)  # the classifier has 512 inputs
+    finetune_network(networks[0], damaged(networks[1]), images(), options)
+    assert fits == [True, True, True, False]
 
 
 def test_the_same_seed_gives_the_same_network(networks: tuple[nn.Module, nn.Module]) -> None:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qaf_core.errors import DataError
+from qaf_core.factorization.options import SolverOptions
 from qaf_core.factorization.structures import STRUCTURES
 from qaf_core.network.graph.capture import capture
 from qaf_core.network.graph.inventory import take_inventory
@@ -16,11 +18,16 @@ from qaf_core.network.modules.quantized import FactorizedLayer
 from qaf_core.network.passes.requantization import connect_chains
 from qaf_core.network.plan.types import LayerPlan, Plan
 from qaf_core.pipeline.compress.compress import compress_network
+from qaf_core.pipeline.compress.result import CompressOptions
 from qaf_core.pipeline.events import Progress
-from qaf_core.pipeline.finetune.grid_setting import GridSetting
-from qaf_core.pipeline.finetune.trainable import TrainableNetwork
+from qaf_core.pipeline.finetune import grid_setting
+from qaf_core.pipeline.finetune.finetune import finetune_network
+from qaf_core.pipeline.finetune.grid_setting import GridSetting, run_order
+from qaf_core.pipeline.finetune.options import FinetuneOptions
+from qaf_core.pipeline.finetune.trainable import TrainableNetwork, trained_links
 
 SHAPE = (3, 8, 8)
+QUICK = CompressOptions(solver=SolverOptions(starts=1, start_iterations=10, iterations=1, rounding_rounds=2))
 RANKS = {"cp": 12, "tucker2": (8, 8), "svd": 10, "spatial": 12, "dense": None}
 
 
@@ -48,7 +55,7 @@ def compressed(original: nn.Module, structure: str, activation_bits: int = 8, bi
         if info.planned
     ]
     plan = Plan(model="test/net", layers=tuple(rows), activation_bits=activation_bits)
-    return compress_network(original, plan, inventory, calibration=images(64)).model
+    return compress_network(original, plan, inventory, calibration=images(64), options=QUICK).model
 
 
 def is_on_grid(chain: FactorizedLayer) -> bool:
@@ -59,8 +66,9 @@ def is_on_grid(chain: FactorizedLayer) -> bool:
     )
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
-@pytest.mark.parametrize("activation_bits", [8, 32])
+@pytest.mark.parametrize(
+    ("structure", "activation_bits"), [*((name, 8) for name in STRUCTURES), ("cp", 32), ("dense", 32)]
+)
 def test_a_chain_is_set_near_to_what_it_has_learnt(
     original: nn.Module, structure: str, activation_bits: int
 ) -> None:
@@ -112,3 +120,85 @@ def test_set_chains_compute_with_codes_and_hand_on_what_the_next_reads(original:
         assert chains[name].output_qparams == chains[reader].chain[0].input_quantizer.qparams
     with torch.no_grad():
         torch.testing.assert_close(model(images(8, seed=9)), floats, rtol=0.05, atol=0.05)
+
+
+def test_what_has_not_been_learnt_is_set_as_it_was(original: nn.Module) -> None:
+    model = compressed(original, "cp", bits=3)
+    before = [link.codes.clone() for chain in chains_in(model).values() for link in chain.chain]
+    with TrainableNetwork(model, trains_codes=True) as network:
+        setting = GridSetting(original=capture(original, SHAPE), progress=Progress())
+        setting.set(network, ["2"], [])
+        setting.set(network, network.off_grid(), [])
+        network.accept()
+    after = [link.codes for chain in chains_in(model).values() for link in chain.chain]
+    assert all(torch.equal(new, old) for new, old in zip(after, before, strict=True))
+
+
+def test_chains_that_no_image_reaches_keep_their_ranges_and_learnt_biases(
+    original: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise DataError("the network chooses nothing for a layer on any calibration image")
+
+    monkeypatch.setattr(grid_setting, "walk_layers", fail)
+    model = compressed(original, "svd")
+    with TrainableNetwork(model, trains_codes=True) as network:
+        ranges = {name: network.first_quantizer(name) for name in network.chains()}
+        last = trained_links(network.chain("6"))[-1]
+        assert last.bias_change is not None
+        with torch.no_grad():
+            last.bias_change.add_(1.0)
+        learnt = last.bias()
+        setting = GridSetting(original=capture(original, SHAPE), progress=Progress())
+        setting.set(network, network.off_grid(), [images(8)])
+        assert network.off_grid() == []
+        network.accept()
+    chains = chains_in(model)
+    assert {name: chain.chain[0].input_quantizer.qparams for name, chain in chains.items()} == ranges
+    assert all(is_on_grid(chain) for chain in chains.values())
+    torch.testing.assert_close(chains["6"].last.bias, learnt)
+
+
+class InTurn(nn.Module):
+    """Layers of two lists by turns, and two that read one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow = nn.ModuleList(nn.Conv2d(8, 8, 1) for _ in range(2))
+        self.left, self.right = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.wide = nn.ModuleList(nn.Conv2d(width, 8, 3, padding=1) for width in (3, 8))
+        self.end = nn.Linear(16 * 64, 4)
+
+    def forward(self, values: Tensor) -> Tensor:
+        for wide, narrow in zip(self.wide, self.narrow, strict=True):
+            values = torch.relu(narrow(torch.relu(wide(values))))
+        pair = torch.cat([self.left(values), self.right(values)], dim=1)
+        result: Tensor = self.end(torch.relu(pair).flatten(1))
+        return result
+
+
+def test_chains_are_set_as_they_run_and_readers_of_one_tensor_keep_one_grid() -> None:
+    torch.manual_seed(1)
+    original = InTurn().eval()
+    inventory = take_inventory(original, SHAPE)
+    rows = [LayerPlan(name=info.name, structure="dense", bits=4) for info in inventory if info.planned]
+    plan = Plan(model="test/net", layers=tuple(rows), activation_bits=8)
+    model = compress_network(original, plan, inventory, calibration=images(64)).model
+    for chain in chains_in(model).values():
+        chain.use_codes()
+    assert connect_chains(model) > 0
+    before = {name for name, chain in chains_in(model).items() if chain.output_qparams is not None}
+    assert "narrow.1" in before
+    messages: list[str] = []
+    progress = Progress(
+        lambda event: messages.append(str(event.data["message"])) if event.kind == "stage" else None
+    )
+    options = FinetuneOptions(epochs=14, time_limit_seconds=None, crops=False)
+    found = finetune_network(original, model, images(256), options, progress=progress, inventory=inventory)
+    assert found.best_epoch > 0
+    set_first = [text.split()[1] for text in messages if text.startswith("Setting ")]
+    order = list(run_order(capture(original, SHAPE)))
+    assert order.index("wide.0") < order.index("narrow.0") < order.index("wide.1")
+    assert set_first == [name for name in order if name not in ("right",)]
+    after = {name for name, chain in chains_in(model).items() if chain.output_qparams is not None}
+    assert after == before
