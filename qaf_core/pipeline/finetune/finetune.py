@@ -42,6 +42,8 @@ GAIN_RATE = 1e-3  # learning rate of the logarithms of scales, and of biases in 
 CODE_RATE = 2e-2  # of codes, in steps of the grid
 FALL = 0.01  # the learning rate's last share of its first
 WARM_UP = 0.05  # share of the steps in which it rises
+FAR = 1.5  # times the loss it began with: then the rates are too high for this network,
+BACK_OFF, BACK_OFF_UNTIL = 0.25, 0.3  # fall to this share, as long as no more of the time has passed
 LARGEST_NORM = 1.0  # of the gradient, per parameter group
 MIXED_SHARE = 0.5  # of the batches
 SET_FROM, SET_TO = 0.45, 0.85  # of the learning, in which codes are set on their grids
@@ -166,6 +168,7 @@ class _Training:
         self._gains: list[nn.Parameter] = []
         self._codes: list[nn.Parameter] = []
         self._find_parameters()
+        self._start, self._rate = _values([*self._gains, *self._codes]), 1.0
         self._first = self._judge()
         self._best, self._best_epoch = self._first.mean, 0
         self._kept: list[Tensor] | None = None
@@ -184,6 +187,8 @@ class _Training:
                 if math.isfinite(loss) and (self._late() or epoch == self._options.epochs):
                     self._set_chains(self._off_grid)
                 verdict = self._judge()
+                if self._begins_again(verdict):
+                    continue
                 if not math.isfinite(loss) or not math.isfinite(verdict.mean):
                     status = FinetuneStatus.DIVERGED
                     break
@@ -204,6 +209,16 @@ class _Training:
             status=status, seconds=time.monotonic() - self._began, images=len(self._images),
             labelled=self._labels is not None, flips=self._flips, crops=self._crops,
         )  # fmt: skip
+
+    def _begins_again(self, verdict: Verdict) -> bool:
+        """Go back to where it began, with lower rates, where the first passes led far away."""
+        near = math.isfinite(verdict.mean) and verdict.mean <= FAR * self._first.mean
+        if near or self._fraction > BACK_OFF_UNTIL or self._setting_seconds or self._late():
+            return False
+        self._rate *= BACK_OFF
+        _restore([*self._gains, *self._codes], self._start)
+        self._optimizer.state.clear()
+        return True
 
     def _keep_if_best(self, epoch: int, verdict: Verdict) -> None:
         better = verdict.mean < self._best and verdict.plain <= self._first.plain
@@ -271,7 +286,7 @@ class _Training:
         share = min(self._fraction / WARM_UP, 1.0)
         cosine = FALL + (1 - FALL) * (1 + math.cos(math.pi * self._fraction)) / 2
         for group, rate in zip(self._optimizer.param_groups, (GAIN_RATE, CODE_RATE), strict=True):
-            group["lr"] = rate * share * cosine
+            group["lr"] = self._rate * rate * share * cosine
 
     def _set_due_chains(self) -> None:
         """Set those chains on their grids whose time has come: evenly from ``SET_FROM`` to ``SET_TO``."""

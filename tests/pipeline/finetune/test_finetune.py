@@ -132,6 +132,19 @@ def test_a_network_that_only_gets_worse_stays_to_the_last_bit(
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_rates_that_lead_far_away_are_lowered(
+    networks: tuple[nn.Module, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is learnt then is as good as with a rate that suits the network."""
+    monkeypatch.setattr(finetune, "CODE_RATE", 300 * finetune.CODE_RATE)
+    model, points = with_other_codes(networks[1]), list[dict[str, Any]]()
+    options = FinetuneOptions(epochs=60, time_limit_seconds=None)
+    found = finetune_network(networks[1], model, images(), options, progress=Progress(keep_points(points)))
+    assert len(points) < 61  # some passes were for nothing
+    assert all(point["held_back"] <= 1.5 * found.before for point in points[:10])
+    assert found.after < 0.3 * found.before
+
+
 def test_a_stop_keeps_the_best_so_far(networks: tuple[nn.Module, nn.Module]) -> None:
     original, model = networks[0], damaged(networks[1])
     points: list[dict[str, Any]] = []
