@@ -226,27 +226,6 @@ def test_a_failure_leaves_the_network_as_it_was(
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
 
 
-def test_the_time_limit_holds_where_fits_would_take_long(
-    networks: tuple[nn.Module, nn.Module], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A layer of so many inputs is not fitted where there is no time for it."""
-    fits: list[bool] = []
-    plain = grid_setting.calibrate_layer
-    monkeypatch.setattr(
-        grid_setting, "calibrate_layer", lambda *given, fit, **more: (
-            fits.append(fit), plain(*given, fit=fit, **more)
-        )
-    )  # fmt: skip
-    options = FinetuneOptions(epochs=1000, time_limit_seconds=1.0)
-    monkeypatch.setattr(grid_setting, "FIT_SECONDS_PER_CUBE", 1e-12)
-    finetune_network(networks[0], damaged(networks[1]), images(), options)
-    assert fits == [True] * 4
-    fits.clear()
-    monkeypatch.setattr(grid_setting, "FIT_SECONDS_PER_CUBE", 1e-8)  # the classifier has 512 inputs
-    finetune_network(networks[0], damaged(networks[1]), images(), options)
-    assert fits == [True, True, True, False]
-
-
 def test_the_same_seed_gives_the_same_network(networks: tuple[nn.Module, nn.Module]) -> None:
     first, second, third = (damaged(networks[1]) for _ in range(3))
     for model, seed in ((first, 0), (second, 0), (third, 1)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -157,6 +158,26 @@ def test_chains_that_no_image_reaches_keep_their_ranges_and_learnt_biases(
     assert {name: chain.chain[0].input_quantizer.qparams for name, chain in chains.items()} == ranges
     assert all(is_on_grid(chain) for chain in chains.values())
     torch.testing.assert_close(chains["6"].last.bias, learnt)
+
+
+def test_layers_of_many_inputs_are_fitted_only_where_there_is_time(
+    original: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits: list[bool] = []
+    plain = grid_setting.calibrate_layer
+
+    def calibrate(*given: Any, fit: bool, **more: Any) -> float:
+        fits.append(fit)
+        return plain(*given, fit=fit, **more)
+
+    monkeypatch.setattr(grid_setting, "calibrate_layer", calibrate)
+    monkeypatch.setattr(grid_setting, "FIT_SECONDS_PER_CUBE", 1e-6)  # the classifier has 768 inputs
+    setting = GridSetting(original=capture(original, SHAPE), progress=Progress())
+    for seconds, wanted in ((None, [True] * 4), (400.0, [True, True, True, False]), (1e-9, [False] * 4)):
+        fits.clear()
+        with TrainableNetwork(compressed(original, "dense"), trains_codes=True) as network:
+            setting.set(network, network.off_grid(), [images(16, seed=n) for n in range(4)], seconds)
+        assert fits == wanted
 
 
 class InTurn(nn.Module):
