@@ -110,14 +110,15 @@ def finetune_network(
         labels: The images' classes ``(N,)``; None to learn from the original alone.
         inventory: The original's rows: which layers lie behind a choice by value, and how much memory what
             they are calibrated on takes.
-        progress: Told of every pass (event ``finetune``: ``epoch``, 0 for the network as it came; ``loss``,
-            the mean of what was learnt from in it; ``held_back``, the mean loss on held-back images;
-            ``on_grid``, whether all codes were on their grids then; ``best`` so far, of these; ``fraction``
-            done; ``elapsed_seconds``). Asked between steps whether to stop: codes off their grids are set on
-            them then, and the best is kept.
+        progress: Told of every pass, but of those after which it begins again with lower rates (event
+            ``finetune``: ``epoch``, 0 for the network as it came; ``loss``, the mean of what was learnt from
+            in it; ``held_back``, the mean loss on held-back images; ``on_grid``, whether all codes were on
+            their grids then; ``best`` so far, of these; ``fraction`` done; ``elapsed_seconds``). Asked
+            between steps whether to stop: codes off their grids are set on them then, and the best is kept.
 
     Raises:
         DataError: If there are too few images to hold some back.
+        ModelError: If the original cannot be captured.
     """
     options, progress = options or FinetuneOptions(), progress or Progress()
     training, held_out = split(images)
@@ -218,6 +219,7 @@ class _Training:
         self._rate *= BACK_OFF
         _restore([*self._gains, *self._codes], self._start)
         self._optimizer.state.clear()
+        self._progress.stage("finetuning", self._message, self._fraction)
         return True
 
     def _keep_if_best(self, epoch: int, verdict: Verdict) -> None:
